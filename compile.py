@@ -1,0 +1,86 @@
+"""Compile pipelines and components into YAML for Kubeflow or Vertex AI."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from kfp.dsl.base_component import BaseComponent
+
+from components import REGISTRY
+from flowparts import __version__
+from targets import catalogue, kubeflow, package, vertex
+
+CHECKS = {"kubeflow": kubeflow.check, "vertex": vertex.check}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile what the command line asks for; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        for file in compile_all(
+            names=options.names,
+            targets=[options.target] if options.target else list(CHECKS),
+            registry=options.registry,
+            version=options.version,
+            digests=options.digests,
+            out=options.out,
+        ):
+            print(file)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def compile_all(
+    names: list[str], targets: list[str], registry: str, version: str, digests: Path | None, out: Path
+) -> list[Path]:
+    """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/TARGET/components/NAME.yaml.
+
+    Args:
+        names: Pipelines and components, with hyphens or underscores; all of them when empty.
+        targets: Some of "kubeflow" and "vertex".
+        registry: Where the images are pulled from.
+        version: The images' tag.
+        digests: A JSON file of image digests that pins the images it names.
+        out: The folder to write to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: A name is unknown, or a backend would refuse the result; nothing is written then.
+    """
+    pipelines, components = catalogue.pipelines(), catalogue.components()
+    everything = {**components, **pipelines}
+    keys = [name.replace("-", "_") for name in names] or list(everything)
+    chosen: dict[str, BaseComponent] = {
+        key: catalogue.find(key, everything, "pipeline or component") for key in keys
+    }
+    references = package.image_references(registry, version, digests)
+    texts = {}
+    for key, component in chosen.items():
+        text = package.compiled(component, references)
+        for target in targets:
+            CHECKS[target](text)
+            folder = out / target / ("" if key in pipelines else "components")
+            texts[folder / f"{key}.yaml"] = text
+    for file, text in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return list(texts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="compile.py", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="pipelines and components; default: all")
+    parser.add_argument("--target", choices=list(CHECKS), help="default: both, each into its own folder")
+    parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
+    parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
+    parser.add_argument("--digests", type=Path, metavar="FILE", help="JSON file of image digests to pin")
+    parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

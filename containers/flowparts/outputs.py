@@ -1,0 +1,81 @@
+"""Outputs that appear whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Give a place to write a file or directory that appears at `path` only when the block succeeds.
+
+    Whatever an interrupted earlier attempt left behind is removed first, so running a killed step again
+    gives a correct output.
+
+    Args:
+        path: Where the finished file or directory shall stand; its parents are created.
+
+    Yields:
+        A path beside it that does not exist yet; create a file or a directory there.
+    """
+    final = Path(path)
+    partial = final.with_name(f".{final.name}.partial")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove(partial)
+    _remove(final)
+    try:
+        yield partial
+        _move(partial, final)
+    finally:
+        _remove(partial)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file that appears whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON with a stable key order; NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        what: What the file should hold, for the error message.
+
+    Raises:
+        ValueError: The file is missing or isn't JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{what} is not there: no file at {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{what} at {path} is not valid JSON: {error}") from None
+
+
+def _move(partial: Path, final: Path) -> None:
+    try:
+        partial.rename(final)
+    except OSError:
+        # Cloud Storage mounts refuse to rename directories: copy file by file instead.
+        if partial.is_dir():
+            shutil.copytree(partial, final)
+        else:
+            shutil.copyfile(partial, final)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()

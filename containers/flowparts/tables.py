@@ -1,0 +1,139 @@
+"""The table contract: a directory of Parquet files, read and written lazily with bounded memory.
+
+A missing value is a null. NaN does not occur: it becomes null when a table is written.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from flowparts import outputs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Separators that do not occur in text people store: unit separator between values, NUL for null.
+_BETWEEN = "\x1f"
+_NULL = "\x00"
+
+
+def scan(path: str | Path) -> pl.LazyFrame:
+    """Open a table without reading its rows.
+
+    Raises:
+        ValueError: There is no table at `path`.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise ValueError(f"no table at {directory}: a table is a directory of Parquet files")
+    if not any(directory.glob("*.parquet")):
+        raise ValueError(f"no table at {directory}: the directory holds no .parquet file")
+    return pl.scan_parquet(directory / "*.parquet", glob=True)
+
+
+def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = "") -> dict[str, Any]:
+    """Write a table in streaming fashion; it appears whole or not at all.
+
+    Args:
+        frame: Rows to write, in order. NaN is written as null.
+        path: The directory to make.
+        source: Where the rows come from (a URI or the table they were derived from).
+
+    Returns:
+        The table's metadata, as `describe` gives it.
+    """
+    lazy = frame.lazy()
+    with outputs.whole(path) as partial:
+        partial.mkdir()
+        lazy.with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
+            partial / "part-00000.parquet", compression="zstd", engine="streaming"
+        )
+    return describe(path, source)
+
+
+def describe(path: str | Path, source: str = "") -> dict[str, Any]:
+    """Return the metadata of a table: rows, columns (names), bytes, fingerprint and source."""
+    frame = scan(path)
+    return {
+        "rows": row_count(frame),
+        "columns": frame.collect_schema().names(),
+        "bytes": sum(file.stat().st_size for file in Path(path).glob("*.parquet")),
+        "fingerprint": fingerprint(frame),
+        "source": source,
+    }
+
+
+def row_count(frame: pl.LazyFrame) -> int:
+    """Return the number of rows; Parquet answers this from its footer."""
+    return int(frame.select(pl.len()).collect(engine="streaming").item())
+
+
+def fingerprint(frame: pl.LazyFrame | pl.DataFrame) -> str:
+    """Return 16 hexadecimal digits that stand for a table's content.
+
+    Equal for the same columns (names, types, order) and the same rows, in whatever order and in however many
+    files the rows are stored; XXH3 over the text of the values, so it holds across machines and versions.
+    """
+    lazy = frame.lazy()
+    schema = lazy.collect_schema()
+    sums = lazy.select(pl.len(), row_hash(schema.names()).sum().alias("total"))
+    rows, total = sums.collect(engine="streaming").row(0)
+    columns = [(name, str(dtype.base_type())) for name, dtype in schema.items()]
+    return hashlib.sha256(json.dumps([columns, rows, total]).encode()).hexdigest()[:16]
+
+
+def row_hash(columns: Iterable[str], seed: int = 0) -> pl.Expr:
+    """Return an expression that hashes the given columns of each row to UInt64, the same on every machine.
+
+    XXH3 (64 bits) of the values' text; see https://xxhash.com.
+    """
+    from polars_hash import concat_str
+
+    values = [pl.col(name).cast(pl.String).fill_null(_NULL) for name in columns]
+    return concat_str(values, separator=_BETWEEN).nchash.xxh3_64(seed=seed)
+
+
+def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], role: str = "column") -> None:
+    """Raise ValueError unless every named column is in the table.
+
+    Args:
+        frame: The table.
+        columns: Names that must be there.
+        role: What the column is to the caller ("label column", "key column"), for the message.
+    """
+    present = frame.collect_schema().names()
+    for name in columns:
+        if name not in present:
+            raise ValueError(f"{role} {name!r} is not in the table; columns are: {', '.join(present)}")
+
+
+def require_rows(frame: pl.LazyFrame, what: str = "the table") -> int:
+    """Return the number of rows; raise ValueError when there are none."""
+    rows = row_count(frame)
+    if rows == 0:
+        raise ValueError(f"{what} has no rows")
+    return rows
+
+
+def to_pandas(frame: pl.DataFrame) -> "pd.DataFrame":
+    """Convert to the pandas frame that estimators get, the same in training and in serving.
+
+    Numbers and booleans become float64 with NaN for null, text and categories become objects with None,
+    dates and timestamps become datetime64.
+    """
+    import pandas as pd
+
+    columns = {}
+    for series in frame.iter_columns():
+        dtype = series.dtype
+        if dtype.is_numeric() or dtype == pl.Boolean:
+            columns[series.name] = pd.Series(series.cast(pl.Float64).to_numpy())
+        elif dtype.is_temporal():
+            columns[series.name] = pd.Series(series.cast(pl.Datetime("us")).to_numpy())
+        else:
+            columns[series.name] = pd.Series(series.cast(pl.String).to_numpy(), dtype=object)
+    return pd.DataFrame(columns, index=pd.RangeIndex(frame.height))

@@ -1,0 +1,159 @@
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model
+
+from components.evaluate.check_serving import check_serving
+from components.evaluate.compare_with_champion import compare_with_champion
+from components.evaluate.evaluate_classification import evaluate_classification
+from components.evaluate.evaluate_regression import evaluate_regression
+from components.evaluate.select_best import select_best
+from components.evaluate.summarize_run import summarize_run
+from components.ingest.ingest_table import ingest_table
+from components.prepare.fit_preprocessor import fit_preprocessor
+from components.prepare.split_table import split_table
+from components.register.register_mlflow import register_mlflow
+from components.train.train_sklearn import train_sklearn
+from components.validate.infer_schema import infer_schema
+from components.validate.profile_table import profile_table
+from components.validate.validate_table import validate_table
+
+CANDIDATES = [
+    {"estimator": "Linear", "parameters": {}},
+    {"estimator": "RandomForest", "parameters": {"n_estimators": 200}},
+    {"estimator": "HistGradientBoosting", "parameters": {}},
+    {"estimator": "LGBM", "parameters": {"n_estimators": 200, "learning_rate": 0.05}},
+]
+
+
+@dsl.pipeline(name="decide-and-register")
+def decide_and_register(
+    table: Input[Dataset],
+    anomalies: Input[Artifact],
+    test: Input[Dataset],
+    model: Input[Model],
+    metrics: Input[Metrics],
+    evaluation_report: Input[HTML],
+    model_name: str,
+    metric: str,
+    margin: float,
+    tracking_uri: str,
+    seed: int,
+) -> None:
+    """Promote the model if it can be served and beats the champion, and sum the run up."""
+    serving = check_serving(model=model, test=test)
+    decision = compare_with_champion(
+        model=model,
+        test=test,
+        model_name=model_name,
+        servable=serving.outputs["servable"],
+        metric=metric,
+        margin=margin,
+        tracking_uri=tracking_uri,
+        seed=seed,
+    ).set_caching_options(False)
+    facts = {
+        "table": table,
+        "anomalies": anomalies,
+        "test": test,
+        "model": model,
+        "serving": serving.outputs["metrics"],
+        "comparison": decision.outputs["comparison"],
+    }
+    with dsl.If(decision.outputs["promote"] == True, name="promoted"):  # noqa: E712 kfp builds the condition
+        registered = register_mlflow(
+            model=model,
+            metrics=metrics,
+            evaluation_report=evaluation_report,
+            comparison_report=decision.outputs["report"],
+            model_name=model_name,
+            tracking_uri=tracking_uri,
+            run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        ).set_caching_options(False)
+        summarize_run(**facts, version=registered.outputs["version"]).set_caching_options(False)
+    with dsl.Else(name="champion-stays"):
+        summarize_run(**facts).set_caching_options(False)
+
+
+@dsl.pipeline(name="tabular-training", display_name="Train on a table")
+def tabular_training(
+    source: str = "sample://breast_cancer",
+    data_version: str = "",
+    label: str = "target",
+    task: str = "classification",
+    schema_uri: str = "",
+    exclude_columns: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    candidates: list = CANDIDATES,
+    metric: str = "",
+    slice_columns: list = [],  # noqa: B006
+    model_name: str = "tabular-training",
+    margin: float = 0.0,
+    tracking_uri: str = "",
+    seed: int = 0,
+) -> None:
+    """Train candidates on a table, pick the best, and register it if it beats the champion.
+
+    Args:
+        source: The raw data: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a URI that starts
+            with file://, s3://, gs://, https:// or sample://.
+        data_version: Names the state of the data; change it when the files behind the source have changed,
+            so that cached results are not used.
+        label: Column to predict.
+        task: classification or regression.
+        schema_uri: Reviewed schema (JSON, a path or URI) that the data must satisfy; empty to infer one.
+        exclude_columns: Columns that are not features, such as identifiers.
+        candidates: Estimators to try in parallel, each with its estimator and parameters. An estimator is
+            a class of scikit-learn, XGBoost or LightGBM, or Linear, RandomForest, HistGradientBoosting, XGB
+            or LGBM, which fit both tasks.
+        metric: Metric that selects and promotes; empty for roc_auc (classification) or rmse (regression).
+        slice_columns: Columns whose values cut the test table into slices, each evaluated by itself.
+        model_name: Name of the model in the registry.
+        margin: How much better than the champion a model must be to be promoted, in units of the metric.
+        tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
+        seed: Seed of the split, the training and the bootstrap.
+    """
+    ingested = ingest_table(source=source, data_version=data_version)
+    table = ingested.outputs["table"]
+    profile_table(table=table)
+    schema = infer_schema(table=table, schema_uri=schema_uri)
+    validated = validate_table(table=table, schema=schema.outputs["schema"])
+    parts = split_table(table=table, stratify_by=label, seed=seed).after(validated)
+    test = parts.outputs["test"]
+    prepared = fit_preprocessor(
+        train=parts.outputs["train"],
+        validation=parts.outputs["validation"],
+        label=label,
+        task=task,
+        exclude_columns=exclude_columns,
+        seed=seed,
+    )
+    with dsl.ParallelFor(candidates, name="candidates") as candidate:
+        trained = train_sklearn(
+            train_features=prepared.outputs["train_features"],
+            validation_features=prepared.outputs["validation_features"],
+            preprocessor=prepared.outputs["preprocessor"],
+            estimator=candidate.estimator,
+            parameters=candidate.parameters,
+            seed=seed,
+        )
+    best = select_best(candidates=dsl.Collected(trained.outputs["model"]), metric=metric)
+    model = best.outputs["model"]
+    gate = {
+        "table": table,
+        "anomalies": validated.outputs["anomalies"],
+        "test": test,
+        "model": model,
+        "model_name": model_name,
+        "metric": metric,
+        "margin": margin,
+        "tracking_uri": tracking_uri,
+        "seed": seed,
+    }
+    with dsl.If(task == "regression", name="regression"):
+        evaluated = evaluate_regression(model=model, test=test, slice_columns=slice_columns, seed=seed)
+        decide_and_register(
+            **gate, metrics=evaluated.outputs["metrics"], evaluation_report=evaluated.outputs["report"]
+        )
+    with dsl.Else(name="classification"):
+        evaluated = evaluate_classification(model=model, test=test, slice_columns=slice_columns, seed=seed)
+        decide_and_register(
+            **gate, metrics=evaluated.outputs["metrics"], evaluation_report=evaluated.outputs["report"]
+        )

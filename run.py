@@ -1,0 +1,156 @@
+"""Run a pipeline on this machine and watch it."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from targets import catalogue, parameters
+
+if TYPE_CHECKING:
+    from targets.local import Run, Task
+
+MARKS = {
+    "succeeded": ("✓", "green"),
+    "cached": ("✓", "cyan"),
+    "failed": ("✗", "red"),
+    "running": ("…", "yellow"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit status."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        if options.list or not options.name:
+            _list_pipelines(console)
+            return 0
+        pipeline = catalogue.pipeline(options.name)
+        given = parameters.gather(pipeline.component_spec.inputs or {}, options.params, options.parameter)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    from targets import local
+
+    view = LiveView(console)
+    with view:
+        record = local.run(pipeline, given, options.runs, not options.no_cache, view.update)
+    _conclude(console, record)
+    return 0 if record.succeeded else 1
+
+
+class LiveView:
+    """Shows the tasks of a run: redrawn in place on a terminal, a line for each change elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._run: Run | None = None
+        self._told: set[tuple[str, str]] = set()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> "LiveView":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+            if self._run:
+                for task in self._run.tasks:
+                    self._console.print(_line(task))
+
+    def update(self, record: "Run") -> None:
+        """Take note of a change in the run."""
+        self._run = record
+        if self._console.is_terminal:
+            return
+        for task in list(record.tasks):
+            if (task.name, task.state) not in self._told:
+                self._told.add((task.name, task.state))
+                self._console.print(_line(task), soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        if not self._run:
+            return Spinner("dots", "starting")
+        table = Table.grid(padding=(0, 1))
+        for task in list(self._run.tasks):
+            mark, colour = MARKS[task.state]
+            table.add_row(
+                Spinner("dots") if task.state == "running" else Text(mark, colour),
+                Text(task.name),
+                Text(f"{task.elapsed_seconds:6.1f} s", "dim"),
+                Text(
+                    task.last_line[: max(20, self._console.width - 60)] if task.state == "running" else "",
+                    "dim",
+                ),
+            )
+        done = sum(task.state != "running" for task in self._run.tasks)
+        return Group(Text(f"{self._run.name}: {done} tasks done", "bold"), table)
+
+
+def _line(task: "Task") -> Text:
+    mark, colour = MARKS[task.state]
+    after = "" if task.state == "running" else f"{task.seconds:6.1f} s"
+    after += "  (from the cache)" if task.state == "cached" else ""
+    return Text.assemble((mark, colour), f" {task.name:<40}", (after, "dim"))
+
+
+def _conclude(console: Console, record: "Run") -> None:
+    from targets import local
+
+    for name, numbers in local.metrics(record).items():
+        values = "  ".join(f"{key}={value:.6g}" for key, value in numbers.items())
+        console.print(Text.assemble((f"{name}: ", "bold"), values), soft_wrap=True)
+    for name, file in local.reports(record).items():
+        console.print(Text(f"report {name}: {file}"), soft_wrap=True)
+    for task in record.failed:
+        console.print(Text(f"failed: {task.name}", "bold red"))
+        console.print(Text(f"  {task.error}"), soft_wrap=True)
+        console.print(Text(f"  log: {task.log}"), soft_wrap=True)
+    if record.problem and not record.failed:
+        console.print(Text(f"failed: {record.problem}", "bold red"), soft_wrap=True)
+    word = "succeeded" if record.succeeded else "failed"
+    console.print(
+        Text(f"{record.name} {word} in {record.seconds:.1f} s; files: {record.folder}"), soft_wrap=True
+    )
+
+
+def _list_pipelines(console: Console) -> None:
+    for name, pipeline in catalogue.pipelines().items():
+        console.print(Text.assemble((name.replace("_", "-"), "bold"), f"  {pipeline.description or ''}"))
+        for key, spec in (pipeline.component_spec.inputs or {}).items():
+            console.print(Text(f"    {key} ({spec.type}) = {spec.default!r}"), soft_wrap=True)
+            console.print(Text(f"        {spec.description}", "dim"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the pipeline, such as tabular-training")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter; may be repeated",
+    )
+    parser.add_argument("--params", type=Path, metavar="FILE", help="YAML or JSON file of parameters")
+    parser.add_argument("--no-cache", action="store_true", help="run every task anew")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (%(default)s)"
+    )
+    parser.add_argument("--list", action="store_true", help="list the pipelines with their parameters")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

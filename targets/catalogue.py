@@ -1,0 +1,63 @@
+"""Finds every component and pipeline by walking their folders; nothing is listed by hand."""
+
+import difflib
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kfp.dsl.base_component import BaseComponent
+from kfp.dsl.python_component import PythonComponent
+
+import components as components_package
+import pipelines as pipelines_package
+
+
+def components() -> dict[str, PythonComponent]:
+    """Return every component by name; the stage of a model's life is its folder."""
+    return _walk(components_package, "*/*.py")
+
+
+def pipelines() -> dict[str, BaseComponent]:
+    """Return every pipeline by name."""
+    return _walk(pipelines_package, "*.py")
+
+
+def pipeline(name: str) -> BaseComponent:
+    """Return one pipeline; its name may be written with hyphens or underscores.
+
+    Raises:
+        ValueError: There is no such pipeline; names the near match.
+    """
+    return find(name, pipelines(), "pipeline")
+
+
+def find(name: str, among: dict[str, BaseComponent], kind: str) -> BaseComponent:
+    """Return the component or pipeline of that name, or raise ValueError naming the near match."""
+    key = name.replace("-", "_").removesuffix(".py")
+    if key not in among:
+        raise ValueError(unknown(kind, name, list(among)))
+    return among[key]
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Return the sentence for a name that isn't known, with the near match if there is one."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
+
+
+def stage(component: PythonComponent) -> str:
+    """Return the folder a component stands in: ingest, validate, prepare, train and so on."""
+    return component.python_func.__module__.split(".")[-2]
+
+
+def _walk(package: ModuleType, pattern: str) -> dict[str, Any]:
+    folder = Path(package.__path__[0])
+    found = {}
+    for file in sorted(folder.glob(pattern)):
+        if file.stem.startswith("_"):
+            continue
+        module = ".".join((package.__name__, *file.relative_to(folder).with_suffix("").parts))
+        found[file.stem] = getattr(importlib.import_module(module), file.stem)
+    return found

@@ -1,0 +1,325 @@
+"""The local target: runs a compiled pipeline on kfp.local and shows it live.
+
+kfp.local prints every step's output to one stream and names no cause when a step fails. `observe` therefore
+stands around three functions of kfp 2.17 (pinned) and turns what happens into `Task` records; each step's
+output goes to a log file of its own.
+"""
+
+import contextlib
+import glob
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kfp import components, dsl, local
+from kfp.dsl.base_component import BaseComponent
+from kfp.local import executor_input_utils, status, subprocess_task_handler
+from kfp.local.orchestrator import task_executor
+
+from flowparts import __version__
+from targets import package
+
+# The last line that names an exception; what follows it belongs to its message.
+_ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)$")
+
+
+@dataclass
+class Task:
+    """One task of a run, as it stands now."""
+
+    name: str
+    log: Path
+    state: str = "running"  # running, succeeded, cached or failed
+    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    parameters: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    last_line: str = ""
+    exit_code: int | None = None
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the task started, or that it took."""
+        return self.seconds if self.state != "running" else time.monotonic() - self.started
+
+    @property
+    def error(self) -> str:
+        """The failed step's own error line, from its log."""
+        lines = (
+            self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+        )
+        for index in range(len(lines) - 1, -1, -1):
+            if match := _ERROR.match(lines[index]):
+                return " ".join([match[2], *(line.strip() for line in lines[index + 1 :] if line.strip())])
+        if self.exit_code is not None and self.exit_code != 0:
+            return f"the step ended with exit code {self.exit_code} and without a message"
+        return "the step left no message"
+
+
+@dataclass
+class Run:
+    """One run of a pipeline on this machine and where its files are."""
+
+    name: str
+    folder: Path
+    parameters: dict[str, Any]
+    tasks: list[Task] = field(default_factory=list)
+    seconds: float = 0.0
+    problem: str = ""
+
+    @property
+    def failed(self) -> list[Task]:
+        """The tasks that failed."""
+        return [task for task in self.tasks if task.state == "failed"]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every task went well."""
+        return not self.problem and not self.failed
+
+
+def run(
+    pipeline: BaseComponent,
+    parameters: dict[str, Any],
+    runs: Path,
+    use_cache: bool = True,
+    on_change: Callable[[Run], None] = lambda _: None,
+) -> Run:
+    """Run a pipeline with kfp.local in subprocesses of this environment.
+
+    Artifacts, one log per task, copies of the HTML reports and `run.json` go to RUNS/NAME/ID. Unless the
+    environment says otherwise, MLflow's tracking database is RUNS/mlflow.db.
+
+    Args:
+        pipeline: What to run.
+        parameters: Values for its inputs; `data_version` is derived from the files when `source` is local.
+        runs: The folder of all runs.
+        use_cache: Whether a task with the same inputs and code as before gives its earlier outputs.
+        on_change: Called with the run whenever a task starts or ends.
+
+    Returns:
+        The run, also when tasks failed.
+    """
+    runs = runs.resolve()
+    name = pipeline.pipeline_spec.pipeline_info.name
+    folder = _new_folder(runs / name)
+    parameters = {**parameters, **data_version(pipeline, parameters)}
+    record = Run(name, folder, parameters)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
+
+    # The images' tag carries the code's digest, so a changed flowparts never meets a stale cache.
+    tag = f"{__version__}-{_code_digest()}"
+    text = package.compiled(pipeline, lambda image: f"{image}:{tag}")
+    loaded = components.load_component_from_text(text)
+    started = time.monotonic()
+    with (
+        (folder / "kfp.log").open("w", encoding="utf-8") as kfp_log,
+        _observed(record, on_change),
+        contextlib.redirect_stdout(kfp_log),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # the runner's remarks about image names and resource limits
+        local.init(
+            runner=local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(folder),
+            enable_caching=use_cache,
+            cache_root=str(runs / ".cache"),
+            raise_on_error=True,
+        )
+        try:
+            loaded(**parameters)
+        except Exception as error:  # whatever kfp.local raises is told with the failed tasks
+            record.problem = str(error)
+    record.seconds = time.monotonic() - started
+    _collect_reports(record)
+    (folder / "run.json").write_text(json.dumps(_summary(record), indent=2, default=str), encoding="utf-8")
+    return record
+
+
+def reports(record: Run) -> dict[str, Path]:
+    """Return the HTML reports of a run by task and output name."""
+    return {file.stem: file for file in sorted((record.folder / "reports").glob("*.html"))}
+
+
+def metrics(record: Run) -> dict[str, dict[str, float]]:
+    """Return the scalars of every Metrics artifact, and every number a task returned, by task."""
+    found: dict[str, dict[str, float]] = {}
+    for task in record.tasks:
+        numbers: dict[str, float] = {}
+        for key, value in task.outputs.items():
+            if isinstance(value, dsl.Metrics):
+                numbers |= {name: number for name, number in value.metadata.items() if _is_number(number)}
+            elif _is_number(value):
+                numbers[key] = value
+        if numbers:
+            found[task.name] = numbers
+    return found
+
+
+@contextlib.contextmanager
+def _observed(record: Run, on_change: Callable[[Run], None]) -> Iterator[None]:
+    """Turn what kfp.local does into the run's tasks, until the block ends."""
+    execute = task_executor.execute_single_task
+    run_subprocess = subprocess_task_handler.run_local_subprocess
+    resource_name = executor_input_utils.get_local_pipeline_resource_name
+    current = threading.local()
+    lock = threading.Lock()
+    (record.folder / "logs").mkdir()
+
+    def observed_execute(task_name: str, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
+        with lock:
+            task = Task(_unique(task_name, record), Path())
+            task.log = record.folder / "logs" / f"{task.name}.log"
+            record.tasks.append(task)
+        current.task, current.ran = task, False
+        on_change(record)
+        try:
+            outputs, task_status = execute(task_name, *args, **kwargs)
+        except Exception as error:
+            task.log.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+            outputs, task_status = {}, status.Status.FAILURE
+        task.seconds = time.monotonic() - task.started
+        task.outputs = outputs
+        if task_status != status.Status.SUCCESS:
+            task.state = "failed"
+        else:
+            task.state = "succeeded" if current.ran else "cached"
+        on_change(record)
+        return outputs, task_status
+
+    def observed_subprocess(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        task: Task = current.task
+        current.ran = True
+        with (
+            task.log.open("w", encoding="utf-8") as log,
+            subprocess.Popen(  # noqa: S603 the command is the compiled component's
+                full_command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env={**os.environ, **(env_vars or {})},
+            ) as process,
+        ):
+            assert process.stdout
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                task.last_line = line.strip() or task.last_line
+        task.exit_code = process.returncode
+        return process.returncode
+
+    task_executor.execute_single_task = observed_execute
+    subprocess_task_handler.run_local_subprocess = observed_subprocess
+    executor_input_utils.get_local_pipeline_resource_name = _tasks_folder
+    try:
+        yield
+    finally:
+        task_executor.execute_single_task = execute
+        subprocess_task_handler.run_local_subprocess = run_subprocess
+        executor_input_utils.get_local_pipeline_resource_name = resource_name
+
+
+def _tasks_folder(pipeline_name: str) -> str:  # noqa: ARG001 stands in for kfp's function of this signature
+    return "tasks"
+
+
+def _unique(task_name: str, record: Run) -> str:
+    taken = {task.name for task in record.tasks}
+    names = itertools.chain([task_name], (f"{task_name}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
+
+
+def _new_folder(parent: Path) -> Path:
+    """Make a folder named by the time, in an order that sorting by name keeps."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for suffix in itertools.count():
+        folder = parent / (stamp if suffix == 0 else f"{stamp}-{suffix}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+def _code_digest() -> str:
+    """Return a digest of the flowparts package, which every step imports."""
+    import flowparts
+
+    folder = Path(flowparts.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(folder)).encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def data_version(pipeline: BaseComponent, parameters: dict[str, Any]) -> dict[str, str]:
+    """Return a data version for local files, so that a changed file is read again without being asked."""
+    inputs = pipeline.component_spec.inputs or {}
+    if "data_version" not in inputs or parameters.get("data_version") or "source" not in inputs:
+        return {}
+    source = str(parameters.get("source", inputs["source"].default)).removeprefix("file://")
+    if "://" in source:
+        return {}
+    pattern = os.path.join(source, "**") if os.path.isdir(source) else source
+    files = filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True)))
+    stats = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+    return {"data_version": hashlib.sha256(repr(stats).encode()).hexdigest()[:16]} if stats else {}
+
+
+def _collect_reports(record: Run) -> None:
+    """Copy every HTML artifact under a name that a browser opens."""
+    folder = record.folder / "reports"
+    folder.mkdir()
+    for task in record.tasks:
+        for key, value in task.outputs.items():
+            if isinstance(value, dsl.HTML) and Path(value.path).is_file():
+                name = task.name if key == "report" else f"{task.name}-{key}"
+                shutil.copyfile(value.path, folder / f"{name}.html")
+
+
+def _summary(record: Run) -> dict[str, Any]:
+    return {
+        "pipeline": record.name,
+        "succeeded": record.succeeded,
+        "seconds": round(record.seconds, 3),
+        "parameters": record.parameters,
+        "python": sys.version.split()[0],
+        "flowparts": __version__,
+        "tasks": [
+            {
+                "name": task.name,
+                "state": task.state,
+                "seconds": round(task.seconds, 3),
+                "log": str(task.log.relative_to(record.folder)),
+                "error": task.error if task.state == "failed" else "",
+                "outputs": {
+                    key: {"uri": value.uri, "metadata": value.metadata}
+                    if isinstance(value, dsl.Artifact)
+                    else value
+                    for key, value in task.outputs.items()
+                },
+            }
+            for task in record.tasks
+        ],
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,75 @@
+"""Compiles a component or pipeline to YAML text and settles its images."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import compiler
+from kfp.dsl.base_component import BaseComponent
+
+from components import REGISTRY
+from flowparts import __version__
+
+_IMAGE = re.compile(
+    rf"^(\s+image: ){REGISTRY}/(flowparts-[a-z0-9-]+):{re.escape(__version__)}$", re.MULTILINE
+)
+
+
+def compiled(component: BaseComponent, image_reference: Callable[[str], str]) -> str:
+    """Return the compiled YAML of a component or pipeline.
+
+    Args:
+        component: What to compile.
+        image_reference: Gives the full reference of an image from its name, such as "flowparts-base".
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "package.yaml"
+        compiler.Compiler().compile(component, str(file))
+        text = file.read_text(encoding="utf-8")
+    return _IMAGE.sub(lambda match: match[1] + image_reference(match[2]), text)
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """Return the YAML documents of a compiled package."""
+    return list(yaml.safe_load_all(text))
+
+
+def image_references(registry: str, version: str, digests: Path | None = None) -> Callable[[str], str]:
+    """Return a function from an image's name to its full reference.
+
+    Args:
+        registry: Where the images are pulled from, without a trailing slash.
+        version: The tag.
+        digests: A JSON file {image name: "sha256:…"}; an image named in it is pinned by digest instead.
+
+    Raises:
+        ValueError: An option is malformed, or the file doesn't hold digests.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*", registry):
+        raise ValueError(f"registry {registry!r} is not a registry and path such as registry.example/team")
+    if version == "latest" or not re.fullmatch(r"\w[\w.-]{0,127}", version):
+        raise ValueError(f"version {version!r} is not a fixed image tag such as {__version__}")
+    pinned = _read_digests(digests) if digests else {}
+
+    def reference(name: str) -> str:
+        if name in pinned:
+            return f"{registry}/{name}@{pinned[name]}"
+        return f"{registry}/{name}:{version}"
+
+    return reference
+
+
+def _read_digests(file: Path) -> dict[str, str]:
+    try:
+        pinned = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the digests in {file}: {error}") from None
+    if not isinstance(pinned, dict) or not all(
+        re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)) for digest in pinned.values()
+    ):
+        raise ValueError(f"{file} must map image names to digests such as sha256: and 64 hexadecimal digits")
+    return pinned

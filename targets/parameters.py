@@ -1,0 +1,88 @@
+"""Pipeline parameters from the command line and from files, typed and checked before anything runs."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp.dsl.structures import InputSpec
+
+from targets.catalogue import unknown
+
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "Integer": (int,),
+    "Float": (float, int),
+    "String": (str,),
+    "Boolean": (bool,),
+    "List": (list,),
+    "Dict": (dict,),
+}
+
+
+def gather(inputs: Mapping[str, InputSpec], file: Path | None, pairs: Iterable[str]) -> dict[str, Any]:
+    """Return the parameters that were given, with the types that the pipeline declares.
+
+    Args:
+        inputs: The pipeline's inputs by name.
+        file: A YAML or JSON file that maps names to values.
+        pairs: Texts such as `seed=7` or `candidates=[{estimator: Linear, parameters: {}}]`, which win over
+            the file; anything but text is read as YAML.
+
+    Raises:
+        ValueError: A name is unknown, a value is missing or of the wrong type, or the file can't be read.
+    """
+    given: dict[str, Any] = _read(file) if file else {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise ValueError(f"parameter {pair!r} must be written name=value")
+        known(name, inputs)
+        given[name] = text if inputs[name].type == "String" else _parse(name, text)
+    for name in given:
+        known(name, inputs)
+    missing = [name for name, spec in inputs.items() if not spec.optional and name not in given]
+    if missing:
+        raise ValueError(f"parameter {missing[0]!r} has no default; give it as -p {missing[0]}=value")
+    return {name: typed(name, value, str(inputs[name].type)) for name, value in given.items()}
+
+
+def known(name: str, inputs: Mapping[str, InputSpec]) -> None:
+    """Raise ValueError naming the near match unless the pipeline has such a parameter."""
+    if name not in inputs:
+        raise ValueError(unknown("parameter", name, list(inputs)))
+
+
+def typed(name: str, value: Any, kind: str) -> Any:
+    """Return a value as the declared kfp type, or raise ValueError naming both."""
+    expected = _PYTHON_TYPES[kind]
+    if not isinstance(value, expected) or (isinstance(value, bool) and kind != "Boolean"):
+        raise ValueError(f"parameter {name!r} takes {_describe(kind)}, not {value!r}")
+    return float(value) if isinstance(value, int) and kind == "Float" else value
+
+
+def _describe(kind: str) -> str:
+    return {
+        "Integer": "a whole number",
+        "Float": "a number",
+        "String": "text",
+        "Boolean": "true or false",
+        "List": "a list such as [a, b]",
+        "Dict": "a mapping such as {a: 1}",
+    }[kind]
+
+
+def _parse(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"parameter {name!r} is not valid YAML or JSON: {text}") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the parameters in {file}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must map parameter names to values")
+    return values

@@ -1,0 +1,135 @@
+"""Runs small pipelines for real on kfp.local and looks at what people get to see."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Input, Metrics, Output
+
+from targets import local
+
+IMAGE = {"base_image": "registry.example/python:3.11", "install_kfp_package": False}
+
+
+@dsl.component(**IMAGE)
+def write_rows(source: str, data_version: str, rows: Output[Dataset]) -> int:
+    from pathlib import Path
+
+    print("reading", source)
+    Path(rows.path).write_text("a\nb\n")
+    return 2
+
+
+@dsl.component(**IMAGE)
+def score(rows: Input[Dataset], setting: dict, metrics: Output[Metrics], report: Output[HTML]) -> None:
+    from pathlib import Path
+
+    if setting.get("fail") == "error":
+        raise ValueError("label column 'price' is not in the table;\ncolumns are: a, b")
+    if setting.get("fail") == "kill":
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGKILL)
+    metrics.log_metric("accuracy", 0.5)
+    Path(metrics.path).write_text("{}")
+    Path(report.path).write_text("<h1>report</h1>")
+
+
+@dsl.pipeline(name="small")
+def small(source: str = "sample://iris", data_version: str = "", settings: list = [{}, {}]) -> None:  # noqa: B006
+    rows = write_rows(source=source, data_version=data_version)
+    with dsl.ParallelFor(settings) as setting:
+        score(rows=rows.outputs["rows"], setting=setting)
+
+
+def states(record: local.Run) -> dict[str, str]:
+    return {task.name: task.state for task in record.tasks}
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_run_leaves_logs_reports_metrics_and_a_summary(tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+    record = local.run(small, {}, tmp_path, on_change=lambda run: seen.append(states(run)))
+    assert record.succeeded
+    assert states(record) == {"write-rows": "succeeded", "score": "succeeded", "score-2": "succeeded"}
+    assert seen[0] == {"write-rows": "running"}
+    assert "reading sample://iris" in (record.folder / "logs" / "write-rows.log").read_text()
+    assert sorted(local.reports(record)) == ["score", "score-2"]
+    assert local.metrics(record) == {
+        "write-rows": {"Output": 2},
+        "score": {"accuracy": 0.5},
+        "score-2": {"accuracy": 0.5},
+    }
+    summary = json.loads((record.folder / "run.json").read_text())
+    assert summary["succeeded"] is True
+    assert [task["state"] for task in summary["tasks"]] == ["succeeded"] * 3
+
+
+def test_a_second_run_comes_from_the_cache_unless_told_otherwise(tmp_path: Path) -> None:
+    local.run(small, {}, tmp_path)
+    assert set(states(local.run(small, {}, tmp_path)).values()) == {"cached"}
+    assert set(states(local.run(small, {}, tmp_path, use_cache=False)).values()) == {"succeeded"}
+
+
+def test_a_changed_local_file_is_read_again(tmp_path: Path) -> None:
+    source = tmp_path / "rows.csv"
+    source.write_text("a\n1\n")
+    first = local.run(small, {"source": str(source)}, tmp_path / "runs")
+    assert set(states(local.run(small, {"source": str(source)}, tmp_path / "runs")).values()) == {"cached"}
+    source.write_text("a\n1\n2\n")
+    changed = local.run(small, {"source": str(source)}, tmp_path / "runs")
+    assert set(states(changed).values()) == {"succeeded"}
+    assert first.parameters["data_version"] != changed.parameters["data_version"]
+
+
+@pytest.mark.parametrize("pattern", ["*.csv", ""], ids=["glob", "directory"])
+def test_a_file_added_to_a_glob_or_directory_changes_the_data_version(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    source = {"source": str(tmp_path / pattern) if pattern else str(tmp_path)}
+    before = local.data_version(small, source)
+    (tmp_path / "b.csv").write_text("a\n2\n")
+    assert local.data_version(small, source) != before
+
+
+def test_a_given_data_version_is_kept(tmp_path: Path) -> None:
+    assert local.data_version(small, {"source": str(tmp_path), "data_version": "2024-01"}) == {}
+    assert local.data_version(small, {"source": "s3://bucket/rows.csv"}) == {}
+
+
+def test_a_failing_step_tells_its_own_error_and_the_log(tmp_path: Path) -> None:
+    record = local.run(small, {"settings": [{"fail": "error"}, {}]}, tmp_path)
+    assert not record.succeeded
+    (failed,) = record.failed
+    assert failed.error == "label column 'price' is not in the table; columns are: a, b"
+    assert "Traceback" in failed.log.read_text()
+    assert sorted(states(record).values()) == ["failed", "succeeded", "succeeded"]
+
+
+def test_a_killed_step_is_told_by_its_exit_code(tmp_path: Path) -> None:
+    record = local.run(small, {"settings": [{"fail": "kill"}]}, tmp_path)
+    assert [task.error for task in record.failed] == [
+        "the step ended with exit code 137 and without a message"
+    ]
+
+
+def test_kfp_is_left_as_it_was(tmp_path: Path) -> None:
+    from kfp.local import executor_input_utils, subprocess_task_handler
+    from kfp.local.orchestrator import task_executor
+
+    def hooks() -> list[Any]:
+        return [
+            task_executor.execute_single_task,
+            subprocess_task_handler.run_local_subprocess,
+            executor_input_utils.get_local_pipeline_resource_name,
+        ]
+
+    before = hooks()
+    local.run(small, {}, tmp_path)
+    assert hooks() == before

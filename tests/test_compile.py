@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+import compile as compile_command
+
+
+def test_writes_pipelines_and_components_for_both_targets(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert compile_command.main(["tabular-training", "split_table", "--out", str(tmp_path)]) == 0
+    written = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.yaml"))
+    assert written == [
+        "kubeflow/components/split_table.yaml",
+        "kubeflow/tabular_training.yaml",
+        "vertex/components/split_table.yaml",
+        "vertex/tabular_training.yaml",
+    ]
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
+    arguments = ["tabular-training", "--target", "vertex", "--out", str(tmp_path)]
+    assert compile_command.main([*arguments, "--registry", "registry.example/team", "--version", "9.9"]) == 0
+    spec = yaml.safe_load((tmp_path / "vertex" / "tabular_training.yaml").read_text())
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert images == {
+        "registry.example/team/flowparts-base:9.9",
+        "registry.example/team/flowparts-sklearn:9.9",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["tabular-trainin"],
+            "unknown pipeline or component 'tabular_trainin'; did you mean 'tabular_training'?",
+        ),
+        (["split_table", "--version", "latest"], "version 'latest' is not a fixed image tag"),
+        (["split_table", "--digests", "missing.json"], "cannot read the digests in missing.json"),
+    ],
+)
+def test_a_wrong_option_is_answered_with_a_sentence_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], sentence: str
+) -> None:
+    assert compile_command.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+    assert not (tmp_path / "out").exists()
