@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    from targets import local
+    from targets import local, run_page
 
     view = LiveView(console)
     with view:
         record = local.run(pipeline, given, options.runs, not options.no_cache, view.update)
     _conclude(console, record)
+    page = run_page.write(record)
+    run_page.write_index(options.runs)
+    console.print(Text(f"page: {page}"), soft_wrap=True)
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
     return 0 if record.succeeded else 1
 
 
@@ -148,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (%(default)s)"
     )
+    parser.add_argument("--open", action="store_true", help="open the run's page in the browser")
     parser.add_argument("--list", action="store_true", help="list the pipelines with their parameters")
     return parser
 

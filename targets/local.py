@@ -28,12 +28,16 @@ from kfp import components, dsl, local
 from kfp.dsl.base_component import BaseComponent
 from kfp.local import executor_input_utils, status, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
+from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
-from flowparts import __version__
+from flowparts import __version__, outputs
 from targets import package
+from targets.graph import Step, steps
 
 # The last line that names an exception; what follows it belongs to its message.
 _ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)$")
+
+_COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Task:
     """One task of a run, as it stands now."""
 
     name: str
+    component: str  # key of the component in the compiled document, the same for every turn of a loop
     log: Path
     state: str = "running"  # running, succeeded, cached or failed
     started: float = field(default_factory=time.monotonic)
@@ -76,6 +81,7 @@ class Run:
     name: str
     folder: Path
     parameters: dict[str, Any]
+    graph: list[Step]
     tasks: list[Task] = field(default_factory=list)
     seconds: float = 0.0
     problem: str = ""
@@ -117,12 +123,12 @@ def run(
     name = pipeline.pipeline_spec.pipeline_info.name
     folder = _new_folder(runs / name)
     parameters = {**parameters, **data_version(pipeline, parameters)}
-    record = Run(name, folder, parameters)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
 
     # The images' tag carries the code's digest, so a changed flowparts never meets a stale cache.
     tag = f"{__version__}-{_code_digest()}"
     text = package.compiled(pipeline, lambda image: f"{image}:{tag}")
+    record = Run(name, folder, parameters, steps(package.documents(text)[0]))
     loaded = components.load_component_from_text(text)
     started = time.monotonic()
     with (
@@ -142,10 +148,10 @@ def run(
         try:
             loaded(**parameters)
         except Exception as error:  # whatever kfp.local raises is told with the failed tasks
-            record.problem = str(error)
+            record.problem = _COLOUR.sub("", str(error))
     record.seconds = time.monotonic() - started
     _collect_reports(record)
-    (folder / "run.json").write_text(json.dumps(_summary(record), indent=2, default=str), encoding="utf-8")
+    outputs.write_text(folder / "run.json", json.dumps(_summary(record), indent=2, default=str))
     return record
 
 
@@ -179,15 +185,20 @@ def _observed(record: Run, on_change: Callable[[Run], None]) -> Iterator[None]:
     lock = threading.Lock()
     (record.folder / "logs").mkdir()
 
-    def observed_execute(task_name: str, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
+    def observed_execute(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
         with lock:
-            task = Task(_unique(task_name, record), Path())
-            task.log = record.folder / "logs" / f"{task.name}.log"
+            name = _unique(kwargs["task_name"], record)
+            task = Task(
+                name=name,
+                component=kwargs["task_spec"].component_ref.name,
+                log=record.folder / "logs" / f"{name}.log",
+                parameters=_arguments(**kwargs),
+            )
             record.tasks.append(task)
         current.task, current.ran = task, False
         on_change(record)
         try:
-            outputs, task_status = execute(task_name, *args, **kwargs)
+            outputs, task_status = execute(*args, **kwargs)
         except Exception as error:
             task.log.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
             outputs, task_status = {}, status.Status.FAILURE
@@ -235,6 +246,11 @@ def _observed(record: Run, on_change: Callable[[Run], None]) -> Iterator[None]:
 
 def _tasks_folder(pipeline_name: str) -> str:  # noqa: ARG001 stands in for kfp's function of this signature
     return "tasks"
+
+
+def _arguments(task_spec: Any, io_store: Any, **_: Any) -> dict[str, Any]:
+    arguments = OrchestratorUtils.make_task_arguments(task_inputs_spec=task_spec.inputs, io_store=io_store)
+    return {key: value.uri if isinstance(value, dsl.Artifact) else value for key, value in arguments.items()}
 
 
 def _unique(task_name: str, record: Run) -> str:
@@ -300,6 +316,7 @@ def _summary(record: Run) -> dict[str, Any]:
         "succeeded": record.succeeded,
         "seconds": round(record.seconds, 3),
         "parameters": record.parameters,
+        "metrics": _run_metrics(record),
         "python": sys.version.split()[0],
         "flowparts": __version__,
         "tasks": [
@@ -319,6 +336,18 @@ def _summary(record: Run) -> dict[str, Any]:
             for task in record.tasks
         ],
     }
+
+
+def _run_metrics(record: Run) -> dict[str, float]:
+    """Return the metrics of the steps that ran once, so not those of a loop's many candidates."""
+    components = [task.component for task in record.tasks]
+    found: dict[str, float] = {}
+    for task in record.tasks:
+        if components.count(task.component) == 1:
+            for value in task.outputs.values():
+                if isinstance(value, dsl.Metrics):
+                    found |= {name: number for name, number in value.metadata.items() if _is_number(number)}
+    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,127 @@
+"""The graph of a compiled pipeline with its groups dissolved: which step feeds which."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a pipeline."""
+
+    key: str  # names of the groups around it and its own, joined by "/"
+    component: str
+    upstream: frozenset[str]  # keys of the steps it waits for, without those implied by others
+
+    @property
+    def name(self) -> str:
+        """The task's name inside its group."""
+        return self.key.rpartition("/")[2]
+
+
+def steps(spec: Mapping[str, Any]) -> list[Step]:
+    """Return the steps of a pipeline document, each after those that it waits for."""
+    found: dict[str, Step] = {}
+    _walk(spec["root"]["dag"], spec["components"], "", {}, frozenset(), found)
+    return [Step(step.key, step.component, _without_implied(step.upstream, found)) for step in found.values()]
+
+
+def layers(graph: list[Step]) -> list[list[Step]]:
+    """Return the steps row by row: each stands one row below the lowest of those it waits for."""
+    depth: dict[str, int] = {}
+    for step in graph:
+        depth[step.key] = 1 + max((depth[key] for key in step.upstream), default=-1)
+    return [
+        [step for step in graph if depth[step.key] == row]
+        for row in range(max(depth.values(), default=-1) + 1)
+    ]
+
+
+def _walk(
+    dag: Mapping[str, Any],
+    components: Mapping[str, Any],
+    prefix: str,
+    producers: Mapping[str, frozenset[str]],
+    waits_for: frozenset[str],
+    found: dict[str, Step],
+) -> frozenset[str]:
+    """Add the steps of a group to `found`; return the keys of those that yield its outputs.
+
+    Args:
+        dag: The group.
+        components: All components of the document.
+        prefix: Key of the group with a trailing slash, empty at the top.
+        producers: For each input of the group, the steps outside that it comes from.
+        waits_for: Steps that everything in the group waits for.
+        found: Steps by key, in topological order.
+    """
+    yields: dict[str, frozenset[str]] = {}
+    for name in _in_order(dag["tasks"]):
+        task = dag["tasks"][name]
+        component_name = task["componentRef"]["name"]
+        component = components[component_name]
+        inputs = {key: _sources(value, producers, yields) for key, value in _inputs(task)}
+        before = waits_for.union(*(yields[other] for other in task.get("dependentTasks", [])))
+        if "dag" in component:
+            loop = task.get("parameterIterator", {})
+            loop_item = loop.get("itemInput")
+            if loop_item:
+                inputs[loop_item] = inputs.get(loop.get("items", {}).get("inputParameter", ""), frozenset())
+            yields[name] = _walk(component["dag"], components, f"{prefix}{name}/", inputs, before, found)
+        else:
+            key = prefix + name
+            found[key] = Step(key, component_name, before.union(*inputs.values()))
+            yields[name] = frozenset({key})
+    outputs = dag.get("outputs", {})
+    subtasks = set(_values(outputs, "producerSubtask")) or set(yields)
+    return frozenset().union(*(yields[subtask] for subtask in subtasks))
+
+
+def _in_order(tasks: Mapping[str, Any]) -> list[str]:
+    order: list[str] = []
+    waiting = sorted(tasks)
+    while waiting:
+        ready = [name for name in waiting if set(tasks[name].get("dependentTasks", [])) <= set(order)]
+        order += ready
+        waiting = [name for name in waiting if name not in ready]
+    return order
+
+
+def _inputs(task: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for kind in ("parameters", "artifacts"):
+        yield from task.get("inputs", {}).get(kind, {}).items()
+
+
+def _sources(
+    value: Mapping[str, Any], producers: Mapping[str, frozenset[str]], yields: Mapping[str, frozenset[str]]
+) -> frozenset[str]:
+    for kind in ("taskOutputParameter", "taskOutputArtifact"):
+        if kind in value:
+            return yields[value[kind]["producerTask"]]
+    for kind in ("componentInputParameter", "componentInputArtifact"):
+        if kind in value:
+            return producers.get(value[kind], frozenset())
+    return frozenset()
+
+
+def _values(tree: Any, key: str) -> Iterator[str]:
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            if name == key:
+                yield value
+            else:
+                yield from _values(value, key)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _values(value, key)
+
+
+def _without_implied(upstream: frozenset[str], found: Mapping[str, Step]) -> frozenset[str]:
+    implied: set[str] = set()
+    reached = [other for key in upstream for other in found[key].upstream]
+    while reached:
+        key = reached.pop()
+        if key not in implied:
+            implied.add(key)
+            reached += found[key].upstream
+    return upstream - implied

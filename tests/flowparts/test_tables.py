@@ -1,0 +1,123 @@
+import datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import polars.testing
+import pytest
+import xxhash
+from flowparts import tables
+from hypothesis import given
+from hypothesis import strategies as st
+
+MIXED = pl.DataFrame(
+    {
+        "count": [1, None, 3],
+        "naïve name": ["x", "é", None],
+        "ratio": [1.5, None, -0.0],
+        "when": [datetime.datetime(2024, 1, 2, 3, 4, 5, 6), None, datetime.datetime(1969, 12, 31)],
+        "day": [datetime.date(2024, 1, 2), None, datetime.date(1600, 1, 1)],
+        "kind": pl.Series(["u", None, "v"], dtype=pl.Categorical),
+        "flag": [True, None, False],
+    }
+)
+
+
+def test_types_categories_timestamps_and_nulls_survive_the_round_trip(tmp_path: Path) -> None:
+    metadata = tables.write(MIXED, tmp_path / "table", source="sample://mixed")
+    back = tables.scan(tmp_path / "table").collect()
+    polars.testing.assert_frame_equal(back, MIXED)
+    assert metadata["rows"] == 3
+    assert metadata["columns"] == MIXED.columns
+    assert metadata["source"] == "sample://mixed"
+    assert metadata["bytes"] == sum(file.stat().st_size for file in (tmp_path / "table").iterdir())
+
+
+def test_nan_is_written_as_null(tmp_path: Path) -> None:
+    tables.write(pl.DataFrame({"a": [1.0, float("nan"), None]}), tmp_path / "table")
+    assert tables.scan(tmp_path / "table").collect()["a"].to_list() == [1.0, None, None]
+
+
+def test_an_empty_table_keeps_its_columns(tmp_path: Path) -> None:
+    metadata = tables.write(MIXED.clear(), tmp_path / "table")
+    assert metadata["rows"] == 0
+    assert tables.scan(tmp_path / "table").collect_schema() == MIXED.schema
+
+
+@pytest.mark.parametrize("make", [None, "empty", "file"])
+def test_no_table_is_answered_with_a_sentence(tmp_path: Path, make: str | None) -> None:
+    path = tmp_path / "table"
+    if make == "empty":
+        path.mkdir()
+    elif make == "file":
+        path.touch()
+    with pytest.raises(ValueError, match=r"^no table at .*\.parquet file|directory of Parquet files"):
+        tables.scan(path)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(-(2**63), 2**63 - 1) | st.none(),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.none(),
+        st.floats(allow_nan=False) | st.none(),
+    ),
+    min_size=1,
+    max_size=20,
+)
+SCHEMA = {"a": pl.Int64, "b": pl.String, "c": pl.Float64}
+
+
+def frame(rows: list) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+@given(rows=ROWS, cut=st.integers(0, 20))
+def test_fingerprint_ignores_the_order_of_rows_and_how_they_are_stored(rows: list, cut: int) -> None:
+    whole = frame(rows)
+    parts = pl.concat([whole[cut:], whole[:cut]])
+    assert tables.fingerprint(parts) == tables.fingerprint(whole)
+
+
+@given(rows=ROWS, other=ROWS)
+def test_fingerprint_differs_when_rows_differ(rows: list, other: list) -> None:
+    same = sorted(map(repr, frame(rows).rows())) == sorted(map(repr, frame(other).rows()))
+    assert (tables.fingerprint(frame(rows)) == tables.fingerprint(frame(other))) == same
+
+
+def test_fingerprint_sees_names_types_and_order_of_columns() -> None:
+    base = pl.DataFrame({"a": [1], "b": [2]})
+    others = [base.rename({"a": "c"}), base.cast({"a": pl.Float64}), base.select("b", "a"), base.select("a")]
+    assert len({tables.fingerprint(table) for table in [base, *others]}) == 5
+
+
+def test_row_hash_is_xxh3_of_the_values_text() -> None:
+    data = pl.DataFrame({"a": [1, None], "b": ["x", "é"]})
+    expected = [xxhash.xxh3_64_intdigest(text.encode(), seed=7) for text in ("1\x1fx", "\x00\x1fé")]
+    assert data.select(tables.row_hash(["a", "b"], seed=7)).to_series().to_list() == expected
+
+
+def test_a_missing_column_is_named_with_its_role_and_the_columns_there_are() -> None:
+    with pytest.raises(ValueError, match=r"^label column 'price' is not in the table; columns are: a, b$"):
+        tables.require_columns(pl.DataFrame({"a": [1], "b": [2]}), ["a", "price"], "label column")
+
+
+def test_an_empty_table_is_answered_with_a_sentence() -> None:
+    with pytest.raises(ValueError, match="^the training table has no rows$"):
+        tables.require_rows(MIXED.clear().lazy(), "the training table")
+
+
+def test_pandas_frame_holds_what_estimators_take() -> None:
+    data = tables.to_pandas(MIXED)
+    assert [str(dtype) for dtype in data.dtypes] == [
+        "float64",
+        "object",
+        "float64",
+        "datetime64[us]",
+        "datetime64[us]",
+        "object",
+        "float64",
+    ]
+    np.testing.assert_array_equal(data["count"], [1, np.nan, 3])
+    assert data["naïve name"].tolist() == ["x", "é", None]
+    assert data["flag"].tolist()[0] == 1.0
+    assert data["when"].isna().tolist() == [False, True, False]

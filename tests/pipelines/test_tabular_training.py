@@ -1,0 +1,127 @@
+"""Runs the pipeline end to end on real data and asserts on the artifacts and numbers that come out."""
+
+import datetime
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from kfp import dsl
+
+from flowparts import models, tables
+from pipelines.tabular_training import tabular_training
+from targets import local, run_page
+
+QUICK = [
+    {"estimator": "Linear", "parameters": {}},
+    {"estimator": "XGB", "parameters": {"n_estimators": 50}},
+]
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def run(runs: Path, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> local.Run:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
+    record = local.run(tabular_training, parameters, runs)
+    assert record.succeeded, [(task.name, task.error) for task in record.failed] or record.problem
+    return record
+
+
+def outputs(record: local.Run, task: str) -> dict[str, Any]:
+    return next(each.outputs for each in record.tasks if each.name == task)
+
+
+def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_page: Any
+) -> None:
+    first = run(tmp_path, monkeypatch)
+    assert outputs(first, "evaluate-classification")["roc_auc"] > 0.97
+    assert outputs(first, "check-serving")["servable"] is True
+    assert outputs(first, "compare-with-champion")["promote"] is True
+    assert outputs(first, "register-mlflow")["version"] == "1"
+    for task in first.tasks:
+        for value in task.outputs.values():
+            if isinstance(value, dsl.Artifact):
+                assert Path(value.path).exists(), (task.name, value.name)
+
+    from mlflow import MlflowClient
+
+    version = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_model_version_by_alias(
+        "tabular-training", "champion"
+    )
+    assert version.version == "1"
+
+    second = run(tmp_path, monkeypatch)
+    states = {task.name: task.state for task in second.tasks}
+    assert states["ingest-table"] == states["train-sklearn"] == states["check-serving"] == "cached"
+    assert outputs(second, "compare-with-champion")["promote"] is False
+    assert "register-mlflow" not in states
+
+    page = run_page.write(second)
+    index = run_page.write_index(tmp_path)
+    driver = open_page(page)
+    for link in driver.find_elements("css selector", "a:not(svg a)"):
+        assert Path(link.get_attribute("href").removeprefix("file://")).is_file()
+    assert {"train-sklearn", "register-mlflow"} <= {
+        text.text for text in driver.find_elements("css selector", "svg.graph text")
+    }
+    for report in local.reports(second).values():
+        open_page(report)
+    assert len(open_page(index).find_elements("css selector", "tbody tr")) == 2
+
+
+def test_three_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = run(tmp_path, monkeypatch, source="sample://wine", candidates=QUICK)
+    assert outputs(record, "evaluate-classification")["accuracy"] > 0.85
+    model = models.load(outputs(record, "select-best")["model"].path)
+    assert model.classes == ["class_0", "class_1", "class_2"]
+
+
+def test_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = run(tmp_path, monkeypatch, source="sample://diabetes", task="regression", candidates=QUICK)
+    assert 40 < outputs(record, "evaluate-regression")["rmse"] < 70
+    assert outputs(record, "compare-with-champion")["promote"] is True
+
+
+def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "customers.csv"
+    generator = random.Random(0)
+    start = datetime.datetime(2024, 1, 1)
+    rows = []
+    for number in range(600):
+        country = generator.choice(["DE", "FR", "Österreich", ""])
+        spent = generator.gauss(50, 20)
+        joined = start + datetime.timedelta(hours=generator.randrange(10_000))
+        score = spent / 20 + (country == "DE") * 2 + joined.weekday() / 3 + generator.gauss(0, 0.5)
+        rows.append(
+            {
+                "customer_id": f"c{number}",
+                "country": country or None,
+                "spent, in EUR": spent if generator.random() > 0.1 else None,
+                "joined": joined if generator.random() > 0.05 else None,
+                "loyal": generator.random() > 0.5,
+                "churned": "yes" if score > 4.5 else "no",
+            }
+        )
+    pl.DataFrame(rows).write_csv(source)
+    record = run(
+        tmp_path / "runs",
+        monkeypatch,
+        source=str(source),
+        label="churned",
+        exclude_columns=["customer_id"],
+        slice_columns=["country"],
+        candidates=QUICK,
+    )
+    ingested = tables.scan(outputs(record, "ingest-table")["table"].path).collect()
+    assert ingested.schema["joined"] == pl.Datetime("us")
+    assert ingested.schema["loyal"] == pl.Boolean
+    assert ingested["country"].null_count() > 50
+    assert outputs(record, "evaluate-classification")["roc_auc"] > 0.8
+    assert json.loads((record.folder / "run.json").read_text())["parameters"]["data_version"]
+    assert "country" in local.reports(record)["evaluate-classification"].read_text()

@@ -1,0 +1,65 @@
+from kfp import dsl
+
+from targets import graph, package
+
+IMAGE = {"base_image": "registry.example/python:3.11", "install_kfp_package": False}
+
+
+@dsl.component(**IMAGE)
+def load() -> list:
+    return []
+
+
+@dsl.component(**IMAGE)
+def fit(item: int) -> int:
+    return item
+
+
+@dsl.component(**IMAGE)
+def choose(items: list) -> bool:
+    return bool(items)
+
+
+@dsl.component(**IMAGE)
+def publish(chosen: bool) -> None:
+    pass
+
+
+@dsl.pipeline(name="inner")
+def inner(chosen: bool) -> None:
+    publish(chosen=chosen)
+
+
+@dsl.pipeline(name="outer")
+def outer() -> None:
+    items = load()
+    with dsl.ParallelFor(items.output) as item:
+        fitted = fit(item=item)
+    chosen = choose(items=dsl.Collected(fitted.output))
+    other = choose(items=items.output).after(chosen)
+    with dsl.If(other.output == True):  # noqa: E712
+        inner(chosen=chosen.output)
+
+
+STEPS = graph.steps(package.documents(package.compiled(outer, str))[0])
+
+
+def test_groups_dissolve_into_what_feeds_what() -> None:
+    upstream = {step.name: {key.rpartition("/")[2] for key in step.upstream} for step in STEPS}
+    assert upstream == {
+        "load": set(),
+        "fit": {"load"},
+        "choose": {"fit"},
+        "choose-2": {"choose"},  # load is implied
+        "publish": {"choose-2"},  # through the condition; choose is implied
+    }
+
+
+def test_each_step_stands_below_all_it_waits_for() -> None:
+    assert [[step.name for step in row] for row in graph.layers(STEPS)] == [
+        ["load"],
+        ["fit"],
+        ["choose"],
+        ["choose-2"],
+        ["publish"],
+    ]

@@ -1,0 +1,6 @@
+from targets import readme
+
+
+def test_catalogue_in_the_readme_is_current() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.with_catalogue(text) == text, "run `make readme`"

@@ -1,0 +1,42 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from targets import local, run_page
+from tests.targets.test_local import small
+
+
+def files_linked(driver: Any) -> list[Path]:
+    links = driver.find_elements("css selector", "a:not(svg a)")
+    return [Path(link.get_attribute("href").removeprefix("file://")) for link in links]
+
+
+@pytest.fixture
+def failed(tmp_path: Path) -> local.Run:
+    return local.run(small, {"settings": [{}, {"fail": "error"}]}, tmp_path)
+
+
+def test_page_shows_graph_and_failure_and_opens_every_report_and_log(
+    failed: local.Run, open_page: Any
+) -> None:
+    driver = open_page(run_page.write(failed))
+    body = driver.find_element("tag name", "body").text
+    assert "label column 'price' is not in the table" in body
+    names = [text.text for text in driver.find_elements("css selector", "svg.graph text")]
+    assert names[0] == "write-rows"
+    assert names[2] == "score"
+    assert names[3].startswith("failed")
+    linked = files_linked(driver)
+    assert {path.name for path in linked} >= {"write-rows.log", "score.log", "score-2.log"}
+    assert len([path for path in linked if path.suffix == ".html" and path.parent.name == "reports"]) == 1
+    assert all(path.is_file() for path in linked)
+
+
+def test_index_compares_runs_by_what_differs(tmp_path: Path, open_page: Any) -> None:
+    for settings in ([{}], [{"depth": 2}]):
+        run_page.write(local.run(small, {"settings": settings, "source": "sample://iris"}, tmp_path))
+    driver = open_page(run_page.write_index(tmp_path))
+    header = [cell.text.lower() for cell in driver.find_elements("css selector", "thead th")]
+    assert header == ["run", "state", "seconds", "settings", "accuracy"]
+    assert all(path.is_file() for path in files_linked(driver))

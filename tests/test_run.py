@@ -1,0 +1,68 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run as run_command
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_lists_the_pipelines_with_their_parameters_and_descriptions(capsys: pytest.CaptureFixture) -> None:
+    assert run_command.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert "tabular-training" in shown
+    assert "source (String) = 'sample://breast_cancer'" in shown
+    assert "Column to predict." in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tabular-trainin"], "unknown pipeline 'tabular-trainin'; did you mean 'tabular_training'?"),
+        (["tabular-training", "-p", "sorce=x"], "unknown parameter 'sorce'; did you mean 'source'?"),
+        (["tabular-training", "-p", "seed=x"], "parameter 'seed' takes a whole number, not 'x'"),
+    ],
+)
+def test_a_wrong_call_is_answered_with_a_sentence_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], sentence: str
+) -> None:
+    assert run_command.main([*arguments, "--runs", str(tmp_path / "runs")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "task", "sentence"),
+    [
+        (["source=missing.csv"], "ingest-table", "missing.csv"),
+        (["label=price"], "split-table", "'price' is not in the table; columns are: mean_radius"),
+        (["candidates=[{estimator: RandomForrest, parameters: {}}]"], "train-sklearn", "RandomForest"),
+        (
+            ["candidates=[{estimator: RandomForest, parameters: {n_estimator: 5}}]"],
+            "train-sklearn",
+            "n_estimators",
+        ),
+        (["task=classify"], "fit-preprocessor", "classify"),
+    ],
+    ids=["missing file", "missing label", "unknown estimator", "unknown parameter", "unknown task"],
+)
+def test_what_a_user_gets_wrong_first_is_told_with_task_sentence_and_log(
+    tmp_path: Path, parameters: list[str], task: str, sentence: str
+) -> None:
+    arguments = [word for parameter in parameters for word in ("-p", parameter)]
+    done = subprocess.run(
+        [sys.executable, "run.py", "tabular-training", *arguments, "--runs", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    failed = done.stdout.partition(f"failed: {task}")[2]
+    assert sentence in failed
+    log = Path(failed.partition("log: ")[2].split("\n")[0])
+    assert log.is_file()
+    assert "Traceback" not in done.stdout + done.stderr
