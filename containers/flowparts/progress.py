@@ -1,0 +1,48 @@
+"""How far a long step is, said in its log at a rate a person can read."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EVERY_SECONDS = 5.0
+
+_log = logging.getLogger("flowparts")
+
+
+@contextmanager
+def reported(what: str, done: Callable[[], float], total: float, unit: str) -> Iterator[None]:
+    """Log every few seconds how much of a piece of work is done, its rate and the time left.
+
+    Work that takes less than those seconds logs nothing.
+
+    Args:
+        what: The work, such as "reading data.csv".
+        done: Returns how many units are done; called from a thread of its own.
+        total: How many units there are.
+        unit: What is counted, in the plural, such as "rows" or "MB".
+    """
+    finished = threading.Event()
+    start = time.monotonic()
+
+    def report() -> None:
+        while not finished.wait(EVERY_SECONDS):
+            _log.info(line(what, done(), total, unit, time.monotonic() - start))
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+
+
+def line(what: str, done: float, total: float, unit: str, seconds: float) -> str:
+    """Return one line: "reading data.csv: 120 of 480 MB (25 %), 60 MB/s, 6 s left"."""
+    done = max(0.0, min(done, total))
+    rate = done / seconds
+    share = f"{done / total:.0%}".replace("%", " %") if total else "0 %"
+    left = f"{(total - done) / rate:,.0f} s left" if rate else "time left unknown"
+    return f"{what}: {done:,.0f} of {total:,.0f} {unit} ({share}), {rate:,.0f} {unit}/s, {left}"

@@ -1,0 +1,294 @@
+"""Where data comes from: any source a user can name becomes files on this machine."""
+
+import difflib
+import glob
+import re
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+SCHEMES = ("file", "gs", "http", "https", "s3", "sample")
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "jsonl",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+COMPRESSIONS = (".gz", ".zst")
+SAMPLES = Path(__file__).with_name("samples")
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the source.
+
+    Attributes:
+        path: Where it lies on this machine.
+        name: What the user calls it, for messages: its path, or its address without credentials.
+    """
+
+    path: Path
+    name: str
+
+
+def fetch(source: str, directory: Path) -> list[File]:
+    """Find the files a source names, in the order of their names; remote ones are streamed to a directory.
+
+    Args:
+        source: sample://NAME, or a file, a glob pattern or a directory on this machine (a path or file://),
+            in S3 (s3://) or in Cloud Storage (gs://), or the address of one file (https://, http://).
+            In a directory, the files right inside it count, except hidden ones and those whose name starts
+            with an underscore.
+        directory: An existing directory for copies of remote files.
+
+    Raises:
+        ValueError: The scheme or the sample is unknown, nothing is there, or the server can't be reached.
+    """
+    scheme, separator, rest = source.partition("://")
+    if not source.strip():
+        raise ValueError("source is empty; give a path, a URL or sample://NAME")
+    if not separator:
+        return _local(source)
+    if scheme not in SCHEMES:
+        raise ValueError(
+            f"source {shown(source)!r} has the unknown scheme {scheme!r}; use a local path or one of: "
+            + ", ".join(f"{known}://" for known in SCHEMES)
+        )
+    if scheme == "sample":
+        return [_sample(rest)]
+    if scheme == "file":
+        # file:///data.csv and file://localhost/data.csv name the same file.
+        return _local(unquote(rest.removeprefix("localhost")))
+    return _remote(source, scheme, directory)
+
+
+def shown(source: str) -> str:
+    """Return a source without what may be secret in it: user, password and query (presigned addresses)."""
+    if not re.match(r"https?://", source):
+        return source
+    parts = urlsplit(source)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def format_of(files: Sequence[File], file_format: str | None = None) -> str:
+    """Return the one format of the files ("csv", "jsonl" or "parquet"), by their suffixes.
+
+    Args:
+        files: The files of one source.
+        file_format: Takes the place of the suffixes where given.
+
+    Raises:
+        ValueError: A suffix is unknown, or the files have different formats.
+    """
+    if file_format is not None:
+        return file_format
+    formats: dict[str, str] = {}
+    for file in files:
+        suffix = _suffix(file.name)
+        if suffix not in FORMATS:
+            raise ValueError(
+                f"the format of {file.name} can't be told from its name; pass file_format='csv', 'jsonl' or "
+                f"'parquet', or use one of the suffixes: {', '.join(FORMATS)}, each also with .gz or .zst"
+            )
+        formats.setdefault(FORMATS[suffix], file.name)
+    if len(formats) > 1:
+        examples = ", ".join(f"{name} ({kind})" for kind, name in sorted(formats.items()))
+        raise ValueError(
+            f"the source mixes formats: {examples}; name one with a glob pattern, such as 'data/*.csv'"
+        )
+    return next(iter(formats))
+
+
+def decompressed(file: File, directory: Path) -> File:
+    """Return a file in plain form: a gzip or Zstandard file is unpacked into a directory.
+
+    What it is, is told from its first bytes. Unpacked here rather than by the reader, because the reader
+    takes a truncated or damaged file for a short one.
+
+    Raises:
+        ValueError: The compressed data is truncated or damaged.
+    """
+    with file.path.open("rb") as stream:
+        magic = stream.read(4)
+    opener: Any
+    errors: tuple[type[Exception], ...]
+    if magic.startswith(_GZIP_MAGIC):
+        import gzip
+
+        opener, kind, errors = gzip.open, "gzip", (EOFError, OSError, zlib.error)
+    elif magic == _ZSTD_MAGIC:
+        from backports import zstd
+
+        opener, kind, errors = zstd.open, "Zstandard", (EOFError, OSError, zstd.ZstdError)
+    else:
+        return file
+    plain = directory / f"{len(list(directory.iterdir())):05d}-{Path(file.path).stem}"
+    try:
+        with opener(file.path, "rb") as packed, plain.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, _COPY_BYTES)
+    except errors as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(
+            f"{file.name} is truncated or damaged {kind} data; make it again or copy it again ({error})"
+        ) from None
+    return File(plain, file.name)
+
+
+def _suffix(name: str) -> str:
+    path = Path(name)
+    if path.suffix.lower() in COMPRESSIONS:
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
+def _sample(name: str) -> File:
+    names = sorted(path.stem for path in SAMPLES.glob("*.parquet"))
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there is no sample {name!r}; {hint}samples are: {', '.join(names)}")
+    return File(SAMPLES / f"{name}.parquet", f"sample://{name}.parquet")
+
+
+def _local(source: str) -> list[File]:
+    path = Path(source).expanduser()
+    if path.is_file():
+        found = [path]
+    elif path.is_dir():
+        found = [entry for entry in path.iterdir() if entry.is_file() and _is_data(entry.name)]
+        if not found:
+            raise ValueError(
+                f"the directory {source} holds no files; name a file, a directory or a glob pattern"
+            )
+    elif glob.has_magic(source):
+        found = [Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file()]
+        if not found:
+            raise ValueError(f"no file matches {source}")
+    else:
+        raise ValueError(f"there is no file or directory at {source}")
+    return [File(entry, str(entry)) for entry in sorted(found)]
+
+
+def _is_data(name: str) -> bool:
+    # Writers such as Spark leave _SUCCESS and .crc files beside the data.
+    return not name.startswith((".", "_"))
+
+
+def _remote(source: str, scheme: str, directory: Path) -> list[File]:
+    try:
+        files, names = _remote_files(source, scheme)
+        found = []
+        for position, name in enumerate(names):
+            # A folder for each: two files of a pattern may have the same name.
+            target = directory / f"{position:05d}" / (Path(urlsplit(name).path).name or "data")
+            target.parent.mkdir(exist_ok=True)
+            files.get_file(name, str(target))
+            address = shown(name) if scheme.startswith("http") else f"{scheme}://{name}"
+            found.append(File(target, address))
+    except ValueError as error:
+        if str(error).startswith("no file"):
+            raise
+        raise ValueError(f"{shown(source)} can't be read: {_first_line(error)}") from None
+    # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
+    except Exception as error:
+        raise ValueError(_reason(shown(source), scheme, error)) from None
+    return found
+
+
+def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
+    import fsspec
+
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if scheme == "s3":
+        # boto3's defaults wait for minutes before they say that a server isn't there.
+        options["config_kwargs"] = {
+            "connect_timeout": 10,
+            "read_timeout": 60,
+            "retries": {"max_attempts": 2, "mode": "standard"},
+        }
+    if scheme.startswith("http"):
+        import aiohttp
+
+        # The default gives up after five minutes in all, however well a large download goes.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+        return fsspec.filesystem(scheme, client_kwargs={"timeout": timeout}, **options), [source]
+    files = fsspec.filesystem(scheme, **options)
+    path = source.partition("://")[2]
+    if glob.has_magic(path):
+        names = [name for name, info in files.glob(path, detail=True).items() if info["type"] == "file"]
+        if not names:
+            raise ValueError(f"no file matches {source}")
+        return files, sorted(names)
+    info = files.info(path)
+    if info["type"] != "directory":
+        return files, [path]
+    entries = files.ls(path, detail=True)
+    names = [
+        entry["name"] for entry in entries if entry["type"] == "file" and _is_data(Path(entry["name"]).name)
+    ]
+    names = [name for name in names if name.rstrip("/") != path.rstrip("/")]
+    if not names:
+        raise ValueError(f"no file is in the directory {source}")
+    return files, sorted(names)
+
+
+def _reason(address: str, scheme: str, error: Exception) -> str:
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    kind, detail = type(error).__name__, _first_line(error)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return f"there is nothing at {address}"
+    if isinstance(error, PermissionError) or status in (401, 403) or "Forbidden" in detail:
+        return f"no permission to read {address}; check the credentials of this step ({detail})"
+    if "Credentials" in kind:
+        hint = ", or set FSSPEC_S3_ANON=true for a public bucket" if scheme == "s3" else ""
+        return f"no credentials to read {address}; give the step a service account or keys{hint} ({detail})"
+    return f"{address} can't be read; is the address right and the server up? ({kind}: {detail})"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    # Addresses in the libraries' messages may hold presigned queries.
+    return re.sub(r"\?\S+", "", text[0])[:300] if text else type(error).__name__
+
+
+def require_distinct(file: File, names: Sequence[str]) -> None:
+    """Raise ValueError unless the columns of a file have different names, whatever their case."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{file.name} has more than one column named {twice[0]!r}; rename all but one")
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise ValueError(
+                f"{file.name} has columns that differ only in upper and lower case, {other!r} and {name!r}; "
+                "rename one"
+            )
+
+
+def require_same_columns(first: File, expected: Sequence[str], file: File, names: Sequence[str]) -> None:
+    """Raise ValueError unless a file has the columns of the first one, in the same order."""
+    if list(names) == list(expected):
+        return
+    missing = [name for name in expected if name not in names]
+    added = [name for name in names if name not in expected]
+    differences = [
+        f"{what} {', '.join(columns)}" for what, columns in (("lacks", missing), ("adds", added)) if columns
+    ]
+    raise ValueError(
+        f"{file.name} does not have the columns of {first.name}: it "
+        + (" and ".join(differences) or "has them in another order")
+    )

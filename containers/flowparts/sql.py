@@ -1,0 +1,23 @@
+"""Names and texts, quoted for DuckDB."""
+
+from collections.abc import Iterable
+
+
+def identifier(name: str) -> str:
+    """Return a column's name as an identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a text as a literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def list_of(texts: Iterable[str]) -> str:
+    """Return texts as a list of literals."""
+    return "[" + ", ".join(map(literal, texts)) + "]"
+
+
+def text_columns(names: Iterable[str]) -> str:
+    """Return what read_csv takes as its columns, all of them text."""
+    return "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"

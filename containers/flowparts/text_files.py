@@ -1,0 +1,243 @@
+# Every name and text that goes into a query is quoted by flowparts.sql.
+# ruff: noqa: S608
+"""CSV and JSON Lines files as queries over texts, for DuckDB."""
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowparts import screening, sources, sql
+from flowparts.screening import BadRows
+from flowparts.sources import File
+
+if TYPE_CHECKING:
+    import duckdb
+
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE_ROWS = 20_000
+MAX_HEAD_BYTES = 1 << 20
+
+# Where a line that was screened stood in its file.
+PLACE = ("position", "line", "start", "length")
+
+# Stands for "no text means null", which DuckDB has no word for: no line that is read holds a NUL byte.
+_NOTHING = "\0"
+
+
+class TextFiles:
+    """Files of a text format: what DuckDB selects from, and where a column's text is in it.
+
+    Attributes:
+        files: The files.
+        names: The names of their columns, whose texts are t0, t1, … in `scan`.
+    """
+
+    def __init__(self, files: Sequence[File], links: Sequence[Path]):
+        """Take files, and links to them under plain names."""
+        self.files, self._links = files, list(links)
+        self.names: list[str] = []
+        self._screened: Path | None = None
+
+    def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
+        """Find the names of the columns in the first rows, or in all."""
+
+    def scan(self) -> str:
+        """Return a query for the columns (and `PLACE`, once screened) that fails at a line it can't read."""
+        raise NotImplementedError
+
+    def screen(self, good: Path, bad: BadRows) -> Iterator[float]:
+        """Set the good lines apart in a file, which `scan` reads from then on; yield megabytes read."""
+        before = 0
+        with good.open("w", encoding="latin-1", newline="") as stream:
+            for position, file in enumerate(self.files):
+                source = screening.Source(position, file)
+                for read in self._screen(source, screening.Sink(stream, bad)):
+                    yield (before + read) / 1e6
+                before += file.path.stat().st_size
+        self._screened = good
+
+    def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
+        raise NotImplementedError
+
+    def unquoted(self, text: str) -> str:
+        """Return SQL for a text that looks like no number or boolean where it was written as a string."""
+        return text
+
+    def _where(self, place: str) -> str:
+        return ", ".join(
+            f"split_part({place}, ':', {part})::BIGINT AS {name}" for part, name in enumerate(PLACE, 2)
+        )
+
+
+class Csv(TextFiles):
+    """Comma-separated values, as RFC 4180 has them, with any of `DELIMITERS`."""
+
+    def __init__(self, files: Sequence[File], links: Sequence[Path], null_values: Sequence[str] | None):
+        """Read the headers of the files.
+
+        Raises:
+            ValueError: A header can't be read, or not all files have the same.
+        """
+        super().__init__(files, links)
+        self._null_values = [""] if null_values is None else [*null_values] or [_NOTHING]
+        self._headers = [_csv_header(file) for file in files]
+        self.names, self._delimiter = self._headers[0].names, self._headers[0].delimiter
+        for file, header in zip(files, self._headers, strict=True):
+            sources.require_same_columns(files[0], self.names, file, header.names)
+            if header.delimiter != self._delimiter:
+                raise ValueError(
+                    f"{file.name} has the delimiter {header.delimiter!r} but {files[0].name} has "
+                    f"{self._delimiter!r}; ingest them apart"
+                )
+
+    def scan(self) -> str:
+        """Return a query for the columns."""
+        names = [f"t{position}" for position in range(len(self.names))]
+        if self._screened:
+            rows = self._query([self._screened], ["place", *names], 0, ", new_line='\\n'")
+            return f"SELECT {self._where('place')}, {', '.join(names)} FROM ({rows})"
+        pairs = zip(self._links, self._headers, strict=True)
+        return " UNION ALL ".join(
+            self._query([link for link, _ in group], names, lines)
+            for lines, group in itertools.groupby(pairs, key=lambda pair: pair[1].lines)
+        )
+
+    def _query(self, paths: list[Path], names: list[str], skip: int, more: str = "") -> str:
+        return (
+            f"SELECT * FROM read_csv({sql.list_of(map(str, paths))}, columns={sql.text_columns(names)}, "
+            f"auto_detect=false, header=false, skip={skip}, delim={sql.literal(self._delimiter)}, "
+            f"quote='\"', escape='\"', compression='none', nullstr={sql.list_of(self._null_values)}, "
+            f"max_line_size={2 * screening.MAX_LINE_BYTES}{more})"
+        )
+
+    def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
+        skip = self._headers[source.position].lines
+        return screening.screen_csv(source, sink, self._delimiter, len(self.names), skip)
+
+
+class JsonLines(TextFiles):
+    """One JSON object a line; the columns are the keys of all of them, in order of first appearance."""
+
+    def __init__(self, files: Sequence[File], links: Sequence[Path], null_values: Sequence[str] | None):
+        """Look at the first bytes of the files.
+
+        Raises:
+            ValueError: A file does not look like JSON Lines.
+        """
+        super().__init__(files, links)
+        self._null_values = null_values
+        for file in files:
+            head = _head(file)
+            if head.removeprefix(screening.UTF8_BOM).lstrip().startswith(b"["):
+                raise ValueError(
+                    f"{file.name} is a JSON array, not JSON Lines; write one object a line, "
+                    "for example with: jq -c '.[]'"
+                )
+
+    def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
+        """Find the keys of the first objects, or of all."""
+        limit = "" if everything else f"LIMIT {SAMPLE_ROWS}"
+        numbered = f"SELECT j, row_number() OVER () AS n FROM ({self._lines()}) {limit}"
+        keys = (
+            "SELECT n, unnest(json_keys(j)) AS key, generate_subscripts(json_keys(j), 1) AS place "
+            f"FROM ({numbered})"
+        )
+        found = database.execute(f"SELECT key FROM ({keys}) GROUP BY key ORDER BY min((n, place))")
+        self.names = [key for (key,) in found.fetchall()]
+        sources.require_distinct(self.files[0], self.names)
+        if everything and (not self.names or not all(self.names)):
+            raise ValueError(
+                f"{self.files[0].name} has an object without keys or with an empty one; name its keys"
+            )
+
+    def scan(self) -> str:
+        """Return a query for the columns; j0, j1, … are their values as JSON."""
+        place = f"{self._where('place')}, " if self._screened else ""
+        kept = "".join(f"{name}, " for name in PLACE) if self._screened else ""
+        structure = sql.literal(json.dumps(dict.fromkeys(self.names, "JSON"), ensure_ascii=False))
+        known = f"json_type(j) = 'OBJECT' AND list_has_all({sql.list_of(self.names)}, json_keys(j))"
+        objects = f"CASE WHEN {known} THEN json_transform(j, {structure}) ELSE error(j) END"
+        values = "".join(
+            f", {self._value(f'struct_extract(s, {sql.literal(name)})')} AS j{position}"
+            for position, name in enumerate(self.names)
+        )
+        texts = ", ".join(f"j{position}->>'$' AS t{position}" for position in range(len(self.names)))
+        lines = f"SELECT {place}{objects} AS s FROM ({self._lines()})"
+        return f"SELECT *, {texts} FROM (SELECT {kept}{values.removeprefix(', ')} FROM ({lines}))"
+
+    def unquoted(self, text: str) -> str:
+        """Return SQL for a column's JSON, where a string still has its quotes."""
+        return f"CAST(j{text.removeprefix('t')} AS VARCHAR)"
+
+    def _lines(self) -> str:
+        paths, names = (self._links, ["j"]) if not self._screened else ([self._screened], ["place", "j"])
+        return (
+            f"SELECT * FROM read_csv({sql.list_of(map(str, paths))}, columns={sql.text_columns(names)}, "
+            f"auto_detect=false, header=false, delim={sql.literal(screening.JSON_SEPARATOR)}, "
+            f"quote='', escape='', compression='none', max_line_size={2 * screening.MAX_LINE_BYTES}) "
+            "WHERE trim(j, ' \t') <> ''"
+        )
+
+    def _value(self, value: str) -> str:
+        if not self._null_values:
+            return value
+        return f"CASE WHEN ({value}->>'$') NOT IN {sql.list_of(self._null_values)} THEN {value} END"
+
+    def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
+        return screening.screen_jsonl(source, sink)
+
+
+@dataclass(frozen=True)
+class _Header:
+    names: list[str]
+    delimiter: str
+    lines: int
+
+
+def _csv_header(file: File) -> _Header:
+    head = _head(file)
+    # Latin-1 keeps every byte, so that quotes and delimiters are found whatever the encoding.
+    text = head.removeprefix(screening.UTF8_BOM).decode("latin-1")
+    outside = re.sub(r'"(?:[^"]|"")*"', "", text).splitlines()
+    delimiter = max(DELIMITERS, key=next(filter(str.strip, outside), "").count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
+    try:
+        fields = next(filter(None, reader))
+    except (csv.Error, StopIteration) as error:
+        raise ValueError(f"the header of {file.name} is not valid CSV: {error}") from None
+    if len(head) == MAX_HEAD_BYTES and reader.line_num == len(text.splitlines()):
+        raise ValueError(
+            f"the header of {file.name} is longer than {MAX_HEAD_BYTES:,} bytes; is it a CSV file?"
+        )
+    try:
+        names = [field.encode("latin-1").decode("utf-8").strip() for field in fields]
+    except UnicodeDecodeError:
+        raise ValueError(f"the header of {file.name} {screening.NOT_UTF8}") from None
+    names = [name or f"column_{position}" for position, name in enumerate(names, 1)]
+    sources.require_distinct(file, names)
+    return _Header(names, delimiter, reader.line_num)
+
+
+def _head(file: File) -> bytes:
+    with file.path.open("rb") as stream:
+        head = stream.read(MAX_HEAD_BYTES)
+    if not head.removeprefix(screening.UTF8_BOM).strip():
+        raise ValueError(f"{file.name} is empty")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(
+            f"{file.name} is UTF-16 text; convert it, for example with: iconv -f UTF-16 -t UTF-8"
+        )
+    if b"\0" in head[:4096]:
+        raise ValueError(
+            f"{file.name} holds NUL bytes: it is binary, or text in an encoding other than UTF-8"
+        )
+    return head

@@ -1,0 +1,117 @@
+"""What a text must look like to be a value of a type, as SQL expressions for DuckDB.
+
+DuckDB's own casts are too lenient to infer from: '1.5' becomes the integer 2, '007' becomes 7,
+'2024-01-02 03:04:05' becomes a date, and an offset is dropped from a timestamp.
+"""
+
+TYPES = ("boolean", "integer", "number", "date", "timestamp", "string")
+
+# The types that may turn out right for a column when more of its rows are read.
+WIDER: dict[str | None, tuple[str, ...]] = {
+    None: TYPES,
+    "boolean": ("boolean", "string"),
+    "integer": ("integer", "number", "string"),
+    "number": ("number", "string"),
+    "date": ("date", "timestamp", "string"),
+    "timestamp": ("timestamp", "string"),
+    "string": ("string",),
+}
+
+# A leading zero marks a code (a postal code, a number of a shop), and more than 18 digits don't fit a number
+# exactly: both stay text.
+_NUMBER = (
+    r"\s*[+-]?(((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|0|[1-9][0-9]{0,17})([eE][+-]?[0-9]+)?"
+    r"|(?i:nan|inf|infinity))\s*"
+)
+_INTEGER = r"\s*[+-]?(0|[1-9][0-9]*)\s*"
+_WHOLE = r"\s*[+-]?[0-9]+(\.0*)?\s*"
+# LIKE patterns: a full regular expression takes longer than the cast that follows, which checks the digits.
+_DATE = "____-__-__"
+_TIMESTAMP = "____-__-__%"
+_MIDNIGHT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]00:00(:00(\.0+)?)?"
+
+
+def inferred(kind: str, text: str) -> str:
+    """Return SQL that gives a text's value in a type, or NULL where the text does not look like one.
+
+    Integers are 64 bits wide and numbers are doubles. Dates and timestamps follow ISO 8601; a timestamp with
+    an offset becomes UTC, one without is taken as it stands.
+
+    Args:
+        kind: One of `TYPES`.
+        text: SQL for the text; evaluated more than once.
+    """
+    match kind:
+        case "boolean":
+            return (
+                f"CASE WHEN {text} IN ('true', 'True', 'TRUE') THEN true "
+                f"WHEN {text} IN ('false', 'False', 'FALSE') THEN false END"
+            )
+        case "integer":
+            integer = f"TRY_CAST({text} AS BIGINT)"
+            # The round trip is the quick test; the pattern decides on what isn't written the usual way.
+            return (
+                f"CASE WHEN CAST({integer} AS VARCHAR) = {text} OR regexp_full_match({text}, '{_INTEGER}') "
+                f"THEN {integer} END"
+            )
+        case "number":
+            # Most texts that cast to a double are numbers by the pattern too; only those that may not be are
+            # matched against it, which takes longer than the cast.
+            doubtful = (
+                f"{text} < '!' OR contains({text}, '_') OR ({text} >= '+' AND {text} < ',') "
+                f"OR ({text} >= '00' AND {text} < '0:') OR ({text} >= '-00' AND {text} < '-0:') "
+                f"OR (strlen({text}) > 18 AND NOT contains({text}, '.'))"
+            )
+            return (
+                f"CASE WHEN ({doubtful}) AND NOT regexp_full_match({text}, '{_NUMBER}') "
+                f"THEN NULL ELSE TRY_CAST({text} AS DOUBLE) END"
+            )
+        case "date":
+            return _trimmed_if_needed(text, _DATE, "TRY_CAST({} AS DATE)")
+        case "timestamp":
+            return _trimmed_if_needed(
+                text, _TIMESTAMP, "make_timestamp(epoch_us(TRY_CAST({} AS TIMESTAMPTZ)))"
+            )
+        case _:
+            return f"CASE WHEN NOT contains({text}, chr(0)) THEN {text} END"
+
+
+def given(kind: str, text: str) -> str:
+    """Return SQL like `inferred`, for a column whose type a person named: more ways of writing are accepted.
+
+    Integers may have leading zeros or end in .0, numbers may have leading zeros, booleans may be 1/0, t/f,
+    yes/no or y/n, and a date may carry the time 00:00:00.
+    """
+    match kind:
+        case "boolean":
+            return (
+                f"CASE WHEN lower(trim({text})) IN ('true', 't', 'yes', 'y', '1') THEN true "
+                f"WHEN lower(trim({text})) IN ('false', 'f', 'no', 'n', '0') THEN false END"
+            )
+        case "integer":
+            return f"CASE WHEN regexp_full_match({text}, '{_WHOLE}') THEN TRY_CAST({text} AS BIGINT) END"
+        case "number":
+            return f"CASE WHEN NOT contains({text}, '_') THEN TRY_CAST({text} AS DOUBLE) END"
+        case "date":
+            date = f"CASE WHEN regexp_full_match({text}, '{_MIDNIGHT}') THEN TRY_CAST({text} AS DATE) END"
+            return f"coalesce({inferred(kind, text)}, {date})"
+    return inferred(kind, text)
+
+
+def rule(kind: str) -> str:
+    """Return what a value of a type looks like, for messages."""
+    return {
+        "boolean": "a boolean (true or false)",
+        "integer": "an integer of at most 64 bits",
+        "number": "a number",
+        "date": "a date (such as 2024-01-31)",
+        "timestamp": "a timestamp (such as 2024-01-31T23:59:00)",
+    }.get(kind, "text without NUL bytes")
+
+
+def _trimmed_if_needed(text: str, pattern: str, cast: str) -> str:
+    trimmed = f"trim({text})"
+    return (
+        f"CASE WHEN {text} LIKE '{pattern}' THEN {cast.format(text)} "
+        f"WHEN {trimmed} LIKE '{pattern}' THEN {cast.format(trimmed)} END"
+    )
