@@ -1,0 +1,25 @@
+from kfp.dsl import HTML, Artifact, Dataset, Input, Output
+
+from .. import runs_in
+
+
+@runs_in("base")
+def profile_table(table: Input[Dataset], statistics: Output[Artifact], report: Output[HTML]) -> None:
+    """Measure every column of a table: missing and different values, range, quantiles, histogram, top values.
+
+    Columns of more than about 100,000 different values are described approximately, and say so.
+
+    Args:
+        table: The table to describe.
+        statistics: The measures as JSON: rows, missing_cells, duplicate_rows, warnings, and for each column
+            its name, type, count, nulls, distinct, exact, top_values, and where they apply min, max, mean,
+            std, skewness, quantiles, histogram and text lengths.
+        report: The same for people: what deserves a look first, then a card with a chart for each column.
+    """
+    from flowparts import outputs, profile, tables
+
+    measured = profile.profile(tables.scan(table.path))
+    outputs.write_json(statistics.path, measured)
+    outputs.write_text(report.path, profile.render(measured, source=table.metadata.get("source", "")))
+    statistics.metadata["rows"] = measured["rows"]
+    statistics.metadata["warnings"] = len(measured["warnings"])
