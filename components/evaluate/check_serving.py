@@ -1,0 +1,42 @@
+from typing import NamedTuple
+
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("sklearn")
+def check_serving(
+    model: Input[Model],
+    test: Input[Dataset],
+    metrics: Output[Metrics],
+    sample_rows: int = 200,
+    timeout_seconds: float = 120.0,
+) -> NamedTuple("Outputs", [("servable", bool), ("reason", str), ("latency_ms", float)]):  # type: ignore[valid-type]
+    """Load a model in a process of its own, send it test rows as JSON and require the offline predictions.
+
+    A model that can't serve doesn't fail this step: servable is then false and the reason says why.
+
+    Args:
+        model: Model directory to check.
+        test: Raw rows to send, spread over the table.
+        metrics: servable (1 or 0), rows, load_seconds, and for requests of one row latency_ms_median and
+            latency_ms_p95.
+        sample_rows: Number of rows to send.
+        timeout_seconds: Time for loading and all answers together.
+
+    Returns:
+        servable: Whether the model loaded, answered in time and predicted what it predicts offline.
+        reason: Why, in one sentence.
+        latency_ms: Median milliseconds for a request of one row, without network; 0 if there was no answer.
+    """
+    from flowparts import outputs, serving_check, tables
+
+    serving_check.check_options(sample_rows, timeout_seconds)
+    rows = serving_check.sample(tables.scan(test.path), sample_rows)
+    verdict = serving_check.check(model.path, rows, timeout_seconds)
+    measured = {"servable": int(verdict.servable), **verdict.measures}
+    for name, value in measured.items():
+        metrics.log_metric(name, value)
+    outputs.write_json(metrics.path, measured)
+    return verdict.servable, verdict.reason, verdict.latency_ms

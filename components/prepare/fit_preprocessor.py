@@ -1,0 +1,70 @@
+from typing import Optional
+
+from kfp.dsl import Artifact, Dataset, Input, Output
+
+from .. import runs_in
+
+
+@runs_in("sklearn")
+def fit_preprocessor(
+    train: Input[Dataset],
+    validation: Input[Dataset],
+    preprocessor: Output[Artifact],
+    train_features: Output[Dataset],
+    validation_features: Output[Dataset],
+    label: str,
+    task: str = "classification",
+    exclude_columns: Optional[list[str]] = None,
+    weight_column: Optional[str] = None,
+    max_one_hot_categories: int = 20,
+    seed: int = 0,
+) -> None:
+    """Learn from the training table how to impute, scale and encode, and transform training and validation.
+
+    Done once and shared by every candidate. The training table's features are held in memory while learning;
+    the validation table is transformed chunk by chunk.
+
+    Args:
+        train: Raw rows to learn from.
+        validation: Raw rows to transform; nothing is learned from them.
+        preprocessor: What was learned: a directory with a skops file, JSON and a few example rows.
+        train_features: Transformed training rows: 32-bit features, the label and the weights. Target-encoded
+            features are cross-fitted, so they don't leak a row's own label.
+        validation_features: Transformed validation rows, the same columns.
+        label: Column to predict.
+        task: What is learned, classification or regression.
+        exclude_columns: Columns that shall not become features, such as identifiers.
+        weight_column: Column of sample weights, numbers of 0 or more; not a feature.
+        max_one_hot_categories: Most distinct values for which every category gets a column of its own; above
+            that it is encoded by its mean label.
+        seed: Decides the folds of target encoding.
+    """
+    from flowparts import preprocess, tables
+
+    excluded = exclude_columns or []
+    preprocess.check_options(label, task, excluded, weight_column, max_one_hot_categories)
+    fitted, transformed = preprocess.fit(
+        tables.scan(train.path),
+        label=label,
+        task=task,
+        exclude_columns=excluded,
+        weight_column=weight_column,
+        max_one_hot_categories=max_one_hot_categories,
+        seed=seed,
+    )
+    held_out = preprocess.transform(tables.scan(validation.path), fitted, "the validation table")
+    validation_features.metadata.update(
+        tables.write(held_out, validation_features.path, source=f"features of {validation.uri}")
+    )
+    train_features.metadata.update(
+        tables.write(transformed, train_features.path, source=f"features of {train.uri}")
+    )
+    fitted.save(preprocessor.path)
+    preprocessor.metadata.update(
+        label=label,
+        task=task,
+        classes=fitted.classes,
+        features=list(fitted.features),
+        dropped_columns=fitted.dropped,
+        training_fingerprint=fitted.training_fingerprint,
+    )

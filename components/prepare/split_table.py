@@ -1,0 +1,69 @@
+from typing import NamedTuple, Optional
+
+from kfp.dsl import Dataset, Input, Output
+
+from .. import runs_in
+
+
+@runs_in("base")
+def split_table(
+    table: Input[Dataset],
+    train: Output[Dataset],
+    validation: Output[Dataset],
+    test: Output[Dataset],
+    key: Optional[list[str]] = None,
+    stratify_by: Optional[str] = None,
+    group_by: Optional[str] = None,
+    time_column: Optional[str] = None,
+    train_fraction: float = 0.7,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    seed: int = 0,
+) -> NamedTuple("Outputs", [("train_rows", int), ("validation_rows", int), ("test_rows", int)]):  # type: ignore[valid-type]
+    """Split the rows of a table by a hash of their key into train, validation and test.
+
+    No row is lost or twice, and the same seed gives the same split whatever the order of the rows. Of key,
+    stratify_by, group_by and time_column only the first two go together.
+
+    Args:
+        table: Rows to split.
+        train: Rows to learn from.
+        validation: Rows to stop early and to choose between candidates.
+        test: Rows for the final verdict, which nothing is learned from.
+        key: Columns that identify a row; rows with equal keys stay together. All columns if not given.
+        stratify_by: Column whose values have the same shares in every part; a number with more than 20
+            distinct values counts by decile, a missing value as a value of its own.
+        group_by: Column whose equal values stay together, such as a patient or a customer.
+        time_column: Column of timestamps, dates or numbers; the oldest rows train, the newest test.
+        train_fraction: Share of the rows for train, between 0 and 1; the three add up to 1.
+        validation_fraction: Share of the rows for validation, from 0 to below 1.
+        test_fraction: Share of the rows for test, from 0 to below 1.
+        seed: Another number gives another split.
+
+    Returns:
+        train_rows: Number of rows in train.
+        validation_rows: Number of rows in validation.
+        test_rows: Number of rows in test.
+    """
+    from flowparts import split, tables
+
+    fractions = (train_fraction, validation_fraction, test_fraction)
+    split.check_options(fractions, key, stratify_by, group_by, time_column)
+    frame = tables.scan(table.path)
+    parts = split.assign(
+        frame,
+        fractions,
+        key=key,
+        stratify_by=stratify_by,
+        group_by=group_by,
+        time_column=time_column,
+        seed=seed,
+    )
+    rows = []
+    for name, output in zip(split.PARTS, (train, validation, test), strict=True):
+        described = tables.write(
+            split.part(frame, parts, name), output.path, source=f"{name} part of {table.uri}"
+        )
+        output.metadata.update(described)
+        rows.append(described["rows"])
+    return tuple(rows)

@@ -1,0 +1,403 @@
+"""The model contract: an MLflow model directory that takes raw rows, with weights that run no code on load.
+
+A directory opens with plain MLflow too (`mlflow.pyfunc.load_model`, `mlflow.sklearn.load_model`). Here it is
+written and read without importing MLflow, whose import takes longer than scoring most tables.
+"""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import flowparts
+from flowparts import outputs, preprocess, tables
+from flowparts.schema import Column, Schema
+
+_WEIGHTS = "model.skops"
+# Bounds memory while a table is scored; large enough that Python's overhead is small.
+_CHUNK_ROWS = 100_000
+# Below this many rows, starting threads takes longer than the work they share.
+_ROWS_WORTH_THREADS = 2_000
+
+# Estimators that predict the most probable class: scoring once gives both.
+_MOST_PROBABLE = (
+    "xgboost",
+    "lightgbm",
+    "sklearn.ensemble._forest",
+    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting",
+    "sklearn.neural_network._multilayer_perceptron",
+    "sklearn.tree._classes",
+)
+
+_MLFLOW_TYPES = {
+    "integer": "long",
+    "number": "double",
+    "boolean": "boolean",
+    "string": "string",
+    "timestamp": "datetime",
+    "date": "datetime",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model.
+
+    Attributes:
+        metadata: Everything said about the model, see `save`.
+        task: "classification" or "regression".
+        label: The label column's name.
+        features: Raw columns that it needs, in order.
+        types: Raw column name to type.
+        classes: Sorted label values of a classification; None for a regression.
+        pipeline: The scikit-learn Pipeline: raw columns, preprocessing, estimator.
+    """
+
+    metadata: dict[str, Any]
+    task: str
+    label: str
+    features: list[str]
+    types: dict[str, str]
+    classes: list[Any] | None
+    pipeline: Any
+
+    @property
+    def prediction_schema(self) -> dict[str, pl.DataType]:
+        """Names and types of the columns that `predict` returns."""
+        return _prediction_schema(self.classes)
+
+    def predict(self, table: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+        """Score raw rows, in order.
+
+        Args:
+            table: Rows with the feature columns; other columns are ignored. A LazyFrame is scored in chunks.
+
+        Returns:
+            Column "prediction" (the label's values; Float64 for a regression) and for a classification
+            "probability_<class>" (Float64, each row sums to 1) for each class in order. An estimator without
+            probabilities gets them from its decision function (sigmoid or softmax, not calibrated), and
+            without that 1 for the class it predicts.
+
+        Raises:
+            ValueError: A feature column is missing or holds a value that isn't of its type.
+        """
+        tables.require_columns(table, self.features, "feature column")
+        chunks = [self._score(chunk) for chunk in _chunks(table, self.features) if chunk.height]
+        return pl.concat(chunks) if chunks else pl.DataFrame(schema=self.prediction_schema)
+
+    def _score(self, rows: pl.DataFrame) -> pl.DataFrame:
+        import joblib
+
+        threads = joblib.cpu_count() if rows.height >= _ROWS_WORTH_THREADS else 1
+        raw = tables.to_pandas(preprocess.conform(rows, self.types))
+        with joblib.parallel_config("threading", n_jobs=threads), _thread_pools().limit(limits=threads):
+            # The first step brings whatever a server got to the types that `raw` already has.
+            matrix = self.pipeline[1:-1].transform(raw)
+            return predictions(self.pipeline[-1], matrix, self.classes)
+
+
+@cache
+def _thread_pools() -> Any:
+    # Finding the libraries takes longer than scoring a row; asked first when the pipeline has loaded them.
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> pl.DataFrame:
+    """Score transformed features with a fitted estimator.
+
+    Args:
+        estimator: A fitted scikit-learn, XGBoost or LightGBM estimator.
+        matrix: Float32 features, rows by columns.
+        classes: Sorted label values of a classification; None for a regression.
+
+    Returns:
+        The columns of `Model.predict`.
+    """
+    import numpy as np
+
+    if classes is None:
+        values = np.asarray(estimator.predict(matrix), dtype=float).reshape(len(matrix))
+        return pl.DataFrame({"prediction": values})
+    probabilities = _probabilities(estimator, matrix)
+    if _library(estimator) in _MOST_PROBABLE or type(estimator).__module__ in _MOST_PROBABLE:
+        predicted = np.asarray(estimator.classes_)[probabilities.argmax(axis=1)]
+    else:
+        predicted = np.asarray(estimator.predict(matrix))
+    columns = {
+        f"probability_{value}": np.ascontiguousarray(probabilities[:, index])
+        for index, value in enumerate(classes)
+    }
+    prediction = pl.Series("prediction", predicted.tolist(), dtype=_prediction_schema(classes)["prediction"])
+    return pl.DataFrame([prediction]).with_columns(**columns)
+
+
+def save(
+    path: str | Path,
+    estimator: Any,
+    *,
+    preprocessor: preprocess.Preprocessor,
+    task: str,
+    label: str,
+    classes: Sequence[Any] | None,
+    metadata: Mapping[str, object],
+) -> dict[str, Any]:
+    """Write preprocessing and estimator as one MLflow model directory that appears whole or not at all.
+
+    Args:
+        path: The directory to make.
+        estimator: A fitted scikit-learn, XGBoost or LightGBM estimator of the preprocessor's features.
+        preprocessor: What turns raw rows into these features.
+        task: "classification" or "regression".
+        label: The label column's name.
+        classes: Sorted label values of a classification; None for a regression.
+        metadata: What else to say about the model: estimator (class name), parameters, training_fingerprint,
+            git_commit, validation (metric to value on the validation table).
+
+    Returns:
+        The metadata as stored: the given, and framework, task, label, classes, features, and schema: what a
+        table must be to be scored, in the form of `flowparts.schema`.
+
+    Raises:
+        ValueError: The estimator can't be stored without a pickle.
+    """
+    from sklearn.pipeline import Pipeline
+
+    from flowparts import weights
+    from flowparts.transformers import Float32, RawColumns
+
+    # How many processors there are is the matter of whoever loads the model.
+    jobs = [name for name in estimator.get_params() if name.split("__")[-1] == "n_jobs"]
+    estimator.set_params(**dict.fromkeys(jobs))
+    pipeline = Pipeline(
+        [
+            ("columns", RawColumns(preprocessor.features, preprocessor.nullable)),
+            ("preprocess", preprocessor.transformer),
+            ("round", Float32()),
+            ("estimator", estimator),
+        ]
+    )
+    framework = _framework(estimator)
+    stored: dict[str, Any] = {
+        **metadata,
+        "framework": framework,
+        "task": task,
+        "label": label,
+        "classes": None if classes is None else list(classes),
+        "features": list(preprocessor.features),
+        "schema": _input_schema(preprocessor.features),
+    }
+    with outputs.whole(path) as partial:
+        partial.mkdir()
+        weights.dump(pipeline, partial / _WEIGHTS)
+        _write_requirements(partial, framework)
+        _write_example(partial, preprocessor.example)
+        _write_mlmodel(partial, stored, _signature(preprocessor, classes))
+    return stored
+
+
+def load(path: str | Path) -> Model:
+    """Open a model directory; only code that is installed and trusted runs.
+
+    Raises:
+        ValueError: There is no model at `path`, or its weights are damaged or hold a type that isn't trusted.
+    """
+    from flowparts import weights
+
+    description = _description(path)
+    stored = description["metadata"]
+    pipeline = weights.load(Path(path) / _WEIGHTS)
+    try:
+        types = dict(pipeline.named_steps["columns"].types)
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(f"the weights at {path} are no pipeline that flowparts saved") from None
+    return Model(
+        metadata=stored,
+        task=stored["task"],
+        label=stored["label"],
+        features=stored["features"],
+        types=types,
+        classes=stored["classes"],
+        pipeline=pipeline,
+    )
+
+
+def metadata(path: str | Path) -> dict[str, Any]:
+    """Return a model's metadata without loading its weights.
+
+    Raises:
+        ValueError: There is no model at `path`.
+    """
+    stored: dict[str, Any] = _description(path)["metadata"]
+    return stored
+
+
+def _description(path: str | Path) -> dict[str, Any]:
+    import yaml
+
+    file = Path(path) / "MLmodel"
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"no model at {path}: the directory holds no file MLmodel") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from None
+    expected = {"framework", "task", "label", "classes", "features", "schema"}
+    if not isinstance(found, dict) or not expected <= set(found.get("metadata") or {}):
+        raise ValueError(
+            f"the model at {path} was not saved by flowparts: its MLmodel lacks the metadata "
+            + ", ".join(sorted(expected))
+        )
+    return found
+
+
+def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    if isinstance(table, pl.DataFrame):
+        return table.select(columns).iter_slices(_CHUNK_ROWS)
+    return iter(
+        table.select(columns).collect_batches(chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming")
+    )
+
+
+def _prediction_schema(classes: Sequence[Any] | None) -> dict[str, pl.DataType]:
+    if classes is None:
+        return {"prediction": pl.Float64()}
+    kinds: dict[type, pl.DataType] = {bool: pl.Boolean(), int: pl.Int64(), float: pl.Float64()}
+    dtype = kinds.get(type(classes[0]), pl.String())
+    return {"prediction": dtype} | {f"probability_{value}": pl.Float64() for value in classes}
+
+
+def _probabilities(estimator: Any, matrix: Any) -> Any:
+    """Return a float64 matrix: rows, classes."""
+    import numpy as np
+    from scipy.special import expit, softmax
+
+    if hasattr(estimator, "predict_proba"):
+        return np.asarray(estimator.predict_proba(matrix), dtype=float)
+    if hasattr(estimator, "decision_function"):
+        scores = np.asarray(estimator.decision_function(matrix), dtype=float)
+        if scores.ndim == 1:
+            positive = expit(scores)
+            return np.column_stack([1 - positive, positive])
+        if scores.shape[1] == len(estimator.classes_):
+            return softmax(scores, axis=1)
+    predicted = np.asarray(estimator.predict(matrix))
+    return (predicted[:, None] == np.asarray(estimator.classes_)[None, :]).astype(float)
+
+
+def _framework(estimator: Any) -> str:
+    library = _library(estimator)
+    return "scikit-learn" if library == "sklearn" else library
+
+
+def _library(estimator: Any) -> str:
+    from flowparts.transformers import EncodedLabels
+
+    inner = estimator.estimator if isinstance(estimator, EncodedLabels) else estimator
+    return type(inner).__module__.partition(".")[0]
+
+
+def _input_schema(features: Mapping[str, str]) -> dict[str, Any]:
+    """Say what a table to be scored must be; missing values and fractions are the preprocessing's matter."""
+    kinds = {name: "number" if kind == "integer" else kind for name, kind in features.items()}
+    columns = [Column(name, kind, nullable=True) for name, kind in kinds.items()]
+    return Schema(columns, additional_columns=True).to_dict()
+
+
+def _signature(preprocessor: preprocess.Preprocessor, classes: Sequence[Any] | None) -> dict[str, str | None]:
+    """Return MLflow's model signature; see https://mlflow.org/docs/latest/ml/model/signatures.
+
+    A whole number or boolean that may be missing is a double there, because pandas has NaN for numbers only.
+    """
+    inputs = []
+    for name, kind in preprocessor.features.items():
+        missing = name in preprocessor.nullable
+        mlflow_type = "double" if missing and kind in ("integer", "boolean") else _MLFLOW_TYPES[kind]
+        inputs.append({"type": mlflow_type, "name": name, "required": not missing})
+    label = (
+        "double"
+        if classes is None
+        else {bool: "boolean", int: "long", float: "double"}.get(type(classes[0]), "string")
+    )
+    output = [{"type": label, "name": preprocessor.label, "required": True}]
+    return {"inputs": json.dumps(inputs), "outputs": json.dumps(output), "params": None}
+
+
+def _write_requirements(directory: Path, framework: str) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    # XGBoost comes under two names: with CUDA and without.
+    names = [["mlflow", "mlflow-skinny"], ["numpy"], ["pandas"], ["polars"], ["polars-hash"], ["pyarrow"]]
+    names += [["scikit-learn"], ["skops"]]
+    names += {"xgboost": [["xgboost-cpu", "xgboost"]], "lightgbm": [["lightgbm"]]}.get(framework, [])
+    lines = [f"flowparts=={flowparts.__version__}"]
+    for alternatives in names:
+        for name in alternatives:
+            try:
+                lines.append(f"{name}=={version(name)}")
+            except PackageNotFoundError:
+                continue
+            break
+    (directory / "requirements.txt").write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
+    (directory / "python_env.yaml").write_text(
+        f"python: {platform.python_version()}\nbuild_dependencies:\n- pip\n- setuptools\n- wheel\n"
+        "dependencies:\n- -r requirements.txt\n",
+        encoding="utf-8",
+    )
+
+
+def _write_example(directory: Path, example: pl.DataFrame) -> None:
+    rows = json.loads(example.write_json())
+    split = {"columns": example.columns, "data": [list(row.values()) for row in rows]}
+    (directory / "input_example.json").write_text(json.dumps(split), encoding="utf-8")
+    (directory / "serving_input_example.json").write_text(
+        json.dumps({"dataframe_split": split}), encoding="utf-8"
+    )
+
+
+def _write_mlmodel(directory: Path, stored: Mapping[str, Any], signature: Mapping[str, str | None]) -> None:
+    import hashlib
+    from importlib.metadata import version
+
+    import yaml
+
+    from flowparts import weights
+
+    with (directory / _WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    description = {
+        "flavors": {
+            "python_function": {
+                "env": {"virtualenv": "python_env.yaml"},
+                "loader_module": "mlflow.sklearn",
+                "model_path": _WEIGHTS,
+                "predict_fn": "predict",
+                "python_version": platform.python_version(),
+            },
+            "sklearn": {
+                "code": None,
+                "pickled_model": _WEIGHTS,
+                "serialization_format": "skops",
+                "sklearn_version": version("scikit-learn"),
+                "skops_trusted_types": list(weights.TRUSTED_TYPES),
+            },
+        },
+        "metadata": dict(stored),
+        # Content instead of chance, so that equal trainings give equal files.
+        "model_uuid": digest[:32],
+        "saved_input_example_info": {
+            "artifact_path": "input_example.json",
+            "pandas_orient": "split",
+            "serving_input_path": "serving_input_example.json",
+            "type": "dataframe",
+        },
+        "signature": dict(signature),
+    }
+    text = yaml.safe_dump(description, sort_keys=True, allow_unicode=True)
+    (directory / "MLmodel").write_text(text, encoding="utf-8")

@@ -1,0 +1,202 @@
+import datetime
+import itertools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from flowparts import split
+
+SHARES = (0.7, 0.15, 0.15)
+
+
+def parts(
+    frame: pl.DataFrame, fractions: tuple[float, float, float] = SHARES, **options: Any
+) -> list[pl.DataFrame]:
+    assigned = split.assign(frame.lazy(), fractions, **options)
+    return [split.part(frame.lazy(), assigned, name).collect() for name in split.PARTS]
+
+
+def people(rows: int = 2000, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    start = datetime.datetime(2024, 1, 1)
+    return pl.DataFrame(
+        {
+            "id": np.arange(rows),
+            "patient": rng.integers(0, 300, rows),
+            "label": rng.choice(["a", "b", "c"], rows, p=[0.9, 0.08, 0.02]),
+            "income": rng.lognormal(size=rows),
+            "at": [start + datetime.timedelta(hours=int(h)) for h in rng.integers(0, 500, rows)],
+        }
+    ).with_columns(pl.when(pl.col("id") % 11 == 0).then(None).otherwise(pl.col("label")).alias("label"))
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"key": ["id"]},
+    {"stratify_by": "label"},
+    {"stratify_by": "income"},
+    {"key": ["id"], "stratify_by": "label"},
+    {"group_by": "patient"},
+    {"time_column": "at"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_no_row_is_lost_or_twice_and_shares_are_close(options: dict[str, Any]) -> None:
+    frame = people()
+    divided = parts(frame, **options)
+    assert_frame_equal(pl.concat(divided).sort("id"), frame)
+    for piece, share in zip(divided, SHARES, strict=True):
+        assert abs(piece.height / frame.height - share) < 0.05
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_order_of_the_rows_changes_nothing(options: dict[str, Any]) -> None:
+    frame = people()
+    shuffled = frame.sample(fraction=1, shuffle=True, seed=7)
+    for piece, other in zip(parts(frame, seed=3, **options), parts(shuffled, seed=3, **options), strict=True):
+        assert_frame_equal(piece, other.sort("id"))
+
+
+@pytest.mark.parametrize("options", [o for o in OPTIONS if "time_column" not in o], ids=str)
+def test_another_seed_gives_another_split(options: dict[str, Any]) -> None:
+    one, other = parts(people(), seed=1, **options)[2], parts(people(), seed=2, **options)[2]
+    assert set(one["id"]) != set(other["id"])
+
+
+def test_rows_keep_their_order() -> None:
+    assert all(piece["id"].is_sorted() for piece in parts(people(), key=["id"]))
+
+
+def test_more_rows_move_none_of_the_earlier() -> None:
+    frame = people()
+    before, after = parts(frame.head(1000), key=["id"]), parts(frame, key=["id"])
+    for early, late in zip(before, after, strict=True):
+        assert set(early["id"]) <= set(late["id"])
+
+
+def test_rows_with_equal_keys_stay_together() -> None:
+    seen = [set(piece["patient"]) for piece in parts(people(), key=["patient"])]
+    assert sum(map(len, seen)) == len(set.union(*seen))
+
+
+def test_groups_stay_together_and_missing_is_one_group() -> None:
+    frame = people().with_columns(
+        pl.when(pl.col("id") < 50).then(None).otherwise(pl.col("patient")).alias("patient")
+    )
+    seen = [set(piece["patient"].to_list()) for piece in parts(frame, group_by="patient")]
+    assert sum(map(len, seen)) == len(set.union(*seen))
+
+
+def test_each_stratum_has_its_shares_to_the_row() -> None:
+    frame = people()
+    divided = parts(frame, stratify_by="label")
+    total = Counter(frame["label"].to_list())
+    assert None in total
+    for value, count in total.items():
+        cuts = [0, round(count * 0.7), round(count * 0.85), count]
+        found = [Counter(piece["label"].to_list())[value] for piece in divided]
+        assert found == [high - low for low, high in itertools.pairwise(cuts)]
+
+
+def test_numbers_are_stratified_by_decile() -> None:
+    frame = people()
+    decile = pl.Series(np.searchsorted(np.quantile(frame["income"], np.arange(0.1, 1, 0.1)), frame["income"]))
+    for piece, share in zip(parts(frame, stratify_by="income"), SHARES, strict=True):
+        for value in range(10):
+            members = frame.filter(decile == value)["id"].is_in(piece["id"].to_list()).sum()
+            assert abs(members - 200 * share) <= 2
+
+
+def test_time_puts_the_oldest_first_and_ties_on_one_side() -> None:
+    train, validation, test = parts(people(), time_column="at")
+    assert train["at"].max() < validation["at"].min()  # type: ignore[operator]
+    assert validation["at"].max() < test["at"].min()  # type: ignore[operator]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.tuples(st.one_of(st.none(), st.text(max_size=3)), st.integers(-5, 5)), min_size=12),
+    seed=st.integers(0, 2**32),
+)
+def test_any_table_comes_out_whole(values: list[tuple[str | None, int]], seed: int) -> None:
+    frame = pl.DataFrame(values, schema={"text": pl.String, "number": pl.Int64}, orient="row")
+    try:
+        divided = parts(frame, (0.5, 0.3, 0.2), seed=seed)
+    except ValueError as error:
+        assert "would be empty" in str(error)  # noqa: PT017 - a small table may well leave a part empty
+        return
+    assert Counter(pl.concat(divided).rows()) == Counter(frame.rows())
+
+
+def test_a_share_of_none_gets_no_rows() -> None:
+    assert [piece.height > 0 for piece in parts(people(), (0.8, 0.2, 0.0), key=["id"])] == [True, True, False]
+    assert [piece.height > 0 for piece in parts(people(), (0.8, 0.0, 0.2), key=["id"])] == [True, False, True]
+    assert parts(people(), (0.7, 0.3, 0.0), stratify_by="label")[2].is_empty()
+
+
+def test_a_column_named_part_is_kept() -> None:
+    frame = pl.DataFrame({"part": range(100)})
+    assert sorted(pl.concat(parts(frame))["part"].to_list()) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("fractions", "options", "message"),
+    [
+        ((0.7, 0.2, 0.2), {}, r"must add up to 1, not 0\.7 \+ 0\.2 \+ 0\.2 = 1\.1"),
+        ((1.2, -0.1, -0.1), {}, "train_fraction must be at least 0 and less than 1, not 1.2"),
+        ((0.0, 0.5, 0.5), {}, "train_fraction must be more than 0"),
+        ((float("nan"), 0.5, 0.5), {}, "train_fraction must be at least 0"),
+        (SHARES, {"key": []}, "key is an empty list"),
+        (SHARES, {"key": ["identity"]}, "key column 'identity' is not in the table; columns are: id, "),
+        (SHARES, {"stratify_by": "x"}, "stratify_by column 'x' is not in the table"),
+        (SHARES, {"group_by": "x"}, "group_by column 'x' is not in the table"),
+        (SHARES, {"time_column": "x"}, "time column 'x' is not in the table"),
+        (
+            SHARES,
+            {"group_by": "patient", "time_column": "at"},
+            "group_by and time_column contradict each other",
+        ),
+        (SHARES, {"group_by": "patient", "key": ["id"]}, "key and group_by contradict each other"),
+        (SHARES, {"time_column": "label"}, "time column 'label' holds String; it must hold timestamps"),
+        (SHARES, {"key": ["patient"], "stratify_by": "label"}, "keys have rows with different values"),
+        (
+            SHARES,
+            {"key": ["one"]},
+            "part .* of 2000 rows.* would be empty: column 'one' has too few distinct",
+        ),
+        (SHARES, {"time_column": "one"}, "column 'one' has too few distinct values"),
+    ],
+)
+def test_a_wrong_option_gives_a_sentence(
+    fractions: tuple[float, float, float], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        split.assign(people().lazy().with_columns(one=1), fractions, **options)
+
+
+def test_a_missing_time_gives_a_sentence() -> None:
+    frame = people().with_columns(pl.when(pl.col("id") > 3).then(pl.col("at")).alias("at"))
+    with pytest.raises(ValueError, match="time column 'at' is missing in 4 rows"):
+        split.assign(frame.lazy(), SHARES, time_column="at")
+
+
+def test_a_stratum_for_each_row_gives_a_sentence() -> None:
+    frame = people().with_columns(pl.col("id").cast(pl.String))
+    with pytest.raises(ValueError, match="'id' has 2000 distinct values in 2000 rows, too many"):
+        split.assign(frame.lazy(), SHARES, stratify_by="id")
+
+
+def test_too_few_rows_give_a_sentence() -> None:
+    with pytest.raises(
+        ValueError, match=r"part \(0.15 of 1 rows\) would be empty: the table has too few rows"
+    ):
+        split.assign(pl.LazyFrame({"a": [1]}), (0.7, 0.15, 0.15))
+    with pytest.raises(ValueError, match="has no rows"):
+        split.assign(pl.LazyFrame({"a": []}), (0.7, 0.15, 0.15))
