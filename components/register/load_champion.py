@@ -1,0 +1,33 @@
+from typing import Optional
+
+from kfp.dsl import Artifact, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("sklearn")
+def load_champion(
+    model: Output[Model],
+    schema: Output[Artifact],
+    model_name: str,
+    tracking_uri: Optional[str] = None,
+) -> str:
+    """Fetch the champion of a registered model, and the schema of the rows that it takes.
+
+    Args:
+        model: The champion's model directory.
+        schema: Schema of its feature columns (JSON), for validate_table; other columns are allowed.
+        model_name: The registered model.
+        tracking_uri: MLflow server or database; if not given, the environment's MLFLOW_TRACKING_URI, else an
+            SQLite file in the home directory.
+
+    Returns:
+        The champion's version in the registry.
+    """
+    from flowparts import models, outputs, registry
+
+    version = registry.fetch_champion(model_name, model.path, tracking_uri or None)
+    described = models.metadata(model.path)
+    model.metadata.update(described, version=version)
+    outputs.write_json(schema.path, described["schema"])
+    return version

@@ -1,0 +1,49 @@
+"""The metrics of each task and which way each points; free of NumPy, so every image can choose by them."""
+
+from difflib import get_close_matches
+
+PRIMARY = {"classification": "roc_auc", "regression": "rmse"}
+
+HIGHER_IS_BETTER = {
+    "classification": {
+        "accuracy": True,
+        "balanced_accuracy": True,
+        "precision": True,
+        "recall": True,
+        "f1": True,
+        "roc_auc": True,
+        "average_precision": True,
+        "log_loss": False,
+        "brier": False,
+        "mcc": True,
+    },
+    "regression": {
+        "rmse": False,
+        "mae": False,
+        "r2": True,
+        "mape": False,
+        "median_absolute_error": False,
+    },
+}
+
+
+def higher_is_better(metric: str) -> bool:
+    """Say which way a metric points.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    known = {name: higher for names in HIGHER_IS_BETTER.values() for name, higher in names.items()}
+    if metric not in known:
+        close = get_close_matches(metric, known, n=1)
+        near = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"metric {metric!r} is unknown{near}; metrics are: {', '.join(known)}")
+    return known[metric]
+
+
+def require_fitting(metric: str, task: str) -> None:
+    """Raise ValueError unless the metric exists and measures this task."""
+    higher_is_better(metric)
+    if metric not in HIGHER_IS_BETTER[task]:
+        fitting = ", ".join(HIGHER_IS_BETTER[task])
+        raise ValueError(f"metric {metric!r} does not fit {task}; its metrics are: {fitting}")

@@ -1,0 +1,417 @@
+"""The pages that tell people how good a model is, where it errs and whether its probabilities hold."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowparts import metrics, report
+from flowparts.evaluation import MAX_CLASSES, MIN_SLICE_ROWS, SLICE_METRIC, Evaluation, curves
+
+# Lines of more classes can't be told apart.
+_MAX_LINES = 8
+_MAX_POINTS = 2000
+# Below this many rows a percentile bootstrap is known to give intervals that are too narrow.
+_FEW_ROWS = 30
+# A calibration error that hardly any use of a probability notices, though many rows would prove it real.
+_CLOSE = 0.02
+_MEANING = {
+    "accuracy": "share of right answers",
+    "balanced_accuracy": "share of right answers, each class counting the same",
+    "precision": "share of right answers among those that name a class, mean of the classes",
+    "recall": "share of a class that is found, mean of the classes",
+    "f1": "harmonic mean of precision and recall, mean of the classes",
+    "roc_auc": "chance that a row of the class is ranked above another row; 0.5 is guessing",
+    "average_precision": "area under the precision-recall curve",
+    "log_loss": "penalty for probability put on the wrong class; 0 is perfect",
+    "brier": "squared error of the probabilities; 0 is perfect",
+    "mcc": "correlation of answers and truth; 0 is guessing",
+    "rmse": "root of the mean squared error, in the label's unit; large errors count more",
+    "mae": "mean error, in the label's unit",
+    "r2": "share of the label's variance that is explained; 0 is no better than the mean",
+    "mape": "mean error as a share of the actual value",
+    "median_absolute_error": "half of the errors are smaller, in the label's unit",
+}
+_SLICE_COLUMNS = {
+    "classification": ("accuracy", "f1", "roc_auc", "log_loss"),
+    "regression": ("rmse", "mae", "r2"),
+}
+
+
+def classification_page(evaluation: Evaluation) -> str:
+    """Return the HTML page of a classification's evaluation."""
+    found = curves(evaluation)
+    label, rows = evaluation.truth.name, len(evaluation.truth)
+    names = ["accuracy", "f1", "roc_auc", "log_loss"]
+    return report.page(
+        f"How well is {label!r} predicted?",
+        report.facts(_with_intervals(evaluation, names)),
+        _accuracy_callout(evaluation),
+        *_few_rows_callout(rows),
+        *_undefined_callout(evaluation),
+        _confusion_callout(evaluation),
+        *_slice_callout(evaluation),
+        _trust_callout(evaluation),
+        _metrics_section(evaluation),
+        _mistakes_section(evaluation, found),
+        _ranking_section(found, len(evaluation.classes)),
+        _trust_section(evaluation, found),
+        _slices_section(evaluation),
+        subtitle=_subtitle(evaluation, f"{rows:,} test rows, {len(evaluation.classes)} classes"),
+    )
+
+
+def regression_page(evaluation: Evaluation) -> str:
+    """Return the HTML page of a regression's evaluation."""
+    label, rows = evaluation.truth.name, len(evaluation.truth)
+    actual = metrics.floats(evaluation.truth)
+    predicted = metrics.floats(evaluation.predictions["prediction"])
+    deciles = _deciles(actual, predicted)
+    return report.page(
+        f"How well is {label!r} predicted?",
+        report.facts(_with_intervals(evaluation, ["mae", "rmse", "r2"])),
+        _error_callout(evaluation, actual),
+        *_few_rows_callout(rows),
+        *_bias_callout(actual, predicted),
+        *_decile_callout(deciles),
+        *_slice_callout(evaluation),
+        _metrics_section(evaluation),
+        _fit_section(actual, predicted),
+        _errors_section(evaluation, deciles),
+        _slices_section(evaluation),
+        subtitle=_subtitle(evaluation, f"{rows:,} test rows"),
+    )
+
+
+def _subtitle(evaluation: Evaluation, rows: str) -> str:
+    return f"{evaluation.model['estimator']} on {rows}; all intervals hold 95 % of bootstrap resamples"
+
+
+def _with_intervals(evaluation: Evaluation, names: Iterable[str]) -> dict[str, object]:
+    return {
+        name: f"{_number(evaluation.metrics[name])}{_interval(evaluation.intervals.get(name))}"
+        for name in names
+        if name in evaluation.metrics
+    }
+
+
+def _accuracy_callout(evaluation: Evaluation) -> report.Block:
+    accuracy = evaluation.metrics["accuracy"]
+    low, high = evaluation.intervals["accuracy"]
+    rows = np.bincount(metrics.encode(evaluation.truth, evaluation.classes))
+    most, baseline = str(evaluation.classes[int(rows.argmax())]), float(rows.max() / rows.sum())
+    found = f"{_percent(accuracy)} of the answers are right (interval {_percent(low)} to {_percent(high)})."
+    if accuracy == 1:
+        # No resample of right answers holds a wrong one, so the bootstrap sees no doubt: rule of three.
+        count = len(evaluation.truth)
+        unseen = _percent(min(1.0, 3 / count))
+        found = f"All {count:,} answers are right; up to {unseen} wrong ones could go unseen."
+    text = f"{found} Always answering {most!r} would be right in {_percent(baseline)}."
+    return report.callout(text, "good" if low > baseline else "bad")
+
+
+def _few_rows_callout(rows: int) -> list[report.Block]:
+    if rows >= _FEW_ROWS:
+        return []
+    return [
+        report.callout(
+            f"Test rows: {rows}. So few rows say little, and intervals from them are too narrow.", "bad"
+        )
+    ]
+
+
+def _undefined_callout(evaluation: Evaluation) -> list[report.Block]:
+    if "roc_auc" in evaluation.metrics:
+        return []
+    text = (
+        "The test rows hold one class only, so roc_auc, average_precision and mcc are undefined and left out."
+    )
+    return [report.callout(text, "bad")]
+
+
+def _confusion_callout(evaluation: Evaluation) -> report.Block:
+    classes = evaluation.classes
+    matrix = metrics.confusion_matrix(evaluation.truth, evaluation.predictions["prediction"], classes)
+    mistakes = matrix - np.diag(np.diag(matrix))
+    if not mistakes.any():
+        return report.callout("No test row was taken for another class.", "good")
+    true, guess = np.unravel_index(int(np.argmax(mistakes)), mistakes.shape)
+    count, of = int(mistakes[true, guess]), int(matrix[true].sum())
+    return report.callout(
+        f"The most frequent mistake: {str(classes[true])!r} taken for {str(classes[guess])!r}, "
+        f"{count:,} of {of:,} rows of that class ({_percent(count / of)})."
+    )
+
+
+def _slice_callout(evaluation: Evaluation) -> list[report.Block]:
+    worst = evaluation.worst
+    if worst is None:
+        return []
+    metric = SLICE_METRIC[evaluation.model["task"]]
+    each, (low, high) = worst.slice, worst.interval
+    judged = (
+        "That is worse than on all rows by more than chance."
+        if worst.worse
+        else "Chance alone could make the worst slice look like this."
+    )
+    text = (
+        f"The worst slice: {each.column} = {each.value}, {each.rows:,} rows, {metric} "
+        f"{_number(each.metrics[metric])} (interval {_number(low)} to {_number(high)}) against "
+        f"{_number(evaluation.metrics[metric])} on all rows. {judged} "
+        f"(Slices of {MIN_SLICE_ROWS} rows or more compared: {worst.compared}.)"
+    )
+    return [report.callout(text, "bad" if worst.worse else "note")]
+
+
+def _confidence(evaluation: Evaluation) -> tuple[NDArray[np.bool_], metrics.Floats]:
+    """Return whether each answer is right and the probability that the model gave it."""
+    guess = metrics.encode(evaluation.predictions["prediction"], evaluation.classes, "prediction")
+    probability = metrics.probabilities(evaluation.predictions, evaluation.classes)
+    right = guess == metrics.encode(evaluation.truth, evaluation.classes)
+    return right, probability[np.arange(len(guess)), guess]
+
+
+def _trust_callout(evaluation: Evaluation) -> report.Block:
+    right, sure = _confidence(evaluation)
+    error = metrics.calibration(right, sure).error
+    chance = metrics.calibration_noise(sure, samples=200)
+    points = f"{100 * error:.1f} percentage points (chance alone: up to {100 * chance:.1f})"
+    if error <= max(chance, _CLOSE):
+        return report.callout(
+            f"Its probabilities can be trusted: they differ from what happens by {points} on average.", "good"
+        )
+    leaning = "too sure of itself" if sure.mean() > right.mean() else "too cautious"
+    return report.callout(
+        "Its probabilities can't be taken at their word: they differ from what happens by "
+        f"{points} on average. The model is {leaning}: it gives its answers "
+        f"{_percent(float(sure.mean()))} on average, "
+        f"and {_percent(float(right.mean()))} are right.",
+        "bad",
+    )
+
+
+def _metrics_section(evaluation: Evaluation) -> report.Block:
+    rows = [
+        {
+            "metric": name,
+            "value": value,
+            "low": evaluation.intervals.get(name, (None, None))[0],
+            "high": evaluation.intervals.get(name, (None, None))[1],
+            "better": "higher" if metrics.higher_is_better(name) else "lower",
+            "what it says": _MEANING[name],
+        }
+        for name, value in evaluation.metrics.items()
+    ]
+    return report.section("How good is it?", report.table(rows))
+
+
+def _mistakes_section(evaluation: Evaluation, found: Mapping[str, Any]) -> report.Block:
+    classes = evaluation.classes
+    matrix = metrics.confusion_matrix(evaluation.truth, evaluation.predictions["prediction"], classes)
+    hits, true, given = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    by_class = [
+        {
+            "class": name,
+            "rows": int(true[index]),
+            "recall": float(hits[index] / true[index]) if true[index] else None,
+            "precision": float(hits[index] / given[index]) if given[index] else None,
+        }
+        for index, name in enumerate(map(str, classes))
+        if name in found["classes"]
+    ]
+    blocks = [
+        report.grid(
+            report.heatmap(
+                found["confusion_matrix"], found["classes"], found["classes"], "actual", "predicted"
+            ),
+            report.table(
+                by_class,
+                "Recall: share of the class that is found. Precision: share of its answers that is right.",
+            ),
+        )
+    ]
+    if len(classes) > MAX_CLASSES:
+        blocks.insert(
+            0, report.callout(f"Shown are the {MAX_CLASSES} most frequent of {len(classes)} classes.")
+        )
+    caption = "The most confident mistakes: wrong answers with the highest probability. Rows count from 0."
+    if evaluation.examples:
+        blocks.append(report.table(evaluation.examples, caption))
+    return report.section("Where does it err?", *blocks)
+
+
+def _ranking_section(found: Mapping[str, Any], classes: int) -> report.Block:
+    names = list(found["roc"])[:_MAX_LINES]
+    roc = {n: (found["roc"][n]["false_positive_rate"], found["roc"][n]["true_positive_rate"]) for n in names}
+    pr = {
+        n: (found["precision_recall"][n]["recall"], found["precision_recall"][n]["precision"]) for n in names
+    }
+    if not names:
+        return report.section("How well does it rank?", report.callout("One class only: there is no curve."))
+    what = f"class {names[0]!r}" if classes == 2 else "each class against the rest"
+    return report.section(
+        f"How well does it rank? ({what})",
+        report.grid(
+            report.lines(roc, "false positive rate", "true positive rate (ROC)", diagonal=True),
+            report.lines(pr, "recall", "precision"),
+        ),
+    )
+
+
+def _trust_section(evaluation: Evaluation, found: Mapping[str, Any]) -> report.Block:
+    names = list(found["calibration"])[:_MAX_LINES]
+    series = {n: (found["calibration"][n]["predicted"], found["calibration"][n]["observed"]) for n in names}
+    _, sure = _confidence(evaluation)
+    counts, edges = np.histogram(sure, bins=20, range=(0.0, 1.0))
+    return report.section(
+        "Can its probabilities be trusted? (on the diagonal: yes)",
+        report.grid(
+            report.lines(series, "predicted probability", "observed share", diagonal=True),
+            report.histogram(edges.tolist(), counts.tolist(), "probability of the given answer (rows)"),
+        ),
+    )
+
+
+def _slices_section(evaluation: Evaluation) -> report.Block:
+    if not evaluation.slices:
+        return report.section(
+            "Slices",
+            report.callout("No slices were asked for: name columns in slice_columns to compare groups."),
+        )
+    shown = _SLICE_COLUMNS[evaluation.model["task"]]
+    worst = evaluation.worst.slice if evaluation.worst else None
+    rows = [
+        {
+            "column": each.column,
+            "value": each.value,
+            "rows": each.rows,
+            **{name: each.metrics.get(name) for name in shown},
+            "": "worst" if each == worst else "too few rows to judge" if each.rows < MIN_SLICE_ROWS else "",
+        }
+        for each in evaluation.slices
+    ]
+    rows.insert(
+        0,
+        {
+            "column": "(all)",
+            "value": "",
+            "rows": len(evaluation.truth),
+            **{name: evaluation.metrics.get(name) for name in shown},
+            "": "",
+        },
+    )
+    return report.section("Slices: for whom is it worse?", report.table(rows))
+
+
+def _error_callout(evaluation: Evaluation, actual: metrics.Floats) -> report.Block:
+    mae = evaluation.metrics["mae"]
+    low, high = evaluation.intervals["mae"]
+    baseline = float(np.abs(actual - actual.mean()).mean())
+    text = (
+        f"Predictions are off by {_number(mae)} on average (interval {_number(low)} to {_number(high)}). "
+        f"Always answering the mean, {_number(float(actual.mean()))}, would be off by {_number(baseline)}."
+    )
+    return report.callout(text, "good" if high < baseline else "bad")
+
+
+def _bias_callout(actual: metrics.Floats, predicted: metrics.Floats) -> list[report.Block]:
+    errors = predicted - actual
+    if len(errors) < _FEW_ROWS:
+        return []
+    mean, margin = float(errors.mean()), 1.96 * float(errors.std(ddof=1)) / len(errors) ** 0.5
+    if abs(mean) <= margin:
+        return [report.callout("Predictions are too high as much as too low, up to chance.", "good")]
+    side = "high" if mean > 0 else "low"
+    text = f"Predictions are too {side} by {_number(abs(mean))} on average, more than chance."
+    return [report.callout(text, "bad")]
+
+
+def _deciles(actual: metrics.Floats, predicted: metrics.Floats) -> list[dict[str, Any]]:
+    """Measure errors by decile of the actual value; equal deciles make fewer groups."""
+    edges = np.unique(np.quantile(actual, np.linspace(0, 1, 11)))
+    edges = edges if len(edges) > 1 else np.array([edges[0], edges[0]])
+    place = np.clip(np.searchsorted(edges, actual, side="left") - 1, 0, len(edges) - 2)
+    found: list[dict[str, Any]] = []
+    for index, (low, high) in enumerate(pairwise(edges)):
+        inside = place == index
+        if not inside.any():
+            continue
+        errors = (predicted - actual)[inside]
+        found.append(
+            {
+                # Numbered, because close edges read alike.
+                "actual": f"{len(found) + 1}: {_number(low)} to {_number(high)}",
+                "rows": int(inside.sum()),
+                "mean error": float(np.abs(errors).mean()),
+                "bias": float(errors.mean()),
+            }
+        )
+    return found
+
+
+def _decile_callout(deciles: Sequence[Mapping[str, Any]]) -> list[report.Block]:
+    if len(deciles) < 2:
+        return []
+    worst = max(deciles, key=lambda each: float(each["mean error"]))
+    shift = worst["bias"]
+    text = (
+        f"It errs most where the actual value is in decile {worst['actual']} ({worst['rows']:,} rows): "
+        f"off by {_number(worst['mean error'])} on average, on balance too {'high' if shift > 0 else 'low'} "
+        f"by {_number(abs(shift))}."
+    )
+    return [report.callout(text)]
+
+
+def _fit_section(actual: metrics.Floats, predicted: metrics.Floats) -> report.Block:
+    shown = _spread_sample(actual)
+    errors = predicted - actual
+    counts, edges = np.histogram(errors, bins=30)
+    return report.section(
+        "Predicted against actual",
+        report.grid(
+            report.scatter(
+                actual[shown].tolist(), predicted[shown].tolist(), "actual", "predicted", diagonal=True
+            ),
+            report.scatter(
+                predicted[shown].tolist(), errors[shown].tolist(), "predicted", "predicted - actual"
+            ),
+            report.histogram(edges.tolist(), counts.tolist(), "predicted - actual (rows)"),
+        ),
+    )
+
+
+def _errors_section(evaluation: Evaluation, deciles: Sequence[Mapping[str, Any]]) -> report.Block:
+    return report.section(
+        "Where does it err?",
+        report.grid(
+            report.bars(
+                {each["actual"]: each["mean error"] for each in deciles}, label="mean error by actual value"
+            ),
+            report.table(deciles, "Rows by decile of the actual value; bias: mean of predicted - actual"),
+        ),
+        report.table(
+            evaluation.examples, "The largest errors. Rows count from 0; error is predicted - actual."
+        ),
+    )
+
+
+def _spread_sample(values: metrics.Floats) -> NDArray[np.intp]:
+    """Choose at most _MAX_POINTS rows, evenly over the sorted values, so that both ends are there."""
+    order = np.argsort(values, kind="stable")
+    if len(order) <= _MAX_POINTS:
+        return order
+    return order[np.linspace(0, len(order) - 1, _MAX_POINTS).astype(np.intp)]
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f" ({_number(ends[0])} to {_number(ends[1])})" if ends else ""
+
+
+def _number(value: float) -> str:
+    return report.format_number(float(f"{value:.3g}"))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,131 @@
+"""Choosing among candidate models by their validation metrics, without loading their weights."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flowparts import report
+from flowparts.directions import PRIMARY, higher_is_better, require_fitting
+
+
+class Choice(NamedTuple):
+    """Candidates in order, the winner first.
+
+    Attributes:
+        metric: What they were ranked by.
+        order: Positions in the list of candidates, best first.
+        scores: The metric of each, in the same order.
+    """
+
+    metric: str
+    order: list[int]
+    scores: list[float]
+
+
+def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> Choice:
+    """Rank candidates by a validation metric; equal scores by estimator name, then by parameters.
+
+    Args:
+        candidates: The metadata of each model (`models.metadata`).
+        metric: The metric; None takes the task's primary one (roc_auc or rmse).
+
+    Raises:
+        ValueError: There are no candidates, they predict different labels, the metric is unknown or does not
+            fit the task, or a candidate lacks it.
+    """
+    if not candidates:
+        raise ValueError("there are no candidates to select from; train at least one model")
+    for key in ("task", "label"):
+        values = sorted({str(candidate[key]) for candidate in candidates})
+        if len(values) > 1:
+            raise ValueError(
+                f"candidates must share one {key}, but these have {', '.join(values)}; "
+                "select among models of the same preprocessor"
+            )
+    task = str(candidates[0]["task"])
+    metric = metric or PRIMARY[task]
+    require_fitting(metric, task)
+    scores = [_validation_score(candidate, metric) for candidate in candidates]
+    sign = -1 if higher_is_better(metric) else 1
+    keys = [(sign * value, *_name(each)) for value, each in zip(scores, candidates, strict=True)]
+    order = sorted(range(len(candidates)), key=keys.__getitem__)
+    return Choice(metric, order, [scores[index] for index in order])
+
+
+def ranking(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> list[dict[str, Any]]:
+    """Return each candidate's estimator, parameters, metric and score, best first."""
+    return [
+        {
+            "estimator": candidates[index]["estimator"],
+            "parameters": candidates[index]["parameters"],
+            "metric": choice.metric,
+            "score": score,
+        }
+        for index, score in zip(choice.order, choice.scores, strict=True)
+    ]
+
+
+def selection_report(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> str:
+    """Return an HTML page: the winner, a bar for each candidate, their validation metrics and parameters."""
+    ranked = [candidates[index] for index in choice.order]
+    winner, task, label = ranked[0], str(ranked[0]["task"]), str(ranked[0]["label"])
+    direction = "higher" if higher_is_better(choice.metric) else "lower"
+    names = [f"{place}. {candidate['estimator']}" for place, candidate in enumerate(ranked, start=1)]
+    rows = [
+        {
+            "place": f"{place} (chosen)" if place == 1 else str(place),
+            "estimator": candidate["estimator"],
+            **candidate["validation"],
+            "parameters": _parameters(candidate),
+        }
+        for place, candidate in enumerate(ranked, start=1)
+    ]
+    metrics = {name: None for row in rows for name in row if name not in ("place", "estimator", "parameters")}
+    columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric), "parameters"]
+    return report.page(
+        "Model selection",
+        report.facts(
+            {"chosen": winner["estimator"], choice.metric: choice.scores[0], "candidates": len(candidates)}
+        ),
+        report.callout(_verdict(ranked, choice), "good"),
+        report.section(
+            f"Candidates by {choice.metric} ({direction} is better)",
+            report.bars(dict(zip(names, choice.scores, strict=True)), label=choice.metric),
+        ),
+        report.section(
+            "All validation metrics",
+            report.table([{column: row.get(column, "") for column in columns} for row in rows]),
+        ),
+        subtitle=f"{task} of {label}: candidates compared on the validation table",
+    )
+
+
+def _validation_score(candidate: Mapping[str, Any], metric: str) -> float:
+    validation = candidate.get("validation") or {}
+    value = validation.get(metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(
+            f"candidate {candidate['estimator']} has no validation metric {metric!r}; "
+            f"it has: {', '.join(validation) or 'none'}"
+        )
+    return float(value)
+
+
+def _name(candidate: Mapping[str, Any]) -> tuple[str, str]:
+    return str(candidate["estimator"]), json.dumps(candidate.get("parameters"), sort_keys=True, default=str)
+
+
+def _parameters(candidate: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted((candidate.get("parameters") or {}).items()))
+
+
+def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice) -> str:
+    best = report.format_number(choice.scores[0])
+    text = f"{ranked[0]['estimator']} has the best {choice.metric} on the validation table, {best}"
+    if len(ranked) == 1:
+        return f"{text}; it was the only candidate."
+    lead = abs(choice.scores[0] - choice.scores[1])
+    if lead == 0:
+        return f"{text}, equal to {ranked[1]['estimator']}; the first by name was taken."
+    return f"{text}, {report.format_number(lead)} ahead of {ranked[1]['estimator']}."

@@ -1,0 +1,316 @@
+import multiprocessing
+import os
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from flowparts import models, preprocess, registry
+
+ROWS = pl.DataFrame({"size": [1.0, 2, 3, 4, 5, 6], "kind": list("aabbab"), "bought": list("nnnyyy")})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """Make a small model directory: `saved(strength)`."""
+
+    def make(strength: float = 1.0) -> Path:
+        from sklearn.linear_model import LogisticRegression
+
+        path = tmp_path / f"model-{strength}"
+        preprocessor, features = preprocess.fit(ROWS.lazy(), label="bought", task="classification")
+        matrix = features.drop("bought").to_numpy()
+        models.save(
+            path,
+            LogisticRegression(C=strength).fit(matrix, features["bought"].to_numpy()),
+            preprocessor=preprocessor,
+            task="classification",
+            label="bought",
+            classes=["n", "y"],
+            metadata={
+                "estimator": "LogisticRegression",
+                "parameters": {"C": strength},
+                "training_fingerprint": preprocessor.training_fingerprint,
+                "git_commit": "abc123",
+                "validation": {"accuracy": 1.0},
+            },
+        )
+        return path
+
+    return make
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    file = tmp_path / "report"
+    file.write_text("<p>größer</p>", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('registry') / 'new folder' / 'mlflow.db'}"
+
+
+@pytest.fixture(params=["database", "mlflow_server"])
+def uri(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    # Database and server live through all tests: each has a model of its own.
+    return "".join(letter for letter in request.node.name if letter.isalnum()) + ".v1"
+
+
+def register(model: Path, name: str, uri: str | None, page: Path, **options: Any) -> tuple[str, str]:
+    metrics = {"accuracy": 0.9, "roc_auc": 0.95}
+    return registry.register(
+        model, name, metrics=metrics, reports={"evaluation": page}, tracking_uri=uri, **options
+    )
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri, uri)
+
+
+def test_without_a_model_or_an_alias_there_is_no_champion(
+    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+) -> None:
+    assert registry.champion_version(name, uri) is None
+    register(saved(), name, uri, page, alias="candidate")
+    assert registry.champion_version(name, uri) is None
+    with pytest.raises(ValueError, match=f"model '{name}' has no version with the alias 'champion' at"):
+        registry.fetch_champion(name, tmp_path / "fetched", uri)
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_the_champion_comes_back_as_it_was_registered(
+    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+) -> None:
+    model, found = saved(), tmp_path / "fetched"
+    assert register(model, name, uri, page) == ("1", f"models:/{name}/1")
+    assert registry.fetch_champion(name, found, uri) == "1"
+    assert models.metadata(found) == models.metadata(model)
+    assert models.load(found).predict(ROWS).equals(models.load(model).predict(ROWS))
+
+
+def test_a_second_model_becomes_the_champion_and_the_first_stays_a_version(
+    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+) -> None:
+    register(saved(1.0), name, uri, page, pipeline_run_id="run-1")
+    version, _ = register(saved(9.0), name, uri, page, pipeline_run_id="run-2")
+    assert version == "2"
+    assert registry.champion_version(name, uri) == "2"
+    registry.fetch_champion(name, tmp_path / "fetched", uri)
+    assert models.metadata(tmp_path / "fetched")["parameters"] == {"C": 9.0}
+    assert len(client(uri).search_model_versions(f"name = '{name}'")) == 2
+
+
+def test_a_retried_step_finds_its_version_and_moves_the_alias_that_it_had_not_moved(
+    uri: str, name: str, saved: Callable[..., Path], page: Path
+) -> None:
+    model = saved()
+    register(model, name, uri, page, pipeline_run_id="run-1")
+    client(uri).delete_registered_model_alias(name, "champion")
+    assert register(model, name, uri, page, pipeline_run_id="run-1")[0] == "1"
+    assert registry.champion_version(name, uri) == "1"
+    assert len(client(uri).search_model_versions(f"name = '{name}'")) == 1
+
+
+def test_version_and_run_tell_the_lineage(
+    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+) -> None:
+    model = saved(3.0)
+    version, _ = register(model, name, uri, page, experiment="lineage", pipeline_run_id="run-7")
+    found = client(uri).get_model_version(name, version)
+    assert found.tags == {
+        "model_fingerprint": registry.fingerprint(model),
+        "data_fingerprint": models.metadata(model)["training_fingerprint"],
+        "git_commit": "abc123",
+        "task": "classification",
+        "estimator": "LogisticRegression",
+        "pipeline_run_id": "run-7",
+        "accuracy": "0.9",
+        "roc_auc": "0.95",
+    }
+    run = client(uri).get_run(found.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"C": "3.0", "estimator": "LogisticRegression"}
+    assert run.data.metrics == {"accuracy": 0.9, "roc_auc": 0.95}
+    assert run.data.tags["mlflow.source.git.commit"] == "abc123"
+    assert client(uri).get_experiment(run.info.experiment_id).name == "lineage"
+    stored = client(uri).download_artifacts(run.info.run_id, "reports/evaluation.html", str(tmp_path))
+    assert Path(stored).read_text(encoding="utf-8") == "<p>größer</p>"
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, about its type hints
+def test_mlflow_itself_loads_the_champion(
+    uri: str, name: str, saved: Callable[..., Path], page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    model = saved()
+    register(model, name, uri, page)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
+    expected = models.load(model).predict(ROWS)["prediction"].to_list()
+    assert list(loaded.predict(ROWS.drop("bought").to_pandas())) == expected
+
+
+def test_without_a_uri_everything_lies_in_the_home_directory(
+    saved: Callable[..., Path], page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    register(saved(), "mine", None, page)
+    assert registry.champion_version("mine") == "1"
+    assert (tmp_path / "home" / ".flowparts" / "mlflow.db").is_file()
+    assert list((tmp_path / "home" / ".flowparts" / "artifacts").rglob("MLmodel"))
+    assert not list(work.iterdir())
+
+
+def test_a_uri_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment:5000")
+    assert registry.resolve_uri("http://given:5000") == "http://given:5000"
+    assert registry.resolve_uri() == "http://environment:5000"
+
+
+def test_environment_and_output_stay_as_they_were(
+    saved: Callable[..., Path], page: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = dict(os.environ)
+    register(saved(), "quiet", f"sqlite:///{tmp_path / 'mlflow.db'}", page)
+    registry.fetch_champion("quiet", tmp_path / "fetched", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert dict(os.environ) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_processes_that_meet_a_fresh_database_together_each_get_their_version(
+    saved: Callable[..., Path], page: Path, tmp_path: Path
+) -> None:
+    database = tmp_path / "fresh" / "mlflow.db"
+    arguments = (saved(), "shared", f"sqlite:///{database}", page)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=register, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        versions = connection.execute("SELECT version FROM model_versions ORDER BY version").fetchall()
+    assert versions == [(1,), (2,)]
+    assert registry.champion_version("shared", arguments[2]) in ("1", "2")
+
+
+def test_a_server_that_is_not_there_is_said_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        uri = f"http://user:hidden@127.0.0.1:{unused.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(ValueError, match=r"MLflow at http://127.*: no server answers there") as raised:
+            registry.champion_version("any", uri)
+    assert time.monotonic() - started < 10
+    assert "hidden" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._QUICK, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        with pytest.raises(ValueError, match="no server answers there; start it, or correct"):
+            registry.champion_version("any", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert time.monotonic() - started < 7
+
+
+def test_a_page_that_is_no_mlflow_server_is_told(mlflow_server: str) -> None:
+    with pytest.raises(ValueError, match=r"can't be used: API request to .* failed"):
+        registry.champion_version("any", f"{mlflow_server}/elsewhere")
+
+
+def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "notes.db"
+    file.write_text("nothing of a database " * 100)
+    with pytest.raises(ValueError, match=r"notes\.db can't be opened: file is not a database"):
+        registry.champion_version("any", f"sqlite:///{file}")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("/some/folder", "is not a URI"),
+        ("sqlite://", "names no file"),
+        ("ftp://host/x", "can't be used"),
+    ],
+)
+def test_a_wrong_uri_is_told(uri: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        registry.champion_version("any", uri)
+
+
+@pytest.mark.parametrize("wrong", ["", "a/b", "a:b", "it's", "../up", "50%"])
+def test_a_name_that_no_model_can_have_is_told_before_anything_is_opened(
+    wrong: str, saved: Callable[..., Path], page: Path
+) -> None:
+    for call in (
+        lambda: registry.champion_version(wrong, "http://127.0.0.1:1"),
+        lambda: register(saved(), wrong, "http://127.0.0.1:1", page),
+    ):
+        with pytest.raises(ValueError, match=r"model name .* is not one MLflow and its queries take"):
+            call()
+
+
+@pytest.mark.parametrize("wrong", ["", "3", "v3", "latest", "a b"])
+def test_a_wrong_alias_is_told(wrong: str, saved: Callable[..., Path], page: Path) -> None:
+    with pytest.raises(ValueError, match=r"alias .* is not one MLflow takes"):
+        register(saved(), "any", "http://127.0.0.1:1", page, alias=wrong)
+
+
+def test_a_version_whose_files_are_gone_is_told(
+    saved: Callable[..., Path], page: Path, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    register(saved(), "lost", uri, page)
+    shutil.rmtree(tmp_path / "artifacts")
+    with pytest.raises(ValueError, match="the files of version 1 of model 'lost' are gone"):
+        registry.fetch_champion("lost", tmp_path / "fetched", uri)
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_a_run_that_breaks_off_is_marked_and_makes_no_version(
+    saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(FileNotFoundError):
+        register(saved(), "broken", uri, tmp_path / "no report")
+    experiment = client(uri).get_experiment_by_name("flowparts")
+    assert [run.info.status for run in client(uri).search_runs([experiment.experiment_id])] == ["FAILED"]
+    assert registry.champion_version("broken", uri) is None
+
+
+def test_fingerprint_stands_for_names_and_content(tmp_path: Path) -> None:
+    for directory, name, content in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / name).write_text(content)
+    first, second, *others = (registry.fingerprint(tmp_path / name) for name in "abcd")
+    assert first == second
+    assert first not in others
+    assert len(first) == 16

@@ -1,0 +1,81 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from flowparts import selection
+
+
+def candidate(estimator: str, **validation: float) -> dict[str, Any]:
+    return {
+        "estimator": estimator,
+        "task": "classification",
+        "label": "y",
+        "parameters": {"seed": 1},
+        "validation": validation,
+    }
+
+
+def test_the_primary_metric_of_the_task_ranks_unless_another_is_named() -> None:
+    found = [candidate("A", roc_auc=0.7, log_loss=0.3), candidate("B", roc_auc=0.9, log_loss=0.5)]
+    assert selection.rank(found) == ("roc_auc", [1, 0], [0.9, 0.7])
+    assert selection.rank(found, "log_loss") == ("log_loss", [0, 1], [0.3, 0.5])
+
+
+def test_equal_scores_go_by_estimator_then_by_parameters_whatever_the_order() -> None:
+    plain, tuned = candidate("A", roc_auc=0.9), candidate("A", roc_auc=0.9) | {"parameters": {"seed": 0}}
+    other = candidate("B", roc_auc=0.9)
+    assert selection.rank([other, plain, tuned]).order == [2, 1, 0]
+    assert selection.rank([tuned, other, plain]).order == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "metric", "message"),
+    [
+        pytest.param([], None, "there are no candidates to select from", id="none"),
+        pytest.param(
+            [candidate("A", roc_auc=1), candidate("B", roc_auc=1) | {"task": "regression"}],
+            None,
+            "candidates must share one task, but these have classification, regression",
+            id="tasks",
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1), candidate("B", roc_auc=1) | {"label": "z"}],
+            None,
+            "candidates must share one label, but these have y, z",
+            id="labels",
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1)], "roc", r"metric 'roc' is unknown \(did you mean", id="unknown"
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1)], "rmse", "metric 'rmse' does not fit classification", id="misfit"
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1), candidate("B", accuracy=1)],
+            None,
+            "candidate B has no validation metric 'roc_auc'; it has: accuracy",
+            id="not measured",
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=float("nan"))], None, "A has no validation metric 'roc_auc'", id="NaN"
+        ),
+    ],
+)
+def test_bad_input_is_answered_in_a_sentence(candidates: list[Any], metric: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        selection.rank(candidates, metric)
+
+
+def test_selecting_needs_nothing_that_the_base_image_lacks() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('numpy', 'pandas', 'sklearn', 'scipy', 'mlflow', 'skops'): sys.modules[name] = None\n"
+        "from flowparts import models, selection\n"
+        "one = {'estimator': 'A', 'task': 'regression', 'label': 'y', 'validation': {'rmse': 1.0}}\n"
+        "print(len(selection.selection_report([one], selection.rank([one]))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1000
