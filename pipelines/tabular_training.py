@@ -27,6 +27,7 @@ CANDIDATES = [
 @dsl.pipeline(name="decide-and-register")
 def decide_and_register(
     table: Input[Dataset],
+    train: Input[Dataset],
     anomalies: Input[Artifact],
     test: Input[Dataset],
     model: Input[Model],
@@ -52,6 +53,7 @@ def decide_and_register(
     ).set_caching_options(False)
     facts = {
         "table": table,
+        "train": train,
         "anomalies": anomalies,
         "test": test,
         "model": model,
@@ -130,14 +132,15 @@ def tabular_training(
             train_features=prepared.outputs["train_features"],
             validation_features=prepared.outputs["validation_features"],
             preprocessor=prepared.outputs["preprocessor"],
-            estimator=candidate.estimator,
-            parameters=candidate.parameters,
+            estimator=candidate.estimator,  # type: ignore[union-attr]
+            parameters=candidate.parameters,  # type: ignore[union-attr]
             seed=seed,
         )
     best = select_best(candidates=dsl.Collected(trained.outputs["model"]), metric=metric)
     model = best.outputs["model"]
     gate = {
         "table": table,
+        "train": parts.outputs["train"],
         "anomalies": validated.outputs["anomalies"],
         "test": test,
         "model": model,

@@ -1,0 +1,36 @@
+from typing import Optional
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("sklearn")
+def batch_predict(
+    table: Input[Dataset],
+    model: Input[Model],
+    predictions: Output[Dataset],
+    key_columns: Optional[list[str]] = None,
+) -> int:
+    """Score every row of a table with a model, chunk by chunk, and write the predictions beside the keys.
+
+    Memory doesn't grow with the number of rows. Before a row is scored, the table is checked against the
+    model's schema: the columns that it needs and their types.
+
+    Args:
+        table: Raw rows, with at least the model's feature columns.
+        model: The model; it holds its preprocessing.
+        predictions: A row for each row of the table, in its order: the key columns, prediction, and for a
+            classification probability_<class> for each class.
+        key_columns: Columns to keep, such as an identifier; all columns of the table if not given.
+
+    Returns:
+        Number of rows scored.
+    """
+    from flowparts import models, scoring, tables
+
+    scored = scoring.score(models.load(model.path), tables.scan(table.path), key_columns or None)
+    source = f"predictions for {table.uri}"
+    described = tables.write(scored, predictions.path, source)
+    predictions.metadata.update(described)
+    return int(described["rows"])

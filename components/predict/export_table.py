@@ -1,0 +1,25 @@
+from typing import Optional
+
+from kfp.dsl import Dataset, Input
+
+from .. import runs_in
+
+
+@runs_in("base")
+def export_table(table: Input[Dataset], destination: str, file_format: Optional[str] = None) -> str:
+    """Write a table as one file to a path or URI, where people and other systems pick it up.
+
+    The file appears whole or not at all and replaces an earlier one.
+
+    Args:
+        table: Table to export.
+        destination: File to write: a path, or a URI that starts with file://, s3:// or gs://.
+        file_format: csv, parquet or jsonl; if not given, the destination's suffix tells.
+
+    Returns:
+        The destination.
+    """
+    from flowparts import export, tables
+
+    export.write_file(tables.scan(table.path), destination, file_format)
+    return destination

@@ -1,0 +1,49 @@
+"""Tables as files for people and other systems."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import outputs
+
+_WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
+    "csv": lambda frame, file: frame.sink_csv(file, engine="streaming"),
+    "parquet": lambda frame, file: frame.sink_parquet(file, compression="zstd", engine="streaming"),
+    "jsonl": lambda frame, file: frame.sink_ndjson(file, engine="streaming"),
+}
+
+
+def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = None) -> None:
+    """Write a table to a local path or an object store; the file appears whole or not at all.
+
+    Args:
+        frame: Rows to write, in order.
+        destination: A path, or a URI that fsspec can write to.
+        file_format: "csv", "parquet" or "jsonl"; None to go by the destination's suffix.
+
+    Raises:
+        ValueError: The format isn't known, or the destination can't be written.
+    """
+    chosen = file_format or Path(destination).suffix.removeprefix(".")
+    if chosen not in _WRITERS:
+        known = ", ".join(_WRITERS)
+        raise ValueError(
+            f"can't tell the format of {destination!r}; end it with, or give file_format: {known}"
+        )
+    local = destination.removeprefix("file://")
+    if "://" not in local:
+        with outputs.whole(local) as partial:
+            _WRITERS[chosen](frame, partial)
+        return
+    import fsspec
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "table"
+        _WRITERS[chosen](frame, file)
+        try:
+            fsspec.filesystem(destination.partition("://")[0]).put_file(str(file), destination)
+        except Exception as error:  # each store's client has exceptions of its own
+            raise ValueError(f"can't write {destination}: {type(error).__name__}: {error}") from None

@@ -1,0 +1,40 @@
+from kfp import dsl
+
+from components.ingest.ingest_table import ingest_table
+from components.predict.batch_predict import batch_predict
+from components.predict.export_table import export_table
+from components.register.load_champion import load_champion
+from components.validate.validate_table import validate_table
+
+
+@dsl.pipeline(name="batch-prediction", display_name="Predict in batch")
+def batch_prediction(
+    source: str = "sample://breast_cancer",
+    data_version: str = "",
+    model_name: str = "tabular-training",
+    key_columns: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    destination: str = "",
+    tracking_uri: str = "",
+) -> None:
+    """Score a table with the champion of a registered model, after checking it against the model's schema.
+
+    Args:
+        source: The rows to score: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a URI that
+            starts with file://, s3://, gs://, https:// or sample://.
+        data_version: Names the state of the data; change it when the files behind the source have changed,
+            so that cached results are not used.
+        model_name: Name of the model in the registry; tabular-training registers one.
+        key_columns: Columns to keep beside the predictions, such as an identifier; empty to keep all.
+        destination: File to write the predictions to as well, ending in .csv, .parquet or .jsonl: a path
+            or a URI that starts with s3:// or gs://; empty for none.
+        tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
+    """
+    champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
+    ingested = ingest_table(source=source, data_version=data_version)
+    table = ingested.outputs["table"]
+    validated = validate_table(table=table, schema=champion.outputs["schema"])
+    scored = batch_predict(table=table, model=champion.outputs["model"], key_columns=key_columns).after(
+        validated
+    )
+    with dsl.If(destination != "", name="export"):
+        export_table(table=scored.outputs["predictions"], destination=destination).set_caching_options(False)

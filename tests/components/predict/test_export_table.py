@@ -1,0 +1,59 @@
+import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from components.predict.export_table import export_table
+
+ROWS = pl.DataFrame(
+    {"id": [1, 2], "naïve": ["é, x", None], "when": [datetime.datetime(2024, 1, 2, 3, 4, 5), None]}
+)
+READERS = {
+    "csv": lambda file: pl.read_csv(file, try_parse_dates=True),
+    "parquet": pl.read_parquet,
+    "jsonl": lambda file: pl.read_ndjson(file).with_columns(pl.col("when").str.to_datetime()),
+}
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_the_file_holds_the_rows(table: Any, tmp_path: Path, suffix: str) -> None:
+    destination = tmp_path / "out" / f"rows.{suffix}"
+    assert export_table.python_func(table=table(ROWS), destination=str(destination)) == str(destination)
+    assert READERS[suffix](destination).equals(ROWS)
+    assert [file.name for file in destination.parent.iterdir()] == [destination.name]
+
+
+def test_a_format_may_be_given(table: Any, tmp_path: Path) -> None:
+    destination = f"file://{tmp_path}/rows.data"
+    export_table.python_func(table=table(ROWS), destination=destination, file_format="parquet")
+    assert pl.read_parquet(tmp_path / "rows.data").equals(ROWS)
+
+
+def test_an_object_store_gets_the_file(
+    table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: str
+) -> None:
+    import boto3
+
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket="results")
+    export_table.python_func(table=table(ROWS), destination="s3://results/day/rows.csv")
+    boto3.client("s3", endpoint_url=s3_server).download_file(
+        "results", "day/rows.csv", str(tmp_path / "rows")
+    )
+    assert pl.read_csv(tmp_path / "rows", try_parse_dates=True).equals(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("destination", "sentence"),
+    [
+        ("rows", "can't tell the format of 'rows'"),
+        ("rows.xlsx", "csv, parquet, jsonl"),
+        ("nowhere://bucket/rows.csv", "can't write nowhere://bucket/rows.csv"),
+    ],
+)
+def test_an_impossible_destination_is_answered_with_a_sentence(
+    table: Any, destination: str, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        export_table.python_func(table=table(ROWS), destination=destination)
