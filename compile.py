@@ -42,7 +42,7 @@ def compile_all(
         targets: Some of "kubeflow" and "vertex".
         registry: Where the images are pulled from.
         version: The images' tag.
-        digests: A JSON file of image digests that pins the images it names.
+        digests: The images.json of `make push`, which pins the images it names.
         out: The folder to write to.
 
     Returns:
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", choices=list(CHECKS), help="default: both, each into its own folder")
     parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
     parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
-    parser.add_argument("--digests", type=Path, metavar="FILE", help="JSON file of image digests to pin")
+    parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
     return parser
 

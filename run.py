@@ -12,7 +12,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from targets import catalogue, parameters
+from targets import catalogue, docker, parameters
 
 if TYPE_CHECKING:
     from targets.local import Run, Task
@@ -35,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         pipeline = catalogue.pipeline(options.name)
         given = parameters.gather(pipeline.component_spec.inputs or {}, options.params, options.parameter)
+        environment = parameters.environment(options.env_file) if options.env_file else {}
+        containers = docker.prepare(options.images) if options.runner == "docker" else None
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -43,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     view = LiveView(console)
     with view:
-        record = local.run(pipeline, given, options.runs, not options.no_cache, view.update)
+        record = local.run(
+            pipeline, given, options.runs, not options.no_cache, view.update, containers, environment
+        )
     _conclude(console, record)
     page = run_page.write(record)
     run_page.write_index(options.runs)
@@ -153,6 +157,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-cache", action="store_true", help="run every task anew")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (%(default)s)"
+    )
+    parser.add_argument(
+        "--runner",
+        choices=["subprocess", "docker"],
+        default="subprocess",
+        help="where steps run: in this environment, or in the images of `make images` (%(default)s)",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        default=Path("build/images.json"),
+        metavar="FILE",
+        help="the images for --runner docker (%(default)s)",
+    )
+    parser.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="KEY=VALUE lines, such as credentials, for every step"
     )
     parser.add_argument("--open", action="store_true", help="open the run's page in the browser")
     parser.add_argument("--list", action="store_true", help="list the pipelines with their parameters")

@@ -1,10 +1,12 @@
 """The components: one file each, by stage of a model's life."""
 
+import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+import docstring_parser
 from kfp import dsl
+from kfp.dsl import structures
 from kfp.dsl.python_component import PythonComponent
 
 from flowparts import __version__
@@ -13,16 +15,42 @@ from flowparts import __version__
 REGISTRY = "flowparts"
 
 
-def runs_in(image: str) -> Callable[[Callable[..., Any]], PythonComponent]:
+def runs_in(
+    image: str, *, cpu: str = "1", memory: str = "2Gi"
+) -> Callable[[Callable[..., Any]], PythonComponent]:
     """Make a function a lightweight component that runs in one of the images under containers/.
 
     kfp is already in the image, so nothing is installed when a step starts.
 
     Args:
         image: The image's folder name under containers/, such as "base" or "sklearn".
+        cpu: Processors for a step. A limit, which Kubernetes takes as the request too and Vertex AI picks the
+            machine by; a pipeline overrides it with `task.set_cpu_limit`.
+        memory: Memory for a step, likewise; `task.set_memory_limit`.
     """
-    return partial(
-        dsl.component,
-        base_image=f"{REGISTRY}/flowparts-{image}:{__version__}",
-        install_kfp_package=False,
-    )
+
+    def decorate(function: Callable[..., Any]) -> PythonComponent:
+        component: PythonComponent = dsl.component(
+            function,
+            base_image=f"{REGISTRY}/flowparts-{image}:{__version__}",
+            install_kfp_package=False,
+        )
+        container = component.component_spec.implementation.container
+        assert container
+        container.resources = structures.ResourceSpec(cpu_limit=cpu, memory_limit=memory)
+        _describe_ports(component, inspect.getdoc(function) or "")
+        return component
+
+    return decorate
+
+
+def _describe_ports(component: PythonComponent, docstring: str) -> None:
+    """Show each port's description on one line; kfp omits those of output artifacts and single values."""
+    parsed = docstring_parser.parse(docstring, docstring_parser.DocstringStyle.GOOGLE)
+    described = {param.arg_name: param.description for param in parsed.params}
+    if parsed.returns:
+        described["Output"] = parsed.returns.description
+    spec = component.component_spec
+    ports: dict[str, Any] = {**(spec.inputs or {}), **(spec.outputs or {})}
+    for name, port in ports.items():
+        port.description = " ".join((port.description or described.get(name) or "").split())

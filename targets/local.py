@@ -1,7 +1,7 @@
 """The local target: runs a compiled pipeline on kfp.local and shows it live.
 
 kfp.local prints every step's output to one stream and names no cause when a step fails. `observe` therefore
-stands around three functions of kfp 2.17 (pinned) and turns what happens into `Task` records; each step's
+stands around four functions of kfp 2.17 (pinned) and turns what happens into `Task` records; each step's
 output goes to a log file of its own.
 """
 
@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +27,16 @@ from typing import Any
 
 from kfp import components, dsl, local
 from kfp.dsl.base_component import BaseComponent
-from kfp.local import executor_input_utils, status, subprocess_task_handler
+from kfp.local import docker_task_handler, executor_input_utils, status, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
 from flowparts import __version__, outputs
-from targets import package
+from targets import docker, package
 from targets.graph import Step, steps
 
+# What a shell makes of a process that got SIGKILL.
+KILLED = 137
 # The last line that names an exception; what follows it belongs to its message.
 _ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)$")
 
@@ -103,8 +106,10 @@ def run(
     runs: Path,
     use_cache: bool = True,
     on_change: Callable[[Run], None] = lambda _: None,
+    containers: docker.Containers | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Run:
-    """Run a pipeline with kfp.local in subprocesses of this environment.
+    """Run a pipeline with kfp.local, in subprocesses of this environment or in containers.
 
     Artifacts, one log per task, copies of the HTML reports and `run.json` go to RUNS/NAME/ID. Unless the
     environment says otherwise, MLflow's tracking database is RUNS/mlflow.db.
@@ -115,6 +120,8 @@ def run(
         runs: The folder of all runs.
         use_cache: Whether a task with the same inputs and code as before gives its earlier outputs.
         on_change: Called with the run whenever a task starts or ends.
+        containers: The images to run the steps in; None for subprocesses.
+        environment: Variables that every step gets, such as credentials; they are written nowhere.
 
     Returns:
         The run, also when tasks failed.
@@ -124,22 +131,25 @@ def run(
     folder = _new_folder(runs / name)
     parameters = {**parameters, **data_version(pipeline, parameters)}
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
+    environment = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], **(environment or {})}
+    tracking_uri = parameters.get("tracking_uri") or environment["MLFLOW_TRACKING_URI"]
 
-    # The images' tag carries the code's digest, so a changed flowparts never meets a stale cache.
+    # What stands for the image carries the code's digest, so a changed flowparts never meets a stale cache.
     tag = f"{__version__}-{_code_digest()}"
-    text = package.compiled(pipeline, lambda image: f"{image}:{tag}")
+    text = package.compiled(pipeline, containers.reference if containers else lambda image: f"{image}:{tag}")
     record = Run(name, folder, parameters, steps(package.documents(text)[0]))
     loaded = components.load_component_from_text(text)
     started = time.monotonic()
     with (
         (folder / "kfp.log").open("w", encoding="utf-8") as kfp_log,
-        _observed(record, on_change),
+        containers.access(folder, tracking_uri) if containers else contextlib.nullcontext(),
+        _observed(record, on_change, containers, environment),
         contextlib.redirect_stdout(kfp_log),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # the runner's remarks about image names and resource limits
         local.init(
-            runner=local.SubprocessRunner(use_venv=False),
+            runner=local.DockerRunner() if containers else local.SubprocessRunner(use_venv=False),
             pipeline_root=str(folder),
             enable_caching=use_cache,
             cache_root=str(runs / ".cache"),
@@ -171,15 +181,21 @@ def metrics(record: Run) -> dict[str, dict[str, float]]:
             elif _is_number(value):
                 numbers[key] = value
         if numbers:
-            found[task.name] = numbers
+            found[task.name] = dict(sorted(numbers.items()))
     return found
 
 
 @contextlib.contextmanager
-def _observed(record: Run, on_change: Callable[[Run], None]) -> Iterator[None]:
+def _observed(
+    record: Run,
+    on_change: Callable[[Run], None],
+    containers: docker.Containers | None,
+    environment: Mapping[str, str],
+) -> Iterator[None]:
     """Turn what kfp.local does into the run's tasks, until the block ends."""
     execute = task_executor.execute_single_task
     run_subprocess = subprocess_task_handler.run_local_subprocess
+    run_container = docker_task_handler.run_docker_container
     resource_name = executor_input_utils.get_local_pipeline_resource_name
     current = threading.local()
     lock = threading.Lock()
@@ -195,12 +211,12 @@ def _observed(record: Run, on_change: Callable[[Run], None]) -> Iterator[None]:
                 parameters=_arguments(**kwargs),
             )
             record.tasks.append(task)
-        current.task, current.ran = task, False
+        current.task, current.kfp_task, current.ran = task, kwargs, False
         on_change(record)
         try:
             outputs, task_status = execute(*args, **kwargs)
         except Exception as error:
-            task.log.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+            task.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             outputs, task_status = {}, status.Status.FAILURE
         task.seconds = time.monotonic() - task.started
         task.outputs = outputs
@@ -212,35 +228,65 @@ def _observed(record: Run, on_change: Callable[[Run], None]) -> Iterator[None]:
         return outputs, task_status
 
     def observed_subprocess(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        return process(full_command, {**(env_vars or {}), **environment})
+
+    def observed_container(
+        client: Any,  # noqa: ARG001 kfp calls with these names
+        image: str,
+        command: list[str],
+        volumes: dict[str, Any],  # noqa: ARG001
+        **container_run_args: Any,
+    ) -> int:
+        task, kfp_task = current.task, current.kfp_task
+        component = kfp_task["components"][task.component]
+        executor = kfp_task["executors"][component.executor_label]
+        variables = {**container_run_args.get("environment", {}), **environment}
+        step = docker.Step(
+            run=record.folder,
+            inputs=docker.inputs(component, task.parameters),
+            memory_bytes=docker.memory_limit_bytes(executor),
+            environment=variables,
+        )
+        assert containers
+        with containers.started(step) as docker_run:
+            code = process([*docker_run, image, *command], variables)
+        if code == KILLED:
+            with task.log.open("a", encoding="utf-8") as log:
+                log.write(f"{step.killed}\n")
+        return code
+
+    def process(command: list[str], variables: Mapping[str, str]) -> int:
         task: Task = current.task
         current.ran = True
         with (
             task.log.open("w", encoding="utf-8") as log,
             subprocess.Popen(  # noqa: S603 the command is the compiled component's
-                full_command,
+                command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                env={**os.environ, **(env_vars or {})},
-            ) as process,
+                env={**os.environ, **variables},
+            ) as running,
         ):
-            assert process.stdout
-            for line in process.stdout:
+            assert running.stdout
+            for line in running.stdout:
                 log.write(line)
                 log.flush()
                 task.last_line = line.strip() or task.last_line
-        task.exit_code = process.returncode
-        return process.returncode
+        task.exit_code = running.returncode
+        return running.returncode
 
     task_executor.execute_single_task = observed_execute
     subprocess_task_handler.run_local_subprocess = observed_subprocess
+    docker_task_handler.run_docker_container = observed_container
     executor_input_utils.get_local_pipeline_resource_name = _tasks_folder
     try:
         yield
     finally:
         task_executor.execute_single_task = execute
         subprocess_task_handler.run_local_subprocess = run_subprocess
+        docker_task_handler.run_docker_container = run_container
         executor_input_utils.get_local_pipeline_resource_name = resource_name
 
 
@@ -250,7 +296,13 @@ def _tasks_folder(pipeline_name: str) -> str:  # noqa: ARG001 stands in for kfp'
 
 def _arguments(task_spec: Any, io_store: Any, **_: Any) -> dict[str, Any]:
     arguments = OrchestratorUtils.make_task_arguments(task_inputs_spec=task_spec.inputs, io_store=io_store)
-    return {key: value.uri if isinstance(value, dsl.Artifact) else value for key, value in arguments.items()}
+    return {key: _shown(value) for key, value in arguments.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dsl.Artifact):
+        return value.uri
+    return [_shown(item) for item in value] if isinstance(value, list) else value
 
 
 def _unique(task_name: str, record: Run) -> str:
@@ -339,15 +391,15 @@ def _summary(record: Run) -> dict[str, Any]:
 
 
 def _run_metrics(record: Run) -> dict[str, float]:
-    """Return the metrics of the steps that ran once, so not those of a loop's many candidates."""
+    """Return the measures that steps returned; not those of steps in a loop, and not counts."""
     components = [task.component for task in record.tasks]
-    found: dict[str, float] = {}
-    for task in record.tasks:
-        if components.count(task.component) == 1:
-            for value in task.outputs.values():
-                if isinstance(value, dsl.Metrics):
-                    found |= {name: number for name, number in value.metadata.items() if _is_number(number)}
-    return found
+    return {
+        task.name if name == "Output" else name: value
+        for task in record.tasks
+        if components.count(task.component) == 1
+        for name, value in task.outputs.items()
+        if isinstance(value, float)
+    }
 
 
 def _is_number(value: Any) -> bool:

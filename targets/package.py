@@ -1,6 +1,5 @@
 """Compiles a component or pipeline to YAML text and settles its images."""
 
-import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components import REGISTRY
 from flowparts import __version__
+from targets import images
 
 _IMAGE = re.compile(
     rf"^(\s+image: ){REGISTRY}/(flowparts-[a-z0-9-]+):{re.escape(__version__)}$", re.MULTILINE
@@ -44,10 +44,10 @@ def image_references(registry: str, version: str, digests: Path | None = None) -
     Args:
         registry: Where the images are pulled from, without a trailing slash.
         version: The tag.
-        digests: A JSON file {image name: "sha256:…"}; an image named in it is pinned by digest instead.
+        digests: The images.json of `make push`; an image named in it is pinned by digest instead.
 
     Raises:
-        ValueError: An option is malformed, or the file doesn't hold digests.
+        ValueError: An option is malformed, or an image in the file has no digest.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*", registry):
         raise ValueError(f"registry {registry!r} is not a registry and path such as registry.example/team")
@@ -64,12 +64,11 @@ def image_references(registry: str, version: str, digests: Path | None = None) -
 
 
 def _read_digests(file: Path) -> dict[str, str]:
-    try:
-        pinned = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read the digests in {file}: {error}") from None
-    if not isinstance(pinned, dict) or not all(
-        re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)) for digest in pinned.values()
-    ):
-        raise ValueError(f"{file} must map image names to digests such as sha256: and 64 hexadecimal digits")
+    pinned = {}
+    for name, image in images.read(file).items():
+        if not image["digest"]:
+            raise ValueError(
+                f"{name} in {file} was never pushed, so it has no digest; make push gives it one"
+            )
+        pinned[name] = str(image["digest"])
     return pinned

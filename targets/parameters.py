@@ -1,5 +1,6 @@
 """Pipeline parameters from the command line and from files, typed and checked before anything runs."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,27 @@ def gather(inputs: Mapping[str, InputSpec], file: Path | None, pairs: Iterable[s
     if missing:
         raise ValueError(f"parameter {missing[0]!r} has no default; give it as -p {missing[0]}=value")
     return {name: typed(name, value, str(inputs[name].type)) for name, value in given.items()}
+
+
+def environment(file: Path) -> dict[str, str]:
+    """Return the variables of a file of KEY=VALUE lines; # starts a comment, values are taken as they are.
+
+    Raises:
+        ValueError: The file can't be read, or a line is something else; its value isn't repeated.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the environment in {file}: {error}") from None
+    variables = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, separator, value = line.partition("=")
+        if not separator or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
+            raise ValueError(f"line {number} of {file} must be written KEY=VALUE")
+        variables[name.strip()] = value
+    return variables
 
 
 def known(name: str, inputs: Mapping[str, InputSpec]) -> None:

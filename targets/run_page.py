@@ -107,7 +107,7 @@ def _task_row(
         "task": Markup('<strong id="{}">{}</strong>').format(task.name, task.name),
         "state": state,
         "seconds": round(task.seconds, 1),
-        "results": Markup("<br>").join(
+        "results": Markup(", ").join(
             Markup("{} <strong>{}</strong>").format(key, report.format_number(value))
             for key, value in numbers.items()
         ),
@@ -153,8 +153,9 @@ def _graph(record: Run) -> Markup:
     )
     height = len(rows) * (_BOX_HEIGHT + _GAP_Y) - _GAP_Y + 4
     return Markup(
-        '<div style="overflow-x:auto"><svg class="graph" role="img" aria-label="graph of the run" '
-        'width="{}" height="{}" viewBox="0 0 {} {}">{}{}</svg></div>'
+        '<div style="overflow-x:auto;text-align:center">'
+        '<svg class="graph" role="img" aria-label="graph of the run" width="{}" height="{}" '
+        'viewBox="0 0 {} {}">{}{}</svg></div>'
     ).format(width, height, width, height, edges, boxes)
 
 

@@ -2,6 +2,12 @@
 
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +42,53 @@ def table(artifact: Callable[..., Any]) -> Callable[..., dsl.Dataset]:
         return dataset
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URI of a real MLflow server on this machine, on an SQLite file, with artifacts through it."""
+    home = tmp_path_factory.mktemp("mlflow-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{home / 'server.db'}"]
+    command += ["--artifacts-destination", str(home / "artifacts")]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = home / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command,
+            cwd=home,
+            env={**os.environ, **quiet},
+            stdout=output,
+            stderr=output,
+            # Its workers end with it: the whole process group is told to.
+            start_new_session=True,
+        )
+        try:
+            uri = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 90
+            while not _answers(f"{uri}/health"):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"the MLflow server did not start:\n{log.read_text()}")
+                time.sleep(0.2)
+            yield uri
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +140,24 @@ def open_page(browser: Any) -> Callable[[Path], Any]:
         return browser
 
     return open_file
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[str]:
+    """Start an S3 server (moto) on localhost; give its URL."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def s3_server(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Point the AWS clients of this test at the S3 server; give its URL."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return moto_server

@@ -39,7 +39,7 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
             "unknown pipeline or component 'tabular_trainin'; did you mean 'tabular_training'?",
         ),
         (["split_table", "--version", "latest"], "version 'latest' is not a fixed image tag"),
-        (["split_table", "--digests", "missing.json"], "cannot read the digests in missing.json"),
+        (["split_table", "--digests", "missing.json"], "cannot read the images in missing.json"),
     ],
 )
 def test_a_wrong_option_is_answered_with_a_sentence_and_nothing_is_written(

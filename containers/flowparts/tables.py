@@ -3,6 +3,7 @@
 A missing value is a null. NaN does not occur: it becomes null when a table is written.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -20,19 +21,41 @@ if TYPE_CHECKING:
 _BETWEEN = "\x1f"
 _NULL = "\x00"
 
+# A sentence that names more columns than this is not read.
+_MOST_NAMED = 10
+
 
 def scan(path: str | Path) -> pl.LazyFrame:
     """Open a table without reading its rows.
 
     Raises:
-        ValueError: There is no table at `path`.
+        ValueError: There is no table at `path`, or its files are damaged or don't belong together.
     """
     directory = Path(path)
     if not directory.is_dir():
         raise ValueError(f"no table at {directory}: a table is a directory of Parquet files")
-    if not any(directory.glob("*.parquet")):
+    files = sorted(directory.glob("*.parquet"))
+    if not files:
         raise ValueError(f"no table at {directory}: the directory holds no .parquet file")
-    return pl.scan_parquet(directory / "*.parquet", glob=True)
+    schemas = [_schema(file) for file in files]
+    for file, schema in zip(files, schemas, strict=True):
+        if schema != schemas[0]:
+            raise ValueError(
+                f"{file} does not have the columns or types of {files[0].name} beside it; "
+                "a table's files must be alike"
+            )
+    # By name, not by pattern: Polars takes some characters of a path for one.
+    return pl.scan_parquet(files, glob=False)
+
+
+def _schema(file: Path) -> dict[str, pl.DataType]:
+    try:
+        return pl.read_parquet_schema(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{file} is not a whole Parquet file ({reason}); run the step that wrote the table again"
+        ) from None
 
 
 def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = "") -> dict[str, Any]:
@@ -108,7 +131,11 @@ def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], 
     present = frame.collect_schema().names()
     for name in columns:
         if name not in present:
-            raise ValueError(f"{role} {name!r} is not in the table; columns are: {', '.join(present)}")
+            near = difflib.get_close_matches(name, present, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            more = f", ... ({len(present)} in all)" if len(present) > _MOST_NAMED else ""
+            named = ", ".join(present[:_MOST_NAMED])
+            raise ValueError(f"{role} {name!r} is not in the table; {hint}columns are: {named}{more}")
 
 
 def require_rows(frame: pl.LazyFrame, what: str = "the table") -> int:

@@ -6,9 +6,10 @@ import polars as pl
 import polars.testing
 import pytest
 import xxhash
-from flowparts import tables
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flowparts import tables
 
 MIXED = pl.DataFrame(
     {
@@ -102,7 +103,7 @@ def test_a_missing_column_is_named_with_its_role_and_the_columns_there_are() -> 
 
 
 def test_an_empty_table_is_answered_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match="^the training table has no rows$"):
+    with pytest.raises(ValueError, match=r"^the training table has no rows$"):
         tables.require_rows(MIXED.clear().lazy(), "the training table")
 
 

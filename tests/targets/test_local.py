@@ -23,7 +23,7 @@ def write_rows(source: str, data_version: str, rows: Output[Dataset]) -> int:
 
 
 @dsl.component(**IMAGE)
-def score(rows: Input[Dataset], setting: dict, metrics: Output[Metrics], report: Output[HTML]) -> None:
+def score(rows: Input[Dataset], setting: dict, metrics: Output[Metrics], report: Output[HTML]) -> float:
     from pathlib import Path
 
     if setting.get("fail") == "error":
@@ -36,6 +36,7 @@ def score(rows: Input[Dataset], setting: dict, metrics: Output[Metrics], report:
     metrics.log_metric("accuracy", 0.5)
     Path(metrics.path).write_text("{}")
     Path(report.path).write_text("<h1>report</h1>")
+    return 0.25
 
 
 @dsl.pipeline(name="small")
@@ -64,8 +65,8 @@ def test_a_run_leaves_logs_reports_metrics_and_a_summary(tmp_path: Path) -> None
     assert sorted(local.reports(record)) == ["score", "score-2"]
     assert local.metrics(record) == {
         "write-rows": {"Output": 2},
-        "score": {"accuracy": 0.5},
-        "score-2": {"accuracy": 0.5},
+        "score": {"Output": 0.25, "accuracy": 0.5},
+        "score-2": {"Output": 0.25, "accuracy": 0.5},
     }
     summary = json.loads((record.folder / "run.json").read_text())
     assert summary["succeeded"] is True

@@ -38,5 +38,5 @@ def test_index_compares_runs_by_what_differs(tmp_path: Path, open_page: Any) -> 
         run_page.write(local.run(small, {"settings": settings, "source": "sample://iris"}, tmp_path))
     driver = open_page(run_page.write_index(tmp_path))
     header = [cell.text.lower() for cell in driver.find_elements("css selector", "thead th")]
-    assert header == ["run", "state", "seconds", "settings", "accuracy"]
+    assert header == ["run", "state", "seconds", "settings", "score"]
     assert all(path.is_file() for path in files_linked(driver))

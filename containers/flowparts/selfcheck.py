@@ -1,0 +1,68 @@
+"""An image's own health: what it promises can be imported; `python -m flowparts.selfcheck` tells."""
+
+import importlib
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import flowparts
+
+# The requirements.in of the image and of those it is built from; the build puts them here.
+PROMISES = Path(sys.prefix) / "promises"
+
+
+def main() -> int:
+    """Print what the image holds; return 1 when something that it promises can't be imported."""
+    names = promised(PROMISES)
+    if not names:
+        print(f"error: {PROMISES} names no requirements; this check runs inside an image")  # noqa: T201
+        return 1
+    facts = {
+        "flowparts": flowparts.__version__,
+        "git commit": os.environ.get("FLOWPARTS_GIT_COMMIT", "unknown"),
+        "python": platform.python_version(),
+        "user id": str(os.getuid()),
+    }
+    broken = {name: problem for name in names if (problem := import_problem(name))}
+    for name, value in {**facts, **{name: _version(name) for name in names if name not in broken}}.items():
+        print(f"{name:<16}{value}")  # noqa: T201
+    for name, problem in broken.items():
+        print(f"error: {name} can't be imported: {problem}")  # noqa: T201
+    return 1 if broken else 0
+
+
+def promised(folder: Path) -> list[str]:
+    """Return the distributions that the requirement files (*.in) of a folder name, sorted."""
+    lines = [line for file in folder.glob("*.in") for line in file.read_text(encoding="utf-8").splitlines()]
+    return sorted({found[0] for line in lines if (found := re.match(r"[A-Za-z0-9][\w.-]*", line))})
+
+
+def import_problem(distribution: str) -> str:
+    """Import the modules of a distribution; return what went wrong, or empty text."""
+    try:
+        modules = _modules(distribution)
+        for module in modules:
+            importlib.import_module(module)
+    except Exception as error:  # whatever a broken package raises when it is imported
+        return f"{type(error).__name__}: {error}"
+    return "" if modules else "it holds no module"
+
+
+def _modules(distribution: str) -> list[str]:
+    """Return the module that bears the distribution's name, or else all that it installed at the top."""
+    files = metadata.distribution(distribution).files or []
+    tops = {file.parts[0].partition(".")[0] for file in files if file.name.endswith((".py", ".so"))}
+    names = sorted(name for name in tops if name.isidentifier() and not name.startswith("_"))
+    own = distribution.replace("-", "_").lower()
+    return [own] if own in names else names
+
+
+def _version(distribution: str) -> str:
+    return metadata.version(distribution)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""Builds, pushes and describes the images under containers/; a folder with a Dockerfile is an image."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import REGISTRY
+from flowparts import __version__, lineage
+from targets.catalogue import unknown
+
+ROOT = Path(__file__).parents[1]
+CONTAINERS = ROOT / "containers"
+BASE_IMAGE = "python:3.11-slim"
+OFFLINE_BASE = "flowparts-offline-base"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A folder under containers/ with a Dockerfile."""
+
+    folder: Path
+    parent: str  # folder name of the image that this one is built from; empty for none
+
+    @property
+    def name(self) -> str:
+        """The image's name without a registry, such as "flowparts-base"."""
+        return f"flowparts-{self.folder.name}"
+
+    @property
+    def lock(self) -> Path:
+        """The packages that the image adds to its parent's."""
+        return self.folder / "requirements.txt"
+
+
+def find() -> dict[str, Image]:
+    """Return every image by its folder's name, parents first.
+
+    Raises:
+        ValueError: A Dockerfile names a parent that there is no folder for.
+    """
+    parents = {file.parent.name: _parent(file) for file in sorted(CONTAINERS.glob("*/Dockerfile"))}
+    found: dict[str, Image] = {}
+    while waiting := [name for name in parents if name not in found]:
+        ready = [name for name in waiting if not parents[name] or parents[name] in found]
+        if not ready:
+            raise ValueError(
+                f"{waiting[0]} is built from {parents[waiting[0]]!r}, which has no folder or needs it"
+            )
+        found |= {name: Image(CONTAINERS / name, parents[name]) for name in ready}
+    return found
+
+
+def chosen(names: list[str]) -> list[Image]:
+    """Return the images of these names with all that they are built from, parents first; all for no name.
+
+    Raises:
+        ValueError: A name is unknown.
+    """
+    images = find()
+    wanted: set[str] = set()
+    for name in names or images:
+        if name not in images:
+            raise ValueError(unknown("image", name, list(images)))
+        while name:
+            wanted.add(name)
+            name = images[name].parent
+    return [image for name, image in images.items() if name in wanted]
+
+
+def build(
+    names: list[str], registry: str, version: str, base_image: str, out: Path
+) -> dict[str, dict[str, Any]]:
+    """Build images and write OUT/images.json and a bill of materials for each to OUT/sbom.
+
+    Args:
+        names: Folders under containers/; all for no name.
+        registry: Stands before the images' names.
+        version: The tag.
+        base_image: The Python image to start from.
+        out: The folder to write to.
+
+    Returns:
+        What images.json holds: name to image (reference), id, and digest (None unless it was pushed).
+    """
+    images = chosen(names)
+    base_image = _available(base_image)
+    facts = {"VERSION": version, "SOURCE": _source(), "GIT_COMMIT": lineage.git_commit()}
+    for image in images:
+        tag = f"{registry}/{image.name}:{version}"
+        parents = {"PARENT_IMAGE": f"{registry}/flowparts-{image.parent}:{version}-environment"}
+        arguments = {"BASE_IMAGE": base_image, **(parents if image.parent else {})}
+        _build(image.folder / "Dockerfile", f"{tag}-environment", arguments)
+        arguments = {"ENVIRONMENT": f"{tag}-environment", "BASE_IMAGE": base_image, "TITLE": image.name}
+        _build(CONTAINERS / "Dockerfile", tag, {**arguments, **facts})
+    described = _describe(images, registry, version, out)
+    for image in images:
+        _write_sbom(f"{registry}/{image.name}:{version}-environment", out / "sbom" / image.name)
+    return described
+
+
+def push(names: list[str], registry: str, version: str, out: Path) -> dict[str, dict[str, Any]]:
+    """Push built images and write OUT/images.json anew, now with the digests that the registry gave.
+
+    Raises:
+        ValueError: An image was built on the stand-in for the Python image.
+    """
+    images = chosen(names)
+    for image in images:
+        reference = f"{registry}/{image.name}:{version}"
+        if _inspect(reference)["Config"]["Labels"].get("org.opencontainers.image.base.name") == OFFLINE_BASE:
+            raise ValueError(
+                f"{reference} was built on the stand-in for {BASE_IMAGE}, which holds this machine's "
+                f"certificate authorities; build it where {BASE_IMAGE} can be pulled"
+            )
+    for image in images:
+        _docker("push", f"{registry}/{image.name}:{version}")
+    return _describe(images, registry, version, out)
+
+
+def lock() -> None:
+    """Lock what every image adds to its parent, at the versions of the development lock."""
+    taken: dict[str, list[str]] = {"": []}
+    for name, image in find().items():
+        inherited = taken[image.parent]
+        command = [
+            *("uv", "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--universal"),
+            *("--python-version=3.11", "--constraint=requirements.txt", "--custom-compile-command=make lock"),
+            *(f"--no-emit-package={package}" for package in inherited),
+            str((image.folder / "requirements.in").relative_to(ROOT)),
+            f"--output-file={image.lock.relative_to(ROOT)}",
+        ]
+        subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=ROOT, check=True)  # noqa: S603
+        taken[name] = [*inherited, *(package for package, _ in locked(image.lock))]
+
+
+def locked(file: Path) -> list[tuple[str, str]]:
+    """Return the packages of a lock with their versions, of which there may be one for each Python."""
+    return re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", file.read_text("utf-8"), re.MULTILINE)
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """Return what `build` or `push` wrote about the images: name to image, id, digest.
+
+    Raises:
+        ValueError: The file can't be read or holds something else.
+    """
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the images in {file}: {error}; make images writes it") from None
+    digest = re.compile(r"sha256:[0-9a-f]{64}")
+    if not isinstance(described, dict) or not all(
+        isinstance(image, dict)
+        and digest.fullmatch(str(image.get("id")))
+        and (image.get("digest") is None or digest.fullmatch(str(image["digest"])))
+        for image in described.values()
+    ):
+        raise ValueError(f"{file} must map each image's name to its id and digest, as make images writes it")
+    return described
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m targets.images", description=__doc__)
+    parser.add_argument("command", choices=["build", "push", "lock"])
+    parser.add_argument("names", nargs="*", metavar="IMAGE", help="folders under containers/; default: all")
+    parser.add_argument("--registry", default=REGISTRY, help="stands before the images' names (%(default)s)")
+    parser.add_argument("--version", default=__version__, help="the tag (%(default)s)")
+    parser.add_argument(
+        "--base-image", default=BASE_IMAGE, help="the Python image to start from (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "lock":
+            lock()
+            return 0
+        if options.command == "push":
+            described = push(options.names, options.registry, options.version, options.out)
+        else:
+            described = build(
+                options.names, options.registry, options.version, options.base_image, options.out
+            )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    for image in described.values():
+        print(image["image"], image["digest"] or image["id"])  # noqa: T201
+    return 0
+
+
+def _parent(dockerfile: Path) -> str:
+    named = re.search(
+        r"^ARG PARENT_IMAGE=\S*flowparts-([a-z0-9-]+)", dockerfile.read_text("utf-8"), re.MULTILINE
+    )
+    return named[1] if named else ""
+
+
+def _available(base_image: str) -> str:
+    """Return the base image, or the stand-in for it where no registry can be reached."""
+    for wanted in (base_image, OFFLINE_BASE):
+        if subprocess.run(["docker", "image", "inspect", wanted], capture_output=True).returncode == 0:  # noqa: S603, S607
+            return wanted
+        if wanted == base_image and _pulled(base_image):
+            return base_image
+    if base_image != BASE_IMAGE:
+        raise ValueError(f"{base_image} is neither here nor can it be pulled")
+    print(f"{base_image} can't be pulled; making a stand-in from Debian packages", file=sys.stderr)  # noqa: T201
+    subprocess.run([CONTAINERS / "offline-base.sh", OFFLINE_BASE], check=True)  # noqa: S603
+    return OFFLINE_BASE
+
+
+def _pulled(image: str) -> bool:
+    return subprocess.run(["docker", "pull", "--quiet", image], capture_output=True).returncode == 0  # noqa: S603, S607
+
+
+def _source() -> str:
+    asked = ["git", "remote", "get-url", "origin"]
+    url = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT).stdout.strip()  # noqa: S603
+    return url if re.match(r"https://[^@]+$", url) else ""
+
+
+def _build(dockerfile: Path, tag: str, arguments: dict[str, str]) -> None:
+    given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+    _docker("build", f"--tag={tag}", f"--file={dockerfile}", *given, str(CONTAINERS))
+
+
+def _docker(*arguments: str) -> None:
+    subprocess.run(["docker", *arguments], check=True)  # noqa: S603, S607
+
+
+def _inspect(image: str) -> dict[str, Any]:
+    asked = ["docker", "image", "inspect", image]
+    answer = subprocess.run(asked, capture_output=True, text=True)  # noqa: S603
+    if answer.returncode:
+        raise ValueError(f"there is no image {image}; make images builds it")
+    described: dict[str, Any] = json.loads(answer.stdout)[0]
+    return described
+
+
+def _describe(images: list[Image], registry: str, version: str, out: Path) -> dict[str, dict[str, Any]]:
+    """Write what the engine knows of the images to OUT/images.json and return it."""
+    described: dict[str, dict[str, Any]] = {}
+    for image in images:
+        reference = f"{registry}/{image.name}:{version}"
+        found = _inspect(reference)
+        # Only what went to a registry has a digest there; the id is this engine's own.
+        digests = [text.partition("@") for text in found["RepoDigests"] or []]
+        digest = next((text[2] for text in digests if text[0] == f"{registry}/{image.name}"), None)
+        described[image.name] = {"image": reference, "id": found["Id"], "digest": digest}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "images.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return described
+
+
+def _write_sbom(environment: str, stem: Path) -> None:
+    """Write a CycloneDX bill of an environment's Python packages to STEM.cdx.json, unless it is there."""
+    file, source = stem.with_suffix(".cdx.json"), stem.with_suffix(".id")
+    image_id = _inspect(environment)["Id"]
+    if file.exists() and source.exists() and source.read_text(encoding="utf-8") == image_id:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        tar = ["sh", "-c", "cd /opt/flowparts && tar -c lib/python3*/site-packages/*.dist-info"]
+        listed = subprocess.run(["docker", "run", "--rm", image_id, *tar], check=True, capture_output=True)  # noqa: S603, S607
+        subprocess.run(["tar", "-x", "-C", work], check=True, input=listed.stdout)  # noqa: S603, S607
+        # cyclonedx-py asks an interpreter for its path; the image's own can't run here.
+        python = Path(work) / "python"
+        paths = json.dumps([str(path) for path in Path(work).glob("lib/python3*/site-packages")])
+        python.write_text(f"#!/bin/sh\necho '{paths}'\n", encoding="utf-8")
+        python.chmod(0o755)
+        tool = Path(sys.executable).parent / "cyclonedx-py"
+        command = [str(tool), "environment", "--output-reproducible", "-o", str(file), str(python)]
+        subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "0"})  # noqa: S603
+    source.write_text(image_id, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
