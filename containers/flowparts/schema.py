@@ -214,9 +214,10 @@ def infer(frame: pl.LazyFrame) -> Schema:
         # The number of different values is an estimate, some per cent off: it only says where to look.
         about = seen.get(f"{index} distinct", 0)
         if kind in ORDERED:
-            column.minimum, column.maximum = (
-                plain_value(seen[f"{index} {bound}"]) for bound in ("minimum", "maximum")
-            )
+            column.minimum = plain_value(seen[f"{index} minimum"])
+            # The latest moment of today's data is no rule for tomorrow's.
+            if kind in ("integer", "number"):
+                column.maximum = plain_value(seen[f"{index} maximum"])
         if kind == "string" and 0 < about <= 2 * MAX_CATEGORIES:
             column.categories = _categories(plain, str(index), rows - seen[f"{index} nulls"])
         if kind in ("integer", "string") and rows >= _MIN_ROWS_UNIQUE and about > 0.7 * rows:

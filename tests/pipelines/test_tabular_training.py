@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from flowparts import models, tables
+from flowparts import models, registry, tables
 from pipelines.tabular_training import tabular_training
 from targets import local, run_page
 
@@ -49,12 +49,7 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
             if isinstance(value, dsl.Artifact):
                 assert Path(value.path).exists(), (task.name, value.name)
 
-    from mlflow import MlflowClient
-
-    version = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_model_version_by_alias(
-        "tabular-training", "champion"
-    )
-    assert version.version == "1"
+    assert registry.champion_version("tabular-training", f"sqlite:///{tmp_path / 'mlflow.db'}") == "1"
 
     second = run(tmp_path, monkeypatch)
     states = {task.name: task.state for task in second.tasks}

@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipelines.batch_prediction import batch_prediction
+from pipelines.tabular_training import tabular_training
+from targets import local
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder of runs whose registry holds a champion for wine."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        candidates = [{"estimator": "Linear", "parameters": {}}]
+        trained = local.run(tabular_training, {"source": "sample://wine", "candidates": candidates}, folder)
+        assert trained.succeeded
+        yield folder
+
+
+def test_the_champion_scores_a_file_into_another(runs: Path, tmp_path: Path) -> None:
+    wine = pl.read_parquet(Path("containers/flowparts/samples/wine.parquet"))
+    source, destination = tmp_path / "bottles.csv", tmp_path / "predictions.csv"
+    wine.drop("target").with_row_index("bottle").write_csv(source)
+    parameters = {"source": str(source), "destination": str(destination), "key_columns": ["bottle"]}
+    record = local.run(batch_prediction, parameters, runs)
+    assert record.succeeded
+    predicted = pl.read_csv(destination)
+    assert predicted["bottle"].to_list() == list(range(wine.height))
+    assert (predicted["prediction"] == wine["target"]).mean() > 0.9
+
+
+def test_a_table_that_breaks_the_models_schema_is_not_scored(runs: Path, tmp_path: Path) -> None:
+    source = tmp_path / "bottles.csv"
+    pl.read_parquet("containers/flowparts/samples/wine.parquet").drop("alcohol").write_csv(source)
+    record = local.run(batch_prediction, {"source": str(source)}, runs)
+    assert [task.name for task in record.failed] == ["validate-table"]
+    assert "'alcohol': missing_column" in record.failed[0].error
+    assert "batch-predict" not in [task.name for task in record.tasks]
+
+
+def test_without_a_champion_the_sentence_says_what_to_do(runs: Path) -> None:
+    record = local.run(batch_prediction, {"model_name": "beer"}, runs)
+    (failed,) = record.failed
+    assert failed.error.startswith("model 'beer' has no version with the alias 'champion'")
+    assert "train and register one first" in failed.error
