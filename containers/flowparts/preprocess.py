@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import outputs, tables
+from flowparts.schema import type_of
 
 TASKS = ("classification", "regression")
 
@@ -153,7 +154,7 @@ def fit(
 
     left_out = {label, weight_column, *exclude_columns}
     schema = {name: dtype for name, dtype in train.collect_schema().items() if name not in left_out}
-    types = {name: column_type(name, dtype) for name, dtype in schema.items()}
+    types = {name: type_of(name, dtype) for name, dtype in schema.items()}
     distinct, nullable = _distinct_values(train, types)
     dropped = {
         name: _nothing_to_learn(kind, distinct[name], name in nullable) for name, kind in types.items()
@@ -234,36 +235,12 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
     return frame.select(*features, *kept).map_batches(chunk, schema=result, streamable=True)
 
 
-def column_type(name: str, dtype: pl.DataType) -> str:
-    """Return a column's type: integer, number, boolean, string, timestamp or date.
-
-    Raises:
-        ValueError: No feature can be made of such a column.
-    """
-    if dtype.is_integer():
-        return "integer"
-    if dtype.is_numeric():
-        return "number"
-    if dtype in (pl.Boolean, pl.Null):
-        return "boolean"
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return "string"
-    if dtype == pl.Date:
-        return "date"
-    if dtype == pl.Datetime:
-        return "timestamp"
-    raise ValueError(
-        f"column {name!r} holds {dtype}, of which no feature is made; "
-        "convert it, or name it in exclude_columns"
-    )
-
-
 def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
     """Select the named columns, cast to what the model was trained on; infinity becomes missing.
 
     Args:
         frame: Rows; further columns are ignored.
-        types: Column name to type, as `column_type` names it.
+        types: Column name to type, as `schema.type_of` names it.
 
     Raises:
         ValueError: A column is not there, or a value can't be cast; the sentence names both.

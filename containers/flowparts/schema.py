@@ -153,7 +153,9 @@ def type_of(name: str, dtype: pl.DataType) -> str:
     # A column without any value has no type of its own.
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         return "string"
-    raise ValueError(f"column {name!r} holds {dtype}; a table's column holds one of: {', '.join(TYPES)}")
+    raise ValueError(
+        f"column {name!r} holds {dtype}, which is none of {', '.join(TYPES)}; convert it or leave it out"
+    )
 
 
 def types_of(frame: pl.LazyFrame) -> dict[str, str]:

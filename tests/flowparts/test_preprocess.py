@@ -193,7 +193,7 @@ BAD: list[tuple[str, pl.DataFrame, dict[str, Any], str]] = [
     ("no rows", mixed().clear(), {}, "the training table has no rows"),
     ("no features", mixed().select("bought", "constant"), {}, "no features are left: 'constant' holds"),
     ("only label", mixed().select("bought"), {}, "no features are left: every column is excluded"),
-    ("list column", edit(town=pl.concat_list("visits")), {}, "column 'town' holds List.*exclude_columns"),
+    ("list column", edit(town=pl.concat_list("visits")), {}, "column 'town' holds List.*leave it out"),
 ]  # fmt: skip
 
 

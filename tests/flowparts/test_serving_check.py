@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from flowparts import estimators, models, preprocess, serving_check
+from flowparts import estimators, models, preprocess, schema, serving_check
 
 
 def raw(rows: int = 80) -> pl.DataFrame:
@@ -108,7 +108,7 @@ def test_rows_survive_json() -> None:
 
 
 def types(frame: pl.DataFrame) -> dict[str, str]:
-    return {name: preprocess.column_type(name, dtype) for name, dtype in frame.schema.items()}
+    return {name: schema.type_of(name, dtype) for name, dtype in frame.schema.items()}
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), None])
