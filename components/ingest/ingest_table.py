@@ -18,10 +18,10 @@ def ingest_table(
 ) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
     """Read CSV, JSON Lines or Parquet files into one table, with types inferred over all rows.
 
-    Text is UTF-8, plain or compressed (gzip, Zstandard). Dates and timestamps follow ISO 8601; timestamps with
-    an offset become UTC. Numbers are doubles and NaN becomes null, nested JSON values become JSON text.
-    Integers with leading zeros or beyond 64 bits stay text. Files of the same columns become one table, in the
-    order of their names.
+    Text is UTF-8, plain or compressed (gzip, Zstandard). Dates and timestamps follow ISO 8601; timestamps
+    with an offset become UTC. Numbers are doubles and NaN becomes null, nested JSON values become JSON text.
+    Integers with leading zeros or beyond 64 bits stay text. Files of the same columns become one table, in
+    the order of their names.
 
     Args:
         table: The good rows, a table: a directory of Parquet files.

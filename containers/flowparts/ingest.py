@@ -101,16 +101,13 @@ def ingest(
             unpacked = _folder(scratch, "unpacked")
             files = [sources.decompressed(file, unpacked) for file in files]
         whole_table.mkdir()
-        bad = BadRows(scratch / "bad.jsonl")
-        job = _Job(files, _links(files, scratch), options, scratch, whole_table / "part-00000.parquet", bad)
-        rows = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}[file_format](job)
-        if not rows:
-            raise ValueError(
-                f"{sources.shown(source)} has no good row; {bad.listed()}"
-                if bad.count
-                else f"{sources.shown(source)} has no rows"
-            )
-        tables.write(bad.frame(), whole_rejected)
+        read = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}[file_format]
+        target = whole_table / "part-00000.parquet"
+        with BadRows(scratch / "bad.jsonl") as bad:
+            if not read(_Job(files, _links(files, scratch), options, scratch, target, bad)):
+                reason = f"has no good row; {bad.listed()}" if bad.count else "has no rows"
+                raise ValueError(f"{sources.shown(source)} {reason}")
+            tables.write(bad.frame(), whole_rejected)
     shown = sources.shown(source)
     return tables.describe(table, shown), tables.describe(rejected, shown)
 
@@ -245,7 +242,7 @@ def _text_rows(
     columns = [
         _Column(name, text_types.given(given[name], text), text, given[name])
         if name in given
-        else _Column(name, _inferred(files, kinds[text], text), text, kinds[text])
+        else _inferred(files, name, text, kinds[text])
         for name, text in places.items()
     ]
     return _Rows(columns, files.scan())
@@ -253,13 +250,13 @@ def _text_rows(
 
 def _infer(
     database: "duckdb.DuckDBPyConnection", files: TextFiles, places: Sequence[str], everything: bool
-) -> dict[str, str]:
-    """Return the narrowest type that every value of each column has; string where there are no values."""
+) -> dict[str, str | None]:
+    """Return the narrowest type that every value of each column has; None where there are no values."""
     scan = files.scan()
     kinds: dict[str, str | None] = dict.fromkeys(places)
     for rows in (f"{scan} LIMIT {SAMPLE_ROWS}", scan) if everything else (f"{scan} LIMIT {SAMPLE_ROWS}",):
         counts = {
-            (place, kind): f"count({_inferred(files, kind, place)})"
+            (place, kind): f"count({_inferred(files, '', place, kind).value})"
             for place in places
             for kind in text_types.WIDER[kinds[place]]
         }
@@ -272,11 +269,15 @@ def _infer(
             texts = found[place, "string"]
             fitting = (kind for kind in text_types.WIDER[kinds[place]] if found[place, kind] == texts)
             kinds[place] = next(fitting) if texts else None
-    return {place: kind or "string" for place, kind in kinds.items()}
+    return kinds
 
 
-def _inferred(files: TextFiles, kind: str, text: str) -> str:
-    return text_types.inferred(kind, files.unquoted(text) if kind in UNQUOTED_KINDS else text)
+def _inferred(files: TextFiles, name: str, text: str, kind: str | None) -> _Column:
+    if kind is None:
+        # Any value after all makes the row bad, and so the next attempt look at all rows.
+        return _Column(name, "CAST(NULL AS VARCHAR)", text, "string")
+    literal = files.unquoted(text) if kind in UNQUOTED_KINDS else text
+    return _Column(name, text_types.inferred(kind, literal), text, kind)
 
 
 def _note_bad_values(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows) -> None:

@@ -247,7 +247,7 @@ def _description(path: str | Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no model at {path}: the directory holds no file MLmodel") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from None
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     expected = {"framework", "task", "label", "classes", "features", "schema"}
     if not isinstance(found, dict) or not expected <= set(found.get("metadata") or {}):
         raise ValueError(

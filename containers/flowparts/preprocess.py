@@ -83,12 +83,17 @@ def load(path: str | Path) -> Preprocessor:
 
     directory = Path(path)
     facts = outputs.read_json(directory / "preprocessor.json", "the preprocessor")
-    facts["features"] = dict(facts["features"])
-    return Preprocessor(
-        transformer=weights.load(directory / "transformer.skops"),
-        example=pl.read_parquet(directory / "example.parquet"),
-        **facts,
-    )
+    transformer = weights.load(directory / "transformer.skops")
+    try:
+        example = pl.read_parquet(directory / "example.parquet")
+        return Preprocessor(transformer, **{**facts, "features": dict(facts["features"])}, example=example)
+    # Whatever a damaged directory makes the readers stumble over is the same news to the user.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the preprocessor at {path} is damaged ({type(error).__name__}: {reason}); "
+            "run fit_preprocessor again"
+        ) from None
 
 
 def check_options(

@@ -151,7 +151,8 @@ def register(
         The version, such as "3", and its URI, such as "models:/churn/3".
 
     Raises:
-        ValueError: A name can't be one, there is no model at `model`, or MLflow can't be reached or refuses.
+        ValueError: A name can't be one, there is no model at `model`, a report can't be read, or MLflow can't
+            be reached or refuses.
     """
     require_name(model_name)
     if not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"latest|v?\d+", alias):
@@ -161,6 +162,7 @@ def register(
     if not experiment.strip():
         raise ValueError("the experiment's name is empty; give one such as 'flowparts'")
     metadata = models.metadata(model)
+    pages = {name: _page(name, file) for name, file in reports.items()}
     tags = {
         "model_fingerprint": fingerprint(model),
         "data_fingerprint": str(metadata["training_fingerprint"]),
@@ -176,7 +178,7 @@ def register(
             experiment_id = _experiment(client, experiment, resolve_uri(tracking_uri))
             parameters = {**metadata["parameters"], "estimator": metadata["estimator"]}
             run_id, source = _log_run(
-                client, experiment_id, model, model_name, tags, parameters, metrics, reports
+                client, experiment_id, model, model_name, tags, parameters, metrics, pages
             )
             _ensure_registered_model(client, model_name)
             version = str(client.create_model_version(model_name, source, run_id=run_id, tags=tags).version)
@@ -300,7 +302,7 @@ def _log_run(
     tags: Mapping[str, str],
     parameters: Mapping[str, object],
     metrics: Mapping[str, float],
-    reports: Mapping[str, str | Path],
+    pages: Mapping[str, str],
 ) -> tuple[str, str]:
     from mlflow.entities import Metric, Param, RunTag
 
@@ -311,14 +313,21 @@ def _log_run(
         given = [Param(name, str(value)) for name, value in parameters.items()]
         measured = [Metric(name, float(value), started, 0) for name, value in metrics.items()]
         client.log_batch(run_id, metrics=measured, params=given, tags=[RunTag("model_name", model_name)])
-        for name, file in reports.items():
-            client.log_text(run_id, Path(file).read_text(encoding="utf-8"), f"reports/{name}.html")
+        for name, page in pages.items():
+            client.log_text(run_id, page, f"reports/{name}.html")
         client.log_artifacts(run_id, str(model), "model")
     except BaseException:
         client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id)
     return run_id, f"{run.info.artifact_uri}/model"
+
+
+def _page(name: str, file: str | Path) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the {name} report at {file} can't be read: {error}") from None
 
 
 def _ensure_registered_model(client: "MlflowClient", model_name: str) -> None:

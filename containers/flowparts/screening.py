@@ -6,6 +6,7 @@ numbers are those of an editor, and one bad line costs that line only.
 
 import csv
 import json
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ JSON_SEPARATOR = "\x01"
 
 
 class BadRows:
-    """Collects bad rows in a file, so that there may be millions."""
+    """Collects bad rows in a file, so that there may be millions; a context manager that closes it."""
 
     SCHEMA = pl.Schema(
         {
@@ -45,8 +46,15 @@ class BadRows:
     def __init__(self, path: Path):
         self._path = path
         self._stream = path.open("w", encoding="utf-8")
+        weakref.finalize(self, self._stream.close)
         self._stored = pl.Schema([*self.SCHEMA.items(), ("position", pl.Int64())])
         self.count = 0
+
+    def __enter__(self) -> "BadRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
 
     def add(self, position: int, file: File, line: int, column: str | None, reason: str, text: str) -> None:
         """Take note of a bad row.
@@ -72,7 +80,8 @@ class BadRows:
 
     def frame(self) -> pl.LazyFrame:
         """Return the bad rows in the order of the source: file, line, column, reason and text."""
-        self._stream.flush()
+        if not self._stream.closed:
+            self._stream.flush()
         if not self.count:
             return pl.LazyFrame(schema=self.SCHEMA)
         rows = pl.scan_ndjson(self._path, schema=self._stored)
@@ -199,7 +208,7 @@ def _csv_records(raw: BinaryIO, start: int, delimiter: str) -> Iterator[_Record]
             yield text
 
     number = 1
-    with _field_size_limit(MAX_LINE_BYTES // 2):
+    with field_size_limit(MAX_LINE_BYTES // 2):
         while True:
             try:
                 reader = csv.reader(lines(), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -245,7 +254,8 @@ def _lines(raw: BinaryIO) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _field_size_limit(limit: int) -> Iterator[None]:
+def field_size_limit(limit: int) -> Iterator[None]:
+    """Set how many characters a field may have for the csv module, for a while."""
     before = csv.field_size_limit(limit)
     try:
         yield

@@ -45,7 +45,9 @@ def import_problem(distribution: str) -> str:
     try:
         modules = _modules(distribution)
         for module in modules:
-            importlib.import_module(module)
+            # A folder that lost its files imports without a word.
+            if importlib.import_module(module).__file__ is None:
+                return f"{module} is an empty folder"
     except Exception as error:  # whatever a broken package raises when it is imported
         return f"{type(error).__name__}: {error}"
     return "" if modules else "it holds no module"

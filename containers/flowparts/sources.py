@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import logging
 import re
 import shutil
 import zlib
@@ -225,6 +226,9 @@ def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
         # The default gives up after five minutes in all, however well a large download goes.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         return fsspec.filesystem(scheme, client_kwargs={"timeout": timeout}, **options), [source]
+    if scheme == "gs":
+        # It prints the traceback of every failure, which is one sentence here.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     files = fsspec.filesystem(scheme, **options)
     path = source.partition("://")[2]
     if glob.has_magic(path):
@@ -265,7 +269,10 @@ def _first_line(error: Exception) -> str:
 
 
 def require_distinct(file: File, names: Sequence[str]) -> None:
-    """Raise ValueError unless the columns of a file have different names, whatever their case."""
+    """Raise ValueError unless the columns of a file have different names, whatever their case, and no NUL."""
+    for name in names:
+        if "\0" in name:
+            raise ValueError(f"{file.name} has a NUL character in the column name {name!r}; rename it")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{file.name} has more than one column named {twice[0]!r}; rename all but one")

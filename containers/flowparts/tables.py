@@ -6,6 +6,7 @@ A missing value is a null. NaN does not occur: it becomes null when a table is w
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from flowparts import outputs
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Polars reads row groups far ahead, so that memory would grow with the table; measured, one is as fast.
+os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
 
 # Separators that do not occur in text people store: unit separator between values, NUL for null.
 _BETWEEN = "\x1f"
@@ -51,7 +55,8 @@ def scan(path: str | Path) -> pl.LazyFrame:
 def _schema(file: Path) -> dict[str, pl.DataType]:
     try:
         return pl.read_parquet_schema(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    # Polars panics at some footers, and that is no PolarsError.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{file} is not a whole Parquet file ({reason}); run the step that wrote the table again"
@@ -131,7 +136,7 @@ def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], 
     present = frame.collect_schema().names()
     for name in columns:
         if name not in present:
-            near = difflib.get_close_matches(name, present, n=1)
+            near = difflib.get_close_matches(name, present, n=1, cutoff=0.7)
             hint = f"did you mean {near[0]!r}? " if near else ""
             more = f", ... ({len(present)} in all)" if len(present) > _MOST_NAMED else ""
             named = ", ".join(present[:_MOST_NAMED])

@@ -211,7 +211,8 @@ def _csv_header(file: File) -> _Header:
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
     )
     try:
-        fields = next(filter(None, reader))
+        with screening.field_size_limit(MAX_HEAD_BYTES):
+            fields = next(filter(None, reader))
     except (csv.Error, StopIteration) as error:
         raise ValueError(f"the header of {file.name} is not valid CSV: {error}") from None
     if len(head) == MAX_HEAD_BYTES and reader.line_num == len(text.splitlines()):

@@ -299,11 +299,22 @@ def test_a_run_that_breaks_off_is_marked_and_makes_no_version(
     saved: Callable[..., Path], tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with pytest.raises(FileNotFoundError):
-        register(saved(), "broken", uri, tmp_path / "no report")
+    with pytest.raises(ValueError, match="refused"):
+        registry.register(saved(), "broken", metrics={"no|name": 1.0}, reports={}, tracking_uri=uri)
     experiment = client(uri).get_experiment_by_name("flowparts")
     assert [run.info.status for run in client(uri).search_runs([experiment.experiment_id])] == ["FAILED"]
     assert registry.champion_version("broken", uri) is None
+
+
+def test_a_report_that_is_not_there_is_told_before_anything_is_opened(
+    saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(
+        ValueError, match=r"the evaluation report at .*no report can't be read: .*No such file"
+    ):
+        register(saved(), "broken", uri, tmp_path / "no report")
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_fingerprint_stands_for_names_and_content(tmp_path: Path) -> None:

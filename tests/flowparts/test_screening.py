@@ -1,17 +1,26 @@
 import csv
 import io
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flowparts import screening
-from flowparts.screening import BadRows, Sink, Source
-from flowparts.sources import File
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flowparts import screening
+from flowparts.screening import BadRows, Sink, Source
+from flowparts.sources import File
+
 WIDE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _rows(source: Source, sink: Sink, columns: int, kind: str) -> Iterator[int]:
+    if kind == "jsonl":
+        return screening.screen_jsonl(source, sink)
+    return screening.screen_csv(source, sink, ",", columns, 1)
 
 
 def _screened(
@@ -20,29 +29,20 @@ def _screened(
     """Return the good lines and the bad rows (line, reason, text)."""
     path = folder / "data"
     path.write_bytes(content)
-    bad = BadRows(folder / "bad.jsonl")
     good = io.StringIO(newline="")
-    source, sink = Source(0, File(path, "data")), Sink(good, bad)
-    rows = (
-        screening.screen_csv(source, sink, ",", columns, 1)
-        if kind == "csv"
-        else screening.screen_jsonl(source, sink)
-    )
-    assert all(read <= len(content) for read in rows)
-    places = [
-        line.split("\x01" if kind == "jsonl" else ",", 1) for line in good.getvalue().split("\n") if line
-    ]
-    for place, _ in places:
-        _, position, line, start, length = place.split(":")
-        assert position == "0"
-        assert int(line) >= 1
-        assert screening.text_at(path, int(start), int(length))
+    with BadRows(folder / "bad.jsonl") as bad:
+        rows = _rows(Source(0, File(path, "data")), Sink(good, bad), columns, kind)
+        assert all(read <= len(content) for read in rows)
+    places = re.findall(r"(?ms)^(:0:\d+:\d+:\d+)[,\x01](.*?)\n(?=:0:\d+:\d+:\d+[,\x01]|\Z)", good.getvalue())
+    for place, text in places:
+        _, _, _, start, length = place.split(":")
+        assert path.read_bytes()[int(start) :][: int(length)].strip() == text.encode("latin-1").strip()
     return [text for _, text in places], bad.frame().select("line", "reason", "text").collect().rows()
 
 
 def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
     good, bad = _screened(tmp_path, b'a,b\n1,"x\ny"\n2\n3,z\n4,5,6\n')
-    assert len(good) == 2 + 1  # the first record holds a line break
+    assert good == ['1,"x\ny"', "3,z"]
     assert bad == [
         (4, "has 1 field where the header has 2", "2"),
         (6, "has 3 fields where the header has 2", "4,5,6"),
@@ -99,13 +99,8 @@ def test_what_the_csv_module_writes_is_good_unless_ragged(rows: list[list[str]],
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerows([["a", "b"], *rows])
     good, bad = _screened(tmp_path, text.getvalue().encode())
-    again = [
-        row[1:]
-        for row in csv.reader(
-            io.StringIO("\n".join(f"x,{line}" for line in good).encode("latin-1").decode(), newline="")
-        )
-    ]
-    del again
+    again = list(csv.reader(io.StringIO("\n".join(good).encode("latin-1").decode(), newline="")))
+    assert again == [row for row in rows if len(row) == 2]
     assert len(bad) == sum(len(row) != 2 for row in rows)
 
 
@@ -137,10 +132,10 @@ def test_line_that_is_no_json_object_is_set_apart(line: bytes, reason: str, tmp_
 
 
 def test_first_bad_rows_are_listed_in_the_order_of_the_source(tmp_path: Path) -> None:
-    bad = BadRows(tmp_path / "bad.jsonl")
-    for line in range(8, 1, -1):
-        bad.add(1, File(tmp_path, "b.csv"), line, None, "is ragged", "x")
-    bad.add(0, File(tmp_path, "a.csv"), 99, "age", "'x' is not a number", "x")
+    with BadRows(tmp_path / "bad.jsonl") as bad:
+        for line in range(8, 1, -1):
+            bad.add(1, File(tmp_path, "b.csv"), line, None, "is ragged", "x")
+        bad.add(0, File(tmp_path, "a.csv"), 99, "age", "'x' is not a number", "x")
     assert bad.listed() == (
         "8 bad rows: a.csv line 99, column 'age': 'x' is not a number; b.csv line 2 is ragged; "
         "b.csv line 3 is ragged; b.csv line 4 is ragged; b.csv line 5 is ragged; and 3 more"

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from backports import zstd
+
 from flowparts import sources
 from flowparts.samples import make
 from flowparts.sources import File
@@ -81,7 +82,7 @@ def test_samples_on_disk_are_what_their_script_makes(fetched: Path) -> None:
 
 
 def test_unknown_sample_is_answered_with_the_near_match(fetched: Path) -> None:
-    with pytest.raises(ValueError, match="no sample 'breast_cancr'; did you mean 'breast_cancer'"):
+    with pytest.raises(ValueError, match=r"no sample 'breast_cancr'; did you mean 'breast_cancer'"):
         sources.fetch("sample://breast_cancr", fetched)
 
 
@@ -124,7 +125,7 @@ def test_mixed_formats_are_refused_by_naming_one_file_of_each() -> None:
 
 
 def test_unknown_suffix_asks_for_the_format() -> None:
-    with pytest.raises(ValueError, match="format of data.dat can't be told"):
+    with pytest.raises(ValueError, match=r"format of data.dat can't be told"):
         sources.format_of([File(Path("data.dat"), "data.dat")])
 
 
@@ -141,7 +142,7 @@ def test_compressed_file_is_unpacked_whatever_its_name(compress: Any, data: Path
 def test_truncated_compressed_file_is_refused(compress: Any, keep: int, data: Path, fetched: Path) -> None:
     packed = data / "a.csv.gz"
     packed.write_bytes(compress(CSV * 100)[:keep])
-    with pytest.raises(ValueError, match="truncated or damaged"):
+    with pytest.raises(ValueError, match=r"truncated or damaged"):
         sources.decompressed(File(packed, "a.csv.gz"), fetched)
 
 
@@ -150,7 +151,7 @@ def test_damaged_gzip_is_refused(data: Path, fetched: Path) -> None:
     content[-6] ^= 0xFF
     packed = data / "a.csv.gz"
     packed.write_bytes(content)
-    with pytest.raises(ValueError, match="a.csv.gz is truncated or damaged gzip data"):
+    with pytest.raises(ValueError, match=r"a.csv.gz is truncated or damaged gzip data"):
         sources.decompressed(File(packed, "a.csv.gz"), fetched)
 
 
@@ -175,7 +176,7 @@ def test_http_failures_are_one_sentence_each(web: str, fetched: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_unreachable_web_server_is_one_sentence(scheme: str, fetched: Path) -> None:
-    with pytest.raises(ValueError, match="can't be read; is the address right and the server up"):
+    with pytest.raises(ValueError, match=r"can't be read; is the address right and the server up"):
         sources.fetch(f"{scheme}://127.0.0.1:{_free_port()}/a.csv", fetched)
 
 
@@ -220,7 +221,7 @@ def test_s3_gives_files_globs_and_directories(s3: str, tmp_path: Path) -> None:
         files = sources.fetch(f"{s3}/{place}", folder)
         assert [file.name for file in files] == [f"{s3}/{name}" for name in names]
         assert all(file.path.read_bytes() == CSV for file in files)
-    with pytest.raises(ValueError, match="there is nothing at s3://bucket/missing.csv"):
+    with pytest.raises(ValueError, match=r"there is nothing at s3://bucket/missing.csv"):
         sources.fetch(f"{s3}/missing.csv", tmp_path)
     with pytest.raises(ValueError, match=r"no file matches s3://bucket/in/\*.json"):
         sources.fetch(f"{s3}/in/*.json", tmp_path)
@@ -233,7 +234,7 @@ def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{_free_port()}")
-    with pytest.raises(ValueError, match="s3://bucket/a.csv can't be read; is the address right"):
+    with pytest.raises(ValueError, match=r"s3://bucket/a.csv can't be read; is the address right"):
         sources.fetch("s3://bucket/a.csv", fetched)
 
 
@@ -266,5 +267,5 @@ def test_cloud_storage_gives_files_and_globs(gs: str, tmp_path: Path) -> None:
         files = sources.fetch(f"{gs}/{place}", folder)
         assert [file.path.name for file in files] == names
         assert all(file.path.read_bytes() == CSV for file in files)
-    with pytest.raises(ValueError, match="there is nothing at gs://bucket/missing.csv"):
+    with pytest.raises(ValueError, match=r"there is nothing at gs://bucket/missing.csv"):
         sources.fetch(f"{gs}/missing.csv", tmp_path)

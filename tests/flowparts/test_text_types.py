@@ -5,9 +5,10 @@ from typing import Any
 
 import duckdb
 import pytest
-from flowparts import text_types
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from flowparts import text_types
 
 Convert = Callable[[str, str], Any]
 

@@ -1,0 +1,569 @@
+import csv
+import datetime as dt
+import gzip
+import io
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from backports import zstd
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from flowparts import ingest, screening, tables
+from flowparts.ingest import Options
+
+FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+MIXED = pl.DataFrame(
+    {
+        "id": [1, 2, None, -4],
+        "amount": [1.5, None, -2.25, 1e300],
+        "name": ["ann", 'says "hi", twice', "line\nbreak", None],
+        "member": [True, False, None, True],
+        "born": [dt.date(2001, 2, 3), None, dt.date(1999, 12, 31), dt.date(2024, 2, 29)],
+        "seen": [
+            dt.datetime(2024, 1, 2, 3, 4, 5, 678901),
+            dt.datetime(1970, 1, 1),
+            None,
+            dt.datetime(2030, 1, 1),
+        ],
+        "größe": ["é", "ü", "字", "x"],
+    }
+)
+
+Ingest = Callable[..., tuple[pl.DataFrame, pl.DataFrame]]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Ingest:
+    """Ingest bytes (a file named `name`) or a source; return the table and the bad rows."""
+
+    def run(source: bytes | str, name: str = "data.csv", **options: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+        if isinstance(source, bytes):
+            (tmp_path / name).write_bytes(source)
+            source = str(tmp_path / name)
+        out = tmp_path / "out"
+        good, bad = ingest.ingest(source, out / "table", out / "rejected", Options(**options))
+        frames = tables.scan(out / "table").collect(), tables.scan(out / "rejected").collect()
+        assert (good["rows"], bad["rows"]) == tuple(frame.height for frame in frames)
+        return frames
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path: Path, read: Ingest) -> Callable[..., str]:
+    """Ingest what must be refused; return the sentence. Nothing may be left behind."""
+
+    def run(source: bytes | str, name: str = "data.csv", **options: Any) -> str:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - every test looks at the sentence
+            read(source, name, **options)
+        assert not list((tmp_path / "out").rglob("*"))
+        sentence = str(caught.value).replace(f"{tmp_path}/", "")
+        assert sentence
+        assert "\n" not in sentence
+        return sentence
+
+    return run
+
+
+def _write(frame: pl.DataFrame, kind: str) -> bytes:
+    stream = io.BytesIO()
+    if kind == "csv":
+        frame.write_csv(stream)
+    elif kind == "jsonl":
+        frame.write_ndjson(stream)
+    else:
+        frame.write_parquet(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_mixed_columns_with_nulls_come_back_with_their_types(kind: str, read: Ingest) -> None:
+    table, rejected = read(_write(MIXED, kind), f"data.{kind}")
+    assert_frame_equal(table, MIXED)
+    assert rejected.height == 0
+    assert rejected.schema == screening.BadRows.SCHEMA
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd.compress], ids=["gz", "zst"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_compressed_text_is_read_like_plain_text(kind: str, compress: Any, read: Ingest) -> None:
+    table, _ = read(compress(_write(MIXED, kind)), f"data.{kind}.gz")
+    assert_frame_equal(table, MIXED)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiter_is_told_from_the_header(delimiter: str, read: Ingest) -> None:
+    table, _ = read(MIXED.write_csv(separator=delimiter).encode())
+    assert_frame_equal(table, MIXED)
+
+
+def test_windows_files_with_mark_and_line_endings_are_taken(read: Ingest) -> None:
+    table, _ = read(b"\xef\xbb\xbf" + MIXED.drop("name").write_csv(line_terminator="\r\n").encode())
+    assert_frame_equal(table, MIXED.drop("name"))
+
+
+def test_line_endings_may_be_mixed(read: Ingest) -> None:
+    assert read(b"a,b\r\n1,x\n2,y\r\n3,z")[0].rows() == [(1, "x"), (2, "y"), (3, "z")]
+
+
+def test_one_column_is_enough(read: Ingest) -> None:
+    assert read(b"a\n1\n2\n")[0].to_dict(as_series=False) == {"a": [1, 2]}
+
+
+def test_csv_agrees_with_pandas_on_a_file_that_is_larger_than_the_sample(
+    read: Ingest, tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    generator = random.Random(0)
+    rows = [
+        (
+            index,
+            generator.gauss(0, 1),
+            f'"{generator.choice("xyz")}, quoted"' if index % 7 else "",
+            index % 3 == 0,
+        )
+        for index in range(50_000)
+    ]
+    text = "a,b,c,d\n" + "".join(f"{a},{b!r},{c},{d}\n" for a, b, c, d in rows)
+    table, _ = read(text.encode())
+    expected = pd.read_csv(io.StringIO(text))
+    assert table["a"].to_list() == expected["a"].tolist()
+    assert table["b"].to_list() == pytest.approx(expected["b"].tolist(), rel=1e-15)
+    assert table["c"].to_list() == [None if pd.isna(value) else value for value in expected["c"]]
+    assert table["d"].to_list() == expected["d"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("late", "dtype", "value"),
+    [
+        (("1", "2.5"), pl.Float64(), 2.5),
+        (("1", "x"), pl.String(), "x"),
+        (("", "7"), pl.Int64(), 7),
+        (("2024-01-01", "2024-01-02T03:04"), pl.Datetime("us"), dt.datetime(2024, 1, 2, 3, 4)),
+        (("true", "1"), pl.String(), "1"),
+        (("7", "007"), pl.String(), "007"),
+    ],
+    ids=["number", "string", "integer", "timestamp", "not-boolean", "leading-zero"],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_types_are_inferred_over_rows_far_behind_the_first(
+    kind: str, late: tuple[str, str], dtype: pl.DataType, value: object, read: Ingest
+) -> None:
+    first, last = late
+    if kind == "jsonl":
+        bare = ("1", "2.5", "7", "true")
+        first, last = (text if text in bare else json.dumps(text or None) for text in late)
+        lines = [f'{{"a": {first}}}'] * 30_000 + [f'{{"a": {last}, "b": 1}}']
+    else:
+        lines = ["a,b", *[f"{first},x"] * 30_000, f"{last},x"]
+    table, _ = read("\n".join(lines).encode(), f"data.{kind}")
+    assert table.schema["a"] == dtype
+    assert table["a"][-1] == value
+
+
+def test_what_looks_like_a_code_stays_text(read: Ingest) -> None:
+    table, _ = read(b"zip,big,mixed\n00501,123456789012345678901,1_000\n10001,1,2\n")
+    assert table.schema == {"zip": pl.String(), "big": pl.String(), "mixed": pl.String()}
+    assert table["zip"].to_list() == ["00501", "10001"]
+
+
+def test_nan_is_null_and_an_empty_column_is_text(read: Ingest) -> None:
+    table, _ = read(b"a,b\n1.5,\nNaN,\n")
+    assert table.schema == {"a": pl.Float64(), "b": pl.String()}
+    assert table.rows() == [(1.5, None), (None, None)]
+    parquet, _ = read(_write(pl.DataFrame({"a": [math.nan, 1.0]}), "parquet"), "data.parquet")
+    assert parquet["a"].to_list() == [None, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({}, [None, "NA", "-"]),
+        ({"null_values": ["NA", "-"]}, ["", None, None]),
+        ({"null_values": []}, ["", "NA", "-"]),
+    ],
+    ids=["default", "named", "none"],
+)
+def test_null_values_are_what_they_are_named(
+    options: dict[str, Any], values: list[Any], read: Ingest
+) -> None:
+    table, _ = read(b"a,b\n,1\nNA,2\n-,3\n", **options)
+    assert table["a"].to_list() == values
+
+
+def test_null_values_hold_for_json_and_parquet_too(read: Ingest) -> None:
+    frame = pl.DataFrame({"a": ["NA", "", "x"]})
+    for kind in ("jsonl", "parquet"):
+        table, _ = read(_write(frame, kind), f"data.{kind}", null_values=["NA"])
+        assert table["a"].to_list() == [None, "", "x"]
+
+
+def test_json_keeps_strings_apart_from_numbers_and_nested_values_as_json(read: Ingest) -> None:
+    lines = b"""{"a": "1", "b": {"x": [1, "y"]}}
+
+{"c": true, "a": "2", "b": [null]}
+{"d": "2024-01-02T03:04:05+02:00"}
+"""
+    table, _ = read(lines, "data.ndjson")
+    assert table.columns == ["a", "b", "c", "d"]
+    assert table["a"].to_list() == ["1", "2", None]
+    assert [json.loads(text) if text else None for text in table["b"]] == [{"x": [1, "y"]}, [None], None]
+    assert table["c"].to_list() == [None, True, None]
+    assert table["d"].to_list() == [None, None, dt.datetime(2024, 1, 2, 1, 4, 5)]
+
+
+def test_parquet_types_become_the_table_types(read: Ingest) -> None:
+    frame = pl.DataFrame(
+        {
+            "small": pl.Series([1, None], dtype=pl.Int8),
+            "price": pl.Series(["1.10", "2.25"]).cast(pl.Decimal(10, 2)),
+            "list": [[1, 2], None],
+            "kind": pl.Series(["a", "b"], dtype=pl.Categorical),
+            "zoned": pl.Series([dt.datetime(2024, 1, 1, 12), None]).dt.replace_time_zone("Europe/Berlin"),
+            "time": [dt.time(1, 2, 3), None],
+        }
+    )
+    table, _ = read(_write(frame, "parquet"), "data.parquet")
+    assert table["small"].to_list() == [1, None]
+    assert table["price"].to_list() == [1.1, 2.25]
+    assert table["list"].to_list() == ["[1,2]", None]
+    assert table["kind"].to_list() == ["a", "b"]
+    assert table["zoned"].to_list() == [dt.datetime(2024, 1, 1, 11), None]
+    assert table["time"].to_list() == ["01:02:03", None]
+
+
+def test_binary_parquet_column_is_refused(refused: Callable[..., str]) -> None:
+    content = _write(pl.DataFrame({"image": [b"\x00\xff"]}), "parquet")
+    assert "column 'image' of data.parquet holds binary values" in refused(content, "data.parquet")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_files_of_the_same_columns_become_one_table_in_the_order_of_their_names(
+    kind: str, read: Ingest, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in[1]'s"
+    folder.mkdir()
+    for number in (3, 1, 2):
+        frame = pl.DataFrame({"n": [number, number * 10], "x": [number / 2, None]})
+        (folder / f"part {number}.{kind}").write_bytes(_write(frame, kind))
+    for source in (str(folder), f"{tmp_path}/in*/*.{kind}"):
+        table, _ = read(source)
+        assert table["n"].to_list() == [1, 10, 2, 20, 3, 30]
+        assert table.schema == {"n": pl.Int64(), "x": pl.Float64()}
+
+
+def test_parquet_files_whose_types_differ_widen_without_loss(read: Ingest, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pl.DataFrame({"a": [1]}).write_parquet(folder / "1.parquet")
+    pl.DataFrame({"a": [2.5]}).write_parquet(folder / "2.parquet")
+    assert read(str(folder))[0]["a"].to_list() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_files_with_other_columns_are_named_with_the_difference(
+    kind: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / f"1.{kind}").write_bytes(_write(pl.DataFrame({"a": [1], "b": [2]}), kind))
+    (folder / f"2.{kind}").write_bytes(_write(pl.DataFrame({"a": [1], "c": [2]}), kind))
+    assert refused(str(folder)) == (
+        f"in/2.{kind} does not have the columns of in/1.{kind}: it lacks b and adds c".replace(
+            "in/1", f"{folder.relative_to(tmp_path)}/1"
+        )
+    )
+
+
+RAGGED = b'id,name,amount\n1,ann,1.5\n2,"bo\nb",2\n3,cy,abc\n4\n5,ee,3,extra\n6,ff,7\n'
+
+
+def test_bad_rows_fail_with_file_line_reason_and_the_way_out(refused: Callable[..., str]) -> None:
+    assert refused(RAGGED, column_types={"amount": "number"}) == (
+        "3 bad rows: data.csv line 5, column 'amount': 'abc' is not a number; "
+        "data.csv line 6 has 1 field where the header has 3; "
+        "data.csv line 7 has 4 fields where the header has 3. "
+        "Correct the source, or pass on_bad_rows='quarantine' to set them apart"
+    )
+
+
+def test_only_the_first_bad_rows_are_listed(refused: Callable[..., str]) -> None:
+    sentence = refused(b"a,b\n" + b"1\n" * 1000 + b"1,2\n")
+    assert sentence.startswith("1,000 bad rows: data.csv line 2 has")
+    assert "line 6 has" in sentence
+    assert "line 7 has" not in sentence
+    assert "; and 995 more." in sentence
+
+
+def test_quarantine_sets_bad_rows_apart_and_keeps_the_rest(read: Ingest) -> None:
+    table, rejected = read(RAGGED, column_types={"amount": "number"}, on_bad_rows="quarantine")
+    assert table.rows() == [(1, "ann", 1.5), (2, "bo\nb", 2.0), (6, "ff", 7.0)]
+    assert rejected.drop("file").rows() == [
+        (5, "amount", "'abc' is not a number", "3,cy,abc"),
+        (6, None, "has 1 field where the header has 3", "4"),
+        (7, None, "has 4 fields where the header has 3", "5,ee,3,extra"),
+    ]
+
+
+def test_bad_rows_of_many_files_are_found_in_their_file(read: Ingest, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "1.csv").write_bytes(b"a,b\n1,x\n2\n")
+    (folder / "2.csv").write_bytes(gzip.compress(b'a,b\n\n"x\n",y\n4,y\nq,z\n'))
+    table, rejected = read(f"{folder}/*.csv", column_types={"a": "integer"}, on_bad_rows="quarantine")
+    assert table.rows() == [(1, "x"), (4, "y")]
+    assert rejected.select("file", "line", "column", "text").rows() == [
+        (f"{folder}/1.csv", 3, None, "2"),
+        (f"{folder}/2.csv", 3, "a", '"x\n",y'),
+        (f"{folder}/2.csv", 6, "a", "q,z"),
+    ]
+
+
+def test_bad_json_lines_are_set_apart(read: Ingest, refused: Callable[..., str]) -> None:
+    lines = b'{"a": 1}\n{"a": 2,}\n[3]\n\n{"a": "x"}\n'
+    sentence = refused(lines, "data.jsonl", column_types={"a": "integer"})
+    assert sentence.startswith("3 bad rows: data.jsonl line 2 is not valid JSON: ")
+    assert "data.jsonl line 5, column 'a': 'x' is not an integer of at most 64 bits" in sentence
+    table, rejected = read(lines, "data.jsonl", on_bad_rows="quarantine", column_types={"a": "integer"})
+    assert table["a"].to_list() == [1]
+    assert rejected["line"].to_list() == [2, 3, 5]
+
+
+def test_values_of_a_parquet_file_that_are_not_of_the_given_type_are_bad(read: Ingest) -> None:
+    content = _write(pl.DataFrame({"a": ["1", "x", None], "b": [1.0, 2.0, 3.5]}), "parquet")
+    types = {"a": "integer", "b": "integer"}
+    table, rejected = read(content, "data.parquet", column_types=types, on_bad_rows="quarantine")
+    assert table.rows() == [(1, 1)]
+    assert rejected.select("line", "column").rows() == [(2, "a"), (3, "b")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("integer", "007", "1.5"),
+        ("number", "1e3", "1,5"),
+        ("string", "1", None),
+        ("boolean", "yes", "maybe"),
+        ("date", "2024-02-29", "2024-02-29T12:00:00"),
+        ("timestamp", "2024-02-29", "yesterday"),
+    ],
+)
+def test_given_type_is_kept_and_nothing_is_rounded_into_it(
+    kind: str, good: str, bad: str | None, read: Ingest
+) -> None:
+    text = f'a,b\n"{good}",1\n' + (f'"{bad}",2\n' if bad else "")
+    table, rejected = read(text.encode(), column_types={"a": kind}, on_bad_rows="quarantine")
+    dtype = {
+        "integer": pl.Int64(),
+        "number": pl.Float64(),
+        "string": pl.String(),
+        "boolean": pl.Boolean(),
+        "date": pl.Date(),
+        "timestamp": pl.Datetime("us"),
+    }[kind]
+    assert table.schema["a"] == dtype
+    assert table.height == 1
+    assert rejected.height == (1 if bad else 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "sentence"),
+    [
+        (b"", "data.csv", "data.csv is empty"),
+        (b"\n \n", "data.csv", "data.csv is empty"),
+        (b"a,b\n", "data.csv", "data.csv has no rows"),
+        (b"a,b", "data.csv", "data.csv has no rows"),
+        (b"a,b,a\n1,2,3\n", "data.csv", "data.csv has more than one column named 'a'; rename all but one"),
+        (
+            b"a,A\n1,2\n",
+            "data.csv",
+            "columns that differ only in upper and lower case, 'a' and 'A'; rename one",
+        ),
+        ("a,b\né,1\n".encode("latin-1"), "data.csv", "data.csv line 2 is not UTF-8 text; convert the file"),
+        (
+            "é,b\n1,1\n".encode("latin-1"),
+            "data.csv",
+            "the header of data.csv is not UTF-8 text; convert the file",
+        ),
+        ("a,b\n1,1\n".encode("utf-16"), "data.csv", "data.csv is UTF-16 text; convert it"),
+        ("a,b\n1,1\n".encode("utf-16-le"), "data.csv", "data.csv holds NUL bytes: it is binary"),
+        (b"a,b\n1," + b"x" * 5000 + b"\0\n", "data.csv", "data.csv line 2 holds a NUL byte"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "data.csv", "data.csv line 3 opens a quote that is not closed"),
+        (b'a,"b\n1,2\n', "data.csv", "the header of data.csv is not valid CSV"),
+        (
+            b"a" * (2 << 20),
+            "data.csv",
+            "the header of data.csv is longer than 1,048,576 bytes; is it a CSV file?",
+        ),
+        (b"a,b\n" + b"1" * 5_000_000, "data.csv", "data.csv line 2 is longer than 2,000,000 bytes"),
+        (b"hello", "data.parquet", "data.parquet is not a Parquet file: it does not begin with PAR1"),
+        (b"PAR1hello", "data.parquet", "data.parquet is a truncated Parquet file: it does not end with PAR1"),
+        (b"PAR1" + b"x" * 50 + b"PAR1", "data.parquet", "data.parquet can't be read"),
+        (b"", "data.jsonl", "data.jsonl is empty"),
+        (b"not json\n", "data.jsonl", "data.jsonl line 1 is not valid JSON"),
+        (b"{}\n{}\n", "data.jsonl", "data.jsonl has an object without keys"),
+        (b'{"": 1}\n', "data.jsonl", "data.jsonl has an object without keys or with an empty one"),
+        (b'{"a": 1, "A": 2}\n', "data.jsonl", "'a' and 'A'; rename one"),
+        (b'[{"a": 1}]', "data.json", "data.json is a JSON array, not JSON Lines; write one object a line"),
+        (gzip.compress(RAGGED * 50)[:-9], "data.csv.gz", "data.csv.gz is truncated or damaged gzip data"),
+        (
+            zstd.compress(RAGGED * 50)[:-9],
+            "data.csv.zst",
+            "data.csv.zst is truncated or damaged Zstandard data",
+        ),
+        (b"a,b\n1,2\n", "data.dat", "the format of data.dat can't be told from its name"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input_is_answered_with_one_sentence(
+    content: bytes, name: str, sentence: str, refused: Callable[..., str]
+) -> None:
+    assert sentence in refused(content, name)
+
+
+def test_empty_parquet_table_is_refused(refused: Callable[..., str]) -> None:
+    content = _write(pl.DataFrame({"a": [1]}).clear(), "parquet")
+    assert refused(content, "data.parquet") == "data.parquet has no rows"
+
+
+def test_quarantine_of_every_row_is_refused(refused: Callable[..., str]) -> None:
+    sentence = refused(b"a,b\n1\n2\n", on_bad_rows="quarantine")
+    assert sentence.startswith("data.csv has no good row; 2 bad rows: data.csv line 2 has 1 field")
+
+
+def test_missing_source_is_refused(refused: Callable[..., str]) -> None:
+    assert refused("nowhere.csv") == "there is no file or directory at nowhere.csv"
+
+
+def test_named_type_of_an_unknown_column_is_answered_with_the_near_match(refused: Callable[..., str]) -> None:
+    for kind in ("csv", "jsonl", "parquet"):
+        content = _write(pl.DataFrame({"amount": [1]}), kind)
+        assert refused(content, f"data.{kind}", column_types={"amuont": "number"}) == (
+            "column 'amuont' of column_types is not in the source; did you mean 'amount'? columns are: amount"
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_bad_rows": "skip"}, "on_bad_rows is 'skip'; use one of: fail, quarantine"),
+        ({"file_format": "parket"}, "file_format is 'parket'; did you mean 'parquet'?"),
+        ({"column_types": {"a": "int"}}, r"column_types\['a'\] is 'int'; did you mean 'integer'?"),
+        ({"column_types": {"a": 3.0}}, r"column_types\['a'\] is 3.0; use one of: boolean, integer"),
+        ({"null_values": "NA"}, "null_values is 'NA'; give a list of texts"),
+        ({"null_values": [0]}, r"null_values is \[0\]; give a list of texts"),
+    ],
+)
+def test_unknown_option_is_refused_before_anything_is_read(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
+
+
+def test_file_format_takes_the_place_of_the_suffix(read: Ingest) -> None:
+    assert read(b"a;b\n1;2\n", "data.txt", file_format="csv")[0].rows() == [(1, 2)]
+
+
+def test_quoted_line_breaks_across_the_reader_buffers_keep_their_rows(read: Ingest) -> None:
+    generator = random.Random(1)
+    rows = [
+        [str(index), "\n".join(generator.choice(['a"', "b,", "c\r"]) for _ in range(generator.randrange(40)))]
+        for index in range(60_000)
+    ]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([["a", "b"], *rows])
+    table, _ = read(text.getvalue().encode(), null_values=[])
+    assert table.rows() == [(int(a), b) for a, b in rows]
+
+
+def test_same_input_gives_the_same_files(tmp_path: Path) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("a,b\n" + "".join(f"{index},{index * 7 % 13}\n" for index in range(300_000)))
+    for name in ("1", "2"):
+        ingest.ingest(str(source), tmp_path / name, tmp_path / f"{name}-rejected")
+    assert (tmp_path / "1/part-00000.parquet").read_bytes() == (
+        tmp_path / "2/part-00000.parquet"
+    ).read_bytes()
+
+
+def test_metadata_names_the_source_without_its_secrets(tmp_path: Path) -> None:
+    good, _ = ingest.ingest("sample://iris", tmp_path / "table", tmp_path / "rejected")
+    assert good["rows"] == 150
+    assert good["columns"][-1] == "target"
+    assert good["source"] == "sample://iris"
+    assert good["fingerprint"] == tables.fingerprint(tables.scan(tmp_path / "table"))
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+
+
+@FUZZ
+@given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=12))
+def test_any_text_survives_csv_and_json(rows: list[tuple[str, str]], read: Ingest) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([("a", "b"), *rows])
+    types = {"a": "string", "b": "string"}
+    table, _ = read(text.getvalue().encode(), column_types=types, null_values=[])
+    assert table.rows() == rows
+    lines = "".join(json.dumps({"a": a, "b": b}) + "\n" for a, b in rows)
+    table, _ = read(lines.encode(), "data.jsonl", column_types=types)
+    assert table.rows() == rows
+
+
+def _broken(kind: str) -> bytes:
+    compress = {"gz": gzip.compress, "zst": zstd.compress}
+    name, _, packed = kind.partition(".")
+    content = _write(pl.concat([MIXED] * 3), name)
+    return compress[packed](content) if packed else content
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "csv.gz", "jsonl.zst"])
+@FUZZ
+@given(data=st.data())
+def test_broken_file_gives_a_table_or_a_sentence(kind: str, data: st.DataObject, tmp_path: Path) -> None:
+    content = bytearray(_broken(kind))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    start = data.draw(st.integers(0, 20))
+    end = data.draw(st.integers(0, len(content)))
+    cut = data.draw(st.sampled_from(["whole", "head", "tail", "hole"]))
+    broken = {
+        "whole": content,
+        "head": content[:end],
+        "tail": content[start:],
+        "hole": content[:end] + content[end + start :],
+    }[cut]
+    path, out = tmp_path / f"data.{kind}", tmp_path / "out"
+    path.write_bytes(broken)
+    sentence = _sentence(path, out, data.draw(st.sampled_from(["fail", "quarantine"])))
+    assert len(sentence) > 20 or sentence == ""
+
+
+@FUZZ
+@given(content=st.binary(min_size=1, max_size=300), kind=st.sampled_from(["csv", "jsonl"]))
+def test_arbitrary_bytes_give_a_table_or_a_sentence(content: bytes, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes(content)
+    assert "\n" not in _sentence(path, tmp_path / "out", "quarantine")
+
+
+def _sentence(path: Path, out: Path, on_bad_rows: str) -> str:
+    """Ingest a file; return the error's sentence, empty where there is a whole table."""
+    try:
+        good, _ = ingest.ingest(str(path), out / "table", out / "rejected", Options(on_bad_rows=on_bad_rows))
+    except ValueError as error:
+        sentence = str(error)
+    else:
+        assert tables.scan(out / "table").collect().height == good["rows"] > 0
+        sentence = ""
+    assert sorted(entry.name for entry in out.iterdir()) == ([] if sentence else ["rejected", "table"])
+    return sentence
