@@ -1,0 +1,112 @@
+"""A step that is killed while it writes leaves nothing that looks finished, and can be run again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowparts import tables
+from targets import catalogue
+from tests.contract.conftest import Recorded
+from tests.contract.steps import MOVE, Step, Stop
+
+COMPONENTS = list(catalogue.components())
+# Write no output, but act on the world: a test below says what a killed one leaves there.
+ACTS_ON_THE_WORLD = {"register_mlflow"}
+# Hold measured times, which no two runs share.
+TIMED = {("check_serving", "metrics")}
+
+
+def outputs(folder: Path) -> dict[str, Any]:
+    """Return the content of each output in a folder: a table as its fingerprint, a directory as its files."""
+    made = folder / "made"
+    return {path.name: content(path) for path in made.iterdir() if not path.name.startswith(".")}
+
+
+def content(path: Path) -> Any:
+    if path.is_file():
+        return path.read_bytes()
+    if list(path.glob("*.parquet")) == list(path.iterdir()):
+        return tables.fingerprint(tables.scan(path))
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any], component: str) -> None:
+    for name, value in found.items():
+        if (component, name) in TIMED:
+            assert json.loads(value).keys() == json.loads(expected[name]).keys()
+        else:
+            assert value == expected[name], f"{name} is not what an undisturbed step writes"
+
+
+def spoil(folder: Path) -> None:
+    """Cut whatever an interrupted step has left: it may be killed in the middle of any write."""
+    for partial in folder.rglob(".*.partial"):
+        for file in [partial] if partial.is_file() else filter(Path.is_file, partial.rglob("*")):
+            content = file.read_bytes()
+            file.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_step_killed_while_it_writes_leaves_whole_outputs_or_none_and_can_be_run_again(
+    component: str, recorded: Recorded, tmp_path: Path
+) -> None:
+    assert component in recorded.steps, f"no run in conftest.RUNS has a step of {component}; add one that has"
+    step = recorded.steps[component]
+    log = tmp_path / "log"
+
+    undisturbed = tmp_path / "undisturbed"
+    ended = step.inside(undisturbed, recorded.outside).run(log)
+    assert ended.exit_code == 0, ended.log
+    if component in ACTS_ON_THE_WORLD:
+        assert not ended.moved
+        return
+    assert ended.moved, f"{component} writes nothing, or not through flowparts.outputs"
+    expected = outputs(undisturbed)
+    for name in expected.keys() | artifacts(step):
+        assert str(undisturbed / "made" / name) in ended.moved, f"{name} is not written as a whole"
+
+    disturbed = tmp_path / "disturbed"
+    again = step.inside(disturbed, recorded.outside)
+    for call in sorted({1, len(ended.moved)}):
+        assert again.run(log, Stop(MOVE, call)).exit_code == -9
+        assert list(disturbed.rglob(".*.partial")), "nothing was being written"
+        spoil(disturbed)
+        assert_equal(outputs(disturbed), expected, component)
+    assert again.run(log).exit_code == 0
+    assert outputs(disturbed).keys() == expected.keys()
+    assert_equal(outputs(disturbed), expected, component)
+    assert not list(disturbed.rglob(".*.partial"))
+
+
+def artifacts(step: Step) -> set[str]:
+    return set(step.executor_input["outputs"].get("artifacts", {}))
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's database library warns about its own future
+@pytest.mark.parametrize(
+    "function",
+    ["log_artifacts", "create_model_version", "set_registered_model_alias"],
+    ids=["before the files", "before the version", "before the alias"],
+)
+def test_a_killed_registration_is_completed_by_the_next_try_and_never_doubled(
+    function: str, recorded: Recorded, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    step = recorded.steps["register_mlflow"].inside(tmp_path / "step", recorded.outside)
+    step.executor_input["inputs"]["parameterValues"] |= {"tracking_uri": uri, "model_name": "killed"}
+    killed = step.run(tmp_path / "log", Stop(f"mlflow.MlflowClient.{function}", 1))
+    assert killed.exit_code == -9, killed.log
+    client = MlflowClient(uri, uri)
+    before = client.search_model_versions("name = 'killed'")
+    assert len(before) == (function == "set_registered_model_alias")
+    assert all(not version.aliases for version in before)
+
+    for _ in range(2):
+        ended = step.run(tmp_path / "log")
+        assert ended.exit_code == 0, ended.log
+        (version,) = client.search_model_versions("name = 'killed'")
+        assert client.get_model_version_by_alias("killed", "champion").version == version.version
