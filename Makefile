@@ -9,10 +9,21 @@ test: .venv/installed system
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) images || [ "$$CI" != true ]
 	$(BIN)/pytest -n auto --dist loadfile
 
 compile: .venv/installed
 	$(BIN)/python compile.py
+
+# IMAGES="base sklearn" REGISTRY=registry.example/team VERSION=1.2.0 BASE_IMAGE=python:3.11-slim, each optional.
+SELECTED = $(IMAGES) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION))
+
+images: .venv/installed
+	scripts/docker-engine.sh
+	$(BIN)/python -m targets.images build $(SELECTED) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
+
+push: images
+	$(BIN)/python -m targets.images push $(SELECTED)
 
 # Debian packages that only the tests need; a machine that has them is left alone.
 system:
@@ -21,9 +32,24 @@ system:
 lock: .venv/installed
 	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-deps -c requirements.txt --custom-compile-command "make lock" - -o bootstrap.txt
+	$(BIN)/python -m targets.images lock
+	for peers in peers tfdv; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" benchmarks/requirements-$$peers.in -o benchmarks/requirements-$$peers.txt; done
 
 readme: .venv/installed
 	$(BIN)/python -m targets.readme
+
+# TFDV can't be installed everywhere; without it the table says so.
+bench: .venv/installed .venv-bench/peers/installed
+	-$(MAKE) .venv-bench/tfdv/installed
+	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(CASES)
+
+bench-containers: images
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_containers.py
+
+.venv-bench/%/installed: benchmarks/requirements-%.txt | .venv/installed
+	$(PYTHON) -m venv --clear .venv-bench/$*
+	$(BIN)/uv pip sync -q --compile-bytecode --require-hashes --python .venv-bench/$*/bin/python $<
+	touch $@
 
 .venv/installed: requirements.txt pyproject.toml
 	PYTHON=$(PYTHON) scripts/system-packages.sh
@@ -33,4 +59,4 @@ readme: .venv/installed
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile system lock readme
+.PHONY: run test compile images push system lock readme bench bench-containers

@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
             version=options.version,
             digests=options.digests,
             out=options.out,
+            secrets=kubeflow.secrets(options.secret),
         ):
             print(file)
     except ValueError as error:
@@ -33,7 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compile_all(
-    names: list[str], targets: list[str], registry: str, version: str, digests: Path | None, out: Path
+    names: list[str],
+    targets: list[str],
+    registry: str,
+    version: str,
+    digests: Path | None,
+    out: Path,
+    secrets: dict[str, list[str]] | None = None,
 ) -> list[Path]:
     """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/TARGET/components/NAME.yaml.
 
@@ -44,6 +51,8 @@ def compile_all(
         version: The images' tag.
         digests: The images.json of `make push`, which pins the images it names.
         out: The folder to write to.
+        secrets: Kubernetes secrets, by name, whose keys become environment variables of every step; the
+            Kubeflow target only.
 
     Returns:
         The files written.
@@ -58,10 +67,16 @@ def compile_all(
         key: catalogue.find(key, everything, "pipeline or component") for key in keys
     }
     references = package.image_references(registry, version, digests)
+    if secrets and targets != ["kubeflow"]:
+        raise ValueError(
+            "--secret names Kubernetes secrets; compile with --target kubeflow. On Vertex AI, steps have "
+            "what the job's service account may read"
+        )
     texts = {}
     for key, component in chosen.items():
-        text = package.compiled(component, references)
+        compiled = package.compiled(component, references)
         for target in targets:
+            text = kubeflow.with_secrets(compiled, secrets or {}) if target == "kubeflow" else compiled
             CHECKS[target](text)
             folder = out / target / ("" if key in pipelines else "components")
             texts[folder / f"{key}.yaml"] = text
@@ -78,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
     parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
     parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
+    parser.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME=KEY[,KEY]",
+        help="a Kubernetes secret whose keys become environment variables of every step; may be repeated",
+    )
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
     return parser
 

@@ -1,5 +1,8 @@
 """The Kubeflow target: a pipeline document and, where something asks for it, a Kubernetes document."""
 
+import re
+
+import yaml
 from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 
@@ -22,3 +25,51 @@ def check(text: str) -> None:
                 raise ValueError(
                     f"{name}: the Kubernetes settings of {label} are not valid: {error}"
                 ) from None
+
+
+def secrets(given: list[str]) -> dict[str, list[str]]:
+    """Return keys by the name of their Kubernetes secret, from texts such as "aws=AWS_ACCESS_KEY_ID,AWS_KEY".
+
+    Raises:
+        ValueError: A text is written otherwise.
+    """
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, _, keys = text.partition("=")
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) or not re.fullmatch(
+            r"[A-Za-z_]\w*(,[A-Za-z_]\w*)*", keys
+        ):
+            raise ValueError(
+                f"secret {text!r} must be written NAME=KEY,KEY; a key is also the environment variable's name"
+            )
+        found.setdefault(name, []).extend(keys.split(","))
+    return found
+
+
+def with_secrets(text: str, keys: dict[str, list[str]]) -> str:
+    """Add to a compiled package that every step gets keys of Kubernetes secrets as environment variables.
+
+    Args:
+        text: The compiled YAML.
+        keys: Name of a secret to its keys, each of which is also the variable's name.
+    """
+    if not keys:
+        return text
+    spec, *overlays = package.documents(text)
+    overlay = (
+        overlays[0] if overlays else {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
+    )
+    configs = overlay["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        if "container" in executor:
+            configs.setdefault(label, {}).setdefault("secretAsEnv", []).extend(
+                {
+                    "secretName": name,
+                    "secretNameParameter": {"runtimeValue": {"constant": name}},
+                    "keyToEnv": [{"secretKey": key, "envVar": key} for key in names],
+                    "optional": False,
+                }
+                for name, names in keys.items()
+            )
+    pipeline = text.split("\n---\n")[0].rstrip("\n")
+    return f"{pipeline}\n---\n{yaml.safe_dump(overlay, sort_keys=True)}"

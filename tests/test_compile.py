@@ -48,3 +48,24 @@ def test_a_wrong_option_is_answered_with_a_sentence_and_nothing_is_written(
     assert compile_command.main([*arguments, "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_secret_is_referred_to_by_every_step_on_kubeflow_and_by_none_on_vertex(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    secret = ["--secret", "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"]
+    arguments = ["tabular-training", "--out", str(tmp_path), *secret]
+    assert compile_command.main([*arguments, "--target", "kubeflow"]) == 0
+    spec, overlay = yaml.safe_load_all((tmp_path / "kubeflow" / "tabular_training.yaml").read_text())
+    configs = overlay["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(configs) == set(spec["deploymentSpec"]["executors"])
+    (reference,) = configs["exec-ingest-table"]["secretAsEnv"]
+    assert reference["secretName"] == "aws"
+    assert [pair["envVar"] for pair in reference["keyToEnv"]] == [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    ]
+    assert compile_command.main([*arguments, "--target", "vertex"]) == 1
+    assert "compile with --target kubeflow" in capsys.readouterr().err
+    assert compile_command.main(["tabular-training", "--secret", "aws"]) == 1
+    assert "must be written NAME=KEY,KEY" in capsys.readouterr().err

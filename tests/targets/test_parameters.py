@@ -72,3 +72,17 @@ def test_an_unreadable_file_is_answered_with_a_sentence(tmp_path: Path, content:
 def test_a_parameter_without_default_must_be_given() -> None:
     with pytest.raises(ValueError, match="'label' has no default; give it as -p label=value"):
         parameters.gather({"label": InputSpec("String")}, None, [])
+
+
+def test_an_environment_file_gives_variables_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("# credentials\n\nAWS_KEY=a=b \nEMPTY=\n")
+    assert parameters.environment(file) == {"AWS_KEY": "a=b ", "EMPTY": ""}
+
+
+def test_a_wrong_line_of_an_environment_file_is_named_without_its_value(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("A=1\nmy-token: s3cret\n")
+    with pytest.raises(ValueError, match=r"line 2 of .* must be written KEY=VALUE") as refused:
+        parameters.environment(file)
+    assert "s3cret" not in str(refused.value)

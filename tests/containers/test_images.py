@@ -1,0 +1,135 @@
+"""What every image under containers/ promises, found by walking."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from targets import docker, images
+
+ROOT = Path(__file__).parents[2]
+IMAGES = images.find()
+# Megabytes, uncompressed, on the Debian stand-in for the Python image, which takes 167 of them.
+# Polars and DuckDB take 236.
+SIZES = {"base": 580, "sklearn": 980}
+# Packages that say nothing; their repositories are under Apache-2.0, Apache-2.0, MIT and BSD-3-Clause.
+UNSTATED = {"kfp-pipeline-spec", "kfp-server-api", "polars-hash", "protobuf"}
+SBOM = ROOT / "build" / "sbom"
+
+every_image = pytest.mark.parametrize("image", list(IMAGES.values()), ids=list(IMAGES))
+
+
+def run(image_id: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    docker_run = ["docker", "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", *options]
+    return subprocess.run([*docker_run, image_id, *command], capture_output=True, text=True)
+
+
+def inspect(image_id: str) -> dict[str, Any]:
+    found = subprocess.run(["docker", "image", "inspect", image_id], capture_output=True, check=True)
+    return json.loads(found.stdout)[0]
+
+
+@pytest.fixture
+def image_id(containers: docker.Containers, image: images.Image) -> str:
+    return containers.reference(image.name)
+
+
+@every_image
+@pytest.mark.parametrize("user", ["65532:0", "1234567:0", "1000:1000"])
+def test_selfcheck_passes_for_any_user_without_network_on_a_read_only_root(image_id: str, user: str) -> None:
+    answer = run(image_id, options=(f"--user={user}", "--cap-drop=ALL"))
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    facts = dict(line.split(maxsplit=1) for line in answer.stdout.replace("user id", "user_id").splitlines())
+    assert facts["user_id"] == user.partition(":")[0]
+    assert {"kfp", "polars", "duckdb"} <= set(facts)
+
+
+@every_image
+def test_selfcheck_names_what_is_missing(image_id: str) -> None:
+    hidden = "--mount=type=tmpfs,destination=/opt/flowparts/lib/python3.11/site-packages/duckdb"
+    answer = run(image_id, options=(hidden,))
+    assert answer.returncode == 1
+    assert "error: duckdb can't be imported" in answer.stdout
+
+
+@every_image
+def test_runs_as_a_number_that_is_not_root(image_id: str) -> None:
+    assert inspect(image_id)["Config"]["User"].partition(":")[0].isdigit()
+    assert run(image_id, "id", "-u").stdout.strip() not in {"", "0"}
+
+
+@every_image
+def test_says_where_it_comes_from(image_id: str, image: images.Image) -> None:
+    labels = inspect(image_id)["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == image.name
+    assert labels["org.opencontainers.image.version"]
+    assert labels["org.opencontainers.image.base.name"]
+    commit = run(image_id, "sh", "-c", "echo $FLOWPARTS_GIT_COMMIT").stdout.strip()
+    assert labels["org.opencontainers.image.revision"] == commit != ""
+
+
+@every_image
+@pytest.mark.parametrize("tool", ["pip", "pip3", "uv", "gcc", "cc", "g++", "ld", "strip", "git"])
+def test_holds_no_tool_that_only_a_build_needs(image_id: str, tool: str) -> None:
+    assert run(image_id, "sh", "-c", f"command -v {tool}").returncode != 0
+    assert run(image_id, "python", "-m", "pip", "--version").returncode != 0
+
+
+@every_image
+def test_holds_no_cache_and_has_its_bytecode(image_id: str) -> None:
+    found = run(image_id, "sh", "-c", "du -sm /var/cache /var/lib/apt/lists /root | cut -f1")
+    assert all(int(size) <= 1 for size in found.stdout.split()), found.stdout
+    compiled = run(image_id, "sh", "-c", "ls /opt/flowparts/code/flowparts/__pycache__/tables.*.pyc")
+    assert compiled.returncode == 0
+
+
+@every_image
+def test_is_no_larger_than_stated(image_id: str, image: images.Image) -> None:
+    megabytes = inspect(image_id)["Size"] / 1e6
+    assert megabytes <= SIZES.get(image.folder.name, 2000)
+
+
+@every_image
+def test_shares_its_parents_layers(containers: docker.Containers, image: images.Image, image_id: str) -> None:
+    if not image.parent:
+        pytest.skip("built from the Python image")
+    # The last layer of each is flowparts' code.
+    parents = inspect(containers.reference(f"flowparts-{image.parent}"))["RootFS"]["Layers"][:-1]
+    assert inspect(image_id)["RootFS"]["Layers"][: len(parents)] == parents
+
+
+@every_image
+def test_holds_the_flowparts_of_this_working_tree(image_id: str) -> None:
+    listing = "cd /opt/flowparts/code/flowparts && find . -name '*.py' | sort | xargs cat | sha256sum"
+    inside = run(image_id, "sh", "-c", listing).stdout
+    here = subprocess.run(
+        ["sh", "-c", listing.replace("/opt/flowparts/code", str(ROOT / "containers"))],
+        capture_output=True,
+        text=True,
+    )
+    assert inside == here.stdout, "the images are of older code; run: make images"
+
+
+@every_image
+def test_bill_of_materials_names_every_locked_package_with_a_licence(image: images.Image) -> None:
+    file = SBOM / f"{image.name}.cdx.json"
+    if not file.exists():
+        pytest.skip("make images writes it")
+    bill = json.loads(file.read_text(encoding="utf-8"))
+    assert bill["bomFormat"] == "CycloneDX"
+    names = {part["name"].lower().replace("_", "-").replace(".", "-") for part in bill["components"]}
+    lines = re.findall(r"^[a-z0-9][^\\\n]*", image.lock.read_text(encoding="utf-8"), re.MULTILINE)
+    requirements = [Requirement(line) for line in lines]
+    assert {part.name for part in requirements if not part.marker or part.marker.evaluate()} <= names
+    for part in bill["components"]:
+        texts = [
+            entry.get("expression") or entry["license"].get("id") or entry["license"].get("name", "")
+            for entry in part.get("licenses", [])
+        ]
+        assert texts or part["name"] in UNSTATED, f"{part['name']} states no licence"
+        strict = [text for text in texts if text.startswith(("GPL", "AGPL", "GNU General", "GNU Affero"))]
+        assert not strict, f"{part['name']} is under {strict}"
