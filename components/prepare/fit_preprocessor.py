@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Dataset, Input, Output
 from .. import runs_in
 
 
-@runs_in("sklearn")
+@runs_in("sklearn", cpu="2", memory="4Gi")
 def fit_preprocessor(
     train: Input[Dataset],
     validation: Input[Dataset],

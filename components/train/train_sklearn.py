@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 from .. import runs_in
 
 
-@runs_in("sklearn")
+@runs_in("sklearn", cpu="2", memory="4Gi")
 def train_sklearn(
     train_features: Input[Dataset],
     validation_features: Input[Dataset],

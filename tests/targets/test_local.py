@@ -121,13 +121,14 @@ def test_a_killed_step_is_told_by_its_exit_code(tmp_path: Path) -> None:
 
 
 def test_kfp_is_left_as_it_was(tmp_path: Path) -> None:
-    from kfp.local import executor_input_utils, subprocess_task_handler
+    from kfp.local import docker_task_handler, executor_input_utils, subprocess_task_handler
     from kfp.local.orchestrator import task_executor
 
     def hooks() -> list[Any]:
         return [
             task_executor.execute_single_task,
             subprocess_task_handler.run_local_subprocess,
+            docker_task_handler.run_docker_container,
             executor_input_utils.get_local_pipeline_resource_name,
         ]
 
