@@ -1,5 +1,7 @@
 """Compiles a component or pipeline to YAML text and settles its images."""
 
+import ast
+import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -18,6 +20,9 @@ _IMAGE = re.compile(
     rf"^(\s+image: ){REGISTRY}/(flowparts-[a-z0-9-]+):{re.escape(__version__)}$", re.MULTILINE
 )
 
+# kfp's header comment shows mappings in an order that changes from process to process.
+_DEFAULT = re.compile(r"^(#    \w+: (?:list|dict) \[Default: )(.*)(\])$", re.MULTILINE)
+
 
 def compiled(component: BaseComponent, image_reference: Callable[[str], str]) -> str:
     """Return the compiled YAML of a component or pipeline.
@@ -30,7 +35,13 @@ def compiled(component: BaseComponent, image_reference: Callable[[str], str]) ->
         file = Path(folder) / "package.yaml"
         compiler.Compiler().compile(component, str(file))
         text = file.read_text(encoding="utf-8")
+    text = _DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text)
     return _IMAGE.sub(lambda match: match[1] + image_reference(match[2]), text)
+
+
+def _ordered(literal: str) -> str:
+    """Return a Python literal as JSON with its keys in order."""
+    return json.dumps(ast.literal_eval(literal), sort_keys=True)
 
 
 def documents(text: str) -> list[dict[str, Any]]:

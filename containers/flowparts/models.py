@@ -246,7 +246,7 @@ def _description(path: str | Path) -> dict[str, Any]:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no model at {path}: the directory holds no file MLmodel") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     expected = {"framework", "task", "label", "classes", "features", "schema"}
     if not isinstance(found, dict) or not expected <= set(found.get("metadata") or {}):

@@ -88,7 +88,7 @@ def load(path: str | Path) -> Preprocessor:
         example = pl.read_parquet(directory / "example.parquet")
         return Preprocessor(transformer, **{**facts, "features": dict(facts["features"])}, example=example)
     # Whatever a damaged directory makes the readers stumble over is the same news to the user.
-    except Exception as error:
+    except (Exception, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"the preprocessor at {path} is damaged ({type(error).__name__}: {reason}); "
@@ -232,12 +232,10 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
     result = pl.Schema({name: pl.Float32() for name in preprocessor.feature_names} | dict(schema))
 
     def chunk(rows: pl.DataFrame) -> pl.DataFrame:
-        if rows.is_empty():
-            return pl.DataFrame(schema=result)
         raw = tables.to_pandas(conform(rows.select(features), preprocessor.features))
         return _features_table(preprocessor.transformer.transform(raw), preprocessor, rows.select(kept))
 
-    return frame.select(*features, *kept).map_batches(chunk, schema=result, streamable=True)
+    return tables.in_chunks(frame.select(*features, *kept), chunk, result)
 
 
 def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ _NULL = "\x00"
 
 # A sentence that names more columns than this is not read.
 _MOST_NAMED = 10
+
+# What Python code sees of a table at once.
+_CHUNK_ROWS = 25_000
 
 
 def scan(path: str | Path) -> pl.LazyFrame:
@@ -81,6 +84,38 @@ def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = ""
             partial / "part-00000.parquet", compression="zstd", engine="streaming"
         )
     return describe(path, source)
+
+
+def in_chunks(
+    frame: pl.LazyFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Mapping[str, pl.DataType]
+) -> pl.LazyFrame:
+    """Apply a function to chunks of a table, lazily, in order and one at a time.
+
+    Unlike with `LazyFrame.map_batches`, memory does not depend on how many chunks Polars reads ahead.
+
+    Args:
+        frame: The rows.
+        function: Makes the result's rows from those of a chunk, which has at least one.
+        schema: The result's columns.
+    """
+    from polars.io.plugins import register_io_source
+
+    def results(
+        columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        batches = frame.collect_batches(chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming")
+        for batch in batches:
+            for chunk in batch.iter_slices(_CHUNK_ROWS):
+                result = function(chunk)
+                if rows is not None:
+                    result = result.head(rows)
+                    rows -= result.height
+                result = result if predicate is None else result.filter(predicate)
+                yield result if columns is None else result.select(columns)
+                if rows == 0:
+                    return
+
+    return register_io_source(results, schema=pl.Schema(schema))
 
 
 def describe(path: str | Path, source: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from targets import catalogue, images, package
 
@@ -44,7 +45,9 @@ def test_adds_only_what_its_parents_lack(image: images.Image) -> None:
 @every_image
 def test_locks_every_package_it_asks_for(image: images.Image) -> None:
     asked = (image.folder / "requirements.in").read_text(encoding="utf-8")
-    names = {Requirement(line).name for line in asked.splitlines() if re.match(r"\w", line)}
+    names = {
+        canonicalize_name(Requirement(line).name) for line in asked.splitlines() if re.match(r"\w", line)
+    }
     held = {name for part in [*ancestors(image), image] for name, _ in images.locked(part.lock)}
     assert names <= held
 

@@ -16,6 +16,7 @@ from polars.testing import assert_frame_equal
 from sklearn.utils import all_estimators
 
 from flowparts import estimators, models, preprocess, weights
+from flowparts.schema import Schema
 
 C, R = "classification", "regression"
 METADATA: dict[str, Any] = {
@@ -171,6 +172,17 @@ def test_metadata_is_read_without_the_libraries(saved: Path) -> None:
     )
     assert done.stdout.splitlines() == ["0.9", "[]"]
     found = models.metadata(saved)
+    taken = Schema.from_dict(found.pop("schema"))
+    assert taken.additional_columns
+    assert {column.name: column.type for column in taken.columns} == {
+        "x": "number",
+        "visits": "number",
+        "member": "boolean",
+        "town": "string",
+        "at": "timestamp",
+        "born": "date",
+    }
+    assert all(column.nullable for column in taken.columns)
     assert found == METADATA | {
         "framework": "scikit-learn",
         "task": C,

@@ -75,7 +75,9 @@ def test_json_refuses_values_that_json_lacks(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("content", [None, "{", "\udcff"], ids=["missing", "broken", "not text"])
+@pytest.mark.parametrize(
+    "content", [None, "{", "\udcff", "[" * 100_000], ids=["missing", "broken", "not text", "too deep"]
+)
 def test_unreadable_json_is_answered_with_a_sentence(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "schema.json"
     if content is not None:
