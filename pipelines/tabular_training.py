@@ -115,7 +115,8 @@ def tabular_training(
     ingested = ingest_table(source=source, data_version=data_version)
     table = ingested.outputs["table"]
     profile_table(table=table)
-    schema = infer_schema(table=table, schema_uri=schema_uri)
+    # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
+    schema = infer_schema(table=table, schema_uri=schema_uri).set_caching_options(False)
     validated = validate_table(table=table, schema=schema.outputs["schema"])
     parts = split_table(table=table, stratify_by=label, seed=seed).after(validated)
     test = parts.outputs["test"]

@@ -34,7 +34,7 @@ def pipeline(name: str) -> BaseComponent:
 
 def find(name: str, among: dict[str, BaseComponent], kind: str) -> BaseComponent:
     """Return the component or pipeline of that name, or raise ValueError naming the near match."""
-    key = name.replace("-", "_").removesuffix(".py")
+    key = name.replace("-", "_")
     if key not in among:
         raise ValueError(unknown(kind, name, list(among)))
     return among[key]

@@ -6,7 +6,6 @@ output goes to a log file of its own.
 """
 
 import contextlib
-import glob
 import hashlib
 import itertools
 import json
@@ -31,7 +30,7 @@ from kfp.local import docker_task_handler, executor_input_utils, status, subproc
 from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
-from flowparts import __version__, outputs
+from flowparts import __version__, outputs, sources
 from targets import docker, package
 from targets.graph import Step, steps
 
@@ -55,6 +54,7 @@ class Task:
     seconds: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    pages: dict[str, Path] = field(default_factory=dict)  # HTML outputs by name
     last_line: str = ""
     exit_code: int | None = None
 
@@ -220,12 +220,16 @@ def _observed(
             outputs, task_status = {}, status.Status.FAILURE
         task.seconds = time.monotonic() - task.started
         task.outputs = outputs
+        task.pages |= {key: Path(value.path) for key, value in outputs.items() if isinstance(value, dsl.HTML)}
         if task_status != status.Status.SUCCESS:
             task.state = "failed"
         else:
             task.state = "succeeded" if current.ran else "cached"
         on_change(record)
         return outputs, task_status
+
+    def run_id(pipeline_name: str) -> str:
+        return f"{pipeline_name}-{record.folder.name}"
 
     def observed_subprocess(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         return process(full_command, {**(env_vars or {}), **environment})
@@ -257,6 +261,7 @@ def _observed(
 
     def process(command: list[str], variables: Mapping[str, str]) -> int:
         task: Task = current.task
+        task.pages = _pages(command)
         current.ran = True
         with (
             task.log.open("w", encoding="utf-8") as log,
@@ -280,7 +285,7 @@ def _observed(
     task_executor.execute_single_task = observed_execute
     subprocess_task_handler.run_local_subprocess = observed_subprocess
     docker_task_handler.run_docker_container = observed_container
-    executor_input_utils.get_local_pipeline_resource_name = _tasks_folder
+    executor_input_utils.get_local_pipeline_resource_name = run_id
     try:
         yield
     finally:
@@ -290,8 +295,15 @@ def _observed(
         executor_input_utils.get_local_pipeline_resource_name = resource_name
 
 
-def _tasks_folder(pipeline_name: str) -> str:  # noqa: ARG001 stands in for kfp's function of this signature
-    return "tasks"
+def _pages(command: list[str]) -> dict[str, Path]:
+    """Return the HTML outputs that a step was told to write, by name; a failed step may have them too."""
+    told = json.loads(command[command.index("--executor_input") + 1])
+    artifacts = told["outputs"].get("artifacts", {})
+    return {
+        name: Path(value["artifacts"][0]["uri"])
+        for name, value in artifacts.items()
+        if value["artifacts"][0]["type"].get("schemaTitle") == dsl.HTML.schema_title
+    }
 
 
 def _arguments(task_spec: Any, io_store: Any, **_: Any) -> dict[str, Any]:
@@ -342,12 +354,12 @@ def data_version(pipeline: BaseComponent, parameters: dict[str, Any]) -> dict[st
     inputs = pipeline.component_spec.inputs or {}
     if "data_version" not in inputs or parameters.get("data_version") or "source" not in inputs:
         return {}
-    source = str(parameters.get("source", inputs["source"].default)).removeprefix("file://")
-    if "://" in source:
+    source = str(parameters.get("source", inputs["source"].default))
+    try:
+        files = sources.local_files(source)
+    except ValueError:  # the step that reads it says what is wrong
         return {}
-    pattern = os.path.join(source, "**") if os.path.isdir(source) else source
-    files = filter(os.path.isfile, sorted(glob.glob(pattern, recursive=True)))
-    stats = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+    stats = [(file.name, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
     return {"data_version": hashlib.sha256(repr(stats).encode()).hexdigest()[:16]} if stats else {}
 
 
@@ -356,10 +368,10 @@ def _collect_reports(record: Run) -> None:
     folder = record.folder / "reports"
     folder.mkdir()
     for task in record.tasks:
-        for key, value in task.outputs.items():
-            if isinstance(value, dsl.HTML) and Path(value.path).is_file():
+        for key, page in task.pages.items():
+            if page.is_file():
                 name = task.name if key == "report" else f"{task.name}-{key}"
-                shutil.copyfile(value.path, folder / f"{name}.html")
+                shutil.copyfile(page, folder / f"{name}.html")
 
 
 def _summary(record: Run) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _task_row(
     links = [
         _link(f"reports/{file.name}", "report" if name == task.name else name.removeprefix(f"{task.name}-"))
         for name, file in found_reports.items()
-        if name == task.name or name in {f"{task.name}-{key}" for key in task.outputs}
+        if name == task.name or name in {f"{task.name}-{key}" for key in task.pages}
     ]
     links += [_link(f"logs/{task.log.name}", "log")] if task.log.is_file() else []
     shown = {key: value for key, value in task.parameters.items() if value not in ("", [], {}, None)}

@@ -46,7 +46,7 @@ def ingest_table(
     """
     from flowparts import ingest
 
-    options = ingest.Options(file_format, column_types, null_values, on_bad_rows)
+    options = ingest.Options(file_format or None, column_types, null_values or None, on_bad_rows)
     good, bad = ingest.ingest(source, table.path, rejected.path, options)
     table.metadata.update(good, data_version=data_version)
     rejected.metadata.update(bad, data_version=data_version)

@@ -42,13 +42,13 @@ def fit_preprocessor(
     from flowparts import preprocess, tables
 
     excluded = exclude_columns or []
-    preprocess.check_options(label, task, excluded, weight_column, max_one_hot_categories)
+    preprocess.check_options(label, task, excluded, weight_column or None, max_one_hot_categories)
     fitted, transformed = preprocess.fit(
         tables.scan(train.path),
         label=label,
         task=task,
         exclude_columns=excluded,
-        weight_column=weight_column,
+        weight_column=weight_column or None,
         max_one_hot_categories=max_one_hot_categories,
         seed=seed,
     )

@@ -47,6 +47,8 @@ def split_table(
     """
     from flowparts import split, tables
 
+    key, stratify_by = key or None, stratify_by or None
+    group_by, time_column = group_by or None, time_column or None
     fractions = (train_fraction, validation_fraction, test_fraction)
     split.check_options(fractions, key, stratify_by, group_by, time_column)
     frame = tables.scan(table.path)

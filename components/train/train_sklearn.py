@@ -40,6 +40,7 @@ def train_sklearn(
     from flowparts import estimators, lineage, models, outputs, preprocess, tables
     from flowparts.metrics import score
 
+    class_weight, weight_column = class_weight or None, weight_column or None
     learned = preprocess.load(preprocessor.path)
     untrained = estimators.build(
         estimator,

@@ -106,7 +106,7 @@ def compare(
             _require_same_target(new, old)
             old_predictions = old.predict(test)
             result["champion"] = _scored(old, truth, old_predictions, **options)
-        except Exception as error:  # whatever is wrong with the old model, the new one is to be judged
+        except ValueError as error:  # the old model is damaged or does not fit: the new one is to be judged
             result["champion_problem"] = _one_line(error).replace(f"{champion}/", "")
         else:
             difference = metrics.paired_bootstrap(

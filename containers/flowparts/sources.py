@@ -57,11 +57,11 @@ def fetch(source: str, directory: Path) -> list[File]:
     Raises:
         ValueError: The scheme or the sample is unknown, nothing is there, or the server can't be reached.
     """
-    scheme, separator, rest = source.partition("://")
     if not source.strip():
         raise ValueError("source is empty; give a path, a URL or sample://NAME")
-    if not separator:
-        return _local(source)
+    scheme, separator, rest = source.partition("://")
+    if not separator or scheme == "file":
+        return local_files(source)
     if scheme not in SCHEMES:
         raise ValueError(
             f"source {shown(source)!r} has the unknown scheme {scheme!r}; use a local path or one of: "
@@ -69,10 +69,20 @@ def fetch(source: str, directory: Path) -> list[File]:
         )
     if scheme == "sample":
         return [_sample(rest)]
-    if scheme == "file":
-        # file:///data.csv and file://localhost/data.csv name the same file.
-        return _local(unquote(rest.removeprefix("localhost")))
     return _remote(source, scheme, directory)
+
+
+def local_files(source: str) -> list[File]:
+    """Find the files on this machine that a source names; none when it is of another scheme.
+
+    Raises:
+        ValueError: Nothing is there.
+    """
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return _local(source)
+    # file:///data.csv and file://localhost/data.csv name the same file.
+    return _local(unquote(rest.removeprefix("localhost"))) if scheme == "file" else []
 
 
 def shown(source: str) -> str:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import random
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def run(runs: Path, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> local
     return record
 
 
+def registered_by(runs: Path) -> str:
+    with sqlite3.connect(runs / "mlflow.db") as database:
+        query = "SELECT value FROM model_version_tags WHERE key = 'pipeline_run_id'"
+        return database.execute(query).fetchone()[0]
+
+
 def outputs(record: local.Run, task: str) -> dict[str, Any]:
     return next(each.outputs for each in record.tasks if each.name == task)
 
@@ -49,10 +56,12 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
             if isinstance(value, dsl.Artifact):
                 assert Path(value.path).exists(), (task.name, value.name)
 
+    assert registered_by(tmp_path) == f"tabular-training-{first.folder.name}"
     assert registry.champion_version("tabular-training", f"sqlite:///{tmp_path / 'mlflow.db'}") == "1"
 
     second = run(tmp_path, monkeypatch)
     states = {task.name: task.state for task in second.tasks}
+    assert states["infer-schema"] == "succeeded"
     assert states["ingest-table"] == states["train-sklearn"] == states["check-serving"] == "cached"
     assert outputs(second, "compare-with-champion")["promote"] is False
     assert "register-mlflow" not in states

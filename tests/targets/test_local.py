@@ -36,6 +36,8 @@ def score(rows: Input[Dataset], setting: dict, metrics: Output[Metrics], report:
     metrics.log_metric("accuracy", 0.5)
     Path(metrics.path).write_text("{}")
     Path(report.path).write_text("<h1>report</h1>")
+    if setting.get("fail") == "late":
+        raise ValueError("the page says why")
     return 0.25
 
 
@@ -102,6 +104,23 @@ def test_a_file_added_to_a_glob_or_directory_changes_the_data_version(tmp_path: 
 def test_a_given_data_version_is_kept(tmp_path: Path) -> None:
     assert local.data_version(small, {"source": str(tmp_path), "data_version": "2024-01"}) == {}
     assert local.data_version(small, {"source": "s3://bucket/rows.csv"}) == {}
+
+
+@pytest.mark.parametrize(
+    "written", ["~/run[1] a.csv", "file://localhost{home}/run%5B1%5D%20a.csv"], ids=["home", "percent"]
+)
+def test_every_way_to_write_a_local_path_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run[1] a.csv").write_text("a\n1\n")
+    assert local.data_version(small, {"source": written.format(home=tmp_path)})
+
+
+def test_a_failing_step_shows_the_page_that_it_wrote(tmp_path: Path) -> None:
+    record = local.run(small, {"settings": [{"fail": "late"}]}, tmp_path)
+    assert [task.name for task in record.failed] == ["score"]
+    assert list(local.reports(record)) == ["score"]
 
 
 def test_a_failing_step_tells_its_own_error_and_the_log(tmp_path: Path) -> None:
