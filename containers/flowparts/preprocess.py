@@ -235,7 +235,7 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
         raw = tables.to_pandas(conform(rows.select(features), preprocessor.features))
         return _features_table(preprocessor.transformer.transform(raw), preprocessor, rows.select(kept))
 
-    return tables.in_chunks(frame.select(*features, *kept), chunk, result)
+    return tables.in_chunks(frame.select(*features, *kept), chunk, result, f"transforming {what}")
 
 
 def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:

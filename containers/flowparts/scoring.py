@@ -39,4 +39,4 @@ def score(model: Model, frame: pl.LazyFrame, keep: Sequence[str] | None = None) 
 
     result = {name: types[name] for name in kept} | predicted
     columns = list(dict.fromkeys([*kept, *model.features]))
-    return tables.in_chunks(frame.select(columns), chunk, result)
+    return tables.in_chunks(frame.select(columns), chunk, result, "scoring")

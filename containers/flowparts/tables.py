@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flowparts import outputs
+from flowparts import outputs, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,9 +87,12 @@ def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = ""
 
 
 def in_chunks(
-    frame: pl.LazyFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Mapping[str, pl.DataType]
+    frame: pl.LazyFrame,
+    function: Callable[[pl.DataFrame], pl.DataFrame],
+    schema: Mapping[str, pl.DataType],
+    what: str,
 ) -> pl.LazyFrame:
-    """Apply a function to chunks of a table, lazily, in order and one at a time.
+    """Apply a function to chunks of a table, lazily, in order and one at a time; the log says how far it is.
 
     Unlike with `LazyFrame.map_batches`, memory does not depend on how many chunks Polars reads ahead.
 
@@ -97,16 +100,19 @@ def in_chunks(
         frame: The rows.
         function: Makes the result's rows from those of a chunk, which has at least one.
         schema: The result's columns.
+        what: The work, for the log, such as "scoring".
     """
     from polars.io.plugins import register_io_source
 
     def results(
         columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
+        done = 0
         batches = frame.collect_batches(chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming")
-        for batch in batches:
-            for chunk in batch.iter_slices(_CHUNK_ROWS):
+        with progress.reported(what, lambda: done, row_count(frame), "rows"):
+            for chunk in (chunk for batch in batches for chunk in batch.iter_slices(_CHUNK_ROWS)):
                 result = function(chunk)
+                done += chunk.height
                 if rows is not None:
                     result = result.head(rows)
                     rows -= result.height

@@ -1,4 +1,5 @@
 import datetime
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowparts import tables
+from flowparts import progress, tables
 
 MIXED = pl.DataFrame(
     {
@@ -122,3 +123,27 @@ def test_pandas_frame_holds_what_estimators_take() -> None:
     assert data["naïve name"].tolist() == ["x", "é", None]
     assert data["flag"].tolist()[0] == 1.0
     assert data["when"].isna().tolist() == [False, True, False]
+
+
+def test_chunks_are_worked_on_in_order_and_the_log_says_how_far(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tables, "_CHUNK_ROWS", 10)
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.01)
+    sizes = []
+
+    def double(rows: pl.DataFrame) -> pl.DataFrame:
+        sizes.append(rows.height)
+        time.sleep(0.02)
+        return rows.select(b=pl.col("a") * 2, a="a")
+
+    source = pl.DataFrame({"a": range(95)})
+    lazy = tables.in_chunks(source.lazy(), double, {"b": pl.Int64(), "a": pl.Int64()}, "doubling")
+    with caplog.at_level("INFO", "flowparts"):
+        assert lazy.collect().rows() == [(2 * value, value) for value in range(95)]
+    assert sum(sizes) == 95
+    assert max(sizes) <= 10
+    assert "doubling: " in caplog.text
+    assert "of 95 rows" in caplog.text
+    assert lazy.filter(pl.col("b") > 180).select("a").collect()["a"].to_list() == [91, 92, 93, 94]
+    assert lazy.head(3).collect()["b"].to_list() == [0, 2, 4]
