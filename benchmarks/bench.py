@@ -73,9 +73,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="*", default=names, choices=names)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"some of {', '.join(names)}; default: all")
     parser.add_argument("--rows", type=int, default=ROWS, help="rows of the larger table (%(default)s)")
     options = parser.parse_args()
+    chosen = options.cases or names
+    if unknown := set(chosen) - set(names):
+        parser.error(f"unknown case {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     large, small = (WORK / str(rows) for rows in (options.rows, options.rows // 10))
     prepare(small, large)
 
@@ -83,7 +86,7 @@ def main() -> None:
     print(*lines, sep="\n")
     peaks: dict[str, dict[Path, float]] = {}
     for case in CASES:
-        if case.name not in options.cases:
+        if case.name not in chosen:
             continue
         if not (case.python.parents[1] / "installed").exists():
             lines.append(f"| {case.name} | | {case.peer}: not installed here | | | | | | |")
@@ -95,17 +98,17 @@ def main() -> None:
             print(lines[-1], flush=True)
 
     parts = [machine(), "### Speed and memory", "\n".join(lines)]
-    bounded = {name: peaks[name] for name in BOUNDED if name in options.cases}
+    bounded = {name: peaks[name] for name in BOUNDED if name in chosen}
     if bounded:
         parts += ["### Peak memory of the larger table against the smaller", growth(bounded, small, large)]
-    if "validate_planted" in options.cases:
+    if "validate_planted" in chosen:
         parts += ["### Planted errors", recall(large)]
-    if "whole_run" in options.cases:
+    if "whole_run" in chosen:
         parts += ["### A whole run", whole_run()]
     text = "\n\n".join(parts) + "\n"
     print("\n" + text)
-    if options.rows == ROWS and options.cases == names:
-        before = README.read_text(encoding="utf-8").partition(MARK)[0]
+    if options.rows == ROWS and chosen == names:
+        before = README.read_text(encoding="utf-8").partition(MARK)[0] if README.exists() else ""
         README.write_text(f"{before}{MARK}\n{text}", encoding="utf-8")
     shutil.rmtree(WORK / "out")
 
