@@ -27,6 +27,10 @@ MAX_HEAD_BYTES = 1 << 20
 # Where a line that was screened stood in its file.
 PLACE = ("position", "line", "start", "length")
 
+# DuckDB's own buffers hold 16 of the longest lines, several at a time: most of the memory it would take.
+_LINE_BYTES = 2 * screening.MAX_LINE_BYTES
+_BUFFERS = f"max_line_size={_LINE_BYTES}, buffer_size={4 * _LINE_BYTES}"
+
 # Stands for "no text means null", which DuckDB has no word for: no line that is read holds a NUL byte.
 _NOTHING = "\0"
 
@@ -114,7 +118,7 @@ class Csv(TextFiles):
             f"SELECT * FROM read_csv({sql.list_of(map(str, paths))}, columns={sql.text_columns(names)}, "
             f"auto_detect=false, header=false, skip={skip}, delim={sql.literal(self._delimiter)}, "
             f"quote='\"', escape='\"', compression='none', nullstr={sql.list_of(self._null_values)}, "
-            f"max_line_size={2 * screening.MAX_LINE_BYTES}{more})"
+            f"{_BUFFERS}{more})"
         )
 
     def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
@@ -181,7 +185,7 @@ class JsonLines(TextFiles):
         return (
             f"SELECT * FROM read_csv({sql.list_of(map(str, paths))}, columns={sql.text_columns(names)}, "
             f"auto_detect=false, header=false, delim={sql.literal(screening.JSON_SEPARATOR)}, "
-            f"quote='', escape='', compression='none', max_line_size={2 * screening.MAX_LINE_BYTES}) "
+            f"quote='', escape='', compression='none', {_BUFFERS}) "
             "WHERE trim(j, ' \t') <> ''"
         )
 
