@@ -29,8 +29,9 @@ push: images
 system:
 	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver
 
+# tensorflow-serving-api asks for the plain tensorflow, beside which tensorflow-cpu would stand twice.
 lock: .venv/installed
-	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --no-emit-package tensorflow --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-deps -c requirements.txt --custom-compile-command "make lock" - -o bootstrap.txt
 	$(BIN)/python -m targets.images lock
 	for peers in peers tfdv; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" benchmarks/requirements-$$peers.in -o benchmarks/requirements-$$peers.txt; done
