@@ -42,7 +42,9 @@ def compile_all(
     out: Path,
     secrets: dict[str, list[str]] | None = None,
 ) -> list[Path]:
-    """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/TARGET/components/NAME.yaml.
+    """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/components/NAME.yaml.
+
+    A component is the same for every target and is checked against each.
 
     Args:
         names: Pipelines and components, with hyphens or underscores; all of them when empty.
@@ -51,8 +53,8 @@ def compile_all(
         version: The images' tag.
         digests: The images.json of `make push`, which pins the images it names.
         out: The folder to write to.
-        secrets: Kubernetes secrets, by name, whose keys become environment variables of every step; the
-            Kubeflow target only.
+        secrets: Kubernetes secrets, by name, whose keys become environment variables of every step of a
+            pipeline; the Kubeflow target only.
 
     Returns:
         The files written.
@@ -76,10 +78,10 @@ def compile_all(
     for key, component in chosen.items():
         compiled = package.compiled(component, references)
         for target in targets:
-            text = kubeflow.with_secrets(compiled, secrets or {}) if target == "kubeflow" else compiled
+            of_pipeline = secrets if target == "kubeflow" and key in pipelines else None
+            text = kubeflow.with_secrets(compiled, of_pipeline or {})
             CHECKS[target](text)
-            folder = out / target / ("" if key in pipelines else "components")
-            texts[folder / f"{key}.yaml"] = text
+            texts[out / (target if key in pipelines else "components") / f"{key}.yaml"] = text
     for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")

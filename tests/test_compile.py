@@ -6,18 +6,17 @@ import yaml
 import compile as compile_command
 
 
-def test_writes_pipelines_and_components_for_both_targets(
+def test_writes_pipelines_for_both_targets_and_components_once(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert compile_command.main(["tabular-training", "split_table", "--out", str(tmp_path)]) == 0
     written = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.yaml"))
     assert written == [
-        "kubeflow/components/split_table.yaml",
+        "components/split_table.yaml",
         "kubeflow/tabular_training.yaml",
-        "vertex/components/split_table.yaml",
         "vertex/tabular_training.yaml",
     ]
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
