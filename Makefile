@@ -25,6 +25,10 @@ images: .venv/installed
 push: images
 	$(BIN)/python -m targets.images push $(SELECTED)
 
+# The distribution for other repositories; its components run in REGISTRY's images, DIGESTS=build/images.json pins them.
+wheel: .venv/installed
+	$(BIN)/python -m targets.wheel $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
+
 # Debian packages that only the tests need; a machine that has them is left alone.
 system:
 	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver
@@ -52,7 +56,7 @@ bench-containers: images
 	$(BIN)/uv pip sync -q --compile-bytecode --require-hashes --python .venv-bench/$*/bin/python $<
 	touch $@
 
-.venv/installed: requirements.txt pyproject.toml
+.venv/installed: requirements.txt pyproject.toml setup.py
 	PYTHON=$(PYTHON) scripts/system-packages.sh
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r bootstrap.txt
@@ -60,4 +64,4 @@ bench-containers: images
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push system lock readme bench bench-containers
+.PHONY: run test compile images push wheel system lock readme bench bench-containers

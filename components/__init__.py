@@ -1,7 +1,10 @@
 """The components: one file each, by stage of a model's life."""
 
 import inspect
+import json
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import docstring_parser
@@ -13,6 +16,9 @@ from flowparts import __version__
 
 # compile.py replaces the registry, and the version where a digest is known.
 REGISTRY = "flowparts"
+
+# A released distribution has its images' references beside this file; `make wheel` writes them.
+_REFERENCES = Path(__file__).with_name("images.json")
 
 
 def runs_in(
@@ -32,7 +38,7 @@ def runs_in(
     def decorate(function: Callable[..., Any]) -> PythonComponent:
         component: PythonComponent = dsl.component(
             function,
-            base_image=f"{REGISTRY}/flowparts-{image}:{__version__}",
+            base_image=_reference(f"flowparts-{image}"),
             install_kfp_package=False,
         )
         container = component.component_spec.implementation.container
@@ -42,6 +48,15 @@ def runs_in(
         return component
 
     return decorate
+
+
+@cache
+def _released() -> dict[str, str]:
+    return json.loads(_REFERENCES.read_text(encoding="utf-8")) if _REFERENCES.exists() else {}
+
+
+def _reference(name: str) -> str:
+    return _released().get(name, f"{REGISTRY}/{name}:{__version__}")
 
 
 def _describe_ports(component: PythonComponent, docstring: str) -> None:
