@@ -27,10 +27,12 @@ set --
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
     [ -f "$file" ] && set -- "$@" "$file"
 done
-mmdebstrap --quiet --variant=apt --include=python3,python3-venv,ca-certificates \
+# 47 MB of Perl come with usrmerge, which has done its work by then; the real image has neither.
+mmdebstrap --quiet --variant=apt --include=python3,python3-venv,ca-certificates,usr-is-merged \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/man/*' \
+    --customize-hook='chroot "$1" apt-get purge -qq usrmerge "^libperl" "^perl-modules" >/dev/null' \
     --customize-hook="sync-in $work /" \
     --customize-hook='chroot "$1" update-ca-certificates' \
     --customize-hook='rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED' \

@@ -1,4 +1,8 @@
-"""Builds, pushes and describes the images under containers/; a folder with a Dockerfile is an image."""
+"""Builds, pushes and describes the images under containers/; a folder with a Dockerfile is an image.
+
+A folder with a second list of packages, such as requirements-gpu.in, is a second image, such as
+tensorflow-gpu: the same Dockerfile with other packages. It is built when it is named.
+"""
 
 import argparse
 import json
@@ -7,9 +11,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from components import REGISTRY
 from flowparts import __version__, lineage
@@ -19,28 +27,44 @@ ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
 BASE_IMAGE = "python:3.11-slim"
 OFFLINE_BASE = "flowparts-offline-base"
+_BUILDKIT = {**os.environ, "DOCKER_BUILDKIT": "1"}
 
 
 @dataclass(frozen=True)
 class Image:
-    """A folder under containers/ with a Dockerfile."""
+    """A folder under containers/ with a Dockerfile, and one of its lists of packages."""
 
     folder: Path
-    parent: str  # folder name of the image that this one is built from; empty for none
+    parent: str  # key of the image that this one is built from; empty for none
+    variant: str = ""  # such as "gpu"; empty for requirements.in
+
+    @property
+    def key(self) -> str:
+        """What components name it by, such as "base" or "tensorflow-gpu"."""
+        return f"{self.folder.name}{self._suffix}"
 
     @property
     def name(self) -> str:
         """The image's name without a registry, such as "flowparts-base"."""
-        return f"flowparts-{self.folder.name}"
+        return f"flowparts-{self.key}"
+
+    @property
+    def asked(self) -> Path:
+        """The packages that it is to hold, those of its parent included."""
+        return self.folder / f"requirements{self._suffix}.in"
 
     @property
     def lock(self) -> Path:
         """The packages that the image adds to its parent's."""
-        return self.folder / "requirements.txt"
+        return self.asked.with_suffix(".txt")
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.variant}" if self.variant else ""
 
 
 def find() -> dict[str, Image]:
-    """Return every image by its folder's name, parents first.
+    """Return every image by its key, parents first.
 
     Raises:
         ValueError: A Dockerfile names a parent that there is no folder for.
@@ -53,19 +77,26 @@ def find() -> dict[str, Image]:
             raise ValueError(
                 f"{waiting[0]} is built from {parents[waiting[0]]!r}, which has no folder or needs it"
             )
-        found |= {name: Image(CONTAINERS / name, parents[name]) for name in ready}
+        for name in ready:
+            for asked in sorted((CONTAINERS / name).glob("requirements*.in"), reverse=True):
+                variant = asked.stem.removeprefix("requirements").removeprefix("-")
+                image = Image(CONTAINERS / name, parents[name], variant)
+                found[image.key] = image
     return found
 
 
 def chosen(names: list[str]) -> list[Image]:
-    """Return the images of these names with all that they are built from, parents first; all for no name.
+    """Return the images of these names with all that they are built from, parents first.
+
+    Args:
+        names: Their keys; for none, every image that is not a variant.
 
     Raises:
         ValueError: A name is unknown.
     """
     images = find()
     wanted: set[str] = set()
-    for name in names or images:
+    for name in names or [key for key, image in images.items() if not image.variant]:
         if name not in images:
             raise ValueError(unknown("image", name, list(images)))
         while name:
@@ -91,17 +122,26 @@ def build(
     """
     images = chosen(names)
     base_image = _available(base_image)
+    docker = _builder()
     facts = {"VERSION": version, "SOURCE": _source(), "GIT_COMMIT": lineage.git_commit()}
-    for image in images:
-        tag = f"{registry}/{image.name}:{version}"
+
+    def environment(image: Image) -> list[str]:
         parents = {"PARENT_IMAGE": f"{registry}/flowparts-{image.parent}:{version}-environment"}
-        arguments = {"BASE_IMAGE": base_image, **(parents if image.parent else {})}
-        _build(image.folder / "Dockerfile", f"{tag}-environment", arguments)
-        arguments = {"ENVIRONMENT": f"{tag}-environment", "BASE_IMAGE": base_image, "TITLE": image.name}
-        _build(CONTAINERS / "Dockerfile", tag, {**arguments, **facts})
-    described = _describe(images, registry, version, out)
-    for image in images:
-        _write_sbom(f"{registry}/{image.name}:{version}-environment", out / "sbom" / image.name)
+        arguments = {"BASE_IMAGE": base_image, "VARIANT": image.variant, **(parents if image.parent else {})}
+        return _build(docker, image.folder / "Dockerfile", arguments)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # What an image installs doesn't depend on its parent: first the stages that install, side by side.
+        print(f"installing the packages of {', '.join(image.key for image in images)}", flush=True)  # noqa: T201
+        list(pool.map(lambda image: _aside([*environment(image), "--target=build"]), images))
+        for image in images:
+            tag = f"{registry}/{image.name}:{version}"
+            _docker([*environment(image), f"--tag={tag}-environment"])
+            arguments = {"ENVIRONMENT": f"{tag}-environment", "BASE_IMAGE": base_image, "TITLE": image.name}
+            _docker([*_build(docker, CONTAINERS / "Dockerfile", {**arguments, **facts}), f"--tag={tag}"])
+        described = _describe(images, registry, version, out)
+        references = [f"{registry}/{image.name}:{version}-environment" for image in images]
+        list(pool.map(_write_sbom, references, [out / "sbom" / image.name for image in images]))
     return described
 
 
@@ -120,29 +160,46 @@ def push(names: list[str], registry: str, version: str, out: Path) -> dict[str, 
                 f"certificate authorities; build it where {BASE_IMAGE} can be pulled"
             )
     for image in images:
-        _docker("push", f"{registry}/{image.name}:{version}")
+        _docker(["docker", "push", f"{registry}/{image.name}:{version}"])
     return _describe(images, registry, version, out)
 
 
 def lock() -> None:
-    """Lock what every image adds to its parent, at the versions of the development lock."""
+    """Lock what every image adds to its parent, at the versions of the development lock.
+
+    An image's excludes.txt names packages that others ask for and no step uses; they are left out of it,
+    and of the images built from it unless one of these asks for them itself.
+    """
     taken: dict[str, list[str]] = {"": []}
+    excluded: dict[str, set[str]] = {"": set()}
     for name, image in find().items():
+        excludes = image.folder / "excludes.txt"
+        excluded[name] = excluded[image.parent] | (requested(excludes) if excludes.exists() else set())
+        excluded[name] -= requested(image.asked)
         inherited = taken[image.parent]
         command = [
             *("uv", "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--universal"),
             *("--python-version=3.11", "--constraint=requirements.txt", "--custom-compile-command=make lock"),
             *(f"--no-emit-package={package}" for package in inherited),
-            str((image.folder / "requirements.in").relative_to(ROOT)),
+            "--excludes=/dev/stdin",
+            str(image.asked.relative_to(ROOT)),
             f"--output-file={image.lock.relative_to(ROOT)}",
         ]
-        subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=ROOT, check=True)  # noqa: S603
+        uv = Path(sys.executable).parent / command[0]
+        left_out = "\n".join(sorted(excluded[name]))
+        subprocess.run([uv, *command[1:]], cwd=ROOT, check=True, input=left_out, text=True)  # noqa: S603
         taken[name] = [*inherited, *(package for package, _ in locked(image.lock))]
 
 
 def locked(file: Path) -> list[tuple[str, str]]:
     """Return the packages of a lock with their versions, of which there may be one for each Python."""
     return re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", file.read_text("utf-8"), re.MULTILINE)
+
+
+def requested(file: Path) -> set[str]:
+    """Return the names of the packages that a list asks for, without those of the lists it includes."""
+    lines = file.read_text("utf-8").splitlines()
+    return {canonicalize_name(Requirement(line).name) for line in lines if re.match(r"\w", line)}
 
 
 def read(file: Path) -> dict[str, dict[str, Any]]:
@@ -229,13 +286,34 @@ def _source() -> str:
     return url if re.match(r"https://[^@]+$", url) else ""
 
 
-def _build(dockerfile: Path, tag: str, arguments: dict[str, str]) -> None:
+def _builder() -> str:
+    """Return the first Docker client on the PATH that builds with BuildKit; others know no cache mounts."""
+    for folder in os.get_exec_path():
+        client = os.path.join(folder, "docker")
+        if os.path.exists(client):
+            asked = [client, "build", "--help"]
+            if subprocess.run(asked, env=_BUILDKIT, capture_output=True).returncode == 0:  # noqa: S603
+                return client
+    raise ValueError(
+        "no Docker client here builds with BuildKit; install its plugin buildx (in Debian: docker-buildx)"
+    )
+
+
+def _build(docker: str, dockerfile: Path, arguments: dict[str, str]) -> list[str]:
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-    _docker("build", f"--tag={tag}", f"--file={dockerfile}", *given, str(CONTAINERS))
+    return [docker, "build", f"--file={dockerfile}", *given, str(CONTAINERS)]
 
 
-def _docker(*arguments: str) -> None:
-    subprocess.run(["docker", *arguments], check=True)  # noqa: S603, S607
+def _docker(command: list[str]) -> None:
+    subprocess.run(command, env=_BUILDKIT, check=True)  # noqa: S603
+
+
+def _aside(command: list[str]) -> None:
+    """Run a command beside others, showing what it prints only if it fails."""
+    done = subprocess.run(command, env=_BUILDKIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603
+    if done.returncode:
+        sys.stderr.buffer.write(done.stdout)
+    done.check_returncode()
 
 
 def _inspect(image: str) -> dict[str, Any]:
