@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
@@ -10,7 +12,7 @@ from components import REGISTRY
 from flowparts import __version__
 from targets import catalogue, kubeflow, package, vertex
 
-CHECKS = {"kubeflow": kubeflow.check, "vertex": vertex.check}
+TARGETS: dict[str, Any] = {"kubeflow": kubeflow, "vertex": vertex}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,12 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for file in compile_all(
             names=options.names,
-            targets=[options.target] if options.target else list(CHECKS),
+            targets=[options.target] if options.target else list(TARGETS),
             registry=options.registry,
             version=options.version,
             digests=options.digests,
             out=options.out,
-            secrets=kubeflow.secrets(options.secret),
+            secrets=options.secret,
         ):
             print(file)
     except ValueError as error:
@@ -40,7 +42,7 @@ def compile_all(
     version: str,
     digests: Path | None,
     out: Path,
-    secrets: dict[str, list[str]] | None = None,
+    secrets: Sequence[str] = (),
 ) -> list[Path]:
     """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/components/NAME.yaml.
 
@@ -53,8 +55,8 @@ def compile_all(
         version: The images' tag.
         digests: The images.json of `make push`, which pins the images it names.
         out: The folder to write to.
-        secrets: Kubernetes secrets, by name, whose keys become environment variables of every step of a
-            pipeline; the Kubeflow target only.
+        secrets: What becomes environment variables of every step of a pipeline, as the one target reads it:
+            keys of Kubernetes secrets or versions of secrets in Secret Manager.
 
     Returns:
         The files written.
@@ -69,18 +71,17 @@ def compile_all(
         key: catalogue.find(key, everything, "pipeline or component") for key in keys
     }
     references = package.image_references(registry, version, digests)
-    if secrets and targets != ["kubeflow"]:
+    if secrets and len(targets) > 1:
         raise ValueError(
-            "--secret names Kubernetes secrets; compile with --target kubeflow. On Vertex AI, steps have "
-            "what the job's service account may read"
+            "a secret is written NAME=KEY,KEY for Kubeflow and VARIABLE=projects/... for Vertex AI; "
+            "compile with --target"
         )
     texts = {}
     for key, component in chosen.items():
         compiled = package.compiled(component, references)
         for target in targets:
-            of_pipeline = secrets if target == "kubeflow" and key in pipelines else None
-            text = kubeflow.with_secrets(compiled, of_pipeline or {})
-            CHECKS[target](text)
+            text = TARGETS[target].with_secrets(compiled, secrets if key in pipelines else ())
+            TARGETS[target].check(text)
             texts[out / (target if key in pipelines else "components") / f"{key}.yaml"] = text
     for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def compile_all(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compile.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="pipelines and components; default: all")
-    parser.add_argument("--target", choices=list(CHECKS), help="default: both, each into its own folder")
+    parser.add_argument("--target", choices=list(TARGETS), help="default: both, each into its own folder")
     parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
     parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
     parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
@@ -99,8 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         "--secret",
         action="append",
         default=[],
-        metavar="NAME=KEY[,KEY]",
-        help="a Kubernetes secret whose keys become environment variables of every step; may be repeated",
+        metavar="REFERENCE",
+        help="a secret that becomes environment variables of every step; may be repeated. For Kubeflow "
+        "NAME=KEY,KEY: keys, and so variables, of a Kubernetes secret. For Vertex AI "
+        "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION: a version in Secret Manager",
     )
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
     return parser

@@ -78,8 +78,8 @@ def find() -> dict[str, Image]:
                 f"{waiting[0]} is built from {parents[waiting[0]]!r}, which has no folder or needs it"
             )
         for name in ready:
-            for asked in sorted((CONTAINERS / name).glob("requirements*.in"), reverse=True):
-                variant = asked.stem.removeprefix("requirements").removeprefix("-")
+            others = sorted((CONTAINERS / name).glob("requirements-*.in"))
+            for variant in ["", *(asked.stem.removeprefix("requirements-") for asked in others)]:
                 image = Image(CONTAINERS / name, parents[name], variant)
                 found[image.key] = image
     return found

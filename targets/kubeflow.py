@@ -1,6 +1,7 @@
 """The Kubeflow target: a pipeline document and, where something asks for it, a Kubernetes document."""
 
 import re
+from collections.abc import Sequence
 
 import yaml
 from google.protobuf import json_format
@@ -27,32 +28,18 @@ def check(text: str) -> None:
                 ) from None
 
 
-def secrets(given: list[str]) -> dict[str, list[str]]:
-    """Return keys by the name of their Kubernetes secret, from texts such as "aws=AWS_ACCESS_KEY_ID,AWS_KEY".
-
-    Raises:
-        ValueError: A text is written otherwise.
-    """
-    found: dict[str, list[str]] = {}
-    for text in given:
-        name, _, keys = text.partition("=")
-        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) or not re.fullmatch(
-            r"[A-Za-z_]\w*(,[A-Za-z_]\w*)*", keys
-        ):
-            raise ValueError(
-                f"secret {text!r} must be written NAME=KEY,KEY; a key is also the environment variable's name"
-            )
-        found.setdefault(name, []).extend(keys.split(","))
-    return found
-
-
-def with_secrets(text: str, keys: dict[str, list[str]]) -> str:
+def with_secrets(text: str, given: Sequence[str]) -> str:
     """Add to a compiled package that every step gets keys of Kubernetes secrets as environment variables.
 
     Args:
         text: The compiled YAML.
-        keys: Name of a secret to its keys, each of which is also the variable's name.
+        given: Secrets with their keys, such as "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"; a key is
+            also the variable's name.
+
+    Raises:
+        ValueError: A secret is written otherwise.
     """
+    keys = _secrets(given)
     if not keys:
         return text
     spec, *overlays = package.documents(text)
@@ -73,3 +60,18 @@ def with_secrets(text: str, keys: dict[str, list[str]]) -> str:
             )
     pipeline = text.split("\n---\n")[0].rstrip("\n")
     return f"{pipeline}\n---\n{yaml.safe_dump(overlay, sort_keys=True)}"
+
+
+def _secrets(given: Sequence[str]) -> dict[str, list[str]]:
+    """Return keys by the name of their Kubernetes secret."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, _, keys = text.partition("=")
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) or not re.fullmatch(
+            r"[A-Za-z_]\w*(,[A-Za-z_]\w*)*", keys
+        ):
+            raise ValueError(
+                f"secret {text!r} must be written NAME=KEY,KEY; a key is also the environment variable's name"
+            )
+        found.setdefault(name, []).extend(keys.split(","))
+    return found

@@ -1,9 +1,22 @@
 """The Vertex AI target: one document, within what Vertex AI Pipelines can run."""
 
+import re
+from collections.abc import Sequence
+
+import yaml
+
+from flowparts.secrets import SCHEME
 from targets import checks, package
 
 MAX_CPUS = 96
 MAX_MEMORY_GB = 624
+
+_SECRET = re.compile(
+    r"([A-Za-z_]\w*)=(projects/[a-z0-9:.-]+/secrets/[\w-]{1,255}/versions/(?:[1-9]\d*|[A-Za-z][\w-]{0,62}))"
+)
+# How kfp starts the function of a component.
+_START = "python3 -m kfp.dsl.executor_main"
+_START_WITH_SECRETS = f"python3 -m flowparts.secrets {_START}"
 
 
 def check(text: str) -> None:
@@ -31,3 +44,39 @@ def check(text: str) -> None:
                 f"{name}: {label} asks for accelerator {accelerator!r}, a Kubernetes name; "
                 "Vertex AI has names such as NVIDIA_TESLA_T4"
             )
+
+
+def with_secrets(text: str, given: Sequence[str]) -> str:
+    """Add to a compiled package that every step reads secrets of Secret Manager into environment variables.
+
+    The specification has no field for a secret: the variables hold references, and the step starts through
+    `flowparts.secrets`, which reads them.
+
+    Args:
+        text: The compiled YAML.
+        given: A variable and its secret each, such as "TOKEN=projects/p/secrets/token/versions/3".
+
+    Raises:
+        ValueError: A secret is written otherwise, or a step isn't started as kfp starts a function.
+    """
+    if not given:
+        return text
+    variables = []
+    for reference in given:
+        found = _SECRET.fullmatch(reference)
+        if not found:
+            raise ValueError(
+                f"secret {reference!r} must be written "
+                "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION"
+            )
+        variables.append({"name": found[1], "value": SCHEME + found[2]})
+    (spec,) = package.documents(text)
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        if container := executor.get("container"):
+            command = container["command"]
+            container["command"] = [part.replace(_START, _START_WITH_SECRETS) for part in command]
+            if container["command"] == command:
+                raise ValueError(f"{label} has a command of its own, which can't be given secrets")
+            container.setdefault("env", []).extend(map(dict, variables))
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    return header + yaml.safe_dump(spec, sort_keys=True)

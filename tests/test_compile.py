@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kfp import dsl
 
 import compile as compile_command
+from targets import package, vertex
 
 
 def test_writes_pipelines_for_both_targets_and_components_once(
@@ -49,7 +51,7 @@ def test_a_wrong_option_is_answered_with_a_sentence_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_secret_is_referred_to_by_every_step_on_kubeflow_and_by_none_on_vertex(
+def test_a_kubernetes_secret_is_referred_to_by_every_step(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     secret = ["--secret", "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"]
@@ -65,6 +67,38 @@ def test_a_secret_is_referred_to_by_every_step_on_kubeflow_and_by_none_on_vertex
         "AWS_SECRET_ACCESS_KEY",
     ]
     assert compile_command.main([*arguments, "--target", "vertex"]) == 1
-    assert "compile with --target kubeflow" in capsys.readouterr().err
-    assert compile_command.main(["tabular-training", "--secret", "aws"]) == 1
+    assert "must be written VARIABLE=projects/PROJECT/secrets/" in capsys.readouterr().err
+    assert compile_command.main(["tabular-training", "--target", "kubeflow", "--secret", "aws"]) == 1
     assert "must be written NAME=KEY,KEY" in capsys.readouterr().err
+    assert compile_command.main(arguments) == 1
+    assert "compile with --target" in capsys.readouterr().err
+
+
+def test_a_secret_of_secret_manager_is_read_by_every_step_of_a_pipeline(tmp_path: Path) -> None:
+    secret = ["--secret", "TOKEN=projects/my-project/secrets/token/versions/latest"]
+    arguments = ["tabular-training", "split_table", "--target", "vertex", "--out", str(tmp_path), *secret]
+    assert compile_command.main(arguments) == 0
+    text = (tmp_path / "vertex" / "tabular_training.yaml").read_text()
+    plain = ["tabular-training", "--target", "vertex", "--out", str(tmp_path / "plain")]
+    assert compile_command.main(plain) == 0
+    without = (tmp_path / "plain" / "vertex" / "tabular_training.yaml").read_text()
+    variable = {"name": "TOKEN", "value": "secretmanager://projects/my-project/secrets/token/versions/latest"}
+    for executor in yaml.safe_load(text)["deploymentSpec"]["executors"].values():
+        assert executor["container"]["env"] == [variable]
+    # Nothing else differs.
+    assert text.count("#") == without.count("#")
+    spec = yaml.safe_load(text.replace("python3 -m flowparts.secrets ", ""))
+    for executor in spec["deploymentSpec"]["executors"].values():
+        del executor["container"]["env"]
+    assert spec == yaml.safe_load(without)
+    assert "secret" not in (tmp_path / "components" / "split_table.yaml").read_text()
+
+
+def test_a_container_component_cannot_be_given_secrets() -> None:
+    @dsl.container_component
+    def greet() -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(image="registry/greeter:1", command=["echo"], args=["hello"])
+
+    text = package.compiled(greet, str)
+    with pytest.raises(ValueError, match="exec-greet has a command of its own"):
+        vertex.with_secrets(text, ["TOKEN=projects/p/secrets/token/versions/1"])

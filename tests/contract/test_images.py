@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from targets import catalogue, images, package
 
@@ -33,7 +32,24 @@ def test_packages_are_locked_by_hash_and_name_no_place(image: images.Image) -> N
 
 @every_image
 def test_packages_are_those_that_the_tests_ran_with(image: images.Image) -> None:
-    assert set(images.locked(image.lock)) <= DEVELOPMENT
+    tested = {name for name, _ in DEVELOPMENT}
+    packages = set(images.locked(image.lock))
+    untested = {(name, version) for name, version in packages if name not in tested}
+    assert packages - untested <= DEVELOPMENT
+    assert not untested or image.variant, "only a variant, for other machines, may hold more"
+
+
+@every_image
+def test_holds_cuda_only_in_a_variant_for_it(image: images.Image) -> None:
+    cuda = [name for name, _ in images.locked(image.lock) if re.match(r"nvidia|cuda|triton$|xgboost$", name)]
+    assert not cuda or image.variant == "gpu"
+
+
+@every_image
+def test_leaves_out_what_it_says(image: images.Image) -> None:
+    excludes = image.folder / "excludes.txt"
+    left_out = images.requested(excludes) if excludes.exists() else set()
+    assert not left_out & {name for name, _ in images.locked(image.lock)}
 
 
 @every_image
@@ -44,12 +60,8 @@ def test_adds_only_what_its_parents_lack(image: images.Image) -> None:
 
 @every_image
 def test_locks_every_package_it_asks_for(image: images.Image) -> None:
-    asked = (image.folder / "requirements.in").read_text(encoding="utf-8")
-    names = {
-        canonicalize_name(Requirement(line).name) for line in asked.splitlines() if re.match(r"\w", line)
-    }
     held = {name for part in [*ancestors(image), image] for name, _ in images.locked(part.lock)}
-    assert names <= held
+    assert images.requested(image.asked) <= held
 
 
 @every_image
@@ -57,6 +69,7 @@ def test_is_built_without_running_as_root_and_without_fixed_places(image: images
     text = (image.folder / "Dockerfile").read_text(encoding="utf-8")
     assert "ARG BASE_IMAGE" in text
     assert not re.search(r"https?://|:latest|ADD ", text)
+    assert re.search(r"^FROM \S+ AS build$", text, re.MULTILINE)
     users = re.findall(r"^USER (\S+)", text, re.MULTILINE)
     assert users[-1:] != ["0"]
 

@@ -35,6 +35,41 @@ def test_an_image_brings_all_that_it_is_built_from(folders: Path) -> None:
         images.chosen(["bea"])
 
 
+def test_a_second_list_of_packages_is_a_second_image_which_is_built_when_it_is_named(folders: Path) -> None:
+    (folders / "bee" / "requirements-gpu.in").write_text("")
+    image = images.find()["bee-gpu"]
+    assert (image.name, image.parent, image.variant) == ("flowparts-bee-gpu", "zoo", "gpu")
+    assert image.lock == folders / "bee" / "requirements-gpu.txt"
+    assert [found.key for found in images.chosen([])] == ["zoo", "bee", "ant"]
+    assert [found.key for found in images.chosen(["bee-gpu"])] == ["zoo", "bee-gpu"]
+
+
+def test_names_what_a_list_asks_for(tmp_path: Path) -> None:
+    asked = tmp_path / "requirements.in"
+    asked.write_text("-r ../base/requirements.in\n# why\nfsspec[http]\nScikit_Learn>=1.9\n")
+    assert images.requested(asked) == {"fsspec", "scikit-learn"}
+
+
+def client(folder: Path, status: int) -> Path:
+    """Make a Docker client that does or doesn't know BuildKit."""
+    folder.mkdir()
+    file = folder / "docker"
+    file.write_text(f'#!/bin/sh\n[ "$DOCKER_BUILDKIT $*" = "1 build --help" ] && exit {status}\nexit 2\n')
+    file.chmod(0o755)
+    return file
+
+
+def test_builds_with_the_first_client_on_the_path_that_knows_buildkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without, knowing = client(tmp_path / "a", 1), client(tmp_path / "b", 0)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'nowhere'}:{without.parent}:{knowing.parent}")
+    assert images._builder() == str(knowing)
+    monkeypatch.setenv("PATH", str(without.parent))
+    with pytest.raises(ValueError, match="no Docker client here builds with BuildKit; install its plugin"):
+        images._builder()
+
+
 def test_a_parent_without_a_folder_is_refused(folders: Path) -> None:
     (folders / "cat").mkdir()
     (folders / "cat" / "Dockerfile").write_text("ARG PARENT_IMAGE=flowparts-dog:1\nFROM x\n")

@@ -1,0 +1,197 @@
+"""Reads secrets from a stand-in for Secret Manager's REST API with Google's own library and real tokens."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import jwt
+
+import compile as compile_command
+from flowparts import secrets
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "projects/p/secrets/token/versions/3"
+AUDIENCE = "https://oauth2.googleapis.com/token"
+VALUE = "s3cr3t-value-that-must-not-show"
+
+
+class SecretManager(ThreadingHTTPServer):
+    """Gives access tokens for signed requests and, with a token, secrets."""
+
+    daemon_threads = True
+
+    def __init__(self, public_key: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.public_key = public_key
+        self.held: dict[str, bytes] = {TOKEN: VALUE.encode()}
+        self.failures = 0  # requests still to be answered with 503
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: SecretManager
+
+    def do_POST(self) -> None:
+        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        claims = jwt.decode(form["assertion"][0], self.server.public_key, audience=AUDIENCE)
+        assert claims["scope"] == "https://www.googleapis.com/auth/cloud-platform"
+        self.answer(200, {"access_token": "granted", "expires_in": 3600, "token_type": "Bearer"})
+
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/v1/").removesuffix(":access")
+        if self.headers.get("Authorization") != "Bearer granted":
+            self.refuse(401, "Request had invalid authentication credentials.")
+        elif self.server.failures:
+            self.server.failures -= 1
+            self.refuse(503, "The service is currently unavailable.")
+        elif name not in self.server.held:
+            self.refuse(403, f"Permission 'secretmanager.versions.access' denied for resource '{name}'.")
+        else:
+            data = base64.b64encode(self.server.held[name]).decode()
+            self.answer(200, {"name": name, "payload": {"data": data}})
+
+    def refuse(self, status: int, message: str) -> None:
+        self.answer(status, {"error": {"code": status, "message": message}})
+
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SecretManager]:
+    """Run the stand-in and leave the key of a service account in tmp_path."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    with SecretManager(public) as running:
+        Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        account = {
+            "type": "service_account",
+            "client_email": "step@p.iam.gserviceaccount.com",
+            "private_key": private.decode(),
+            "token_uri": f"{running.url}/token",
+        }
+        (tmp_path / "account.json").write_text(json.dumps(account))
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def environment(server: SecretManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Give what a step finds: its credentials, and a variable that refers to a secret."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    return {secrets.ENDPOINT: server.url, "MY_TOKEN": secrets.SCHEME + TOKEN, "PLAIN": "as it is"}
+
+
+def test_reads_what_a_variable_refers_to_and_leaves_the_others(environment: dict[str, str]) -> None:
+    assert secrets.resolve(environment) == {"MY_TOKEN": VALUE}
+    assert secrets.resolve({"PLAIN": "as it is"}) == {}
+
+
+def test_tries_again_when_the_service_is_unavailable(
+    environment: dict[str, str], server: SecretManager
+) -> None:
+    server.failures = 2
+    assert secrets.resolve(environment) == {"MY_TOKEN": VALUE}
+
+
+def test_a_refusal_names_the_variable_the_secret_and_the_role(
+    environment: dict[str, str], server: SecretManager
+) -> None:
+    server.held.clear()
+    with pytest.raises(
+        ValueError, match=rf"MY_TOKEN can't be read from {TOKEN}: Permission .* denied"
+    ) as refusal:
+        secrets.resolve(environment)
+    assert "needs the role roles/secretmanager.secretAccessor" in str(refusal.value)
+
+
+def test_a_secret_that_is_not_text_is_refused_without_showing_it(
+    environment: dict[str, str], server: SecretManager
+) -> None:
+    server.held[TOKEN] = b"\xff\xfes3cr3t"
+    with pytest.raises(ValueError, match="it isn't UTF-8 text") as refusal:
+        secrets.resolve(environment)
+    assert "s3cr3t" not in str(refusal.value)
+
+
+def test_without_credentials_it_says_so(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
+    with pytest.raises(ValueError, match="no credentials of Google Cloud, with which MY_TOKEN would be read"):
+        secrets.resolve(environment)
+
+
+def test_a_service_that_cannot_be_reached_is_named(environment: dict[str, str]) -> None:
+    unreachable = {**environment, secrets.ENDPOINT: "http://127.0.0.1:1"}
+    with pytest.raises(ValueError, match=r"MY_TOKEN can't be read from .*Connection refused"):
+        secrets.resolve(unreachable)
+
+
+def start(command: list[str], environment: dict[str, str], work: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    everything = {**os.environ, **environment, "PATH": path}
+    return subprocess.run(command, env=everything, cwd=work, capture_output=True, text=True)
+
+
+def test_a_step_that_cannot_have_its_secret_does_not_start(
+    environment: dict[str, str], server: SecretManager, tmp_path: Path
+) -> None:
+    server.held.clear()
+    command = [sys.executable, "-m", "flowparts.secrets", "touch", str(tmp_path / "started")]
+    done = start(command, environment, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ValueError: MY_TOKEN can't be read from")
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_compiled_step_gets_its_secret_which_shows_nowhere(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    asked = ["--target", "vertex", "--secret", f"MY_TOKEN={TOKEN}", "--out", str(tmp_path / "build")]
+    assert compile_command.main(["tabular-training", *asked]) == 0
+    text = (tmp_path / "build" / "vertex" / "tabular_training.yaml").read_text(encoding="utf-8")
+    executors = yaml.safe_load(text)["deploymentSpec"]["executors"]
+    containers = [executor["container"] for executor in executors.values()]
+    assert all({"name": "MY_TOKEN", "value": secrets.SCHEME + TOKEN} in step["env"] for step in containers)
+
+    container = executors["exec-ingest-table"]["container"]
+    # A body of its own, in place of the component's, writes down how long the secret is.
+    body = (
+        "import os\nfrom kfp.dsl import *\n"
+        "def ingest_table(source: str) -> int:\n"
+        "    print('the body starts')\n"
+        "    return len(os.environ['MY_TOKEN'])\n"
+    )
+    told = {
+        "inputs": {"parameterValues": {"source": "x"}},
+        "outputs": {"outputFile": str(tmp_path / "output.json")},
+    }
+    arguments = [json.dumps(told) if part == "{{$}}" else part for part in container["args"]]
+    variables = {part["name"]: part["value"] for part in container["env"]}
+    done = start([*container["command"][:-1], body, *arguments], {**environment, **variables}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the body starts" in done.stdout
+    assert json.loads((tmp_path / "output.json").read_text()) == {"parameterValues": {"Output": len(VALUE)}}
+    shown = [done.stdout, done.stderr, *(file.read_text() for file in tmp_path.rglob("*") if file.is_file())]
+    assert not [text for text in shown if VALUE in text]
