@@ -26,6 +26,8 @@ if [ -d botocore/data ]; then
         ! -name 'sagemaker*' ! -name 'cloudwatch' ! -name 'logs' ! -name 'iam' ! -name 'ecr' -exec rm -r {} +
     find botocore/data -name 'examples-*.json' -delete
 fi
+# The C library of ONNX Runtime; its Python module holds the same code.
+rm -f onnxruntime/capi/libonnxruntime.so.*
 # Symbols that only a debugger reads. Libraries that a wheel brings from elsewhere (*.libs) were patched for it, and
 # strip breaks some of those.
 find . -name '*.so' -not -path './*.libs/*' -exec strip --strip-unneeded {} +

@@ -9,6 +9,10 @@ fi
 "$(dirname "$0")/system-packages.sh" dockerd:docker.io
 # Newer Debian releases have the client in a package of its own.
 command -v docker >/dev/null || "$(dirname "$0")/system-packages.sh" docker:docker-cli
+# And what builds with BuildKit; there, the client is a package without it.
+if ! DOCKER_BUILDKIT=1 docker build --help >/dev/null 2>&1 && apt-cache show docker-buildx >/dev/null 2>&1; then
+    "$(dirname "$0")/system-packages.sh" docker-buildx:docker-buildx
+fi
 if [ -d /run/systemd/system ]; then
     systemctl start docker
 elif ! docker version >/dev/null 2>&1; then
