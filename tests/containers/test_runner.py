@@ -12,6 +12,7 @@ from kfp.dsl import Dataset, Input, Metrics, Output
 
 from components import runs_in
 from targets import catalogue, docker, local, package
+from tests import secret_manager
 
 # Where the environment picks OpenBLAS's kernels, the containers take the same, and so give the same digits.
 KERNELS = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
@@ -213,6 +214,22 @@ def test_a_secret_reaches_the_steps_and_shows_nowhere(containers: docker.Contain
         for asked in (["history", "--no-trunc"], ["inspect"]):
             told = subprocess.run(["docker", *asked, image_id], capture_output=True, text=True, check=True)
             assert SECRET not in told.stdout
+
+
+def test_an_image_reads_a_secret_of_secret_manager_when_a_step_starts(
+    containers: docker.Containers, tmp_path: Path
+) -> None:
+    with secret_manager.serving(tmp_path / "account.json") as server:
+        (tmp_path / "account.json").chmod(0o644)
+        environment = server.environment(Path("/tmp/account.json"))
+        for image_id in containers.ids.values():
+            command = ["docker", "run", "--rm", "--read-only", "--network=host", "--tmpfs=/tmp"]
+            command += [f"--mount=type=bind,source={tmp_path}/account.json,target=/tmp/account.json,readonly"]
+            command += [f"--env={name}={value}" for name, value in environment.items()]
+            told = "import os; print(len(os.environ['MY_TOKEN']))"
+            command += [image_id, "python", "-m", "flowparts.secrets", "python", "-c", told]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.stdout == f"{len(secret_manager.VALUE)}\n", done.stderr
 
 
 def fingerprints(record: local.Run) -> dict[str, str]:

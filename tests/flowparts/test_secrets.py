@@ -1,107 +1,32 @@
 """Reads secrets from a stand-in for Secret Manager's REST API with Google's own library and real tokens."""
 
-import base64
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 import yaml
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from google.auth import jwt
 
 import compile as compile_command
 from flowparts import secrets
-
-ROOT = Path(__file__).parents[2]
-TOKEN = "projects/p/secrets/token/versions/3"
-AUDIENCE = "https://oauth2.googleapis.com/token"
-VALUE = "s3cr3t-value-that-must-not-show"
-
-
-class SecretManager(ThreadingHTTPServer):
-    """Gives access tokens for signed requests and, with a token, secrets."""
-
-    daemon_threads = True
-
-    def __init__(self, public_key: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.public_key = public_key
-        self.held: dict[str, bytes] = {TOKEN: VALUE.encode()}
-        self.failures = 0  # requests still to be answered with 503
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: SecretManager
-
-    def do_POST(self) -> None:
-        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        claims = jwt.decode(form["assertion"][0], self.server.public_key, audience=AUDIENCE)
-        assert claims["scope"] == "https://www.googleapis.com/auth/cloud-platform"
-        self.answer(200, {"access_token": "granted", "expires_in": 3600, "token_type": "Bearer"})
-
-    def do_GET(self) -> None:
-        name = self.path.removeprefix("/v1/").removesuffix(":access")
-        if self.headers.get("Authorization") != "Bearer granted":
-            self.refuse(401, "Request had invalid authentication credentials.")
-        elif self.server.failures:
-            self.server.failures -= 1
-            self.refuse(503, "The service is currently unavailable.")
-        elif name not in self.server.held:
-            self.refuse(403, f"Permission 'secretmanager.versions.access' denied for resource '{name}'.")
-        else:
-            data = base64.b64encode(self.server.held[name]).decode()
-            self.answer(200, {"name": name, "payload": {"data": data}})
-
-    def refuse(self, status: int, message: str) -> None:
-        self.answer(status, {"error": {"code": status, "message": message}})
-
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
+from tests.secret_manager import TOKEN, VALUE, SecretManager, serving
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[SecretManager]:
-    """Run the stand-in and leave the key of a service account in tmp_path."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    with SecretManager(public) as running:
-        Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        account = {
-            "type": "service_account",
-            "client_email": "step@p.iam.gserviceaccount.com",
-            "private_key": private.decode(),
-            "token_uri": f"{running.url}/token",
-        }
-        (tmp_path / "account.json").write_text(json.dumps(account))
+    with serving(tmp_path / "account.json") as running:
         yield running
-        running.shutdown()
 
 
 @pytest.fixture
 def environment(server: SecretManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Give what a step finds: its credentials, and a variable that refers to a secret."""
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
-    return {secrets.ENDPOINT: server.url, "MY_TOKEN": secrets.SCHEME + TOKEN, "PLAIN": "as it is"}
+    """Give what a step finds; Google's library looks for credentials in the process's own environment."""
+    found = server.environment(tmp_path / "account.json")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", found["GOOGLE_APPLICATION_CREDENTIALS"])
+    return found
 
 
 def test_reads_what_a_variable_refers_to_and_leaves_the_others(environment: dict[str, str]) -> None:
