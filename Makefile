@@ -40,6 +40,13 @@ lock: .venv/installed
 	$(BIN)/python -m targets.images lock
 	for peers in peers tfdv; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" benchmarks/requirements-$$peers.in -o benchmarks/requirements-$$peers.txt; done
 
+# The catalogue as a site in build/site, with pictures of the reports in runs/.
+docs: .venv/installed system
+	$(BIN)/python run.py tabular-training
+	$(BIN)/python run.py tabular-training -p source=sample://diabetes -p task=regression -p model_name=diabetes
+	$(BIN)/python run.py batch-prediction
+	$(BIN)/python -m targets.site $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
+
 readme: .venv/installed
 	$(BIN)/python -m targets.readme
 
@@ -64,4 +71,4 @@ bench-containers: images
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push wheel system lock readme bench bench-containers
+.PHONY: run test compile images push wheel system lock docs readme bench bench-containers
