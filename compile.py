@@ -10,7 +10,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components import REGISTRY
 from flowparts import __version__
-from targets import catalogue, kubeflow, package, vertex
+from targets import catalogue, kubeflow, package, settings, submission, vertex
 
 TARGETS: dict[str, Any] = {"kubeflow": kubeflow, "vertex": vertex}
 
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
             digests=options.digests,
             out=options.out,
             secrets=options.secret,
+            profile=_profile(options),
+            as_manifest=options.format == "manifest",
         ):
             print(file)
     except ValueError as error:
@@ -43,6 +45,8 @@ def compile_all(
     digests: Path | None,
     out: Path,
     secrets: Sequence[str] = (),
+    profile: settings.Kubeflow | None = None,
+    as_manifest: bool = False,
 ) -> list[Path]:
     """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/components/NAME.yaml.
 
@@ -57,6 +61,9 @@ def compile_all(
         out: The folder to write to.
         secrets: What becomes environment variables of every step of a pipeline, as the one target reads it:
             keys of Kubernetes secrets or versions of secrets in Secret Manager.
+        profile: What else Kubernetes gives to the steps of a pipeline; the Kubeflow target only.
+        as_manifest: Whether to write Pipeline and PipelineVersion resources to OUT/manifest/NAME.yaml
+            instead; pipelines for the Kubeflow target only.
 
     Returns:
         The files written.
@@ -66,7 +73,7 @@ def compile_all(
     """
     pipelines, components = catalogue.pipelines(), catalogue.components()
     everything = {**components, **pipelines}
-    keys = [name.replace("-", "_") for name in names] or list(everything)
+    keys = [name.replace("-", "_") for name in names] or list(pipelines if as_manifest else everything)
     chosen: dict[str, BaseComponent] = {
         key: catalogue.find(key, everything, "pipeline or component") for key in keys
     }
@@ -76,17 +83,38 @@ def compile_all(
             "a secret is written NAME=KEY,KEY for Kubeflow and VARIABLE=projects/... for Vertex AI; "
             "compile with --target"
         )
+    if as_manifest and (targets != ["kubeflow"] or set(keys) - set(pipelines)):
+        raise ValueError(
+            "--format manifest describes pipelines to Kubeflow; give --target kubeflow and pipelines"
+        )
     texts = {}
     for key, component in chosen.items():
         compiled = package.compiled(component, references)
         for target in targets:
             text = TARGETS[target].with_secrets(compiled, secrets if key in pipelines else ())
+            if profile and target == "kubeflow" and key in pipelines:
+                text = kubeflow.with_overlay(text, profile)
             TARGETS[target].check(text)
+            if as_manifest:
+                sent = submission.Package(text, version)
+                texts[out / "manifest" / f"{key}.yaml"] = kubeflow.manifest(
+                    sent, profile.namespace if profile else ""
+                )
+                continue
             texts[out / (target if key in pipelines else "components") / f"{key}.yaml"] = text
     for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     return list(texts)
+
+
+def _profile(options: argparse.Namespace) -> settings.Kubeflow | None:
+    asked = options.profile or options.config
+    return (
+        settings.gather(settings.Kubeflow, {"profile": options.profile, "config": options.config})
+        if asked
+        else None
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +132,18 @@ def _parser() -> argparse.ArgumentParser:
         help="a secret that becomes environment variables of every step; may be repeated. For Kubeflow "
         "NAME=KEY,KEY: keys, and so variables, of a Kubernetes secret. For Vertex AI "
         "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION: a version in Secret Manager",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="profile of flowparts.toml: secrets, volumes and nodes of the steps on Kubeflow",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"where profiles are ({settings.FILE})")
+    parser.add_argument(
+        "--format",
+        choices=["package", "manifest"],
+        default="package",
+        help="manifest: Pipeline and PipelineVersion resources for GitOps on Kubeflow (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
     return parser

@@ -6,23 +6,14 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from targets import catalogue, docker, parameters
+from targets.live_view import LiveView
 
 if TYPE_CHECKING:
-    from targets.local import Run, Task
-
-MARKS = {
-    "succeeded": ("✓", "green"),
-    "cached": ("✓", "cyan"),
-    "failed": ("✗", "red"),
-    "running": ("…", "yellow"),
-}
+    from targets.local import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,63 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.open:
         webbrowser.open(page.resolve().as_uri())
     return 0 if record.succeeded else 1
-
-
-class LiveView:
-    """Shows the tasks of a run: redrawn in place on a terminal, a line for each change elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._run: Run | None = None
-        self._told: set[tuple[str, str]] = set()
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=True)
-
-    def __enter__(self) -> "LiveView":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-            if self._run:
-                for task in self._run.tasks:
-                    self._console.print(_line(task))
-
-    def update(self, record: "Run") -> None:
-        """Take note of a change in the run."""
-        self._run = record
-        if self._console.is_terminal:
-            return
-        for task in list(record.tasks):
-            if (task.name, task.state) not in self._told:
-                self._told.add((task.name, task.state))
-                self._console.print(_line(task), soft_wrap=True)
-
-    def _render(self) -> RenderableType:
-        if not self._run:
-            return Spinner("dots", "starting")
-        table = Table.grid(padding=(0, 1))
-        for task in list(self._run.tasks):
-            mark, colour = MARKS[task.state]
-            table.add_row(
-                Spinner("dots") if task.state == "running" else Text(mark, colour),
-                Text(task.name),
-                Text(f"{task.elapsed_seconds:6.1f} s", "dim"),
-                Text(
-                    task.last_line[: max(20, self._console.width - 60)] if task.state == "running" else "",
-                    "dim",
-                ),
-            )
-        done = sum(task.state != "running" for task in self._run.tasks)
-        return Group(Text(f"{self._run.name}: {done} tasks done", "bold"), table)
-
-
-def _line(task: "Task") -> Text:
-    mark, colour = MARKS[task.state]
-    after = "" if task.state == "running" else f"{task.seconds:6.1f} s"
-    after += "  (from the cache)" if task.state == "cached" else ""
-    return Text.assemble((mark, colour), f" {task.name:<40}", (after, "dim"))
 
 
 def _conclude(console: Console, record: "Run") -> None:

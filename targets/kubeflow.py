@@ -1,19 +1,28 @@
 """The Kubeflow target: a pipeline document and, where something asks for it, a Kubernetes document."""
 
 import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 from google.protobuf import json_format
+from kfp.compiler.compiler_utils import KubernetesManifestOptions
+from kfp.compiler.pipeline_spec_builder import write_pipeline_spec_to_file
 from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
 
 from targets import checks, package
+from targets.settings import Kubeflow
+from targets.submission import Package
 
 
 def check(text: str) -> None:
     """Raise ValueError when Kubeflow Pipelines would refuse the compiled YAML."""
     spec, *overlays = package.documents(text)
     checks.check_pipeline_spec(text, spec)
+    _check_producers(spec)
     name = spec["pipelineInfo"]["name"]
     if len(overlays) > 1:
         raise ValueError(f"{name}: Kubeflow reads one platform document, not {len(overlays)}")
@@ -39,27 +48,114 @@ def with_secrets(text: str, given: Sequence[str]) -> str:
     Raises:
         ValueError: A secret is written otherwise.
     """
-    keys = _secrets(given)
-    if not keys:
-        return text
+    return with_overlay(text, Kubeflow(secrets=_secrets(given)))
+
+
+def with_overlay(text: str, settings: Kubeflow) -> str:
+    """Add to a compiled package what Kubernetes gives to the steps: secrets, volumes, nodes.
+
+    Args:
+        text: The compiled YAML.
+        settings: Whose secrets' keys become environment variables of every step, and so on.
+    """
     spec, *overlays = package.documents(text)
     overlay = (
         overlays[0] if overlays else {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
     )
     configs = overlay["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for label, executor in spec["deploymentSpec"]["executors"].items():
-        if "container" in executor:
-            configs.setdefault(label, {}).setdefault("secretAsEnv", []).extend(
-                {
-                    "secretName": name,
-                    "secretNameParameter": {"runtimeValue": {"constant": name}},
-                    "keyToEnv": [{"secretKey": key, "envVar": key} for key in names],
-                    "optional": False,
-                }
-                for name, names in keys.items()
-            )
+        if "container" not in executor:
+            continue
+        gpu = "accelerator" in executor["container"].get("resources", {})
+        for key, value in _executor_config(settings, gpu).items():
+            config = configs.setdefault(label, {})
+            if isinstance(value, list):
+                config.setdefault(key, []).extend(value)
+            else:
+                config.setdefault(key, {}).setdefault("labels", {}).update(value["labels"])
+    if not configs:
+        return text
     pipeline = text.split("\n---\n")[0].rstrip("\n")
     return f"{pipeline}\n---\n{yaml.safe_dump(overlay, sort_keys=True)}"
+
+
+def manifest(sent: Package, namespace: str) -> str:
+    """Return a package as Pipeline and PipelineVersion resources, which a GitOps controller applies."""
+    document, *overlays = package.documents(sent.text)
+    options = KubernetesManifestOptions(
+        pipeline_name=sent.name,
+        pipeline_display_name=document["pipelineInfo"].get("displayName", sent.name),
+        # Versions of all pipelines stand beside each other in a namespace.
+        pipeline_version_name=f"{sent.name}-{sent.version}",
+        pipeline_version_display_name=sent.version,
+        namespace=namespace or None,
+        include_pipeline_manifest=True,
+    )
+    spec = json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())
+    options.set_pipeline_spec(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "manifest.yaml"
+        write_pipeline_spec_to_file(
+            spec,
+            sent.description,
+            json_format.ParseDict(overlays[0] if overlays else {}, pipeline_spec_pb2.PlatformSpec()),
+            str(file),
+            kubernetes_manifest_options=options,
+            kubernetes_manifest_format=True,
+        )
+        return file.read_text(encoding="utf-8")
+
+
+def _executor_config(settings: Kubeflow, gpu: bool) -> dict[str, Any]:
+    """Return a step's Kubernetes settings; what isn't set is left away."""
+    labels = {**settings.node_selector, **(settings.gpu_node_selector if gpu else {})}
+    config = {
+        "secretAsEnv": [
+            {
+                "secretName": name,
+                "secretNameParameter": _constant(name),
+                "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
+                "optional": False,
+            }
+            for name, keys in settings.secrets.items()
+        ],
+        "imagePullSecret": [
+            {"secretName": name, "secretNameParameter": _constant(name)}
+            for name in settings.image_pull_secrets
+        ],
+        "pvcMount": [
+            {"constant": claim, "pvcNameParameter": _constant(claim), "mountPath": path}
+            for claim, path in settings.volumes.items()
+        ],
+        "nodeSelector": {"labels": labels} if labels else {},
+        "tolerations": [*settings.tolerations, *(settings.gpu_tolerations if gpu else [])],
+    }
+    return {key: value for key, value in config.items() if value}
+
+
+def _constant(value: str) -> dict[str, Any]:
+    return {"runtimeValue": {"constant": value}}
+
+
+def _check_producers(spec: dict[str, Any]) -> None:
+    """Refuse a group or task that others read from under another name than its key.
+
+    Kubeflow looks a producer up by the name that is shown, and fails a run that has another
+    (kubeflow/pipelines#13239).
+    """
+    for component in (spec["root"], *spec["components"].values()):
+        tasks = component.get("dag", {}).get("tasks", {})
+        for reader, task in tasks.items():
+            inputs = task.get("inputs", {})
+            for given in (*inputs.get("parameters", {}).values(), *inputs.get("artifacts", {}).values()):
+                source = given.get("taskOutputParameter") or given.get("taskOutputArtifact") or {}
+                producer = source.get("producerTask", "")
+                shown = tasks.get(producer, {}).get("taskInfo", {}).get("name", producer)
+                if shown != producer:
+                    raise ValueError(
+                        f"{spec['pipelineInfo']['name']}: {reader!r} reads from {producer!r}, which is shown "
+                        f"as {shown!r}; Kubeflow can't find it then, so give it no name of its own"
+                    )
 
 
 def _secrets(given: Sequence[str]) -> dict[str, list[str]]:

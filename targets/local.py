@@ -31,14 +31,11 @@ from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
 from flowparts import __version__, outputs, sources
-from targets import docker, package
+from targets import docker, package, step_error
 from targets.graph import Step, steps
 
 # What a shell makes of a process that got SIGKILL.
 KILLED = 137
-# The last line that names an exception; what follows it belongs to its message.
-_ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)$")
-
 _COLOUR = re.compile(r"\x1b\[\d+m")
 
 
@@ -69,9 +66,8 @@ class Task:
         lines = (
             self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
         )
-        for index in range(len(lines) - 1, -1, -1):
-            if match := _ERROR.match(lines[index]):
-                return " ".join([match[2], *(line.strip() for line in lines[index + 1 :] if line.strip())])
+        if said := step_error.error_in(lines):
+            return said
         if self.exit_code is not None and self.exit_code != 0:
             return f"the step ended with exit code {self.exit_code} and without a message"
         return "the step left no message"

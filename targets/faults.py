@@ -1,0 +1,99 @@
+"""What goes wrong between here and a service: said in a sentence, and tried again where that can help."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+# Half a minute in all: a rolling restart or a burst of requests is over by then.
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
+# A request whose answer was lost may still be at work when its result is first looked for.
+LOOKS = 3
+_PASSING = (408, 429, 500, 502, 503, 504)
+
+
+@dataclass
+class Fault(Exception):  # noqa: N818 some are no errors of anyone's
+    """A request that wasn't answered as it should be.
+
+    Attributes:
+        sentence: What happened and what to do.
+        status: HTTP status; 0 where there was no answer.
+        transient: Whether the same request may go well a little later.
+        perhaps_done: Whether the service may have acted on the request all the same.
+    """
+
+    sentence: str
+    status: int = 0
+    transient: bool = False
+    perhaps_done: bool = False
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def from_status(service: str, status: int, message: str, hints: dict[int, str]) -> Fault:
+    """Return the fault that an HTTP status stands for.
+
+    Args:
+        service: Who answered.
+        status: The status.
+        message: The service's own words; empty for none.
+        hints: By status, what to do.
+    """
+    what = {
+        401: "doesn't know who is asking",
+        403: "doesn't allow this",
+        404: "has no such thing",
+        409: "has this already",
+        429: "is asked too often, or a quota is used up",
+    }.get(status, "is out of order" if status >= 500 else "refused the request")
+    said = " ".join(message.split()).rstrip(".")
+    hint = hints.get(status, "try again later" if status in _PASSING else "")
+    return Fault(
+        f"{service} {what} ({status})" + (f": {said}" if said else "") + (f"; {hint}" if hint else ""),
+        status,
+        transient=status in _PASSING,
+        # A request that was turned away for its rate wasn't acted on; a gateway's error says nothing.
+        perhaps_done=status == 409 or (status in _PASSING and status != 429),
+    )
+
+
+def answered(
+    ask: Callable[[], Answer],
+    fault_of: Callable[[Exception], Fault | None],
+    made: Callable[[], Answer | None] | None = None,
+) -> Answer:
+    """Ask a service until it answers; only transient faults are tried again, with growing pauses.
+
+    Args:
+        ask: Sends the request.
+        fault_of: Gives the fault that an exception stands for; None if it is none.
+        made: For a request that creates something: looks for what an earlier attempt made. It is asked
+            before the request is sent again, so that nothing is made twice.
+
+    Raises:
+        Fault: The request was refused, or the service didn't recover.
+    """
+    fault = Fault("")
+    for pause in (*PAUSES_SECONDS, 0.0):
+        try:
+            return ask()
+        except Exception as error:
+            known = fault_of(error)
+            if not known:
+                raise
+            fault = known
+        looks = LOOKS if made and fault.perhaps_done else 0
+        if not fault.transient and not looks:
+            break
+        for _ in range(max(looks, 1)):
+            time.sleep(pause / max(looks, 1) * random.uniform(0.5, 1.0))  # noqa: S311 so that callers spread
+            if made and looks and (earlier := answered(made, fault_of)) is not None:
+                return earlier
+        if not fault.transient:
+            break
+    raise fault
