@@ -43,6 +43,7 @@ _HINTS = {
     403: "ask for the role kubeflow-edit in the namespace, or set the namespace that is yours",
     404: "check the endpoint; it ends where /apis would follow",
 }
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"flowparts ([0-9a-f]{16})")
 _Answer = TypeVar("_Answer")
 
@@ -110,12 +111,11 @@ class KubeflowService:
 
     def find(self, name: str) -> Run | None:
         """Return a run by its name or ID; None if there is none."""
-        found = self._named(name)
-        key = found.run_id if found else name
-        if not found and not re.fullmatch(r"[0-9a-f-]{36}", name):
+        named = None if _ID.fullmatch(name) else self._named(name)
+        if not named and not _ID.fullmatch(name):
             return None
         try:
-            run = self._ask(lambda: self._client.get_run(key))
+            run = self._ask(lambda: self._client.get_run(named.run_id if named else name))
         except faults.Fault as fault:
             if fault.status == 404:
                 return None

@@ -1,6 +1,8 @@
 """Vertex AI Pipelines as a service: Google's own clients over REST, and faults said in sentences."""
 
+import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,9 +13,11 @@ from typing import Any, TypeVar
 import google.auth
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth import _default
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError
 from google.auth.transport.requests import Request
 from google.cloud import aiplatform, aiplatform_v1
+from google.cloud.aiplatform import base, pipeline_job_schedules
 from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, PipelineTaskDetail
 from google.protobuf import json_format
 from kfp.registry import ApiAuth, RegistryClient
@@ -73,6 +77,9 @@ class VertexService:
         self._settings = settings
         self._parent = f"projects/{settings.project}/locations/{settings.location}"
         endpoint = settings.endpoint or f"{settings.location}-aiplatform.googleapis.com"
+        # They tell of each step that they take, with advice for a notebook.
+        for noisy in (base, pipeline_job_schedules, _default):
+            logging.getLogger(noisy.__name__).setLevel(logging.ERROR)
         self._credentials, _ = self._ask(lambda: google.auth.default(scopes=_SCOPES))
         aiplatform.init(
             project=settings.project,
@@ -287,7 +294,8 @@ class VertexService:
         if isinstance(error, DefaultCredentialsError | RefreshError):
             return faults.Fault(f"there are no credentials for Google Cloud: {_LOG_IN}", 401)
         if isinstance(error, GoogleAPICallError) and error.code:
-            return faults.from_status(service, int(error.code), error.message or "", _HINTS)
+            said = re.sub(r"^[A-Z]+ https?://\S+ ", "", error.message or "")
+            return faults.from_status(service, int(error.code), said, _HINTS)
         if isinstance(error, HTTPError) and error.response is not None:
             service = f"Artifact Registry ({self._settings.templates})"
             return faults.from_status(service, error.response.status_code, error.response.text[:300], _HINTS)
