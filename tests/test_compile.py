@@ -102,3 +102,20 @@ def test_a_container_component_cannot_be_given_secrets() -> None:
     text = package.compiled(greet, str)
     with pytest.raises(ValueError, match="exec-greet has a command of its own"):
         vertex.with_secrets(text, ["TOKEN=projects/p/secrets/token/versions/1"])
+
+
+def test_writes_resources_for_gitops(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--format", "manifest", "--out", str(tmp_path)]
+    assert compile_command.main(["tabular-training", *arguments]) == 1
+    assert "give --target kubeflow and pipelines" in capsys.readouterr().err
+    assert compile_command.main(["split_table", "--target", "kubeflow", *arguments]) == 1
+    assert not list(tmp_path.iterdir())
+    config = tmp_path / "flowparts.toml"
+    config.write_text('[team]\ntarget = "kubeflow"\nnamespace = "team"\nnode_selector = { pool = "ml" }\n')
+    arguments += ["--config", str(config)]
+    assert compile_command.main(["tabular-training", "--target", "kubeflow", *arguments]) == 0
+    pipeline, version = yaml.safe_load_all((tmp_path / "manifest" / "tabular_training.yaml").read_text())
+    assert pipeline["metadata"]["namespace"] == version["metadata"]["namespace"] == "team"
+    assert pipeline["spec"]["displayName"] == "Train on a table"
+    executors = version["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-ingest-table"]["nodeSelector"] == {"labels": {"pool": "ml"}}

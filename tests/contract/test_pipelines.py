@@ -1,5 +1,6 @@
 """Rules that every pipeline keeps."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,32 @@ def test_every_parameter_has_a_default_and_a_description_that_the_interfaces_sho
     for parameter, details in pipeline.component_spec.inputs.items():
         assert details.optional, f"{parameter} has no default"
         assert details.description, f"{parameter} has no description"
+
+
+@every_pipeline
+def test_reads_well_in_the_lists_and_the_graph_of_the_interfaces(name: str, pipeline: BaseComponent) -> None:
+    spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
+    assert re.fullmatch(r"[A-Z][\w ,-]{3,50}", spec["pipelineInfo"]["displayName"])
+    assert spec["pipelineInfo"]["description"].splitlines()[0].endswith(".")
+    for dag in [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]:
+        # More are too many for one screen: they go into a nested pipeline, which is one box.
+        assert len(dag["tasks"]) <= 15
+        for key, task in dag["tasks"].items():
+            shown = task["taskInfo"]["name"]
+            assert re.fullmatch(r"[a-z]+(-[a-z0-9]+)*", shown)
+            if "triggerPolicy" in task and "condition" in task["triggerPolicy"]:
+                assert shown != key, f"{key}: give the condition a name, as dsl.If(..., name='promoted')"
+
+
+@every_pipeline
+def test_has_a_page_that_the_interfaces_open(name: str, pipeline: BaseComponent) -> None:
+    spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
+    artifacts = [
+        artifact["artifactType"]["schemaTitle"]
+        for part in spec["components"].values()
+        for artifact in part.get("outputDefinitions", {}).get("artifacts", {}).values()
+    ]
+    assert "system.HTML" in artifacts
 
 
 @every_pipeline

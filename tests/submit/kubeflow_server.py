@@ -52,7 +52,7 @@ def written(model: Any) -> Any:
 
 
 class KubeflowServer(StandIn):
-    routes = [
+    routes = (
         ("GET", "/apis/v2beta1/pipelines", "list_pipelines"),
         ("POST", "/apis/v2beta1/pipelines", "create_pipeline"),
         ("POST", "/apis/v2beta1/pipelines/upload_version", "upload_version"),
@@ -69,7 +69,7 @@ class KubeflowServer(StandIn):
         ("POST", "/apis/v2beta1/recurringruns", "create_recurring_run"),
         ("POST", "/apis/v2beta1/recurringruns/([^/:]+):(enable|disable)", "set_mode"),
         ("DELETE", "/apis/v2beta1/recurringruns/([^/]+)", "delete_recurring_run"),
-    ]
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,9 @@ class KubeflowServer(StandIn):
             return self.error(409, f"The name {request.query['name']} already exist")
         documents = list(yaml.safe_load_all(request.parts["uploadfile"]))
         spec = (
-            documents[0] if len(documents) == 1 else dict(zip(("pipeline_spec", "platform_spec"), documents))
+            documents[0]
+            if len(documents) == 1
+            else dict(zip(("pipeline_spec", "platform_spec"), documents, strict=True))
         )
         version = models.V2beta1PipelineVersion(
             pipeline_id=request.query["pipelineid"],

@@ -63,9 +63,9 @@ class Trouble:
 
 
 class StandIn:
-    """Serves `routes`, a list of (method, pattern of the path, function of the request and the match)."""
+    """Serves `routes`, by method and pattern of the path, with the name of what answers."""
 
-    routes: list[tuple[str, str, str]] = []
+    routes: tuple[tuple[str, str, str], ...] = ()
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -141,7 +141,7 @@ class StandIn:
                 except OSError:  # the client has gone
                     self.close_connection = True
 
-            do_GET = do_POST = do_DELETE = do_PATCH = answer
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -20,7 +20,7 @@ Story = list[tuple[str, list[tuple[str, str, str]]]]
 
 
 class VertexServer(StandIn):
-    routes = [
+    routes = (
         ("POST", "/token", "give_token"),
         ("GET", f"{_PARENT}/pipelineJobs", "list_jobs"),
         ("POST", f"{_PARENT}/pipelineJobs", "create_job"),
@@ -33,7 +33,7 @@ class VertexServer(StandIn):
         ("DELETE", f"{_PARENT}/schedules/([^/:]+)", "delete_schedule"),
         ("POST", "/templates", "upload_template"),
         ("GET", "/templates/packages/([^/]+)/tags", "list_tags"),
-    ]
+    )
 
     def __init__(self) -> None:
         super().__init__()
