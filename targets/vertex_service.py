@@ -299,7 +299,7 @@ class VertexService:
         if isinstance(error, HTTPError) and error.response is not None:
             service = f"Artifact Registry ({self._settings.templates})"
             return faults.from_status(service, error.response.status_code, error.response.text[:300], _HINTS)
-        if isinstance(error, ConnectTimeout) or "NewConnectionError" in repr(error):
+        if isinstance(error, ConnectTimeout) or re.search("NewConnection|NameResolution", repr(error)):
             return faults.Fault(
                 f"{service} can't be reached; check the network and the location", transient=True
             )

@@ -10,7 +10,7 @@ import yaml
 from kfp import dsl
 
 import submit
-from targets import package
+from targets import package, submission
 from tests.submit.kubeflow_server import KubeflowServer
 from tests.submit.stand_in import Trouble
 
@@ -381,7 +381,7 @@ def test_what_kubernetes_gives_to_steps_comes_from_the_profile(
     config.write_text(
         '[local]\ntarget = "kubeflow"\nsecrets = { s3 = ["AWS_KEY"] }\nvolumes = { cache = "/cache" }\n'
     )
-    assert do("upload", "batch-prediction", "--config", str(config)) == 0
+    assert do("run", "batch-prediction", "--config", str(config), "-p", "model_name=churn") == 0
     executors = kubeflow.versions[0].pipeline_spec["platform_spec"]["platforms"]["kubernetes"][
         "deploymentSpec"
     ]["executors"]
@@ -399,3 +399,16 @@ def test_a_package_is_sent_as_it_is(kubeflow: KubeflowServer, do: Do, tmp_path: 
     assert yaml.safe_load(file.read_text()) == kubeflow.versions[0].pipeline_spec
     file.write_text("a: [")
     assert do("upload", "batch-prediction", "--package", str(file)) == 2
+
+
+def test_ctrl_c_leaves_the_run_alone_and_says_how_to_end_it(
+    kubeflow: KubeflowServer, do: Do, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    kubeflow.story = [("RUNNING", [])]
+    monkeypatch.setattr(submission.time, "sleep", interrupt)
+    assert do("run", "batch-prediction", "--run-name", "nightly", "--wait") == 130
+    assert "nightly goes on; end it with: submit.py kubeflow cancel nightly" in capsys.readouterr().out
+    assert kubeflow.runs[0].state == "RUNNING"

@@ -275,3 +275,9 @@ def test_an_upload_that_is_not_allowed_is_said(
     vertex.troubles = [Trouble(403, "POST", "/templates$", message="no permission")]
     assert do("upload", "batch-prediction", "--templates", f"{vertex.url}/templates") == 2
     assert f"Artifact Registry ({vertex.url}/templates) doesn't allow this (403)" in capsys.readouterr().err
+
+
+def test_nobody_at_the_address_is_said(vertex: VertexServer, capsys: pytest.CaptureFixture) -> None:
+    place = ("--endpoint", "http://127.0.0.1:9", "--project", "project", "--location", "europe-west4")
+    assert submit.main(["vertex", "status", "nightly", *place]) == 2
+    assert "can't be reached; check the network and the location" in capsys.readouterr().err
