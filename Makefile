@@ -31,7 +31,7 @@ wheel: .venv/installed
 
 # Debian packages that only the tests need; a machine that has them is left alone.
 system:
-	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver
+	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver openssl:openssl
 
 # tensorflow-serving-api asks for the plain tensorflow, beside which tensorflow-cpu would stand twice.
 lock: .venv/installed

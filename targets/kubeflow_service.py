@@ -282,7 +282,12 @@ class KubeflowService:
 
     def _spec(self, pipeline: str, version: str) -> Any:
         if version not in self._specs:
-            found = self._ask(lambda: self._client.get_pipeline_version(pipeline, version))
+            try:
+                found = self._ask(lambda: self._client.get_pipeline_version(pipeline, version))
+            except faults.Fault as fault:
+                if fault.status != 404:  # a version may be deleted before its runs
+                    raise
+                return None
             self._specs[version] = found.pipeline_spec
         return self._specs[version]
 

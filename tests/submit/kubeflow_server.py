@@ -7,6 +7,7 @@ a field that the API hasn't.
 import itertools
 import json
 import re
+import ssl
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -71,8 +72,8 @@ class KubeflowServer(StandIn):
         ("DELETE", "/apis/v2beta1/recurringruns/([^/]+)", "delete_recurring_run"),
     )
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.pipelines: list[Any] = []
         self.versions: list[Any] = []
         self.experiments: list[Any] = []

@@ -2,6 +2,8 @@
 
 import json
 import re
+import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,6 +247,43 @@ def test_nobody_at_the_address_is_said(do: Do, capsys: pytest.CaptureFixture) ->
     )
     assert submit.main(["kubeflow", "upload", "batch-prediction"]) == 2
     assert "give --endpoint, FLOWPARTS_ENDPOINT or a profile" in capsys.readouterr().err
+
+
+def test_in_a_cluster_the_address_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert submit.main(["kubeflow", "upload", "batch-prediction"]) == 2
+    assert (
+        "Kubeflow Pipelines at http://ml-pipeline.kubeflow.svc.cluster.local:8888 " in capsys.readouterr().err
+    )
+
+
+def test_a_certificate_of_ones_own_authority_is_trusted_when_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    server = KubeflowServer(tls)
+    upload = ["kubeflow", "upload", "batch-prediction", "--endpoint", server.url]
+    assert submit.main(upload) == 2
+    assert re.search("has no certificate to trust: .*; give --ca-certificate", capsys.readouterr().err)
+    assert submit.main([*upload, "--ca-certificate", str(certificate)]) == 0
+    assert len(server.versions) == 1
+    server.close()
+
+
+def test_a_run_is_shown_after_its_version_was_deleted(
+    kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture
+) -> None:
+    assert do("run", "batch-prediction", "--run-name", "nightly") == 0
+    kubeflow.versions.clear()
+    assert do("status", "nightly") == 0
+    assert "nightly succeeded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
