@@ -108,6 +108,8 @@ def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
         text = package.compiled(catalogue.pipeline(options.name), references)
         if options.target == "kubeflow":
             text = kubeflow.with_overlay(text, chosen)
+        else:
+            text = vertex.with_secrets(text, [f"{name}={secret}" for name, secret in chosen.secrets.items()])
     {"kubeflow": kubeflow.check, "vertex": vertex.check}[options.target](text)
     text = text if chosen.caching else submission.without_caching(text)
     return submission.Package(text, chosen.version)

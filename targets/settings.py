@@ -65,6 +65,9 @@ class Vertex(_Common):
         "Cloud KMS key that encrypts the runs: projects/P/locations/L/keyRings/R/cryptoKeys/K"
     )
     labels: dict[str, str] = _setting("labels of every run, which billing shows", {})
+    secrets: dict[str, str] = _setting(
+        "by a variable of every step, its secret: projects/PROJECT/secrets/SECRET/versions/VERSION", {}
+    )
     templates: str = _setting("Artifact Registry of upload: https://LOCATION-kfp.pkg.dev/PROJECT/REPOSITORY")
 
 

@@ -74,6 +74,17 @@ def test_what_is_sent_is_the_compiled_pipeline(vertex: VertexServer, do: Do, tmp
     assert vertex.sent("POST", "/pipelineJobs$")[0].json["pipelineSpec"] == compiled
 
 
+def test_a_secret_goes_to_every_step_as_a_reference(
+    vertex: VertexServer, do: Do, capsys: pytest.CaptureFixture
+) -> None:
+    assert do("run", "batch-prediction", "--secrets", "{TOKEN: projects/p/secrets/token/versions/1}") == 0
+    executors = vertex.sent("POST", "/pipelineJobs$")[0].json["pipelineSpec"]["deploymentSpec"]["executors"]
+    variable = {"name": "TOKEN", "value": "secretmanager://projects/p/secrets/token/versions/1"}
+    assert all(variable in executor["container"]["env"] for executor in executors.values())
+    assert do("run", "batch-prediction", "--secrets", "{TOKEN: s3cret}") == 2
+    assert "must be written VARIABLE=projects/PROJECT/secrets/" in capsys.readouterr().err
+
+
 def test_waiting_shows_each_step_once_and_ends_well(
     vertex: VertexServer, do: Do, capsys: pytest.CaptureFixture
 ) -> None:
