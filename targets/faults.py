@@ -51,7 +51,8 @@ def from_status(service: str, status: int, message: str, hints: dict[int, str]) 
         409: "has this already",
         429: "is asked too often, or a quota is used up",
     }.get(status, "is out of order" if status >= 500 else "refused the request")
-    said = " ".join(message.split()).rstrip(".")
+    # A gateway answers with a page for people.
+    said = "" if message.lstrip().startswith("<") else " ".join(message.split()).rstrip(".")
     hint = hints.get(status, "try again later" if status in _PASSING else "")
     return Fault(
         f"{service} {what} ({status})" + (f": {said}" if said else "") + (f"; {hint}" if hint else ""),

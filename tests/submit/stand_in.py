@@ -123,6 +123,8 @@ class StandIn:
                     return
                 if isinstance(kind, int):
                     answer = stand_in.error(kind, trouble.message)
+                    if trouble.message.startswith("<"):
+                        answer = Answer(trouble.message, kind, "text/html")
                 elif kind == "log in":
                     answer = Answer(
                         "<html>Log in to Your Account</html>", content_type="text/html; charset=utf-8"

@@ -234,6 +234,15 @@ def test_a_fault_that_stays_is_said_in_the_end(
     assert not kubeflow.pipelines
 
 
+def test_a_gateway_s_page_is_not_repeated(
+    kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture
+) -> None:
+    kubeflow.troubles = [Trouble(502, "GET", "/pipelines$", times=99, message="<html>Bad Gateway</html>")]
+    assert do("upload", "batch-prediction") == 2
+    said = f"error: Kubeflow Pipelines at {kubeflow.url} is out of order (502); try again later\n"
+    assert capsys.readouterr().err == said
+
+
 def test_following_survives_faults(kubeflow: KubeflowServer, do: Do) -> None:
     kubeflow.story = [("RUNNING", []), ("RUNNING", []), ("SUCCEEDED", [])]
     kubeflow.troubles = [Trouble(kind, "GET", "/runs/") for kind in ("lost", 503, "late")]
