@@ -110,17 +110,18 @@ def main() -> None:
     if options.rows == ROWS and chosen == names:
         before = README.read_text(encoding="utf-8").partition(MARK)[0] if README.exists() else ""
         README.write_text(f"{before}{MARK}\n{text}", encoding="utf-8")
-    shutil.rmtree(WORK / "out")
+    shutil.rmtree(WORK / "out", ignore_errors=True)
 
 
 def prepare(small: Path, large: Path) -> None:
     """Make the tables, the schemas they are validated with and the model that scores them, once."""
+    WORK.mkdir(parents=True, exist_ok=True)
     training = WORK / str(TRAINING_ROWS)
     for data in {training, small, large}:
         if not data.exists():
             print(f"making {data.name} rows", flush=True)
             call(OURS, HERE / "data.py", data, data.name)
-            call(OURS, HERE / "ours.py", "infer", data, data)
+            call(OURS, HERE / "ours.py", "prepare", data, data)
     if not (WORK / "training" / "model").exists():
         call(OURS, HERE / "ours.py", "train", training, WORK / "training")
 
@@ -128,10 +129,17 @@ def prepare(small: Path, large: Path) -> None:
 def alternately(case: Case, data: Path, rounds: int) -> tuple[Measure, Measure]:
     ours, peer = [], []
     for _ in range(rounds):
-        ours.append(call(OURS, HERE / "ours.py", case.name, data, empty("ours", case.name)))
+        ours.append(call(*task(case.name, data, empty("ours", case.name))))
         function = case.function or case.name
         peer.append(call(case.python, HERE / "peers.py", function, data, empty("peer", case.name)))
     return median(ours), median(peer)
+
+
+def task(name: str, data: Path, out: Path) -> list[str]:
+    """Return the command line of a component's task, as Kubeflow or `run.py` would run it."""
+    command = [OURS, HERE / "ours.py", name, data, out]
+    printed = subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(printed)
 
 
 def median(measures: list[Measure]) -> Measure:
@@ -154,15 +162,19 @@ def call(*command: object) -> Measure:
     words = [str(word) for word in command]
     with log.open("w") as file:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            words, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT
-        )
+        process = subprocess.Popen(words, stdout=file, stderr=file, env=environment(), cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{log.read_text()}\nfailed: {' '.join(words)}")
     return Measure(seconds, usage.ru_maxrss / 1024)
+
+
+def environment() -> dict[str, str]:
+    # A task's command line looks for python3 on the path.
+    path = f"{OURS.parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
 def line(case: Case, data: Path, ours: Measure, peer: Measure, aimed: bool) -> str:

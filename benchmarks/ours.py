@@ -1,52 +1,62 @@
-"""What is measured of flowparts: `ours.py CASE DATA OUT` runs a component in a process of its own.
+"""What is measured of flowparts: `ours.py CASE DATA OUT` prints the command line of a task as JSON.
 
-DATA is a folder that data.py made; the results go to the folder OUT.
+DATA is a folder that data.py made; the task's results go to the folder OUT.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import step
 
 
-def ingest(data: Path, out: Path) -> None:
+def ingest(data: Path, out: Path) -> list[str]:
     from components.ingest.ingest_table import ingest_table
 
-    step.run(ingest_table, out, source=str(data / "table.csv"))
+    return step.command(ingest_table, out, source=str(data / "table.csv"))
 
 
-def profile(data: Path, out: Path) -> None:
+def profile(data: Path, out: Path) -> list[str]:
     from components.validate.profile_table import profile_table
 
-    step.run(profile_table, out, table=step.artifact(data / "table"))
+    return step.command(profile_table, out, table=step.artifact(data / "table"))
 
 
-def infer(data: Path, out: Path) -> None:
-    """Write the schema that `validate` checks with; not measured."""
+def validate(data: Path, out: Path, table: str = "table") -> list[str]:
+    from components.validate.validate_table import validate_table
+
+    given = {"table": step.artifact(data / table), "schema": step.artifact(data / "schema")}
+    return step.command(validate_table, out, **given, fail_on_anomaly=False)
+
+
+def validate_planted(data: Path, out: Path) -> list[str]:
+    return validate(data, out, "planted")
+
+
+def split(data: Path, out: Path) -> list[str]:
+    from components.prepare.split_table import split_table
+
+    return step.command(split_table, out, table=step.artifact(data / "table"), stratify_by="label")
+
+
+def batch_predict(data: Path, out: Path) -> list[str]:
+    from components.predict.batch_predict import batch_predict
+
+    model = step.artifact(data.parent / "training" / "model")
+    return step.command(
+        batch_predict, out, table=step.artifact(data / "table"), model=model, key_columns=["id"]
+    )
+
+
+def prepare(data: Path, out: Path) -> None:
+    """Write the schema that `validate` checks with; this is done, not printed."""
     from components.validate.infer_schema import infer_schema
 
     step.run(infer_schema, out, table=step.artifact(data / "table"))
 
 
-def validate(data: Path, out: Path, table: str = "table") -> None:
-    from components.validate.validate_table import validate_table
-
-    schema = step.artifact(data / "schema")
-    step.run(validate_table, out, table=step.artifact(data / table), schema=schema, fail_on_anomaly=False)
-
-
-def validate_planted(data: Path, out: Path) -> None:
-    validate(data, out, "planted")
-
-
-def split(data: Path, out: Path) -> None:
-    from components.prepare.split_table import split_table
-
-    step.run(split_table, out, table=step.artifact(data / "table"), stratify_by="label")
-
-
 def train(data: Path, out: Path) -> None:
-    """Train the model that `batch_predict` scores with; not measured."""
+    """Train the model that `batch_predict` scores with; this is done, not printed."""
     from components.prepare.fit_preprocessor import fit_preprocessor
     from components.prepare.split_table import split_table
     from components.train.train_sklearn import train_sklearn
@@ -63,12 +73,5 @@ def train(data: Path, out: Path) -> None:
     step.run(train_sklearn, out, **prepared, estimator="HistGradientBoosting")
 
 
-def batch_predict(data: Path, out: Path) -> None:
-    from components.predict.batch_predict import batch_predict
-
-    model = step.artifact(data.parent / "training" / "model")
-    step.run(batch_predict, out, table=step.artifact(data / "table"), model=model, key_columns=["id"])
-
-
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    print(json.dumps(globals()[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))))
