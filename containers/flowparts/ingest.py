@@ -36,9 +36,10 @@ MAX_THREADS = 8
 MEMORY_MB = 200
 MEMORY_MB_PER_THREAD = 100
 
-# Small row groups take less memory here and wherever the table is read; a dictionary of more values than
-# this takes longer to build than it saves.
-_PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 61440, DICTIONARY_SIZE_LIMIT 5000"
+# A dictionary of more values than this takes longer to build than it saves.
+_PARQUET = (
+    f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {tables.ROW_GROUP_ROWS}, DICTIONARY_SIZE_LIMIT 5000"
+)
 
 
 @dataclass(frozen=True)
