@@ -12,6 +12,9 @@ PARTS = ("train", "validation", "test")
 # Numbers with more distinct values than this are stratified by decile.
 _MOST_NUMERIC_STRATA = 20
 _DECILES = 10
+# Equal ranges of hashes that are counted to find where a stratum is cut.
+_RANGES = 2**12
+_SLICE_ROWS = 100_000
 
 
 def check_options(
@@ -115,11 +118,15 @@ def part(frame: pl.LazyFrame, parts: pl.Series, name: str) -> pl.LazyFrame:
 
 def _by_hash(hashed: pl.Expr, fractions: Sequence[float]) -> pl.Expr:
     train, validation = fractions[0], fractions[0] + fractions[1]
+    return _three(hashed < _threshold(train), hashed < _threshold(validation), fractions)
+
+
+def _three(in_train: pl.Expr, in_train_or_validation: pl.Expr, fractions: Sequence[float]) -> pl.Expr:
     return (
-        pl.when(hashed < pl.lit(_threshold(train), pl.UInt64))
+        pl.when(in_train)
         .then(0)
         # Rounding must not leave a sliver to a part that shall be empty.
-        .when(pl.lit(fractions[2] == 0) | (hashed < pl.lit(_threshold(validation), pl.UInt64)))
+        .when(pl.lit(fractions[2] == 0) | in_train_or_validation)
         .then(1)
         .otherwise(2)
         .cast(pl.UInt8)
@@ -127,8 +134,8 @@ def _by_hash(hashed: pl.Expr, fractions: Sequence[float]) -> pl.Expr:
     )
 
 
-def _threshold(fraction: float) -> int:
-    return min(round(fraction * 2**64), 2**64 - 1)
+def _threshold(fraction: float) -> pl.Expr:
+    return pl.lit(min(round(fraction * 2**64), 2**64 - 1), pl.UInt64)
 
 
 def _by_stratum(
@@ -143,9 +150,27 @@ def _by_stratum(
                 f"{mixed} keys have rows with different values of stratify_by column {column!r}, so their "
                 "rows can't stay together; use group_by instead, or leave out key or stratify_by"
             )
-    return found.select(
-        _by_rank(pl.col("hash").rank("min").over("stratum"), pl.len().over("stratum"), fractions)
-    )["part"]
+    train, validation = (
+        pl.col("hash") <= _cut(found, share) for share in (fractions[0], fractions[0] + fractions[1])
+    )
+    assigned = _three(train, validation, fractions)
+    # At once, this would take the memory that the ranges save.
+    return pl.concat([some.select(assigned) for some in found.iter_slices(_SLICE_ROWS)])["part"]
+
+
+def _cut(found: pl.DataFrame, share: float) -> pl.Expr:
+    """Return the largest hash within a share of the rows of each stratum; null where that is no row.
+
+    Counts in equal ranges of the hashes tell where the cut is, so that only few hashes are sorted.
+    """
+    ranges = found.lazy().with_columns((pl.col("hash") // (2**64 // _RANGES)).alias("range"))
+    counts = ranges.group_by("stratum", "range").agg(pl.len().cast(pl.Int64).alias("rows"))
+    rank = (pl.col("rows").sum().over("stratum") * share).round().cast(pl.Int64)
+    before = pl.col("rows").cum_sum().over("stratum", order_by="range") - pl.col("rows")
+    places = counts.with_columns(place=rank - before).filter(pl.col("place").is_between(1, pl.col("rows")))
+    inside = ranges.join(places, on=["stratum", "range"], nulls_equal=True).group_by("stratum")
+    cuts = inside.agg(pl.col("hash").sort().get(pl.col("place").first() - 1)).collect(engine="streaming")
+    return pl.col("stratum").replace_strict(cuts["stratum"], cuts["hash"], default=None)
 
 
 def _strata(values: pl.Series, column: str) -> pl.Series:
@@ -159,7 +184,7 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
     distinct = values.n_unique()
     if dtype.is_numeric() or dtype.is_temporal():
         if distinct <= _MOST_NUMERIC_STRATA:
-            return values
+            return values.shrink_dtype()
         present = len(values) - values.null_count()
         return ((values.rank("min") - 1) * _DECILES // present).cast(pl.Int8)
     if 2 * distinct > len(values):
@@ -188,12 +213,4 @@ def _by_time(frame: pl.LazyFrame, column: str, fractions: Sequence[float]) -> pl
 def _by_rank(rank: pl.Expr, count: pl.Expr, fractions: Sequence[float]) -> pl.Expr:
     """Cut where the rounded shares end; equal values share the lowest rank and so never straddle a cut."""
     train, validation = fractions[0], fractions[0] + fractions[1]
-    return (
-        pl.when(rank <= (count * train).round())
-        .then(0)
-        .when(pl.lit(fractions[2] == 0) | (rank <= (count * validation).round()))
-        .then(1)
-        .otherwise(2)
-        .cast(pl.UInt8)
-        .alias("part")
-    )
+    return _three(rank <= (count * train).round(), rank <= (count * validation).round(), fractions)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from flowparts import split
+from flowparts import split, tables
 
 SHARES = (0.7, 0.15, 0.15)
 
@@ -103,6 +103,42 @@ def test_each_stratum_has_its_shares_to_the_row() -> None:
         cuts = [0, round(count * 0.7), round(count * 0.85), count]
         found = [Counter(piece["label"].to_list())[value] for piece in divided]
         assert found == [high - low for low, high in itertools.pairwise(cuts)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    labels=st.lists(st.sampled_from(["a", "b", None]), min_size=4, max_size=60),
+    keys=st.integers(1, 60),
+    cuts=st.tuples(st.integers(1, 99), st.integers(0, 99)),
+)
+def test_each_stratum_is_cut_where_the_ranks_of_its_hashes_say(
+    labels: list[str | None], keys: int, cuts: tuple[int, int]
+) -> None:
+    fractions = (cuts[0] / 100, cuts[1] * (100 - cuts[0]) / 10_000, (100 - cuts[1]) * (100 - cuts[0]) / 10_000)
+    # Few keys, so that many rows have the same hash and belong to the same part.
+    frame = pl.DataFrame({"label": labels}, schema={"label": pl.String}).with_columns(
+        key=pl.int_range(pl.len()) % keys
+    )
+    rank, rows = tables.row_hash(["label", "key"]).rank("min").over("label"), pl.len().over("label")
+    train, validation = ((rows * share).round() for share in (fractions[0], fractions[0] + fractions[1]))
+    in_validation = pl.lit(fractions[2] == 0) | (rank <= validation)
+    expected = frame.select(pl.when(rank <= train).then(0).when(in_validation).then(1).otherwise(2))
+    try:
+        found = split.assign(frame.lazy(), fractions, stratify_by="label")
+    except ValueError as error:
+        assert "would be empty" in str(error) or "too many" in str(error)  # noqa: PT017 - a small table may
+        return
+    assert found.to_list() == expected.to_series().to_list()
+
+
+def test_a_stratum_of_many_rows_is_cut_where_the_ranks_of_its_hashes_say() -> None:
+    frame = people(100_000)
+    rank, rows = tables.row_hash(frame.columns).rank("min").over("label"), pl.len().over("label")
+    expected = frame.select(
+        pl.when(rank <= (rows * 0.7).round()).then(0).when(rank <= (rows * 0.85).round()).then(1).otherwise(2)
+    )
+    found = split.assign(frame.lazy(), SHARES, stratify_by="label")
+    assert found.to_list() == expected.to_series().to_list()
 
 
 def test_numbers_are_stratified_by_decile() -> None:
