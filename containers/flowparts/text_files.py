@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import duckdb
 
 DELIMITERS = (",", ";", "\t", "|")
-SAMPLE_ROWS = 20_000
+SAMPLE_ROWS = 5_000
 MAX_HEAD_BYTES = 1 << 20
 
 # Where a line that was screened stood in its file.
