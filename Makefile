@@ -33,9 +33,10 @@ wheel: .venv/installed
 system:
 	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver openssl:openssl
 
-# tensorflow-serving-api asks for the plain tensorflow, beside which tensorflow-cpu would stand twice.
+# tensorflow-serving-api asks for the plain tensorflow, beside which tensorflow-cpu would stand twice; jsonschema
+# can do without rfc3987-syntax, whose grammar is built anew, for 1.5 s, wherever kfp is imported.
 lock: .venv/installed
-	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --no-emit-package tensorflow --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --no-emit-package tensorflow --no-emit-package rfc3987-syntax --no-emit-package lark --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-deps -c requirements.txt --custom-compile-command "make lock" - -o bootstrap.txt
 	$(BIN)/python -m targets.images lock
 	for peers in peers tfdv; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" benchmarks/requirements-$$peers.in -o benchmarks/requirements-$$peers.txt; done
