@@ -226,7 +226,7 @@ def examples(table: pl.LazyFrame, preprocessor: Preprocessor, weight_column: str
     tables.require_columns(table, [preprocessor.label], "label column")
     tables.require_columns(table, [weight_column] if weight_column else [], "weight column")
     tables.require_rows(table, "the table of features")
-    rows = table.select(wanted).collect(engine="streaming")
+    rows = table.select(wanted).pipe(tables.collect)
     return Examples(
         matrix=rows.select(names).to_numpy(),
         truth=rows[preprocessor.label],

@@ -135,7 +135,7 @@ def evaluate(
     _check_slice_types(test, columns)
     tables.require_rows(test, "the test table")
 
-    kept = test.select(list(dict.fromkeys([model.label, *columns]))).collect(engine="streaming")
+    kept = test.select(list(dict.fromkeys([model.label, *columns]))).pipe(tables.collect)
     truth = kept[model.label]
     if model.classes is None:
         metrics.floats(truth, "label")
@@ -322,7 +322,7 @@ def _examples(scored: _Scored, test: pl.LazyFrame, columns: Sequence[str]) -> li
     if not chosen:
         return []
     names = [name for name in dict.fromkeys(columns) if name != scored.truth.name][:EXAMPLE_COLUMNS]
-    known = pl.concat([test.select(names).slice(row, 1) for row in chosen]).collect(engine="streaming")
+    known = pl.concat([test.select(names).slice(row, 1) for row in chosen]).pipe(tables.collect)
     return [
         {"row": row, "actual": scored.truth[row], "predicted": predicted[row]}
         | {name: values[row] for name, values in measured.items()}

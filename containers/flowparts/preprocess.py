@@ -175,9 +175,7 @@ def fit(
             )
         )
 
-    rows = train.select(*features, label, *([weight_column] if weight_column else [])).collect(
-        engine="streaming"
-    )
+    rows = train.select(*features, label, *([weight_column] if weight_column else [])).pipe(tables.collect)
     kept = rows.select(pl.exclude(*features))
     raw = conform(rows.select(*features), features)
     transformer = _column_transformer(features, distinct, classes, max_one_hot_categories, seed, raw.height)
@@ -316,7 +314,7 @@ def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -
     dtype = frame.collect_schema()[label]
     column = pl.col(label)
     missing = column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
-    count = int(frame.select(missing.sum()).collect(engine="streaming").item())
+    count = int(frame.select(missing.sum()).pipe(tables.collect).item())
     if count:
         raise ValueError(
             f"label column {label!r} is missing in {count} rows of {what}; drop these rows or fill the label"
@@ -327,9 +325,7 @@ def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -
                 f"label column {label!r} holds {dtype}, but a regression needs numbers; "
                 "use task 'classification' or another label"
             )
-        infinite = (
-            frame.select((~column.cast(pl.Float64).is_finite()).sum()).collect(engine="streaming").item()
-        )
+        infinite = frame.select((~column.cast(pl.Float64).is_finite()).sum()).pipe(tables.collect).item()
         if infinite:
             raise ValueError(
                 f"label column {label!r} is infinite in {infinite} rows of {what}; drop these rows"
@@ -342,15 +338,13 @@ def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -
         )
     if dtype.is_decimal() or dtype.is_float():
         fractions = frame.filter(column.cast(pl.Float64) % 1 != 0).select(column.first())
-        found = fractions.collect(engine="streaming").item()
+        found = fractions.pipe(tables.collect).item()
         if found is not None:
             raise ValueError(
                 f"label column {label!r} holds fractions such as {found}, but a classification needs text, "
                 "whole numbers or booleans; use task 'regression' or another label"
             )
-    values = (
-        frame.select(_comparable(column, dtype).unique()).collect(engine="streaming").to_series().to_list()
-    )
+    values = frame.select(_comparable(column, dtype).unique()).pipe(tables.collect).to_series().to_list()
     return sorted(values)
 
 
@@ -370,13 +364,13 @@ def _check_weights(frame: pl.LazyFrame, weight_column: str | None, what: str) ->
         )
     column = pl.col(weight_column).cast(pl.Float64)
     usable = column.is_finite() & (column >= 0)
-    bad = frame.select((~usable.fill_null(value=False)).sum()).collect(engine="streaming").item()
+    bad = frame.select((~usable.fill_null(value=False)).sum()).pipe(tables.collect).item()
     if bad:
         raise ValueError(
             f"weight column {weight_column!r} is missing, negative or infinite in {bad} rows of {what}; "
             "weights are numbers of 0 or more"
         )
-    if not frame.select(column.sum()).collect(engine="streaming").item():
+    if not frame.select(column.sum()).pipe(tables.collect).item():
         raise ValueError(f"weight column {weight_column!r} is 0 in every row of {what}")
 
 
@@ -403,7 +397,7 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
         counts += [count.alias(f"count{index}"), column.null_count().alias(f"nulls{index}")]
     if not counts:
         return {}, set()
-    found = train.select(counts).collect(engine="streaming").row(0, named=True)
+    found = train.select(counts).pipe(tables.collect).row(0, named=True)
     distinct = {name: int(found[f"count{index}"]) for index, name in enumerate(types)}
     return distinct, {name for index, name in enumerate(types) if found[f"nulls{index}"]}
 

@@ -71,7 +71,7 @@ def profile(frame: pl.LazyFrame) -> dict[str, Any]:
     duplicates = None
     if rows <= _MAX_ROWS_DUPLICATES:
         hashes = plain.select(tables.row_hash(str(index) for index in range(len(types))).alias("hash"))
-        duplicates = rows - hashes.select(pl.col("hash").n_unique()).collect(engine="streaming").item()
+        duplicates = rows - hashes.select(pl.col("hash").n_unique()).pipe(tables.collect).item()
     return {
         "rows": rows,
         "missing_cells": sum(column["nulls"] for column in columns),
@@ -132,7 +132,7 @@ def _first_look(plain: pl.LazyFrame, kinds: Sequence[str]) -> dict[str, Any]:
             length = value.str.len_chars()
             measures |= {"min_length": length.min(), "max_length": length.max(), "mean_length": length.mean()}
         sums |= {f"{index} {name}": measure for name, measure in measures.items()}
-    return plain.select(**sums).collect(engine="streaming").row(0, named=True)
+    return plain.select(**sums).pipe(tables.collect).row(0, named=True)
 
 
 def _column(plain: pl.LazyFrame, index: int, kind: str, rows: int, seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _column(plain: pl.LazyFrame, index: int, kind: str, rows: int, seen: Mapping
     length = own.get("mean_length") or 0
     exact = about <= _MAX_COUNTED and about * length <= _MAX_COUNTED_CHARACTERS
     if exact:
-        tally = values.group_by("value").agg(pl.len().alias("count")).collect(engine="streaming")
+        tally = values.group_by("value").agg(pl.len().alias("count")).pipe(tables.collect)
         distinct, top = tally.height, _top(tally)
     else:
         distinct, top = _many_values(values, count)
@@ -196,7 +196,7 @@ def _many_values(values: pl.LazyFrame, count: int) -> tuple[int, list[tuple[Any,
         .group_by("group")
         .agg(pl.len().alias("count"), pl.col("rest").min())
         .sort("count", "group", descending=[True, False])
-        .collect(engine="streaming")
+        .pipe(tables.collect)
     )
     waiting = (groups["rest"].cast(pl.Float64) / 2**48).sum() + (_GROUPS - groups.height)
     distinct = min(count, round(_GROUPS * groups.height / waiting)) if waiting else count
@@ -204,7 +204,7 @@ def _many_values(values: pl.LazyFrame, count: int) -> tuple[int, list[tuple[Any,
     bound = int(rest["count"][0]) if rest.height else 0
     chosen = values.filter((hashed % _GROUPS).is_in(searched["group"].implode()))
     tally = chosen.group_by("value").agg(pl.len().alias("count")).filter(pl.col("count") > bound)
-    return distinct, _top(tally.collect(engine="streaming"))
+    return distinct, _top(tally.pipe(tables.collect))
 
 
 def _bins(numbers: pl.LazyFrame, low: float, high: float) -> pl.DataFrame:
@@ -214,7 +214,7 @@ def _bins(numbers: pl.LazyFrame, low: float, high: float) -> pl.DataFrame:
         numbers.group_by(_place(x, low, high, _BINS).alias("bin"))
         .agg(x.min().alias("low"), x.max().alias("high"), pl.len().cast(pl.Int64).alias("count"))
         .sort("low")
-        .collect(engine="streaming")
+        .pipe(tables.collect)
     )
 
 

@@ -209,7 +209,7 @@ def infer(frame: pl.LazyFrame) -> Schema:
             sums |= {f"{index} minimum": finite.min(), f"{index} maximum": finite.max()}
         if kind in ("integer", "string"):
             sums[f"{index} distinct"] = value.approx_n_unique()
-    seen = plain.select(**sums).collect(engine="streaming").row(0, named=True)
+    seen = plain.select(**sums).pipe(tables.collect).row(0, named=True)
     columns = []
     for index, (name, kind) in enumerate(types.items()):
         column = Column(name, kind, nullable=seen[f"{index} nulls"] > 0)
@@ -253,7 +253,7 @@ def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:
             checks += _checks(column, position[column.name], found[column.name])
     counts = (
         plain.select(check.bad.sum().alias(str(index)) for index, check in enumerate(checks))
-        .collect(engine="streaming")
+        .pipe(tables.collect)
         .row(0)
         if checks
         else ()
@@ -456,7 +456,7 @@ def _examples(plain: pl.LazyFrame, checks: list[_Check]) -> list[list[Any]]:
                 bad = bad & ((value < found[index][-1]) if largest else (value > found[index][-1]))
             picked = value.filter(bad)
             asked.append((picked.max() if largest else picked.min()).alias(str(index)))
-        row = plain.select(asked).collect(engine="streaming").row(0, named=True)
+        row = plain.select(asked).pipe(tables.collect).row(0, named=True)
         for index in list(left):
             next_value = row[str(index)]
             if next_value is not None:
@@ -484,14 +484,14 @@ def _duplicates(plain: pl.LazyFrame, at: str, rows: int) -> tuple[int, list[Any]
         sums = repeated.select(
             (pl.col("n") - 1).sum().alias("surplus"),
             value.bottom_k(_MAX_EXAMPLES).implode().alias("examples"),
-        ).collect(engine="streaming")
+        ).pipe(tables.collect)
         surplus += sums["surplus"].item() or 0
         examples += sums["examples"].item().to_list()
     return surplus, [plain_value(example) for example in sorted(examples)[:_MAX_EXAMPLES]]
 
 
 def _categories(plain: pl.LazyFrame, at: str, filled: int) -> list[str] | None:
-    values = plain.select(pl.col(at).drop_nulls().unique()).collect(engine="streaming").to_series()
+    values = plain.select(pl.col(at).drop_nulls().unique()).pipe(tables.collect).to_series()
     few = 0 < len(values) <= min(MAX_CATEGORIES, filled / _ROWS_PER_CATEGORY)
     return sorted(values.to_list()) if few else None
 

@@ -61,7 +61,7 @@ def sample(table: pl.LazyFrame, rows: int) -> pl.DataFrame:
         ValueError: The table has no rows.
     """
     step = max(1, tables.require_rows(table, "the test table") // rows)
-    return table.gather_every(step).head(rows).collect(engine="streaming")
+    return table.gather_every(step).head(rows).pipe(tables.collect)
 
 
 def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) -> Verdict:

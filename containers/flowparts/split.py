@@ -89,7 +89,7 @@ def assign(
     elif stratify_by:
         parts = _by_stratum(frame, hashed, stratify_by, key, fractions)
     else:
-        parts = frame.select(_by_hash(hashed, fractions)).collect(engine="streaming").to_series()
+        parts = frame.select(_by_hash(hashed, fractions)).pipe(tables.collect).to_series()
     for index, (part, fraction) in enumerate(zip(PARTS, fractions, strict=True)):
         if fraction > 0 and not (parts == index).any():
             what = group_by or time_column or (", ".join(key) if key else None)
@@ -141,7 +141,7 @@ def _threshold(fraction: float) -> pl.Expr:
 def _by_stratum(
     frame: pl.LazyFrame, hashed: pl.Expr, column: str, key: Sequence[str] | None, fractions: Sequence[float]
 ) -> pl.Series:
-    found = frame.select(hashed.alias("hash"), pl.col(column).alias("stratum")).collect(engine="streaming")
+    found = frame.select(hashed.alias("hash"), pl.col(column).alias("stratum")).pipe(tables.collect)
     found = found.with_columns(_strata(found["stratum"], column))
     if key:
         mixed = found.unique().height - found["hash"].n_unique()
@@ -169,7 +169,7 @@ def _cut(found: pl.DataFrame, share: float) -> pl.Expr:
     before = pl.col("rows").cum_sum().over("stratum", order_by="range") - pl.col("rows")
     places = counts.with_columns(place=rank - before).filter(pl.col("place").is_between(1, pl.col("rows")))
     inside = ranges.join(places, on=["stratum", "range"], nulls_equal=True).group_by("stratum")
-    cuts = inside.agg(pl.col("hash").sort().get(pl.col("place").first() - 1)).collect(engine="streaming")
+    cuts = inside.agg(pl.col("hash").sort().get(pl.col("place").first() - 1)).pipe(tables.collect)
     return pl.col("stratum").replace_strict(cuts["stratum"], cuts["hash"], default=None)
 
 
@@ -196,7 +196,7 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
 
 
 def _by_time(frame: pl.LazyFrame, column: str, fractions: Sequence[float]) -> pl.Series:
-    times = frame.select(pl.col(column)).collect(engine="streaming").to_series()
+    times = frame.select(pl.col(column)).pipe(tables.collect).to_series()
     dtype = times.dtype
     if not (dtype in (pl.Date, pl.Datetime) or dtype.is_numeric()):
         raise ValueError(f"time column {column!r} holds {dtype}; it must hold timestamps, dates or numbers")

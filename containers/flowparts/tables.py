@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +80,38 @@ def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = ""
     lazy = frame.lazy()
     with outputs.whole(path) as partial:
         partial.mkdir()
-        lazy.with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
-            partial / "part-00000.parquet",
-            compression="zstd",
-            row_group_size=ROW_GROUP_ROWS,
-            engine="streaming",
-        )
+        with _damage_told():
+            lazy.with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
+                partial / "part-00000.parquet",
+                compression="zstd",
+                row_group_size=ROW_GROUP_ROWS,
+                engine="streaming",
+            )
     return describe(path, source)
+
+
+def collect(frame: pl.LazyFrame) -> pl.DataFrame:
+    """Compute a lazy frame in streaming fashion: `frame.pipe(collect)`.
+
+    Raises:
+        ValueError: A file that it reads is damaged behind its intact footer.
+    """
+    with _damage_told():
+        return frame.collect(engine="streaming")
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    try:
+        yield
+    except pl.exceptions.ComputeError as error:
+        reason = str(error).splitlines()[0]
+        if not reason.startswith("parquet: "):
+            raise
+        raise ValueError(
+            f"a file of a table that this step reads is damaged ({reason.removeprefix('parquet: ')}); "
+            "run the step that wrote the table again"
+        ) from None
 
 
 def in_chunks(
@@ -140,7 +166,7 @@ def describe(path: str | Path, source: str = "") -> dict[str, Any]:
 
 def row_count(frame: pl.LazyFrame) -> int:
     """Return the number of rows; Parquet answers this from its footer."""
-    return int(frame.select(pl.len()).collect(engine="streaming").item())
+    return int(frame.select(pl.len()).pipe(collect).item())
 
 
 def fingerprint(frame: pl.LazyFrame | pl.DataFrame) -> str:
@@ -152,7 +178,7 @@ def fingerprint(frame: pl.LazyFrame | pl.DataFrame) -> str:
     lazy = frame.lazy()
     schema = lazy.collect_schema()
     sums = lazy.select(pl.len(), row_hash(schema.names()).sum().alias("total"))
-    rows, total = sums.collect(engine="streaming").row(0)
+    rows, total = sums.pipe(collect).row(0)
     columns = [(name, str(dtype.base_type())) for name, dtype in schema.items()]
     return hashlib.sha256(json.dumps([columns, rows, total]).encode()).hexdigest()[:16]
 

@@ -114,7 +114,11 @@ def test_each_stratum_has_its_shares_to_the_row() -> None:
 def test_each_stratum_is_cut_where_the_ranks_of_its_hashes_say(
     labels: list[str | None], keys: int, cuts: tuple[int, int]
 ) -> None:
-    fractions = (cuts[0] / 100, cuts[1] * (100 - cuts[0]) / 10_000, (100 - cuts[1]) * (100 - cuts[0]) / 10_000)
+    fractions = (
+        cuts[0] / 100,
+        cuts[1] * (100 - cuts[0]) / 10_000,
+        (100 - cuts[1]) * (100 - cuts[0]) / 10_000,
+    )
     # Few keys, so that many rows have the same hash and belong to the same part.
     frame = pl.DataFrame({"label": labels}, schema={"label": pl.String}).with_columns(
         key=pl.int_range(pl.len()) % keys

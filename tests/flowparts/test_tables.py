@@ -1,6 +1,7 @@
 import datetime
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -55,6 +56,18 @@ def test_no_table_is_answered_with_a_sentence(tmp_path: Path, make: str | None) 
         path.touch()
     with pytest.raises(ValueError, match=r"^no table at .*\.parquet file|directory of Parquet files"):
         tables.scan(path)
+
+
+@pytest.mark.parametrize("read", [tables.collect, tables.fingerprint, tables.write])
+def test_damage_behind_an_intact_footer_is_told_in_one_sentence(read: Any, tmp_path: Path) -> None:
+    tables.write(pl.DataFrame({"a": range(5000)}), tmp_path / "table")
+    file = tmp_path / "table" / "part-00000.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[:30] + bytes(range(200)) + content[230:])
+    frame = tables.scan(tmp_path / "table")
+    with pytest.raises(ValueError, match=r"^a file of a table .* is damaged \(.*\); run the step that wrote"):
+        tables.write(frame, tmp_path / "copy") if read is tables.write else read(frame)
+    assert not (tmp_path / "copy").exists()
 
 
 ROWS = st.lists(
