@@ -1,0 +1,233 @@
+"""Deployment targets: a module for each, found by its name, all with the same four functions.
+
+- `deploy(model, name, *, share, replicas, cpu, memory, image, timeout_seconds, ...) -> Endpoint` brings a model
+  up as a revision of an endpoint. The same model is the same revision, and running it again changes nothing. The
+  first revision gets all traffic whatever the share. On failure it raises a sentence with the platform's own
+  reason and leaves the previous revision serving.
+- `shift(endpoint, percent) -> Endpoint` gives the current revision a share; the rest stays with the previous one.
+- `rollback(endpoint) -> Endpoint` gives all traffic back to the previous revision and removes the current one.
+- `predict(endpoint, rows, revision="") -> list[dict]` sends rows the way the platform's clients do. Each answer is
+  a row of `Model.predict`. With a revision only that one may answer, else whichever the traffic picks. Raises
+  ValueError when there is no answer.
+"""
+
+import importlib
+import inspect
+import logging
+import os
+import pkgutil
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowparts import __version__
+from flowparts.endpoint import Endpoint
+
+# Kubernetes allows 63 characters, of which a revision and a suffix take some.
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_CPU = re.compile(r"(\d+)m|(\d+(?:\.\d+)?)")
+_UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_LEAST_MEMORY = 64 * 2**20
+
+_SAY_EVERY_SECONDS = 5.0
+_LOOK_EVERY_SECONDS = 0.5
+
+_log = logging.getLogger("flowparts")
+
+
+class Target(Protocol):
+    """What every module of this package offers."""
+
+    def deploy(self, model: str, name: str, **options: Any) -> Endpoint:
+        """Bring a model up as a revision of an endpoint."""
+
+    def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
+        """Give the current revision a share of the traffic."""
+
+    def rollback(self, endpoint: Endpoint) -> Endpoint:
+        """Give all traffic back to the previous revision and remove the current one."""
+
+    def predict(
+        self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = ""
+    ) -> list[dict[str, Any]]:
+        """Send rows the way the platform's clients do."""
+
+
+def targets() -> list[str]:
+    """Return the names of all targets."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def target(name: str) -> Target:
+    """Return the target of this name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in targets():
+        raise ValueError(_unknown("deployment target", name, targets()))
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    found: Target = module
+    return found
+
+
+def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options for a target's `deploy` with the types that it takes.
+
+    Whole numbers arrive as floats from a pipeline.
+
+    Raises:
+        ValueError: The target doesn't know an option, or a value is of another type.
+    """
+    deploy: Any = target(name).deploy
+    ports = {
+        port.name: port.annotation
+        for port in inspect.signature(deploy).parameters.values()
+        if port.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    checked = {}
+    for option, value in given.items():
+        if option not in ports:
+            raise ValueError(_unknown(f"option of the target {name}", option, sorted(ports)))
+        wanted = ports[option]
+        if wanted is int and isinstance(value, float) and value.is_integer():
+            value = int(value)  # noqa: PLW2901
+        elif wanted is float and type(value) is int:
+            value = float(value)  # noqa: PLW2901
+        plain = wanted if isinstance(wanted, type) else getattr(wanted, "__origin__", object)
+        if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
+            raise ValueError(
+                f"option {option!r} of the target {name} must be {plain.__name__}, not {value!r}"
+            )
+        checked[option] = value
+    return checked
+
+
+def revision(model: str | Path) -> str:
+    """Return a model directory's revision: "r" and 12 hexadecimal digits for the names and bytes of its files.
+
+    Raises:
+        ValueError: There is no model.
+    """
+    from flowparts import models, registry
+
+    models.metadata(model)
+    return f"r{registry.fingerprint(model)[:12]}"
+
+
+@contextmanager
+def local_copy(model: str) -> Iterator[Path]:
+    """Give a model's directory on this machine: the directory itself, or a copy of what a URI names.
+
+    Raises:
+        ValueError: There is nothing at the URI, or it can't be read.
+    """
+    if "://" not in model or model.startswith("file://"):
+        yield Path(model.removeprefix("file://"))
+        return
+    import fsspec
+
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "model"
+        try:
+            system, path = fsspec.core.url_to_fs(model)
+            system.get(path.rstrip("/") + "/", f"{copy}/", recursive=True)
+        except Exception as error:  # each file system raises its own
+            detail = " ".join(str(error).split())
+            raise ValueError(
+                f"the model at {model} can't be read: {detail or type(error).__name__}"
+            ) from None
+        yield copy
+
+
+def serving_image(image: str) -> str:
+    """Return the model server's image: the one given, else FLOWPARTS_SERVING_IMAGE, else what `make images` makes."""
+    return image or os.environ.get("FLOWPARTS_SERVING_IMAGE") or f"flowparts/flowparts-serving:{__version__}"
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless every target takes this name of an endpoint."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"endpoint name {name!r} must start with a letter, end with a letter or digit and hold at most "
+            f"40 of a-z, 0-9 and '-'"
+        )
+
+
+def check_share(share: int) -> None:
+    """Raise ValueError unless this is a share of the traffic in percent."""
+    if not 0 <= share <= 100:
+        raise ValueError(f"share must be a percentage from 0 to 100, not {share}")
+
+
+def check_replicas(replicas: int) -> None:
+    """Raise ValueError unless so many servers can stand behind an endpoint."""
+    if not 1 <= replicas <= 100:
+        raise ValueError(f"replicas must be from 1 to 100, not {replicas}")
+
+
+def check_timeout(timeout_seconds: float) -> None:
+    """Raise ValueError unless this is a time to wait."""
+    if not timeout_seconds > 0:
+        raise ValueError(f"timeout_seconds must be more than 0, not {timeout_seconds:g}")
+
+
+def cpus(cpu: str) -> float:
+    """Return processors from Kubernetes' notation: "2", "0.5" or "500m".
+
+    Raises:
+        ValueError: It is written otherwise, or nothing.
+    """
+    match = _CPU.fullmatch(cpu)
+    number = float(match[1]) / 1000 if match and match[1] else float(match[2]) if match else 0.0
+    if not number:
+        raise ValueError(f"cpu {cpu!r} is not a number of processors such as '2', '0.5' or '500m'")
+    return number
+
+
+def memory_bytes(memory: str) -> int:
+    """Return bytes from Kubernetes' notation: "512Mi", "2Gi" or "2G".
+
+    Raises:
+        ValueError: It is written otherwise, or less than a server can start in.
+    """
+    match = _MEMORY.fullmatch(memory)
+    number = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if number < _LEAST_MEMORY:
+        raise ValueError(f"memory {memory!r} is not an amount such as '512Mi' or '2Gi', 64Mi at least")
+    return number
+
+
+def wait(what: str, look: Callable[[], str], timeout_seconds: float) -> None:
+    """Wait until something is ready, and log how it stands.
+
+    Args:
+        what: What is waited for, such as "revision r1 of endpoint 'churn'".
+        look: Returns "" when it is ready, else how it stands; raises ValueError when it never will be.
+        timeout_seconds: How long to wait.
+
+    Raises:
+        ValueError: It isn't ready in time, or never will be.
+    """
+    start = time.monotonic()
+    said = start - _SAY_EVERY_SECONDS
+    while state := look():
+        waited = time.monotonic() - start
+        if waited >= timeout_seconds:
+            raise ValueError(f"{what} is not ready after {timeout_seconds:g} s: {state}")
+        if time.monotonic() - said >= _SAY_EVERY_SECONDS:
+            _log.info("%s: %s, %.0f of at most %g s", what, state, waited, timeout_seconds)
+            said = time.monotonic()
+        time.sleep(min(_LOOK_EVERY_SECONDS, timeout_seconds))
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
