@@ -59,6 +59,26 @@ class Endpoint:
         """Percent of the requests that the current revision gets."""
         return self.traffic[self.revision]
 
+    def deploying(self, revision: str, share: int) -> "Endpoint":
+        """Return the endpoint as deploying a revision with a share of the traffic leaves it.
+
+        A new revision takes its share from the one that serves most, which becomes the previous revision; a
+        third one is dropped. The revision that serves most already keeps what it has, and where another one
+        was being tried beside it, that one is dropped.
+
+        Args:
+            revision: The revision to deploy.
+            share: Its share in percent.
+        """
+        other = self.previous_revision
+        stable = self.revision if other is None or self.share > self.traffic[other] else other
+        if revision != stable:
+            traffic = {revision: share, stable: 100 - share}
+            return replace(self, revision=revision, previous_revision=stable, traffic=traffic)
+        if revision == self.revision:
+            return self
+        return replace(self, revision=revision, previous_revision=None, traffic={revision: 100})
+
     def with_share(self, percent: int) -> "Endpoint":
         """Return the endpoint with another share for the current revision; the rest goes to the previous one.
 
@@ -139,7 +159,7 @@ def _problems(endpoint: Endpoint) -> Any:
         return
     revisions = {endpoint.revision} if previous is None else {endpoint.revision, previous}
     if set(traffic) != revisions:
-        yield f"traffic must name the revisions {', '.join(sorted(revisions))}, not {', '.join(sorted(traffic))}"
+        yield f"traffic must name {', '.join(sorted(revisions))}, not {', '.join(sorted(traffic))}"
     if sum(traffic.values()) != 100 or not all(0 <= share <= 100 for share in traffic.values()):
         yield f"the shares of traffic must be from 0 to 100 and add up to 100, not {dict(traffic)}"
     if not isinstance(endpoint.settings, Mapping):

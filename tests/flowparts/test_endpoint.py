@@ -57,7 +57,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too much traffic": ({"traffic": {"r1": 90, "r2": 20}}, "add up to 100"),
     "negative traffic": ({"traffic": {"r1": 110, "r2": -10}}, "from 0 to 100"),
     "fractions": ({"traffic": {"r1": 90.0, "r2": 10.0}}, "whole percentages"),
-    "unknown revision": ({"traffic": {"r1": 90, "r3": 10}}, "must name the revisions r1, r2"),
+    "unknown revision": ({"traffic": {"r1": 90, "r3": 10}}, "must name r1, r2"),
     "twice the same": ({"previous_revision": "r2", "traffic": {"r2": 100}}, "both 'r2'"),
     "a secret": ({"settings": {"api_token": "x"}}, "looks like a secret"),
 }
@@ -80,3 +80,37 @@ def test_other_json_is_no_endpoint(text: str, tmp_path: Path) -> None:
     (tmp_path / "endpoint").write_text(text)
     with pytest.raises(ValueError, match="must be a JSON object with the keys name, previous_revision"):
         endpoint.read(tmp_path / "endpoint")
+
+
+STATES = {
+    "a second revision takes its share from the first": (
+        ALONE,
+        "r2",
+        ("r2", "r1", {"r2": 20, "r1": 80}),
+    ),
+    "the revision that is being tried gets the new share": (CANARY, "r2", ("r2", "r1", {"r2": 20, "r1": 80})),
+    "a third revision takes the place of one that is being tried": (
+        CANARY,
+        "r3",
+        ("r3", "r1", {"r3": 20, "r1": 80}),
+    ),
+    "the one that serves most ends a trial beside it": (CANARY, "r1", ("r1", None, {"r1": 100})),
+    "a promoted revision keeps what it has": (
+        CANARY.with_share(100),
+        "r2",
+        ("r2", "r1", {"r2": 100, "r1": 0}),
+    ),
+    "the only revision keeps what it has": (ALONE, "r1", ("r1", None, {"r1": 100})),
+    "an earlier revision is tried like a new one": (
+        CANARY.with_share(100),
+        "r1",
+        ("r1", "r2", {"r1": 20, "r2": 80}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "revision", "expected"), STATES.values(), ids=STATES)
+def test_deploying(before: Endpoint, revision: str, expected: Any) -> None:
+    after = before.deploying(revision, 20)
+    assert (after.revision, after.previous_revision, after.traffic) == expected
+    assert after.deploying(revision, 20) == after

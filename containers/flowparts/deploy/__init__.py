@@ -1,14 +1,14 @@
 """Deployment targets: a module for each, found by its name, all with the same four functions.
 
-- `deploy(model, name, *, share, replicas, cpu, memory, image, timeout_seconds, ...) -> Endpoint` brings a model
-  up as a revision of an endpoint. The same model is the same revision, and running it again changes nothing. The
-  first revision gets all traffic whatever the share. On failure it raises a sentence with the platform's own
-  reason and leaves the previous revision serving.
-- `shift(endpoint, percent) -> Endpoint` gives the current revision a share; the rest stays with the previous one.
-- `rollback(endpoint) -> Endpoint` gives all traffic back to the previous revision and removes the current one.
-- `predict(endpoint, rows, revision="") -> list[dict]` sends rows the way the platform's clients do. Each answer is
-  a row of `Model.predict`. With a revision only that one may answer, else whichever the traffic picks. Raises
-  ValueError when there is no answer.
+- `deploy(model, name, *, share, replicas, cpu, memory, image, timeout_seconds, ...) -> Endpoint` brings a
+  model up as a revision of an endpoint, as `Endpoint.deploying` says. The same model is the same revision,
+  and running it again changes nothing. On failure it raises a sentence with the platform's own reason and
+  leaves the previous revision serving.
+- `shift(endpoint, percent) -> Endpoint` gives the current revision a share; the previous one keeps the rest.
+- `rollback(endpoint) -> Endpoint` gives all traffic back to the previous revision and removes the current.
+- `predict(endpoint, rows, revision="") -> list[dict]` sends rows the way the platform's clients do. An answer
+  is a row of `Model.predict`. With a revision only that one may answer, else whichever the traffic picks.
+  Raises ValueError when there is no answer.
 """
 
 import importlib
@@ -97,9 +97,9 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(_unknown(f"option of the target {name}", option, sorted(ports)))
         wanted = ports[option]
         if wanted is int and isinstance(value, float) and value.is_integer():
-            value = int(value)  # noqa: PLW2901
+            value = int(value)
         elif wanted is float and type(value) is int:
-            value = float(value)  # noqa: PLW2901
+            value = float(value)
         plain = wanted if isinstance(wanted, type) else getattr(wanted, "__origin__", object)
         if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
             raise ValueError(
@@ -110,7 +110,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def revision(model: str | Path) -> str:
-    """Return a model directory's revision: "r" and 12 hexadecimal digits for the names and bytes of its files.
+    """Return a model's revision: "r" and 12 hexadecimal digits that stand for the content of its directory.
 
     Raises:
         ValueError: There is no model.
@@ -146,9 +146,16 @@ def local_copy(model: str) -> Iterator[Path]:
         yield copy
 
 
-def serving_image(image: str) -> str:
-    """Return the model server's image: the one given, else FLOWPARTS_SERVING_IMAGE, else what `make images` makes."""
-    return image or os.environ.get("FLOWPARTS_SERVING_IMAGE") or f"flowparts/flowparts-serving:{__version__}"
+def image(folder: str, given: str = "") -> str:
+    """Return one of this project's images by its folder under containers/.
+
+    Args:
+        folder: Such as "serving".
+        given: Taken where it isn't empty; else FLOWPARTS_SERVING_IMAGE of the environment, else what
+            `make images` makes.
+    """
+    named = os.environ.get(f"FLOWPARTS_{folder.upper()}_IMAGE")
+    return given or named or f"flowparts/flowparts-{folder}:{__version__}"
 
 
 def check_name(name: str) -> None:
