@@ -11,15 +11,19 @@
   Raises ValueError when there is no answer.
 """
 
+import http.client
 import importlib
 import inspect
+import json
 import logging
 import os
 import pkgutil
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -37,6 +41,7 @@ _LEAST_MEMORY = 64 * 2**20
 
 _SAY_EVERY_SECONDS = 5.0
 _LOOK_EVERY_SECONDS = 0.5
+_ANSWER_SECONDS = 30.0
 
 _log = logging.getLogger("flowparts")
 
@@ -232,6 +237,53 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float) -> None:
             _log.info("%s: %s, %.0f of at most %g s", what, state, waited, timeout_seconds)
             said = time.monotonic()
         time.sleep(min(_LOOK_EVERY_SECONDS, timeout_seconds))
+
+
+def ask(
+    url: str, rows: Sequence[Mapping[str, Any]], headers: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Post rows to a model server's address and return its predictions.
+
+    The body is {"instances": rows}, the answer {"predictions": [...]}, as for `/predict` and Vertex AI. Where
+    FLOWPARTS_SERVING_TOKEN is set, the request bears it.
+
+    Args:
+        url: The address.
+        rows: Raw rows, with values that JSON has.
+        headers: Further headers.
+
+    Raises:
+        ValueError: There is no answer within 30 s, or it is no prediction for each row.
+    """
+    token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
+    request = urllib.request.Request(  # noqa: S310 - an endpoint's address starts with http
+        url,
+        json.dumps({"instances": list(rows)}, allow_nan=False).encode(),
+        {
+            "content-type": "application/json",
+            **({"authorization": f"Bearer {token}"} if token else {}),
+            **(headers or {}),
+        },
+    )
+    try:
+        with _opener().open(request, timeout=_ANSWER_SECONDS) as answer:
+            found = json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = " ".join(error.read(300).decode(errors="replace").split())
+        raise ValueError(f"{url} answered {error.code}: {said}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"{url} gave no answer: {error}") from None
+    except ValueError:
+        raise ValueError(f"{url} answered something that is not JSON") from None
+    predictions = found.get("predictions") if isinstance(found, dict) else None
+    if not isinstance(predictions, list) or len(predictions) != len(rows):
+        raise ValueError(f"{url} answered {json.dumps(found)[:100]} instead of {len(rows)} predictions")
+    return predictions
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    # An endpoint on this machine or inside a cluster is not behind the proxy that the environment may name.
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:

@@ -1,0 +1,501 @@
+"""The Docker target: model servers in containers on this machine, behind HAProxy, which splits the requests.
+
+What belongs to an endpoint bears its name as a label: a network, a container of HAProxy, a volume with its
+configuration, and for each revision a volume with the model and one container for each replica. The
+configuration is the state: which revisions there are, their shares and their servers. Whatever else bears the
+label was left behind by a deployment that was killed, and is removed by the next one.
+"""
+
+import hashlib
+import http.client
+import io
+import json
+import logging
+import os
+import socket
+import tarfile
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import _splitter
+from flowparts.deploy._splitter import State
+from flowparts.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from docker.client import DockerClient
+    from docker.models.containers import Container
+
+_ENDPOINT, _ROLE, _REVISION = "flowparts.endpoint", "flowparts.role", "flowparts.revision"
+_MODEL_FOLDER = "/mnt/models"
+_SPLITTER_FOLDER = "/etc/splitter"
+_CONFIGURATION = "haproxy.cfg"
+_SPLITTER_MEMORY_BYTES = 256 * 2**20
+# Time for clients' open connections to leave HAProxy's old process, and for servers to end what they began.
+_LEAVE_SECONDS = 1.0
+_DRAIN_SECONDS = 30
+_RELOAD_SECONDS = 20.0
+_LOG_LINES = 30
+_SAID = 160
+_USER = "65532:0"
+
+_ASK_READY = (
+    "import urllib.request; "
+    f"urllib.request.urlopen('http://127.0.0.1:{_splitter.PORT}/v2/health/ready', timeout=2)"
+)
+
+_log = logging.getLogger("flowparts")
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 1,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    port: int = 0,
+    image: str = "",
+    splitter_image: str = "",
+    timeout_seconds: float = 300.0,
+) -> Endpoint:
+    """Serve a model from this machine, as a revision of an endpoint.
+
+    Args:
+        model: The model directory, or a URI of one. It is copied, so what is served outlives the directory.
+        name: The endpoint.
+        share: Percent of the requests that the revision gets; a first one gets all.
+        replicas: Containers to serve it.
+        cpu: Processors for each container, such as "2" or "500m".
+        memory: Memory for each container, such as "2Gi".
+        port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
+        image: The model server's image; empty for that of this release.
+        splitter_image: The image with HAProxy; empty for that of this release.
+        timeout_seconds: Time for the servers to become ready.
+
+    Raises:
+        ValueError: An option or the model can't be used, no engine answers, or the model doesn't serve.
+    """
+    targets.check_name(name)
+    targets.check_share(share)
+    targets.check_replicas(replicas)
+    targets.check_timeout(timeout_seconds)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 1 to 65535, or 0 for a free one, not {port}")
+    limits = {"nano_cpus": int(targets.cpus(cpu) * 1e9), "mem_limit": targets.memory_bytes(memory)}
+    with targets.local_copy(model) as directory, _engine() as engine:
+        host = _Host(engine, name)
+        revision = targets.revision(directory)
+        before = host.state()
+        host.tidy(before)
+        image_id = host.image(targets.image("serving", image))
+        splitter_id = host.image(targets.image("deploy", splitter_image))
+        what = _digest(image_id, limits)
+        servers = [f"{host.prefix}-{revision}-{what}-{number}" for number in range(1, replicas + 1)]
+        if before is None or revision not in before.servers:
+            host.store(f"{host.prefix}-{revision}", directory, image_id, revision)
+        try:
+            for server in servers:
+                host.start_server(server, revision, image_id, limits)
+            for server in servers:
+                host.wait_until_ready(server, timeout_seconds)
+        except ValueError as error:
+            host.tidy(before)
+            serving = f"{before.endpoint.revision} keeps serving" if before else "nothing is served"
+            raise ValueError(
+                f"revision {revision} of endpoint {name!r} does not serve: {error}; {serving}"
+            ) from None
+        url = f"http://127.0.0.1:{host.choose_port(port)}"
+        if before is None:
+            after = Endpoint("docker", name, url, revision, {revision: 100})
+        else:
+            after = replace(before.endpoint.deploying(revision, share), url=url)
+        servers_of = {**(before.servers if before else {}), revision: servers}
+        return host.apply(after, servers_of, splitter_id)
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Give the current revision a share of the requests; the previous one keeps the rest.
+
+    Raises:
+        ValueError: No engine answers, or the endpoint isn't there or has been deployed to since.
+    """
+    with _engine() as engine:
+        host = _Host(engine, endpoint.name)
+        state = host.current(endpoint)
+        return host.apply(state.endpoint.with_share(percent), state.servers)
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Give all requests to the previous revision and remove the current one; once is enough.
+
+    Raises:
+        ValueError: No engine answers, there is no previous revision, or the endpoint isn't there or has been
+            deployed to since.
+    """
+    after = endpoint.rolled_back()
+    with _engine() as engine:
+        host = _Host(engine, endpoint.name)
+        state = host.state()
+        if state is None or (state.endpoint.revision, state.endpoint.share) != (after.revision, 100):
+            state = host.current(endpoint)
+            return host.apply(state.endpoint.rolled_back(), state.servers)
+        return host.apply(state.endpoint, state.servers)
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows through the endpoint's address and return the predictions.
+
+    Raises:
+        ValueError: There is no answer, or it is no prediction.
+    """
+    headers = {_splitter.REVISION_HEADER: revision} if revision else {}
+    return targets.ask(f"{endpoint.url}/predict", rows, headers)
+
+
+class _Host:
+    """An endpoint's containers, volumes and network on a Docker engine."""
+
+    def __init__(self, engine: "DockerClient", name: str) -> None:
+        self.engine = engine
+        self.name = name
+        self.prefix = f"endpoint-{name}"
+
+    def state(self) -> State | None:
+        """Return what the splitter was told last; None when there is no such endpoint."""
+        splitter = self._container(self.prefix)
+        if splitter is None:
+            return None
+        text = _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}")
+        return _splitter.state_of(text) if text else None
+
+    def current(self, endpoint: Endpoint) -> State:
+        """Return the state, in which the endpoint's revision must be the one that was deployed last."""
+        state = self.state()
+        if state is None:
+            raise ValueError(
+                f"there is no endpoint {self.name!r} on this Docker engine; deploy a model first"
+            )
+        if state.endpoint.revision != endpoint.revision:
+            raise ValueError(
+                f"endpoint {self.name!r} has been changed since: its revision is {state.endpoint.revision}, "
+                f"not {endpoint.revision}; take the endpoint that the last step gave"
+            )
+        return state
+
+    def image(self, reference: str) -> str:
+        """Return the id of an image, which is pulled if it isn't there."""
+        from docker.errors import DockerException, ImageNotFound
+
+        try:
+            return str(self.engine.images.get(reference).id)
+        except ImageNotFound:
+            pass
+        try:
+            return str(self.engine.images.pull(reference).id)
+        except DockerException:
+            raise ValueError(
+                f"the image {reference} is not on this Docker engine and can't be pulled; run make images, "
+                "or name another one"
+            ) from None
+
+    def store(self, volume: str, directory: Path, image_id: str, revision: str) -> None:
+        """Copy a directory into a new volume."""
+        self._remove_volume(volume)
+        with tempfile.TemporaryFile() as archive:
+            with tarfile.open(fileobj=archive, mode="w") as tar:
+                tar.add(directory, ".", filter=_readable)
+            archive.seek(0)
+            self._fill(volume, archive, image_id, {_REVISION: revision})
+
+    def start_server(self, name: str, revision: str, image_id: str, limits: Mapping[str, Any]) -> None:
+        """Start a server of a revision; one that runs is left alone."""
+        from docker.types.services import Mount
+
+        found = self._container(name)
+        if found is not None and found.status == "running":
+            return
+        if found is not None:
+            found.remove(force=True)
+        settings = {"MODEL": _MODEL_FOLDER, "NAME": self.name}
+        environment = {f"FLOWPARTS_SERVING_{key}": value for key, value in settings.items()}
+        if token := os.environ.get("FLOWPARTS_SERVING_TOKEN"):
+            environment["FLOWPARTS_SERVING_TOKEN"] = token
+        _log.info("starting %s", name)
+        self._run(
+            name,
+            image_id,
+            labels=self._labels("server", revision),
+            environment=environment,
+            mounts=[Mount(_MODEL_FOLDER, f"{self.prefix}-{revision}", read_only=True, no_copy=True)],
+            memswap_limit=limits["mem_limit"],
+            **limits,
+        )
+
+    def wait_until_ready(self, name: str, timeout_seconds: float) -> None:
+        """Wait until a server answers, and let the engine restart it from then on."""
+        server = self.engine.containers.get(name)
+
+        def look() -> str:
+            from docker.errors import APIError
+
+            try:
+                code, _ = server.exec_run(["python", "-c", _ASK_READY])
+            except APIError:  # it doesn't run
+                code = 1
+            if code == 0:
+                return ""
+            server.reload()
+            if server.status != "running":
+                raise ValueError(f"its server {_ending(server)}")
+            return f"the server loads the model ({_last_line(server)})"
+
+        try:
+            targets.wait("its server", look, timeout_seconds)
+        except ValueError:
+            for line in _lines(server):
+                _log.info("%s: %s", name, line)
+            raise
+        server.update(restart_policy={"Name": "unless-stopped"})
+
+    def choose_port(self, port: int) -> int:
+        """Return the port that was asked for, else the one that the endpoint has, else a free one."""
+        splitter = self._container(self.prefix)
+        if port or splitter is None:
+            return port or _free_port()
+        return int(splitter.attrs["HostConfig"]["PortBindings"][f"{_splitter.PORT}/tcp"][0]["HostPort"])
+
+    def apply(self, endpoint: Endpoint, servers: Mapping[str, Sequence[str]], image_id: str = "") -> Endpoint:
+        """Make the splitter share the requests as an endpoint says, then remove the servers that get none."""
+        state = State(endpoint, {revision: servers[revision] for revision in endpoint.traffic})
+        splitter = self._container(self.prefix)
+        image_id = image_id or (str(splitter.image.id) if splitter else "")
+        text = _splitter.configuration(state)
+        old = _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}") if splitter else ""
+        if text != old:
+            self._fill(self.prefix, _archive(_CONFIGURATION, text), image_id, {})
+        port = int(endpoint.url.rpartition(":")[2])
+        if splitter and (splitter.image.id != image_id or self.choose_port(0) != port):
+            splitter.remove(force=True)
+            splitter = None
+        if splitter is None:
+            splitter = self._start_splitter(image_id, port)
+        elif splitter.status != "running":
+            splitter.start()
+        elif text != old:
+            splitter.kill("USR2")
+
+        def look() -> str:
+            splitter.reload()
+            if splitter.status != "running":
+                raise ValueError(f"the splitter of endpoint {self.name!r} {_ending(splitter)}")
+            told = _get(f"{endpoint.url}{_splitter.TRAFFIC_PATH}")
+            return "" if told == state.to_json() else "the splitter reads its configuration"
+
+        targets.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
+        if text != old and old:
+            time.sleep(_LEAVE_SECONDS)
+        self.tidy(state)
+        _log.info("endpoint %s: %s", self.name, _shares(endpoint))
+        return endpoint
+
+    def tidy(self, state: State | None) -> None:
+        """Remove what belongs to the endpoint and not to its state."""
+        names = set()
+        if state:
+            volumes = [f"{self.prefix}-{revision}" for revision in state.servers]
+            names = {self.prefix, *volumes, *(name for servers in state.servers.values() for name in servers)}
+        mine = {"label": f"{_ENDPOINT}={self.name}"}
+        for container in self.engine.containers.list(all=True, filters=mine):
+            if container.name not in names:
+                _log.info("removing %s", container.name)
+                container.stop(timeout=_DRAIN_SECONDS)
+                container.remove(force=True)
+        for volume in self.engine.volumes.list(filters=mine):
+            if volume.name not in names:
+                volume.remove(force=True)
+
+    def _start_splitter(self, image_id: str, port: int) -> "Container":
+        from docker.types.services import Mount
+
+        return self._run(
+            self.prefix,
+            image_id,
+            entrypoint=["/usr/sbin/haproxy", "-W", "-db", "-f", f"{_SPLITTER_FOLDER}/{_CONFIGURATION}"],
+            labels=self._labels("splitter"),
+            mounts=[Mount(_SPLITTER_FOLDER, self.prefix, read_only=True, no_copy=True)],
+            ports={f"{_splitter.PORT}/tcp": ("127.0.0.1", port)},
+            mem_limit=_SPLITTER_MEMORY_BYTES,
+            memswap_limit=_SPLITTER_MEMORY_BYTES,
+            restart_policy={"Name": "unless-stopped"},
+            # HAProxy ends what it has begun.
+            stop_signal="SIGUSR1",
+        )
+
+    def _run(self, name: str, image_id: str, **settings: Any) -> "Container":
+        if not self.engine.networks.list(names=[f"^{self.prefix}$"]):
+            self.engine.networks.create(self.prefix, labels=self._labels("network"))
+        started: Container = self.engine.containers.run(
+            image_id,
+            name=name,
+            detach=True,
+            network=self.prefix,
+            user=_USER,
+            read_only=True,
+            tmpfs={"/tmp": "size=256m"},  # noqa: S108 where the model server keeps temporary files
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=1024,
+            log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+            **settings,
+        )
+        return started
+
+    def _fill(self, volume: str, archive: Any, image_id: str, labels: Mapping[str, str]) -> None:
+        """Put the files of a tar archive into a volume, which is made if it isn't there."""
+        from docker.types.services import Mount
+
+        self.engine.volumes.create(volume, labels={**self._labels("volume"), **labels})
+        # Only a container gives access to a volume; this one is never started.
+        loader = self.engine.containers.create(
+            image_id,
+            labels=self._labels("loader"),
+            mounts=[Mount(_MODEL_FOLDER, volume, no_copy=True)],
+        )
+        try:
+            loader.put_archive(_MODEL_FOLDER, archive)
+        finally:
+            loader.remove(force=True)
+
+    def _remove_volume(self, volume: str) -> None:
+        from docker.errors import NotFound
+
+        with suppress(NotFound):
+            self.engine.volumes.get(volume).remove(force=True)
+
+    def _container(self, name: str) -> "Container | None":
+        from docker.errors import NotFound
+
+        try:
+            found: Container = self.engine.containers.get(name)
+        except NotFound:
+            return None
+        return found
+
+    def _labels(self, role: str, revision: str = "") -> dict[str, str]:
+        labels = {_ENDPOINT: self.name, _ROLE: role}
+        return labels | ({_REVISION: revision} if revision else {})
+
+
+@contextmanager
+def _engine() -> Iterator["DockerClient"]:
+    """Open a client of the Docker engine; what it refuses becomes one sentence."""
+    from docker.client import DockerClient
+    from docker.errors import APIError, DockerException
+
+    where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    try:
+        engine = DockerClient.from_env()
+        engine.ping()
+    except DockerException:
+        raise ValueError(
+            f"no Docker engine answers at {where}; start one, and run this step as a subprocess on its "
+            "machine (run.py's default), because a pipeline's container has no access to it"
+        ) from None
+    try:
+        yield engine
+    except APIError as error:
+        detail = " ".join(str(error.explanation or error).split())
+        raise ValueError(f"the Docker engine at {where} refused: {detail}") from None
+    finally:
+        engine.close()
+
+
+def _get(url: str) -> str:
+    """Return what an address on this machine answers; empty where nothing does."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as answer:
+            return str(answer.read().decode())
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:6]
+
+
+def _shares(endpoint: Endpoint) -> str:
+    return ", ".join(f"{revision} {share} %" for revision, share in endpoint.traffic.items())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Let the servers' user read what the deploying user owns."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o755 if entry.isdir() else 0o644
+    return entry
+
+
+def _archive(name: str, text: str) -> io.BytesIO:
+    content = text.encode()
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(entry, io.BytesIO(content))
+    archive.seek(0)
+    return archive
+
+
+def _file_of(container: "Container", path: str) -> str:
+    """Return a text file of a container, running or not; empty where there is none."""
+    from docker.errors import NotFound
+
+    try:
+        chunks, _ = container.get_archive(path)
+    except NotFound:
+        return ""
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+        file = tar.extractfile(tar.getmembers()[0])
+        return file.read().decode() if file else ""
+
+
+def _lines(container: "Container") -> list[str]:
+    text = container.logs(tail=_LOG_LINES).decode(errors="replace")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _last_line(container: "Container") -> str:
+    """Return the last thing that a container said; of a line of JSON its message."""
+    lines = _lines(container)
+    if not lines:
+        return "it has said nothing"
+    try:
+        said = json.loads(lines[-1])
+        text = str(said.get("error") or said.get("message") or lines[-1])
+    except (ValueError, AttributeError):
+        text = lines[-1]
+    return " ".join(text.split())[:_SAID]
+
+
+def _ending(container: "Container") -> str:
+    """Say how a container came to an end."""
+    state = container.attrs["State"]
+    if state.get("OOMKilled"):
+        limit = container.attrs["HostConfig"]["Memory"] / 2**20
+        return f"was killed: it needs more memory than its limit, {limit:,.0f} MiB"
+    return f"ended with exit code {state['ExitCode']}: {_last_line(container)}"
