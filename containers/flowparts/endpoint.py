@@ -59,6 +59,10 @@ class Endpoint:
         """Percent of the requests that the current revision gets."""
         return self.traffic[self.revision]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
     def deploying(self, revision: str, share: int) -> "Endpoint":
         """Return the endpoint as deploying a revision with a share of the traffic leaves it.
 
@@ -136,7 +140,7 @@ def read(path: str | Path) -> Endpoint:
 
 def write(endpoint: Endpoint, path: str | Path) -> None:
     """Write an endpoint's file, which appears whole or not at all."""
-    outputs.write_json(path, asdict(endpoint))
+    outputs.write_json(path, endpoint.to_dict())
 
 
 def _problems(endpoint: Endpoint) -> Any:

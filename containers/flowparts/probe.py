@@ -7,12 +7,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from flowparts import deploy, models, progress, report, serving_check, tables
+from flowparts import deploy, progress, report, serving_check, tables
 from flowparts.endpoint import Endpoint
 
 _PERCENTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
@@ -100,8 +99,8 @@ def check_options(requests: int, seconds: float, sample_rows: int) -> None:
 
 def probe(
     endpoint: Endpoint,
-    model_path: str | Path,
-    table: pl.LazyFrame,
+    model: Mapping[str, Any],
+    predictions: pl.LazyFrame,
     *,
     requests: int,
     seconds: float,
@@ -112,22 +111,22 @@ def probe(
 
     Args:
         endpoint: The live endpoint.
-        model_path: The model directory that the current revision was deployed from.
-        table: Raw rows; so many of them as `sample_rows` are sent, again and again.
+        model: Metadata of the model that the current revision was made from.
+        predictions: Raw rows with what that model predicts for them offline, as batch_predict writes it.
         requests: Number of requests to each revision, spread evenly over the time.
         seconds: The time; what isn't sent by then is left out.
-        sample_rows: Number of different rows.
+        sample_rows: Number of different rows to send, spread over the table, again and again.
         rules: What the current revision must keep to.
 
     Raises:
-        ValueError: An option makes no sense, or the model can't score the table offline.
+        ValueError: An option makes no sense, or a column is missing.
     """
     check_options(requests, seconds, sample_rows)
-    model = models.load(model_path)
-    rows = serving_check.sample(table, sample_rows)
-    tables.require_columns(rows, model.features, "feature column")
-    offline = model.predict(rows)
-    records = serving_check.to_records(rows.select(model.features))
+    predicted = ["prediction", *(f"probability_{value}" for value in model["classes"] or [])]
+    tables.require_columns(predictions, [*model["features"], *predicted], "column")
+    rows = serving_check.sample(predictions, sample_rows)
+    offline = rows.select(predicted)
+    records = serving_check.to_records(rows.select(model["features"]))
     current = Lane(endpoint.revision)
     previous = Lane(endpoint.previous_revision) if endpoint.previous_revision else None
     answers: dict[int, dict[str, Any]] = {}
@@ -151,7 +150,7 @@ def probe(
                 lane.latencies_ms.append(1000 * (time.perf_counter() - began))
                 if lane is current:
                     answers[index] = answer
-    different = _different(model, offline, answers)
+    different = _different(model["task"], offline, answers)
     healthy, reason = judge(current, previous, different, len(answers), rules)
     _log.info(reason)
     return Finding(healthy, reason, current, previous, different)
@@ -177,11 +176,12 @@ def judge(
         The decision, and why in one sentence.
     """
     who = f"revision {current.revision}"
+    last = current.errors[-1] if current.errors else "none was sent"
     allowed = rules.max_error_rate + (previous.error_rate if previous else 0.0)
     if current.error_rate > allowed or not current.latencies_ms:
         return False, (
             f"{who} left {len(current.errors)} of {current.requests} requests without a prediction, "
-            f"{allowed:.1%} are allowed; the last one: {(current.errors or ['none'])[-1]}"
+            f"{allowed:.1%} are allowed; the last one: {last}"
         )
     if different:
         row = different[0]
@@ -271,7 +271,7 @@ def _ask(
 
 
 def _different(
-    model: models.Model, offline: pl.DataFrame, answers: Mapping[int, dict[str, Any]]
+    task: str, offline: pl.DataFrame, answers: Mapping[int, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """List the rows whose served prediction isn't the offline one."""
     found = []
@@ -279,7 +279,7 @@ def _different(
         expected = offline[index]
         try:
             served = pl.DataFrame([answer], schema=expected.schema)
-            wrong = serving_check.differences(expected, served, model.task).item()
+            wrong = serving_check.differences(expected, served, task).item()
         except (pl.exceptions.PolarsError, TypeError):  # another column, or a value of another type
             wrong = True
         if wrong:

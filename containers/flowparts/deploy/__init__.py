@@ -128,13 +128,19 @@ def revision(model: str | Path) -> str:
 
 @contextmanager
 def local_copy(model: str) -> Iterator[Path]:
-    """Give a model's directory on this machine: the directory itself, or a copy of what a URI names.
+    """Give a model's directory: the one that is here or mounted, or a copy of what a URI names.
 
     Raises:
         ValueError: There is nothing at the URI, or it can't be read.
     """
-    if "://" not in model or model.startswith("file://"):
-        yield Path(model.removeprefix("file://"))
+    scheme, separator, rest = model.partition("://")
+    if not separator or scheme == "file":
+        yield Path(rest or model)
+        return
+    # Where Kubeflow and Vertex AI mount what a step reads: gs://bucket/x at /gcs/bucket/x.
+    mounted = Path({"gs": "/gcs", "s3": "/s3"}.get(scheme, f"/{scheme}")) / rest
+    if mounted.is_dir():
+        yield mounted
         return
     import fsspec
 

@@ -90,35 +90,28 @@ def deploy(
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be from 1 to 65535, or 0 for a free one, not {port}")
     limits = {"nano_cpus": int(targets.cpus(cpu) * 1e9), "mem_limit": targets.memory_bytes(memory)}
-    with targets.local_copy(model) as directory, _engine() as engine:
-        host = _Host(engine, name)
+    with targets.local_copy(model) as directory:
         revision = targets.revision(directory)
-        before = host.state()
-        host.tidy(before)
-        image_id = host.image(targets.image("serving", image))
-        splitter_id = host.image(targets.image("deploy", splitter_image))
-        what = _digest(image_id, limits)
-        servers = [f"{host.prefix}-{revision}-{what}-{number}" for number in range(1, replicas + 1)]
-        if before is None or revision not in before.servers:
-            host.store(f"{host.prefix}-{revision}", directory, image_id, revision)
-        try:
-            for server in servers:
-                host.start_server(server, revision, image_id, limits)
-            for server in servers:
-                host.wait_until_ready(server, timeout_seconds)
-        except ValueError as error:
+        with _engine() as engine:
+            host = _Host(engine, name)
+            before = host.state()
             host.tidy(before)
-            serving = f"{before.endpoint.revision} keeps serving" if before else "nothing is served"
-            raise ValueError(
-                f"revision {revision} of endpoint {name!r} does not serve: {error}; {serving}"
-            ) from None
-        url = f"http://127.0.0.1:{host.choose_port(port)}"
-        if before is None:
-            after = Endpoint("docker", name, url, revision, {revision: 100})
-        else:
-            after = replace(before.endpoint.deploying(revision, share), url=url)
-        servers_of = {**(before.servers if before else {}), revision: servers}
-        return host.apply(after, servers_of, splitter_id)
+            splitter_id = host.image(targets.image("deploy", splitter_image))
+            servers = host.bring_up(
+                directory,
+                revision,
+                host.image(targets.image("serving", image)),
+                limits,
+                replicas,
+                timeout_seconds,
+            )
+            url = f"http://127.0.0.1:{host.choose_port(port)}"
+            if before is None:
+                after, others = Endpoint("docker", name, url, revision, {revision: 100}), {}
+            else:
+                after = replace(before.endpoint.deploying(revision, share), url=url)
+                others = dict(before.servers)
+            return host.apply(after, {**others, revision: servers}, splitter_id)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
@@ -148,6 +141,16 @@ def rollback(endpoint: Endpoint) -> Endpoint:
             state = host.current(endpoint)
             return host.apply(state.endpoint.rolled_back(), state.servers)
         return host.apply(state.endpoint, state.servers)
+
+
+def remove(name: str) -> None:
+    """Remove an endpoint with everything that belongs to it.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine:
+        _Host(engine, name).remove()
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
@@ -206,7 +209,44 @@ class _Host:
                 "or name another one"
             ) from None
 
-    def store(self, volume: str, directory: Path, image_id: str, revision: str) -> None:
+    def bring_up(
+        self,
+        directory: Path,
+        revision: str,
+        image_id: str,
+        limits: Mapping[str, Any],
+        replicas: int,
+        timeout_seconds: float,
+    ) -> list[str]:
+        """Start the servers of a revision, beside those that serve, and wait until they are ready.
+
+        Returns:
+            The containers' names, which stand for the revision and for what it runs with.
+
+        Raises:
+            ValueError: A server doesn't become ready; everything is as it was before then.
+        """
+        before = self.state()
+        what = _digest(image_id, sorted(limits.items()))
+        servers = [f"{self.prefix}-{revision}-{what}-{number}" for number in range(1, replicas + 1)]
+        if before is None or revision not in before.servers:
+            self._store(f"{self.prefix}-{revision}", directory, image_id, revision)
+        try:
+            for server in servers:
+                self._start_server(server, revision, image_id, limits)
+            for server in servers:
+                self._wait_until_ready(server, timeout_seconds)
+        except BaseException as error:
+            self.tidy(before)
+            if not isinstance(error, ValueError):
+                raise
+            serving = f"{before.endpoint.revision} keeps serving" if before else "nothing is served"
+            raise ValueError(
+                f"revision {revision} of endpoint {self.name!r} does not serve: {error}; {serving}"
+            ) from None
+        return servers
+
+    def _store(self, volume: str, directory: Path, image_id: str, revision: str) -> None:
         """Copy a directory into a new volume."""
         self._remove_volume(volume)
         with tempfile.TemporaryFile() as archive:
@@ -215,7 +255,7 @@ class _Host:
             archive.seek(0)
             self._fill(volume, archive, image_id, {_REVISION: revision})
 
-    def start_server(self, name: str, revision: str, image_id: str, limits: Mapping[str, Any]) -> None:
+    def _start_server(self, name: str, revision: str, image_id: str, limits: Mapping[str, Any]) -> None:
         """Start a server of a revision; one that runs is left alone."""
         from docker.types.services import Mount
 
@@ -239,7 +279,7 @@ class _Host:
             **limits,
         )
 
-    def wait_until_ready(self, name: str, timeout_seconds: float) -> None:
+    def _wait_until_ready(self, name: str, timeout_seconds: float) -> None:
         """Wait until a server answers, and let the engine restart it from then on."""
         server = self.engine.containers.get(name)
 
@@ -321,6 +361,12 @@ class _Host:
         for volume in self.engine.volumes.list(filters=mine):
             if volume.name not in names:
                 volume.remove(force=True)
+
+    def remove(self) -> None:
+        """Remove everything that belongs to the endpoint."""
+        self.tidy(None)
+        for network in self.engine.networks.list(filters={"label": f"{_ENDPOINT}={self.name}"}):
+            network.remove()
 
     def _start_splitter(self, image_id: str, port: int) -> "Container":
         from docker.types.services import Mount

@@ -1,0 +1,60 @@
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def deploy_docker(
+    model: Input[Model],
+    endpoint: Output[Artifact],
+    name: str,
+    share: int = 100,
+    replicas: int = 1,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    port: int = 0,
+    image: str = "",
+    timeout_seconds: float = 300.0,
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+    """Serve a model from containers on this machine, as a revision of an endpoint beside the one that serves.
+
+    HAProxy in front splits the requests by percent. Running it again with the same model and settings changes
+    nothing; a model that doesn't become ready is removed, and the previous revision keeps serving. It needs
+    the machine's Docker engine, so it runs as a subprocess and not in a container of a pipeline.
+
+    Args:
+        model: The model directory; it is copied, so what is served outlives the run's files.
+        endpoint: The endpoint as it is now (JSON).
+        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        share: Percent of the requests that the new revision gets; a first revision gets all.
+        replicas: Containers to serve the model.
+        cpu: Processors for each, such as "2" or "500m".
+        memory: Memory for each, such as "2Gi".
+        port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
+        image: The model server's image; empty for that of this release.
+        timeout_seconds: Time for the servers to become ready.
+
+    Returns:
+        url: Where requests go.
+        revision: The model's revision, named after its content.
+        share: The percentage that it got.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    deployed = deploy.target("docker").deploy(
+        model.uri,
+        name,
+        share=share,
+        replicas=replicas,
+        cpu=cpu,
+        memory=memory,
+        port=port,
+        image=image,
+        timeout_seconds=timeout_seconds,
+    )
+    endpoints.write(deployed, endpoint.path)
+    endpoint.metadata.update(deployed.to_dict())
+    return deployed.url, deployed.revision, deployed.share

@@ -1,0 +1,42 @@
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def deploy_model(
+    model: Input[Model],
+    endpoint: Output[Artifact],
+    target: str,
+    name: str,
+    share: int = 100,
+    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+    """Serve a model on the platform that a parameter names, as a revision of an endpoint.
+
+    For a pipeline that leaves the platform to whoever runs it. Each platform has a component of its own as
+    well, which shows its options one by one.
+
+    Args:
+        model: The model directory.
+        endpoint: The endpoint as it is now (JSON).
+        target: docker, kubernetes, kserve, seldon, vertex or sagemaker.
+        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        share: Percent of the requests that the new revision gets; a first revision gets all.
+        options: The target's own options, such as replicas, cpu and memory, as its component takes them.
+
+    Returns:
+        url: Where requests go.
+        revision: The model's revision, named after its content.
+        share: The percentage that it got.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    chosen = deploy.options(target, options)
+    deployed = deploy.target(target).deploy(model.uri, name, share=share, **chosen)
+    endpoints.write(deployed, endpoint.path)
+    endpoint.metadata.update(deployed.to_dict())
+    return deployed.url, deployed.revision, deployed.share

@@ -1,0 +1,26 @@
+from kfp.dsl import Artifact, Input, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str = "") -> str:
+    """Give all requests of an endpoint back to its previous revision and remove the current one.
+
+    Args:
+        endpoint: The endpoint (JSON), of any deployment target.
+        restored: The endpoint with its previous revision alone (JSON).
+        reason: Why; it is kept with the endpoint.
+
+    Returns:
+        The revision that serves now.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    before = endpoints.read(endpoint.path)
+    after = deploy.target(before.target).rollback(before)
+    endpoints.write(after, restored.path)
+    restored.metadata.update(after.to_dict(), rolled_back=before.revision, reason=reason)
+    print(f"rolled back from {before.revision} to {after.revision}: {reason or 'no reason given'}")  # noqa: T201
+    return after.revision

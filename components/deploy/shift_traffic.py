@@ -1,0 +1,27 @@
+from kfp.dsl import Artifact, Input, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def shift_traffic(endpoint: Input[Artifact], shifted: Output[Artifact], percent: int) -> int:
+    """Give an endpoint's current revision a share of the requests; its previous revision keeps the rest.
+
+    100 promotes it. The previous revision stays ready for a rollback until another model is deployed.
+
+    Args:
+        endpoint: The endpoint (JSON), of any deployment target.
+        shifted: The endpoint with the new shares (JSON).
+        percent: Share of the current revision, from 0 to 100.
+
+    Returns:
+        The share.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    before = endpoints.read(endpoint.path)
+    after = deploy.target(before.target).shift(before, percent)
+    endpoints.write(after, shifted.path)
+    shifted.metadata.update(after.to_dict())
+    return after.share
