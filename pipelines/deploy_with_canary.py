@@ -1,7 +1,7 @@
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model
+from kfp.dsl import Artifact, Dataset, Input, Model
 
 from components.deploy.deploy_model import deploy_model
 from components.deploy.probe_endpoint import probe_endpoint
@@ -15,15 +15,26 @@ from components.register.load_champion import load_champion
 STEPS = (50, 100)
 
 
+@dsl.pipeline(name="keep-or-roll-back")
+def keep_or_roll_back(endpoint: Input[Artifact], healthy: bool, reason: str) -> None:
+    """Roll an endpoint back if it isn't healthy."""
+    with dsl.If(healthy == False, name="unhealthy"):  # noqa: E712 kfp builds the condition
+        rollback(endpoint=endpoint, reason=reason).set_caching_options(False)
+
+
 def _climb(endpoint: Any, steps: tuple[int, ...], watch: dict[str, Any]) -> None:
-    """Watch the endpoint at its share; then roll it back, or go to the next share and on from there."""
+    """Watch an endpoint at its share; then roll it back, or go to the next share and on from there."""
     probed = probe_endpoint(endpoint=endpoint, **watch).set_caching_options(False)
-    with dsl.If(probed.outputs["healthy"] == False, name="unhealthy"):  # noqa: E712 kfp builds the condition
-        rollback(endpoint=endpoint, reason=probed.outputs["reason"]).set_caching_options(False)
-    if steps:
-        with dsl.Else(name=f"to-{steps[0]}-percent"):
-            shifted = shift_traffic(endpoint=endpoint, percent=steps[0]).set_caching_options(False)
-            _climb(shifted.outputs["shifted"], steps[1:], watch)
+    healthy, reason = probed.outputs["healthy"], probed.outputs["reason"]
+    if not steps:
+        # A pipeline of its own, because kfp.local gives a lone condition no output of a task beside it.
+        keep_or_roll_back(endpoint=endpoint, healthy=healthy, reason=reason)
+        return
+    with dsl.If(healthy == False, name="unhealthy"):  # noqa: E712
+        rollback(endpoint=endpoint, reason=reason).set_caching_options(False)
+    with dsl.Else(name=f"to-{steps[0]}-percent"):
+        shifted = shift_traffic(endpoint=endpoint, percent=steps[0]).set_caching_options(False)
+        _climb(shifted.outputs["shifted"], steps[1:], watch)
 
 
 @dsl.pipeline(name="canary")

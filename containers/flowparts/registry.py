@@ -118,6 +118,8 @@ def fetch_champion(model_name: str, path: str | Path, tracking_uri: str | None =
     with outputs.whole(path) as partial:
         partial.mkdir()
         download(model_name, version, partial, tracking_uri)
+        # MLflow adds it to every download; without it the files are those that were registered.
+        (partial / "registered_model_meta").unlink(missing_ok=True)
     return version
 
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -67,14 +68,32 @@ def test_compiles_to_yaml_that_the_backend_takes(name: str, pipeline: BaseCompon
     assert len(text.encode()) < 256_000
 
 
+def component_of(task: dict[str, Any]) -> str:
+    return task["componentRef"]["name"]
+
+
 @every_pipeline
 def test_steps_that_act_on_the_world_are_never_cached(name: str, pipeline: BaseComponent) -> None:
     spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
     dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
     for dag in dags:
         for task_name, task in dag["tasks"].items():
-            if task_name.startswith(("register", "deploy", "monitor", "compare-with-champion")):
+            acts = ("register", "deploy", "shift", "rollback", "probe", "monitor", "compare-with-champion")
+            if task_name.startswith(acts) and "executorLabel" in spec["components"][component_of(task)]:
                 assert not task["cachingOptions"], task_name
+
+
+@every_pipeline
+def test_a_condition_reads_only_what_its_group_is_given(name: str, pipeline: BaseComponent) -> None:
+    # kfp.local 2.17 takes a condition on an output of a task beside it as false, without a word; with an
+    # Else, or in a pipeline of its own, the output reaches the condition as an input.
+    spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
+    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+    for dag in dags:
+        for task_name, task in dag["tasks"].items():
+            condition = task.get("triggerPolicy", {}).get("condition", "")
+            for parameter, value in task.get("inputs", {}).get("parameters", {}).items():
+                assert f"'{parameter}'" not in condition or "taskOutputParameter" not in value, task_name
 
 
 @every_pipeline
