@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from flowparts import tables
+from flowparts import models, preprocess, tables
+from targets import docker as targets_docker
 
 # Reports and pages are looked at in a real browser; keep its pictures when asked to.
 SCREENSHOTS = os.environ.get("FLOWPARTS_SCREENSHOTS")
+IMAGES = Path(__file__).parents[1] / "build" / "images.json"
 
 
 @pytest.fixture
@@ -161,3 +164,67 @@ def s3_server(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     return moto_server
+
+
+@pytest.fixture(scope="session")
+def save_model() -> Callable[..., dict[str, Any]]:
+    """Train a scikit-learn estimator on rows and save it: `save_model(path, rows, "label", estimator)`."""
+
+    def make(
+        path: str | Path,
+        rows: pl.DataFrame,
+        label: str,
+        estimator: Any,
+        task: str = "classification",
+        **told: Any,
+    ) -> dict[str, Any]:
+        preprocessor, features = preprocess.fit(rows.lazy(), label=label, task=task)
+        estimator.fit(features.drop(label).to_numpy(), features[label].to_numpy())
+        return models.save(
+            path,
+            estimator,
+            preprocessor=preprocessor,
+            task=task,
+            label=label,
+            classes=preprocessor.classes,
+            metadata={
+                "estimator": type(estimator).__name__,
+                "parameters": {},
+                "training_fingerprint": preprocessor.training_fingerprint,
+                "git_commit": "unknown",
+                "validation": {},
+            }
+            | told,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def containers() -> targets_docker.Containers:
+    """Give the images of the last `make images`; without Docker the test is skipped, in CI it fails."""
+    try:
+        return targets_docker.prepare(IMAGES)
+    except ValueError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must test the containers: {error}")
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def new_endpoint(containers: targets_docker.Containers) -> Iterator[Callable[[str], str]]:
+    """Make names for endpoints on this Docker engine, `new_endpoint("wine")`, and remove these afterwards."""
+    from flowparts.deploy import docker
+
+    names = []
+
+    def name(stem: str) -> str:
+        names.append(f"{stem}-{uuid.uuid4().hex[:8]}")
+        return names[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("serving", "deploy"):
+            patch.setenv(f"FLOWPARTS_{folder.upper()}_IMAGE", containers.reference(f"flowparts-{folder}"))
+        yield name
+        for made in names:
+            docker.remove(made)

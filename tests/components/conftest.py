@@ -8,11 +8,9 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from flowparts import models, preprocess
-
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Callable[..., dsl.Model]:
+def trained(tmp_path: Path, save_model: Callable[..., dict[str, Any]]) -> Callable[..., dsl.Model]:
     """Train a scikit-learn estimator and save it: `trained(rows, "label", LogisticRegression(), ...)`."""
 
     def make(
@@ -23,27 +21,8 @@ def trained(tmp_path: Path) -> Callable[..., dsl.Model]:
         name: str = "model",
         **told: Any,
     ) -> dsl.Model:
-        preprocessor, features = preprocess.fit(rows.lazy(), label=label, task=task)
-        estimator.fit(features.drop(label).to_numpy(), features[label].to_numpy())
         artifact = dsl.Model(name=name, uri=str(tmp_path / "artifacts" / name))
-        artifact.metadata.update(
-            models.save(
-                artifact.path,
-                estimator,
-                preprocessor=preprocessor,
-                task=task,
-                label=label,
-                classes=preprocessor.classes,
-                metadata={
-                    "estimator": type(estimator).__name__,
-                    "parameters": {},
-                    "training_fingerprint": preprocessor.training_fingerprint,
-                    "git_commit": "unknown",
-                    "validation": {},
-                }
-                | told,
-            )
-        )
+        artifact.metadata.update(save_model(artifact.path, rows, label, estimator, task, **told))
         return artifact
 
     return make

@@ -264,7 +264,7 @@ class _Host:
             return
         if found is not None:
             found.remove(force=True)
-        settings = {"MODEL": _MODEL_FOLDER, "NAME": self.name}
+        settings = {"MODEL": _MODEL_FOLDER, "NAME": self.name, "DRAIN_SECONDS": str(_LEAVE_SECONDS)}
         environment = {f"FLOWPARTS_SERVING_{key}": value for key, value in settings.items()}
         if token := os.environ.get("FLOWPARTS_SERVING_TOKEN"):
             environment["FLOWPARTS_SERVING_TOKEN"] = token
@@ -353,11 +353,15 @@ class _Host:
             volumes = [f"{self.prefix}-{revision}" for revision in state.servers]
             names = {self.prefix, *volumes, *(name for servers in state.servers.values() for name in servers)}
         mine = {"label": f"{_ENDPOINT}={self.name}"}
-        for container in self.engine.containers.list(all=True, filters=mine):
-            if container.name not in names:
-                _log.info("removing %s", container.name)
-                container.stop(timeout=_DRAIN_SECONDS)
-                container.remove(force=True)
+        found = self.engine.containers.list(all=True, filters=mine)
+        doomed = [container for container in found if container.name not in names]
+        for container in doomed:
+            if container.status == "running":  # all at once end what they have begun
+                container.kill("SIGTERM")
+        for container in doomed:
+            _log.info("removing %s", container.name)
+            container.stop(timeout=_DRAIN_SECONDS)
+            container.remove(force=True)
         for volume in self.engine.volumes.list(filters=mine):
             if volume.name not in names:
                 volume.remove(force=True)

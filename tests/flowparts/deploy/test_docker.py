@@ -1,0 +1,263 @@
+"""The Docker target on a real engine: the images of `make images`, HAProxy, real requests."""
+
+import http.client
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from flowparts import models, serving_check
+from flowparts.deploy import docker as host
+from flowparts.endpoint import Endpoint
+
+pytestmark = pytest.mark.container
+
+WINE = pl.read_parquet("containers/flowparts/samples/wine.parquet")
+ROWS = serving_check.to_records(WINE.drop("target").head(3))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    from docker.client import DockerClient
+
+    client = DockerClient.from_env()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., dict[str, Any]]
+) -> dict[str, Path]:
+    """Two good models and a damaged one."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, strength in {"first": 1.0, "second": 0.01}.items():
+        save_model(folder / name, WINE, "target", LogisticRegression(C=strength, max_iter=1000))
+    shutil.copytree(folder / "first", folder / "damaged")
+    (folder / "damaged" / "model.skops").write_bytes(b"no weights")
+    return {name: folder / name for name in ("first", "second", "damaged")}
+
+
+@pytest.fixture(scope="module")
+def first(made: dict[str, Path], new_endpoint: Callable[[str], str]) -> Endpoint:
+    return host.deploy(str(made["first"]), new_endpoint("wine"), memory="512Mi")
+
+
+def containers_of(engine: Any, endpoint: Endpoint) -> dict[str, str]:
+    """Return the endpoint's containers and their ids."""
+    found = engine.containers.list(all=True, filters={"label": f"flowparts.endpoint={endpoint.name}"})
+    return {container.name: container.id for container in found}
+
+
+def volumes_of(engine: Any, endpoint: Endpoint) -> set[str]:
+    return {
+        volume.name
+        for volume in engine.volumes.list(filters={"label": f"flowparts.endpoint={endpoint.name}"})
+    }
+
+
+def kill(engine: Any, container: Any) -> None:
+    """Kill a container's first process from outside: the engine restarts what it hasn't stopped itself."""
+    command = ["sh", "-c", f"kill -9 {container.attrs['State']['Pid']}"]
+    engine.containers.run(
+        container.image.id,
+        command,
+        entrypoint=[],
+        user="0",
+        pid_mode="host",
+        network_mode="none",
+        remove=True,
+    )
+
+
+class Client(threading.Thread):
+    """Sends requests over an open connection until told to stop; notes who answered and what was lost."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(daemon=True)
+        self.address = endpoint.url.removeprefix("http://")
+        self.answered: Counter[str] = Counter()
+        self.lost: list[str] = []
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        body = json.dumps({"instances": ROWS})
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        while not self.ended.is_set():
+            try:
+                connection.request("POST", "/predict", body, {"content-type": "application/json"})
+                answer = connection.getresponse()
+                predictions = json.loads(answer.read())["predictions"]
+                assert answer.status == 200
+                assert len(predictions) == len(ROWS)
+                self.answered[answer.headers["x-flowparts-revision"]] += 1
+            except Exception as error:
+                self.lost.append(repr(error))
+                connection.close()
+        connection.close()
+
+
+@contextmanager
+def load(endpoint: Endpoint, clients: int = 3) -> Iterator[list[Client]]:
+    running = [Client(endpoint) for _ in range(clients)]
+    for client in running:
+        client.start()
+    try:
+        yield running
+    finally:
+        for client in running:
+            client.ended.set()
+        for client in running:
+            client.join()
+
+
+def shares(endpoint: Endpoint, requests: int = 100) -> Counter[str]:
+    """Ask so many times over one connection and return who answered."""
+    connection = http.client.HTTPConnection(endpoint.url.removeprefix("http://"), timeout=30)
+    found: Counter[str] = Counter()
+    for _ in range(requests):
+        connection.request("GET", "/v2/health/ready")
+        answer = connection.getresponse()
+        answer.read()
+        found[answer.headers["x-flowparts-revision"]] += 1
+    connection.close()
+    return found
+
+
+def test_a_model_is_served_as_it_predicts_offline(first: Endpoint, made: dict[str, Path]) -> None:
+    model = models.load(made["first"])
+    offline = model.predict(WINE.head(3))
+    assert first.traffic == {first.revision: 100}
+    for revision in ("", first.revision):
+        served = pl.DataFrame(host.predict(first, ROWS, revision), schema=offline.schema)
+        assert not serving_check.differences(offline, served, "classification").any()
+    with pytest.raises(ValueError, match="404: no such revision"):
+        host.predict(first, ROWS, "r000000000000")
+
+
+def test_a_server_is_confined_and_restarts_with_the_machine(first: Endpoint, engine: Any) -> None:
+    for name in containers_of(engine, first):
+        container = engine.containers.get(name)
+        settings = container.attrs["HostConfig"]
+        assert settings["ReadonlyRootfs"]
+        assert settings["CapDrop"] == ["ALL"]
+        assert settings["SecurityOpt"] == ["no-new-privileges"]
+        assert settings["RestartPolicy"]["Name"] == "unless-stopped"
+        assert 0 < settings["Memory"] <= 512 * 2**20
+        assert container.exec_run(["id", "-u"]).output.strip() == b"65532"
+        assert container.exec_run(["touch", "/mnt/models/x"]).exit_code != 0
+    published = engine.containers.get(f"endpoint-{first.name}").ports["8080/tcp"]
+    assert {place["HostIp"] for place in published} == {"127.0.0.1"}
+
+
+def test_deploying_again_changes_nothing_and_other_settings_replace_the_servers(
+    first: Endpoint, made: dict[str, Path], engine: Any
+) -> None:
+    before = containers_of(engine, first)
+    assert host.deploy(str(made["first"]), first.name, memory="512Mi", share=10) == first
+    assert containers_of(engine, first) == before
+
+    with load(first) as clients:
+        more = host.deploy(str(made["first"]), first.name, memory="600Mi", replicas=2)
+    assert more == first
+    after = containers_of(engine, first)
+    assert len(after) == 3
+    assert set(after) & set(before) == {f"endpoint-{first.name}"}
+    assert [client.lost for client in clients] == [[], [], []]
+
+
+def test_a_model_that_does_not_load_is_told_and_removed_while_the_previous_serves(
+    first: Endpoint, made: dict[str, Path], engine: Any
+) -> None:
+    before, stored = containers_of(engine, first), volumes_of(engine, first)
+    with (
+        load(first) as clients,
+        pytest.raises(
+            ValueError,
+            match=f"does not serve: its server ended with exit code .*model.*{first.revision} keeps serving",
+        ) as raised,
+    ):
+        host.deploy(str(made["damaged"]), first.name, share=10)
+    assert "model.skops is not a valid skops file" in str(raised.value)
+    assert str(raised.value).endswith(f"{first.revision} keeps serving")
+    assert "\n" not in str(raised.value)
+    assert containers_of(engine, first) == before
+    assert volumes_of(engine, first) == stored
+    assert [client.lost for client in clients] == [[], [], []]
+    assert sum(client.answered[first.revision] for client in clients) > 20
+
+
+def test_no_request_is_lost_and_each_revision_gets_its_share_while_traffic_shifts(
+    first: Endpoint, made: dict[str, Path], engine: Any
+) -> None:
+    with load(first) as clients:
+        canary = host.deploy(str(made["second"]), first.name, memory="512Mi", share=10)
+        assert canary.traffic == {canary.revision: 10, first.revision: 90}
+        # Clients ask at the same time, so that turns are off by one or two.
+        assert 5 <= shares(canary)[canary.revision] <= 15
+        half = host.shift(canary, 50)
+        assert 45 <= shares(half)[canary.revision] <= 55
+        promoted = host.shift(half, 100)
+        assert shares(promoted) == {canary.revision: 100}
+        assert host.shift(promoted, 100) == promoted
+        back = host.rollback(promoted)
+        assert shares(back) == {first.revision: 100}
+    assert [client.lost for client in clients] == [[], [], []]
+    answered = sum((client.answered for client in clients), Counter())
+    assert set(answered) == {first.revision, canary.revision}
+
+    assert host.rollback(promoted) == back
+    assert back.traffic == {first.revision: 100}
+    assert not [name for name in containers_of(engine, first) if canary.revision in name]
+    with pytest.raises(ValueError, match=f"its revision is {first.revision}, not {canary.revision}"):
+        host.shift(promoted, 50)
+
+
+def test_a_server_that_dies_is_replaced_without_a_lost_request(first: Endpoint, engine: Any) -> None:
+    server = next(name for name in containers_of(engine, first) if name.endswith("-1"))
+    container = engine.containers.get(server)
+    container.reload()
+    started = container.attrs["State"]["StartedAt"]
+    with load(first) as clients:
+        time.sleep(0.5)
+        kill(engine, container)
+        deadline = time.monotonic() + 60
+        while container.attrs["State"]["StartedAt"] == started:
+            assert time.monotonic() < deadline, "the engine did not restart the server"
+            time.sleep(0.2)
+            container.reload()
+        time.sleep(0.5)
+    assert [client.lost for client in clients] == [[], [], []]
+
+
+def test_an_endpoint_that_is_not_there_is_answered(new_endpoint: Callable[[str], str]) -> None:
+    gone = Endpoint("docker", new_endpoint("gone"), "http://127.0.0.1:9", "r1", {"r1": 100, "r0": 0}, "r0")
+    for act in (lambda: host.shift(gone, 50), lambda: host.rollback(gone)):
+        with pytest.raises(ValueError, match=r"there is no endpoint 'gone-.*deploy a model first"):
+            act()
+    with pytest.raises(ValueError, match="gave no answer"):
+        host.predict(gone, ROWS)
+
+
+def test_an_image_that_is_not_there_is_named(
+    made: dict[str, Path], new_endpoint: Callable[[str], str]
+) -> None:
+    with pytest.raises(ValueError, match="image nobody/flowparts-serving:9 is not on this Docker engine"):
+        host.deploy(str(made["first"]), new_endpoint("imageless"), image="nobody/flowparts-serving:9")
+
+
+def test_without_an_engine_the_sentence_says_what_to_do(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"no Docker engine answers at .*as a subprocess on its machine"):
+        host.deploy(str(made["first"]), "wine")
