@@ -98,6 +98,8 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     }
     checked = {}
     for option, value in given.items():
+        if option == "share":
+            raise ValueError("'share' is no option of a target; give it to the step itself")
         if option not in ports:
             raise ValueError(_unknown(f"option of the target {name}", option, sorted(ports)))
         wanted = ports[option]

@@ -1,0 +1,53 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components.deploy.deploy_docker import deploy_docker
+from flowparts import endpoint as endpoints
+from flowparts import models, serving_check
+from flowparts.deploy import docker
+from tests.components.deploy.conftest import WINE
+
+
+@pytest.mark.container
+def test_a_served_model_answers_at_the_endpoints_url(
+    wine_model: Callable[[float], dsl.Model],
+    new_endpoint: Callable[[str], str],
+    artifact: Callable[..., Any],
+) -> None:
+    model, endpoint = wine_model(1.0), artifact("endpoint")
+    url, revision, share = deploy_docker.python_func(
+        model=model, endpoint=endpoint, name=new_endpoint("wine"), share=10, memory="512Mi"
+    )
+    made = endpoints.read(endpoint.path)
+    assert (made.target, made.url, made.traffic, share) == ("docker", url, {revision: 100}, 100)
+    assert endpoint.metadata["revision"] == revision
+    rows = serving_check.to_records(WINE.drop("target").head(2))
+    served = [row["prediction"] for row in docker.predict(made, rows)]
+    assert served == models.load(model.path).predict(WINE.head(2))["prediction"].to_list()
+
+
+WRONG = {
+    "name": ({"name": "Wine!"}, "endpoint name 'Wine!' must start with a letter"),
+    "share": ({"share": 101}, "from 0 to 100, not 101"),
+    "replicas": ({"replicas": 0}, "from 1 to 100, not 0"),
+    "cpu": ({"cpu": "two"}, "cpu 'two' is not a number of processors"),
+    "memory": ({"memory": "2GB"}, "memory '2GB' is not an amount"),
+    "port": ({"port": 70000}, "port must be from 1 to 65535"),
+    "time": ({"timeout_seconds": 0.0}, "timeout_seconds must be more than 0"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
+def test_a_bad_option_is_answered_before_anything_is_deployed(
+    options: dict[str, Any],
+    words: str,
+    wine_model: Callable[[float], dsl.Model],
+    artifact: Callable[..., Any],
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        deploy_docker.python_func(
+            model=wine_model(1.0), endpoint=artifact("endpoint"), **{"name": "wine", **options}
+        )

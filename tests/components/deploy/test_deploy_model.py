@@ -1,0 +1,51 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components.deploy.deploy_model import deploy_model
+from flowparts import endpoint as endpoints
+
+
+@pytest.mark.container
+def test_a_model_goes_to_the_target_of_that_name_with_its_options(
+    wine_model: Callable[[float], dsl.Model],
+    new_endpoint: Callable[[str], str],
+    artifact: Callable[..., Any],
+) -> None:
+    endpoint = artifact("endpoint")
+    # Numbers inside a dict are floats in a pipeline.
+    url, revision, share = deploy_model.python_func(
+        model=wine_model(1.0),
+        endpoint=endpoint,
+        target="docker",
+        name=new_endpoint("wine"),
+        options={"memory": "512Mi", "replicas": 1.0},
+    )
+    made = endpoints.read(endpoint.path)
+    assert (made.target, made.url, made.traffic, share) == ("docker", url, {revision: 100}, 100)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "target": ({"target": "dokcer"}, "unknown deployment target 'dokcer'; did you mean 'docker'"),
+    "option": ({"options": {"replica": 2}}, "unknown option of the target docker 'replica'; did you mean"),
+    "type": ({"options": {"memory": 512}}, "option 'memory' of the target docker must be str, not 512"),
+    "fraction": ({"options": {"replicas": 1.5}}, "option 'replicas' of the target docker must be int"),
+    "own port": ({"options": {"share": 5}}, "'share' is no option"),
+}
+
+
+@pytest.mark.parametrize(("given", "words"), WRONG.values(), ids=WRONG)
+def test_what_the_target_does_not_take_is_answered(
+    given: dict[str, Any],
+    words: str,
+    wine_model: Callable[[float], dsl.Model],
+    artifact: Callable[..., Any],
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        deploy_model.python_func(
+            model=wine_model(1.0),
+            endpoint=artifact("endpoint"),
+            **{"name": "wine", "target": "docker", **given},
+        )

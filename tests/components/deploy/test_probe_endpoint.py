@@ -1,0 +1,61 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components.deploy.probe_endpoint import probe_endpoint
+from components.predict.batch_predict import batch_predict
+from flowparts import endpoint as endpoints
+from flowparts.deploy import docker
+from tests.components.deploy.conftest import WINE
+
+
+@pytest.mark.container
+def test_an_endpoint_is_healthy_while_it_predicts_what_the_model_does_offline(
+    deployed: Callable[..., Any],
+    wine_model: Callable[[float], dsl.Model],
+    table: Callable[..., dsl.Dataset],
+    artifact: Callable[..., Any],
+    open_page: Callable[[Path], Any],
+) -> None:
+    endpoint, rows = deployed(1.0), table(WINE)
+
+    def probe(strength: float, name: str) -> tuple[Any, dsl.Metrics, dsl.HTML]:
+        model, predictions = wine_model(strength), artifact(f"predictions-{name}", dsl.Dataset)
+        batch_predict.python_func(table=rows, model=model, predictions=predictions)
+        metrics, report = artifact(f"metrics-{name}", dsl.Metrics), artifact(f"report-{name}", dsl.HTML)
+        found = probe_endpoint.python_func(
+            endpoint=endpoint,
+            model=model,
+            predictions=predictions,
+            metrics=metrics,
+            report=report,
+            requests=40,
+            seconds=2.0,
+        )
+        return found, metrics, report
+
+    (healthy, reason, latency_ms, error_rate), metrics, report = probe(1.0, "good")
+    assert healthy, reason
+    assert latency_ms > 0
+    assert error_rate == 0
+    measured = json.loads(Path(metrics.path).read_text())
+    assert measured["requests"] > 10
+    assert measured["latency_ms_median"] <= measured["latency_ms_p95"] <= measured["latency_ms_p99"]
+    assert "predicts 40 rows" in open_page(Path(report.path)).find_element("css selector", ".good").text
+
+    (healthy, reason, *_), metrics, report = probe(1e-4, "other")
+    assert not healthy
+    assert "rows otherwise than the model offline, such as row" in reason
+    assert metrics.metadata["healthy"] == 0
+    open_page(Path(report.path))
+
+    docker.remove(endpoints.read(endpoint.path).name)
+    (healthy, reason, latency_ms, error_rate), _, report = probe(1.0, "gone")
+    assert (healthy, latency_ms, error_rate) == (False, 0.0, 1.0)
+    assert "40 of 40 requests without a prediction" in reason
+    assert "gave no answer" in reason
+    open_page(Path(report.path))

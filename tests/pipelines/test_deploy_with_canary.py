@@ -1,0 +1,195 @@
+"""Deploys to this machine's Docker engine: real models in the real server image, promoted and rolled back."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from flowparts import endpoint as endpoints
+from flowparts import registry, serving_check
+from flowparts.deploy import docker as host
+from flowparts.endpoint import Endpoint
+from pipelines.deploy_with_canary import deploy_with_canary
+from pipelines.tabular_training import tabular_training
+from targets import local
+
+pytestmark = pytest.mark.container
+
+CANCER = pl.read_parquet("containers/flowparts/samples/breast_cancer.parquet")
+ROWS = serving_check.to_records(CANCER.drop("target").head(5))
+WATCH = {"requests": 30, "seconds": 2.0}
+
+
+@dataclass
+class World:
+    """An endpoint that serves the champion of a training run, and the folder of that run."""
+
+    runs: Path
+    name: str
+    serving: Endpoint
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.runs / 'mlflow.db'}"
+
+    def champion(self, model: Path) -> None:
+        """Make a model the champion."""
+        registry.register(model, "churn", metrics={}, reports={}, tracking_uri=self.tracking_uri)
+
+    def deploy(self, **parameters: Any) -> local.Run:
+        """Run the pipeline on the champion."""
+        given = {"model_name": "churn", "name": self.name, "tracking_uri": self.tracking_uri, **WATCH}
+        return local.run(deploy_with_canary, given | parameters, self.runs)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, new_endpoint: Callable[[str], str]) -> World:
+    runs = tmp_path_factory.mktemp("runs")
+    name = new_endpoint("churn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
+        candidates = [{"estimator": "Linear", "parameters": {}}]
+        trained = local.run(tabular_training, {"candidates": candidates, "model_name": "churn"}, runs)
+        assert trained.succeeded
+    made = World(runs, name, Endpoint("docker", name, "http://127.0.0.1:9", "none", {"none": 100}))
+    first = made.deploy(share=10)
+    assert first.succeeded, first.problem
+    made.serving = written(first, "deploy-model", "endpoint")
+    return made
+
+
+def outputs(record: local.Run, task: str) -> dict[str, Any]:
+    return next(each.outputs for each in record.tasks if each.name == task)
+
+
+def written(record: local.Run, task: str, name: str) -> Endpoint:
+    return endpoints.read(outputs(record, task)[name].path)
+
+
+def components(record: local.Run) -> list[str]:
+    """Return the components that ran after the deployment, in order."""
+    names = [task.component.removeprefix("comp-").rstrip("-0123456789") for task in record.tasks]
+    return names[names.index("deploy-model") + 1 :]
+
+
+def verdicts(record: local.Run) -> list[tuple[bool, str]]:
+    probes = [task.outputs for task in record.tasks if task.component.startswith("comp-probe-endpoint")]
+    return [(probe["healthy"], probe["reason"]) for probe in probes]
+
+
+def assert_serves(world: World, expected: Endpoint) -> None:
+    """Require that clients get their answers from the expected endpoint's revision alone."""
+    assert host.predict(expected, ROWS, expected.revision) == host.predict(expected, ROWS)
+    assert expected.traffic[expected.revision] == 100
+
+
+def test_the_first_revision_gets_all_traffic_and_a_second_run_changes_nothing(world: World) -> None:
+    assert world.serving.traffic == {world.serving.revision: 100}
+    record = world.deploy(share=10)
+    assert record.succeeded, record.problem
+    assert components(record) == ["probe-endpoint"]
+    assert verdicts(record)[0][0]
+    assert written(record, "deploy-model", "endpoint") == world.serving
+
+
+def test_a_server_that_crashes_never_gets_a_request(
+    world: World, tmp_path: Path, save_model: Callable[..., dict[str, Any]]
+) -> None:
+    save_model(tmp_path / "model", CANCER, "target", LogisticRegression(C=2.0, max_iter=5000))
+    world.champion(tmp_path / "model")
+    record = world.deploy(options={"memory": "64Mi"})
+    (failed,) = record.failed
+    assert failed.name == "deploy-model"
+    assert "does not serve: its server" in failed.error
+    assert "needs more memory than its limit, 64 MiB" in failed.error
+    assert failed.error.endswith(f"{world.serving.revision} keeps serving")
+    assert_serves(world, world.serving)
+
+
+def test_a_model_that_predicts_otherwise_than_offline_is_rolled_back(
+    world: World, tmp_path: Path, save_model: Callable[..., dict[str, Any]], stale_image: str
+) -> None:
+    save_model(tmp_path / "model", CANCER, "target", LogisticRegression(C=0.5, max_iter=5000))
+    world.champion(tmp_path / "model")
+    record = world.deploy(options={"image": stale_image})
+    assert record.succeeded, record.problem
+    assert components(record) == ["probe-endpoint", "rollback"]
+    ((healthy, reason),) = verdicts(record)
+    assert not healthy
+    assert "rows otherwise than the model offline" in reason
+    restored = written(record, "rollback", "restored")
+    assert restored.traffic == world.serving.traffic
+    assert_serves(world, world.serving)
+
+
+def test_a_model_that_is_slow_is_rolled_back(
+    world: World, tmp_path: Path, save_model: Callable[..., dict[str, Any]], open_page: Any
+) -> None:
+    # Compares each request with 150,000 remembered rows.
+    generator = np.random.default_rng(0)
+    rows = CANCER.sample(150_000, with_replacement=True, seed=0)
+    rows = rows.with_columns(
+        pl.col(name) * (1 + pl.Series(generator.normal(0, 0.01, rows.height)))
+        for name in rows.columns
+        if name != "target"
+    )
+    save_model(tmp_path / "model", rows, "target", KNeighborsClassifier(algorithm="brute"))
+    world.champion(tmp_path / "model")
+    record = world.deploy()
+    assert record.succeeded, record.problem
+    assert components(record) == ["probe-endpoint", "rollback"]
+    ((healthy, reason),) = verdicts(record)
+    assert not healthy
+    assert "2 times is allowed" in reason
+    assert_serves(world, world.serving)
+    page = next(page for name, page in local.reports(record).items() if name.startswith("probe-endpoint"))
+    assert "times the" in open_page(page).find_element("css selector", ".callout.bad").text
+
+
+def test_a_good_model_is_promoted_in_steps(
+    world: World, tmp_path: Path, save_model: Callable[..., dict[str, Any]], open_page: Any
+) -> None:
+    save_model(tmp_path / "model", CANCER, "target", LogisticRegression(C=0.1, max_iter=5000))
+    world.champion(tmp_path / "model")
+    record = world.deploy(max_slowdown=10.0)
+    assert record.succeeded, record.problem
+    assert components(record) == [
+        *("probe-endpoint", "shift-traffic", "probe-endpoint", "shift-traffic", "probe-endpoint"),
+    ]
+    assert [healthy for healthy, _ in verdicts(record)] == [True, True, True]
+    deployed = written(record, "deploy-model", "endpoint")
+    assert deployed.traffic == {deployed.revision: 10, world.serving.revision: 90}
+    promoted = written(record, "shift-traffic-2", "shifted")
+    assert promoted.traffic == {deployed.revision: 100, world.serving.revision: 0}
+    assert_serves(world, promoted)
+    for page in local.reports(record).values():
+        open_page(page)
+
+
+@pytest.fixture(scope="module")
+def stale_image(
+    containers: Any, tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., dict[str, Any]]
+) -> Any:
+    """Give an image of the server that serves a model of its own whatever it is told to serve."""
+    from docker.client import DockerClient
+
+    folder = tmp_path_factory.mktemp("stale")
+    save_model(folder / "model", CANCER, "target", LogisticRegression(C=1e-5, max_iter=5000))
+    serving = containers.reference("flowparts-serving")
+    engine = DockerClient.from_env()
+    command = engine.images.get(serving).attrs["Config"]
+    start = [*(command["Entrypoint"] or []), *(command["Cmd"] or [])]
+    entry = json.dumps(["env", "FLOWPARTS_SERVING_MODEL=/opt/stale", *start])
+    lines = [f"FROM {serving}", "COPY --chown=65532:0 model /opt/stale", f"ENTRYPOINT {entry}", "CMD []"]
+    (folder / "Dockerfile").write_text("\n".join(lines))
+    image, _ = engine.images.build(path=str(folder), rm=True)
+    yield image.id
+    engine.images.remove(image.id, force=True)
+    engine.close()
