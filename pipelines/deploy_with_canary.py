@@ -11,8 +11,9 @@ from components.ingest.ingest_table import ingest_table
 from components.predict.batch_predict import batch_predict
 from components.register.load_champion import load_champion
 
-# Shares after the first one, in percent; each is watched before the next.
+# Shares in percent after the one that is asked for; each is watched before the next.
 STEPS = (50, 100)
+FIRST = 10
 
 
 @dsl.pipeline(name="keep-or-roll-back")
@@ -43,12 +44,12 @@ def canary(
     table: Input[Dataset],
     target: str,
     name: str,
-    share: int,
-    options: dict,
-    requests: int,
-    seconds: float,
-    max_error_rate: float,
-    max_slowdown: float,
+    share: int = FIRST,
+    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    requests: int = 200,
+    seconds: float = 20.0,
+    max_error_rate: float = 0.01,
+    max_slowdown: float = 2.0,
 ) -> None:
     """Deploy a model at a small share, watch it, and promote it in steps or roll it back."""
     predictions = batch_predict(table=table, model=model).outputs["predictions"]
@@ -69,6 +70,25 @@ def canary(
         _climb(deployed.outputs["endpoint"], STEPS, watch)
 
 
+@dsl.pipeline(name="release")
+def release(model: Input[Model], table: Input[Dataset], target: str, name: str, options: dict) -> None:
+    """Deploy a model at a small share, watch it once, and promote it or roll it back.
+
+    For a pipeline of many steps, to which all of `canary` would add more than some clusters store.
+    """
+    predictions = batch_predict(table=table, model=model).outputs["predictions"]
+    deployed = deploy_model(model=model, target=target, name=name, share=FIRST, options=options)
+    endpoint = deployed.set_caching_options(False).outputs["endpoint"]
+    probed = probe_endpoint(
+        endpoint=endpoint, model=model, predictions=predictions, requests=100, seconds=10.0
+    )
+    probed.set_caching_options(False)
+    with dsl.If(probed.outputs["healthy"] == False, name="unhealthy"):  # noqa: E712
+        rollback(endpoint=endpoint, reason=probed.outputs["reason"]).set_caching_options(False)
+    with dsl.Else(name="healthy"):
+        shift_traffic(endpoint=endpoint, percent=100).set_caching_options(False)
+
+
 @dsl.pipeline(name="deploy-with-canary", display_name="Deploy with a canary")
 def deploy_with_canary(
     model_name: str = "tabular-training",
@@ -77,8 +97,8 @@ def deploy_with_canary(
     data_version: str = "",
     target: str = "docker",
     name: str = "tabular-training",
-    share: int = 10,
-    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    share: int = FIRST,
+    options: dict = {},  # noqa: B006
     requests: int = 200,
     seconds: float = 20.0,
     max_error_rate: float = 0.01,

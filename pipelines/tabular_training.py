@@ -15,6 +15,7 @@ from components.train.train_sklearn import train_sklearn
 from components.validate.infer_schema import infer_schema
 from components.validate.profile_table import profile_table
 from components.validate.validate_table import validate_table
+from pipelines.deploy_with_canary import release
 
 CANDIDATES = [
     {"estimator": "Linear", "parameters": {}},
@@ -38,8 +39,11 @@ def decide_and_register(
     margin: float,
     tracking_uri: str,
     seed: int,
+    deploy_target: str,
+    endpoint_name: str,
+    deploy_options: dict,
 ) -> None:
-    """Promote the model if it can be served and beats the champion, and sum the run up."""
+    """Promote the model if it can be served and beats the champion, sum the run up, and deploy it."""
     serving = check_serving(model=model, test=test)
     decision = compare_with_champion(
         model=model,
@@ -71,6 +75,8 @@ def decide_and_register(
             run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
         ).set_caching_options(False)
         summarize_run(**facts, version=registered.outputs["version"]).set_caching_options(False)
+        with dsl.If(deploy_target != "", name="deploy"):
+            release(model=model, table=test, target=deploy_target, name=endpoint_name, options=deploy_options)
     with dsl.Else(name="champion-stays"):
         summarize_run(**facts).set_caching_options(False)
 
@@ -90,6 +96,9 @@ def tabular_training(
     margin: float = 0.0,
     tracking_uri: str = "",
     seed: int = 0,
+    deploy_target: str = "",
+    endpoint_name: str = "tabular-training",
+    deploy_options: dict = {},  # noqa: B006
 ) -> None:
     """Train candidates on a table, pick the best, and register it if it beats the champion.
 
@@ -111,6 +120,10 @@ def tabular_training(
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
         seed: Seed of the split, the training and the bootstrap.
+        deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
+            kubernetes, kserve, seldon, vertex or sagemaker; empty for nowhere.
+        endpoint_name: Name of the endpoint that it becomes a revision of.
+        deploy_options: The target's own options, as its deploy component takes them.
     """
     ingested = ingest_table(source=source, data_version=data_version)
     table = ingested.outputs["table"]
@@ -150,6 +163,9 @@ def tabular_training(
         "margin": margin,
         "tracking_uri": tracking_uri,
         "seed": seed,
+        "deploy_target": deploy_target,
+        "endpoint_name": endpoint_name,
+        "deploy_options": deploy_options,
     }
     with dsl.If(task == "regression", name="regression"):
         evaluated = evaluate_regression(model=model, test=test, slice_columns=slice_columns, seed=seed)

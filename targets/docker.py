@@ -91,12 +91,14 @@ class Step:
         inputs: Its inputs by name, artifacts as URIs.
         memory_bytes: Its memory limit; 0 for none.
         environment: Its environment.
+        online: Whether it talks to a platform, whatever its inputs.
     """
 
     run: Path
     inputs: Mapping[str, Any]
     memory_bytes: int
     environment: Mapping[str, str]
+    online: bool = False
 
     def options(self, scratch: Path) -> list[str]:
         """Return the options of `docker run` that differ between steps; /tmp is the scratch folder.
@@ -107,7 +109,7 @@ class Step:
         runs = self.run.parents[1]
         mounts = {runs: (runs, "readonly"), self.run: (self.run, ""), _TMP: (scratch, "")}
         mounts |= {path: (path, "readonly") for path in local_paths(self.inputs) if runs not in path.parents}
-        remote = is_remote(self.inputs)
+        remote = self.online or is_remote(self.inputs)
         if "tracking_uri" in self.inputs:
             tracking_uri = self.inputs["tracking_uri"] or self.environment.get("MLFLOW_TRACKING_URI", "")
             remote = remote or is_remote(tracking_uri)

@@ -237,6 +237,7 @@ def _observed(
         volumes: dict[str, Any],  # noqa: ARG001
         **container_run_args: Any,
     ) -> int:
+        assert containers
         task, kfp_task = current.task, current.kfp_task
         component = kfp_task["components"][task.component]
         executor = kfp_task["executors"][component.executor_label]
@@ -246,8 +247,8 @@ def _observed(
             inputs=docker.inputs(component, task.parameters),
             memory_bytes=docker.memory_limit_bytes(executor),
             environment=variables,
+            online=image == containers.ids.get("flowparts-deploy"),
         )
-        assert containers
         with containers.started(step) as docker_run:
             code = process([*docker_run, image, *command], variables)
         if code == KILLED:

@@ -25,6 +25,18 @@ SCREENSHOTS = os.environ.get("FLOWPARTS_SCREENSHOTS")
 IMAGES = Path(__file__).parents[1] / "build" / "images.json"
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove what the contract tests have deployed, when the last of their processes has ended."""
+    if hasattr(session.config, "workerinput"):
+        return
+    file = session.config._tmp_path_factory.getbasetemp() / "recorded" / "endpoints"
+    if file.exists():
+        from flowparts.deploy import docker
+
+        for name in file.read_text().split():
+            docker.remove(name)
+
+
 @pytest.fixture
 def artifact(tmp_path: Path) -> Callable[..., Any]:
     """Make an artifact to be written by a component: `artifact("train", dsl.Dataset)`."""

@@ -210,8 +210,7 @@ TAKES_NO_ROWS = {"export_table"}
 def test_a_bad_table_is_answered(
     component: str, port: str, damage: Callable[[Path, Path], None], recorded: Recorded, tmp_path: Path
 ) -> None:
-    assert component in recorded.steps, f"no run in conftest.RUNS has a step of {component}; add one that has"
-    step = recorded.steps[component].inside(tmp_path, recorded.outside)
+    step = recorded.step(component).inside(tmp_path, recorded.outside)
     table = step.executor_input["inputs"]["artifacts"][port]["artifacts"][0]["uri"]
     copy = tmp_path / "damaged" / "table"
     damage(Path(table), copy)
@@ -252,7 +251,7 @@ JUDGES_MODELS = {"check_serving"}
 def test_a_bad_artifact_is_answered(
     component: str, port: str, damage: Callable[[Path], None], recorded: Recorded, tmp_path: Path
 ) -> None:
-    step = recorded.steps[component].inside(tmp_path, recorded.outside)
+    step = recorded.step(component).inside(tmp_path, recorded.outside)
     path = Path(step.executor_input["inputs"]["artifacts"][port]["artifacts"][0]["uri"])
     copy = tmp_path / "damaged"
     shutil.copytree(path, copy) if path.is_dir() else shutil.copyfile(path, copy)
@@ -286,7 +285,7 @@ VANISHED = [
 def test_a_vanished_column_is_named(
     component: str, port: str, what: str, recorded: Recorded, tmp_path: Path
 ) -> None:
-    step = recorded.steps[component].inside(tmp_path, recorded.outside)
+    step = recorded.step(component).inside(tmp_path, recorded.outside)
     frame = tables.scan(step.executor_input["inputs"]["artifacts"][port]["artifacts"][0]["uri"])
     names = frame.collect_schema().names()
     vanished = names[0] if what == "feature" else "target"
@@ -497,7 +496,7 @@ SERVED = [name for name, part in COMPONENTS.items() if "tracking_uri" in (part.c
 
 @pytest.mark.parametrize("component", SERVED)
 def test_an_unreachable_server_is_answered_soon(component: str, recorded: Recorded, tmp_path: Path) -> None:
-    step = recorded.steps[component].inside(tmp_path, recorded.outside)
+    step = recorded.step(component).inside(tmp_path, recorded.outside)
     step.executor_input["inputs"]["parameterValues"]["tracking_uri"] = NOWHERE
     started = time.monotonic()
     with answered(tmp_path / "made", NOWHERE, "no server answers there", "correct the tracking URI"):

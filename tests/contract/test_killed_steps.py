@@ -1,6 +1,7 @@
 """A step that is killed while it writes leaves nothing that looks finished, and can be run again."""
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ COMPONENTS = list(catalogue.components())
 # Write no output, but act on the world: a test below says what a killed one leaves there.
 ACTS_ON_THE_WORLD = {"register_mlflow"}
 # Hold measured times, which no two runs share.
-TIMED = {("check_serving", "metrics")}
+TIMED = {("check_serving", "metrics"), ("probe_endpoint", "metrics"), ("probe_endpoint", "report")}
 
 
 def outputs(folder: Path) -> dict[str, Any]:
@@ -34,7 +35,9 @@ def content(path: Path) -> Any:
 
 def assert_equal(found: dict[str, Any], expected: dict[str, Any], component: str) -> None:
     for name, value in found.items():
-        if (component, name) in TIMED:
+        if (component, name) in TIMED and name == "report":
+            assert value.endswith(b"</html>")
+        elif (component, name) in TIMED:
             assert json.loads(value).keys() == json.loads(expected[name]).keys()
         else:
             assert value == expected[name], f"{name} is not what an undisturbed step writes"
@@ -52,8 +55,7 @@ def spoil(folder: Path) -> None:
 def test_a_step_killed_while_it_writes_leaves_whole_outputs_or_none_and_can_be_run_again(
     component: str, recorded: Recorded, tmp_path: Path
 ) -> None:
-    assert component in recorded.steps, f"no run in conftest.RUNS has a step of {component}; add one that has"
-    step = recorded.steps[component]
+    step = recorded.step(component)
     log = tmp_path / "log"
 
     undisturbed = tmp_path / "undisturbed"
@@ -96,7 +98,7 @@ def test_a_killed_registration_is_completed_by_the_next_try_and_never_doubled(
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    step = recorded.steps["register_mlflow"].inside(tmp_path / "step", recorded.outside)
+    step = recorded.step("register_mlflow").inside(tmp_path / "step", recorded.outside)
     step.executor_input["inputs"]["parameterValues"] |= {"tracking_uri": uri, "model_name": "killed"}
     killed = step.run(tmp_path / "log", Stop(f"mlflow.MlflowClient.{function}", 1))
     assert killed.exit_code == -9, killed.log
@@ -110,3 +112,49 @@ def test_a_killed_registration_is_completed_by_the_next_try_and_never_doubled(
         assert ended.exit_code == 0, ended.log
         (version,) = client.search_model_versions("name = 'killed'")
         assert client.get_model_version_by_alias("killed", "champion").version == version.version
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        ("docker.models.containers.ContainerCollection.create", 2),
+        ("flowparts.deploy.wait", 1),
+        ("flowparts.deploy.wait", 2),
+    ],
+    ids=["before the server", "while the server starts", "before the endpoint is written"],
+)
+def test_a_killed_deployment_is_completed_by_the_next_try_and_leaves_nothing_else(
+    function: str, call: int, recorded: Recorded, tmp_path: Path
+) -> None:
+    from docker.client import DockerClient
+
+    from flowparts import endpoint as endpoints
+    from flowparts.deploy import docker
+
+    step = recorded.step("deploy_docker").inside(tmp_path / "step", recorded.outside)
+    name = f"killed-{uuid.uuid4().hex[:8]}"
+    step.executor_input["inputs"]["parameterValues"] |= {"name": name, "share": 100}
+    engine = DockerClient.from_env()
+    mine = {"label": f"flowparts.endpoint={name}"}
+    try:
+        killed = step.run(tmp_path / "log", Stop(function, call))
+        assert killed.exit_code == -9, killed.log
+        assert engine.volumes.list(filters=mine)
+        assert not (tmp_path / "step" / "made" / "endpoint").exists()
+        for _ in range(2):
+            ended = step.run(tmp_path / "log")
+            assert ended.exit_code == 0, ended.log
+            made = endpoints.read(tmp_path / "step" / "made" / "endpoint")
+            assert made.traffic == {made.revision: 100}
+            containers = {
+                found.name: found.status for found in engine.containers.list(all=True, filters=mine)
+            }
+            assert set(containers.values()) == {"running"}
+            splitter, server = sorted(containers)
+            assert splitter == f"endpoint-{name}"
+            assert server.startswith(f"endpoint-{name}-{made.revision}-")
+            volumes = {volume.name for volume in engine.volumes.list(filters=mine)}
+            assert volumes == {f"endpoint-{name}", f"endpoint-{name}-{made.revision}"}
+    finally:
+        docker.remove(name)
+        engine.close()

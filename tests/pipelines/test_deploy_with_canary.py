@@ -45,7 +45,13 @@ class World:
 
     def deploy(self, **parameters: Any) -> local.Run:
         """Run the pipeline on the champion."""
-        given = {"model_name": "churn", "name": self.name, "tracking_uri": self.tracking_uri, **WATCH}
+        given = {
+            "model_name": "churn",
+            "name": self.name,
+            "tracking_uri": self.tracking_uri,
+            "options": {"memory": "1Gi"},
+            **WATCH,
+        }
         return local.run(deploy_with_canary, given | parameters, self.runs)
 
 
@@ -55,14 +61,17 @@ def world(tmp_path_factory: pytest.TempPathFactory, new_endpoint: Callable[[str]
     name = new_endpoint("churn")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
-        candidates = [{"estimator": "Linear", "parameters": {}}]
-        trained = local.run(tabular_training, {"candidates": candidates, "model_name": "churn"}, runs)
-        assert trained.succeeded
-    made = World(runs, name, Endpoint("docker", name, "http://127.0.0.1:9", "none", {"none": 100}))
-    first = made.deploy(share=10)
-    assert first.succeeded, first.problem
-    made.serving = written(first, "deploy-model", "endpoint")
-    return made
+        parameters = {
+            "candidates": [{"estimator": "Linear", "parameters": {}}],
+            "model_name": "churn",
+            "deploy_target": "docker",
+            "endpoint_name": name,
+            "deploy_options": {"memory": "1Gi"},
+        }
+        trained = local.run(tabular_training, parameters, runs)
+        assert trained.succeeded, trained.problem
+    assert verdicts(trained)[0][0]
+    return World(runs, name, written(trained, "deploy-model", "endpoint"))
 
 
 def outputs(record: local.Run, task: str) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def assert_serves(world: World, expected: Endpoint) -> None:
 
 def test_the_first_revision_gets_all_traffic_and_a_second_run_changes_nothing(world: World) -> None:
     assert world.serving.traffic == {world.serving.revision: 100}
-    record = world.deploy(share=10)
+    record = world.deploy()
     assert record.succeeded, record.problem
     assert components(record) == ["probe-endpoint"]
     assert verdicts(record)[0][0]
@@ -118,7 +127,7 @@ def test_a_model_that_predicts_otherwise_than_offline_is_rolled_back(
 ) -> None:
     save_model(tmp_path / "model", CANCER, "target", LogisticRegression(C=0.5, max_iter=5000))
     world.champion(tmp_path / "model")
-    record = world.deploy(options={"image": stale_image})
+    record = world.deploy(options={"image": stale_image, "memory": "1Gi"})
     assert record.succeeded, record.problem
     assert components(record) == ["probe-endpoint", "rollback"]
     ((healthy, reason),) = verdicts(record)
