@@ -39,6 +39,9 @@ _CPU = re.compile(r"(\d+)m|(\d+(?:\.\d+)?)")
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _LEAST_MEMORY = 64 * 2**20
 
+# Where Kubeflow and Vertex AI mount what a step reads.
+_MOUNTS = {"gs": Path("/gcs"), "s3": Path("/s3"), "minio": Path("/minio")}
+
 _SAY_EVERY_SECONDS = 5.0
 _LOOK_EVERY_SECONDS = 0.5
 _ANSWER_SECONDS = 30.0
@@ -139,10 +142,8 @@ def local_copy(model: str) -> Iterator[Path]:
     if not separator or scheme == "file":
         yield Path(rest or model)
         return
-    # Where Kubeflow and Vertex AI mount what a step reads: gs://bucket/x at /gcs/bucket/x.
-    mounted = Path({"gs": "/gcs", "s3": "/s3"}.get(scheme, f"/{scheme}")) / rest
-    if mounted.is_dir():
-        yield mounted
+    if scheme in _MOUNTS and (_MOUNTS[scheme] / rest).is_dir():
+        yield _MOUNTS[scheme] / rest
         return
     import fsspec
 

@@ -1,0 +1,153 @@
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from flowparts import deploy
+
+
+def test_a_target_is_found_by_its_name_and_offers_what_all_do() -> None:
+    assert "docker" in deploy.targets()
+    for name in deploy.targets():
+        target = deploy.target(name)
+        for function in ("deploy", "shift", "rollback", "predict"):
+            assert callable(getattr(target, function)), f"{name} has no {function}"
+    with pytest.raises(
+        ValueError, match=r"unknown deployment target 'dockr'; did you mean 'docker'\? known: "
+    ):
+        deploy.target("dockr")
+    with pytest.raises(ValueError, match="unknown deployment target '_splitter'"):
+        deploy.target("_splitter")
+
+
+def test_options_get_the_types_that_the_target_takes() -> None:
+    given = {"replicas": 2.0, "timeout_seconds": 60, "memory": "1Gi"}
+    checked = deploy.options("docker", given)
+    assert checked == given
+    assert {name: type(value) for name, value in checked.items()} == {
+        "replicas": int,
+        "timeout_seconds": float,
+        "memory": str,
+    }
+
+
+@pytest.mark.parametrize(("cpu", "number"), [("2", 2.0), ("0.5", 0.5), ("500m", 0.5), ("1500m", 1.5)])
+def test_processors_are_written_as_in_kubernetes(cpu: str, number: float) -> None:
+    assert deploy.cpus(cpu) == number
+
+
+@pytest.mark.parametrize("cpu", ["0", "-1", "two", "", "1.5.0", "0m"])
+def test_what_is_no_number_of_processors_is_answered(cpu: str) -> None:
+    with pytest.raises(ValueError, match="is not a number of processors"):
+        deploy.cpus(cpu)
+
+
+@pytest.mark.parametrize(
+    ("memory", "number"), [("128Mi", 2**27), ("2Gi", 2**31), ("1.5Gi", 3 * 2**29), ("1G", 10**9)]
+)
+def test_memory_is_written_as_in_kubernetes(memory: str, number: int) -> None:
+    assert deploy.memory_bytes(memory) == number
+
+
+@pytest.mark.parametrize("memory", ["", "2", "2GB", "12Mi", "-2Gi", "much"])
+def test_what_is_no_amount_of_memory_is_answered(memory: str) -> None:
+    with pytest.raises(ValueError, match="is not an amount such as '512Mi'"):
+        deploy.memory_bytes(memory)
+
+
+@pytest.mark.parametrize("name", ["", "Churn", "churn_model", "1churn", "churn-", "a" * 41])
+def test_a_name_that_some_platform_refuses_is_answered(name: str) -> None:
+    with pytest.raises(ValueError, match="must start with a letter"):
+        deploy.check_name(name)
+    deploy.check_name("churn-2")
+
+
+def test_equal_files_are_the_same_revision_and_others_another(
+    save_model: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    wine = pl.read_parquet("containers/flowparts/samples/wine.parquet")
+    for name, strength in {"a": 1.0, "b": 1.0, "c": 0.1}.items():
+        save_model(tmp_path / name, wine, "target", LogisticRegression(C=strength, max_iter=1000))
+    first, same, other = (deploy.revision(tmp_path / name) for name in "abc")
+    assert first == same != other
+    with deploy.local_copy((tmp_path / "a").as_uri()) as directory:
+        assert deploy.revision(directory) == first
+    with deploy.local_copy(f"local://{tmp_path / 'a'}") as directory:
+        assert directory != tmp_path / "a"
+        assert deploy.revision(directory) == first
+    with pytest.raises(ValueError, match="no model at"):
+        deploy.revision(tmp_path)
+
+
+def test_a_uri_that_holds_nothing_is_answered(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match=r"the model at local:///.*can't be read"),
+        deploy.local_copy(f"local://{tmp_path / 'nothing'}"),
+    ):
+        pass
+
+
+def test_waiting_ends_when_it_is_ready_or_the_time_is_over() -> None:
+    states = iter(["pulling", "starting", ""])
+    deploy.wait("the server", lambda: next(states), 60)
+    assert list(states) == []
+    with pytest.raises(ValueError, match=r"the server is not ready after 0\.1 s: pulling"):
+        deploy.wait("the server", lambda: "pulling", 0.1)
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, bytes], str]]:
+    """Answer every request alike: `answering(200, b"{}")` gives the address."""
+    servers = []
+
+    def start(status: int, body: bytes) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/predict"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_predictions_are_taken_from_the_answer(answering: Callable[[int, bytes], str]) -> None:
+    url = answering(200, json.dumps({"predictions": [{"prediction": 1.5}]}).encode())
+    assert deploy.ask(url, [{"a": 1}]) == [{"prediction": 1.5}]
+    with pytest.raises(ValueError, match="instead of 2 predictions"):
+        deploy.ask(url, [{"a": 1}, {"a": 2}])
+
+
+REFUSED = {
+    "an error": (422, b"column 'a' is missing", "answered 422: column 'a' is missing"),
+    "no JSON": (200, b"<html>", "answered something that is not JSON"),
+    "other JSON": (200, b"[]", r"answered \[\] instead of 1 predictions"),
+}
+
+
+@pytest.mark.parametrize(("status", "body", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_prediction_is_answered(
+    status: int, body: bytes, words: str, answering: Callable[[int, bytes], str]
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        deploy.ask(answering(status, body), [{"a": 1}])
+    with pytest.raises(ValueError, match="gave no answer"):
+        deploy.ask("http://127.0.0.1:9/predict", [{"a": 1}])
