@@ -123,7 +123,12 @@ def build(
     images = chosen(names)
     base_image = _available(base_image)
     docker = _builder()
-    facts = {"VERSION": version, "SOURCE": _source(), "GIT_COMMIT": lineage.git_commit()}
+    facts = {
+        "VERSION": version,
+        "SOURCE": _source(),
+        "GIT_COMMIT": lineage.git_commit(),
+        "REGISTRY": registry,
+    }
 
     def environment(image: Image) -> list[str]:
         parents = {"PARENT_IMAGE": f"{registry}/flowparts-{image.parent}:{version}-environment"}

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 IMAGES = {image.key: image for image in images.chosen([])}
 # Megabytes, uncompressed, on the Debian stand-in for the Python image, which takes 119 of them.
 # Polars and DuckDB take 230.
-SIZES = {"base": 460, "sklearn": 880}
+SIZES = {"base": 460, "sklearn": 880, "deploy": 700}
 # Permissive licences, and those that ask to share changes of their own files only; as SPDX or PyPI name them.
 ALLOWED = {
     *(
@@ -105,6 +105,8 @@ def test_says_where_it_comes_from(image_id: str, image: images.Image) -> None:
     assert labels["org.opencontainers.image.base.name"]
     commit = run(image_id, "sh", "-c", "echo $FLOWPARTS_GIT_COMMIT").stdout.strip()
     assert labels["org.opencontainers.image.revision"] == commit != ""
+    told = run(image_id, "sh", "-c", "echo $FLOWPARTS_REGISTRY/$0:$FLOWPARTS_IMAGE_VERSION", image.name)
+    assert told.stdout.strip() in inspect(image_id)["RepoTags"]
 
 
 @every_image

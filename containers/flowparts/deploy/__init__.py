@@ -165,11 +165,13 @@ def image(folder: str, given: str = "") -> str:
 
     Args:
         folder: Such as "serving".
-        given: Taken where it isn't empty; else FLOWPARTS_SERVING_IMAGE of the environment, else what
-            `make images` makes.
+        given: Taken where it isn't empty. Else FLOWPARTS_SERVING_IMAGE of the environment, else that of the
+            same registry and version as the image that this runs in, else what `make images` makes.
     """
-    named = os.environ.get(f"FLOWPARTS_{folder.upper()}_IMAGE")
-    return given or named or f"flowparts/flowparts-{folder}:{__version__}"
+    named = given or os.environ.get(f"FLOWPARTS_{folder.upper()}_IMAGE")
+    registry = os.environ.get("FLOWPARTS_REGISTRY", "flowparts")
+    version = os.environ.get("FLOWPARTS_IMAGE_VERSION", __version__)
+    return named or f"{registry}/flowparts-{folder}:{version}"
 
 
 def check_name(name: str) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import deploy
+from flowparts import __version__, deploy
 
 
 def test_a_target_is_found_by_its_name_and_offers_what_all_do() -> None:
@@ -35,6 +35,18 @@ def test_options_get_the_types_that_the_target_takes() -> None:
         "timeout_seconds": float,
         "memory": str,
     }
+
+
+def test_the_servers_image_is_the_one_given_or_of_the_same_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLOWPARTS_SERVING_IMAGE", "FLOWPARTS_REGISTRY", "FLOWPARTS_IMAGE_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    assert deploy.image("serving", "mine:1") == "mine:1"
+    assert deploy.image("serving") == f"flowparts/flowparts-serving:{__version__}"
+    monkeypatch.setenv("FLOWPARTS_REGISTRY", "registry.example/team")
+    monkeypatch.setenv("FLOWPARTS_IMAGE_VERSION", "1.2.3")
+    assert deploy.image("serving") == "registry.example/team/flowparts-serving:1.2.3"
+    monkeypatch.setenv("FLOWPARTS_SERVING_IMAGE", "mine:2")
+    assert deploy.image("serving") == "mine:2"
 
 
 @pytest.mark.parametrize(("cpu", "number"), [("2", 2.0), ("0.5", 0.5), ("500m", 0.5), ("1500m", 1.5)])
