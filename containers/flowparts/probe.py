@@ -219,7 +219,7 @@ def probe_page(endpoint: Endpoint, finding: Finding) -> str:
     rows = [
         {
             "revision": lane.revision,
-            "share of the traffic": f"{endpoint.traffic[lane.revision]} %",
+            "share of the traffic": f"{endpoint.traffic[lane.revision]}%",
             "requests": lane.requests,
             "without a prediction": len(lane.errors),
             **{f"{name}, ms": lane.latency_ms(share) for name, share in _PERCENTILES.items()},
@@ -229,17 +229,29 @@ def probe_page(endpoint: Endpoint, finding: Finding) -> str:
     over_requests = {
         lane.revision: (list(range(1, len(lane.latencies_ms) + 1)), lane.latencies_ms) for lane in lanes
     }
+    percentiles = {
+        f"{lane.revision} {name}": lane.latency_ms(share)
+        for name, share in _PERCENTILES.items()
+        for lane in lanes
+    }
     blocks = [
         report.callout(finding.reason, "good" if finding.healthy else "bad"),
         report.facts(
             {
-                "share": f"{endpoint.share} %",
+                "share of the traffic": f"{endpoint.share}%",
                 "median, ms": finding.current.latency_ms(0.5),
                 "p95, ms": finding.current.latency_ms(0.95),
                 "error rate": f"{finding.current.error_rate:.1%}",
             }
         ),
-        report.section("Requests", report.table(rows), report.lines(over_requests, "answered request", "ms")),
+        report.section(
+            "Requests",
+            report.table(rows),
+            report.grid(
+                report.lines(over_requests, "answered request", "ms"),
+                report.bars(percentiles, label="milliseconds for a request of one row"),
+            ),
+        ),
     ]
     if finding.different:
         blocks.append(
