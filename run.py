@@ -56,6 +56,8 @@ def _conclude(console: Console, record: "Run") -> None:
         console.print(Text.assemble((f"{name}: ", "bold"), values), soft_wrap=True)
     for name, file in local.reports(record).items():
         console.print(Text(f"report {name}: {file}"), soft_wrap=True)
+    for name, address in local.endpoints(record).items():
+        console.print(Text(f"endpoint {name}: {address}"), soft_wrap=True)
     for task in record.failed:
         console.print(Text(f"failed: {task.name}", "bold red"))
         console.print(Text(f"  {task.error}"), soft_wrap=True)

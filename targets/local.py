@@ -181,6 +181,17 @@ def metrics(record: Run) -> dict[str, dict[str, float]]:
     return found
 
 
+def endpoints(record: Run) -> dict[str, str]:
+    """Return the address and the shares of every endpoint as the last step left it, by name."""
+    found = {}
+    for task in record.tasks:
+        for value in task.outputs.values():
+            if isinstance(value, dsl.Artifact) and {"name", "url", "traffic"} <= value.metadata.keys():
+                shares = (f"{revision} {share:g} %" for revision, share in value.metadata["traffic"].items())
+                found[value.metadata["name"]] = f"{value.metadata['url']} ({', '.join(shares)})"
+    return found
+
+
 @contextlib.contextmanager
 def _observed(
     record: Run,

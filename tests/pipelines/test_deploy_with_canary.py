@@ -178,6 +178,8 @@ def test_a_good_model_is_promoted_in_steps(
     promoted = written(record, "shift-traffic-2", "shifted")
     assert promoted.traffic == {deployed.revision: 100, world.serving.revision: 0}
     assert_serves(world, promoted)
+    told = f"{promoted.url} ({deployed.revision} 100 %, {world.serving.revision} 0 %)"
+    assert local.endpoints(record) == {world.name: told}
     for page in local.reports(record).values():
         open_page(page)
 
