@@ -59,8 +59,10 @@ def _modules(distribution: str) -> list[str]:
     tops = {file.parts[0].partition(".")[0] for file in files if file.name.endswith((".py", ".so"))}
     names = sorted(name for name in tops if name.isidentifier() and not name.startswith("_"))
     own = distribution.replace("-", "_").lower()
-    # A dotted name is a module inside a namespace, such as backports.zstd.
-    return [own] if own in names or "." in own else names
+    inside = distribution.replace("-", ".").lower()
+    if f"{inside.replace('.', '/')}/__init__.py" in {file.as_posix() for file in files}:
+        return [inside]  # perhaps inside a namespace, such as google.cloud.aiplatform or backports.zstd
+    return [own] if own in names else names
 
 
 def _version(distribution: str) -> str:

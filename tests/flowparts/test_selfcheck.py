@@ -11,7 +11,9 @@ def test_names_what_the_requirement_files_promise(tmp_path: Path) -> None:
     assert selfcheck.promised(tmp_path) == ["fsspec", "polars", "scikit-learn"]
 
 
-@pytest.mark.parametrize("name", ["polars-hash", "duckdb", "jinja2", "PyYAML"])
+@pytest.mark.parametrize(
+    "name", ["polars-hash", "duckdb", "jinja2", "PyYAML", "backports.zstd", "google-cloud-aiplatform"]
+)
 def test_finds_the_modules_of_a_distribution(name: str) -> None:
     assert selfcheck.import_problem(name) == ""
 
