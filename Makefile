@@ -48,6 +48,10 @@ docs: .venv/installed system
 	$(BIN)/python run.py batch-prediction
 	$(BIN)/python -m targets.site $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
 
+# The messages of the Open Inference Protocol, from containers/flowparts/serving/open_inference.proto.
+proto: .venv/installed
+	$(BIN)/python -m grpc_tools.protoc -I containers --python_out=containers --pyi_out=containers containers/flowparts/serving/open_inference.proto
+
 readme: .venv/installed
 	$(BIN)/python -m targets.readme
 
@@ -72,4 +76,4 @@ bench-containers: images
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push wheel system lock docs readme bench bench-containers
+.PHONY: run test compile images push wheel system lock docs readme bench bench-containers proto

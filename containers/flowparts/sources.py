@@ -72,6 +72,32 @@ def fetch(source: str, directory: Path) -> list[File]:
     return _remote(source, scheme, directory)
 
 
+def fetch_tree(source: str, directory: Path) -> None:
+    """Copy a directory in S3 (s3://) or in Cloud Storage (gs://) with all that is below it.
+
+    Args:
+        source: The directory's address.
+        directory: An existing directory, which gets what the source holds.
+
+    Raises:
+        ValueError: Nothing is there, or the server can't be reached.
+    """
+    scheme, _, rest = source.partition("://")
+    try:
+        files = _filesystem(scheme)
+        root = rest.strip("/")
+        names = [name for name in files.find(root) if name != root]
+        for name in sorted(names):
+            target = directory / name.removeprefix(f"{root}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(name, str(target))
+    # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
+    except Exception as error:
+        raise ValueError(_reason(source, scheme, error)) from None
+    if not names:
+        raise ValueError(f"there is nothing at {source}")
+
+
 def local_files(source: str) -> list[File]:
     """Find the files on this machine that a source names; none when it is of another scheme.
 
@@ -219,7 +245,7 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
     return found
 
 
-def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
+def _filesystem(scheme: str) -> Any:
     import fsspec
 
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -235,11 +261,17 @@ def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
 
         # The default gives up after five minutes in all, however well a large download goes.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-        return fsspec.filesystem(scheme, client_kwargs={"timeout": timeout}, **options), [source]
+        options["client_kwargs"] = {"timeout": timeout}
     if scheme == "gs":
         # It prints the traceback of every failure, which is one sentence here.
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    files = fsspec.filesystem(scheme, **options)
+    return fsspec.filesystem(scheme, **options)
+
+
+def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
+    files = _filesystem(scheme)
+    if scheme.startswith("http"):
+        return files, [source]
     path = source.partition("://")[2]
     if glob.has_magic(path):
         names = [name for name, info in files.glob(path, detail=True).items() if info["type"] == "file"]

@@ -1,0 +1,4 @@
+"""The one model server: every deployment target's protocol in front of one model directory.
+
+`python -m flowparts.serving --model DIR` starts it; `--help` lists the options.
+"""

@@ -1,0 +1,67 @@
+"""Rows as CSV, which SageMaker's clients send."""
+
+import csv
+import io
+import math
+from typing import Any
+
+from flowparts.serving.batching import Answer, Row
+from flowparts.serving.refusals import Refusal
+from flowparts.serving.signature import Signature
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+def rows(body: bytes, signature: Signature) -> list[Row]:
+    """Return the rows of CSV text (UTF-8): with the columns' names in the first line, or in their order.
+
+    An empty field is a missing value.
+
+    Raises:
+        Refusal: It isn't CSV, a line has another number of fields, or a value is of another type.
+    """
+    try:
+        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Refusal("malformed", f"the body is not valid CSV: {error}") from None
+    lines = [line for line in lines if line]
+    names = list(signature.features)
+    first = 1
+    if lines and set(lines[0]) & set(names):
+        names, lines, first = lines[0], lines[1:], 2
+        if len(set(names)) < len(names):
+            raise Refusal("signature", "the first line names a column twice")
+    for number, line in enumerate(lines, first):
+        if len(line) != len(names):
+            raise Refusal(
+                "signature", f"line {number} has {len(line)} fields; expected are {len(names)}: {', '.join(names[:10])}"
+            )
+    columns: dict[str, list[Any]] = {}
+    for position, name in enumerate(names):
+        kind = signature.features.get(name, "string")
+        columns[name] = [_value(name, kind, line[position], number) for number, line in enumerate(lines, first)]
+    return signature.rows_of_columns(columns, len(lines))
+
+
+def write(answer: Answer, signature: Signature) -> bytes:
+    """Return a line for each row: the prediction and its probabilities, in the order of the outputs."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(zip(*(answer.column(name) for name in signature.outputs), strict=True))
+    return text.getvalue().encode()
+
+
+def _value(name: str, kind: str, text: str, line: int) -> Any:
+    if text == "":
+        return None
+    if kind in ("integer", "number"):
+        try:
+            number = float(text)
+        except ValueError:
+            raise Refusal("signature", f"line {line}: {name!r} must be a number, not {text!r}") from None
+        return number if math.isfinite(number) else None
+    if kind == "boolean":
+        if text.lower() not in _TRUTH:
+            raise Refusal("signature", f"line {line}: {name!r} must be true or false, not {text!r}")
+        return _TRUTH[text.lower()]
+    return text

@@ -1,0 +1,189 @@
+"""The Open Inference Protocol V2 over REST, with the binary tensor data extension."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+import flowparts
+from flowparts.serving import tensors
+from flowparts.serving.batching import Answer, Row
+from flowparts.serving.refusals import Refusal
+from flowparts.serving.signature import Signature, decoded
+
+LENGTH_HEADER = "inference-header-content-length"
+
+
+class InputTensor(msgspec.Struct):
+    """A column of the request."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class RequestedOutput(msgspec.Struct):
+    """A column that the client wants."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(msgspec.Struct):
+    """The JSON part of a request."""
+
+    inputs: list[InputTensor]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[RequestedOutput] = []
+
+
+class OutputTensor(msgspec.Struct, omit_defaults=True):
+    """A column of the response."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class InferResponse(msgspec.Struct, omit_defaults=True):
+    """The JSON part of a response."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str = ""
+
+
+_request = msgspec.json.Decoder(InferRequest)
+
+
+def read(body: bytes, json_length: str | None) -> tuple[InferRequest, bytes]:
+    """Return the JSON part of a body and the bytes after it.
+
+    Args:
+        body: The body.
+        json_length: The header Inference-Header-Content-Length; None if there is none.
+
+    Raises:
+        Refusal: The body isn't what the protocol asks for.
+    """
+    if json_length is None:
+        return decoded(_request, body), b""
+    if not json_length.isascii() or not json_length.isdigit() or int(json_length) > len(body):
+        raise Refusal(
+            "malformed",
+            f"Inference-Header-Content-Length is {json_length!r}; it must be the length of the JSON in a body "
+            f"of {len(body)} bytes",
+        )
+    return decoded(_request, body[: int(json_length)]), body[int(json_length) :]
+
+
+def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: int) -> list[Row]:
+    """Return the rows of a request.
+
+    Raises:
+        Refusal: A tensor is missing, of another datatype or shape, or its bytes don't add up.
+    """
+    if not request.inputs:
+        raise Refusal("signature", "the request has no inputs; send one for each column of the model")
+    count = tensors.count_rows(request.inputs[0].name, request.inputs[0].shape)
+    if count > max_rows:
+        raise Refusal("too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once")
+    columns = {}
+    place = 0
+    for tensor in request.inputs:
+        size = tensor.parameters.get("binary_data_size")
+        raw = None
+        if size is not None:
+            if type(size) is not int or size < 0 or place + size > len(binary):
+                raise Refusal(
+                    "malformed",
+                    f"tensor {tensor.name!r} has binary_data_size {size!r}, but {len(binary) - place} bytes are left",
+                )
+            raw = binary[place : place + size]
+            place += size
+        if (kind := signature.features.get(tensor.name)) is None:
+            columns[tensor.name] = [None] * count
+            continue
+        if tensors.count_rows(tensor.name, tensor.shape) != count:
+            raise Refusal(
+                "signature",
+                f"tensor {tensor.name!r} has {tensor.shape[0]} rows, but {request.inputs[0].name!r} has {count}",
+            )
+        tensors.check_datatype(tensor.name, kind, tensor.datatype)
+        if raw is not None:
+            columns[tensor.name] = tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count)
+        elif tensor.data is not None:
+            columns[tensor.name] = tensors.plain(tensor.name, kind, tensor.data)
+        else:
+            raise Refusal("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
+    if place != len(binary):
+        raise Refusal("malformed", f"{len(binary) - place} bytes after the last tensor belong to none")
+    return signature.rows_of_columns(columns, count)
+
+
+def wanted(requested: Sequence[str], signature: Signature) -> Sequence[str]:
+    """Return the names of the outputs to send: those that were asked for, else all.
+
+    Raises:
+        Refusal: There is no such output.
+    """
+    for name in requested:
+        if name not in signature.outputs:
+            raise Refusal(
+                "signature", f"there is no output {name!r}; the outputs are: {', '.join(signature.outputs)}"
+            )
+    return requested or signature.outputs
+
+
+def write(
+    request: InferRequest, answer: Answer, signature: Signature, model_name: str, version: str
+) -> tuple[bytes, int | None]:
+    """Return the body of a response and the length of its JSON part where bytes follow it."""
+    names = wanted([output.name for output in request.outputs], signature)
+    binary_all = request.parameters.get("binary_data_output") is True
+    asked = {output.name: output.parameters.get("binary_data") for output in request.outputs}
+    outputs, parts = [], []
+    for name in names:
+        values = answer.column(name)
+        output = OutputTensor(name, output_datatype(name, signature), [len(values)])
+        if asked.get(name) is True or (binary_all and asked.get(name) is not False):
+            parts.append(tensors.packed(output.datatype, values))
+            output.parameters = {"binary_data_size": len(parts[-1])}
+        else:
+            output.data = values
+        outputs.append(output)
+    head = msgspec.json.encode(InferResponse(model_name, version, outputs, request.id))
+    return head + b"".join(parts), len(head) if parts else None
+
+
+def output_datatype(name: str, signature: Signature) -> str:
+    """Return the datatype of an output."""
+    if name != "prediction" or signature.classes is None:
+        return "FP64"
+    return tensors.datatype_of(type(signature.classes[0]))
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return what the server says about itself."""
+    return {"name": "flowparts", "version": flowparts.__version__, "extensions": ["binary_tensor_data"]}
+
+
+def model_metadata(signature: Signature, model_name: str, version: str, platform: str) -> Mapping[str, Any]:
+    """Return what the server says about the model."""
+    inputs = [
+        {"name": name, "datatype": tensors.datatype(kind), "shape": [-1]}
+        for name, kind in signature.features.items()
+    ]
+    outputs = [
+        {"name": name, "datatype": output_datatype(name, signature), "shape": [-1]}
+        for name in signature.outputs
+    ]
+    return {
+        "name": model_name, "versions": [version], "platform": platform, "inputs": inputs, "outputs": outputs,
+    }  # fmt: skip

@@ -1,0 +1,43 @@
+"""Why a request gets no prediction: each reason with its HTTP status and its gRPC code."""
+
+from http import HTTPStatus
+
+REASONS = {
+    "malformed": (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT"),
+    "signature": (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT"),
+    "too_many_rows": (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT"),
+    "unauthorized": (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED"),
+    "not_found": (HTTPStatus.NOT_FOUND, "NOT_FOUND"),
+    "method": (HTTPStatus.METHOD_NOT_ALLOWED, "UNIMPLEMENTED"),
+    "slow": (HTTPStatus.REQUEST_TIMEOUT, "DEADLINE_EXCEEDED"),
+    "too_large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RESOURCE_EXHAUSTED"),
+    "content_type": (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT"),
+    "busy": (HTTPStatus.TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
+    "failed": (HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL"),
+    "draining": (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+    "deadline": (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
+}
+
+
+class Refusal(Exception):  # noqa: N818 - the client's mistake or bad luck, not an error of the server
+    """A request that is answered with a sentence instead of a prediction.
+
+    Attributes:
+        reason: A key of `REASONS`.
+        sentence: What is wrong and the way out.
+    """
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.sentence = sentence
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return int(REASONS[self.reason][0])
+
+    @property
+    def grpc_code(self) -> str:
+        """The name of the gRPC status code."""
+        return REASONS[self.reason][1]

@@ -1,0 +1,200 @@
+"""The Open Inference Protocol V2 over gRPC; messages are generated from open_inference.proto by `make proto`."""
+
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any
+
+import grpc
+
+from flowparts.serving import open_inference, tensors
+from flowparts.serving import open_inference_pb2 as messages
+from flowparts.serving.app import App
+from flowparts.serving.logs import say
+from flowparts.serving.metrics import Metrics
+from flowparts.serving.refusals import Refusal
+from flowparts.serving.served_model import ServedModel
+from flowparts.serving.settings import Settings
+
+_SERVICE = "inference.GRPCInferenceService"
+# Where typed contents of a datatype stand.
+_CONTENTS = {
+    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
+    "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
+}  # fmt: skip
+_CODES = {
+    "INVALID_ARGUMENT": "400", "UNAUTHENTICATED": "401", "NOT_FOUND": "404", "RESOURCE_EXHAUSTED": "429",
+    "INTERNAL": "500", "UNAVAILABLE": "503", "DEADLINE_EXCEEDED": "504",
+}  # fmt: skip
+
+
+class Service:
+    """Answers the calls of the protocol with the application's model.
+
+    Args:
+        app: Predicts, and knows the token and whether the server is shutting down.
+        model: The model.
+        metrics: Where calls are counted.
+        settings: The server's options.
+    """
+
+    def __init__(self, app: App, model: ServedModel, metrics: Metrics, settings: Settings) -> None:
+        self._app = app
+        self._model = model
+        self._metrics = metrics
+        self._settings = settings
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Return the handlers of the service."""
+        calls: dict[str, tuple[Callable[[Any, Any], Awaitable[Any]], bool]] = {
+            "ServerLive": (self._server_live, True),
+            "ServerReady": (self._server_ready, True),
+            "ModelReady": (self._model_ready, True),
+            "ServerMetadata": (self._server_metadata, False),
+            "ModelMetadata": (self._model_metadata, False),
+            "ModelInfer": (self._infer, False),
+        }
+        return grpc.method_handlers_generic_handler(
+            _SERVICE,
+            {
+                name: grpc.unary_unary_rpc_method_handler(
+                    self._guarded(call, is_open),
+                    request_deserializer=getattr(messages, f"{name}Request").FromString,
+                    response_serializer=getattr(messages, f"{name}Response").SerializeToString,
+                )
+                for name, (call, is_open) in calls.items()
+            },
+        )
+
+    def _guarded(self, call: Callable[[Any, Any], Awaitable[Any]], is_open: bool) -> Any:
+        async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            started = perf_counter()
+            self._metrics.started()
+            refusal = None
+            try:
+                if not is_open:
+                    self._authorize(context)
+                return await call(request, context)
+            except Refusal as found:
+                refusal = found
+            except Exception:
+                say("a call failed", 40, exc_info=True)
+                refusal = Refusal("failed", "the model failed on this request; the server's log says why")
+            finally:
+                code = _CODES[refusal.grpc_code] if refusal else "200"
+                self._metrics.finished("grpc", code, perf_counter() - started)
+            self._metrics.rejected(refusal.reason)
+            await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.sentence)
+
+        return answer
+
+    def _authorize(self, context: grpc.aio.ServicerContext) -> None:
+        given = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
+        if not self._app.authorized(given.encode() if isinstance(given, str) else given):
+            raise Refusal("unauthorized", "send the server's token as the metadata authorization: Bearer TOKEN")
+
+    async def _server_live(self, _: Any, __: Any) -> Any:
+        return messages.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _: Any, __: Any) -> Any:
+        return messages.ServerReadyResponse(ready=not self._app.draining)
+
+    async def _model_ready(self, request: Any, _: Any) -> Any:
+        self._require_model(request.name, request.version)
+        return messages.ModelReadyResponse(ready=not self._app.draining)
+
+    async def _server_metadata(self, _: Any, __: Any) -> Any:
+        return messages.ServerMetadataResponse(**open_inference.server_metadata())
+
+    async def _model_metadata(self, request: Any, _: Any) -> Any:
+        self._require_model(request.name, request.version)
+        model = self._model
+        return messages.ModelMetadataResponse(
+            **open_inference.model_metadata(
+                model.signature, model.name, model.version, f"flowparts_{model.engine.name}"
+            )
+        )
+
+    async def _infer(self, request: Any, context: Any) -> Any:
+        self._require_model(request.model_name, request.model_version)
+        signature = self._model.signature
+        names = open_inference.wanted([output.name for output in request.outputs], signature)
+        rows = self._rows(request)
+        seconds = self._settings.timeout_seconds
+        if (remaining := context.time_remaining()) is not None:
+            seconds = min(seconds, remaining)
+        answer = await self._app.predict(rows, seconds, "grpc")
+        response = messages.ModelInferResponse(
+            model_name=self._model.name, model_version=self._model.version, id=request.id
+        )
+        for name in names:
+            values = answer.column(name)
+            datatype = open_inference.output_datatype(name, signature)
+            response.outputs.add(name=name, datatype=datatype, shape=[len(values)])
+            response.raw_output_contents.append(tensors.packed(datatype, values))
+        return response
+
+    def _rows(self, request: Any) -> Any:
+        signature = self._model.signature
+        if not request.inputs:
+            raise Refusal("signature", "the request has no inputs; send one for each column of the model")
+        raw = request.raw_input_contents
+        if raw and len(raw) != len(request.inputs):
+            raise Refusal(
+                "malformed", f"there are {len(raw)} raw_input_contents for {len(request.inputs)} inputs"
+            )
+        count = tensors.count_rows(request.inputs[0].name, request.inputs[0].shape)
+        if count > self._settings.max_rows:
+            raise Refusal(
+                "too_many_rows",
+                f"the request has {count} rows; at most {self._settings.max_rows} are taken at once",
+            )
+        columns: dict[str, Any] = {}
+        for position, tensor in enumerate(request.inputs):
+            kind = signature.features.get(tensor.name)
+            if kind is None:
+                columns[tensor.name] = [None] * count
+                continue
+            if tensors.count_rows(tensor.name, tensor.shape) != count:
+                raise Refusal(
+                    "signature",
+                    f"tensor {tensor.name!r} has {tensor.shape[0]} rows, but {request.inputs[0].name!r} has {count}",
+                )
+            tensors.check_datatype(tensor.name, kind, tensor.datatype)
+            if raw:
+                columns[tensor.name] = tensors.unpacked(
+                    tensor.name, kind, tensor.datatype, raw[position], count
+                )
+                continue
+            if tensor.datatype not in _CONTENTS:
+                raise Refusal("signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only")
+            values = list(getattr(tensor.contents, _CONTENTS[tensor.datatype]))
+            if tensor.datatype == "BYTES":
+                values = tensors.text(tensor.name, values)
+            columns[tensor.name] = tensors.plain(tensor.name, kind, values)
+        return signature.rows_of_columns(columns, count)
+
+    def _require_model(self, name: str, version: str) -> None:
+        if name != self._model.name or version not in ("", self._model.version):
+            asked = f"{name!r}" + (f", version {version!r}" if version else "")
+            raise Refusal(
+                "not_found", f"there is no model {asked}; here is {self._model.name!r}, version {self._model.version}"
+            )
+
+
+def server(service: Service, address: str, max_body_mb: float) -> grpc.aio.Server:
+    """Return a gRPC server at an address, which several processes may share.
+
+    Raises:
+        ValueError: The address can't be had.
+    """
+    largest = int(max_body_mb * 1e6)
+    found = grpc.aio.server(
+        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", largest)]
+    )
+    found.add_generic_rpc_handlers((service.handlers(),))
+    try:
+        found.add_insecure_port(address)
+    except RuntimeError:
+        raise ValueError(f"the gRPC server can't listen on {address}; is the port taken?") from None
+    return found

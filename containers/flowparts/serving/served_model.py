@@ -1,0 +1,86 @@
+"""A model that is ready to answer: loaded, and warmed up with its input example."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowparts import engines, mlmodel
+from flowparts.serving.batching import Columns, Row
+from flowparts.serving.refusals import Refusal
+from flowparts.serving.settings import Settings
+from flowparts.serving.signature import Signature
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What the protocols need to know of a model.
+
+    Attributes:
+        name: Its name in the addresses.
+        version: Stands for its content.
+        engine: What scores.
+        signature: What it takes and gives.
+        example: Rows of its input example, as JSON has them.
+    """
+
+    name: str
+    version: str
+    engine: engines.Engine
+    signature: Signature
+    example: list[dict[str, Any]]
+
+    def predict(self, rows: Sequence[Row]) -> Columns:
+        """Score rows whose values stand in the order of the features.
+
+        Raises:
+            ValueError: A value isn't of its column's type.
+        """
+        columns = dict(zip(self.signature.features, zip(*rows, strict=True), strict=True))
+        return {name: values.tolist() for name, values in self.engine.predict_columns(columns).items()}
+
+
+def load(directory: Path, settings: Settings) -> ServedModel:
+    """Load a model and let it predict its input example.
+
+    Raises:
+        ValueError: There is no model, it is damaged, or it can't score its own example.
+    """
+    engine = engines.load(directory)
+    described = mlmodel.read(directory)
+    inputs = json.loads(described["signature"]["inputs"])
+    outputs = ["prediction", *(f"probability_{value}" for value in engine.classes or [])]
+    signature = Signature(
+        features=engine.features,
+        optional=[column["name"] for column in inputs if not column["required"]],
+        outputs=outputs,
+        classes=engine.classes,
+        categories=described["metadata"].get("categories") or {},
+        unknown_fields=settings.unknown_fields,
+        unknown_categories=settings.unknown_categories,
+    )
+    example = _example(directory)
+    served = ServedModel(settings.name, str(described["model_uuid"])[:12], engine, signature, example)
+    try:
+        # As clients send it: what the example's types are in JSON must fit too.
+        rows = signature.rows_of_json(json.dumps({"instances": example}).encode())
+        predicted = served.predict(rows)
+    except (Refusal, ValueError) as error:
+        raise ValueError(f"the model at {directory} can't score its own input example: {error}") from None
+    if sorted(predicted) != sorted(outputs) or len(predicted["prediction"]) != len(rows):
+        raise ValueError(
+            f"the model at {directory} predicts {', '.join(predicted)} for its input example, "
+            f"but its metadata promises {', '.join(outputs)}"
+        )
+    return served
+
+
+def _example(directory: Path) -> list[dict[str, Any]]:
+    from flowparts import outputs
+
+    content = outputs.read_json(directory / "input_example.json", "the model's input example")
+    try:
+        return [dict(zip(content["columns"], values, strict=True)) for values in content["data"]]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"the input example at {directory} is damaged; train the model again") from None

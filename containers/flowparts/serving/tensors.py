@@ -1,0 +1,141 @@
+"""The tensors of the Open Inference Protocol V2: a column of the model each, of shape [rows] or [rows, 1].
+
+Over REST values come as JSON or, after it, as bytes (the binary tensor data extension); over gRPC as typed or raw
+contents. A number that is missing is NaN, in JSON null.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from flowparts.serving.refusals import Refusal
+from flowparts.serving.signature import sentence
+
+# Datatype to NumPy's little-endian type; BYTES are a length of 4 bytes and as many bytes, for each value.
+NUMPY_TYPES = {
+    "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
+    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+_NUMBERS = tuple(name for name in NUMPY_TYPES if name != "BOOL")
+# What a column of each type may come as, the preferred one first; and the type of its values.
+_ACCEPTED = {
+    "integer": (("FP64", *_NUMBERS), float),
+    "number": (("FP64", *_NUMBERS), float),
+    "boolean": (("BOOL",), bool),
+    "string": (("BYTES",), str),
+    "timestamp": (("BYTES",), str),
+    "date": (("BYTES",), str),
+}
+
+
+def datatype(kind: str) -> str:
+    """Return the datatype that a column of a type is described with."""
+    return _ACCEPTED[kind][0][0]
+
+
+def datatype_of(value_type: type) -> str:
+    """Return the datatype of an output whose values are of a Python type."""
+    return {bool: "BOOL", int: "INT64", float: "FP64"}.get(value_type, "BYTES")
+
+
+def count_rows(name: str, shape: Sequence[int]) -> int:
+    """Return the rows of a tensor.
+
+    Raises:
+        Refusal: The shape is neither [rows] nor [rows, 1].
+    """
+    if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or shape[0] < 0:
+        raise Refusal(
+            "signature", f"tensor {name!r} has shape {list(shape)}; a column is of shape [rows] or [rows, 1]"
+        )
+    return shape[0]
+
+
+def check_datatype(name: str, kind: str, given: str) -> None:
+    """Raise Refusal unless a column of a type may come as this datatype."""
+    accepted = _ACCEPTED[kind][0]
+    if given not in accepted:
+        raise Refusal(
+            "signature", f"tensor {name!r} has datatype {given}; the column is {kind}: {', '.join(accepted)}"
+        )
+
+
+def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
+    """Return values of JSON or typed contents as the engine takes them.
+
+    Raises:
+        Refusal: A value is of another type.
+    """
+    if values and isinstance(values[0], list):
+        # Of shape [rows, 1]; JSON may nest it.
+        values = [value for part in values for value in (part if isinstance(part, list) else [part])]
+    wanted = _ACCEPTED[kind][1]
+    try:
+        found: list[Any] = msgspec.convert(values, list[wanted | None])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        raise Refusal("signature", f"tensor {name!r}: {sentence(str(error))}") from None
+    return _finite(found) if wanted is float else found
+
+
+def unpacked(name: str, kind: str, datatype: str, raw: bytes, count: int) -> list[Any]:
+    """Return the values of a tensor in its binary form.
+
+    Raises:
+        Refusal: There are more or fewer bytes than the shape says, or text isn't UTF-8.
+    """
+    import numpy as np
+
+    if datatype == "BYTES":
+        return _unpacked_text(name, raw, count)
+    dtype = np.dtype(NUMPY_TYPES[datatype])
+    if len(raw) != count * dtype.itemsize:
+        raise Refusal(
+            "malformed", f"tensor {name!r} has {len(raw)} bytes, but its shape asks for {count * dtype.itemsize}"
+        )
+    values = np.frombuffer(raw, dtype)
+    if kind == "boolean":
+        return values.tolist()  # type: ignore[no-any-return]
+    return _finite(values.astype(float).tolist())
+
+
+def packed(datatype: str, values: Sequence[Any]) -> bytes:
+    """Return the binary form of an output."""
+    import numpy as np
+
+    if datatype == "BYTES":
+        texts = [str(value).encode() for value in values]
+        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return np.asarray(values, dtype=NUMPY_TYPES[datatype]).tobytes()
+
+
+def text(name: str, values: Sequence[bytes]) -> list[str]:
+    """Return BYTES as text.
+
+    Raises:
+        Refusal: They aren't UTF-8.
+    """
+    try:
+        return [value.decode() for value in values]
+    except UnicodeDecodeError:
+        raise Refusal("signature", f"tensor {name!r} holds text that is not UTF-8") from None
+
+
+def _unpacked_text(name: str, raw: bytes, count: int) -> list[str]:
+    values, place = [], 0
+    while place + 4 <= len(raw):
+        length = int.from_bytes(raw[place : place + 4], "little")
+        values.append(raw[place + 4 : place + 4 + length])
+        place += 4 + length
+    if place != len(raw) or len(values) != count:
+        raise Refusal(
+            "malformed",
+            f"tensor {name!r} is not {count} texts, each after its length in 4 bytes, in {len(raw)} bytes",
+        )
+    return text(name, values)
+
+
+def _finite(values: list[Any]) -> list[Any]:
+    return [value if value is not None and math.isfinite(value) else None for value in values]
