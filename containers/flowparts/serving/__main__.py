@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from flowparts.serving import logs, model_files, settings, supervisor
 def main(arguments: Sequence[str]) -> int:
     """Serve what the options say until SIGTERM; return the exit status."""
     logs.configure()
+    # The first process of a container ignores what it has no handler for; until it serves, it just ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         given = settings.parse(arguments)
         with tempfile.TemporaryDirectory(prefix="flowparts-serving-") as scratch:
@@ -25,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
             listener = _listener(given.host, given.port)
             if given.workers > 1:
                 return supervisor.run(given, listener, shared)
-            # Here, because uvicorn and what it needs would cost a supervisor memory.
+            # Here, because the model's libraries would cost a supervisor memory.
             from flowparts.serving import worker
 
             return 1 if worker.run(given, listener, 0, shared) else 0
@@ -42,7 +45,9 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         bound.bind((host, port))
     except OSError as error:
-        raise ValueError(f"the server can't listen on {host}:{port}: {os.strerror(error.errno or 0)}") from None
+        raise ValueError(
+            f"the server can't listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        ) from None
     return bound
 
 

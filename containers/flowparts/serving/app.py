@@ -1,62 +1,51 @@
-"""Every HTTP protocol of the server as one ASGI application (https://asgi.readthedocs.io).
+"""What stands at each address: every HTTP protocol in front of one model.
 
-Plain ASGI: what a framework would add to a request here takes longer than scoring a row.
+A handler makes of a request either a response or what is to be predicted; nothing here waits, so that a request
+costs a few function calls and no task.
 """
 
-import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 from urllib.parse import quote, unquote
 
 from flowparts.serving import comma_separated, open_inference, openapi
-from flowparts.serving.batching import Answer, Batcher, Row
-from flowparts.serving.logs import say
+from flowparts.serving.batching import Answer, Batcher, Job, Outcome, Row
+from flowparts.serving.http import JSON, Request, Response
+from flowparts.serving.logs import log, say
 from flowparts.serving.metrics import Metrics
 from flowparts.serving.prediction_log import PredictionLog
-from flowparts.serving.refusals import REASONS, Refusal
+from flowparts.serving.refusals import Refusal
 from flowparts.serving.served_model import ServedModel
 from flowparts.serving.settings import Settings
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-
-_JSON = (b"content-type", b"application/json")
-_SLOW_BODY_SECONDS = 30.0
+_CSV = b"content-type: text/csv; charset=utf-8\r\n"
+_HTML = b"content-type: text/html; charset=utf-8\r\n"
+_PROMETHEUS = b"content-type: text/plain; version=1.0.0; charset=utf-8\r\n"
+_FAILED = "the model failed on this request; the server's log says why"
 
 
 @dataclass(slots=True)
-class Request:
-    """A request whose body has been read."""
+class Prediction:
+    """What a handler wants to be predicted, and how it says the answer."""
 
-    headers: dict[bytes, bytes]
-    body: bytes
-
-
-@dataclass(slots=True)
-class Response:
-    """What to answer."""
-
-    body: bytes
-    status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+    rows: list[Row]
+    render: Callable[[Answer], Response]
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Response | Prediction]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """What happens at an address."""
 
     protocol: str
     handler: Handler
-    method: bytes = b"GET"
-    open: bool = False  # without a token
+    needs_token: bool
 
 
 class App:
@@ -69,6 +58,10 @@ class App:
         settings: The server's options.
         token: The bearer token that requests must bring; empty for none.
         prediction_log: Where answers are written down, if anywhere.
+
+    Attributes:
+        max_body: Bytes of the largest body.
+        draining: Whether the server is shutting down: it answers, but wants no more requests.
     """
 
     def __init__(
@@ -80,235 +73,142 @@ class App:
         token: str,
         prediction_log: PredictionLog | None,
     ) -> None:
+        self.max_body = int(settings.max_body_mb * 1e6)
+        self.draining = False
         self._model = model
         self._batcher = batcher
         self._metrics = metrics
         self._settings = settings
         self._token = f"Bearer {token}".encode() if token else b""
         self._prediction_log = prediction_log
-        self._max_body = int(settings.max_body_mb * 1e6)
         self._origins = {origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()}
         self._routes: dict[str, dict[str, Route]] = {}
         self._add_routes()
-        self.draining = False
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        if scope["type"] != "http":
-            raise ValueError(f"the server speaks HTTP, not {scope['type']}")
-        started = perf_counter()
+    def handle(self, request: Request, done: Callable[[Response], None]) -> Job | None:
+        """Answer a request by calling `done`, now or later; return the job that can be cancelled until then."""
+        exchange = _Exchange(self, request, done)
         self._metrics.started()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        protocol = "other"
         try:
-            route = self._route(scope["method"], scope["path"], headers)
-            protocol = route.protocol
-            response = await route.handler(Request(headers, await self._body(headers, receive)))
-        except Refusal as refusal:
-            response = self._refused(refusal, scope)
-        except Exception:
-            say("a request failed", 40, path=scope["path"], exc_info=True)
-            response = self._refused(Refusal("failed", "the model failed on this request; the server's log says why"), scope)
-        head: Headers = [*response.headers, (b"content-length", b"%d" % len(response.body))]
-        if self.draining or response.status in (408, 413):
-            # The client opens its next connection to a server that stays; or its body isn't read to the end.
-            head.append((b"connection", b"close"))
-        if self._origins:
-            head += self._cors(headers)
-        await send({"type": "http.response.start", "status": response.status, "headers": head})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
-        seconds = perf_counter() - started
-        self._metrics.finished(protocol, response.status, seconds)
-        if self._settings.log_requests:
-            say("request", method=scope["method"], path=scope["path"], status=response.status,
-                milliseconds=round(1000 * seconds, 3), protocol=protocol)  # fmt: skip
+            route = self._route(request)
+            exchange.protocol = route.protocol
+            asked = route.handler(request)
+            if isinstance(asked, Response):
+                exchange.answer(asked)
+                return None
+            exchange.prediction = asked
+            if not asked.rows:
+                exchange.finish(Answer(self._model.signature.no_rows(), 0, 0))
+                return None
+            exchange.job = self.predict(asked.rows, self._seconds(request), route.protocol, exchange.finish)
+        except Exception as error:
+            exchange.finish(error)
+        return exchange.job
 
-    async def predict(self, rows: list[Row], seconds: float, protocol: str) -> Answer:
-        """Score the rows of a request.
+    def predict(self, rows: list[Row], seconds: float, protocol: str, done: Callable[[Outcome], None]) -> Job:
+        """Score the rows of a request; see `Batcher.submit`.
 
         Raises:
-            Refusal: Too many rows, too many waiting, or no answer in time.
+            Refusal: There are too many rows, or too many are waiting.
         """
         if len(rows) > self._settings.max_rows:
             raise Refusal(
                 "too_many_rows",
                 f"the request has {len(rows)} rows; at most {self._settings.max_rows} are taken at once",
             )
-        if not rows:
-            return Answer(self._model.signature.no_rows(), 0, 0)
-        answer = await self._batcher.submit(rows, seconds)
-        if self._prediction_log:
-            self._prediction_log.add(rows, answer, protocol)
-        return answer
+        if not self._prediction_log:
+            return self._batcher.submit(rows, seconds, done)
+        kept = self._prediction_log
+
+        def answered(outcome: Outcome) -> None:
+            if isinstance(outcome, Answer):
+                kept.add(rows, outcome, protocol)
+            done(outcome)
+
+        return self._batcher.submit(rows, seconds, answered)
+
+    def refuse(self, refusal: Refusal, request: Request | None = None) -> Response:
+        """Return the answer to a request that gets no prediction, and count it."""
+        self._metrics.rejected(refusal.reason)
+        head = JSON
+        if refusal.reason in ("busy", "draining"):
+            head += b"retry-after: 1\r\n"
+        if refusal.reason == "unauthorized":
+            head += b"www-authenticate: Bearer\r\n"
+        if refusal.reason == "method" and request:
+            head += b"allow: %b\r\n" % ", ".join(self._routes[request.path]).encode()
+        return Response(_json({"error": refusal.sentence}), refusal.status, head)
 
     def authorized(self, authorization: bytes) -> bool:
         """Say whether a request with this Authorization header may predict."""
         return not self._token or hmac.compare_digest(authorization, self._token)
 
+    def finished(self, request: Request, response: Response, protocol: str, seconds: float) -> None:
+        """Take note of an answer."""
+        self._metrics.finished(protocol, response.status, seconds)
+        if self._origins:
+            response.head += self._cors(request.headers)
+        if self._settings.log_requests:
+            say("request", method=request.method, path=request.path, status=response.status,
+                milliseconds=round(1000 * seconds, 3), protocol=protocol)  # fmt: skip
+
     def _add_routes(self) -> None:
-        model = quote(self._model.name)
-        get, post = "GET", "POST"
-        versions = ("", f"/versions/{self._model.version}")
-        self._add(post, "/predict", "predict", self._predict_json("predict"))
-        self._add(get, "/openapi.json", "other", self._fixed(openapi.document(self._model, bool(self._token))))
-        self._add(get, "/docs", "other", self._fixed(openapi.page(self._model), b"text/html; charset=utf-8"))
-        self._add(get, "/metrics", "other", self._render_metrics, is_open=True)
+        model, name, signature = self._model, quote(self._model.name), self._model.signature
+        settings, alive = self._settings, {"name": self._model.name, "ready": True}
+        self._post("/predict", "predict", self._predict_json)
+        self._get("/openapi.json", "other", _fixed(openapi.document(model, bool(self._token))))
+        self._get("/docs", "other", _fixed(openapi.page(model), _HTML), needs_token=False)
+        self._get("/metrics", "other", self._render_metrics, needs_token=False)
         # KServe V1.
-        self._add(get, "/", "v1", self._fixed({"status": "alive"}), is_open=True)
-        self._add(get, "/v1/models", "v1", self._fixed({"models": [self._model.name]}))
-        self._add(get, f"/v1/models/{model}", "v1", self._ready({"name": self._model.name, "ready": True}))
-        self._add(post, f"/v1/models/{model}:predict", "v1", self._predict_json("v1"))
+        self._get("/", "v1", _fixed({"status": "alive"}), needs_token=False)
+        self._get("/v1/models", "v1", _fixed({"models": [model.name]}))
+        self._get(f"/v1/models/{name}", "v1", self._ready(alive))
+        self._post(f"/v1/models/{name}:predict", "v1", self._predict_json)
         # Open Inference V2.
-        described = open_inference.model_metadata(
-            self._model.signature, self._model.name, self._model.version, f"flowparts_{self._model.engine.name}"
-        )
-        self._add(get, "/v2", "v2", self._fixed(open_inference.server_metadata()))
-        self._add(get, "/v2/health/live", "v2", self._fixed({"live": True}), is_open=True)
-        self._add(get, "/v2/health/ready", "v2", self._ready({"ready": True}), is_open=True)
-        for version in versions:
-            self._add(get, f"/v2/models/{model}{version}", "v2", self._fixed(described))
-            self._add(get, f"/v2/models/{model}{version}/ready", "v2",
-                      self._ready({"name": self._model.name, "ready": True}), is_open=True)  # fmt: skip
-            self._add(post, f"/v2/models/{model}{version}/infer", "v2", self._infer)
+        self._get("/v2", "v2", _fixed(open_inference.server_metadata()))
+        self._get("/v2/health/live", "v2", _fixed({"live": True}), needs_token=False)
+        self._get("/v2/health/ready", "v2", self._ready({"ready": True}), needs_token=False)
+        platform = f"flowparts_{model.engine.name}"
+        described = open_inference.model_metadata(signature, model.name, model.version, platform)
+        for path in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{model.version}"):
+            self._get(path, "v2", _fixed(described))
+            self._get(f"{path}/ready", "v2", self._ready(alive), needs_token=False)
+            self._post(f"{path}/infer", "v2", self._infer)
         # SageMaker.
-        self._add(get, "/ping", "sagemaker", self._ready({"status": "healthy"}), is_open=True)
-        self._add(post, "/invocations", "sagemaker", self._invoke)
+        self._get("/ping", "sagemaker", self._ready({"status": "healthy"}), needs_token=False)
+        self._post("/invocations", "sagemaker", self._invoke)
         # Vertex AI says which addresses it wants.
-        if self._settings.health_route:
-            self._add(get, self._settings.health_route, "vertex", self._ready({"status": "healthy"}), is_open=True)
-        if self._settings.predict_route:
-            self._add(post, self._settings.predict_route, "vertex", self._predict_json("vertex"))
+        if settings.health_route:
+            self._get(settings.health_route, "vertex", self._ready({"status": "healthy"}), needs_token=False)
+        if settings.predict_route:
+            self._post(settings.predict_route, "vertex", self._predict_json)
 
-    def _add(self, method: str, path: str, protocol: str, handler: Handler, *, is_open: bool = False) -> None:
-        self._routes.setdefault(unquote(path), {})[method] = Route(protocol, handler, open=is_open)
+    def _get(self, path: str, protocol: str, handler: Handler, *, needs_token: bool = True) -> None:
+        self._routes.setdefault(unquote(path), {})["GET"] = Route(protocol, handler, needs_token)
 
-    def _route(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Route:
-        methods = self._routes.get(path)
+    def _post(self, path: str, protocol: str, handler: Handler) -> None:
+        self._routes.setdefault(unquote(path), {})["POST"] = Route(protocol, handler, needs_token=True)
+
+    def _route(self, request: Request) -> Route:
+        methods = self._routes.get(request.path)
         if methods is None:
-            if path.startswith(("/v1/models/", "/v2/models/")):
-                raise Refusal("not_found", f"there is no {path} here; the one model is {self._model.name!r}")
-            raise Refusal("not_found", f"there is nothing at {path}; /openapi.json lists the addresses")
-        if method == "OPTIONS" and self._origins:
-            return Route("other", self._fixed(b""), open=True)
-        route = methods.get("GET" if method == "HEAD" else method)
+            raise Refusal(
+                "not_found", f"there is nothing at {request.path}; /openapi.json lists the addresses"
+            )
+        route = methods.get(request.method)
         if route is None:
-            raise Refusal("method", f"{path} takes {' and '.join(methods)}, not {method}")
-        if not route.open and not self.authorized(headers.get(b"authorization", b"")):
+            if request.method == "HEAD" and "GET" in methods:
+                return methods["GET"]
+            if request.method == "OPTIONS" and self._origins:
+                return Route("other", _fixed(b""), needs_token=False)
+            raise Refusal("method", f"{request.path} takes {' and '.join(methods)}, not {request.method}")
+        if (
+            self._token
+            and route.needs_token
+            and not self.authorized(request.headers.get(b"authorization", b""))
+        ):
             raise Refusal("unauthorized", "send the server's token as the header Authorization: Bearer TOKEN")
         return route
-
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        length = headers.get(b"content-length", b"0")
-        if len(length) > 18 or int(length) > self._max_body:
-            raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            return body
-        parts, size = [body], len(body)
-        deadline = perf_counter() + _SLOW_BODY_SECONDS
-        while message.get("more_body"):
-            try:
-                message = await asyncio.wait_for(receive(), deadline - perf_counter())
-            except TimeoutError:
-                raise Refusal("slow", f"the body did not arrive within {_SLOW_BODY_SECONDS:g} s") from None
-            if message["type"] == "http.disconnect":
-                raise Refusal("slow", "the connection was closed before the body had arrived")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._max_body:
-                raise self._too_large()
-        return b"".join(parts)
-
-    def _too_large(self) -> Refusal:
-        return Refusal("too_large", f"the body is larger than the {self._settings.max_body_mb:g} MB that are taken")
-
-    def _refused(self, refusal: Refusal, scope: Mapping[str, Any]) -> Response:
-        self._metrics.rejected(refusal.reason)
-        headers = [_JSON]
-        if refusal.reason in ("busy", "draining"):
-            headers.append((b"retry-after", b"1"))
-        if refusal.reason == "unauthorized":
-            headers.append((b"www-authenticate", b"Bearer"))
-        if refusal.reason == "method":
-            headers.append((b"allow", ", ".join(self._routes[scope["path"]]).encode()))
-        return Response(_json({"error": refusal.sentence}), refusal.status, tuple(headers))
-
-    def _cors(self, headers: Mapping[bytes, bytes]) -> Headers:
-        origin = headers.get(b"origin", b"")
-        if not origin or not ({"*", origin.decode("latin-1")} & self._origins):
-            return []
-        return [
-            (b"access-control-allow-origin", origin),
-            (b"access-control-allow-methods", b"GET, POST"),
-            (b"access-control-allow-headers", b"authorization, content-type, x-request-timeout-ms"),
-            (b"vary", b"origin"),
-        ]
-
-    def _fixed(self, content: Any, content_type: bytes = b"application/json") -> Handler:
-        body = content if isinstance(content, bytes) else _json(content)
-        response = Response(body, headers=((b"content-type", content_type),))
-
-        async def answer(_: Request) -> Response:
-            return response
-
-        return answer
-
-    def _ready(self, content: Any) -> Handler:
-        response = Response(_json(content))
-
-        async def answer(_: Request) -> Response:
-            if self.draining:
-                raise Refusal("draining", "the server is shutting down; send the request to another one")
-            return response
-
-        return answer
-
-    async def _render_metrics(self, _: Request) -> Response:
-        content_type = b"text/plain; version=1.0.0; charset=utf-8"
-        return Response(self._metrics.render(), headers=((b"content-type", content_type),))
-
-    def _predict_json(self, protocol: str) -> Handler:
-        signature = self._model.signature
-
-        async def answer(request: Request) -> Response:
-            _check_json(request)
-            rows = signature.rows_of_json(request.body)
-            answer = await self.predict(rows, self._seconds(request), protocol)
-            return Response(signature.json_of(answer))
-
-        return answer
-
-    async def _invoke(self, request: Request) -> Response:
-        signature = self._model.signature
-        if _media_type(request) != b"text/csv":
-            return await self._predict_json("sagemaker")(request)
-        rows = comma_separated.rows(request.body, signature)
-        answer = await self.predict(rows, self._seconds(request), "sagemaker")
-        if b"text/csv" in request.headers.get(b"accept", b""):
-            return Response(comma_separated.write(answer, signature), headers=((b"content-type", b"text/csv; charset=utf-8"),))
-        return Response(signature.json_of(answer))
-
-    async def _infer(self, request: Request) -> Response:
-        length = request.headers.get(open_inference.LENGTH_HEADER.encode())
-        if length is None:
-            _check_json(request)
-        asked, binary = open_inference.read(request.body, None if length is None else length.decode("latin-1"))
-        rows = open_inference.rows(asked, binary, self._model.signature, self._settings.max_rows)
-        open_inference.wanted([output.name for output in asked.outputs], self._model.signature)
-        answer = await self.predict(rows, self._seconds(request), "v2")
-        body, json_length = open_inference.write(
-            asked, answer, self._model.signature, self._model.name, self._model.version
-        )
-        if json_length is None:
-            return Response(body)
-        return Response(
-            body,
-            headers=(
-                (b"content-type", b"application/octet-stream"),
-                (open_inference.LENGTH_HEADER.encode(), b"%d" % json_length),
-            ),
-        )
 
     def _seconds(self, request: Request) -> float:
         given = request.headers.get(b"x-request-timeout-ms")
@@ -318,14 +218,109 @@ class App:
             raise Refusal("malformed", "X-Request-Timeout-Ms must be a whole number of milliseconds")
         return min(int(given) / 1000, self._settings.timeout_seconds)
 
+    def _ready(self, content: Any) -> Handler:
+        body = _json(content)
+
+        def answer(_: Request) -> Response:
+            if self.draining:
+                raise Refusal("draining", "the server is shutting down; send requests to another one")
+            return Response(body)
+
+        return answer
+
+    def _render_metrics(self, _: Request) -> Response:
+        return Response(self._metrics.render(), head=_PROMETHEUS)
+
+    def _predict_json(self, request: Request) -> Prediction:
+        signature = self._model.signature
+        _check_json(request)
+        return Prediction(signature.rows_of_json(request.body), self._rendered_json)
+
+    def _rendered_json(self, answer: Answer) -> Response:
+        return Response(self._model.signature.json_of(answer))
+
+    def _invoke(self, request: Request) -> Prediction:
+        signature = self._model.signature
+        if _media_type(request) != b"text/csv":
+            return self._predict_json(request)
+        rows = comma_separated.rows(request.body, signature)
+        if b"text/csv" in request.headers.get(b"accept", b""):
+            return Prediction(
+                rows, lambda answer: Response(comma_separated.write(answer, signature), head=_CSV)
+            )
+        return Prediction(rows, self._rendered_json)
+
+    def _infer(self, request: Request) -> Prediction:
+        signature = self._model.signature
+        length = request.headers.get(open_inference.LENGTH_HEADER)
+        if length is None:
+            _check_json(request)
+        asked, binary = open_inference.read(request.body, length)
+        rows = open_inference.rows(asked, binary, signature, self._settings.max_rows)
+        open_inference.wanted([output.name for output in asked.outputs], signature)
+
+        def render(answer: Answer) -> Response:
+            body, json_length = open_inference.write(
+                asked, answer, signature, self._model.name, self._model.version
+            )
+            if json_length is None:
+                return Response(body)
+            head = b"content-type: application/octet-stream\r\n%b: %d\r\n"
+            return Response(body, head=head % (open_inference.LENGTH_HEADER, json_length))
+
+        return Prediction(rows, render)
+
+    def _cors(self, headers: Mapping[bytes, bytes]) -> bytes:
+        origin = headers.get(b"origin", b"")
+        if not origin or not ({"*", origin.decode("latin-1")} & self._origins):
+            return b""
+        return (
+            b"access-control-allow-origin: %b\r\naccess-control-allow-methods: GET, POST\r\n"
+            b"access-control-allow-headers: authorization, content-type, x-request-timeout-ms\r\n"
+            b"vary: origin\r\n" % origin
+        )
+
+
+class _Exchange:
+    """A request and what becomes of it."""
+
+    __slots__ = ("_app", "_done", "_request", "_started", "job", "prediction", "protocol")
+
+    def __init__(self, app: App, request: Request, done: Callable[[Response], None]) -> None:
+        self._app = app
+        self._request = request
+        self._done = done
+        self._started = perf_counter()
+        self.protocol = "other"
+        self.prediction: Prediction | None = None
+        self.job: Job | None = None
+
+    def finish(self, outcome: Outcome) -> None:
+        """Answer with a prediction, or with what went wrong."""
+        if isinstance(outcome, Answer) and self.prediction:
+            try:
+                self.answer(self.prediction.render(outcome))
+                return
+            except Exception as error:
+                outcome = error
+        if not isinstance(outcome, Refusal):
+            log.error("a request failed", exc_info=outcome, extra={"facts": {"path": self._request.path}})
+            outcome = Refusal("failed", _FAILED)
+        self.answer(self._app.refuse(outcome, self._request))
+
+    def answer(self, response: Response) -> None:
+        """Answer."""
+        self._app.finished(self._request, response, self.protocol, perf_counter() - self._started)
+        self._done(response)
+
 
 def _media_type(request: Request) -> bytes:
     return request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def _check_json(request: Request) -> None:
-    found = _media_type(request)
-    if found not in (b"application/json", b""):
+    found = request.headers.get(b"content-type", b"")
+    if found not in (b"application/json", b"") and _media_type(request) != b"application/json":
         raise Refusal(
             "content_type", f"the body's content type is {found.decode('latin-1')!r}; send application/json"
         )
@@ -333,5 +328,10 @@ def _check_json(request: Request) -> None:
         raise Refusal("content_type", "the body is compressed; send it as it is, without Content-Encoding")
 
 
+def _fixed(content: Any, head: bytes = JSON) -> Handler:
+    body = content if isinstance(content, bytes) else _json(content)
+    return lambda _: Response(body, head=head)
+
+
 def _json(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode()
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")

@@ -5,16 +5,22 @@ only with it; there is no delay to tune.
 """
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from queue import SimpleQueue
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 from flowparts.serving.refusals import Refusal
+
+_TICK_SECONDS = 0.01
+# A batch that takes less is scored on the event loop: handing it to a thread and back, against a loop that holds
+# the interpreter's lock, cost a fifth of all requests when measured.
+_WORTH_A_THREAD_SECONDS = 0.0005
 
 Row = Sequence[Any]
 Columns = dict[str, list[Any]]
@@ -34,15 +40,31 @@ class Answer:
         return values if self.stop - self.start == len(values) else values[self.start : self.stop]
 
 
+Outcome = Answer | Exception
+
+
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job:
+    """The rows of a request on their way."""
+
     rows: Sequence[Row]
-    future: "asyncio.Future[Answer]"
-    timer: asyncio.TimerHandle
+    seconds: float
+    deadline: float
+    done: Callable[[Outcome], None] | None
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell whoever waits, once."""
+        done, self.done = self.done, None
+        if done:
+            done(outcome)
+
+    def cancel(self) -> None:
+        """Nobody waits any more; what isn't scored yet never will be."""
+        self.done = None
 
 
 class Batcher:
-    """Stands between the event loop and the one thread in which the engine runs.
+    """Stands between the event loop and the engine, which runs in a thread unless it is quicker than that takes.
 
     Args:
         predict: Scores rows and returns columns of as many values; a ValueError is the fault of a row.
@@ -63,58 +85,76 @@ class Batcher:
         self._max_waiting_rows = max_waiting_rows
         self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._waiting_rows = 0
         self._busy = False
-        self._batches: SimpleQueue[list[_Job] | None] = SimpleQueue()
+        # Of the latest batch; nothing is known before the first.
+        self._seconds_per_row = math.inf
+        self._running: list[Job] = []
+        self._batches: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        self._tick()
 
-    def submit(self, rows: Sequence[Row], seconds: float) -> "asyncio.Future[Answer]":
-        """Queue the rows of a request and return the future of its answer.
+    def submit(self, rows: Sequence[Row], seconds: float, done: Callable[[Outcome], None]) -> Job:
+        """Queue the rows of a request.
 
         Args:
-            rows: Values in the order of the features.
+            rows: Values in the order of the features; at least one row.
             seconds: Time until the request is given up.
+            done: Called on the event loop with the answer; or with a Refusal when time runs out ("deadline") or
+                a value doesn't fit ("signature"), or with the engine's exception.
+
+        Returns:
+            The job, which can be cancelled until then.
 
         Raises:
-            Refusal: Too many rows are waiting already. The future holds one when time runs out ("deadline") or
-                a value doesn't fit ("signature"), and any other exception of the engine.
+            Refusal: Too many rows are waiting already.
         """
         if self._waiting and self._waiting_rows + len(rows) > self._max_waiting_rows:
-            raise Refusal("busy", f"{self._waiting_rows} rows are waiting already; send the request again later")
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        timer = self._loop.call_later(seconds, self._expire, future, seconds)
-        self._waiting.append(_Job(rows, future, timer))
+            raise Refusal("busy", f"{self._waiting_rows} rows are waiting already; try again later")
+        job = Job(rows, seconds, monotonic() + seconds, done)
+        self._waiting.append(job)
         self._waiting_rows += len(rows)
         if not self._busy:
             self._busy = True
             # Requests that have arrived by now are read first, and so share the batch.
             self._loop.call_soon(self._dispatch)
-        return future
+        return job
 
     def close(self) -> None:
         """End the thread when it has answered what it has."""
+        self._ticker.cancel()
         self._batches.put(None)
         self._thread.join()
 
-    @staticmethod
-    def _expire(future: "asyncio.Future[Answer]", seconds: float) -> None:
-        if not future.done():
-            future.set_exception(Refusal("deadline", f"there was no prediction within {seconds:g} s"))
+    def _tick(self) -> None:
+        # One clock for all: a timer for each request would cost more than its batch.
+        now = monotonic()
+        for job in (*self._waiting, *self._running):
+            if job.deadline < now and job.done:
+                job.finish(Refusal("deadline", f"there was no prediction within {job.seconds:g} s"))
+        self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
 
     def _dispatch(self) -> None:
-        batch: list[_Job] = []
+        batch: list[Job] = []
         rows = 0
         while self._waiting and (not batch or rows + len(self._waiting[0].rows) <= self._max_batch_rows):
             job = self._waiting.popleft()
             self._waiting_rows -= len(job.rows)
-            # Nobody waits any more for one whose time has run out or whose client has gone.
-            if not job.future.done():
+            if job.done:
                 batch.append(job)
                 rows += len(job.rows)
         self._busy = bool(batch)
-        if batch:
+        if not batch:
+            return
+        if rows * self._seconds_per_row < _WORTH_A_THREAD_SECONDS:
+            started = perf_counter()
+            outcomes = self._score(batch)
+            self._deliver(batch, outcomes, perf_counter() - started)
+            self._loop.call_soon(self._dispatch)
+        else:
+            self._running = batch
             self._batches.put(batch)
 
     def _run(self) -> None:
@@ -123,13 +163,19 @@ class Batcher:
             outcomes = self._score(batch)
             seconds = perf_counter() - started
             try:
-                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, seconds)
+                self._loop.call_soon_threadsafe(self._return, batch, outcomes, seconds)
             except RuntimeError:
                 # The loop was closed without waiting for the answer.
                 return
 
-    def _score(self, batch: list[_Job]) -> list[Answer | Exception]:
-        rows = batch[0].rows if len(batch) == 1 else list(chain.from_iterable(job.rows for job in batch))
+    def _return(self, batch: list[Job], outcomes: list[Outcome], seconds: float) -> None:
+        self._running = []
+        # The engine goes on before the answers are written.
+        self._dispatch()
+        self._deliver(batch, outcomes, seconds)
+
+    def _score(self, batch: list[Job]) -> list[Outcome]:
+        rows = batch[0].rows if len(batch) == 1 else list(chain.from_iterable([job.rows for job in batch]))
         try:
             columns = self._predict(rows)
         except Exception as error:
@@ -137,23 +183,17 @@ class Batcher:
                 return [Refusal("signature", str(error)) if isinstance(error, ValueError) else error]
             # One request's bad value is no reason to refuse those that shared its batch.
             return [outcome for job in batch for outcome in self._score([job])]
-        answers: list[Answer | Exception] = []
+        answers: list[Outcome] = []
         start = 0
         for job in batch:
             answers.append(Answer(columns, start, start + len(job.rows)))
             start += len(job.rows)
         return answers
 
-    def _finish(self, batch: list[_Job], outcomes: list[Answer | Exception], seconds: float) -> None:
-        self._dispatch()
+    def _deliver(self, batch: list[Job], outcomes: list[Outcome], seconds: float) -> None:
+        self._seconds_per_row = seconds / sum(len(job.rows) for job in batch)
         for job, outcome in zip(batch, outcomes, strict=True):
-            job.timer.cancel()
-            if job.future.done():
-                continue
-            if isinstance(outcome, Answer):
-                job.future.set_result(outcome)
-            else:
-                job.future.set_exception(outcome)
-        scored = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-        for columns in {id(outcome.columns): outcome.columns for outcome in scored}.values():
+            job.finish(outcome)
+        scored = [outcome.columns for outcome in outcomes if isinstance(outcome, Answer)]
+        for columns in {id(columns): columns for columns in scored}.values():
             self._observe(len(columns["prediction"]), seconds, columns)

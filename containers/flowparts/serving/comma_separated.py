@@ -34,12 +34,15 @@ def rows(body: bytes, signature: Signature) -> list[Row]:
     for number, line in enumerate(lines, first):
         if len(line) != len(names):
             raise Refusal(
-                "signature", f"line {number} has {len(line)} fields; expected are {len(names)}: {', '.join(names[:10])}"
+                "signature",
+                f"line {number} has {len(line)} fields; expected are {len(names)}: {', '.join(names[:10])}",
             )
     columns: dict[str, list[Any]] = {}
     for position, name in enumerate(names):
         kind = signature.features.get(name, "string")
-        columns[name] = [_value(name, kind, line[position], number) for number, line in enumerate(lines, first)]
+        columns[name] = [
+            _value(name, kind, line[position], number) for number, line in enumerate(lines, first)
+        ]
     return signature.rows_of_columns(columns, len(lines))
 
 

@@ -47,9 +47,7 @@ class Metrics:
         self._cells: Any = memoryview(self._map).cast("d")
         self._in_flight = self._places["in_flight",]
         self._cells[self._in_flight] = 0
-        self._class_places = {
-            value: self._places["predictions", str(value)] for value in classes or ()
-        }
+        self._class_places = {value: self._places["predictions", str(value)] for value in classes or ()}
 
     def _layout(self) -> Iterator[tuple[tuple[str, ...], int]]:
         yield ("in_flight",), 1
@@ -120,7 +118,9 @@ class Metrics:
             if count:
                 family.add_metric(labels, buckets, total[place + len(bounds) + 1])
 
-        info = GaugeMetricFamily("flowparts_model_info", "The model that is served.", labels=list(self._model))
+        info = GaugeMetricFamily(
+            "flowparts_model_info", "The model that is served.", labels=list(self._model)
+        )
         info.add_metric(list(self._model.values()), 1)
         yield info
         yield GaugeMetricFamily(
@@ -148,7 +148,9 @@ class Metrics:
         rows = HistogramMetricFamily("flowparts_batch_rows", "Rows scored together.", labels=[])
         histogram(rows, [], ("batch_rows",), ROWS)
         yield rows
-        seconds = HistogramMetricFamily("flowparts_batch_seconds", "Time of the engine for a batch.", labels=[])
+        seconds = HistogramMetricFamily(
+            "flowparts_batch_seconds", "Time of the engine for a batch.", labels=[]
+        )
         histogram(seconds, [], ("batch_seconds",), SECONDS)
         yield seconds
         predictions = CounterMetricFamily(

@@ -11,7 +11,7 @@ from flowparts.serving.batching import Answer, Row
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.signature import Signature, decoded
 
-LENGTH_HEADER = "inference-header-content-length"
+LENGTH_HEADER = b"inference-header-content-length"
 
 
 class InputTensor(msgspec.Struct):
@@ -62,7 +62,7 @@ class InferResponse(msgspec.Struct, omit_defaults=True):
 _request = msgspec.json.Decoder(InferRequest)
 
 
-def read(body: bytes, json_length: str | None) -> tuple[InferRequest, bytes]:
+def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
     """Return the JSON part of a body and the bytes after it.
 
     Args:
@@ -74,10 +74,10 @@ def read(body: bytes, json_length: str | None) -> tuple[InferRequest, bytes]:
     """
     if json_length is None:
         return decoded(_request, body), b""
-    if not json_length.isascii() or not json_length.isdigit() or int(json_length) > len(body):
+    if not json_length.isdigit() or len(json_length) > 18 or int(json_length) > len(body):
         raise Refusal(
             "malformed",
-            f"Inference-Header-Content-Length is {json_length!r}; it must be the length of the JSON in a body "
+            f"Inference-Header-Content-Length is {json_length.decode('latin-1')!r}; it must be the length of the JSON in a body "
             f"of {len(body)} bytes",
         )
     return decoded(_request, body[: int(json_length)]), body[int(json_length) :]

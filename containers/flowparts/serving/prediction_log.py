@@ -77,7 +77,12 @@ class PredictionLog:
                 self._write(kept)
             except Exception as error:
                 # Predictions matter more than their log: the server goes on.
-                say("the prediction log can't be written", 40, directory=str(self._directory), reason=str(error))
+                say(
+                    "the prediction log can't be written",
+                    40,
+                    directory=str(self._directory),
+                    reason=str(error),
+                )
 
     def _write(self, kept: Sequence[tuple[float, str, Sequence[Row], Answer]]) -> None:
         from flowparts import outputs
@@ -103,7 +108,8 @@ class PredictionLog:
         if moments:
             parsed = preprocess.conform(frame, moments)
             frame = frame.with_columns(
-                parsed[name].cast(pl.Date) if kind == "date" else parsed[name] for name, kind in moments.items()
+                parsed[name].cast(pl.Date) if kind == "date" else parsed[name]
+                for name, kind in moments.items()
             )
         counts = [len(part) for _, _, part, _ in kept]
 

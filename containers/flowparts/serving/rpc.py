@@ -1,5 +1,6 @@
 """The Open Inference Protocol V2 over gRPC; messages are generated from open_inference.proto by `make proto`."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
@@ -9,6 +10,7 @@ import grpc
 from flowparts.serving import open_inference, tensors
 from flowparts.serving import open_inference_pb2 as messages
 from flowparts.serving.app import App
+from flowparts.serving.batching import Answer, Outcome, Row
 from flowparts.serving.logs import say
 from flowparts.serving.metrics import Metrics
 from flowparts.serving.refusals import Refusal
@@ -89,9 +91,13 @@ class Service:
         return answer
 
     def _authorize(self, context: grpc.aio.ServicerContext) -> None:
-        given = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
+        given = next(
+            (value for key, value in context.invocation_metadata() or () if key == "authorization"), ""
+        )
         if not self._app.authorized(given.encode() if isinstance(given, str) else given):
-            raise Refusal("unauthorized", "send the server's token as the metadata authorization: Bearer TOKEN")
+            raise Refusal(
+                "unauthorized", "send the server's token as the metadata authorization: Bearer TOKEN"
+            )
 
     async def _server_live(self, _: Any, __: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -123,7 +129,7 @@ class Service:
         seconds = self._settings.timeout_seconds
         if (remaining := context.time_remaining()) is not None:
             seconds = min(seconds, remaining)
-        answer = await self._app.predict(rows, seconds, "grpc")
+        answer = await self._predicted(rows, seconds) if rows else Answer(signature.no_rows(), 0, 0)
         response = messages.ModelInferResponse(
             model_name=self._model.name, model_version=self._model.version, id=request.id
         )
@@ -133,6 +139,18 @@ class Service:
             response.outputs.add(name=name, datatype=datatype, shape=[len(values)])
             response.raw_output_contents.append(tensors.packed(datatype, values))
         return response
+
+    async def _predicted(self, rows: list[Row], seconds: float) -> Answer:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        job = self._app.predict(rows, seconds, "grpc", future.set_result)
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        if isinstance(outcome, Answer):
+            return outcome
+        raise outcome
 
     def _rows(self, request: Any) -> Any:
         signature = self._model.signature
@@ -167,7 +185,9 @@ class Service:
                 )
                 continue
             if tensor.datatype not in _CONTENTS:
-                raise Refusal("signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only")
+                raise Refusal(
+                    "signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only"
+                )
             values = list(getattr(tensor.contents, _CONTENTS[tensor.datatype]))
             if tensor.datatype == "BYTES":
                 values = tensors.text(tensor.name, values)
@@ -178,7 +198,8 @@ class Service:
         if name != self._model.name or version not in ("", self._model.version):
             asked = f"{name!r}" + (f", version {version!r}" if version else "")
             raise Refusal(
-                "not_found", f"there is no model {asked}; here is {self._model.name!r}, version {self._model.version}"
+                "not_found",
+                f"there is no model {asked}; here is {self._model.name!r}, version {self._model.version}",
             )
 
 
@@ -189,9 +210,7 @@ def server(service: Service, address: str, max_body_mb: float) -> grpc.aio.Serve
         ValueError: The address can't be had.
     """
     largest = int(max_body_mb * 1e6)
-    found = grpc.aio.server(
-        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", largest)]
-    )
+    found = grpc.aio.server(options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", largest)])
     found.add_generic_rpc_handlers((service.handlers(),))
     try:
         found.add_insecure_port(address)

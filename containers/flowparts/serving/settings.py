@@ -63,7 +63,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         "model": environment.get("AIP_STORAGE_URI"),
     }
     fields = dataclasses.fields(Settings)
-    given |= {field.name: environment.get(PREFIX + field.name.upper()) or given.get(field.name) for field in fields}
+    given |= {
+        field.name: environment.get(PREFIX + field.name.upper()) or given.get(field.name) for field in fields
+    }
     given |= {name: text for name, text in vars(_parser().parse_args(arguments)).items() if text is not None}
     given.pop("command", None)
     values = {
@@ -83,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a model over HTTP and gRPC. Each option can also be given by the environment, as "
         f"{PREFIX}<OPTION>; the bearer token that requests must bring only there, as {PREFIX}TOKEN.",
     )
-    parser.add_argument("command", nargs="?", choices=["serve"], help="what SageMaker starts a container with")
+    parser.add_argument(
+        "command", nargs="?", choices=["serve"], help="what SageMaker starts a container with"
+    )
     for field in dataclasses.fields(Settings):
         shown = "" if field.default == "" else f" ({field.default})"
         flag: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
@@ -118,20 +122,28 @@ def _check(settings: Settings) -> None:
             f"no model to serve: give --model DIRECTORY_OR_URI, or mount one at {' or '.join(MOUNTS)}"
         )
     if not settings.name or set(settings.name) & set("/:?#% "):
-        raise ValueError(f"--name must be usable in an address, without / : ? # % and spaces, not {settings.name!r}")
+        raise ValueError(
+            f"--name must be usable in an address, without / : ? # % and spaces, not {settings.name!r}"
+        )
     for name in ("workers", "max_rows", "max_batch_rows", "max_waiting_rows", "prediction_log_rows"):
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
     for name in ("timeout_seconds", "max_body_mb", "prediction_log_seconds"):
         if not 0 < getattr(settings, name) < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(settings, name):g}")
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be more than 0, not {getattr(settings, name):g}"
+            )
     if not 0 <= settings.drain_seconds < float("inf"):
         raise ValueError(f"--drain-seconds must be 0 or more, not {settings.drain_seconds:g}")
     if not 0 <= settings.prediction_log_share <= 1:
-        raise ValueError(f"--prediction-log-share must be between 0 and 1, not {settings.prediction_log_share:g}")
+        raise ValueError(
+            f"--prediction-log-share must be between 0 and 1, not {settings.prediction_log_share:g}"
+        )
     for name in ("port", "grpc_port"):
         if not 0 <= getattr(settings, name) < 65_536:
-            raise ValueError(f"--{name.replace('_', '-')} must be between 0 and 65535, not {getattr(settings, name)}")
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be between 0 and 65535, not {getattr(settings, name)}"
+            )
     for name in ("health_route", "predict_route"):
         route = getattr(settings, name)
         if route and not route.startswith("/"):

@@ -107,7 +107,9 @@ class Signature:
         """
         for name, values in columns.items():
             if name not in self.features and self.unknown_fields == "reject":
-                raise Refusal("signature", f"the model has no column {name!r}; its columns are: {self._listed()}")
+                raise Refusal(
+                    "signature", f"the model has no column {name!r}; its columns are: {self._listed()}"
+                )
             if len(values) != count:
                 raise Refusal(
                     "signature", f"column {name!r} has {len(values)} values, but the first one has {count}"

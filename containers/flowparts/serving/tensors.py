@@ -93,7 +93,8 @@ def unpacked(name: str, kind: str, datatype: str, raw: bytes, count: int) -> lis
     dtype = np.dtype(NUMPY_TYPES[datatype])
     if len(raw) != count * dtype.itemsize:
         raise Refusal(
-            "malformed", f"tensor {name!r} has {len(raw)} bytes, but its shape asks for {count * dtype.itemsize}"
+            "malformed",
+            f"tensor {name!r} has {len(raw)} bytes, but its shape asks for {count * dtype.itemsize}",
         )
     values = np.frombuffer(raw, dtype)
     if kind == "boolean":

@@ -8,18 +8,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import uvicorn
-
 from flowparts.serving import logs, served_model
 from flowparts.serving.app import App
 from flowparts.serving.batching import Batcher
+from flowparts.serving.http import Server
 from flowparts.serving.metrics import Metrics
 from flowparts.serving.prediction_log import PredictionLog
 from flowparts.serving.settings import Settings
@@ -92,12 +89,7 @@ async def _serve(
             settings.prediction_log_seconds,
         )  # fmt: skip
     app = App(model, batcher, metrics, settings, os.environ.get("FLOWPARTS_SERVING_TOKEN", ""), log)
-    config = uvicorn.Config(
-        app, loop="none", http="httptools", ws="none", lifespan="off", interface="asgi3", log_config=None,
-        access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=75,
-        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
-    )  # fmt: skip
-    server = _Server(config)
+    server = Server(app)
     calls = None
     if settings.grpc_port:
         from flowparts.serving import rpc
@@ -106,39 +98,35 @@ async def _serve(
         calls = rpc.server(service, f"{_bracketed(settings.host)}:{settings.grpc_port}", settings.max_body_mb)
         await calls.start()
     loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
 
     def stop(seconds: float) -> None:
         if app.draining:
-            server.should_exit = True
+            stopped.set()
             return
         app.draining = True
         logs.say("draining", seconds=seconds, worker=number)
-        loop.call_later(seconds, setattr, server, "should_exit", True)
+        loop.call_later(seconds, stopped.set)
 
     loop.add_signal_handler(signal.SIGTERM, stop, settings.drain_seconds)
     loop.add_signal_handler(signal.SIGINT, stop, 0)
     if parent >= 0:
         loop.add_reader(parent, lambda: (loop.remove_reader(parent), stop(0)))
+    await server.start(listener)
     host, port = listener.getsockname()[:2]
     logs.say(
         f"serving {model.name} at http://{_bracketed('127.0.0.1' if host == '0.0.0.0' else host)}:{port}",  # noqa: S104
         worker=number, grpc_port=settings.grpc_port,
     )  # fmt: skip
-    await server.serve([listener])
+    await stopped.wait()
     if calls:
-        await calls.stop(_SECONDS_TO_FINISH)
+        await asyncio.gather(server.stop(_SECONDS_TO_FINISH), calls.stop(_SECONDS_TO_FINISH))
+    else:
+        await server.stop(_SECONDS_TO_FINISH)
     batcher.close()
     if log:
         log.close()
     logs.say("stopped", worker=number)
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the worker."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _bracketed(host: str) -> str:
