@@ -39,7 +39,7 @@ lock: .venv/installed
 	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --no-emit-package tensorflow --no-emit-package rfc3987-syntax --no-emit-package lark --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-deps -c requirements.txt --custom-compile-command "make lock" - -o bootstrap.txt
 	$(BIN)/python -m targets.images lock
-	for peers in peers tfdv; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" benchmarks/requirements-$$peers.in -o benchmarks/requirements-$$peers.txt; done
+	for file in benchmarks/requirements-*.in; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" $$file -o $${file%.in}.txt; done
 
 # The catalogue as a site in build/site, with pictures of the reports in runs/.
 docs: .venv/installed system
@@ -63,6 +63,11 @@ bench: .venv/installed .venv-bench/peers/installed
 bench-containers: images
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_containers.py
 
+# SECONDS=4 a measurement; SOAK=10 holds 80 % of the capacity for ten minutes afterwards.
+bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,mlserver kserve litserve bentoml))
+	scripts/system-packages.sh wrk:wrk
+	$(BIN)/python benchmarks/serving/bench.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SOAK),--soak-minutes $(SOAK))
+
 .venv-bench/%/installed: benchmarks/requirements-%.txt | .venv/installed
 	$(PYTHON) -m venv --clear .venv-bench/$*
 	$(BIN)/uv pip sync -q --compile-bytecode --require-hashes --python .venv-bench/$*/bin/python $<
@@ -76,4 +81,4 @@ bench-containers: images
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push wheel system lock docs readme bench bench-containers proto
+.PHONY: run test compile images push wheel system lock docs readme bench bench-containers proto bench-serving

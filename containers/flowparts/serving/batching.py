@@ -20,7 +20,7 @@ from flowparts.serving.refusals import Refusal
 _TICK_SECONDS = 0.01
 # A batch that takes less is scored on the event loop: handing it to a thread and back, against a loop that holds
 # the interpreter's lock, cost a fifth of all requests when measured.
-_WORTH_A_THREAD_SECONDS = 0.0005
+_WORTH_A_THREAD_SECONDS = 0.001
 
 Row = Sequence[Any]
 Columns = dict[str, list[Any]]

@@ -1,0 +1,273 @@
+"""Measure our server beside others: the same model, the same rows, the same connections, in one run."""
+
+import argparse
+import json
+import math
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+README = HERE / "README.md"
+sys.path.insert(0, str(HERE))
+
+import pipeline  # noqa: E402
+
+ROWS = (1, 32)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server to measure: its script, its environment, its address and the form of its requests."""
+
+    title: str
+    script: str
+    environment: str
+    path: str = "/predict"
+    form: str = "instances"
+
+
+PEERS = [
+    Peer("hello-world FastAPI", "hello_server", "litserve"),
+    Peer("MLServer", "mlserver_server", "mlserver", "/v2/models/model/infer", "tensors"),
+    Peer("KServe Model", "kserve_server", "kserve", "/v1/models/model:predict"),
+    Peer("LitServe", "litserve_server", "litserve"),
+    Peer("BentoML", "bentoml_server", "bentoml"),
+    Peer("FastAPI and pydantic", "fastapi_server", "litserve"),
+]
+MODEL_SERVERS = ("MLServer", "KServe Model", "LitServe")
+
+
+@dataclass
+class Result:
+    """What was measured of one server."""
+
+    load: dict[int, dict[str, float]]
+    memory_mb: float
+    processes: int
+
+    def rate(self, rows: int) -> float:
+        return self.load[rows]["requests"] / self.load[rows]["seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=4, help="length of a measurement")
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--soak-minutes", type=float, default=0, help="then hold 80 %% of the capacity")
+    parser.add_argument("--only", nargs="*", help="servers to measure beside ours")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        model, engine = train(work / "model")
+        ours = [sys.executable, "-m", "flowparts.serving", f"--model={model}", "--grpc-port=0", "--drain-seconds=0"]
+        results: dict[str, Result] = {}
+        chosen = [peer for peer in PEERS if not options.only or peer.script.split("_")[0] in options.only]
+        # Ours first and last: the machine's own drift shows.
+        results["flowparts"] = measure(ours, Peer("flowparts", "", ""), work, options)
+        for peer in chosen:
+            python = ROOT / ".venv-bench" / peer.environment / "bin" / "python"
+            command = [str(python), str(HERE / "peers" / f"{peer.script}.py")]
+            results[peer.title] = measure(command, peer, work, options)
+        again = measure(ours, Peer("flowparts", "", ""), work, options)
+        soaked = soak(ours, work, results["flowparts"], options) if options.soak_minutes else ""
+    text = report(results, again, engine, options) + soaked
+    print(text)
+    if not options.only:
+        README.write_text(text, encoding="utf-8")
+
+
+def train(path: Path) -> tuple[Path, str]:
+    """Save the peers' estimator as a flowparts model; return its directory and the engine it is served with."""
+    import polars as pl
+
+    from flowparts import engines, estimators, models, preprocess
+
+    frame = pl.from_pandas(pipeline.rows())
+    learned, features = preprocess.fit(frame.lazy(), label="label", task="classification")
+    data = estimators.examples(features.lazy(), learned)
+    estimator = estimators.build("HistGradientBoosting", "classification", {"max_iter": 100, "random_state": 0})
+    fitted = estimators.fit(estimator, data, data)
+    models.save(
+        path, fitted, preprocessor=learned, task="classification", label="label", classes=learned.classes, metadata={}
+    )
+    return path, engines.load(path).name
+
+
+def measure(command: list[str], peer: Peer, work: Path, options: argparse.Namespace) -> Result:
+    bodies = {rows: body(peer.form, rows, work) for rows in ROWS}
+    with running(command, peer, bodies[1], work) as (process, url):
+        load: dict[int, dict[str, float]] = {}
+        for rows in ROWS:
+            wrk(url, bodies[rows], 1, options.connections)
+            load[rows] = wrk(url, bodies[rows], options.seconds, options.connections)
+            print(f"{peer.title}, {rows} rows: {load[rows]}", file=sys.stderr)
+        memory, processes = memory_of(process)
+    return Result(load, memory, processes)
+
+
+@contextmanager
+def running(command: list[str], peer: Peer, request: Path, work: Path) -> Iterator[tuple[psutil.Process, str]]:
+    """Start a server, wait until it predicts, and end it with all its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    last = f"--port={port}" if "flowparts.serving" in command else str(port)
+    environment = os.environ | {"PYTHONPATH": str(HERE), "BENTOML_DO_NOT_TRACK": "true", "HOME": str(work)}
+    if "flowparts.serving" in command:
+        environment["PYTHONPATH"] = str(ROOT / "containers")
+    log = work / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, last], stdout=output, stderr=output, env=environment, cwd=work, start_new_session=True
+        )
+        url = f"http://127.0.0.1:{port}{peer.path}"
+        try:
+            wait(url, request, process, log)
+            yield psutil.Process(process.pid), url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+
+def wait(url: str, request: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    asked = urllib.request.Request(url, request.read_bytes(), {"content-type": "application/json"})
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(asked, timeout=10) as answer:
+                if answer.status == 200:
+                    return
+        except urllib.error.HTTPError as error:
+            if error.code in (400, 422):
+                raise SystemExit(f"{url}: {error.read().decode()[:500]}") from None
+            time.sleep(0.5)
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit(f"{url} did not answer:\n{log.read_text()[-3000:]}")
+
+
+def body(form: str, count: int, work: Path) -> Path:
+    """Write a request and return its file."""
+    records = pipeline.records(count)
+    content: dict[str, Any] = {"instances": records}
+    if form == "tensors":
+        content = {"inputs": [tensor(name, [record[name] for record in records]) for name in pipeline.COLUMNS]}
+    file = work / f"{form}-{count}.json"
+    file.write_text(json.dumps(content, separators=(",", ":")))
+    return file
+
+
+def tensor(name: str, values: list[Any]) -> dict[str, Any]:
+    datatype = {float: "FP64", bool: "BOOL", str: "BYTES"}[type(values[0])]
+    text = {"parameters": {"content_type": "str"}} if datatype == "BYTES" else {}
+    return {"name": name, "shape": [len(values)], "datatype": datatype, "data": values, **text}
+
+
+def wrk(url: str, request: Path, seconds: float, connections: int, delay_ms: int = 0) -> dict[str, float]:
+    """Load a server from connections that each send a request when the one before is answered."""
+    environment = os.environ | {"BODY": str(request)} | ({"DELAY_MS": str(delay_ms)} if delay_ms else {})
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "30s"]
+    found = subprocess.run(
+        [*command, "-s", str(HERE / "load.lua"), url], capture_output=True, text=True, check=True, env=environment
+    )
+    measured: dict[str, float] = json.loads(found.stdout.strip().splitlines()[-1])
+    return measured
+
+
+def memory_of(process: psutil.Process) -> tuple[float, int]:
+    """Return the memory of a server's processes, shared pages counted once, in MB, and how many they are."""
+    every = [process, *process.children(recursive=True)]
+    return sum(each.memory_full_info().pss for each in every) / 1e6, len(every)
+
+
+def soak(ours: list[str], work: Path, result: Result, options: argparse.Namespace) -> str:
+    """Hold 80 % of the capacity for minutes; return what became of errors, latency and memory."""
+    lines = ["", "### Soak", "", "| rows | held | minutes | failed | p99 | memory after 10 % | at the end |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for rows in ROWS:
+        request = body("instances", rows, work)
+        aim = 0.8 * result.rate(rows)
+        connections = max(options.connections, round(aim * 0.012))
+        seconds = 60 * options.soak_minutes
+        with running(ours, Peer("flowparts", "", ""), request, work) as (process, url):
+            started = wrk(url, request, seconds / 10, connections, 10)
+            before, _ = memory_of(process)
+            held = wrk(url, request, seconds * 0.9, connections, 10)
+            after, _ = memory_of(process)
+        rate = held["requests"] / held["seconds"]
+        failed = int(started["failed"] + held["failed"])
+        lines.append(
+            f"| {rows} | {rate:,.0f} requests/s, {rate / result.rate(rows):.0%} | {options.soak_minutes:g} | "
+            f"{failed} | {held['p99_ms']:.1f} ms | {before:.0f} MB | {after:.0f} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def report(results: dict[str, Result], again: Result, engine: str, options: argparse.Namespace) -> str:
+    ours = results["flowparts"]
+    lines = [
+        "# Benchmark of the model server",
+        "",
+        "Our server beside others with the same scikit-learn pipeline (20 mixed columns, 100 boosted trees), each with one",
+        f"worker, on loopback: {options.connections} connections that each send a request when the one before is answered,",
+        f"{options.seconds} s a measurement after 1 s of warming up, one server at a time. `make bench-serving` measures and",
+        "writes this page; `make bench-serving SOAK=10` also holds 80 % of the capacity for ten minutes.",
+        "",
+        f"Measured on {os.cpu_count()} cores with {psutil.virtual_memory().total / 2**30:.0f} GiB of memory, Python",
+        f"{platform.python_version()}; our engine: {engine}. Memory is that of all the server's processes, shared pages once.",
+        "",
+        "| server | requests/s, 1 row | ours / it | p99 | requests/s, 32 rows | ours / it | p99 | memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in {**results, "flowparts, measured again": again}.items():
+        cells = [name]
+        for rows in ROWS:
+            cells += [f"{result.rate(rows):,.0f}", f"{ours.rate(rows) / result.rate(rows):.1f}x"]
+            cells.append(f"{result.load[rows]['p99_ms']:.1f} ms")
+        lines.append("| " + " | ".join([*cells, f"{result.memory_mb:.0f} MB"]) + " |")
+    failed = sum(int(cell["failed"]) for result in results.values() for cell in result.load.values())
+    lines += ["", f"Requests that failed: {failed}.", ""]
+    peers = [results[name] for name in MODEL_SERVERS if name in results]
+    if len(peers) == len(MODEL_SERVERS) and "hello-world FastAPI" in results:
+        lines += ["| aim | found | holds |", "|---|---|---|"]
+        for rows, factor in zip(ROWS, (10, 7), strict=True):
+            found = ours.rate(rows) / max(peer.rate(rows) for peer in peers)
+            lines.append(aim(f"{rows} rows: ≥ {factor}x the best of {', '.join(MODEL_SERVERS)}", found, factor))
+        found = ours.rate(1) / results["hello-world FastAPI"].rate(1)
+        lines.append(aim("1 row: ≥ 2x hello-world FastAPI", found, 2))
+        for rows in ROWS:
+            found = min(peer.load[rows]["p99_ms"] for peer in peers) / ours.load[rows]["p99_ms"]
+            lines.append(aim(f"{rows} rows: p99 no worse than theirs", found, 1))
+    return "\n".join(lines) + "\n"
+
+
+def aim(text: str, found: float, least: float) -> str:
+    return f"| {text.replace('1 rows', '1 row')} | {found:.1f}x | {'yes' if found >= least else 'no'} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The Open Inference Protocol V2 as NVIDIA's client for it speaks it, over HTTP and gRPC."""
+
+import json
+import struct
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as over_grpc
+import tritonclient.http as over_http
+from tritonclient.utils import InferenceServerException
+
+from tests.flowparts.serving.conftest import Server
+
+TYPES = {"size (cm)": "FP64", "visits": "FP64", "member": "BOOL", "town": "BYTES", "at": "BYTES", "born": "BYTES"}
+NUMPY = {"FP64": np.float64, "FP32": np.float32, "INT64": np.int64, "BOOL": np.bool_, "BYTES": np.object_}
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(server: Server, request: pytest.FixtureRequest) -> Any:
+    library, port = (over_http, server.port) if request.param == "http" else (over_grpc, server.grpc_port)
+    with library.InferenceServerClient(f"127.0.0.1:{port}") as found:
+        yield library, found
+
+
+def tensors(
+    library: Any, records: list[dict[str, Any]], binary: bool = True, shape: tuple[int, ...] = (-1,), **types: str
+) -> list[Any]:
+    """Return a tensor for each column; a missing number is NaN, a column with missing text is left out."""
+    made = []
+    for name, default in TYPES.items():
+        values = [record[name] for record in records]
+        datatype = types.get(name, default)
+        if datatype == "BYTES" and None in values:
+            continue
+        array = np.array([np.nan if value is None else value for value in values], NUMPY[datatype]).reshape(shape)
+        tensor = library.InferInput(name, list(array.shape), datatype)
+        tensor.set_data_from_numpy(array, **({"binary_data": binary} if library is over_http else {}))
+        made.append(tensor)
+    return made
+
+
+def whole(records: list[dict[str, Any]], expected: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Return the rows whose text is there."""
+    kept = [index for index, record in enumerate(records) if record["town"] is not None]
+    return [records[index] for index in kept], [expected[index] for index in kept]
+
+
+def check(result: Any, expected: list[dict[str, Any]]) -> None:
+    found = [v.decode() if isinstance(v, bytes) else v for v in result.as_numpy("prediction")]
+    assert found == [row["prediction"] for row in expected]
+    for name in ("probability_basic", "probability_pro"):
+        np.testing.assert_allclose(result.as_numpy(name), [row[name] for row in expected], atol=1e-5)
+
+
+def test_the_server_and_the_model_are_alive_and_ready(client: Any) -> None:
+    _, found = client
+    assert found.is_server_live()
+    assert found.is_server_ready()
+    assert found.is_model_ready("plans")
+
+
+def test_metadata_names_the_columns(client: Any) -> None:
+    library, found = client
+    options = {"as_json": True} if library is over_grpc else {}
+    described = found.get_model_metadata("plans", **options)
+    assert {column["name"]: column["datatype"] for column in described["inputs"]} == TYPES
+    assert [(column["name"], column["datatype"]) for column in described["outputs"]] == [
+        ("prediction", "BYTES"), ("probability_basic", "FP64"), ("probability_pro", "FP64"),
+    ]  # fmt: skip
+    assert found.get_server_metadata(**options)["extensions"] == ["binary_tensor_data"]
+    [version] = described["versions"]
+    assert found.get_model_metadata("plans", version, **options) == described
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_columns_get_the_offline_predictions(client: Any, records: Any, expected: Any, count: int) -> None:
+    library, found = client
+    sent, wanted = whole(records[1 : count + 1], expected[1 : count + 1])
+    result = found.infer("plans", tensors(library, sent), request_id="7")
+    check(result, wanted)
+    response = result.get_response(**({"as_json": True} if library is over_grpc else {}))
+    assert response["id"] == "7"
+    assert response["model_name"] == "plans"
+
+
+def test_missing_text_is_left_out_and_a_missing_number_is_nan(client: Any, records: Any, expected: Any) -> None:
+    library, found = client
+    assert records[0]["town"] is None
+    assert records[0]["size (cm)"] is None
+    check(found.infer("plans", tensors(library, records[:1])), expected[:1])
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "INT64"])
+def test_numbers_may_be_of_other_datatypes_and_columns_matrices(
+    client: Any, records: Any, expected: Any, datatype: str
+) -> None:
+    library, found = client
+    sent, wanted = whole(records, expected)
+    check(found.infer("plans", tensors(library, sent, shape=(-1, 1), visits=datatype)), wanted)
+
+
+def test_json_tensors_get_the_same_as_binary_ones(server: Server, records: Any, expected: Any) -> None:
+    sent, wanted = whole(records, expected)
+    with over_http.InferenceServerClient(f"127.0.0.1:{server.port}") as found:
+        numbers = [record for record in sent if record["size (cm)"] is not None]
+        kept = [row for row, record in zip(wanted, sent, strict=True) if record["size (cm)"] is not None]
+        outputs = [over_http.InferRequestedOutput(name, binary_data=False) for name in kept[0]]
+        check(found.infer("plans", tensors(over_http, numbers, binary=False), outputs=outputs), kept)
+
+
+def test_json_may_hold_null_and_lists_of_one(server: Server, records: Any, expected: Any) -> None:
+    columns = [
+        {"name": name, "shape": [40, 1], "datatype": datatype, "data": [[record[name]] for record in records]}
+        for name, datatype in TYPES.items()
+    ]
+    asked = {"inputs": columns, "outputs": [{"name": "prediction"}], "id": "x"}
+    status, body, _ = server.call("/v2/models/plans/infer", asked)
+    assert status == 200, body
+    [output] = body["outputs"]
+    assert output["data"] == [row["prediction"] for row in expected]
+    assert (output["datatype"], output["shape"], body["id"]) == ("BYTES", [40], "x")
+
+
+def test_only_the_outputs_that_are_asked_for_come(client: Any, records: Any) -> None:
+    library, found = client
+    sent, _ = whole(records, records)
+    wanted = [library.InferRequestedOutput("probability_pro")]
+    result = found.infer("plans", tensors(library, sent), outputs=wanted)
+    assert result.as_numpy("probability_pro").shape == (len(sent),)
+    assert result.as_numpy("prediction") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda library, inputs: inputs[1:-1], "column 'born' is missing; the model needs"),
+        (lambda library, inputs: [], "no inputs"),
+        (lambda library, inputs: [_typed(library, "visits", "BYTES", ["a"]), *inputs[2:]], "has datatype BYTES"),
+        (lambda library, inputs: [_typed(library, "visits", "FP64", [1.0, 2.0]), *inputs[2:]], "1 rows, but 'visits'"),
+        (lambda library, inputs: [_typed(library, "visits", "FP64", [[1.0, 2.0]]), *inputs[2:]], "has shape [1, 2]"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_gets_a_sentence(client: Any, records: Any, change: Any, message: str) -> None:
+    library, found = client
+    inputs = tensors(library, records[1:2])
+    with pytest.raises(InferenceServerException) as caught:
+        found.infer("plans", change(library, inputs))
+    assert message in caught.value.message()
+    assert "400" in str(caught.value.status()) or "INVALID_ARGUMENT" in str(caught.value.status())
+
+
+def _typed(library: Any, name: str, datatype: str, values: Any) -> Any:
+    array = np.array(values, NUMPY[datatype])
+    tensor = library.InferInput(name, list(array.shape), datatype)
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def test_an_unknown_model_version_or_output_is_refused(client: Any, records: Any) -> None:
+    library, found = client
+    inputs = tensors(library, records[1:2])
+    for name, version in (("other", ""), ("plans", "9")):
+        with pytest.raises(InferenceServerException, match="there is n") as caught:
+            found.infer(name, inputs, model_version=version)
+        assert "404" in str(caught.value.status()) or "NOT_FOUND" in str(caught.value.status())
+    with pytest.raises(InferenceServerException, match="no output 'x'; the outputs are: prediction"):
+        found.infer("plans", inputs, outputs=[library.InferRequestedOutput("x")])
+
+
+@pytest.mark.parametrize(
+    ("length", "binary", "size"),
+    [("999999", b"", 8), ("-1", b"", 8), ("x", b"", 8), (None, b"12345678", 9), (None, b"123456789", 8),
+     (None, b"1234567", 7), (None, b"12345678", -8), (None, b"12345678", "8")],
+)  # fmt: skip
+def test_bytes_that_do_not_add_up_are_refused(server: Server, length: Any, binary: bytes, size: Any) -> None:
+    tensor = {"name": "visits", "shape": [1], "datatype": "FP64", "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"inference-header-content-length": str(len(head)) if length is None else length}
+    status, body, _ = server.call("/v2/models/plans/infer", head + binary, headers)
+    assert status == 400
+    assert isinstance(body["error"], str)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x01", struct.pack("<I", 9) + b"a", struct.pack("<I", 1) + b"\xff"])
+def test_text_that_does_not_add_up_is_refused(server: Server, raw: bytes) -> None:
+    parameters = {"binary_data_size": len(raw)}
+    tensor = {"name": "town", "shape": [1], "datatype": "BYTES", "parameters": parameters}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"inference-header-content-length": str(len(head))}
+    status, body, _ = server.call("/v2/models/plans/infer", head + raw, headers)
+    assert status == 400
+    assert "tensor 'town'" in body["error"]
+
+
+def test_a_deadline_of_the_call_counts(server: Server, records: Any) -> None:
+    with over_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as found:
+        with pytest.raises(InferenceServerException) as caught:
+            found.infer("plans", tensors(over_grpc, records[1:2]), client_timeout=1e-6)
+        assert "DEADLINE_EXCEEDED" in str(caught.value.status()) or "Deadline" in caught.value.message()
+        check_again = found.infer("plans", tensors(over_grpc, records[1:2]))
+        assert check_again.as_numpy("prediction").shape == (1,)
+
+
+def test_an_unknown_call_is_refused(server: Server) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/Nothing")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=10)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
