@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._method, self._after = "", _CLOSE
         self._busy = self._blocked = self._read_paused = self._refused = self._ended = False
         self.on_message_begin()
-        self._arriving = False
+        self._arriving, self._head_bytes = False, -1
 
     # What the event loop says.
 
@@ -158,16 +158,14 @@ class Connection(asyncio.Protocol):
         """Read what has come."""
         if self._refused:
             return
-        if self._head_bytes >= 0:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # The client would also speak something else; it is answered in HTTP/1.1.
-            self._parser = httptools.HttpRequestParser(self)
-            self.data_received(data[upgrade.args[0] :])
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(Refusal("malformed", f"the request is not valid HTTP: {error}"))
+        if self._head_bytes >= 0:
+            self._head_bytes += len(data)
         if self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse(Refusal("too_large", f"the headers are larger than {_MAX_HEAD_BYTES} bytes"))
 
@@ -226,11 +224,13 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer the request, or keep it until those before it are answered."""
-        if self._refused:
+        if self._refused or self._parser.should_upgrade():
             return
         self._arriving = False
         self._since = 0.0
-        path = self._url.partition(b"?")[0].decode("latin-1")
+        url = self._url
+        # A client may name the whole address, as it does to a proxy.
+        path = (url.partition(b"?")[0] if url[:1] == b"/" else _path(url)).decode("latin-1")
         if "%" in path:
             path = unquote(path)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -269,6 +269,20 @@ class Connection(asyncio.Protocol):
             self._refuse(Refusal("slow", f"the request did not arrive within {_ARRIVAL_SECONDS:g} s"))
         elif elapsed > _IDLE_SECONDS:
             self._transport.close()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read a request again without its offer to speak something else, such as HTTP/2 or WebSocket."""
+        method = self._parser.get_method()
+        self._parser = httptools.HttpRequestParser(self)
+        if method == b"CONNECT":
+            self._refuse(Refusal("malformed", "the server is no proxy: it takes no CONNECT"))
+            return
+        kept = [
+            b"%b: %b\r\n" % header
+            for header in self._headers.items()
+            if header[0] not in (b"connection", b"upgrade", b"http2-settings")
+        ]
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, b"".join(kept), rest))
 
     def _too_large(self) -> Refusal:
         most = self._server.application.max_body / 1e6
@@ -332,3 +346,11 @@ class Connection(asyncio.Protocol):
             self._write(self._server.application.refuse(request))
         else:
             self._answer(request, after)
+
+
+def _path(url: bytes) -> bytes:
+    try:
+        path: bytes | None = httptools.parse_url(url).path
+    except httptools.HttpParserInvalidURLError:
+        return url
+    return path or b"/"

@@ -66,10 +66,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     given |= {
         field.name: environment.get(PREFIX + field.name.upper()) or given.get(field.name) for field in fields
     }
-    given |= {name: text for name, text in vars(_parser().parse_args(arguments)).items() if text is not None}
+    given |= {name: text for name, text in vars(_parser().parse_args(arguments)).items() if text}
     given.pop("command", None)
     values = {
-        field.name: _converted(field, text) for field in fields if (text := given[field.name]) is not None
+        field.name: _converted(field, text) for field in fields if (text := given[field.name])
     }
     settings = Settings(**values)
     if not settings.model:

@@ -1,0 +1,141 @@
+"""The HTTP of the server: what a connection may do."""
+
+import json
+import socket
+import time
+from typing import Any
+
+from tests.flowparts.serving.conftest import Server
+
+
+def request(body: bytes = b"", path: str = "/predict", headers: str = "", version: str = "1.1") -> bytes:
+    method = "POST" if body else "GET"
+    head = f"{method} {path} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes, dict[bytes, bytes]]]:
+    """Read so many responses."""
+    found, data = [], b""
+    while len(found) < count:
+        head, separator, rest = data.partition(b"\r\n\r\n")
+        length = 0
+        if separator:
+            lines = head.split(b"\r\n")
+            headers = dict(line.split(b": ", 1) for line in lines[1:])
+            length = int(headers.get(b"content-length", b"0"))
+        if separator and len(rest) >= length:
+            found.append((int(lines[0].split()[1]), rest[:length], headers))
+            data = rest[length:]
+            continue
+        part = connection.recv(65_536)
+        assert part, f"closed after {len(found)} of {count} answers"
+        data += part
+    return found
+
+
+def connected(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def test_requests_sent_ahead_are_answered_in_their_order(server: Server, records: Any, expected: Any) -> None:
+    sent = [json.dumps({"instances": [record]}).encode() for record in records]
+    with connected(server) as connection:
+        connection.sendall(b"".join(map(request, sent)) + request(b"{"))
+        found = answers(connection, 41)
+    assert [status for status, _, _ in found] == [200] * 40 + [400]
+    predictions = [json.loads(body)["predictions"][0]["prediction"] for _, body, _ in found[:40]]
+    assert predictions == [row["prediction"] for row in expected]
+
+
+def test_a_request_may_come_byte_by_byte(server: Server, records: Any) -> None:
+    with connected(server) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request(json.dumps({"instances": records[:1]}).encode()):
+            connection.send(bytes([byte]))
+        assert answers(connection, 1)[0][0] == 200
+
+
+def test_a_slow_client_keeps_nobody_waiting(server: Server, records: Any) -> None:
+    body = json.dumps({"instances": records[:1]}).encode()
+    slow = [connected(server) for _ in range(50)]
+    for each in slow:
+        each.sendall(request(body)[:-10])
+    started = time.monotonic()
+    assert server.call("/predict", body)[0] == 200
+    assert time.monotonic() - started < 5
+    for each in slow:
+        each.sendall(body[-10:])
+        assert answers(each, 1)[0][0] == 200
+        each.close()
+
+
+def test_chunked_bodies_are_read(server: Server, records: Any) -> None:
+    body = json.dumps({"instances": records[:1]}).encode()
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:])) + b"0\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connected(server) as connection:
+        connection.sendall((head + chunks) * 2)
+        assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
+
+
+def test_a_client_that_only_listens_any_more_is_answered(server: Server, records: Any) -> None:
+    with connected(server) as connection:
+        connection.sendall(request(json.dumps({"instances": records}).encode()))
+        connection.shutdown(socket.SHUT_WR)
+        assert answers(connection, 1)[0][0] == 200
+        assert connection.recv(10) == b""
+
+
+def test_clients_that_go_away_do_no_harm(server: Server, records: Any) -> None:
+    body = request(json.dumps({"instances": records}).encode())
+    for _ in range(20):
+        with connected(server) as connection:
+            connection.sendall(body)
+    assert server.call("/predict", {"instances": records})[0] == 200
+
+
+def test_a_connection_closes_when_the_client_says_so(server: Server) -> None:
+    for headers, version, stays in (
+        ("Connection: close\r\n", "1.1", False),
+        ("", "1.1", True),
+        ("", "1.0", False),
+        ("Connection: keep-alive\r\n", "1.0", True),
+    ):
+        with connected(server) as connection:
+            connection.sendall(request(path="/ping", headers=headers, version=version))
+            [(status, _, found)] = answers(connection, 1)
+            assert status == 200
+            assert found.get(b"connection") == (
+                b"close" if not stays else b"keep-alive" if version == "1.0" else None
+            )
+            if stays:
+                connection.sendall(request(path="/ping"))
+                assert answers(connection, 1)[0][0] == 200
+            else:
+                assert connection.recv(10) == b""
+
+
+def test_a_client_that_waits_for_leave_to_send_gets_it(server: Server, records: Any) -> None:
+    whole = request(json.dumps({"instances": records[:1]}).encode(), headers="Expect: 100-continue\r\n")
+    head, _, body = whole.partition(b"\r\n\r\n")
+    with connected(server) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert answers(connection, 1)[0][0] == 100
+        connection.sendall(body)
+        assert answers(connection, 1)[0][0] == 200
+
+
+def test_an_offer_of_http_2_is_answered_in_http_1(server: Server, records: Any) -> None:
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    body = json.dumps({"instances": records[:1]}).encode()
+    with connected(server) as connection:
+        connection.sendall(request(body, headers=offer) + request(path="/ping", headers=offer))
+        assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
+
+
+def test_addresses_may_have_queries_and_escapes(server: Server) -> None:
+    for path in ("/v1/models/plans?x=1", "/v1/models/pl%61ns", "http://any.example/ping"):
+        with connected(server) as connection:
+            connection.sendall(request(path=path))
+            assert answers(connection, 1)[0][0] == 200, path

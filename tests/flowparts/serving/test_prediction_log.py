@@ -1,0 +1,73 @@
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import tables
+from tests.flowparts.serving.conftest import Server, rows
+
+
+def wait_for(log: Path, count: int) -> pl.DataFrame:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if list(log.glob("*.parquet")) and (found := tables.scan(log).collect()).height >= count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{count} rows did not come: {list(log.iterdir())}")
+
+
+def test_requests_and_predictions_become_a_table(
+    serve: Callable[..., Server], model: Path, records: Any, expected: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    options = (f"--prediction-log={log}", "--prediction-log-rows=40", "--prediction-log-seconds=600", "--name=m")
+    server = serve(model, *options)
+    server.call("/predict", {"instances": records})
+    server.call("/predict", {"instances": [{}]})
+    found = wait_for(log, 40)
+    features = rows().drop("plan", "amount").head(40)
+    # Whole numbers are numbers to a model.
+    features = features.with_columns(pl.col("visits").cast(pl.Float64))
+    assert found.select(features.columns).equals(features)
+    assert found.schema["born"] == pl.Date
+    assert found["prediction"].to_list() == [row["prediction"] for row in expected]
+    assert set(found["protocol"]) == {"predict"}
+    assert set(found["model"]) == {"m"}
+    assert found["version"].n_unique() == 1
+    age = time.time() * 1e6 - found["time"].dt.epoch("us").max()  # type: ignore[operator]
+    assert 0 <= age < 60e6
+    # What is left is written when the server stops.
+    server.call("/v1/models/m:predict", {"instances": records[:3]})
+    assert server.stop() == 0
+    found = tables.scan(log).collect()
+    assert found.height == 43
+    assert not [file for file in log.iterdir() if file.suffix != ".parquet"]
+
+
+def test_a_share_of_the_requests_is_logged_after_a_time_and_workers_share_a_table(
+    serve: Callable[..., Server], model: Path, records: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    server = serve(
+        model, f"--prediction-log={log}", "--prediction-log-share=0.5", "--prediction-log-seconds=0.2", "--workers=2"
+    )
+    for _ in range(200):
+        server.call("/predict", {"instances": records[:1]})
+    wait_for(log, 50)
+    server.stop()
+    assert 60 <= tables.scan(log).collect().height <= 140
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_predictions(
+    serve: Callable[..., Server], model: Path, records: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    server = serve(model, f"--prediction-log={log}", "--prediction-log-seconds=0.1")
+    log.rmdir()
+    log.write_text("in the way")
+    deadline = time.monotonic() + 20
+    while not server.say("the prediction log can't be written") and time.monotonic() < deadline:
+        assert server.call("/predict", {"instances": records[:1]})[0] == 200
+    assert server.say("the prediction log can't be written")
