@@ -58,6 +58,9 @@ def _conclude(console: Console, record: "Run") -> None:
         console.print(Text(f"report {name}: {file}"), soft_wrap=True)
     for name, address in local.endpoints(record).items():
         console.print(Text(f"endpoint {name}: {address}"), soft_wrap=True)
+    if model := local.model(record):
+        command = f"{sys.executable} -m flowparts.serving --model {model}"
+        console.print(Text.assemble(("serve it: ", "bold"), command), soft_wrap=True)
     for task in record.failed:
         console.print(Text(f"failed: {task.name}", "bold red"))
         console.print(Text(f"  {task.error}"), soft_wrap=True)

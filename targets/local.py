@@ -166,6 +166,17 @@ def reports(record: Run) -> dict[str, Path]:
     return {file.stem: file for file in sorted((record.folder / "reports").glob("*.html"))}
 
 
+def model(record: Run) -> Path | None:
+    """Return the directory of the model that a run ended up with, if it has one."""
+    found = [
+        Path(value.path)
+        for task in record.tasks
+        for value in task.outputs.values()
+        if isinstance(value, dsl.Model)
+    ]
+    return found[-1] if found else None
+
+
 def metrics(record: Run) -> dict[str, dict[str, float]]:
     """Return the scalars of every Metrics artifact, and every number a task returned, by task."""
     found: dict[str, dict[str, float]] = {}

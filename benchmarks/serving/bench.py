@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         model, engine = train(work / "model")
-        ours = [sys.executable, "-m", "flowparts.serving", f"--model={model}", "--grpc-port=0", "--drain-seconds=0"]
+        ours = [
+            sys.executable,
+            "-m",
+            "flowparts.serving",
+            f"--model={model}",
+            "--grpc-port=0",
+            "--drain-seconds=0",
+        ]
         results: dict[str, Result] = {}
         chosen = [peer for peer in PEERS if not options.only or peer.script.split("_")[0] in options.only]
         # Ours first and last: the machine's own drift shows.
@@ -93,7 +100,7 @@ def main() -> None:
 
 
 def train(path: Path) -> tuple[Path, str]:
-    """Save the peers' estimator as a flowparts model; return its directory and the engine it is served with."""
+    """Save the peers' estimator as a flowparts model; return its directory and its engine."""
     import polars as pl
 
     from flowparts import engines, estimators, models, preprocess
@@ -101,10 +108,18 @@ def train(path: Path) -> tuple[Path, str]:
     frame = pl.from_pandas(pipeline.rows())
     learned, features = preprocess.fit(frame.lazy(), label="label", task="classification")
     data = estimators.examples(features.lazy(), learned)
-    estimator = estimators.build("HistGradientBoosting", "classification", {"max_iter": 100, "random_state": 0})
+    estimator = estimators.build(
+        "HistGradientBoosting", "classification", {"max_iter": 100, "random_state": 0}
+    )
     fitted = estimators.fit(estimator, data, data)
     models.save(
-        path, fitted, preprocessor=learned, task="classification", label="label", classes=learned.classes, metadata={}
+        path,
+        fitted,
+        preprocessor=learned,
+        task="classification",
+        label="label",
+        classes=learned.classes,
+        metadata={},
     )
     return path, engines.load(path).name
 
@@ -122,7 +137,9 @@ def measure(command: list[str], peer: Peer, work: Path, options: argparse.Namesp
 
 
 @contextmanager
-def running(command: list[str], peer: Peer, request: Path, work: Path) -> Iterator[tuple[psutil.Process, str]]:
+def running(
+    command: list[str], peer: Peer, request: Path, work: Path
+) -> Iterator[tuple[psutil.Process, str]]:
     """Start a server, wait until it predicts, and end it with all its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -142,14 +159,10 @@ def running(command: list[str], peer: Peer, request: Path, work: Path) -> Iterat
             yield psutil.Process(process.pid), url
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
 
 
@@ -175,7 +188,9 @@ def body(form: str, count: int, work: Path) -> Path:
     records = pipeline.records(count)
     content: dict[str, Any] = {"instances": records}
     if form == "tensors":
-        content = {"inputs": [tensor(name, [record[name] for record in records]) for name in pipeline.COLUMNS]}
+        content = {
+            "inputs": [tensor(name, [record[name] for record in records]) for name in pipeline.COLUMNS]
+        }
     file = work / f"{form}-{count}.json"
     file.write_text(json.dumps(content, separators=(",", ":")))
     return file
@@ -192,7 +207,11 @@ def wrk(url: str, request: Path, seconds: float, connections: int, delay_ms: int
     environment = os.environ | {"BODY": str(request)} | ({"DELAY_MS": str(delay_ms)} if delay_ms else {})
     command = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--timeout", "30s"]
     found = subprocess.run(
-        [*command, "-s", str(HERE / "load.lua"), url], capture_output=True, text=True, check=True, env=environment
+        [*command, "-s", str(HERE / "load.lua"), url],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
     measured: dict[str, float] = json.loads(found.stdout.strip().splitlines()[-1])
     return measured
@@ -232,13 +251,15 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
     lines = [
         "# Benchmark of the model server",
         "",
-        "Our server beside others with the same scikit-learn pipeline (20 mixed columns, 100 boosted trees), each with one",
-        f"worker, on loopback: {options.connections} connections that each send a request when the one before is answered,",
-        f"{options.seconds} s a measurement after 1 s of warming up, one server at a time. `make bench-serving` measures and",
-        "writes this page; `make bench-serving SOAK=10` also holds 80 % of the capacity for ten minutes.",
+        "Our server beside others with the same scikit-learn pipeline (20 mixed columns, 100 boosted trees),",
+        f"each with one worker, on loopback: {options.connections} connections that each send a request when",
+        f"the one before is answered, {options.seconds} s a measurement after 1 s of warming up, one server",
+        "after another. `make bench-serving` measures and writes this page; `make bench-serving SOAK=10` then",
+        "holds 80 % of the capacity for ten minutes.",
         "",
-        f"Measured on {os.cpu_count()} cores with {psutil.virtual_memory().total / 2**30:.0f} GiB of memory, Python",
-        f"{platform.python_version()}; our engine: {engine}. Memory is that of all the server's processes, shared pages once.",
+        f"Measured on {os.cpu_count()} cores with {psutil.virtual_memory().total / 2**30:.0f} GiB of memory,",
+        f"Python {platform.python_version()}; our engine: {engine}. Memory is that of all processes of a",
+        "server, shared pages once.",
         "",
         "| server | requests/s, 1 row | ours / it | p99 | requests/s, 32 rows | ours / it | p99 | memory |",
         "|---|---|---|---|---|---|---|---|",
@@ -256,7 +277,9 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
         lines += ["| aim | found | holds |", "|---|---|---|"]
         for rows, factor in zip(ROWS, (10, 7), strict=True):
             found = ours.rate(rows) / max(peer.rate(rows) for peer in peers)
-            lines.append(aim(f"{rows} rows: ≥ {factor}x the best of {', '.join(MODEL_SERVERS)}", found, factor))
+            lines.append(
+                aim(f"{rows} rows: ≥ {factor}x the best of {', '.join(MODEL_SERVERS)}", found, factor)
+            )
         found = ours.rate(1) / results["hello-world FastAPI"].rate(1)
         lines.append(aim("1 row: ≥ 2x hello-world FastAPI", found, 2))
         for rows in ROWS:

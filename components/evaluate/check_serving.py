@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Metrics, Model, Output
 from .. import runs_in
 
 
-@runs_in("sklearn")
+@runs_in("serving")
 def check_serving(
     model: Input[Model],
     test: Input[Dataset],
@@ -13,7 +13,7 @@ def check_serving(
     sample_rows: int = 200,
     timeout_seconds: float = 120.0,
 ) -> NamedTuple("Outputs", [("servable", bool), ("reason", str), ("latency_ms", float)]):  # type: ignore[valid-type]
-    """Load a model in a process of its own, send it test rows as JSON and require the offline predictions.
+    """Start the model server with a model, send it test rows as JSON and require the offline predictions.
 
     A model that can't serve doesn't fail this step: servable is then false and the reason says why.
 
@@ -28,7 +28,8 @@ def check_serving(
     Returns:
         servable: Whether the model loaded, answered in time and predicted what it predicts offline.
         reason: Why, in one sentence.
-        latency_ms: Median milliseconds for a request of one row, without network; 0 if there was no answer.
+        latency_ms: Median milliseconds for a request of one row over HTTP on this machine; 0 if there was no
+            answer.
     """
     from flowparts import outputs, serving_check, tables
 

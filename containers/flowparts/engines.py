@@ -1,7 +1,7 @@
 """What a server scores with: a saved model behind one small interface, whatever runs it.
 
-A server has columns of plain values out of JSON, not tables, and asks for a few rows at a time; what an engine
-spends on each call counts more than how fast it is on a million rows.
+A server has columns of plain values out of JSON, not tables, and asks for a few rows at a time; what an
+engine spends on each call counts more than how fast it is on a million rows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,22 +1,21 @@
-"""Find out whether a model serves: load it in a process of its own and send it rows as JSON.
-
-`python -m flowparts.serving_check MODEL REQUEST ANSWER` is that process.
-"""
+"""Find out whether a model serves: start the real server with it and send it rows as JSON."""
 
 import datetime
+import http.client
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 
-from flowparts import models, outputs, tables
+from flowparts import models, tables
 
 # Probabilities may differ by so much, and regression values by so much relative to the value: float32
 # arithmetic in batches of other sizes.
@@ -65,10 +64,11 @@ def sample(table: pl.LazyFrame, rows: int) -> pl.DataFrame:
 
 
 def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) -> Verdict:
-    """Load a model the way a server would, and compare its answers with the offline ones.
+    """Serve a model with the real server, and compare its answers with the offline ones.
 
-    A fresh Python process loads the model and gets the rows as JSON records, first all at once, then some one
-    by one. Classes must be equal unless they are tied, probabilities and numbers equal within `TOLERANCE`.
+    The server runs in a process of its own and gets the rows as JSON over HTTP, first all at once, then
+    some one by one. Classes must be equal unless they are tied, probabilities and numbers equal within
+    `TOLERANCE`.
 
     Args:
         model_path: The model directory.
@@ -84,61 +84,102 @@ def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) ->
         records = to_records(rows.select(model.features))
     except ValueError as error:
         return Verdict(servable=False, reason=f"the model can't score the test table offline: {error}")
-    with tempfile.TemporaryDirectory() as scratch:
-        request, answer = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        request.write_text(json.dumps(records, allow_nan=False), encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "flowparts.serving_check",
-            str(model_path),
-            str(request),
-            str(answer),
-        ]
-        try:
-            server = subprocess.run(  # noqa: S603 - this very module, in the same Python
-                command, capture_output=True, text=True, timeout=timeout_seconds, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Verdict(servable=False, reason=f"the model did not answer within {timeout_seconds:g} s")
-        if server.returncode or not answer.is_file():
-            lines = [line for line in server.stderr.splitlines() if line.strip()]
-            why = lines[-1] if lines else f"exit code {server.returncode}"
-            return Verdict(servable=False, reason=f"the model failed in the server's process: {why}")
-        served = outputs.read_json(answer, "the server's answer")
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        with _server(model_path, len(records), deadline) as (port, load_seconds):
+            batch, _ = _predict(port, records, deadline)
+            answers = [_predict(port, [record], deadline) for record in records[:_SINGLE_REQUESTS]]
+    except TimeoutError:
+        return Verdict(servable=False, reason=f"the model did not answer within {timeout_seconds:g} s")
+    except _Failed as failure:
+        return Verdict(servable=False, reason=f"the model failed in the server's process: {failure}")
+    served = {
+        "load_seconds": load_seconds,
+        "batch": batch,
+        "singles": [row for found, _ in answers for row in found],
+        "seconds": [seconds for _, seconds in answers],
+    }
     return _judge(model, offline, served)
+
+
+class _Failed(Exception):  # noqa: N818 - a finding, not an error of this module
+    """The server ended or refused."""
+
+
+@contextmanager
+def _server(model_path: str | Path, rows: int, deadline: float) -> Iterator[tuple[int, float]]:
+    """Start the server and wait until it is ready; give its port and the seconds that took."""
+    command = [
+        sys.executable,
+        "-m",
+        "flowparts.serving",
+        f"--model={model_path}",
+        "--host=127.0.0.1",
+        "--port=0",
+    ]
+    command += ["--grpc-port=0", "--drain-seconds=0", f"--max-rows={rows}", "--max-body-mb=1000"]
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as log,
+        subprocess.Popen(command, stderr=log, text=True) as server,  # noqa: S603 - our own module
+    ):
+        try:
+            while not (port := _port(log)):
+                if server.poll() is not None:
+                    raise _Failed(_last_message(log) or f"exit code {server.returncode}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                time.sleep(0.02)
+            yield port, time.monotonic() - started
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise _Failed(_last_message(log) or str(error)) from None
+        finally:
+            server.kill()
+
+
+def _messages(log: IO[str]) -> list[dict[str, Any]]:
+    log.seek(0)
+    lines = log.read().splitlines()
+    return [
+        json.loads(line) if line.startswith("{") and line.endswith("}") else {"message": line}
+        for line in lines
+    ]
+
+
+def _port(log: IO[str]) -> int:
+    return next((line["http_port"] for line in _messages(log) if "http_port" in line), 0)
+
+
+def _last_message(log: IO[str]) -> str:
+    return next((line["message"] for line in reversed(_messages(log)) if line["message"].strip()), "")
+
+
+def _predict(port: int, records: list[dict[str, Any]], deadline: float) -> tuple[list[dict[str, Any]], float]:
+    """Return the predictions of rows and the seconds they took."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=left)
+    try:
+        body = json.dumps({"instances": records}, allow_nan=False)
+        started = time.perf_counter()
+        connection.request("POST", "/predict", body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        content = json.loads(response.read())
+        seconds = time.perf_counter() - started
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise _Failed(content["error"])
+    return content["predictions"], seconds
 
 
 def to_records(rows: pl.DataFrame) -> list[dict[str, Any]]:
     """Return rows as the JSON records a client sends: ISO 8601 for times, null for missing and infinity."""
     finite = rows.with_columns(pl.when(column.is_finite()).then(column) for column in [pl.selectors.float()])
     return [{name: _plain(value) for name, value in row.items()} for row in finite.to_dicts()]
-
-
-def from_records(records: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    """Return the table that a server makes of JSON records."""
-    return pl.DataFrame(records, infer_schema_length=None)
-
-
-def serve(model_path: str, request: Path, answer: Path) -> None:
-    """Load a model, answer the records of a request and write predictions and times; the server's side."""
-    started = time.perf_counter()
-    model = models.load(model_path)
-    load_seconds = time.perf_counter() - started
-    text = request.read_text(encoding="utf-8")
-    batch = model.predict(from_records(json.loads(text)))
-    singles, seconds = [], []
-    for record in json.loads(text)[:_SINGLE_REQUESTS]:
-        body = json.dumps([record])
-        started = time.perf_counter()
-        predicted = to_records(model.predict(from_records(json.loads(body))))
-        json.dumps(predicted)
-        seconds.append(time.perf_counter() - started)
-        singles += predicted
-    outputs.write_json(
-        answer,
-        {"load_seconds": load_seconds, "batch": to_records(batch), "singles": singles, "seconds": seconds},
-    )
 
 
 def _plain(value: Any) -> Any:
@@ -192,7 +233,3 @@ def differences(expected: pl.DataFrame, online: pl.DataFrame, task: str) -> pl.S
     for difference in apart:
         other = other | difference
     return other
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -2,15 +2,18 @@
 
 import sys
 
+import pipeline
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel, create_model
 
-import pipeline
-
 model = pipeline.fitted()
 app = FastAPI()
-types = dict.fromkeys(pipeline.NUMBERS, (float, ...)) | dict.fromkeys(pipeline.TEXTS, (str, ...)) | {"flag": (bool, ...)}
+types = (
+    dict.fromkeys(pipeline.NUMBERS, (float, ...))
+    | dict.fromkeys(pipeline.TEXTS, (str, ...))
+    | {"flag": (bool, ...)}
+)
 Row = create_model("Row", **types)
 
 

@@ -4,7 +4,6 @@ import sys
 from typing import Any
 
 import kserve
-
 import pipeline
 
 
@@ -14,7 +13,7 @@ class Model(kserve.Model):
         self.pipeline = pipeline.fitted()
         self.ready = True
 
-    def predict(self, payload: dict[str, Any], headers: Any = None) -> dict[str, Any]:
+    def predict(self, payload: dict[str, Any], _: Any = None) -> dict[str, Any]:
         return {"predictions": pipeline.predict(self.pipeline, payload["instances"])}
 
 

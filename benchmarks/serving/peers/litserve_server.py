@@ -4,12 +4,11 @@ import sys
 from typing import Any
 
 import litserve
-
 import pipeline
 
 
 class Api(litserve.LitAPI):
-    def setup(self, device: str) -> None:
+    def setup(self, _: str) -> None:
         self.model = pipeline.fitted()
 
     def decode_request(self, request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -32,4 +31,10 @@ class Api(litserve.LitAPI):
 if __name__ == "__main__":
     api = Api(max_batch_size=16, batch_timeout=0.001)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False, num_api_servers=1)
+    server.run(
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
+        generate_client_file=False,
+        num_api_servers=1,
+    )

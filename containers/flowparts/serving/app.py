@@ -1,7 +1,7 @@
 """What stands at each address: every HTTP protocol in front of one model.
 
-A handler makes of a request either a response or what is to be predicted; nothing here waits, so that a request
-costs a few function calls and no task.
+A handler makes of a request either a response or what is to be predicted; nothing here waits, so that a
+request costs a few function calls and no task.
 """
 
 import hmac
@@ -86,7 +86,7 @@ class App:
         self._add_routes()
 
     def handle(self, request: Request, done: Callable[[Response], None]) -> Job | None:
-        """Answer a request by calling `done`, now or later; return the job that can be cancelled until then."""
+        """Answer a request by calling `done`, now or later; return the job to cancel if the client goes."""
         exchange = _Exchange(self, request, done)
         self._metrics.started()
         try:
@@ -157,7 +157,7 @@ class App:
         settings, alive = self._settings, {"name": self._model.name, "ready": True}
         self._post("/predict", "predict", self._predict_json)
         self._get("/openapi.json", "other", _fixed(openapi.document(model, bool(self._token))))
-        self._get("/docs", "other", _fixed(openapi.page(model), _HTML), needs_token=False)
+        self._get("/docs", "other", _fixed(openapi.page(model), _HTML))
         self._get("/metrics", "other", self._render_metrics, needs_token=False)
         # KServe V1.
         self._get("/", "v1", _fixed({"status": "alive"}), needs_token=False)
@@ -303,10 +303,10 @@ class _Exchange:
                 return
             except Exception as error:
                 outcome = error
-        if not isinstance(outcome, Refusal):
+        refusal = outcome if isinstance(outcome, Refusal) else Refusal("failed", _FAILED)
+        if refusal is not outcome and isinstance(outcome, Exception):
             log.error("a request failed", exc_info=outcome, extra={"facts": {"path": self._request.path}})
-            outcome = Refusal("failed", _FAILED)
-        self.answer(self._app.refuse(outcome, self._request))
+        self.answer(self._app.refuse(refusal, self._request))
 
     def answer(self, response: Response) -> None:
         """Answer."""

@@ -1,7 +1,7 @@
-"""Adaptive micro-batching: what waits when the engine becomes free is scored together, and nothing waits longer.
+"""Adaptive micro-batching: what waits when the engine becomes free is scored together.
 
-A lone request starts at once. While the engine works, further requests gather, so batches grow with the load and
-only with it; there is no delay to tune.
+A lone request starts at once. While the engine works, further requests gather, so batches grow with the load
+and only with it; there is no delay to tune.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from typing import Any
 from flowparts.serving.refusals import Refusal
 
 _TICK_SECONDS = 0.01
-# A batch that takes less is scored on the event loop: handing it to a thread and back, against a loop that holds
-# the interpreter's lock, cost a fifth of all requests when measured.
+# A batch that takes less is scored on the event loop: handing it to a thread and back, against a loop that
+# holds the interpreter's lock, cost a fifth of all requests when measured.
 _WORTH_A_THREAD_SECONDS = 0.001
 
 Row = Sequence[Any]
@@ -64,7 +64,7 @@ class Job:
 
 
 class Batcher:
-    """Stands between the event loop and the engine, which runs in a thread unless it is quicker than that takes.
+    """Stands between the event loop and the engine, which runs in a thread where that pays.
 
     Args:
         predict: Scores rows and returns columns of as many values; a ValueError is the fault of a row.
@@ -102,8 +102,8 @@ class Batcher:
         Args:
             rows: Values in the order of the features; at least one row.
             seconds: Time until the request is given up.
-            done: Called on the event loop with the answer; or with a Refusal when time runs out ("deadline") or
-                a value doesn't fit ("signature"), or with the engine's exception.
+            done: Called on the event loop with the answer; or with a Refusal when time runs out ("deadline")
+                or a value doesn't fit ("signature"), or with the engine's exception.
 
         Returns:
             The job, which can be cancelled until then.

@@ -123,9 +123,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_after", "_ahead", "_arriving", "_blocked", "_body", "_body_bytes", "_busy", "_ended", "_head_bytes",
-        "_headers", "_method", "_parser", "_read_paused", "_refused", "_server", "_since", "_transport", "_url",
-        "_work",
+        "_after", "_ahead", "_arriving", "_blocked", "_body", "_body_bytes", "_busy", "_ended",
+        "_head_bytes", "_headers", "_method", "_parser", "_read_paused", "_refused", "_server", "_since",
+        "_transport", "_url", "_work",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -325,7 +325,7 @@ class Connection(asyncio.Protocol):
             self._server.loop.call_soon(self._next)
 
     def _leave(self) -> None:
-        """Close when the client has had time to read: closing on unread data would take the answer from it."""
+        """Close when the client has had time to read; closing on unread data would discard the answer."""
         reading = self._refused and not self._ended
         self._refused = True
         if reading and self._transport.can_write_eof():

@@ -10,7 +10,7 @@ log = logging.getLogger("flowparts.serving")
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as one JSON object with time, level, message and whatever stands in `extra={"facts": …}`."""
+    """Writes a record as one JSON object: time, level, message and the facts given as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -43,6 +43,7 @@ def configure() -> None:
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     log.setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
 
 
 def say(message: str, level: int = logging.INFO, **facts: Any) -> None:

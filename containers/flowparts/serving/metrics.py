@@ -1,8 +1,8 @@
-"""The server's numbers for Prometheus: one array of counters for each worker, added up when they are asked for.
+"""The server's numbers for Prometheus: an array of counters for each worker, added up when asked for.
 
-What is counted is known when the server starts (protocols, codes, reasons, classes), so a number has a fixed place
-in a file that workers map into memory. Counting is one addition without a lock, since only a worker's event loop
-writes to its array; a worker that takes a killed one's place goes on counting where it stopped.
+What is counted is known when the server starts (protocols, codes, reasons, classes), so a number has a fixed
+place in a file that workers map into memory. Counting is one addition without a lock, since only a worker's
+event loop writes to its array; a worker that takes a killed one's place goes on counting where it stopped.
 """
 
 import mmap
@@ -98,7 +98,7 @@ class Metrics:
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
-        registry.register(self)  # type: ignore[arg-type]
+        registry.register(self)
         return generate_latest(registry)
 
     def collect(self) -> Iterable[Any]:

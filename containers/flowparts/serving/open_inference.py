@@ -77,8 +77,8 @@ def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
     if not json_length.isdigit() or len(json_length) > 18 or int(json_length) > len(body):
         raise Refusal(
             "malformed",
-            f"Inference-Header-Content-Length is {json_length.decode('latin-1')!r}; it must be the length of the JSON in a body "
-            f"of {len(body)} bytes",
+            f"Inference-Header-Content-Length is {json_length.decode('latin-1')!r}; it must be the length of "
+            f"the JSON in a body of {len(body)} bytes",
         )
     return decoded(_request, body[: int(json_length)]), body[int(json_length) :]
 
@@ -89,42 +89,40 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     Raises:
         Refusal: A tensor is missing, of another datatype or shape, or its bytes don't add up.
     """
-    if not request.inputs:
-        raise Refusal("signature", "the request has no inputs; send one for each column of the model")
-    count = tensors.count_rows(request.inputs[0].name, request.inputs[0].shape)
-    if count > max_rows:
-        raise Refusal("too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once")
-    columns = {}
+    inputs = []
     place = 0
     for tensor in request.inputs:
         size = tensor.parameters.get("binary_data_size")
-        raw = None
-        if size is not None:
-            if type(size) is not int or size < 0 or place + size > len(binary):
-                raise Refusal(
-                    "malformed",
-                    f"tensor {tensor.name!r} has binary_data_size {size!r}, but {len(binary) - place} bytes are left",
-                )
-            raw = binary[place : place + size]
-            place += size
-        if (kind := signature.features.get(tensor.name)) is None:
-            columns[tensor.name] = [None] * count
+        if size is None:
+            inputs.append(_of_json(tensor))
             continue
-        if tensors.count_rows(tensor.name, tensor.shape) != count:
+        left = len(binary) - place
+        if type(size) is not int or not 0 <= size <= left:
             raise Refusal(
-                "signature",
-                f"tensor {tensor.name!r} has {tensor.shape[0]} rows, but {request.inputs[0].name!r} has {count}",
+                "malformed",
+                f"tensor {tensor.name!r} has binary_data_size {size!r}, but {left} bytes are left",
             )
-        tensors.check_datatype(tensor.name, kind, tensor.datatype)
-        if raw is not None:
-            columns[tensor.name] = tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count)
-        elif tensor.data is not None:
-            columns[tensor.name] = tensors.plain(tensor.name, kind, tensor.data)
-        else:
-            raise Refusal("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
+        inputs.append(_of_bytes(tensor, binary[place : place + size]))
+        place += size
     if place != len(binary):
         raise Refusal("malformed", f"{len(binary) - place} bytes after the last tensor belong to none")
-    return signature.rows_of_columns(columns, count)
+    return tensors.rows(inputs, signature, max_rows)
+
+
+def _of_json(tensor: InputTensor) -> tensors.Tensor:
+    def values(kind: str, _: int) -> list[Any]:
+        if tensor.data is None:
+            raise Refusal("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
+        return tensors.plain(tensor.name, kind, tensor.data)
+
+    return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
+
+
+def _of_bytes(tensor: InputTensor, raw: bytes) -> tensors.Tensor:
+    def values(kind: str, count: int) -> list[Any]:
+        return tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count)
+
+    return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
 
 
 def wanted(requested: Sequence[str], signature: Signature) -> Sequence[str]:

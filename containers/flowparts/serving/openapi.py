@@ -77,7 +77,7 @@ def document(model: ServedModel, needs_token: bool) -> dict[str, Any]:
 
 
 def page(model: ServedModel) -> bytes:
-    """Return an HTML page without scripts from elsewhere: the columns, an example, and a form that sends it."""
+    """Return an HTML page that needs nothing else: the columns, and an example to change and send."""
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{kind}</td>"
         f"<td>{'may be left out' if name in model.signature.optional else 'needed; may be null'}</td></tr>"
@@ -86,7 +86,7 @@ def page(model: ServedModel) -> bytes:
     example = html.escape(json.dumps({"instances": model.example[:1]}, indent=2, ensure_ascii=False))
     outputs = ", ".join(html.escape(name) for name in model.signature.outputs)
     return _PAGE.format(
-        name=html.escape(model.name), version=html.escape(model.version), engine=html.escape(model.engine.name),
+        name=html.escape(model.name), version=model.version, engine=model.engine.name,
         task=model.engine.task, rows=rows, example=example, outputs=outputs,
     ).encode()  # fmt: skip
 
@@ -109,7 +109,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}</title><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width">
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #1b1f24;
+  max-width: 50rem; margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse; width: 100% }}
 td, th {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #d8dee4 }}
 textarea, pre {{ width: 100%; box-sizing: border-box; font: 14px/1.4 ui-monospace, monospace; padding: .6rem;

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol V2 over gRPC; messages are generated from open_inference.proto by `make proto`."""
+"""The Open Inference Protocol V2 over gRPC; `make proto` generates its messages from open_inference.proto."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,8 +25,8 @@ _CONTENTS = {
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
 _CODES = {
-    "INVALID_ARGUMENT": "400", "UNAUTHENTICATED": "401", "NOT_FOUND": "404", "RESOURCE_EXHAUSTED": "429",
-    "INTERNAL": "500", "UNAVAILABLE": "503", "DEADLINE_EXCEEDED": "504",
+    "INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429,
+    "INTERNAL": 500, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504,
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class Service:
             "ModelMetadata": (self._model_metadata, False),
             "ModelInfer": (self._infer, False),
         }
-        return grpc.method_handlers_generic_handler(
+        found: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             _SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
@@ -67,6 +67,7 @@ class Service:
                 for name, (call, is_open) in calls.items()
             },
         )
+        return found
 
     def _guarded(self, call: Callable[[Any, Any], Awaitable[Any]], is_open: bool) -> Any:
         async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -83,10 +84,11 @@ class Service:
                 say("a call failed", 40, exc_info=True)
                 refusal = Refusal("failed", "the model failed on this request; the server's log says why")
             finally:
-                code = _CODES[refusal.grpc_code] if refusal else "200"
+                code = _CODES[refusal.grpc_code] if refusal else 200
                 self._metrics.finished("grpc", code, perf_counter() - started)
             self._metrics.rejected(refusal.reason)
-            await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.sentence)
+            # Raises what ends the call.
+            return await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.sentence)
 
         return answer
 
@@ -152,55 +154,46 @@ class Service:
             return outcome
         raise outcome
 
-    def _rows(self, request: Any) -> Any:
-        signature = self._model.signature
-        if not request.inputs:
-            raise Refusal("signature", "the request has no inputs; send one for each column of the model")
+    def _rows(self, request: Any) -> list[Row]:
         raw = request.raw_input_contents
         if raw and len(raw) != len(request.inputs):
             raise Refusal(
                 "malformed", f"there are {len(raw)} raw_input_contents for {len(request.inputs)} inputs"
             )
-        count = tensors.count_rows(request.inputs[0].name, request.inputs[0].shape)
-        if count > self._settings.max_rows:
-            raise Refusal(
-                "too_many_rows",
-                f"the request has {count} rows; at most {self._settings.max_rows} are taken at once",
-            )
-        columns: dict[str, Any] = {}
-        for position, tensor in enumerate(request.inputs):
-            kind = signature.features.get(tensor.name)
-            if kind is None:
-                columns[tensor.name] = [None] * count
-                continue
-            if tensors.count_rows(tensor.name, tensor.shape) != count:
-                raise Refusal(
-                    "signature",
-                    f"tensor {tensor.name!r} has {tensor.shape[0]} rows, but {request.inputs[0].name!r} has {count}",
-                )
-            tensors.check_datatype(tensor.name, kind, tensor.datatype)
-            if raw:
-                columns[tensor.name] = tensors.unpacked(
-                    tensor.name, kind, tensor.datatype, raw[position], count
-                )
-                continue
-            if tensor.datatype not in _CONTENTS:
-                raise Refusal(
-                    "signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only"
-                )
-            values = list(getattr(tensor.contents, _CONTENTS[tensor.datatype]))
-            if tensor.datatype == "BYTES":
-                values = tensors.text(tensor.name, values)
-            columns[tensor.name] = tensors.plain(tensor.name, kind, values)
-        return signature.rows_of_columns(columns, count)
+        inputs = [
+            _of_bytes(tensor, raw[position]) if raw else _of_contents(tensor)
+            for position, tensor in enumerate(request.inputs)
+        ]
+        return tensors.rows(inputs, self._model.signature, self._settings.max_rows)
 
     def _require_model(self, name: str, version: str) -> None:
         if name != self._model.name or version not in ("", self._model.version):
             asked = f"{name!r}" + (f", version {version!r}" if version else "")
             raise Refusal(
                 "not_found",
-                f"there is no model {asked}; here is {self._model.name!r}, version {self._model.version}",
+                f"there is no model {asked} here, only {self._model.name!r}, version {self._model.version}",
             )
+
+
+def _of_bytes(tensor: Any, raw: bytes) -> tensors.Tensor:
+    def values(kind: str, count: int) -> list[Any]:
+        return tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count)
+
+    return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
+
+
+def _of_contents(tensor: Any) -> tensors.Tensor:
+    def values(kind: str, _: int) -> list[Any]:
+        if tensor.datatype not in _CONTENTS:
+            raise Refusal(
+                "signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only"
+            )
+        found = list(getattr(tensor.contents, _CONTENTS[tensor.datatype]))
+        if tensor.datatype == "BYTES":
+            found = tensors.text(tensor.name, found)
+        return tensors.plain(tensor.name, kind, found)
+
+    return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
 
 
 def server(service: Service, address: str, max_body_mb: float) -> grpc.aio.Server:
@@ -210,7 +203,9 @@ def server(service: Service, address: str, max_body_mb: float) -> grpc.aio.Serve
         ValueError: The address can't be had.
     """
     largest = int(max_body_mb * 1e6)
-    found = grpc.aio.server(options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", largest)])
+    found: grpc.aio.Server = grpc.aio.server(
+        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", largest)]
+    )
     found.add_generic_rpc_handlers((service.handlers(),))
     try:
         found.add_insecure_port(address)

@@ -50,15 +50,13 @@ def load(directory: Path, settings: Settings) -> ServedModel:
     engine = engines.load(directory)
     described = mlmodel.read(directory)
     inputs = json.loads(described["signature"]["inputs"])
-    outputs = ["prediction", *(f"probability_{value}" for value in engine.classes or [])]
+    known = described["metadata"].get("categories") if settings.unknown_categories == "reject" else None
     signature = Signature(
         features=engine.features,
         optional=[column["name"] for column in inputs if not column["required"]],
-        outputs=outputs,
         classes=engine.classes,
-        categories=described["metadata"].get("categories") or {},
         unknown_fields=settings.unknown_fields,
-        unknown_categories=settings.unknown_categories,
+        categories=known,
     )
     example = _example(directory)
     served = ServedModel(settings.name, str(described["model_uuid"])[:12], engine, signature, example)
@@ -68,10 +66,10 @@ def load(directory: Path, settings: Settings) -> ServedModel:
         predicted = served.predict(rows)
     except (Refusal, ValueError) as error:
         raise ValueError(f"the model at {directory} can't score its own input example: {error}") from None
-    if sorted(predicted) != sorted(outputs) or len(predicted["prediction"]) != len(rows):
+    if sorted(predicted) != sorted(signature.outputs) or len(predicted["prediction"]) != len(rows):
         raise ValueError(
             f"the model at {directory} predicts {', '.join(predicted)} for its input example, "
-            f"but its metadata promises {', '.join(outputs)}"
+            f"but its metadata promises {', '.join(signature.outputs)}"
         )
     return served
 

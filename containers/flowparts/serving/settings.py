@@ -68,9 +68,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     }
     given |= {name: text for name, text in vars(_parser().parse_args(arguments)).items() if text}
     given.pop("command", None)
-    values = {
-        field.name: _converted(field, text) for field in fields if (text := given[field.name])
-    }
+    values = {field.name: _converted(field, text) for field in fields if (text := given[field.name])}
     settings = Settings(**values)
     if not settings.model:
         mounted = next((mount for mount in MOUNTS if Path(mount).is_dir()), "")

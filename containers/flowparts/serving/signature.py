@@ -1,8 +1,7 @@
-"""Requests held to the model's signature: types generated once, so that checking costs no more than parsing."""
+"""Requests held to the model's signature by types made once: checking costs no more than parsing."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -31,73 +30,80 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
 class Signature:
     """What a model takes and gives.
 
-    Attributes:
+    Args:
         features: Raw column name to type, in order.
         optional: Columns that a row may leave out; their values are then missing.
-        outputs: Names of the columns of a prediction, in order.
         classes: Sorted label values of a classification; None for a regression.
-        categories: Text column to the values that were seen in training, where known.
-        unknown_fields: "ignore" or "reject".
-        unknown_categories: "accept" or "reject".
+        unknown_fields: Whether to "ignore" or "reject" fields that the model doesn't know.
+        categories: Text column to the only values that it may have; any where it isn't named.
+
+    Attributes:
+        features: As given.
+        optional: As given.
+        classes: As given.
+        outputs: Names of the columns of a prediction, in order.
+        request_type: Type of the body `{"instances": [{"column": value, ...}]}`.
+        response_type: Type of the body `{"predictions": [{"prediction": ..., "probability_<class>": ...}]}`.
     """
 
-    features: dict[str, str]
-    optional: Sequence[str]
-    outputs: Sequence[str]
-    classes: Sequence[Any] | None
-    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    unknown_fields: str = "ignore"
-    unknown_categories: str = "accept"
-
-    def __post_init__(self) -> None:
-        """Make the types."""
-        names = [f"f{index}" for index in range(len(self.features))]
-        columns = []
-        for name, (feature, kind) in zip(names, self.features.items(), strict=True):
-            optional = (None,) if feature in self.optional else ()
-            columns.append((name, _TYPES[kind] | None, *optional))
-        make = object.__setattr__
-        row = msgspec.defstruct(
+    def __init__(
+        self,
+        features: dict[str, str],
+        optional: Sequence[str],
+        classes: Sequence[Any] | None,
+        unknown_fields: str = "ignore",
+        categories: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.features = features
+        self.optional = frozenset(optional)
+        self.classes = classes
+        self.outputs = ["prediction", *(f"probability_{value}" for value in classes or [])]
+        self._rejects_unknown = unknown_fields == "reject"
+        # Columns may have any name; attributes may not.
+        names = [f"f{index}" for index in range(len(features))]
+        row: Any = msgspec.defstruct(
             "Row",
-            columns,
-            rename=dict(zip(names, self.features, strict=True)),
+            [
+                (name, _TYPES[kind] | None, *((None,) if feature in self.optional else ()))
+                for name, (feature, kind) in zip(names, features.items(), strict=True)
+            ],
+            rename=dict(zip(names, features, strict=True)),
             kw_only=True,
             gc=False,
-            forbid_unknown_fields=self.unknown_fields == "reject",
+            forbid_unknown_fields=self._rejects_unknown,
         )
-        prediction = msgspec.defstruct(
+        label = float if classes is None else type(classes[0])
+        prediction: Any = msgspec.defstruct(
             "Prediction",
-            [
-                ("p0", float if self.classes is None else type(self.classes[0])),
-                *((f"p{index}", float) for index in range(1, len(self.outputs))),
-            ],
+            [(f"p{index}", float if index else label) for index in range(len(self.outputs))],
             rename={f"p{index}": name for index, name in enumerate(self.outputs)},
             gc=False,
         )
-        make(self, "request_type", msgspec.defstruct("Request", [("instances", list[row])]))
-        make(self, "response_type", msgspec.defstruct("Response", [("predictions", list[prediction])]))
-        make(self, "_prediction_type", prediction)
-        make(self, "_request", msgspec.json.Decoder(self.request_type))  # type: ignore[attr-defined]
-        make(self, "_encode", msgspec.json.Encoder().encode)
-        # Of one attribute it returns the value instead of a tuple.
+        self.request_type: Any = msgspec.defstruct("Request", [("instances", list[row])])
+        self.response_type: Any = msgspec.defstruct("Response", [("predictions", list[prediction])])
+        self._prediction_type = prediction
+        self._request = msgspec.json.Decoder(self.request_type)
+        self._encode = msgspec.json.Encoder().encode
         getter = attrgetter(*names)
-        make(self, "_values", getter if len(names) > 1 else lambda row: (getter(row),))
-        known = {name: frozenset(self.categories[name]) for name in self.features if name in self.categories}
-        rejected = known if self.unknown_categories == "reject" else {}
-        make(self, "_known", [(list(self.features).index(name), values) for name, values in rejected.items()])
+        # Of a single attribute it returns the value instead of a tuple.
+        self._values: Callable[[Any], Row] = getter if len(names) > 1 else lambda row: (getter(row),)
+        self._known = [
+            (position, name, frozenset(categories[name]))
+            for position, name in enumerate(features)
+            if categories and name in categories
+        ]
 
     def rows_of_json(self, body: bytes) -> list[Row]:
-        """Return the rows of a body `{"instances": [{"column": value, …}, …]}`, values in the order of features.
+        """Return the rows of a body of `request_type`, values in the order of the features.
 
         Raises:
             Refusal: It isn't JSON, or a row doesn't fit the signature.
         """
-        request = decoded(self._request, body)  # type: ignore[attr-defined]
-        return self.checked([self._values(row) for row in request.instances])  # type: ignore[attr-defined]
+        request = decoded(self._request, body)
+        return self.checked([self._values(row) for row in request.instances])
 
     def rows_of_columns(self, columns: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
         """Return the rows of columns of values of the right types.
@@ -106,7 +112,7 @@ class Signature:
             Refusal: A column that must be there is missing, or one is unknown or of another length.
         """
         for name, values in columns.items():
-            if name not in self.features and self.unknown_fields == "reject":
+            if name not in self.features and self._rejects_unknown:
                 raise Refusal(
                     "signature", f"the model has no column {name!r}; its columns are: {self._listed()}"
                 )
@@ -122,23 +128,23 @@ class Signature:
         return self.checked(list(zip(*ordered, strict=True)))
 
     def checked(self, rows: list[Row]) -> list[Row]:
-        """Return the rows; refuse text that wasn't seen in training where the server was told to."""
-        for position, known in self._known:  # type: ignore[attr-defined]
+        """Return the rows; refuse text that isn't among the categories."""
+        for position, name, known in self._known:
             for number, row in enumerate(rows):
                 if row[position] is not None and row[position] not in known:
-                    name = list(self.features)[position]
                     raise Refusal(
                         "signature",
-                        f"instances[{number}]: {name!r} is {row[position]!r}, which was not seen in training; "
+                        f"instances[{number}].{name} is {row[position]!r}, which was not seen in training; "
                         f"known values are: {', '.join(sorted(known)[:20])}",
                     )
         return rows
 
     def json_of(self, answer: Answer) -> bytes:
-        """Return the body `{"predictions": [{"prediction": …, "probability_<class>": …}, …]}`."""
+        """Return an answer as a body of `response_type`."""
         columns = [answer.column(name) for name in self.outputs]
-        rows = map(self._prediction_type, *columns)  # type: ignore[attr-defined]
-        return self._encode(self.response_type(list(rows)))  # type: ignore[attr-defined,no-any-return]
+        rows = map(self._prediction_type, *columns)
+        body: bytes = self._encode(self.response_type(list(rows)))
+        return body
 
     def no_rows(self) -> Columns:
         """Return the columns of an answer to a request without rows."""

@@ -1,7 +1,7 @@
 """Several workers on one socket: a connection goes to whichever is free, and a killed worker is replaced.
 
 The socket stays open here, so connections that come while a worker is missing wait for the others or for its
-successor. Each worker is a fresh process that has loaded the model itself; none takes connections before it has.
+successor. Each worker is a fresh process that loads the model itself; none takes connections before it has.
 """
 
 import os

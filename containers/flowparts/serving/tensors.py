@@ -1,23 +1,25 @@
 """The tensors of the Open Inference Protocol V2: a column of the model each, of shape [rows] or [rows, 1].
 
-Over REST values come as JSON or, after it, as bytes (the binary tensor data extension); over gRPC as typed or raw
-contents. A number that is missing is NaN, in JSON null.
+Over REST values come as JSON or, after it, as bytes (the binary tensor data extension); over gRPC as typed or
+raw contents. A number that is missing is NaN, in JSON null.
 """
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from flowparts.serving.batching import Row
 from flowparts.serving.refusals import Refusal
-from flowparts.serving.signature import sentence
+from flowparts.serving.signature import Signature, sentence
 
 # Datatype to NumPy's little-endian type; BYTES are a length of 4 bytes and as many bytes, for each value.
 NUMPY_TYPES = {
-    "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
-    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+    "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
+    "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
 _NUMBERS = tuple(name for name in NUMPY_TYPES if name != "BOOL")
 # What a column of each type may come as, the preferred one first; and the type of its values.
@@ -41,26 +43,65 @@ def datatype_of(value_type: type) -> str:
     return {bool: "BOOL", int: "INT64", float: "FP64"}.get(value_type, "BYTES")
 
 
-def count_rows(name: str, shape: Sequence[int]) -> int:
-    """Return the rows of a tensor.
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of a request.
+
+    Attributes:
+        name: The column.
+        datatype: Such as "FP64".
+        shape: As the client says.
+        values: Returns its values as the engine takes them, for a column's type and a number of rows.
+    """
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    values: Callable[[str, int], list[Any]]
+
+
+def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[Row]:
+    """Return the rows of a request.
 
     Raises:
-        Refusal: The shape is neither [rows] nor [rows, 1].
+        Refusal: A tensor is missing, of another datatype or shape, or holds values of another type.
     """
+    if not inputs:
+        raise Refusal("signature", "the request has no inputs; send one for each column of the model")
+    first = inputs[0]
+    count = _rows(first)
+    if count > max_rows:
+        raise Refusal("too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once")
+    columns: dict[str, list[Any]] = {}
+    for tensor in inputs:
+        kind = signature.features.get(tensor.name)
+        if kind is None:
+            columns[tensor.name] = [None] * count
+            continue
+        found = _rows(tensor)
+        if found != count:
+            raise Refusal(
+                "signature", f"tensor {tensor.name!r} has {found} rows, but {first.name!r} has {count}"
+            )
+        accepted = _ACCEPTED[kind][0]
+        if tensor.datatype not in accepted:
+            raise Refusal(
+                "signature",
+                f"tensor {tensor.name!r} has datatype {tensor.datatype}; the column is {kind}: "
+                + ", ".join(dict.fromkeys(accepted)),
+            )
+        columns[tensor.name] = tensor.values(kind, count)
+    return signature.rows_of_columns(columns, count)
+
+
+def _rows(tensor: Tensor) -> int:
+    shape = tensor.shape
     if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or shape[0] < 0:
         raise Refusal(
-            "signature", f"tensor {name!r} has shape {list(shape)}; a column is of shape [rows] or [rows, 1]"
+            "signature",
+            f"tensor {tensor.name!r} has shape {list(shape)}; a column is of shape [rows] or [rows, 1]",
         )
     return shape[0]
-
-
-def check_datatype(name: str, kind: str, given: str) -> None:
-    """Raise Refusal unless a column of a type may come as this datatype."""
-    accepted = _ACCEPTED[kind][0]
-    if given not in accepted:
-        raise Refusal(
-            "signature", f"tensor {name!r} has datatype {given}; the column is {kind}: {', '.join(accepted)}"
-        )
 
 
 def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:

@@ -111,12 +111,17 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, stop, settings.drain_seconds)
     loop.add_signal_handler(signal.SIGINT, stop, 0)
     if parent >= 0:
-        loop.add_reader(parent, lambda: (loop.remove_reader(parent), stop(0)))
+
+        def orphaned() -> None:
+            loop.remove_reader(parent)
+            stop(0)
+
+        loop.add_reader(parent, orphaned)
     await server.start(listener)
     host, port = listener.getsockname()[:2]
     logs.say(
         f"serving {model.name} at http://{_bracketed('127.0.0.1' if host == '0.0.0.0' else host)}:{port}",  # noqa: S104
-        worker=number, grpc_port=settings.grpc_port,
+        worker=number, http_port=port, grpc_port=settings.grpc_port,
     )  # fmt: skip
     await stopped.wait()
     if calls:

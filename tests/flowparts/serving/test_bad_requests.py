@@ -40,18 +40,26 @@ def test_bodies_that_are_no_request(server: Server, address: str, body: bytes, m
     ("change", "message"),
     [
         (lambda row: {**row, "visits": "often"}, "instances[0].visits must be a number or null, not text"),
-        (lambda row: {**row, "size (cm)": True}, "instances[0].size (cm) must be a number or null, not true or"),
+        (
+            lambda row: {**row, "size (cm)": True},
+            "instances[0].size (cm) must be a number or null, not true or",
+        ),
         (lambda row: {**row, "member": 1}, "instances[0].member must be true or false or null, not a whole"),
         (lambda row: {**row, "town": 7}, "instances[0].town must be text or null, not a whole number"),
         (lambda row: {**row, "at": [1]}, "instances[0].at must be text or null, not a list"),
         (lambda row: {**row, "at": "yesterday"}, "'yesterday'"),
         (lambda row: {**row, "born": "2024-13-45"}, "'2024-13-45'"),
-        (lambda row: {k: v for k, v in row.items() if k != "visits"}, "instances[0] lacks the field 'visits'"),
+        (
+            lambda row: {k: v for k, v in row.items() if k != "visits"},
+            "instances[0] lacks the field 'visits'",
+        ),
         (lambda row: {}, "instances[0] lacks the field"),
     ],
     ids=range(9),
 )
-def test_rows_that_do_not_fit_the_signature(server: Server, records: Any, change: Change, message: str) -> None:
+def test_rows_that_do_not_fit_the_signature(
+    server: Server, records: Any, change: Change, message: str
+) -> None:
     status, answer, _ = server.call("/predict", {"instances": [change(records[0])]})
     assert status == 400
     assert message in answer["error"]
@@ -113,7 +121,8 @@ def test_addresses_and_methods_that_are_none(server: Server, path: str, method: 
     "raw",
     [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n",
      b"POST /predict HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
-     b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+     b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
      b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"],
 )  # fmt: skip
 def test_what_is_no_http(server: Server, raw: bytes) -> None:
@@ -169,6 +178,7 @@ def test_a_token_guards_predictions_and_what_tells_about_the_model(
             assert (status, found["www-authenticate"]) == (401, "Bearer")
             assert "Authorization: Bearer TOKEN" in answer["error"]
         assert server.call("/openapi.json", headers=headers)[0] == 401
+        assert server.call("/docs", headers=headers)[0] == 401
     right = {"authorization": "Bearer geheim"}
     assert server.call("/predict", body, right)[0] == 200
     assert "securitySchemes" in server.call("/openapi.json", headers=right)[1]["components"]

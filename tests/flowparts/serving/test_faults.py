@@ -115,7 +115,9 @@ def test_a_rolling_restart_under_load_loses_no_request(
     assert set(load.statuses) == {200}
 
 
-def test_what_was_asked_before_sigterm_is_answered(serve: Callable[..., Server], model: Path, records: Any) -> None:
+def test_what_was_asked_before_sigterm_is_answered(
+    serve: Callable[..., Server], model: Path, records: Any
+) -> None:
     server = serve(model, "--drain-seconds=0", "--max-batch-rows=1", code=SLOW)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(server.call, "/predict", {"instances": records[:1]}) for _ in range(8)]
@@ -185,7 +187,9 @@ def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
     assert metric(server, 'flowparts_rejected_total{reason="busy"}') == f"{len(refused)}.0"
 
 
-def test_a_deadline_ends_the_waiting_not_the_server(serve: Callable[..., Server], model: Path, records: Any) -> None:
+def test_a_deadline_ends_the_waiting_not_the_server(
+    serve: Callable[..., Server], model: Path, records: Any
+) -> None:
     server = serve(model, code=SLOW)
     body = {"instances": records[:1]}
     started = time.monotonic()

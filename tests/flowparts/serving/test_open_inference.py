@@ -13,7 +13,14 @@ from tritonclient.utils import InferenceServerException
 
 from tests.flowparts.serving.conftest import Server
 
-TYPES = {"size (cm)": "FP64", "visits": "FP64", "member": "BOOL", "town": "BYTES", "at": "BYTES", "born": "BYTES"}
+TYPES = {
+    "size (cm)": "FP64",
+    "visits": "FP64",
+    "member": "BOOL",
+    "town": "BYTES",
+    "at": "BYTES",
+    "born": "BYTES",
+}
 NUMPY = {"FP64": np.float64, "FP32": np.float32, "INT64": np.int64, "BOOL": np.bool_, "BYTES": np.object_}
 
 
@@ -25,7 +32,11 @@ def client(server: Server, request: pytest.FixtureRequest) -> Any:
 
 
 def tensors(
-    library: Any, records: list[dict[str, Any]], binary: bool = True, shape: tuple[int, ...] = (-1,), **types: str
+    library: Any,
+    records: list[dict[str, Any]],
+    binary: bool = True,
+    shape: tuple[int, ...] = (-1,),
+    **types: str,
 ) -> list[Any]:
     """Return a tensor for each column; a missing number is NaN, a column with missing text is left out."""
     made = []
@@ -34,7 +45,9 @@ def tensors(
         datatype = types.get(name, default)
         if datatype == "BYTES" and None in values:
             continue
-        array = np.array([np.nan if value is None else value for value in values], NUMPY[datatype]).reshape(shape)
+        array = np.array([np.nan if value is None else value for value in values], NUMPY[datatype]).reshape(
+            shape
+        )
         tensor = library.InferInput(name, list(array.shape), datatype)
         tensor.set_data_from_numpy(array, **({"binary_data": binary} if library is over_http else {}))
         made.append(tensor)
@@ -85,7 +98,9 @@ def test_columns_get_the_offline_predictions(client: Any, records: Any, expected
     assert response["model_name"] == "plans"
 
 
-def test_missing_text_is_left_out_and_a_missing_number_is_nan(client: Any, records: Any, expected: Any) -> None:
+def test_missing_text_is_left_out_and_a_missing_number_is_nan(
+    client: Any, records: Any, expected: Any
+) -> None:
     library, found = client
     assert records[0]["town"] is None
     assert records[0]["size (cm)"] is None
@@ -137,9 +152,9 @@ def test_only_the_outputs_that_are_asked_for_come(client: Any, records: Any) -> 
     [
         (lambda library, inputs: inputs[1:-1], "column 'born' is missing; the model needs"),
         (lambda library, inputs: [], "no inputs"),
-        (lambda library, inputs: [_typed(library, "visits", "BYTES", ["a"]), *inputs[2:]], "has datatype BYTES"),
-        (lambda library, inputs: [_typed(library, "visits", "FP64", [1.0, 2.0]), *inputs[2:]], "1 rows, but 'visits'"),
-        (lambda library, inputs: [_typed(library, "visits", "FP64", [[1.0, 2.0]]), *inputs[2:]], "has shape [1, 2]"),
+        (lambda library, inputs: [visits(library, "BYTES", ["a"]), *inputs[2:]], "has datatype BYTES"),
+        (lambda library, inputs: [visits(library, "FP64", [1.0, 2.0]), *inputs[2:]], "1 rows, but 'visits'"),
+        (lambda library, inputs: [visits(library, "FP64", [[1.0, 2.0]]), *inputs[2:]], "has shape [1, 2]"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_gets_a_sentence(client: Any, records: Any, change: Any, message: str) -> None:
@@ -151,9 +166,9 @@ def test_what_does_not_fit_gets_a_sentence(client: Any, records: Any, change: An
     assert "400" in str(caught.value.status()) or "INVALID_ARGUMENT" in str(caught.value.status())
 
 
-def _typed(library: Any, name: str, datatype: str, values: Any) -> Any:
+def visits(library: Any, datatype: str, values: Any) -> Any:
     array = np.array(values, NUMPY[datatype])
-    tensor = library.InferInput(name, list(array.shape), datatype)
+    tensor = library.InferInput("visits", list(array.shape), datatype)
     tensor.set_data_from_numpy(array)
     return tensor
 

@@ -22,7 +22,12 @@ def test_requests_and_predictions_become_a_table(
     serve: Callable[..., Server], model: Path, records: Any, expected: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    options = (f"--prediction-log={log}", "--prediction-log-rows=40", "--prediction-log-seconds=600", "--name=m")
+    options = (
+        f"--prediction-log={log}",
+        "--prediction-log-rows=40",
+        "--prediction-log-seconds=600",
+        "--name=m",
+    )
     server = serve(model, *options)
     server.call("/predict", {"instances": records})
     server.call("/predict", {"instances": [{}]})
@@ -51,7 +56,11 @@ def test_a_share_of_the_requests_is_logged_after_a_time_and_workers_share_a_tabl
 ) -> None:
     log = tmp_path / "log"
     server = serve(
-        model, f"--prediction-log={log}", "--prediction-log-share=0.5", "--prediction-log-seconds=0.2", "--workers=2"
+        model,
+        f"--prediction-log={log}",
+        "--prediction-log-share=0.5",
+        "--prediction-log-seconds=0.2",
+        "--workers=2",
     )
     for _ in range(200):
         server.call("/predict", {"instances": records[:1]})

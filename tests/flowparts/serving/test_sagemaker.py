@@ -21,8 +21,8 @@ from tests.flowparts.serving.conftest import Server, same
 def runtime(server: Server) -> Iterator[Any]:
     """Give the real client of SageMaker's runtime, with a stand-in for its front end before our server.
 
-    The front end knows an endpoint by its name, calls /invocations of its containers, and passes their errors on
-    as ModelError.
+    The front end knows an endpoint by its name, calls /invocations of its containers, and passes their errors
+    on as ModelError.
     """
 
     class FrontEnd(BaseHTTPRequestHandler):
@@ -30,7 +30,9 @@ def runtime(server: Server) -> Iterator[Any]:
             assert self.path == "/endpoints/plans/invocations"
             body = self.rfile.read(int(self.headers["content-length"]))
             passed = {name: self.headers[name] for name in ("content-type", "accept") if name in self.headers}
-            answer = urllib3.request("POST", f"{server.url}/invocations", body=body, headers=passed, retries=False)
+            answer = urllib3.request(
+                "POST", f"{server.url}/invocations", body=body, headers=passed, retries=False
+            )
             status, content = answer.status, answer.data
             if status != 200:
                 original = {"OriginalStatusCode": status, "OriginalMessage": content.decode()}
@@ -79,13 +81,17 @@ def test_csv_gets_the_offline_predictions(runtime: Any, records: Any, expected: 
     body = text(records, header)
     answer = runtime.invoke_endpoint(EndpointName="plans", ContentType="text/csv", Body=body)
     same(json.load(answer["Body"])["predictions"], expected)
-    answer = runtime.invoke_endpoint(EndpointName="plans", ContentType="text/csv", Accept="text/csv", Body=body)
+    answer = runtime.invoke_endpoint(
+        EndpointName="plans", ContentType="text/csv", Accept="text/csv", Body=body
+    )
     lines = list(csv.reader(io.StringIO(answer["Body"].read().decode())))
     assert [line[0] for line in lines] == [row["prediction"] for row in expected]
     assert float(lines[3][2]) == pytest.approx(expected[3]["probability_pro"], abs=1e-5)
 
 
-def test_named_columns_may_come_in_any_order_beside_others(server: Server, records: Any, expected: Any) -> None:
+def test_named_columns_may_come_in_any_order_beside_others(
+    server: Server, records: Any, expected: Any
+) -> None:
     body = text([{"key": "k", **dict(reversed(record.items()))} for record in records], header=True)
     status, answer, _ = server.call("/invocations", body, {"content-type": "text/csv"})
     assert status == 200

@@ -7,8 +7,9 @@ from flowparts.serving import settings
 
 def test_options_come_from_the_command_line_then_the_environment_then_the_platform() -> None:
     environment = {
-        "FLOWPARTS_SERVING_MODEL": "/env", "FLOWPARTS_SERVING_PORT": "1", "FLOWPARTS_SERVING_LOG_REQUESTS": "true",
-        "AIP_HTTP_PORT": "2", "AIP_STORAGE_URI": "gs://x", "AIP_HEALTH_ROUTE": "/h",
+        "FLOWPARTS_SERVING_MODEL": "/env", "FLOWPARTS_SERVING_PORT": "1",
+        "FLOWPARTS_SERVING_LOG_REQUESTS": "true", "AIP_HTTP_PORT": "2", "AIP_STORAGE_URI": "gs://x",
+        "AIP_HEALTH_ROUTE": "/h",
     }  # fmt: skip
     given = settings.parse(["--port=3"], environment)
     assert (given.model, given.port, given.health_route, given.log_requests) == ("/env", 3, "/h", True)
@@ -28,7 +29,10 @@ def test_options_come_from_the_command_line_then_the_environment_then_the_platfo
         (["--model=m", "--timeout-seconds=nan"], "--timeout-seconds must be more than 0, not nan"),
         (["--model=m", "--drain-seconds=-1"], "--drain-seconds must be 0 or more, not -1"),
         (["--model=m", "--prediction-log-share=2"], "--prediction-log-share must be between 0 and 1, not 2"),
-        (["--model=m", "--unknown-fields=maybe"], "--unknown-fields must be one of ignore, reject, not 'maybe'"),
+        (
+            ["--model=m", "--unknown-fields=maybe"],
+            "--unknown-fields must be one of ignore, reject, not 'maybe'",
+        ),
         (["--model=m", "--name=a/b"], "--name must be usable in an address"),
         (["--model=m", "--predict-route=x"], "--predict-route must start with /, not 'x'"),
         (["--model=m", "--log-requests=perhaps"], "--log-requests must be true or false, not 'perhaps'"),

@@ -36,7 +36,9 @@ def test_googles_client_predicts(vertex: Server, records: Any, expected: Any) ->
     """The real client with its REST transport; the server stands where Google's front end does."""
     from google.auth.credentials import AnonymousCredentials
     from google.cloud.aiplatform_v1.services.prediction_service import PredictionServiceClient
-    from google.cloud.aiplatform_v1.services.prediction_service.transports.rest import PredictionServiceRestTransport
+    from google.cloud.aiplatform_v1.services.prediction_service.transports.rest import (
+        PredictionServiceRestTransport,
+    )
 
     transport = PredictionServiceRestTransport(
         host=f"127.0.0.1:{vertex.port}", credentials=AnonymousCredentials(), url_scheme="http"
