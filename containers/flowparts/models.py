@@ -161,8 +161,9 @@ def save(
             git_commit, validation (metric to value on the validation table).
 
     Returns:
-        The metadata as stored: the given, and framework, task, label, classes, features, and schema: what a
-        table must be to be scored, in the form of `flowparts.schema`.
+        The metadata as stored: the given, and framework, task, label, classes, features, categories (text
+        column to the values seen in training, where they are few), and schema: what a table must be to be
+        scored, in the form of `flowparts.schema`.
 
     Raises:
         ValueError: The estimator can't be stored without a pickle.
@@ -191,6 +192,7 @@ def save(
         "label": label,
         "classes": None if classes is None else list(classes),
         "features": list(preprocessor.features),
+        "categories": preprocessor.categories,
         "schema": _input_schema(preprocessor.features),
     }
     with outputs.whole(path) as partial:

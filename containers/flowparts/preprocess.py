@@ -55,6 +55,15 @@ class Preprocessor:
     training_fingerprint: str
     example: pl.DataFrame = field(compare=False)
 
+    @property
+    def categories(self) -> dict[str, list[str]]:
+        """The known values of the text columns that have a feature for each; missing is none of them."""
+        for name, transformer, columns in self.transformer.transformers_:
+            if name == "category":
+                known = zip(columns, transformer.categories_, strict=True)
+                return {column: [value for value in values if value is not None] for column, values in known}
+        return {}
+
     def save(self, path: str | Path) -> None:
         """Write a directory (skops, JSON and Parquet) that appears whole or not at all."""
         from flowparts import weights

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 IMAGES = {image.key: image for image in images.chosen([])}
 # Megabytes, uncompressed, on the Debian stand-in for the Python image, which takes 119 of them.
 # Polars and DuckDB take 230.
-SIZES = {"base": 460, "sklearn": 880, "deploy": 700}
+SIZES = {"base": 460, "sklearn": 880, "deploy": 700, "serving": 990}
 # Permissive licences, and those that ask to share changes of their own files only; as SPDX or PyPI name them.
 ALLOWED = {
     *(
@@ -55,6 +55,8 @@ UNSTATED = {
 }
 SBOM = ROOT / "build" / "sbom"
 
+SELFCHECK = ("python", "-m", "flowparts.selfcheck")
+
 every_image = pytest.mark.parametrize("image", list(IMAGES.values()), ids=list(IMAGES))
 
 
@@ -76,7 +78,7 @@ def image_id(containers: docker.Containers, image: images.Image) -> str:
 @every_image
 @pytest.mark.parametrize("user", ["65532:0", "1234567:0", "1000:1000"])
 def test_selfcheck_passes_for_any_user_without_network_on_a_read_only_root(image_id: str, user: str) -> None:
-    answer = run(image_id, options=(f"--user={user}", "--cap-drop=ALL"))
+    answer = run(image_id, *SELFCHECK, options=(f"--user={user}", "--cap-drop=ALL"))
     assert answer.returncode == 0, answer.stdout + answer.stderr
     facts = dict(line.split(maxsplit=1) for line in answer.stdout.replace("user id", "user_id").splitlines())
     assert facts["user_id"] == user.partition(":")[0]
@@ -86,7 +88,7 @@ def test_selfcheck_passes_for_any_user_without_network_on_a_read_only_root(image
 @every_image
 def test_selfcheck_names_what_is_missing(image_id: str) -> None:
     hidden = "--mount=type=tmpfs,destination=/opt/flowparts/lib/python3.11/site-packages/duckdb"
-    answer = run(image_id, options=(hidden,))
+    answer = run(image_id, *SELFCHECK, options=(hidden,))
     assert answer.returncode == 1
     assert "error: duckdb can't be imported" in answer.stdout
 

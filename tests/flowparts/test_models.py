@@ -189,6 +189,7 @@ def test_metadata_is_read_without_the_libraries(saved: Path) -> None:
         "label": "y",
         "classes": ["no", "yes"],
         "features": ["x", "visits", "member", "town", "at", "born"],
+        "categories": {"town": ["Köln", "Paris"]},
     }
     json.dumps(found, allow_nan=False)
 

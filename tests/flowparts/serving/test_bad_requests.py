@@ -164,6 +164,21 @@ def test_limits_of_rows_and_bytes(serve: Callable[..., Server], model: Path, rec
     assert (status, answer["error"][:35]) == (400, "the model has no column 'other'; it")
 
 
+def test_text_that_training_has_not_seen_is_accepted_unless_the_server_is_told_to_reject_it(
+    server: Server, serve: Callable[..., Server], model: Path, records: Any
+) -> None:
+    body = {"instances": [records[1], records[0] | {"town": "Atlantis"}]}
+    assert server.call("/predict", body)[0] == 200
+    strict = serve(model, "--unknown-categories=reject")
+    status, answer, _ = strict.call("/predict", body)
+    assert status == 400
+    assert answer["error"] == (
+        "instances[1].town is 'Atlantis', which was not seen in training; known values are: Köln, Paris"
+    )
+    # One that is missing is no unknown one.
+    assert strict.call("/predict", {"instances": records})[0] == 200
+
+
 def test_a_token_guards_predictions_and_what_tells_about_the_model(
     serve: Callable[..., Server], model: Path, records: Any
 ) -> None:

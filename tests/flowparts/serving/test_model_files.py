@@ -1,0 +1,57 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from flowparts.serving import model_files
+from tests.flowparts.serving.conftest import Server, same
+
+
+@pytest.fixture
+def bucket(s3_server: str, model: Path) -> str:
+    client = boto3.client("s3", endpoint_url=s3_server)
+    client.create_bucket(Bucket="models")
+    for file in model.iterdir():
+        client.upload_file(str(file), "models", f"plans/1/{file.name}")
+    client.upload_file(str(model / "MLmodel"), "models", "plans/1/below/further")
+    client.close()
+    return "s3://models/plans/1"
+
+
+def test_a_model_in_object_storage_is_downloaded_whole_and_served(
+    serve: Callable[..., Server], bucket: str, model: Path, records: Any, expected: Any, tmp_path: Path
+) -> None:
+    # s3fs reads the same variables as boto3, which the fixture has set.
+    server = serve(bucket, environment=dict(os.environ))
+    same(server.call("/predict", {"instances": records})[1]["predictions"], expected)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    assert model_files.fetch(f"{bucket}/", copy) == copy
+    assert {file.name: file.read_bytes() for file in copy.iterdir() if file.is_file()} == {
+        file.name: file.read_bytes() for file in model.iterdir()
+    }
+    assert (copy / "below" / "further").is_file()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("s3://models/elsewhere", "there is nothing at s3://models/elsewhere"),
+        ("s3://nobucket/x", "s3://nobucket/x"),
+        ("ftp://x/y", "has the unknown scheme 'ftp'; use a directory or one of: file://, gs://, s3://"),
+        ("/nowhere", "there is no model directory at /nowhere"),
+        ("file:///nowhere", "there is no model directory at file:///nowhere"),
+    ],
+)
+def test_where_no_model_is_gives_a_sentence(bucket: str, tmp_path: Path, uri: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"no|nothing") as caught:
+        model_files.fetch(uri, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_directory_is_served_where_it_is(model: Path, tmp_path: Path) -> None:
+    assert model_files.fetch(str(model), tmp_path) == model
+    assert model_files.fetch(model.as_uri(), tmp_path) == model
