@@ -24,9 +24,10 @@ import psutil
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 README = HERE / "README.md"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
 
 import pipeline  # noqa: E402
+import step  # noqa: E402
 
 ROWS = (1, 32)
 
@@ -74,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        model, engine = train(work / "model")
+        model, engine = train(work)
         ours = [
             sys.executable,
             "-m",
@@ -99,29 +100,21 @@ def main() -> None:
         README.write_text(text, encoding="utf-8")
 
 
-def train(path: Path) -> tuple[Path, str]:
-    """Save the peers' estimator as a flowparts model; return its directory and its engine."""
+def train(work: Path) -> tuple[Path, str]:
+    """Train the peers' estimator with our components; return the model's directory and its engine."""
     import polars as pl
 
-    from flowparts import engines, estimators, models, preprocess
+    from components.prepare.fit_preprocessor import fit_preprocessor
+    from components.train.train_sklearn import train_sklearn
+    from flowparts import engines, tables
 
-    frame = pl.from_pandas(pipeline.rows())
-    learned, features = preprocess.fit(frame.lazy(), label="label", task="classification")
-    data = estimators.examples(features.lazy(), learned)
-    estimator = estimators.build(
-        "HistGradientBoosting", "classification", {"max_iter": 100, "random_state": 0}
+    tables.write(pl.from_pandas(pipeline.rows()), work / "table")
+    table = step.artifact(work / "table")
+    prepared, _ = step.run(fit_preprocessor, work, train=table, validation=table, label="label")
+    made, _ = step.run(
+        train_sklearn, work, **prepared, estimator="HistGradientBoosting", parameters={"max_iter": 100}
     )
-    fitted = estimators.fit(estimator, data, data)
-    models.save(
-        path,
-        fitted,
-        preprocessor=learned,
-        task="classification",
-        label="label",
-        classes=learned.classes,
-        metadata={},
-    )
-    return path, engines.load(path).name
+    return Path(made["model"].path), engines.load(made["model"].path).name
 
 
 def measure(command: list[str], peer: Peer, work: Path, options: argparse.Namespace) -> Result:
@@ -267,7 +260,7 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
     for name, result in {**results, "flowparts, measured again": again}.items():
         cells = [name]
         for rows in ROWS:
-            cells += [f"{result.rate(rows):,.0f}", f"{ours.rate(rows) / result.rate(rows):.1f}x"]
+            cells += [f"{result.rate(rows):,.0f}", ratio(ours.rate(rows), result.rate(rows))]
             cells.append(f"{result.load[rows]['p99_ms']:.1f} ms")
         lines.append("| " + " | ".join([*cells, f"{result.memory_mb:.0f} MB"]) + " |")
     failed = sum(int(cell["failed"]) for result in results.values() for cell in result.load.values())
@@ -286,6 +279,10 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
             found = min(peer.load[rows]["p99_ms"] for peer in peers) / ours.load[rows]["p99_ms"]
             lines.append(aim(f"{rows} rows: p99 no worse than theirs", found, 1))
     return "\n".join(lines) + "\n"
+
+
+def ratio(ours: float, theirs: float) -> str:
+    return f"{ours / theirs:.1f}x" if theirs else "no answer"
 
 
 def aim(text: str, found: float, least: float) -> str:
