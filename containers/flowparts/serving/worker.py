@@ -23,7 +23,8 @@ from flowparts.serving.settings import Settings
 
 # The exit status of a worker that can't start: starting it again would not help.
 CANNOT_START = 3
-_SECONDS_TO_FINISH = 60
+# With the time to drain, less than the 30 s that Kubernetes grants.
+_SECONDS_TO_FINISH = 20
 
 
 def run(settings: Settings, listener: socket.socket, number: int, shared: Path, parent: int = -1) -> int:
