@@ -6,6 +6,7 @@ written and read without importing MLflow, whose import takes longer than scorin
 
 import json
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ from typing import Any
 import polars as pl
 
 import flowparts
-from flowparts import outputs, preprocess, tables
+from flowparts import mlmodel, outputs, preprocess, tables
 from flowparts.schema import Column, Schema
 
 _WEIGHTS = "model.skops"
@@ -34,6 +35,9 @@ _MOST_PROBABLE = (
     "sklearn.tree._classes",
 )
 
+# XGBoost comes under two names: with CUDA and without.
+_LIBRARIES = {"xgboost": [["xgboost-cpu", "xgboost"]], "lightgbm": [["lightgbm"]]}
+
 _MLFLOW_TYPES = {
     "integer": "long",
     "number": "double",
@@ -45,8 +49,8 @@ _MLFLOW_TYPES = {
 
 
 @dataclass(frozen=True)
-class Model:
-    """A loaded model.
+class Model(ABC):
+    """A loaded model of raw rows, whatever the framework.
 
     Attributes:
         metadata: Everything said about the model, see `save`.
@@ -55,7 +59,6 @@ class Model:
         features: Raw columns that it needs, in order.
         types: Raw column name to type.
         classes: Sorted label values of a classification; None for a regression.
-        pipeline: The scikit-learn Pipeline: raw columns, preprocessing, estimator.
     """
 
     metadata: dict[str, Any]
@@ -64,7 +67,6 @@ class Model:
     features: list[str]
     types: dict[str, str]
     classes: list[Any] | None
-    pipeline: Any
 
     @property
     def prediction_schema(self) -> dict[str, pl.DataType]:
@@ -90,6 +92,21 @@ class Model:
         chunks = [self._score(chunk) for chunk in _chunks(table, self.features) if chunk.height]
         return pl.concat(chunks) if chunks else pl.DataFrame(schema=self.prediction_schema)
 
+    @abstractmethod
+    def _score(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Score rows that have the feature columns."""
+
+
+@dataclass(frozen=True)
+class PipelineModel(Model):
+    """A model of scikit-learn, XGBoost or LightGBM.
+
+    Attributes:
+        pipeline: The scikit-learn Pipeline: raw columns, preprocessing, rounding, estimator.
+    """
+
+    pipeline: Any
+
     def _score(self, rows: pl.DataFrame) -> pl.DataFrame:
         import joblib
 
@@ -99,6 +116,23 @@ class Model:
             # The first step brings whatever a server got to the types that `raw` already has.
             matrix = self.pipeline[1:-1].transform(raw)
             return predictions(self.pipeline[-1], matrix, self.classes)
+
+
+@dataclass(frozen=True)
+class GraphModel(Model):
+    """A model that there is as an ONNX graph only, such as one of Keras or PyTorch.
+
+    Attributes:
+        graph: The opened `onnx_graph.Graph`.
+    """
+
+    graph: Any
+
+    def _score(self, rows: pl.DataFrame) -> pl.DataFrame:
+        raw = preprocess.conform(rows, self.types)
+        found = self.graph.predict({column.name: column.to_list() for column in raw.iter_columns()})
+        columns = {name: values.tolist() for name, values in found.items()}
+        return pl.DataFrame(columns, schema=self.prediction_schema)
 
 
 @cache
@@ -185,22 +219,69 @@ def save(
         ]
     )
     framework = _framework(estimator)
-    stored: dict[str, Any] = {
-        **metadata,
-        "framework": framework,
-        "task": task,
-        "label": label,
-        "classes": None if classes is None else list(classes),
-        "features": list(preprocessor.features),
-        "categories": preprocessor.categories,
-        "schema": _input_schema(preprocessor.features),
-    }
+    described = {**metadata, "framework": framework, "categories": preprocessor.categories}
+    stored = _stored(described, task, label, classes, preprocessor.features)
     with outputs.whole(path) as partial:
         partial.mkdir()
         weights.dump(pipeline, partial / _WEIGHTS)
-        _write_requirements(partial, framework)
+        libraries = [["pandas"], ["pyarrow"], ["scikit-learn"], ["skops"], *_LIBRARIES.get(framework, [])]
+        _write_requirements(partial, libraries)
         _write_example(partial, preprocessor.example)
-        _write_mlmodel(partial, stored, _signature(preprocessor, classes))
+        signature = _signature(preprocessor.features, preprocessor.nullable, label, classes)
+        _write_mlmodel(partial, stored, signature, _WEIGHTS, _sklearn_flavors())
+    return stored
+
+
+def save_onnx(
+    path: str | Path,
+    graph: bytes,
+    *,
+    features: Mapping[str, str],
+    example: pl.DataFrame,
+    task: str,
+    label: str,
+    classes: Sequence[Any] | None,
+    metadata: Mapping[str, object],
+    preprocessor: preprocess.Preprocessor | None = None,
+) -> dict[str, Any]:
+    """Write a model that there is as an ONNX graph as an MLflow model directory, whole or not at all.
+
+    Args:
+        path: The directory to make.
+        graph: An ONNX file; `onnx_graph` says what goes in and comes out.
+        features: Raw column name to type, as `schema.type_of` names it, in order.
+        example: A few raw rows.
+        task: "classification" or "regression".
+        label: The label column's name.
+        classes: Sorted label values of a classification; None for a regression.
+        metadata: What else to say about the model, as for `save`; "framework" is what trained it.
+        preprocessor: What turns raw rows into the graph's input "features", a float32 matrix. None for a
+            graph with an input for each raw column.
+
+    Returns:
+        The metadata as stored.
+
+    Raises:
+        ValueError: The graph can't be run or doesn't fit the features, or can't score the example.
+    """
+    from flowparts import onnx_graph, raw_features
+
+    learned = {"types": [list(pair) for pair in features.items()]}
+    whole = onnx_graph.described(graph, raw_features.describe(preprocessor) if preprocessor else learned)
+    raw = preprocess.conform(example, features).to_dict(as_series=False)
+    predicted = len(onnx_graph.Graph(whole, classes).predict(raw)["prediction"])
+    if predicted != example.height:
+        raise ValueError(f"the ONNX graph gives {predicted} predictions for {example.height} rows")
+    stored = _stored({"framework": "onnx", **metadata}, task, label, classes, features)
+    missing = [name for name in features if example[name].null_count()]
+    nullable = preprocessor.nullable if preprocessor else missing
+    with outputs.whole(path) as partial:
+        partial.mkdir()
+        (partial / onnx_graph.FILE).write_bytes(whole)
+        _write_requirements(partial, [["onnxruntime"]])
+        _write_example(partial, example)
+        signature = _signature(features, nullable, label, classes)
+        _write_mlmodel(partial, stored, signature, onnx_graph.FILE, _onnx_flavors(onnx_graph.FILE))
     return stored
 
 
@@ -210,24 +291,30 @@ def load(path: str | Path) -> Model:
     Raises:
         ValueError: There is no model at `path`, or its weights are damaged or hold a type that isn't trusted.
     """
+    description = mlmodel.read(path)
+    stored = description["metadata"]
+    known = {name: stored[name] for name in ("task", "label", "features", "classes")}
+    # A graph beside scikit-learn's weights is made of them, for servers.
+    if "onnx" not in (description.get("flavors") or {}):
+        pipeline, types = _load_pipeline(path)
+        return PipelineModel(metadata=stored, types=types, pipeline=pipeline, **known)
+    import joblib
+
+    from flowparts import onnx_graph
+
+    content = onnx_graph.read(Path(path) / onnx_graph.FILE)
+    graph = onnx_graph.Graph(content, stored["classes"], joblib.cpu_count())
+    return GraphModel(metadata=stored, types=graph.types, graph=graph, **known)
+
+
+def _load_pipeline(path: str | Path) -> tuple[Any, dict[str, str]]:
     from flowparts import weights
 
-    description = _description(path)
-    stored = description["metadata"]
     pipeline = weights.load(Path(path) / _WEIGHTS)
     try:
-        types = dict(pipeline.named_steps["columns"].types)
+        return pipeline, dict(pipeline.named_steps["columns"].types)
     except (AttributeError, KeyError, TypeError):
         raise ValueError(f"the weights at {path} are no pipeline that flowparts saved") from None
-    return Model(
-        metadata=stored,
-        task=stored["task"],
-        label=stored["label"],
-        features=stored["features"],
-        types=types,
-        classes=stored["classes"],
-        pipeline=pipeline,
-    )
 
 
 def metadata(path: str | Path) -> dict[str, Any]:
@@ -236,27 +323,8 @@ def metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: There is no model at `path`.
     """
-    stored: dict[str, Any] = _description(path)["metadata"]
+    stored: dict[str, Any] = mlmodel.read(path)["metadata"]
     return stored
-
-
-def _description(path: str | Path) -> dict[str, Any]:
-    import yaml
-
-    file = Path(path) / "MLmodel"
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"no model at {path}: the directory holds no file MLmodel") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
-    expected = {"framework", "task", "label", "classes", "features", "schema"}
-    if not isinstance(found, dict) or not expected <= set(found.get("metadata") or {}):
-        raise ValueError(
-            f"the model at {path} was not saved by flowparts: its MLmodel lacks the metadata "
-            + ", ".join(sorted(expected))
-        )
-    return found
 
 
 def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
@@ -312,14 +380,33 @@ def _input_schema(features: Mapping[str, str]) -> dict[str, Any]:
     return Schema(columns, additional_columns=True).to_dict()
 
 
-def _signature(preprocessor: preprocess.Preprocessor, classes: Sequence[Any] | None) -> dict[str, str | None]:
+def _stored(
+    metadata: Mapping[str, object],
+    task: str,
+    label: str,
+    classes: Sequence[Any] | None,
+    features: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        **metadata,
+        "task": task,
+        "label": label,
+        "classes": None if classes is None else list(classes),
+        "features": list(features),
+        "schema": _input_schema(features),
+    }
+
+
+def _signature(
+    features: Mapping[str, str], nullable: Sequence[str], label_name: str, classes: Sequence[Any] | None
+) -> dict[str, str | None]:
     """Return MLflow's model signature; see https://mlflow.org/docs/latest/ml/model/signatures.
 
     A whole number or boolean that may be missing is a double there, because pandas has NaN for numbers only.
     """
     inputs = []
-    for name, kind in preprocessor.features.items():
-        missing = name in preprocessor.nullable
+    for name, kind in features.items():
+        missing = name in nullable
         mlflow_type = "double" if missing and kind in ("integer", "boolean") else _MLFLOW_TYPES[kind]
         inputs.append({"type": mlflow_type, "name": name, "required": not missing})
     label = (
@@ -327,17 +414,14 @@ def _signature(preprocessor: preprocess.Preprocessor, classes: Sequence[Any] | N
         if classes is None
         else {bool: "boolean", int: "long", float: "double"}.get(type(classes[0]), "string")
     )
-    output = [{"type": label, "name": preprocessor.label, "required": True}]
+    output = [{"type": label, "name": label_name, "required": True}]
     return {"inputs": json.dumps(inputs), "outputs": json.dumps(output), "params": None}
 
 
-def _write_requirements(directory: Path, framework: str) -> None:
+def _write_requirements(directory: Path, libraries: Sequence[Sequence[str]]) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
-    # XGBoost comes under two names: with CUDA and without.
-    names = [["mlflow", "mlflow-skinny"], ["numpy"], ["pandas"], ["polars"], ["polars-hash"], ["pyarrow"]]
-    names += [["scikit-learn"], ["skops"]]
-    names += {"xgboost": [["xgboost-cpu", "xgboost"]], "lightgbm": [["lightgbm"]]}.get(framework, [])
+    names = [["mlflow", "mlflow-skinny"], ["numpy"], ["polars"], ["polars-hash"], *libraries]
     lines = [f"flowparts=={flowparts.__version__}"]
     for alternatives in names:
         for name in alternatives:
@@ -363,33 +447,57 @@ def _write_example(directory: Path, example: pl.DataFrame) -> None:
     )
 
 
-def _write_mlmodel(directory: Path, stored: Mapping[str, Any], signature: Mapping[str, str | None]) -> None:
-    import hashlib
+def _sklearn_flavors() -> dict[str, Any]:
     from importlib.metadata import version
-
-    import yaml
 
     from flowparts import weights
 
-    with (directory / _WEIGHTS).open("rb") as file:
+    return {
+        "python_function": {
+            "env": {"virtualenv": "python_env.yaml"},
+            "loader_module": "mlflow.sklearn",
+            "model_path": _WEIGHTS,
+            "predict_fn": "predict",
+            "python_version": platform.python_version(),
+        },
+        "sklearn": {
+            "code": None,
+            "pickled_model": _WEIGHTS,
+            "serialization_format": "skops",
+            "sklearn_version": version("scikit-learn"),
+            "skops_trusted_types": list(weights.TRUSTED_TYPES),
+        },
+    }
+
+
+def _onnx_flavors(file: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {
+        "onnx": {
+            "code": None,
+            "data": file,
+            "onnx_version": version("onnx"),
+            "providers": ["CPUExecutionProvider"],
+        }
+    }
+
+
+def _write_mlmodel(
+    directory: Path,
+    stored: Mapping[str, Any],
+    signature: Mapping[str, str | None],
+    weights_file: str,
+    flavors: Mapping[str, Any],
+) -> None:
+    import hashlib
+
+    import yaml
+
+    with (directory / weights_file).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     description = {
-        "flavors": {
-            "python_function": {
-                "env": {"virtualenv": "python_env.yaml"},
-                "loader_module": "mlflow.sklearn",
-                "model_path": _WEIGHTS,
-                "predict_fn": "predict",
-                "python_version": platform.python_version(),
-            },
-            "sklearn": {
-                "code": None,
-                "pickled_model": _WEIGHTS,
-                "serialization_format": "skops",
-                "sklearn_version": version("scikit-learn"),
-                "skops_trusted_types": list(weights.TRUSTED_TYPES),
-            },
-        },
+        "flavors": dict(flavors),
         "metadata": dict(stored),
         # Content instead of chance, so that equal trainings give equal files.
         "model_uuid": digest[:32],

@@ -91,8 +91,9 @@ class Float32(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, matrix: Array) -> Array:
-        """Return the matrix as float32."""
-        return np.asarray(matrix, dtype=np.float32)
+        """Return the matrix as float32; a value beyond 32 bits becomes the largest, not infinite."""
+        limit = np.finfo(np.float32).max
+        return np.clip(matrix, -limit, limit).astype(np.float32)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -1,0 +1,194 @@
+"""Score raw values with a model.onnx, through ONNX Runtime and NumPy alone.
+
+A graph takes either one float32 matrix of features, and then says in its metadata how they are made of raw
+columns (`raw_features`), or the raw columns themselves, an input each:
+
+- a floating-point input gets numbers and booleans, NaN for a missing one;
+- a text input gets text, empty for a missing one; a time as ISO 8601;
+- an int64 or boolean input gets whole numbers or booleans, and microseconds since 1970 for a time; none may
+  be missing.
+
+Inputs are vectors, or matrices of one column. It gives "probabilities" (rows, classes in order; or rows, 1:
+of the second of two classes) or, for a regression, "prediction" (a number for each row); and "label" (the
+class's position) where the predicted class isn't simply the most probable.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowparts.raw_features import Columns, RawFeatures, conform
+
+FILE = "model.onnx"
+# The entry of the graph's metadata that holds what is described in `described`.
+_ENTRY = "flowparts"
+_MATRIX = "features"
+_FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+_WHOLE = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
+
+class Graph:
+    """An opened model.onnx; any thread may call it.
+
+    Args:
+        graph: The file's content.
+        classes: Sorted label values of a classification; None for a regression.
+        threads: How many threads one call may use; one has the lowest latency.
+
+    Attributes:
+        types: Raw column name to type, in order.
+
+    Raises:
+        ValueError: It is missing, damaged, refers to other files, needs operators that ONNX Runtime lacks, or
+            wasn't written by flowparts.
+    """
+
+    def __init__(self, graph: bytes, classes: Sequence[Any] | None, threads: int = 1) -> None:
+        self._session = _session(graph, threads)
+        text = self._session.get_modelmeta().custom_metadata_map.get(_ENTRY)
+        if text is None:
+            raise ValueError(f"the ONNX graph was not saved by flowparts: its metadata lacks {_ENTRY!r}")
+        self._inputs = {node.name: node for node in self._session.get_inputs()}
+        outputs = {node.name for node in self._session.get_outputs()}
+        self._output = "prediction" if classes is None else "probabilities"
+        try:
+            learned = json.loads(text)
+            self.types: dict[str, str] = dict(learned["types"])
+            self._features = RawFeatures(learned) if _MATRIX in self._inputs and "fill" in learned else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"the metadata of the ONNX graph is damaged: {error}") from None
+        if self._output not in outputs:
+            raise ValueError(
+                f"the ONNX graph has no output {self._output!r}; it has: {', '.join(sorted(outputs))}"
+            )
+        if self._features is None and set(self._inputs) != set(self.types):
+            raise ValueError(
+                f"the inputs of the ONNX graph are not the feature columns: {', '.join(self._inputs)}; "
+                f"the columns are: {', '.join(self.types)}"
+            )
+        self._wanted = [self._output, *(["label"] if "label" in outputs else [])]
+        self._names = [f"probability_{value}" for value in classes or []]
+        text_classes = bool(classes) and isinstance(classes[0], str) if classes else False
+        self._classes = None if classes is None else np.array(classes, dtype=object if text_classes else None)
+
+    def predict(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
+        """Score rows that are given by column.
+
+        Args:
+            columns: Feature to its values, as `raw_features.conform` takes them.
+
+        Returns:
+            "prediction" and "probability_<class>", as `models.Model.predict` names them.
+
+        Raises:
+            ValueError: A value isn't of its column's type, or is missing where the graph needs one.
+        """
+        if self._features is None:
+            return self._run(self._feed(conform(columns, self.types)))
+        return self.predict_matrix(self._features.matrix(columns))
+
+    def predict_matrix(self, matrix: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Score rows of features."""
+        return self._run({_MATRIX: matrix})
+
+    def _run(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        found = self._session.run(self._wanted, feed)
+        if self._classes is None:
+            return {"prediction": np.asarray(found[0], dtype=float).reshape(-1)}
+        probabilities = np.asarray(found[0], dtype=float)
+        if probabilities.ndim == 1 or probabilities.shape[1] == 1:
+            positive = probabilities.reshape(-1)
+            probabilities = np.column_stack([1 - positive, positive])
+        positions = found[1].reshape(-1) if len(found) > 1 else probabilities.argmax(axis=1)
+        return {
+            "prediction": self._classes[positions],
+            **{name: probabilities[:, index] for index, name in enumerate(self._names)},
+        }
+
+    def _feed(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
+        feed = {}
+        for name, node in self._inputs.items():
+            values = _as_input(name, columns[name], node.type)
+            feed[name] = values.reshape(-1, 1) if len(node.shape) == 2 else values
+        return feed
+
+
+def _as_input(name: str, values: Sequence[Any], kind: str) -> npt.NDArray[Any]:
+    if kind in _FLOATS:
+        numbers = np.array(values, dtype=float)
+        with np.errstate(over="ignore"):
+            return np.where(np.isfinite(numbers), numbers, np.nan).astype(_FLOATS[kind])
+    if kind in _WHOLE:
+        if any(value is None for value in values):
+            raise ValueError(f"feature column {name!r} may not be missing in this model")
+        if values and hasattr(values[0], "year"):
+            return np.array(values, dtype="datetime64[us]").astype(np.int64)
+        return np.array(values).astype(_WHOLE[kind])
+    return np.array(["" if value is None else _text(value) for value in values], dtype=object)
+
+
+def _text(value: Any) -> str:
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
+
+
+def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
+    """Return an ONNX file with the description that `Graph` needs; equal graphs give equal bytes.
+
+    Args:
+        graph: An ONNX file of any origin.
+        learned: What `raw_features.describe` returned for a graph of features; for a graph of raw columns
+            "types" alone: pairs of a column's name and type.
+
+    Raises:
+        ValueError: It is no ONNX file.
+    """
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(graph)
+    # Protobuf's own error, whose module depends on how it was built.
+    except Exception as error:
+        raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
+    onnx.helper.set_model_props(model, {_ENTRY: json.dumps(learned, allow_nan=False)})
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def read(path: str | Path, sha256: str | None = None) -> bytes:
+    """Return the content of a graph's file.
+
+    Raises:
+        ValueError: It is not there, or its SHA-256 isn't the given one.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ValueError(f"the ONNX graph is not there: no file at {path}") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path} is damaged: it is not the file that was checked when the model was saved")
+    return content
+
+
+def _session(graph: bytes, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # What is wrong is raised as an error; the library would write it to the log as well.
+    options.log_severity_level = 4
+    try:
+        # From memory, so that the runtime refuses a graph that wants to read other files.
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # The runtime's errors share no base class.
+    except Exception as error:
+        raise ValueError(f"the ONNX graph can't be run: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
