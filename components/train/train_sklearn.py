@@ -73,6 +73,7 @@ def train_sklearn(
             "git_commit": lineage.git_commit(),
             "validation": scores,
         },
+        train_features=train.matrix,
     )
     model.metadata.update(stored)
     for name, value in scores.items():

@@ -16,7 +16,7 @@ _KINDS = {"classification": "classifier", "regression": "regressor"}
 _SUFFIXES = {"classification": "Classifier", "regression": "Regressor"}
 _LINEAR = {"classification": "LogisticRegression", "regression": "Ridge"}
 # Imported only when asked for: each takes longer to import than most steps take to train.
-_BOOSTERS = {
+BOOSTERS = {
     "LGBMClassifier": "lightgbm",
     "LGBMRegressor": "lightgbm",
     "XGBClassifier": "xgboost",
@@ -455,7 +455,7 @@ def _classes(*tasks: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for task in tasks:
         found |= dict(all_estimators(type_filter=_KINDS[task]))
-        found |= {name: module for name, module in _BOOSTERS.items() if name.endswith(_SUFFIXES[task])}
+        found |= {name: module for name, module in BOOSTERS.items() if name.endswith(_SUFFIXES[task])}
     return found
 
 

@@ -160,7 +160,7 @@ def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> p
         values = np.asarray(estimator.predict(matrix), dtype=float).reshape(len(matrix))
         return pl.DataFrame({"prediction": values})
     probabilities = _probabilities(estimator, matrix)
-    if _library(estimator) in _MOST_PROBABLE or type(estimator).__module__ in _MOST_PROBABLE:
+    if predicts_most_probable(estimator):
         predicted = np.asarray(estimator.classes_)[probabilities.argmax(axis=1)]
     else:
         predicted = np.asarray(estimator.predict(matrix))
@@ -172,6 +172,11 @@ def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> p
     return pl.DataFrame([prediction]).with_columns(**columns)
 
 
+def predicts_most_probable(estimator: Any) -> bool:
+    """Say whether a classifier is known to predict the most probable class."""
+    return _library(estimator) in _MOST_PROBABLE or type(estimator).__module__ in _MOST_PROBABLE
+
+
 def save(
     path: str | Path,
     estimator: Any,
@@ -181,6 +186,7 @@ def save(
     label: str,
     classes: Sequence[Any] | None,
     metadata: Mapping[str, object],
+    train_features: Any = None,
 ) -> dict[str, Any]:
     """Write preprocessing and estimator as one MLflow model directory that appears whole or not at all.
 
@@ -193,18 +199,20 @@ def save(
         classes: Sorted label values of a classification; None for a regression.
         metadata: What else to say about the model: estimator (class name), parameters, training_fingerprint,
             git_commit, validation (metric to value on the validation table).
+        train_features: Features that the estimator was trained on, rows by columns. Given, the model is
+            exported as an ONNX graph too, for servers, if that predicts the same; see `onnx_export`.
 
     Returns:
         The metadata as stored: the given, and framework, task, label, classes, features, categories (text
         column to the values seen in training, where they are few), and schema: what a table must be to be
-        scored, in the form of `flowparts.schema`.
+        scored, in the form of `flowparts.schema`; and onnx: what came of the export.
 
     Raises:
         ValueError: The estimator can't be stored without a pickle.
     """
     from sklearn.pipeline import Pipeline
 
-    from flowparts import weights
+    from flowparts import onnx_export, onnx_graph, weights
     from flowparts.transformers import Float32, RawColumns
 
     # How many processors there are is the matter of whoever loads the model.
@@ -224,6 +232,11 @@ def save(
     with outputs.whole(path) as partial:
         partial.mkdir()
         weights.dump(pipeline, partial / _WEIGHTS)
+        if train_features is not None:
+            graph, parity = onnx_export.export(estimator, preprocessor, train_features, classes)
+            stored["onnx"] = parity.to_dict()
+            if graph is not None:
+                (partial / onnx_graph.FILE).write_bytes(graph)
         libraries = [["pandas"], ["pyarrow"], ["scikit-learn"], ["skops"], *_LIBRARIES.get(framework, [])]
         _write_requirements(partial, libraries)
         _write_example(partial, preprocessor.example)

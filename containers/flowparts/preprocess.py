@@ -245,6 +245,18 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
     return tables.in_chunks(frame.select(*features, *kept), chunk, result, f"transforming {what}")
 
 
+def matrix(rows: pl.DataFrame, preprocessor: Preprocessor) -> Any:
+    """Make the float32 features of raw rows, as `transform` and a saved model do.
+
+    Raises:
+        ValueError: As `conform`.
+    """
+    from flowparts.transformers import Float32
+
+    raw = tables.to_pandas(conform(rows, preprocessor.features))
+    return Float32().transform(preprocessor.transformer.transform(raw))
+
+
 def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
     """Select the named columns, cast to what the model was trained on; infinity becomes missing.
 
