@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from flowparts import estimators, onnx_graph, preprocess, raw_features
+from flowparts import estimators, onnx_graph, preprocess, raw_features, serving_check
 from flowparts.preprocess import Preprocessor
+from flowparts.serving_check import TOLERANCE
 
-# Probabilities may differ by so much, and regression values by so much relative to the value: graphs of trees
-# add up in 32 bits.
-TOLERANCE = 1e-5
 # The operators of 2023, which every ONNX Runtime in use knows.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _IR_VERSION = 8
@@ -56,7 +54,7 @@ class Parity:
         agrees: Whether the graph may stand for the original.
         reason: Why, in one sentence.
         rows: How many rows were compared: a sample of training rows, the example, and made-up extremes.
-        largest_difference: Of probabilities, or of regression values relative to the larger of the value and 1.
+        largest_difference: Of probabilities, or of regression values in units of `serving_check.scale`.
         tolerance: The largest difference that is allowed.
         precision: "float32" or "float64": in what the graph computes.
         sha256: Digest of the graph's file.
@@ -81,10 +79,10 @@ def export(
     """Make an ONNX graph of a fitted estimator, if there is one that predicts the same.
 
     The graph takes the float32 features and says in its metadata how they are made of raw columns. It is
-    compared with the estimator on rows of the sample, on the preprocessor's example and on made-up rows: missing
-    values, known and unseen categories, extreme numbers and times. Features must be equal to the bit, predicted
-    classes equal unless tied, probabilities and numbers equal within `TOLERANCE`. Where 32-bit arithmetic
-    doesn't suffice, 64 bits are tried.
+    compared with the estimator on rows of the sample, on the preprocessor's example and on made-up rows:
+    missing values, known and unseen categories, extreme numbers and times. Features must be equal to the bit,
+    predicted classes equal unless tied, probabilities and numbers equal within `TOLERANCE`. Where 32-bit
+    arithmetic doesn't suffice, 64 bits are tried.
 
     Args:
         estimator: A fitted scikit-learn, XGBoost or LightGBM estimator; left as it is.
@@ -104,7 +102,9 @@ def export(
         return None, Parity(agrees=False, reason=reason)
     learned = raw_features.describe(preprocessor)
     raw = _probes(preprocessor)
-    expected = preprocess.matrix(pl.DataFrame(raw), preprocessor)
+    numbers = [name for name, kind in preprocessor.features.items() if kind in ("integer", "number")]
+    table = pl.DataFrame(raw, schema_overrides=dict.fromkeys(numbers, pl.Float64()), strict=False)
+    expected = preprocess.matrix(table, preprocessor)
     unequal = int((raw_features.RawFeatures(learned).matrix(raw) != expected).any(axis=1).sum())
     if unequal:
         reason = f"the features of {unequal} of {len(expected)} raw rows are made otherwise than in training"
@@ -112,21 +112,27 @@ def export(
     step = max(1, len(sample) // _SAMPLE_ROWS)
     width = expected.shape[1]
     extremes = np.repeat(np.array(_EXTREMES, dtype=np.float32)[:, None], width, axis=1)
-    rows = np.concatenate([sample[::step][:_SAMPLE_ROWS], extremes, expected]).astype(np.float32)
-    return _best(estimator, learned, rows, classes)
+    usual = sample[::step][:_SAMPLE_ROWS]
+    rows = np.concatenate([usual, extremes, expected]).astype(np.float32)
+    return _best(estimator, learned, rows, len(usual), classes)
 
 
 def _best(
-    estimator: Any, learned: Mapping[str, Any], rows: Any, classes: Sequence[Any] | None
+    estimator: Any, learned: Mapping[str, Any], rows: Any, usual: int, classes: Sequence[Any] | None
 ) -> tuple[bytes | None, Parity]:
-    """Return the first graph that agrees, the faster precision first; or none and what the first one lacks."""
+    """Return the first graph that agrees, the faster precision first; or none and what the first lacks.
+
+    The first `usual` rows are a sample of the table, the others are made up.
+    """
     from flowparts import models
 
     try:
-        expected = models.predictions(estimator, rows, classes)
+        with np.errstate(all="ignore"):  # numbers overflow at the extremes
+            expected = models.predictions(estimator, rows, classes)
     except ValueError as error:
         return None, Parity(agrees=False, reason=f"{_name(estimator)} can't score every row: {_line(error)}")
     failures = []
+    unit = serving_check.scale(expected.head(usual), "regression" if classes is None else "classification")
     for precision in ("float32", "float64"):
         try:
             graph = onnx_graph.described(_convert(estimator, precision, rows.shape[1], classes), learned)
@@ -137,7 +143,7 @@ def _best(
                 Parity(agrees=False, reason=f"{_name(estimator)} can't be exported: {_line(error)}")
             )
             continue
-        parity = _compare(expected, online, classes, precision, hashlib.sha256(graph).hexdigest())
+        parity = _compare(expected, online, classes, unit, precision, hashlib.sha256(graph).hexdigest())
         if parity.agrees:
             return graph, parity
         failures.append(parity)
@@ -148,6 +154,7 @@ def _compare(
     expected: pl.DataFrame,
     online: Mapping[str, Any],
     classes: Sequence[Any] | None,
+    unit: float,
     precision: str,
     sha256: str,
 ) -> Parity:
@@ -156,8 +163,8 @@ def _compare(
     found = np.column_stack([online[name] for name in names])
     # There is nothing to agree with where the original itself has no answer.
     answered = np.isfinite(truth).all(axis=1)
-    scale = 1.0 if classes else np.maximum(1.0, np.abs(truth[answered]))
-    apart = np.abs(found[answered] - truth[answered]) / scale
+    units = unit if classes else np.maximum(unit, np.abs(truth[answered]))
+    apart = np.abs(found[answered] - truth[answered]) / units
     wrong = ~(apart <= TOLERANCE).all(axis=1)
     if classes:
         ranked = np.sort(truth[answered], axis=1)
@@ -166,9 +173,10 @@ def _compare(
         wrong |= ~same[answered] & ~tied
     rows, largest = int(answered.sum()), float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
     if wrong.any():
+        differing = f"{int(wrong.sum())} of {rows} rows otherwise, by up to {largest:.2g}"
         return Parity(
             agrees=False,
-            reason=f"the ONNX graph predicts {int(wrong.sum())} of {rows} rows otherwise, by up to {largest:.2g}",
+            reason=f"the ONNX graph predicts {differing}",
             rows=rows,
             largest_difference=min(largest, float(np.finfo(float).max)),
         )
@@ -276,7 +284,7 @@ def _rounded_booster(booster: Any) -> Any:
 
 
 def _thresholds(part: Any) -> Any:
-    """Return the thresholds of one tree of scikit-learn, as an array that is the tree's own; None of others."""
+    """Return the thresholds of a tree of scikit-learn, an array that is the tree's own; None of others."""
     from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
     from sklearn.tree._tree import Tree
 
@@ -324,7 +332,7 @@ def _cast_input(model: Any) -> None:
 
 
 def _probes(preprocessor: Preprocessor) -> dict[str, list[Any]]:
-    """Return plain raw values by column: the example, and whatever is special to a type, mixed differently."""
+    """Return plain raw values by column: the example, and whatever is special to a type, mixed."""
     known: dict[str, list[Any]] = {}
     described = raw_features.describe(preprocessor)
     for name, values, *_ in described["categories"] + described["targets"]:

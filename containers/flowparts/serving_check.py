@@ -17,8 +17,8 @@ import polars as pl
 
 from flowparts import models, tables
 
-# Probabilities may differ by so much, and regression values by so much relative to the value: float32
-# arithmetic in batches of other sizes.
+# Probabilities may differ by so much, and regression values by so much of `scale`: float32 arithmetic in
+# batches of other sizes.
 TOLERANCE = 1e-5
 
 _SINGLE_REQUESTS = 50
@@ -197,10 +197,11 @@ def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -
         "latency_ms_median": median,
         "latency_ms_p95": p95,
     }
+    unit = scale(offline, model.task)
     for name, records in (("at once", served["batch"]), ("one by one", served["singles"])):
         online = pl.DataFrame(records, schema=offline.schema)
         expected = offline.head(online.height)
-        wrong = differences(expected, online, model.task)
+        wrong = differences(expected, online, model.task, unit)
         if wrong.any() or (name == "at once" and online.height != offline.height):
             row = wrong.arg_max() or 0
             return Verdict(
@@ -218,11 +219,33 @@ def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -
     )
 
 
-def differences(expected: pl.DataFrame, online: pl.DataFrame, task: str) -> pl.Series:
-    """Say of each row whether the two predictions differ."""
+def scale(predictions: pl.DataFrame, task: str) -> float:
+    """Return what regression values are measured against: their root mean square, and at least 1.
+
+    Where terms of that size add up to a value near zero, its last digits are those of the terms.
+    """
+    if task != "regression":
+        return 1.0
+    values = predictions["prediction"]
+    square = (values.cast(pl.Float64) ** 2).mean()
+    return max(1.0, float(square) ** 0.5) if isinstance(square, float) else 1.0
+
+
+def differences(
+    expected: pl.DataFrame, online: pl.DataFrame, task: str, unit: float | None = None
+) -> pl.Series:
+    """Say of each row whether the two predictions differ.
+
+    Args:
+        expected: What the model predicts offline.
+        online: What a server answered, row by row.
+        task: "classification" or "regression".
+        unit: The `scale` of all offline predictions, where these are only some of them.
+    """
     columns = pl.DataFrame({"expected": expected["prediction"], "online": online["prediction"]})
     if task == "regression":
-        allowed = TOLERANCE * pl.max_horizontal(1.0, pl.col("expected").abs())
+        least = unit or scale(expected, task)
+        allowed = TOLERANCE * pl.max_horizontal(least, pl.col("expected").abs())
         beyond = (pl.col("online") - pl.col("expected")).abs() > allowed
         return columns.select(beyond.fill_null(value=True)).to_series()
     names = [name for name in expected.columns if name.startswith("probability_")]
