@@ -202,7 +202,7 @@ def _convert(estimator: Any, precision: str, width: int, classes: Sequence[Any] 
     most_probable = models.predicts_most_probable(estimator)
     if classes is not None and not most_probable:
         inner.classes_ = np.arange(len(classes))
-    kind = FloatTensorType if precision == "float32" else DoubleTensorType
+    kind: Any = FloatTensorType if precision == "float32" else DoubleTensorType
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = to_onnx(
@@ -285,12 +285,11 @@ def _rounded_booster(booster: Any) -> Any:
 
 def _thresholds(part: Any) -> Any:
     """Return the thresholds of a tree of scikit-learn, an array that is the tree's own; None of others."""
-    from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
-    from sklearn.tree._tree import Tree
-
-    if isinstance(part, Tree):
+    kind = type(part)
+    if kind.__module__ == "sklearn.tree._tree":
         return part.threshold
-    return part.nodes["num_threshold"] if isinstance(part, TreePredictor) else None
+    histogram = kind.__module__ == "sklearn.ensemble._hist_gradient_boosting.predictor"
+    return part.nodes["num_threshold"] if histogram else None
 
 
 def _parts(root: Any) -> Iterator[Any]:

@@ -287,11 +287,12 @@ def _different(
 ) -> list[dict[str, Any]]:
     """List the rows whose served prediction isn't the offline one."""
     found = []
+    unit = serving_check.scale(offline, task)
     for index, answer in answers.items():
         expected = offline[index]
         try:
             served = pl.DataFrame([answer], schema=expected.schema)
-            wrong = serving_check.differences(expected, served, task).item()
+            wrong = serving_check.differences(expected, served, task, unit).item()
         except (pl.exceptions.PolarsError, TypeError):  # another column, or a value of another type
             wrong = True
         if wrong:

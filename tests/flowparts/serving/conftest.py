@@ -53,7 +53,14 @@ def train(path: Path, task: str = "classification") -> Path:
     data = estimators.examples(features.lazy(), learned)
     fitted = estimators.fit(estimators.build("Linear", task), data, data)
     models.save(
-        path, fitted, preprocessor=learned, task=task, label=label, classes=learned.classes, metadata={}
+        path,
+        fitted,
+        preprocessor=learned,
+        task=task,
+        label=label,
+        classes=learned.classes,
+        metadata={},
+        train_features=data.matrix,
     )
     return path
 

@@ -217,7 +217,7 @@ def test_an_engine_that_fails_is_a_500_without_a_traceback_and_for_its_request_o
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda model: (model / "model.skops").write_bytes(b"broken"), "is not a valid skops file"),
+        (lambda model: (model / "model.onnx").write_bytes(b"broken"), "it is not the file that was checked"),
         (lambda model: (model / "MLmodel").unlink(), "the directory holds no file MLmodel"),
         (lambda model: (model / "input_example.json").write_text("{"), "the model's input example"),
         (lambda model: (model / "input_example.json").write_text('{"columns": ["visits"], "data": [["x"]]}'),

@@ -50,7 +50,7 @@ def test_requests_rows_and_refusals_are_counted_over_all_workers(
     for name in ("basic", "pro"):
         assert found[f"flowparts_predictions_total{{class={name}}}"] == wanted.count(name)
     version = server.call("/v2/models/m")[1]["versions"][0]
-    assert found[f"flowparts_model_info{{engine=native,name=m,version={version}}}"] == 1
+    assert found[f"flowparts_model_info{{engine=onnxruntime,name=m,version={version}}}"] == 1
 
 
 def test_a_worker_goes_on_where_the_one_before_stopped_and_has_nothing_in_flight(tmp_path: Path) -> None:
