@@ -13,9 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
+import tritonclient.grpc
 import urllib3
+from tritonclient.utils import InferenceServerException
 
 from tests.flowparts.serving.conftest import Server, free_ports, start, wait
+from tests.flowparts.serving.test_open_inference import tensors
 
 # The engine of a test may take a second: as slow models do.
 SLOW = """
@@ -125,6 +128,17 @@ def test_what_was_asked_before_sigterm_is_answered(
         server.process.send_signal(signal.SIGTERM)
         assert [future.result()[0] for future in asked] == [200] * 8
     assert server.stop() == 0
+
+
+def test_a_call_over_grpc_ends_at_its_deadline_and_the_next_is_answered(
+    serve: Callable[..., Server], model: Path, records: Any
+) -> None:
+    server = serve(model, "--name=plans", code=SLOW)
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        rows = tensors(tritonclient.grpc, records[1:2])
+        with pytest.raises(InferenceServerException, match="Deadline"):
+            client.infer("plans", rows, client_timeout=0.1)
+        assert client.infer("plans", rows).as_numpy("prediction").shape == (1,)
 
 
 def test_killed_workers_are_replaced_and_lose_only_what_they_held(

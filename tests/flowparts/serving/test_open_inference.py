@@ -209,15 +209,6 @@ def test_text_that_does_not_add_up_is_refused(server: Server, raw: bytes) -> Non
     assert "tensor 'town'" in body["error"]
 
 
-def test_a_deadline_of_the_call_counts(server: Server, records: Any) -> None:
-    with over_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as found:
-        with pytest.raises(InferenceServerException) as caught:
-            found.infer("plans", tensors(over_grpc, records[1:2]), client_timeout=1e-6)
-        assert "DEADLINE_EXCEEDED" in str(caught.value.status()) or "Deadline" in caught.value.message()
-        check_again = found.infer("plans", tensors(over_grpc, records[1:2]))
-        assert check_again.as_numpy("prediction").shape == (1,)
-
-
 def test_an_unknown_call_is_refused(server: Server) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/Nothing")
