@@ -1,0 +1,319 @@
+"""The Kubernetes API as deployment targets need it: apply, look, wait, and tell why something doesn't run.
+
+Objects are plain dictionaries, as in a manifest. They are written by server-side apply
+(https://kubernetes.io/docs/reference/using-api/server-side-apply/) under one field manager, so applying the
+same manifest again changes nothing, and what others have set stays theirs. Every refusal of the API is one
+sentence.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MANAGER = "flowparts"
+# What time doesn't heal: the kubelet has already tried these several times when it gives them as a reason.
+HOPELESS = ("CrashLoopBackOff", "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_TIMEOUT_SECONDS = (10, 60)
+
+Manifest = dict[str, Any]
+
+
+class Cluster:
+    """One namespace of a Kubernetes cluster, reached by the kubeconfig or as the pod's service account.
+
+    Args:
+        namespace: Where objects are; if not given, the namespace of this pod, or of the kubeconfig's context.
+
+    Raises:
+        ValueError: There is neither a kubeconfig nor a service account.
+    """
+
+    def __init__(self, namespace: str = ""):
+        from kubernetes import client, config
+
+        settings = client.Configuration()
+        own = "default"
+        try:
+            # A pod's own account first: what runs there has no kubeconfig, and the client's own order prints.
+            if in_cluster():
+                config.load_incluster_config(settings)
+                own = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+            else:
+                # The client reads this variable when it is imported, which may be too early.
+                file = os.environ.get("KUBECONFIG")
+                config.load_kube_config(file, client_configuration=settings)
+                own = config.list_kube_config_contexts(file)[1]["context"].get("namespace", own)
+        except (config.ConfigException, OSError) as error:
+            raise ValueError(
+                "no Kubernetes cluster is configured: run in a pod with a service account, or name a "
+                f"kubeconfig in KUBECONFIG ({_line(str(error))})"
+            ) from None
+        # One failed attempt is enough to say so: the step itself is retried.
+        settings.retries = False
+        self.namespace = namespace or own
+        self._client = client.ApiClient(settings)
+        self._paths: dict[tuple[str, str], str] = {}
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        """Make an object what a manifest says, and return it; what is so already isn't touched.
+
+        Raises:
+            ValueError: The API refuses it, or another manager has set one of the fields otherwise.
+        """
+        path = self._path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
+        query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
+        return self._json("PATCH", path, manifest, query, "application/apply-patch+yaml")
+
+    def get(self, api_version: str, kind: str, name: str) -> Manifest | None:
+        """Return an object, or nothing if it isn't there."""
+        return self._json("GET", self._path(api_version, kind, name), missing=None)
+
+    def find(self, api_version: str, kind: str, labels: Mapping[str, str]) -> list[Manifest]:
+        """Return the objects of a kind that bear these labels."""
+        query = [("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items()))]
+        found: list[Manifest] = self._json("GET", self._path(api_version, kind), query=query)["items"]
+        return found
+
+    def delete(self, api_version: str, kind: str, name: str) -> None:
+        """Delete an object and what it owns; it may be gone already."""
+        query = [("propagationPolicy", "Background")]
+        self._json("DELETE", self._path(api_version, kind, name), query=query, missing=None)
+
+    def serves(self, api_version: str, kind: str) -> bool:
+        """Return whether the cluster knows a kind of objects."""
+        return bool(self._resource(api_version, kind))
+
+    def scale(self, deployment: str, replicas: int) -> None:
+        """Set how many pods a Deployment has; if it is so already, it isn't touched."""
+        path = f"{self._path('apps/v1', 'Deployment', deployment)}/scale"
+        if self._json("GET", path)["spec"].get("replicas", 0) != replicas:
+            patch = {"spec": {"replicas": replicas}}
+            self._json("PATCH", path, patch, [("fieldManager", MANAGER)], "application/merge-patch+json")
+
+    def post_to_service(
+        self, service: str, path: str, body: Any, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Send JSON to a service through the API server, which reaches it from outside of the cluster too.
+
+        Args:
+            service: Its name and port, such as "churn:http".
+            path: Path on the service, without a leading slash.
+            body: What to send.
+            headers: Further headers for the service.
+        """
+        address = f"/api/v1/namespaces/{self.namespace}/services/{service}/proxy/{path}"
+        return self._json("POST", address, body, headers=headers)
+
+    def trouble(self, labels: Mapping[str, str]) -> tuple[str, bool]:
+        """Return why pods with these labels don't run, and whether waiting can't help.
+
+        The reason is what their containers wait for or ended with and the last line of a crashed container's
+        log, why no node takes them, or the latest warning among their events; "" if nothing is wrong.
+        """
+        pods = self.find("v1", "Pod", labels)
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            status = pod.get("status", {})
+            containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+            for container in containers:
+                state, last = container.get("state", {}), container.get("lastState", {})
+                ended = state.get("terminated") or last.get("terminated") or {}
+                reason = state.get("waiting", {}).get("reason") or ended.get("reason") or ""
+                if reason in ("", "Completed", "ContainerCreating", "PodInitializing"):
+                    continue
+                said = _line(state.get("waiting", {}).get("message") or "")
+                if ended:
+                    log = self._last_log_line(name, container["name"], "terminated" in last)
+                    said = f"exit code {ended.get('exitCode')} ({ended.get('reason')}), last log line: {log}"
+                return f"{reason} in pod {name}: {said}", reason in HOPELESS
+            for condition in status.get("conditions", []):
+                if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                    reason = condition.get("reason", "Unschedulable")
+                    return f"{reason}, pod {name}: {_line(condition.get('message', ''))}", False
+        warnings = [
+            event
+            for pod in pods
+            for event in self._events(pod["metadata"]["name"])
+            if event.get("type") == "Warning"
+        ]
+        if warnings:
+            latest = max(warnings, key=lambda event: event.get("lastTimestamp") or "")
+            return f"{latest['reason']}: {_line(latest['message'])}", False
+        return "", False
+
+    def _events(self, name: str) -> list[Manifest]:
+        query = [("fieldSelector", f"involvedObject.name={name}")]
+        found: list[Manifest] = self._json("GET", self._path("v1", "Event"), query=query)["items"]
+        return found
+
+    def _last_log_line(self, pod: str, container: str, previous: bool) -> str:
+        query = [("container", container), ("tailLines", "20"), ("previous", str(previous).lower())]
+        try:
+            text = self._text("GET", f"{self._path('v1', 'Pod', pod)}/log", query=query)
+        except ValueError as error:
+            return str(error)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return _line(lines[-1]) if lines else "none"
+
+    def _path(self, api_version: str, kind: str, name: str = "") -> str:
+        plural = self._resource(api_version, kind)
+        if not plural:
+            raise ValueError(
+                f"the cluster knows no {kind} of {api_version}: install what provides it, or deploy to another "
+                "target"
+            )
+        root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+        return f"{root}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
+
+    def _resource(self, api_version: str, kind: str) -> str:
+        """Return a kind's name in paths, as the API itself tells; "" if it isn't known."""
+        key = api_version, kind
+        if not self._paths.get(key):
+            root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+            known = self._json("GET", root, missing={})
+            names = [entry["name"] for entry in known.get("resources", []) if entry["kind"] == kind]
+            self._paths[key] = min(names, key=len, default="")
+        return self._paths[key]
+
+    def _json(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
+        if "missing" in options:
+            missing = options.pop("missing")
+            try:
+                return json.loads(self._text(method, path, *arguments, **options))
+            except _NotThereError:
+                return missing
+        return json.loads(self._text(method, path, *arguments, **options))
+
+    def _text(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: list[tuple[str, str]] | None = None,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        import urllib3
+        from kubernetes.client import ApiException
+
+        try:
+            answer = self._client.call_api(
+                path,
+                method,
+                query_params=query or [],
+                header_params={
+                    "Accept": "application/json, */*",
+                    "Content-Type": content_type,
+                    **(headers or {}),
+                },
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=_TIMEOUT_SECONDS,
+            )
+            return str(answer.data.decode("utf-8", "replace"))
+        except ApiException as error:
+            raise _sentence(error, method, path) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            host = self._client.configuration.host
+            raise ValueError(
+                f"the Kubernetes API at {host} can't be reached; is the address right and the cluster up? "
+                f"({_line(str(error))})"
+            ) from None
+
+
+class _NotThereError(ValueError):
+    """The API has no such object."""
+
+
+def in_cluster() -> bool:
+    """Return whether this process runs in a pod."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def condition(thing: Manifest, kind: str) -> Manifest:
+    """Return a condition of an object's status by its type; empty if it isn't there."""
+    conditions = thing.get("status", {}).get("conditions", [])
+    return next((dict(entry) for entry in conditions if entry["type"] == kind), {})
+
+
+def observed(thing: Manifest) -> bool:
+    """Return whether an object's status speaks of its present specification, as far as it says so."""
+    generation = thing["metadata"].get("generation", 0)
+    return bool(thing.get("status", {}).get("observedGeneration", generation) >= generation)
+
+
+def not_deployed(name: str, revision: str, error: ValueError, kept: Iterable[str]) -> ValueError:
+    """Return the error for a revision that didn't come up, which says what still serves."""
+    still = " and ".join(kept)
+    after = f"; {still} serves as before" if still else ""
+    return ValueError(f"revision {revision} of endpoint {name!r} is not deployed: {error}{after}")
+
+
+def _sentence(error: Any, method: str, path: str) -> ValueError:
+    try:
+        said = _line(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        said = _line(str(error.reason))
+    if error.status == 404:
+        return _NotThereError(f"the cluster has nothing at {path} ({said})")
+    if error.status == 401:
+        return ValueError(f"the Kubernetes API doesn't accept this step's credentials; renew them ({said})")
+    if error.status == 403 and "exceeded quota" in said:
+        return ValueError(f"the namespace's quota is used up; free some or have it raised ({said})")
+    if error.status == 403:
+        return ValueError(
+            f"no permission to {method} {path}; give this step's service account a role for it ({said})"
+        )
+    if error.status == 409:
+        return ValueError(
+            f"{path} has fields that something else has set otherwise; remove them there, or delete the "
+            f"object ({said})"
+        )
+    return ValueError(f"the Kubernetes API refuses {method} {path} with status {error.status}: {said}")
+
+
+def _line(text: str) -> str:
+    """Return text on one line of at most 200 characters."""
+    return " ".join(text.split())[:200]
+
+
+def post(url: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
+    """Send JSON to a model server and return its answer.
+
+    The server's bearer token, where it asks for one, is this step's FLOWPARTS_SERVING_TOKEN.
+
+    Raises:
+        ValueError: There is no answer, or it is a refusal.
+    """
+    import urllib3
+
+    sent = {"Content-Type": "application/json", **(headers or {})}
+    if token := os.environ.get("FLOWPARTS_SERVING_TOKEN"):
+        sent["Authorization"] = f"Bearer {token}"
+    try:
+        with urllib3.PoolManager(retries=False, timeout=_TIMEOUT_SECONDS[1]) as pool:
+            answer = pool.request("POST", url, body=json.dumps(body), headers=sent)
+            text = answer.data.decode("utf-8", "replace")
+        if answer.status != 200:
+            raise ValueError(f"{url} answered with status {answer.status}: {_line(text)}")
+        return json.loads(text)
+    except urllib3.exceptions.HTTPError as error:
+        raise ValueError(f"no answer from {url} ({_line(str(error))})") from None
+
+
+def predictions(answer: Any) -> list[dict[str, Any]]:
+    """Return the rows of a model server's answer.
+
+    Raises:
+        ValueError: It isn't one.
+    """
+    if not isinstance(answer, dict) or not isinstance(answer.get("predictions"), list):
+        raise ValueError(f"the answer holds no predictions: {_line(json.dumps(answer))}")
+    found: list[dict[str, Any]] = answer["predictions"]
+    return found

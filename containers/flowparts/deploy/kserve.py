@@ -1,0 +1,233 @@
+"""KServe: one InferenceService, whose revisions Knative keeps and shares requests between.
+
+A canary needs KServe's Knative mode: the plain Deployments of its other mode know no share
+(https://kserve.github.io/website/docs/model-serving/predictive-inference/rollout-strategies/canary). KServe keeps
+the revision that last had all requests beside the newest one; `canaryTrafficPercent` is the newest one's share.
+
+What was asked for, and the predictor of each revision, stand on the InferenceService as annotations: a step that
+is tried again finds them, and a rollback applies the previous predictor again.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from flowparts import cluster
+from flowparts import deploy as targets
+from flowparts.cluster import Cluster, Manifest
+from flowparts.endpoint import Endpoint
+from flowparts.server_pod import HTTP_PORT, ServerPod
+
+_API = "serving.kserve.io/v1beta1"
+_KIND = "InferenceService"
+_STATE = "flowparts/endpoint"
+_PREDICTORS = "flowparts/predictors"
+_REVISION = "flowparts/revision"
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 1,
+    max_replicas: int = 0,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    image: str = "",
+    namespace: str = "",
+    secret: str = "",
+    service_account: str = "",
+    timeout_seconds: float = 600.0,
+) -> Endpoint:
+    """Make a model the newest revision of an InferenceService, with a share, and wait until it is ready.
+
+    Args:
+        model: s3://, gs:// or pvc://CLAIM/PATH, which the server fetches itself.
+        name: The InferenceService.
+        share: Percent of the requests for this revision while there is another one.
+        replicas: Pods of a revision at least.
+        max_replicas: Pods of a revision at most; 0 for no autoscaling.
+        cpu: Processors of a pod.
+        memory: Memory of a pod.
+        image: The model server's image.
+        namespace: Where it is deployed; if not given, the step's own namespace.
+        secret: A Secret whose keys become the server's environment.
+        service_account: The pods' service account.
+        timeout_seconds: How long to wait.
+
+    Raises:
+        ValueError: An option is wrong, or the revision doesn't come up. The InferenceService is as before then.
+    """
+    targets.check_share(share)
+    targets.check_replicas(replicas)
+    targets.check_timeout(timeout_seconds)
+    if max_replicas and max_replicas < replicas:
+        raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
+    pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, secret, service_account)
+    service = _Service(Cluster(namespace), name)
+    before, predictors = service.state()
+    server = pod.container("kserve-container")
+    predictors[pod.revision] = {
+        **pod.spec(),
+        # Knative takes one port, and brings its own drain.
+        "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
+        "labels": {_REVISION: pod.revision},
+        "minReplicas": replicas,
+        "maxReplicas": max_replicas or replicas,
+    }
+    after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})
+    if before:
+        after = before.deploying(pod.revision, share)
+    after = replace(after, settings={"namespace": service.there.namespace})
+    try:
+        return service.move(before, after, predictors, timeout_seconds)
+    except ValueError as error:
+        with suppress(ValueError):
+            if not before:
+                service.there.delete(_API, _KIND, name)
+            elif pod.revision not in before.traffic:
+                service.apply(before, predictors)
+        raise cluster.not_deployed(name, pod.revision, error, before.traffic if before else []) from None
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Set the newest revision's share of the requests."""
+    service = _Service.of(endpoint)
+    return service.move(endpoint, endpoint.with_share(percent), service.state()[1])
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Send all requests to the previous revision, which becomes the newest one again."""
+    service = _Service.of(endpoint)
+    return service.move(endpoint, endpoint.rolled_back(), service.state()[1])
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows by the V1 protocol to the InferenceService's URL, or to the one of a revision's tag."""
+    url = _Service.of(endpoint).url(endpoint, revision)
+    return cluster.predictions(cluster.post(f"{url}/v1/models/{endpoint.name}:predict", {"instances": rows}))
+
+
+@dataclass(frozen=True)
+class _Service:
+    """An InferenceService."""
+
+    there: Cluster
+    name: str
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "_Service":
+        return cls(Cluster(endpoint.settings["namespace"]), endpoint.name)
+
+    def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
+        """Return the endpoint as it was asked for last and its revisions' predictors, which the cluster keeps."""
+        found = self.there.get(_API, _KIND, self.name) or {}
+        annotations = found.get("metadata", {}).get("annotations", {})
+        if _STATE not in annotations:
+            return None, {}
+        return Endpoint(**json.loads(annotations[_STATE])), json.loads(annotations[_PREDICTORS])
+
+    def move(
+        self,
+        before: Endpoint | None,
+        after: Endpoint,
+        predictors: dict[str, Manifest],
+        timeout_seconds: float = 600.0,
+    ) -> Endpoint:
+        """Make the service what was asked for, wait for it, and return the endpoint with its address."""
+        if after.revision not in predictors:
+            raise ValueError(
+                f"endpoint {self.name!r} holds no predictor of revision {after.revision}; deploy its model again"
+            )
+        if before and before.previous_revision == after.revision and 0 < before.share < 100:
+            # What goes is the latest ready revision until the other one is up again, and would get everything.
+            self.apply(before.with_share(0), predictors)
+            self._wait(before.with_share(0), timeout_seconds)
+        self.apply(after, predictors)
+        self._wait(after, timeout_seconds)
+        found = self.there.get(_API, _KIND, self.name) or {}
+        return replace(after, url=found["status"]["url"])
+
+    def apply(self, asked: Endpoint, predictors: dict[str, Manifest]) -> None:
+        kept = {revision: predictors[revision] for revision in asked.traffic if revision in predictors}
+        annotations = {
+            # By its older name, which every release takes.
+            "serving.kserve.io/deploymentMode": "Serverless",
+            # Gives each revision an address of its own.
+            "serving.kserve.io/enable-tag-routing": "true",
+            _STATE: json.dumps(asdict(asked), sort_keys=True),
+            _PREDICTORS: json.dumps(kept, sort_keys=True),
+        }
+        labels = {"app.kubernetes.io/name": self.name, "app.kubernetes.io/managed-by": cluster.MANAGER}
+        metadata = {"name": self.name, "namespace": self.there.namespace}
+        canary = {"canaryTrafficPercent": asked.share} if asked.previous_revision else {}
+        self.there.apply(
+            {
+                "apiVersion": _API,
+                "kind": _KIND,
+                "metadata": {**metadata, "labels": labels, "annotations": annotations},
+                "spec": {"predictor": {**predictors[asked.revision], **canary}},
+            }
+        )
+
+    def url(self, endpoint: Endpoint, revision: str) -> str:
+        """Return the service's address, or that of one revision; in the cluster the one that is known there."""
+        status = (self.there.get(_API, _KIND, self.name) or {}).get("status", {})
+        if not revision:
+            inside = status.get("address", {}).get("url", endpoint.url)
+            return str(inside if cluster.in_cluster() else endpoint.url)
+        tag = "latest" if revision == endpoint.revision else "prev"
+        for target in status.get("components", {}).get("predictor", {}).get("traffic", []):
+            if target.get("tag") == tag:
+                host = str(target["url"]).partition("://")[2].partition(".")[0]
+                return (
+                    f"http://{host}.{self.there.namespace}.svc"
+                    if cluster.in_cluster()
+                    else str(target["url"])
+                )
+        raise ValueError(f"revision {revision} of endpoint {self.name!r} has no address of its own")
+
+    def _wait(self, asked: Endpoint, timeout_seconds: float) -> None:
+        what = f"revision {asked.revision} of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._look(asked), timeout_seconds)
+
+    def _look(self, asked: Endpoint) -> str:
+        """Return "" when the newest revision is the one asked for, is ready and has its share."""
+        found = self.there.get(_API, _KIND, self.name) or {}
+        status = found.get("status", {})
+        mode = status.get("deploymentMode", "Serverless")
+        if mode not in ("Serverless", "Knative"):
+            raise ValueError(
+                f"KServe runs it in mode {mode}, which shares no requests between revisions; install Knative, or "
+                "deploy to the target kubernetes"
+            )
+        predictor = status.get("components", {}).get("predictor", {})
+        if self._revision(predictor.get("latestCreatedRevision")) != asked.revision:
+            return "KServe has not made the revision yet"
+        ready = cluster.condition(found, "Ready")
+        if predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]:
+            shares = [
+                entry["percent"] for entry in predictor.get("traffic", []) if entry.get("latestRevision")
+            ]
+            if shares == [asked.share] and ready.get("status") == "True" and status.get("url"):
+                return ""
+            return f"it is ready and has {shares[0] if shares else 0} of {asked.share} % of the requests"
+        why, hopeless = self.there.trouble({_REVISION: asked.revision})
+        predicting = cluster.condition(found, "PredictorReady")
+        if predicting.get("status") == "False" and not why:
+            why = f"{predicting.get('reason')}: {predicting.get('message')}"
+        # Knative gives up on a revision by itself, and takes its pods away.
+        if hopeless or predicting.get("reason") == "RevisionFailed":
+            raise ValueError(why)
+        return why or "its pods are starting"
+
+    def _revision(self, knative_revision: str | None) -> str:
+        """Return our revision of one of Knative's, by the label that its pods bear."""
+        found = (
+            self.there.get("serving.knative.dev/v1", "Revision", knative_revision)
+            if knative_revision
+            else None
+        )
+        return str((found or {}).get("metadata", {}).get("labels", {}).get(_REVISION, ""))

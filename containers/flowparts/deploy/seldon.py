@@ -1,0 +1,229 @@
+"""Seldon Core 2: a Server and a Model for each revision, and an Experiment that shares requests between them.
+
+A Server of Seldon's holds any models that its capabilities allow; here each holds one, in the same image as on every
+other target, so that a revision's pods can't disturb another's
+(https://docs.seldon.ai/seldon-core-2/user-guide/servers). Clients name the Experiment in the header Seldon-Model
+and speak the Open Inference Protocol.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from flowparts import cluster
+from flowparts import deploy as targets
+from flowparts.cluster import Cluster, Manifest
+from flowparts.endpoint import Endpoint
+from flowparts.server_pod import ServerPod
+
+_API = "mlops.seldon.io/v1alpha1"
+_STATE = "flowparts/endpoint"
+_REVISION = "flowparts/revision"
+_MESH = "seldon-mesh"
+# Of the Servers that Seldon installs; it brings the agent that speaks to the scheduler.
+_CONFIG = "mlserver"
+_CONFIG_PORTS = (9000, 9500)
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 1,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    image: str = "",
+    namespace: str = "",
+    secret: str = "",
+    service_account: str = "",
+    timeout_seconds: float = 600.0,
+) -> Endpoint:
+    """Load a model on servers of its own, wait until it is ready, and give it its share in the Experiment.
+
+    Args:
+        model: s3:// or gs://, which the server fetches itself.
+        name: The Experiment.
+        share: Percent of the requests for this revision while there is another one.
+        replicas: Servers of a revision.
+        cpu: Processors of a server.
+        memory: Memory of a server.
+        image: The model server's image.
+        namespace: Where it is deployed; if not given, the step's own namespace.
+        secret: A Secret whose keys become the server's environment.
+        service_account: The pods' service account.
+        timeout_seconds: How long to wait.
+
+    Raises:
+        ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
+            before still does.
+    """
+    targets.check_share(share)
+    targets.check_replicas(replicas)
+    targets.check_timeout(timeout_seconds)
+    pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, secret, service_account)
+    if pod.mounted:
+        raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
+    fleet = _Fleet(Cluster(namespace), name)
+    before = fleet.state()
+    after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
+    if before:
+        after = before.deploying(pod.revision, share)
+    after = replace(after, settings={"namespace": fleet.there.namespace})
+    try:
+        fleet.place(pod, replicas)
+        what = f"revision {pod.revision} of endpoint {name!r}"
+        targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
+        fleet.steer(after, timeout_seconds)
+    except ValueError as error:
+        kept = list(before.traffic) if before else []
+        if pod.revision not in kept:
+            with suppress(ValueError):
+                fleet.remove(pod.revision)
+        raise cluster.not_deployed(name, pod.revision, error, kept) from None
+    fleet.tidy(after)
+    return after
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Change the weights of the Experiment; the previous revision stays loaded."""
+    after = endpoint.with_share(percent)
+    _Fleet.of(endpoint).steer(after)
+    return after
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Give all requests to the previous revision, which is still loaded, and remove the current one."""
+    after = endpoint.rolled_back()
+    fleet = _Fleet.of(endpoint)
+    fleet.steer(after)
+    fleet.tidy(after)
+    return after
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows by the Open Inference Protocol to Seldon's mesh, for the Experiment or one revision's Model."""
+    wanted = f"{endpoint.name}-{revision}" if revision else f"{endpoint.name}.experiment"
+    path = f"v2/models/{endpoint.name}/infer"
+    headers = {"Seldon-Model": wanted}
+    if cluster.in_cluster():
+        answer = cluster.post(f"{endpoint.url}/{path}", tensors(rows), headers)
+    else:
+        there = Cluster(endpoint.settings["namespace"])
+        answer = there.post_to_service(f"{_MESH}:80", path, tensors(rows), headers)
+    return rows_of(answer)
+
+
+def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
+    """Return rows as a request of the Open Inference Protocol: a tensor of shape [rows] for each column."""
+    inputs = []
+    for name in dict.fromkeys(column for row in rows for column in row):
+        values = [row.get(name) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {bool}:
+            datatype = "BOOL"
+        elif kinds == {int}:
+            datatype = "INT64"
+        else:
+            datatype = "FP64" if kinds and kinds <= {int, float} else "BYTES"
+        inputs.append({"name": name, "shape": [len(rows)], "datatype": datatype, "data": values})
+    return {"inputs": inputs}
+
+
+def rows_of(answer: Any) -> list[dict[str, Any]]:
+    """Return the rows of an answer of the Open Inference Protocol.
+
+    Raises:
+        ValueError: It isn't one.
+    """
+    try:
+        columns = {output["name"]: output["data"] for output in answer["outputs"]}
+    except (KeyError, TypeError):
+        raise ValueError(f"the answer holds no outputs: {json.dumps(answer)[:200]}") from None
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """All that stands behind one endpoint."""
+
+    there: Cluster
+    name: str
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "_Fleet":
+        return cls(Cluster(endpoint.settings["namespace"]), endpoint.name)
+
+    @property
+    def url(self) -> str:
+        return f"http://{_MESH}.{self.there.namespace}.svc"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"app.kubernetes.io/name": self.name, "app.kubernetes.io/managed-by": cluster.MANAGER}
+
+    def state(self) -> Endpoint | None:
+        """Return the endpoint as it was asked for last, which the cluster keeps."""
+        found = self.there.get(_API, "Experiment", self.name)
+        written = (found or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
+        return Endpoint(**json.loads(written)) if written else None
+
+    def place(self, pod: ServerPod, replicas: int) -> None:
+        """Apply a revision's Server and Model."""
+        own = f"{self.name}-{pod.revision}"
+        labels = {**self.labels, _REVISION: pod.revision}
+        server = {
+            "serverConfig": _CONFIG,
+            # Nobody else's model asks for this, so the server takes no other.
+            "capabilities": [own],
+            "podSpec": {**pod.spec(), "containers": [pod.container(_CONFIG, *_CONFIG_PORTS)]},
+            "replicas": replicas,
+        }
+        model = {"storageUri": pod.model, "server": own, "requirements": [own], "replicas": replicas}
+        self._apply("Server", own, server, labels)
+        self._apply("Model", own, model, labels)
+
+    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
+        """Share the requests out."""
+        candidates = [
+            {"name": f"{self.name}-{revision}", "weight": share}
+            for revision, share in asked.traffic.items()
+            if share
+        ]
+        written = {_STATE: json.dumps(asdict(asked), sort_keys=True)}
+        self._apply("Experiment", self.name, {"candidates": candidates}, self.labels, annotations=written)
+        what = f"the experiment of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
+
+    def look(self, revision: str) -> str:
+        """Return "" when a revision's Model is ready, else how it stands."""
+        own = f"{self.name}-{revision}"
+        state = self._state_of("Model", own)
+        why, hopeless = self.there.trouble({"seldon-server-name": own}) if state else ("", False)
+        if hopeless:
+            raise ValueError(why)
+        return why or state
+
+    def remove(self, revision: str) -> None:
+        self.there.delete(_API, "Model", f"{self.name}-{revision}")
+        self.there.delete(_API, "Server", f"{self.name}-{revision}")
+
+    def tidy(self, asked: Endpoint) -> None:
+        """Remove every revision that the endpoint doesn't name."""
+        for model in self.there.find(_API, "Model", self.labels):
+            revision = model["metadata"]["labels"][_REVISION]
+            if revision not in asked.traffic:
+                self.remove(revision)
+
+    def _apply(self, kind: str, name: str, spec: Manifest, labels: Manifest, **more: Any) -> None:
+        metadata = {"name": name, "namespace": self.there.namespace, "labels": labels, **more}
+        self.there.apply({"apiVersion": _API, "kind": kind, "metadata": metadata, "spec": spec})
+
+    def _state_of(self, kind: str, name: str) -> str:
+        found = self.there.get(_API, kind, name) or {"metadata": {}}
+        ready = cluster.condition(found, "Ready")
+        if ready.get("status") == "True" and cluster.observed(found):
+            return ""
+        return f"{kind} {name}: {ready.get('message') or ready.get('reason') or 'not scheduled yet'}"

@@ -1,0 +1,430 @@
+"""A server that speaks the Kubernetes API for the objects of a deployment, for want of a real one.
+
+No package of Debian or PyPI has a kube-apiserver. What is checked here is what a real one checks: unknown fields and
+wrong types (by Kubernetes' own JSON schemas where there are any, by the fields of the custom resources otherwise),
+ownership of fields in server-side apply, permissions, credentials. Small controllers drive the objects' status, a step
+each time somebody looks.
+"""
+
+import copy
+import json
+import re
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import jsonschema
+import kubernetes_validate
+from kubernetes_validate import ValidationError
+
+from tests.flowparts.deploy import custom_resources
+
+TOKEN = "token-of-the-step"
+NAMESPACE = "team"
+
+# API version, kind, plural.
+KINDS = [
+    ("v1", "Service", "services"),
+    ("v1", "Pod", "pods"),
+    ("v1", "Event", "events"),
+    ("apps/v1", "Deployment", "deployments"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
+    ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+    ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    *((version, kind, plural) for version, kind, plural, _ in custom_resources.ALL),
+]
+
+Object = dict[str, Any]
+
+
+@dataclass
+class KubernetesApi:
+    """The state of a cluster, and how it behaves.
+
+    Attributes:
+        scenario: What becomes of pods that are made from now on: "ready", "slow", "crash", "image", "unschedulable",
+            "quota" or "never".
+        denied: Verbs and plurals that the step's role lacks, such as ("patch", "deployments").
+        unknown: API versions that aren't installed.
+        backend: Where requests for services go: from a service's name to an address.
+    """
+
+    url: str = ""
+    scenario: str = "ready"
+    denied: set[tuple[str, str]] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    backend: Callable[[str], str] = lambda service: ""
+    objects: dict[tuple[str, str], Object] = field(default_factory=dict)
+    owners: dict[tuple[str, str], dict[str, dict[tuple[str, ...], Any]]] = field(default_factory=dict)
+    born_as: dict[str, str] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    version: int = 0
+    lock: Any = field(default_factory=threading.RLock)
+
+    # What tests look at.
+
+    def get(self, plural: str, name: str) -> Object:
+        return self.objects[plural, name]
+
+    def names(self, plural: str) -> list[str]:
+        return sorted(name for kind, name in self.objects if kind == plural)
+
+    def versions(self) -> dict[tuple[str, str], str]:
+        """Return every object's resource version."""
+        return {
+            key: thing["metadata"]["resourceVersion"]
+            for key, thing in self.objects.items()
+            if key[0] != "pods"
+        }
+
+    def put(self, plural: str, thing: Object, manager: str = "somebody") -> None:
+        """Place an object as another manager's."""
+        self.apply(plural, thing["metadata"]["name"], thing, manager)
+
+    # The API.
+
+    def apply(self, plural: str, name: str, wanted: Object, manager: str) -> tuple[int, Object]:
+        key = plural, name
+        validate(wanted)
+        owners = self.owners.setdefault(key, {})
+        fields = dict(leaves({part: wanted[part] for part in wanted if part in ("metadata", "spec")}))
+        for other, owned in owners.items():
+            clashes = [
+                path for path in fields if other != manager and path in owned and owned[path] != fields[path]
+            ]
+            if clashes:
+                path = "".join(f".{part}" for part in clashes[0])
+                message = f'Apply failed with 1 conflict: conflict with "{other}" using {wanted["apiVersion"]}: {path}'
+                return 409, failure(409, "Conflict", message)
+        before = self.objects.get(key)
+        after = copy.deepcopy(before) if before else {part: wanted[part] for part in ("apiVersion", "kind")}
+        for path in set(owners.get(manager, {})) - set(fields):
+            if not any(path in owned for other, owned in owners.items() if other != manager):
+                unset(after, path)
+        for path, value in fields.items():
+            assign(after, path, copy.deepcopy(value))
+        owners[manager] = fields
+        if plural == "deployments":
+            after["spec"].setdefault("replicas", 1)
+        return (200 if before else 201), self.store(key, after)
+
+    def store(self, key: tuple[str, str], after: Object) -> Object:
+        before = self.objects.get(key)
+        if before == after:
+            return before
+        metadata = after["metadata"]
+        if before is None:
+            self.born_as[key[1]] = self.scenario
+            metadata["generation"] = 1
+        elif before.get("spec") != after.get("spec"):
+            metadata["generation"] = before["metadata"]["generation"] + 1
+        self.version += 1
+        metadata["resourceVersion"] = str(self.version)
+        self.objects[key] = after
+        return after
+
+    def set_status(self, key: tuple[str, str], status: Object) -> None:
+        thing = self.objects[key]
+        if thing.get("status") != status:
+            self.version += 1
+            thing["status"] = status
+            thing["metadata"]["resourceVersion"] = str(self.version)
+
+    def delete(self, plural: str, name: str) -> None:
+        self.objects.pop((plural, name), None)
+        self.owners.pop((plural, name), None)
+        for pod in [
+            pod for kind, pod in self.objects if kind == "pods" and self.objects[kind, pod]["owner"] == name
+        ]:
+            del self.objects["pods", pod]
+
+    # Controllers.
+
+    def step(self) -> None:
+        for key, thing in list(self.objects.items()):
+            controller = getattr(self, f"_{key[0]}", None)
+            if controller and thing.get("kind"):
+                controller(key, thing)
+
+    def _pods_of(self, owner: str, count: int, labels: Object, container: str) -> str:
+        """Keep a number of pods, and return how those of this owner fare."""
+        scenario = self.born_as[owner]
+        looks = self.looks[owner] = self.looks.get(owner, 0) + 1
+        if scenario == "slow":
+            scenario = "ready" if looks > 25 else "starting"
+        wanted = [f"{owner}-{number}" for number in range(0 if scenario == "quota" else count)]
+        for kind, name in list(self.objects):
+            if kind == "pods" and self.objects[kind, name]["owner"] == owner and name not in wanted:
+                del self.objects[kind, name]
+        for name in wanted:
+            metadata = {"name": name, "labels": labels, "resourceVersion": "1"}
+            status = pod_status(scenario, container)
+            self.objects["pods", name] = {"metadata": metadata, "status": status, "owner": owner}
+        return scenario
+
+    def _deployments(self, key: tuple[str, str], thing: Object) -> None:
+        count, template = thing["spec"]["replicas"], thing["spec"]["template"]
+        container = template["spec"]["containers"][0]["name"]
+        scenario = self._pods_of(key[1], count, template["metadata"]["labels"], container)
+        ready = count if scenario == "ready" else 0
+        status: Object = {"observedGeneration": thing["metadata"]["generation"], "replicas": count}
+        status |= {"updatedReplicas": count, "availableReplicas": ready}
+        if scenario == "quota":
+            message = (
+                f'pods "{key[1]}-x" is forbidden: exceeded quota: compute, requested: cpu=1, limited: cpu=4'
+            )
+            status["conditions"] = [
+                {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+            ]
+        self.set_status(key, status)
+
+    def _httproutes(self, key: tuple[str, str], thing: Object) -> None:
+        parent = thing["spec"]["parentRefs"][0]
+        taken = ("gateways", parent["name"]) in self.objects
+        condition = {
+            "type": "Accepted",
+            "status": str(taken),
+            "reason": "Accepted" if taken else "NoMatchingParent",
+        }
+        self.set_status(key, {"parents": [{"parentRef": parent, "conditions": [condition]}]})
+
+    def _inferenceservices(self, key: tuple[str, str], thing: Object) -> None:
+        """Do as KServe and Knative do: a revision for each predictor, shares by canaryTrafficPercent."""
+        name, predictor = key[1], copy.deepcopy(thing["spec"]["predictor"])
+        canary = predictor.pop("canaryTrafficPercent", None)
+        status = copy.deepcopy(thing.get("status") or {"components": {"predictor": {}}})
+        state = status["components"]["predictor"]
+        revisions = sorted(
+            entry for kind, entry in self.objects if kind == "revisions" and entry.startswith(name)
+        )
+        if not revisions or self.objects["revisions", revisions[-1]]["spec"] != predictor:
+            revision = f"{name}-predictor-{len(revisions) + 1:05d}"
+            made = {
+                "metadata": {"name": revision, "labels": predictor["labels"]},
+                "spec": predictor,
+                "kind": "",
+            }
+            self.store(("revisions", revision), made)
+            state["latestCreatedRevision"] = revision
+            self.set_status(key, status)
+            return
+        latest = state["latestCreatedRevision"]
+        labels = {**predictor["labels"], "serving.kserve.io/inferenceservice": name}
+        scenario = self._pods_of(latest, predictor["minReplicas"], labels, "kserve-container")
+        if scenario == "ready":
+            state["latestReadyRevision"] = latest
+        rolled = state.get("latestRolledoutRevision")
+        host = f"{name}-predictor.{NAMESPACE}.example.com"
+        if "latestReadyRevision" in state:
+            share = 100 if canary is None or not rolled else canary
+            newest = {"latestRevision": True, "revisionName": state["latestReadyRevision"], "percent": share}
+            state["traffic"] = [{**newest, "tag": "latest", "url": f"http://latest-{host}"}]
+            if share < 100:
+                other = {"latestRevision": False, "revisionName": rolled, "percent": 100 - share}
+                state["traffic"].append({**other, "tag": "prev", "url": f"http://prev-{host}"})
+            if share == 100 and rolled != state["latestReadyRevision"]:
+                state["previousRolledoutRevision"] = rolled or ""
+                state["latestRolledoutRevision"] = state["latestReadyRevision"]
+            status["url"] = f"http://{name}.{NAMESPACE}.example.com"
+            status["address"] = {"url": f"http://{name}.{NAMESPACE}.svc.cluster.local"}
+        up = state.get("latestReadyRevision") == latest
+        ready = {"type": "Ready", "status": "True" if up else "Unknown"}
+        status["conditions"] = [ready, {**ready, "type": "PredictorReady"}]
+        status["deploymentMode"] = "RawDeployment" if self.scenario == "raw" else "Serverless"
+        self.set_status(key, status)
+
+    def _models(self, key: tuple[str, str], thing: Object) -> None:
+        server = self.objects.get(("servers", thing["spec"]["server"]))
+        if not server or not set(thing["spec"]["requirements"]) <= set(server["spec"]["capabilities"]):
+            condition = {
+                "type": "Ready",
+                "status": "False",
+                "message": "Failed to schedule model as no matching server",
+            }
+        else:
+            owner, container = server["metadata"]["name"], server["spec"]["podSpec"]["containers"][0]["name"]
+            labels = {"seldon-server-name": owner}
+            up = self._pods_of(owner, server["spec"]["replicas"], labels, container) == "ready"
+            condition = {"type": "Ready", "status": str(up), "message": "" if up else "ScheduleFailed"}
+        self.set_status(key, {"conditions": [condition]})
+
+    def _experiments(self, key: tuple[str, str], thing: Object) -> None:
+        there = [("models", candidate["name"]) in self.objects for candidate in thing["spec"]["candidates"]]
+        self.set_status(key, {"conditions": [{"type": "Ready", "status": str(all(there))}]})
+
+
+def pod_status(scenario: str, container: str) -> Object:
+    status: Object = {
+        "phase": "Pending",
+        "containerStatuses": [{"name": container, "state": {}, "lastState": {}}],
+    }
+    of_container = status["containerStatuses"][0]
+    if scenario == "crash":
+        ended = {"exitCode": 1, "reason": "Error"}
+        of_container |= {"lastState": {"terminated": ended}, "restartCount": 3}
+        of_container["state"] = {
+            "waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting"}
+        }
+    elif scenario == "image":
+        message = 'Back-off pulling image "registry.example/flowparts-serving:9"'
+        of_container["state"] = {"waiting": {"reason": "ImagePullBackOff", "message": message}}
+    elif scenario == "unschedulable":
+        message = "0/3 nodes are available: 3 Insufficient memory."
+        refused = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        status = {"phase": "Pending", "conditions": [refused]}
+    elif scenario in ("starting", "never"):
+        of_container["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    else:
+        of_container["state"] = {"running": {}}
+    return status
+
+
+def leaves(thing: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the fields that an applied object sets; a list is one field."""
+    for key, value in thing.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def assign(thing: Object, path: tuple[str, ...], value: Any) -> None:
+    for part in path[:-1]:
+        thing = thing.setdefault(part, {})
+    thing[path[-1]] = value
+
+
+def unset(thing: Object, path: tuple[str, ...]) -> None:
+    holders = [thing]
+    for part in path[:-1]:
+        holders.append(holders[-1].get(part, {}))
+    for holder, part in zip(reversed(holders), reversed(path), strict=True):
+        if part in holder and (part == path[-1] or not holder[part]):
+            del holder[part]
+
+
+def validate(thing: Object) -> None:
+    """Raise ValidationError where Kubernetes, or a custom resource's definition, knows no such field or type."""
+    for version, kind, _, check in custom_resources.ALL:
+        if (version, kind) == (thing["apiVersion"], thing["kind"]):
+            check(thing["spec"])
+            return
+    kubernetes_validate.validate(thing, "1.37", strict=True)
+
+
+def failure(code: int, reason: str, message: str) -> Object:
+    return {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
+
+
+@contextmanager
+def serving() -> Iterator[KubernetesApi]:
+    """Run the API on a free port of this machine."""
+    api = KubernetesApi()
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            with api.lock:
+                code, answer = respond(api, self, body)
+            text = answer if isinstance(answer, str) else json.dumps(answer)
+            self.send_response(code)
+            self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_GET = do_PATCH = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    api.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield api
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
+    method = request.command
+    parts = urlsplit(request.path)
+    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+    path = unquote(parts.path)
+    api.requests.append((method, path))
+    if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+        return 401, failure(401, "Unauthorized", "Unauthorized")
+    if match := re.fullmatch(r"/api(?:s/[^/]+)?/[^/]+", path):
+        version = path.removeprefix("/apis/").removeprefix("/api/")
+        known = [(kind, plural) for of, kind, plural in KINDS if of == version]
+        if version in api.unknown or not known:
+            return 404, failure(404, "NotFound", "the server could not find the requested resource")
+        resources = [{"name": f"{plural}/status", "kind": kind} for kind, plural in known]
+        return 200, {"resources": resources + [{"name": plural, "kind": kind} for kind, plural in known]}
+    match = re.fullmatch(r"/api(?:s/[^/]+)?/[^/]+/namespaces/([^/]+)/([^/]+)(?:/([^/]+))?(?:/(.+))?", path)
+    if not match:
+        return 404, failure(404, "NotFound", "the server could not find the requested resource")
+    namespace, plural, name, sub = match.groups()
+    verb = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
+    if (verb, plural) in api.denied:
+        message = (
+            f'{plural} is forbidden: User "system:serviceaccount:{namespace}:step" cannot {verb} resource'
+        )
+        return 403, failure(403, "Forbidden", message)
+    api.step()
+    if sub and sub.startswith("proxy/"):
+        return proxied(api, name, sub.removeprefix("proxy/"), body, request.headers)
+    if sub == "log":
+        previous = query["previous"] == "true"
+        return 200, "loading\nmodel is damaged: no MLmodel in s3://models/churn\n" if previous else ""
+    if method == "GET" and not name:
+        wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
+        items = [
+            thing
+            for (kind, _), thing in api.objects.items()
+            if kind == plural and wanted.items() <= thing["metadata"].get("labels", {}).items()
+        ]
+        return 200, {"items": items}
+    key = plural, name
+    if method == "PATCH" and not sub:
+        assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+        assert query["fieldValidation"] == "Strict"
+        assert body["metadata"]["namespace"] == namespace
+        try:
+            return api.apply(plural, name, body, query["fieldManager"])
+        except (ValidationError, jsonschema.ValidationError) as error:
+            return 422, failure(422, "Invalid", f"{body['kind']} is invalid: {error.message}")
+    if key not in api.objects:
+        return 404, failure(404, "NotFound", f'{plural} "{name}" not found')
+    if method == "DELETE":
+        api.delete(plural, name)
+        return 200, {"status": "Success"}
+    if sub == "scale":
+        if method == "PATCH":
+            changed = copy.deepcopy(api.objects[key])
+            changed["spec"]["replicas"] = body["spec"]["replicas"]
+            api.store(key, changed)
+        return 200, {"spec": {"replicas": api.objects[key]["spec"]["replicas"]}}
+    return 200, api.objects[key]
+
+
+def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any) -> tuple[int, Any]:
+    name = service.partition(":")[0]
+    if ("services", name) not in api.objects and name != "seldon-mesh":
+        return 404, failure(404, "NotFound", f'services "{name}" not found')
+    model = headers.get("Seldon-Model", "")
+    address = api.backend(model or name)
+    sent = urllib.request.Request(f"{address}/{path}", json.dumps(body).encode())
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sent, timeout=10) as answer:
+        return 200, json.loads(answer.read())

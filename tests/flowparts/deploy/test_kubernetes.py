@@ -1,0 +1,359 @@
+"""The target against a stand-in for the Kubernetes API, which checks every manifest by Kubernetes' strict schemas.
+
+There is no kube-apiserver in any package of Debian or PyPI; see tests/flowparts/deploy/kubernetes_api.py.
+"""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flowparts.deploy import kubernetes
+from flowparts.endpoint import Endpoint
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.deploy.typed import check_typed
+
+IMAGE = "registry.example/flowparts-serving:0.1.0"
+FIRST, SECOND, THIRD = ("s3://models/churn/1", "s3://models/churn/2", "s3://models/churn/3")
+
+
+def deploy(model: str, **options: Any) -> Endpoint:
+    return kubernetes.deploy(model, "churn", **{"image": IMAGE, "timeout_seconds": 5.0} | options)
+
+
+def pods(api: KubernetesApi, endpoint: Endpoint) -> dict[str, int]:
+    return {
+        revision: api.get("deployments", f"churn-{revision}")["spec"]["replicas"]
+        for revision in endpoint.traffic
+    }
+
+
+def selected(api: KubernetesApi) -> str:
+    """Return the revision that the Service is pinned to; "" for all."""
+    return str(api.get("services", "churn")["spec"]["selector"].get("flowparts/revision", ""))
+
+
+def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
+    made = deploy(FIRST, share=10)
+    assert made.url == "http://churn.team.svc"
+    assert made.traffic == {made.revision: 100}
+    assert pods(api, made) == {made.revision: 2}
+    assert selected(api) == made.revision
+    assert api.names("services") == ["churn", f"churn-{made.revision}"]
+    assert api.names("poddisruptionbudgets") == api.names("networkpolicies") == ["churn"]
+    assert api.names("servicemonitors") == ["churn"]
+    assert api.names("horizontalpodautoscalers") == []
+
+
+def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None:
+    deploy(FIRST, max_replicas=5, secret="s3", service_account="models")
+    checked = [
+        check_typed(thing, thing["kind"])
+        for (plural, _), thing in api.objects.items()
+        if plural not in ("pods", "servicemonitors")
+    ]
+    assert sorted(checked) == [
+        "V1Deployment",
+        "V1NetworkPolicy",
+        "V1PodDisruptionBudget",
+        "V1Service",
+        "V1Service",
+        "V2HorizontalPodAutoscaler",
+    ]
+
+
+def test_pods_are_locked_down_and_end_in_order(api: KubernetesApi) -> None:
+    made = deploy(FIRST, cpu="500m", memory="1Gi", secret="s3", service_account="models")
+    pod = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["serviceAccountName"] == "models"
+    assert server["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert server["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
+    assert (
+        server["resources"]["limits"] == server["resources"]["requests"] == {"cpu": "500m", "memory": "1Gi"}
+    )
+    assert server["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert {"name": "FLOWPARTS_SERVING_MODEL", "value": FIRST} in server["env"]
+    assert server["image"] == IMAGE
+    assert server["startupProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8080}
+    assert server["livenessProbe"]["httpGet"] == {"path": "/v2/health/live", "port": 8080}
+    assert int(server["lifecycle"]["preStop"]["exec"]["command"][1]) < pod["terminationGracePeriodSeconds"]
+    assert {entry["topologyKey"] for entry in pod["topologySpreadConstraints"]} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+
+
+def test_a_model_on_a_volume_is_mounted_and_its_server_has_no_way_out(api: KubernetesApi) -> None:
+    made = deploy("pvc://models/churn/1")
+    pod = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]
+    assert {"name": "models", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}} in pod[
+        "volumes"
+    ]
+    assert {"name": "FLOWPARTS_SERVING_MODEL", "value": "/mnt/models/churn/1"} in pod["containers"][0]["env"]
+    policy = api.get("networkpolicies", "churn")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert "egress" not in policy
+
+
+def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
+    options: dict[str, Any] = {"share": 25, "replicas": 3, "max_replicas": 6}
+    deploy(FIRST, **options)
+    made = deploy(SECOND, **options)
+    before = api.versions()
+    assert deploy(SECOND, **options) == made
+    assert api.versions() == before
+
+
+SHARES = {
+    10: {"current": 1, "previous": 4},
+    40: {"current": 3, "previous": 4},
+    80: {"current": 4, "previous": 1},
+}
+
+
+@pytest.mark.parametrize(("share", "expected"), SHARES.items(), ids=str)
+def test_without_a_gateway_the_share_is_a_ratio_of_pods(
+    share: int, expected: dict[str, int], api: KubernetesApi
+) -> None:
+    first = deploy(FIRST, replicas=4)
+    made = deploy(SECOND, replicas=4, share=share)
+    assert pods(api, made) == {made.revision: expected["current"], first.revision: expected["previous"]}
+    real = round(100 * expected["current"] / sum(expected.values()))
+    assert made.traffic == {made.revision: real, first.revision: 100 - real}
+    assert selected(api) == ""
+
+
+def test_a_revision_without_a_share_is_up_but_not_selected(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=0)
+    assert pods(api, made) == {made.revision: 1, first.revision: 2}
+    assert selected(api) == first.revision
+    assert made.share == 0
+
+
+def test_promoting_and_rolling_back(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    tried = deploy(SECOND, share=30)
+    promoted = kubernetes.shift(tried, 100)
+    assert pods(api, promoted) == {tried.revision: 2, first.revision: 0}
+    assert selected(api) == tried.revision
+    back = kubernetes.rollback(promoted)
+    assert back.traffic == {first.revision: 100}
+    assert back.previous_revision is None
+    assert pods(api, back) == {first.revision: 2}
+    assert selected(api) == first.revision
+    assert api.names("deployments") == [f"churn-{first.revision}"]
+    assert api.names("services") == ["churn", f"churn-{first.revision}"]
+
+
+def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    deploy(SECOND, share=30)
+    third = deploy(THIRD, share=30)
+    assert third.previous_revision == first.revision
+    assert api.names("deployments") == sorted(f"churn-{revision}" for revision in third.traffic)
+
+
+def test_the_autoscaler_has_the_say_over_pods(api: KubernetesApi) -> None:
+    first = deploy(FIRST, max_replicas=8)
+    # Stands for the autoscaler, which writes the same field.
+    busy = json.loads(json.dumps(api.get("deployments", f"churn-{first.revision}")))
+    busy["spec"]["replicas"] = 7
+    api.store(("deployments", f"churn-{first.revision}"), busy)
+    made = deploy(SECOND, share=50, max_replicas=8)
+    assert pods(api, made) == {made.revision: 2, first.revision: 7}
+    scaler = api.get("horizontalpodautoscalers", f"churn-{made.revision}")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 8)
+
+
+GATEWAY = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "Gateway",
+    "metadata": {"name": "public", "namespace": "team"},
+    "spec": {
+        "gatewayClassName": "any",
+        "listeners": [{"name": "web", "port": 8000, "protocol": "HTTP"}],
+    },
+}
+
+
+def test_a_gateway_shares_exactly(api: KubernetesApi) -> None:
+    api.put("gateways", GATEWAY)
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    first = deploy(FIRST, gateway="public")
+    made = deploy(SECOND, share=7, gateway="public")
+    assert made.url == "http://192.0.2.7:8000/team/churn"
+    assert made.traffic == {made.revision: 7, first.revision: 93}
+    assert pods(api, made) == {made.revision: 2, first.revision: 2}
+    (rule,) = api.get("httproutes", "churn")["spec"]["rules"]
+    weights = {backend["name"]: backend["weight"] for backend in rule["backendRefs"]}
+    assert weights == {f"churn-{made.revision}": 7, f"churn-{first.revision}": 93}
+
+
+def test_a_gateway_that_is_not_there_is_told(api: KubernetesApi) -> None:
+    with pytest.raises(ValueError, match="the gateway elsewhere/public is not there or has no address"):
+        deploy(FIRST, gateway="elsewhere/public")
+
+
+FAILURES = {
+    "image": r'ImagePullBackOff in pod churn-r\w+-0: Back-off pulling image "registry.example/flowparts-serving:9"',
+    "crash": r"CrashLoopBackOff in pod churn-\S+ exit code 1 \(Error\), last log line: model is damaged: no MLmodel",
+    "quota": r"its pods are refused: pods \S+ is forbidden: exceeded quota: compute",
+    "unschedulable": r"not ready after 0.3 s: 0 of 2 pods of r\w+ are ready \(Unschedulable, pod \S+ 0/3 nodes are",
+    "never": r"not ready after 0.3 s: 0 of 2 pods of r\w+ are ready",
+}
+
+
+@pytest.mark.parametrize(("scenario", "reason"), FAILURES.items(), ids=FAILURES)
+def test_a_revision_that_does_not_come_up_is_removed_and_the_other_still_serves(
+    scenario: str, reason: str, api: KubernetesApi
+) -> None:
+    first = deploy(FIRST)
+    before = {
+        key: version
+        for key, version in api.versions().items()
+        if first.revision in key[1] or key[1] == "churn"
+    }
+    api.scenario = scenario
+    with pytest.raises(
+        ValueError, match=rf"revision r\w+ of endpoint 'churn' is not deployed: .*{reason}"
+    ) as raised:
+        deploy(SECOND, timeout_seconds=0.3)
+    assert f"{first.revision} serves as before" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert api.versions() == before
+    assert selected(api) == first.revision
+
+
+def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesApi) -> None:
+    api.scenario = "crash"
+    with pytest.raises(ValueError, match="CrashLoopBackOff"):
+        deploy(FIRST, max_replicas=4)
+    assert api.versions() == {}
+
+
+def test_slow_pods_are_waited_for_with_progress(api: KubernetesApi, caplog: pytest.LogCaptureFixture) -> None:
+    api.scenario = "slow"
+    with caplog.at_level("INFO", "flowparts"):
+        made = deploy(FIRST)
+    assert pods(api, made) == {made.revision: 2}
+    assert f"0 of 2 pods of {made.revision} are ready" in caplog.text
+
+
+def test_a_retry_joins_the_rollout_that_is_under_way(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flowparts.deploy.wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            deploy(FIRST)
+    (deployment,) = api.names("deployments")
+    generation = api.get("deployments", deployment)["metadata"]["generation"]
+    made = deploy(FIRST)
+    assert api.names("deployments") == [deployment] == [f"churn-{made.revision}"]
+    assert api.get("deployments", deployment)["metadata"]["generation"] == generation
+
+
+def test_missing_permission_is_told(api: KubernetesApi) -> None:
+    api.denied.add(("patch", "deployments"))
+    with pytest.raises(
+        ValueError, match="no permission to PATCH .*/deployments/churn-.* give this step's service acc"
+    ):
+        deploy(FIRST)
+
+
+def test_fields_of_another_manager_are_left_alone_and_told(api: KubernetesApi) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "churn", "namespace": "team"},
+        "spec": {
+            "selector": {"app.kubernetes.io/name": "another"},
+            "ports": [{"port": 80, "protocol": "TCP"}],
+        },
+    }
+    api.put("services", theirs, "helm")
+    with pytest.raises(
+        ValueError, match=r'set otherwise; .* conflict with "helm" using v1: \.spec\.selector'
+    ):
+        deploy(FIRST)
+    assert api.get("services", "churn")["spec"] == theirs["spec"]
+
+
+def test_a_cluster_without_the_kind_is_told(api: KubernetesApi) -> None:
+    api.unknown.add("autoscaling/v2")
+    with pytest.raises(ValueError, match="the cluster knows no HorizontalPodAutoscaler of autoscaling/v2"):
+        deploy(FIRST, max_replicas=4)
+
+
+def test_a_cluster_without_prometheus_gets_no_monitor(api: KubernetesApi) -> None:
+    api.unknown.add("monitoring.coreos.com/v1")
+    deploy(FIRST)
+    assert api.names("servicemonitors") == []
+
+
+def test_an_api_that_is_not_there_is_told(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    file = tmp_path / "elsewhere"
+    file.write_text((tmp_path / "kubeconfig").read_text().replace(api.url, "http://127.0.0.1:9"))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.raises(ValueError, match="the Kubernetes API at http://127.0.0.1:9 can't be reached"):
+        deploy(FIRST)
+
+
+def test_no_configuration_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="no Kubernetes cluster is configured"):
+        deploy(FIRST)
+
+
+def test_expired_credentials_are_told(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(file.read_text().replace("token-of", "old-token-of"))
+    with pytest.raises(ValueError, match="doesn't accept this step's credentials"):
+        deploy(FIRST)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a folder of this machine": ({"model": "/models/churn"}, "can't fetch the model from '/models/churn'"),
+    "an image without a version": ({"image": "flowparts-serving"}, "fixed tag or a digest"),
+    "the newest image": ({"image": "flowparts-serving:latest"}, "fixed tag or a digest"),
+    "too small a maximum": ({"max_replicas": 1}, "max_replicas must be 0 or at least the 2 replicas"),
+    "too much": ({"share": 101}, "share"),
+    "a secret itself": ({"secret": "AWS_SECRET=x"}, "secret must be the name of an object"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_option_is_told_before_anything_is_done(
+    options: dict[str, Any], words: str, api: KubernetesApi
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        deploy(options.pop("model", FIRST), **options)
+    assert api.requests == []
+
+
+def test_an_endpoint_that_is_gone_is_told(api: KubernetesApi) -> None:
+    made = deploy(FIRST)
+    api.delete("deployments", f"churn-{made.revision}")
+    with pytest.raises(
+        ValueError, match=f"revision {made.revision} of endpoint 'churn' is gone from namespace team"
+    ):
+        kubernetes.shift(replace(made), 100)
