@@ -19,6 +19,8 @@ from kfp import dsl
 
 from flowparts import models, preprocess, tables
 from targets import docker as targets_docker
+from tests.flowparts.deploy import kubernetes_api
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 # Reports and pages are looked at in a real browser; keep its pictures when asked to.
 SCREENSHOTS = os.environ.get("FLOWPARTS_SCREENSHOTS")
@@ -240,3 +242,15 @@ def new_endpoint(containers: targets_docker.Containers) -> Iterator[Callable[[st
         yield name
         for made in names:
             docker.remove(made)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
+    """Run a stand-in for the Kubernetes API, and name it in a kubeconfig as a user's would."""
+    monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with kubernetes_api.serving() as running:
+        file = tmp_path / "kubeconfig"
+        file.write_text(running.kubeconfig)
+        monkeypatch.setenv("KUBECONFIG", str(file))
+        yield running

@@ -283,30 +283,6 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def post(url: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
-    """Send JSON to a model server and return its answer.
-
-    The server's bearer token, where it asks for one, is this step's FLOWPARTS_SERVING_TOKEN.
-
-    Raises:
-        ValueError: There is no answer, or it is a refusal.
-    """
-    import urllib3
-
-    sent = {"Content-Type": "application/json", **(headers or {})}
-    if token := os.environ.get("FLOWPARTS_SERVING_TOKEN"):
-        sent["Authorization"] = f"Bearer {token}"
-    try:
-        with urllib3.PoolManager(retries=False, timeout=_TIMEOUT_SECONDS[1]) as pool:
-            answer = pool.request("POST", url, body=json.dumps(body), headers=sent)
-            text = answer.data.decode("utf-8", "replace")
-        if answer.status != 200:
-            raise ValueError(f"{url} answered with status {answer.status}: {_line(text)}")
-        return json.loads(text)
-    except urllib3.exceptions.HTTPError as error:
-        raise ValueError(f"no answer from {url} ({_line(str(error))})") from None
-
-
 def predictions(answer: Any) -> list[dict[str, Any]]:
     """Return the rows of a model server's answer.
 

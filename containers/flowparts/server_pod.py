@@ -10,9 +10,10 @@ from flowparts import deploy
 
 HTTP_PORT = 8080
 GRPC_PORT = 8081
-# How long a server may take for the requests that it has; the first seconds are for the news that it leaves.
-DRAIN_SECONDS = 60
+# On SIGTERM a server takes requests until everyone has heard that it leaves, then ends those that it has. It does so
+# itself, because Knative takes no hook that would hold the signal back.
 LEAVE_SECONDS = 5
+END_SECONDS = 60
 # Fetching and loading the model come before readiness.
 _START_PROBES = 120
 _MODELS = "/mnt/models"
@@ -34,7 +35,7 @@ class ServerPod:
         image: The server's image, with a fixed tag or a digest.
         cpu: Processors, as Kubernetes writes them.
         memory: Memory, likewise.
-        secret: A Kubernetes Secret whose keys become the server's environment, such as AWS_ACCESS_KEY_ID.
+        environment_from: A Kubernetes Secret whose keys become the server's environment, such as AWS_ACCESS_KEY_ID.
         service_account: The pod's account, for clouds that tie access rights to it.
 
     Raises:
@@ -46,7 +47,7 @@ class ServerPod:
     image: str
     cpu: str
     memory: str
-    secret: str = ""
+    environment_from: str = ""
     service_account: str = ""
 
     def __post_init__(self) -> None:
@@ -62,7 +63,10 @@ class ServerPod:
         deploy.check_name(self.name)
         deploy.cpus(self.cpu)
         deploy.memory_bytes(self.memory)
-        for what, given in (("secret", self.secret), ("service_account", self.service_account)):
+        for what, given in (
+            ("environment_from", self.environment_from),
+            ("service_account", self.service_account),
+        ):
             if given and not _OBJECT_NAME.fullmatch(given):
                 raise ValueError(f"{what} must be the name of an object in the namespace, not {given!r}")
 
@@ -100,6 +104,7 @@ class ServerPod:
                 {"name": "FLOWPARTS_SERVING_NAME", "value": self.name},
                 {"name": "FLOWPARTS_SERVING_PORT", "value": str(http)},
                 {"name": "FLOWPARTS_SERVING_GRPC_PORT", "value": str(grpc)},
+                {"name": "FLOWPARTS_SERVING_DRAIN_SECONDS", "value": str(LEAVE_SECONDS)},
             ],
             "resources": {"requests": amounts, "limits": dict(amounts)},
             "securityContext": {
@@ -112,12 +117,12 @@ class ServerPod:
             "volumeMounts": mounts,
             "readinessProbe": _probe("ready", http, 5, 2),
         }
-        if self.secret:
-            container["envFrom"] = [{"secretRef": {"name": self.secret}}]
+        if self.environment_from:
+            container["envFrom"] = [{"secretRef": {"name": self.environment_from}}]
         return container
 
     def full_container(self, name: str) -> dict[str, Any]:
-        """Return the server's container with what only a plain pod takes: all ports, probes and a drain."""
+        """Return the server's container with what only a plain pod takes: all ports and probes."""
         return {
             **self.container(name),
             "ports": [
@@ -126,8 +131,6 @@ class ServerPod:
             ],
             "startupProbe": _probe("ready", HTTP_PORT, 5, _START_PROBES),
             "livenessProbe": _probe("live", HTTP_PORT, 10, 3),
-            # The server drains on SIGTERM; until everyone has heard that it leaves, new requests still come.
-            "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_SECONDS)]}}},
         }
 
     def spec(self) -> dict[str, Any]:
@@ -159,7 +162,7 @@ class ServerPod:
                 "fsGroup": _USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "terminationGracePeriodSeconds": DRAIN_SECONDS,
+            "terminationGracePeriodSeconds": END_SECONDS,
             "topologySpreadConstraints": [
                 {
                     "maxSkew": 1,

@@ -15,11 +15,15 @@ import pytest
 from kfp import dsl
 
 from components.deploy.deploy_docker import deploy_docker
+from components.deploy.deploy_kserve import deploy_kserve
+from components.deploy.deploy_kubernetes import deploy_kubernetes
+from components.deploy.deploy_seldon import deploy_seldon
 from components.deploy.rollback import rollback
 from components.register.load_champion import load_champion
 from targets import catalogue, docker, package
 from tests.conftest import IMAGES
 from tests.contract.steps import Step, from_command
+from tests.flowparts.deploy import kubernetes_api
 
 QUICK = [
     {"estimator": "Linear", "parameters": {}},
@@ -36,6 +40,15 @@ def deploy_and_roll_back(name: str, tracking_uri: str = "") -> None:
     deployed = deploy_docker(model=first.outputs["model"], name=name, memory="512Mi")
     canary = deploy_docker(model=second.outputs["model"], name=name, memory="512Mi", share=10)
     rollback(endpoint=canary.after(deployed).outputs["endpoint"], reason="to see it go")
+
+
+@dsl.pipeline(name="deploy-to-clusters")
+def deploy_to_clusters(uri: str = "s3://models/churn/1") -> None:
+    """Deploy to each kind of cluster, a stand-in for its API; the model is only an address to it."""
+    imported = dsl.importer(artifact_uri=uri, artifact_class=dsl.Model)
+    deploy_kubernetes(model=imported.output, name="churn")
+    deploy_kserve(model=imported.output, name="churn")
+    deploy_seldon(model=imported.output, name="churn")
 
 
 # What the pipelines' parameters are here; one that isn't named runs after these, with its defaults.
@@ -55,7 +68,11 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("deploy_with_canary", {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}),
     ("deploy_and_roll_back", {"name": "{endpoint}-too"}),
 ]
-PIPELINES = {**catalogue.pipelines(), "deploy_and_roll_back": deploy_and_roll_back}
+PIPELINES = {
+    **catalogue.pipelines(),
+    "deploy_and_roll_back": deploy_and_roll_back,
+    "deploy_to_clusters": deploy_to_clusters,
+}
 # Run only where a Docker engine has the images.
 NEED_DOCKER = {"deploy_with_canary", "deploy_and_roll_back"}
 
@@ -80,7 +97,10 @@ class Recorded:
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
     """Run every pipeline once, however many test processes there are."""
-    with pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment, kubernetes_api.serving() as cluster:
+        kubeconfig = tmp_path_factory.mktemp("cluster") / "kubeconfig"
+        kubeconfig.write_text(cluster.kubeconfig)
+        environment.setenv("KUBECONFIG", str(kubeconfig))
         missing = ""
         try:
             containers = docker.prepare(IMAGES)

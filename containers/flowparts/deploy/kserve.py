@@ -37,7 +37,7 @@ def deploy(
     memory: str = "2Gi",
     image: str = "",
     namespace: str = "",
-    secret: str = "",
+    environment_from: str = "",
     service_account: str = "",
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
@@ -53,7 +53,7 @@ def deploy(
         memory: Memory of a pod.
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
-        secret: A Secret whose keys become the server's environment.
+        environment_from: A Secret whose keys become the server's environment.
         service_account: The pods' service account.
         timeout_seconds: How long to wait.
 
@@ -65,7 +65,9 @@ def deploy(
     targets.check_timeout(timeout_seconds)
     if max_replicas and max_replicas < replicas:
         raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
-    pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, secret, service_account)
+    pod = ServerPod(
+        model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
+    )
     service = _Service(Cluster(namespace), name)
     before, predictors = service.state()
     server = pod.container("kserve-container")
@@ -107,7 +109,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
     """Send rows by the V1 protocol to the InferenceService's URL, or to the one of a revision's tag."""
     url = _Service.of(endpoint).url(endpoint, revision)
-    return cluster.predictions(cluster.post(f"{url}/v1/models/{endpoint.name}:predict", {"instances": rows}))
+    return targets.ask(f"{url}/v1/models/{endpoint.name}:predict", rows)
 
 
 @dataclass(frozen=True)

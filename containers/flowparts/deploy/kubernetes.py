@@ -35,7 +35,7 @@ def deploy(
     memory: str = "2Gi",
     image: str = "",
     namespace: str = "",
-    secret: str = "",
+    environment_from: str = "",
     service_account: str = "",
     gateway: str = "",
     timeout_seconds: float = 600.0,
@@ -52,7 +52,7 @@ def deploy(
         memory: Memory of a pod.
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
-        secret: A Secret whose keys become the server's environment.
+        environment_from: A Secret whose keys become the server's environment.
         service_account: The pods' service account.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
         timeout_seconds: How long to wait for the pods.
@@ -66,7 +66,9 @@ def deploy(
     targets.check_timeout(timeout_seconds)
     if max_replicas and max_replicas < replicas:
         raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
-    pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, secret, service_account)
+    pod = ServerPod(
+        model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
+    )
     fleet = _Fleet(Cluster(namespace), name, replicas, max_replicas, gateway)
     before = fleet.state()
     if before is None:
@@ -109,16 +111,13 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 
     Services are reached directly in the cluster, and through its API server from anywhere else.
     """
-    body = {"instances": rows}
     fleet = _Fleet.of(endpoint)
     service = f"{endpoint.name}-{revision}" if revision else endpoint.name
     if fleet.gateway and not revision:
-        answer = cluster.post(f"{endpoint.url}/predict", body)
-    elif cluster.in_cluster():
-        answer = cluster.post(f"http://{service}.{fleet.there.namespace}.svc/predict", body)
-    else:
-        answer = fleet.there.post_to_service(f"{service}:http", "predict", body)
-    return cluster.predictions(answer)
+        return targets.ask(f"{endpoint.url}/predict", rows)
+    if cluster.in_cluster():
+        return targets.ask(f"http://{service}.{fleet.there.namespace}.svc/predict", rows)
+    return cluster.predictions(fleet.there.post_to_service(f"{service}:http", "predict", {"instances": rows}))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def deploy(
     memory: str = "2Gi",
     image: str = "",
     namespace: str = "",
-    secret: str = "",
+    environment_from: str = "",
     service_account: str = "",
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
@@ -52,7 +52,7 @@ def deploy(
         memory: Memory of a server.
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
-        secret: A Secret whose keys become the server's environment.
+        environment_from: A Secret whose keys become the server's environment.
         service_account: The pods' service account.
         timeout_seconds: How long to wait.
 
@@ -63,7 +63,9 @@ def deploy(
     targets.check_share(share)
     targets.check_replicas(replicas)
     targets.check_timeout(timeout_seconds)
-    pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, secret, service_account)
+    pod = ServerPod(
+        model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
+    )
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
     fleet = _Fleet(Cluster(namespace), name)
@@ -109,7 +111,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     path = f"v2/models/{endpoint.name}/infer"
     headers = {"Seldon-Model": wanted}
     if cluster.in_cluster():
-        answer = cluster.post(f"{endpoint.url}/{path}", tensors(rows), headers)
+        answer = _post(f"{endpoint.url}/{path}", tensors(rows), headers)
     else:
         there = Cluster(endpoint.settings["namespace"])
         answer = there.post_to_service(f"{_MESH}:80", path, tensors(rows), headers)
@@ -143,6 +145,20 @@ def rows_of(answer: Any) -> list[dict[str, Any]]:
     except (KeyError, TypeError):
         raise ValueError(f"the answer holds no outputs: {json.dumps(answer)[:200]}") from None
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _post(url: str, body: Manifest, headers: dict[str, str]) -> Any:
+    import urllib3
+
+    try:
+        with urllib3.PoolManager(retries=False, timeout=30.0) as pool:
+            answer = pool.request("POST", url, json=body, headers=headers)
+        if answer.status != 200:
+            said = " ".join(answer.data[:300].decode("utf-8", "replace").split())
+            raise ValueError(f"{url} answered {answer.status}: {said}")
+        return answer.json()
+    except urllib3.exceptions.HTTPError as error:
+        raise ValueError(f"{url} gave no answer: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,39 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from flowparts import deploy
-from tests.flowparts.deploy import kubernetes_api
-from tests.flowparts.deploy.kubernetes_api import NAMESPACE, TOKEN, KubernetesApi
+from flowparts import models, serving_check
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.serving.conftest import Server, rows, start, train, wait
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    """Run a stand-in for the Kubernetes API, and name it in a kubeconfig as a user's would."""
-    monkeypatch.setattr(deploy, "_LOOK_EVERY_SECONDS", 0.02)
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with kubernetes_api.serving() as running:
-        context = {"cluster": "here", "user": "step", "namespace": NAMESPACE}
-        settings = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "here",
-            "contexts": [{"name": "here", "context": context}],
-            "clusters": [{"name": "here", "cluster": {"server": running.url}}],
-            "users": [{"name": "step", "user": {"token": TOKEN}}],
-        }
-        file = tmp_path / "kubeconfig"
-        file.write_text(yaml.safe_dump(settings))
-        monkeypatch.setenv("KUBECONFIG", str(file))
-        yield running
+def api(cluster: KubernetesApi) -> KubernetesApi:
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("behind-clusters") / "model")
+
+
+@pytest.fixture(scope="session")
+def server(model: Path) -> Iterator[Server]:
+    """Run the model server that a cluster would, for an endpoint called churn."""
+    running = wait(start(model, "--name=churn"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def records() -> list[dict[str, Any]]:
+    return serving_check.to_records(rows().drop("plan", "amount").head(5))
+
+
+@pytest.fixture(scope="session")
+def expected(model: Path) -> list[Any]:
+    """Give what the model predicts offline for `records`."""
+    return models.load(model).predict(rows().head(5))["prediction"].to_list()

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import jsonschema
 import kubernetes_validate
+import yaml
 from kubernetes_validate import ValidationError
 
 from tests.flowparts.deploy import custom_resources
@@ -66,6 +67,21 @@ class KubernetesApi:
     requests: list[tuple[str, str]] = field(default_factory=list)
     version: int = 0
     lock: Any = field(default_factory=threading.RLock)
+
+    @property
+    def kubeconfig(self) -> str:
+        """The file that a user of the cluster would have."""
+        settings = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "contexts": [
+                {"name": "here", "context": {"cluster": "here", "user": "step", "namespace": NAMESPACE}}
+            ],
+            "clusters": [{"name": "here", "cluster": {"server": self.url}}],
+            "users": [{"name": "step", "user": {"token": TOKEN}}],
+        }
+        return yaml.safe_dump(settings)
 
     # What tests look at.
 
@@ -425,6 +441,8 @@ def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any
         return 404, failure(404, "NotFound", f'services "{name}" not found')
     model = headers.get("Seldon-Model", "")
     address = api.backend(model or name)
-    sent = urllib.request.Request(f"{address}/{path}", json.dumps(body).encode())
+    sent = urllib.request.Request(
+        f"{address}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sent, timeout=10) as answer:
         return 200, json.loads(answer.read())

@@ -13,6 +13,7 @@ from flowparts.deploy import kubernetes
 from flowparts.endpoint import Endpoint
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.typed import check_typed
+from tests.flowparts.serving.conftest import Server
 
 IMAGE = "registry.example/flowparts-serving:0.1.0"
 FIRST, SECOND, THIRD = ("s3://models/churn/1", "s3://models/churn/2", "s3://models/churn/3")
@@ -47,7 +48,7 @@ def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
 
 
 def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None:
-    deploy(FIRST, max_replicas=5, secret="s3", service_account="models")
+    deploy(FIRST, max_replicas=5, environment_from="s3", service_account="models")
     checked = [
         check_typed(thing, thing["kind"])
         for (plural, _), thing in api.objects.items()
@@ -64,7 +65,7 @@ def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None
 
 
 def test_pods_are_locked_down_and_end_in_order(api: KubernetesApi) -> None:
-    made = deploy(FIRST, cpu="500m", memory="1Gi", secret="s3", service_account="models")
+    made = deploy(FIRST, cpu="500m", memory="1Gi", environment_from="s3", service_account="models")
     pod = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]
     (server,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -86,7 +87,8 @@ def test_pods_are_locked_down_and_end_in_order(api: KubernetesApi) -> None:
     assert server["image"] == IMAGE
     assert server["startupProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8080}
     assert server["livenessProbe"]["httpGet"] == {"path": "/v2/health/live", "port": 8080}
-    assert int(server["lifecycle"]["preStop"]["exec"]["command"][1]) < pod["terminationGracePeriodSeconds"]
+    (leaving,) = (entry for entry in server["env"] if entry["name"] == "FLOWPARTS_SERVING_DRAIN_SECONDS")
+    assert int(leaving["value"]) < pod["terminationGracePeriodSeconds"]
     assert {entry["topologyKey"] for entry in pod["topologySpreadConstraints"]} == {
         "kubernetes.io/hostname",
         "topology.kubernetes.io/zone",
@@ -337,7 +339,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "the newest image": ({"image": "flowparts-serving:latest"}, "fixed tag or a digest"),
     "too small a maximum": ({"max_replicas": 1}, "max_replicas must be 0 or at least the 2 replicas"),
     "too much": ({"share": 101}, "share"),
-    "a secret itself": ({"secret": "AWS_SECRET=x"}, "secret must be the name of an object"),
+    "a secret itself": (
+        {"environment_from": "AWS_SECRET=x"},
+        "environment_from must be the name of an object",
+    ),
 }
 
 
@@ -357,3 +362,15 @@ def test_an_endpoint_that_is_gone_is_told(api: KubernetesApi) -> None:
         ValueError, match=f"revision {made.revision} of endpoint 'churn' is gone from namespace team"
     ):
         kubernetes.shift(replace(made), 100)
+
+
+def test_requests_reach_the_server_through_its_service(
+    api: KubernetesApi, server: Server, records: list[dict[str, Any]], expected: list[Any]
+) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=50)
+    asked: list[str] = []
+    api.backend = lambda service: asked.append(service) or server.url  # type: ignore[func-returns-value]
+    for revision in ("", made.revision, first.revision):
+        assert [row["prediction"] for row in kubernetes.predict(made, records, revision)] == expected
+    assert asked == ["churn", f"churn-{made.revision}", f"churn-{first.revision}"]

@@ -1,0 +1,66 @@
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def deploy_seldon(
+    model: Input[Model],
+    endpoint: Output[Artifact],
+    name: str,
+    share: int = 100,
+    replicas: int = 1,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    image: str = "",
+    namespace: str = "",
+    environment_from: str = "",
+    service_account: str = "",
+    timeout_seconds: float = 600.0,
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+    """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
+
+    Running it again changes nothing. A revision that doesn't come up is removed, the reason is told, and the
+    previous revision keeps serving.
+
+    Args:
+        model: The model, of which only the address is read: s3:// or gs://, where the server fetches it.
+        endpoint: The endpoint as it is now (JSON).
+        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        share: Percent of the requests that the new revision gets; a first revision gets all.
+        replicas: Servers of a revision.
+        cpu: Processors of a pod, such as "2" or "500m".
+        memory: Memory of a pod, such as "2Gi".
+        image: The model server's image; empty for that of this release.
+        namespace: Where to deploy; empty for the step's own namespace.
+        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such as
+            AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
+        service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
+        timeout_seconds: Time for the pods to become ready.
+
+    Returns:
+        url: Where requests go.
+        revision: The revision, named after all that its pods are made of.
+        share: The percentage that it got.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    deployed = deploy.target("seldon").deploy(
+        model.uri,
+        name,
+        share=share,
+        replicas=replicas,
+        cpu=cpu,
+        memory=memory,
+        image=image,
+        namespace=namespace,
+        environment_from=environment_from,
+        service_account=service_account,
+        timeout_seconds=timeout_seconds,
+    )
+    endpoints.write(deployed, endpoint.path)
+    endpoint.metadata.update(deployed.to_dict())
+    return deployed.url, deployed.revision, deployed.share

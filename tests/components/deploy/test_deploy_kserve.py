@@ -1,0 +1,47 @@
+"""Against the stand-in for the Kubernetes API of tests/flowparts/deploy/kubernetes_api.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components.deploy.deploy_kserve import deploy_kserve
+from components.deploy.rollback import rollback
+from components.deploy.shift_traffic import shift_traffic
+from flowparts import endpoint as endpoints
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+
+OPTIONS = {"name": "churn", "image": "registry.example/flowparts-serving:0.1.0", "timeout_seconds": 5.0}
+
+
+def at(address: str) -> dsl.Model:
+    return dsl.Model(name="model", uri=address)
+
+
+def test_a_model_is_deployed_tried_and_rolled_back(
+    cluster: KubernetesApi, artifact: Callable[..., Any]
+) -> None:
+    endpoint, canary, shifted, back = map(artifact, ("endpoint", "canary", "shifted", "back"))
+    first = deploy_kserve.python_func(model=at("s3://models/1"), endpoint=endpoint, **OPTIONS)
+    assert (first[0], first[2]) == ("http://churn.team.example.com", 100)
+    url, revision, share = deploy_kserve.python_func(
+        model=at("s3://models/2"), endpoint=canary, share=50, **OPTIONS
+    )
+    made = endpoints.read(canary.path)
+    assert (made.target, made.url, made.revision, made.share) == ("kserve", url, revision, share)
+    assert made.traffic == {revision: 50, first[1]: 50}
+    assert canary.metadata["settings"]["namespace"] == "team"
+    assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == 100
+    rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
+    assert endpoints.read(back.path).traffic == {first[1]: 100}
+
+
+def test_a_model_that_no_server_can_fetch_is_answered(
+    cluster: KubernetesApi, artifact: Callable[..., Any]
+) -> None:
+    with pytest.raises(
+        ValueError, match="can't fetch the model from '/models/1'; put it where the server can"
+    ):
+        deploy_kserve.python_func(model=at("/models/1"), endpoint=artifact("endpoint"), **OPTIONS)
+    assert cluster.requests == []

@@ -1,0 +1,195 @@
+"""The target against a stand-in for the Kubernetes API with a controller that does as KServe and Knative do.
+
+The manifest is checked by KServe's own Python client, which lives in an environment of its own (it wants pandas 2).
+"""
+
+import copy
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowparts.deploy import kserve
+from flowparts.endpoint import Endpoint
+from tests.flowparts.deploy import typed
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.serving.conftest import Server
+
+IMAGE = "registry.example/flowparts-serving:0.1.0"
+FIRST, SECOND, THIRD = ("s3://models/churn/1", "s3://models/churn/2", "gs://models/churn/3")
+CLIENT = Path(".venv-bench/kserve/bin/python")
+
+
+def deploy(model: str, **options: Any) -> Endpoint:
+    return kserve.deploy(model, "churn", **{"image": IMAGE, "timeout_seconds": 5.0} | options)
+
+
+def predictor(api: KubernetesApi) -> dict[str, Any]:
+    found: dict[str, Any] = api.get("inferenceservices", "churn")["spec"]["predictor"]
+    return found
+
+
+def served(api: KubernetesApi) -> dict[str, int]:
+    """Return which model gets how many percent, as KServe's status tells."""
+    for _ in range(2):
+        api.step()
+    traffic = api.get("inferenceservices", "churn")["status"]["components"]["predictor"]["traffic"]
+    shares = {}
+    for target in traffic:
+        environment = api.get("revisions", target["revisionName"])["spec"]["containers"][0]["env"]
+        shares[environment[0]["value"]] = target["percent"]
+    return shares
+
+
+def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
+    made = deploy(FIRST, share=10)
+    assert made.traffic == {made.revision: 100}
+    assert made.url == "http://churn.team.example.com"
+    assert "canaryTrafficPercent" not in predictor(api)
+    assert served(api) == {FIRST: 100}
+
+
+def test_a_canary_gets_its_share_and_is_promoted(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=10)
+    assert made.traffic == {made.revision: 10, first.revision: 90}
+    assert served(api) == {SECOND: 10, FIRST: 90}
+    assert served(api) == {SECOND: 10, FIRST: 90}
+    kserve.shift(made, 40)
+    assert served(api) == {SECOND: 40, FIRST: 60}
+    promoted = kserve.shift(made, 100)
+    assert promoted.share == 100
+    assert served(api) == {SECOND: 100}
+
+
+@pytest.mark.parametrize("share", [10, 100])
+def test_a_rollback_never_sends_more_to_the_bad_revision(share: int, api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=10)
+    made = kserve.shift(made, share)
+    seen: list[int] = []
+    store = api.store
+
+    def watched(key: tuple[str, str], after: dict[str, Any]) -> Any:
+        if key[0] == "inferenceservices":
+            seen.append(after["spec"]["predictor"].get("canaryTrafficPercent", 100))
+        return store(key, after)
+
+    api.store = watched  # type: ignore[method-assign]
+    back = kserve.rollback(made)
+    assert back.traffic == {first.revision: 100}
+    assert served(api) == {FIRST: 100}
+    # A canary is pinned to nothing before the good predictor, as the newest one, gets everything.
+    assert seen == ([0, 100] if share < 100 else [100])
+
+
+def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    made = deploy(SECOND, share=20)
+    before = api.versions()
+    assert deploy(SECOND, share=20) == made
+    assert api.versions() == before
+
+
+def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    deploy(SECOND, share=20)
+    third = deploy(THIRD, share=30)
+    assert third.traffic == {third.revision: 30, first.revision: 70}
+    assert served(api) == {THIRD: 30, FIRST: 70}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [
+        ("crash", "last log line: model is damaged"),
+        ("image", "ImagePullBackOff"),
+        ("never", "not ready after 0.3 s"),
+    ],
+)
+def test_a_revision_that_does_not_come_up_leaves_the_service_as_it_was(
+    scenario: str, reason: str, api: KubernetesApi
+) -> None:
+    first = deploy(FIRST)
+    before = copy.deepcopy(predictor(api))
+    api.scenario = scenario
+    with pytest.raises(ValueError, match=reason) as raised:
+        deploy(SECOND, share=20, timeout_seconds=0.3)
+    assert f"{first.revision} serves as before" in str(raised.value)
+    assert predictor(api) == before
+    assert served(api) == {FIRST: 100}
+
+
+def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesApi) -> None:
+    api.scenario = "image"
+    with pytest.raises(ValueError, match="ImagePullBackOff"):
+        deploy(FIRST)
+    assert api.names("inferenceservices") == []
+
+
+def test_a_mode_without_shares_is_told(api: KubernetesApi) -> None:
+    api.scenario = "raw"
+    with pytest.raises(ValueError, match="KServe runs it in mode RawDeployment, which shares no requests"):
+        deploy(FIRST)
+
+
+def test_a_cluster_without_kserve_is_told(api: KubernetesApi) -> None:
+    api.unknown.add("serving.kserve.io/v1beta1")
+    with pytest.raises(
+        ValueError, match="the cluster knows no InferenceService of serving.kserve.io/v1beta1"
+    ):
+        deploy(FIRST)
+
+
+def test_missing_permission_is_told(api: KubernetesApi) -> None:
+    api.denied.add(("patch", "inferenceservices"))
+    with pytest.raises(ValueError, match="no permission to PATCH"):
+        deploy(FIRST)
+
+
+def test_requests_go_to_the_service_or_to_a_revisions_tag(
+    api: KubernetesApi,
+    server: Server,
+    records: list[dict[str, Any]],
+    expected: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=20)
+    asked: list[str] = []
+    ask = kserve.targets.ask
+
+    def through(url: str, *arguments: Any) -> Any:
+        # Stands for the cluster's name service.
+        host, _, path = url.removeprefix("http://").partition("/")
+        asked.append(host)
+        return ask(f"{server.url}/{path}", *arguments)
+
+    monkeypatch.setattr("flowparts.deploy.ask", through)
+    for revision in ("", made.revision, first.revision):
+        assert [row["prediction"] for row in kserve.predict(made, records, revision)] == expected
+    predicting = "churn-predictor.team.example.com"
+    assert asked == ["churn.team.example.com", f"latest-{predicting}", f"prev-{predicting}"]
+
+
+def test_kserves_own_client_knows_every_field(api: KubernetesApi) -> None:
+    deploy("pvc://models/churn/0", environment_from="s3", service_account="models", max_replicas=4)
+    deploy(SECOND, share=20, environment_from="s3", service_account="models", max_replicas=4)
+    if not CLIENT.exists() and os.environ.get("CI") != "true":
+        pytest.skip("needs KServe's client; make .venv-bench/kserve/installed installs it")
+    found = api.get("inferenceservices", "churn")
+    manifest = {part: found[part] for part in ("apiVersion", "kind", "metadata", "spec")}
+
+    def check(manifest: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        command = [str(CLIENT), typed.__file__, "InferenceService", "kserve.models", "kubernetes.client"]
+        return subprocess.run(
+            command, input=json.dumps(manifest), capture_output=True, text=True, check=False
+        )
+
+    checked = check(manifest)
+    assert (checked.returncode, checked.stdout.strip()) == (0, "V1beta1InferenceService"), checked.stderr
+    manifest["spec"]["predictor"]["canaryPercent"] = 20
+    assert "V1beta1PredictorSpec has no field canaryPercent" in check(manifest).stderr

@@ -1,0 +1,102 @@
+"""The target against a stand-in for the Kubernetes API with a controller that does as Seldon Core 2 does.
+
+Seldon Core 2 has no typed client on PyPI: its resources are checked by the fields of its API reference.
+"""
+
+from typing import Any
+
+import pytest
+
+from flowparts.deploy import seldon
+from flowparts.endpoint import Endpoint
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.serving.conftest import Server
+
+IMAGE = "registry.example/flowparts-serving:0.1.0"
+FIRST, SECOND = "s3://models/churn/1", "gs://models/churn/2"
+
+
+def deploy(model: str, **options: Any) -> Endpoint:
+    return seldon.deploy(model, "churn", **{"image": IMAGE, "timeout_seconds": 5.0} | options)
+
+
+def weights(api: KubernetesApi) -> dict[str, int]:
+    candidates = api.get("experiments", "churn")["spec"]["candidates"]
+    return {candidate["name"]: candidate["weight"] for candidate in candidates}
+
+
+def test_a_revision_has_a_server_that_takes_no_other_model(api: KubernetesApi) -> None:
+    made = deploy(FIRST, replicas=2, environment_from="s3")
+    own = f"churn-{made.revision}"
+    server, model = api.get("servers", own)["spec"], api.get("models", own)["spec"]
+    assert server["capabilities"] == model["requirements"] == [own]
+    assert model["server"] == own
+    assert model["storageUri"] == FIRST
+    assert server["replicas"] == model["replicas"] == 2
+    (container,) = server["podSpec"]["containers"]
+    assert (container["name"], container["image"]) == ("mlserver", IMAGE)
+    assert {"name": "FLOWPARTS_SERVING_PORT", "value": "9000"} in container["env"]
+    assert container["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert weights(api) == {own: 100}
+
+
+def test_a_canary_is_tried_promoted_and_rolled_back(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=10)
+    assert made.traffic == {made.revision: 10, first.revision: 90}
+    assert weights(api) == {f"churn-{made.revision}": 10, f"churn-{first.revision}": 90}
+    promoted = seldon.shift(made, 100)
+    assert weights(api) == {f"churn-{made.revision}": 100}
+    back = seldon.rollback(promoted)
+    assert back.traffic == {first.revision: 100}
+    assert weights(api) == {f"churn-{first.revision}": 100}
+    assert api.names("models") == api.names("servers") == [f"churn-{first.revision}"]
+
+
+def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    made = deploy(SECOND, share=20)
+    before = api.versions()
+    assert deploy(SECOND, share=20) == made
+    assert api.versions() == before
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [
+        ("crash", "last log line: model is damaged"),
+        ("unschedulable", "Insufficient memory"),
+        ("never", "ScheduleFailed"),
+    ],
+)
+def test_a_revision_that_does_not_come_up_is_removed(scenario: str, reason: str, api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    api.scenario = scenario
+    with pytest.raises(ValueError, match=reason) as raised:
+        deploy(SECOND, timeout_seconds=0.3)
+    assert f"{first.revision} serves as before" in str(raised.value)
+    assert weights(api) == {f"churn-{first.revision}": 100}
+    assert api.names("models") == api.names("servers") == [f"churn-{first.revision}"]
+
+
+def test_a_model_on_a_volume_is_refused(api: KubernetesApi) -> None:
+    with pytest.raises(ValueError, match="can't take a model from a volume"):
+        deploy("pvc://models/churn")
+
+
+def test_a_cluster_without_seldon_is_told(api: KubernetesApi) -> None:
+    api.unknown.add("mlops.seldon.io/v1alpha1")
+    with pytest.raises(ValueError, match="the cluster knows no Experiment of mlops.seldon.io/v1alpha1"):
+        deploy(FIRST)
+
+
+def test_requests_name_the_experiment_or_a_revisions_model(
+    api: KubernetesApi, server: Server, records: list[dict[str, Any]], expected: list[Any]
+) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=20)
+    asked: list[str] = []
+    api.backend = lambda model: asked.append(model) or server.url  # type: ignore[func-returns-value]
+    for revision in ("", made.revision, first.revision):
+        assert [row["prediction"] for row in seldon.predict(made, records, revision)] == expected
+    assert asked == ["churn.experiment", f"churn-{made.revision}", f"churn-{first.revision}"]
