@@ -5,7 +5,7 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/python run.py tabular-training
 
-test: .venv/installed system
+test: .venv/installed .venv-bench/kserve/installed system
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -24,9 +24,9 @@ def deploy_kubernetes(
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from pods on Kubernetes, as a revision of an endpoint beside the one that serves.
 
-    Makes a Deployment and a Service for the revision, and for the endpoint a Service, a PodDisruptionBudget, a
-    NetworkPolicy, and where there is Prometheus a ServiceMonitor. Running it again changes nothing. A revision
-    that doesn't come up is removed, the reason is told, and the previous revision keeps serving.
+    Makes a Deployment and a Service for the revision, and for the endpoint a Service, a PodDisruptionBudget,
+    a NetworkPolicy, and where there is Prometheus a ServiceMonitor. Running it again changes nothing. A
+    revision that doesn't come up is removed, the reason is told, and the previous revision keeps serving.
 
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where the server fetches it.
@@ -39,8 +39,8 @@ def deploy_kubernetes(
         memory: Memory of a pod, such as "2Gi".
         image: The model server's image; empty for that of this release.
         namespace: Where to deploy; empty for the step's own namespace.
-        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such as
-            AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
+        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
+            as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; empty for a ratio of
             pods.

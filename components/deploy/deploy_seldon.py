@@ -35,8 +35,8 @@ def deploy_seldon(
         memory: Memory of a pod, such as "2Gi".
         image: The model server's image; empty for that of this release.
         namespace: Where to deploy; empty for the step's own namespace.
-        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such as
-            AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
+        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
+            as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
         timeout_seconds: Time for the pods to become ready.
 

@@ -33,21 +33,23 @@ class Cluster:
     """
 
     def __init__(self, namespace: str = ""):
-        from kubernetes import client, config
+        from kubernetes.client.api_client import ApiClient
+        from kubernetes.client.configuration import Configuration
+        from kubernetes.config import config_exception, incluster_config, kube_config
 
-        settings = client.Configuration()
+        settings = Configuration()
         own = "default"
         try:
             # A pod's own account first: what runs there has no kubeconfig, and the client's own order prints.
             if in_cluster():
-                config.load_incluster_config(settings)
+                incluster_config.load_incluster_config(settings)
                 own = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
             else:
                 # The client reads this variable when it is imported, which may be too early.
                 file = os.environ.get("KUBECONFIG")
-                config.load_kube_config(file, client_configuration=settings)
-                own = config.list_kube_config_contexts(file)[1]["context"].get("namespace", own)
-        except (config.ConfigException, OSError) as error:
+                kube_config.load_kube_config(file, client_configuration=settings)
+                own = kube_config.list_kube_config_contexts(file)[1]["context"].get("namespace", own)
+        except (config_exception.ConfigException, OSError) as error:
             raise ValueError(
                 "no Kubernetes cluster is configured: run in a pod with a service account, or name a "
                 f"kubeconfig in KUBECONFIG ({_line(str(error))})"
@@ -55,7 +57,7 @@ class Cluster:
         # One failed attempt is enough to say so: the step itself is retried.
         settings.retries = False
         self.namespace = namespace or own
-        self._client = client.ApiClient(settings)
+        self._client = ApiClient(settings)
         self._paths: dict[tuple[str, str], str] = {}
 
     def apply(self, manifest: Manifest) -> Manifest:
@@ -66,11 +68,13 @@ class Cluster:
         """
         path = self._path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
-        return self._json("PATCH", path, manifest, query, "application/apply-patch+yaml")
+        applied: Manifest = self._json("PATCH", path, manifest, query, "application/apply-patch+yaml")
+        return applied
 
     def get(self, api_version: str, kind: str, name: str) -> Manifest | None:
         """Return an object, or nothing if it isn't there."""
-        return self._json("GET", self._path(api_version, kind, name), missing=None)
+        found: Manifest | None = self._json("GET", self._path(api_version, kind, name), missing=None)
+        return found
 
     def find(self, api_version: str, kind: str, labels: Mapping[str, str]) -> list[Manifest]:
         """Return the objects of a kind that bear these labels."""
@@ -163,8 +167,8 @@ class Cluster:
         plural = self._resource(api_version, kind)
         if not plural:
             raise ValueError(
-                f"the cluster knows no {kind} of {api_version}: install what provides it, or deploy to another "
-                "target"
+                f"the cluster knows no {kind} of {api_version}: install what provides it, or deploy to "
+                "another target"
             )
         root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
         return f"{root}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
@@ -198,7 +202,7 @@ class Cluster:
         headers: Mapping[str, str] | None = None,
     ) -> str:
         import urllib3
-        from kubernetes.client import ApiException
+        from kubernetes.client.exceptions import ApiException
 
         try:
             answer = self._client.call_api(

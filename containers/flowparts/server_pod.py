@@ -10,8 +10,8 @@ from flowparts import deploy
 
 HTTP_PORT = 8080
 GRPC_PORT = 8081
-# On SIGTERM a server takes requests until everyone has heard that it leaves, then ends those that it has. It does so
-# itself, because Knative takes no hook that would hold the signal back.
+# On SIGTERM a server takes requests until everyone has heard that it leaves, then ends those that it has. It
+# does so itself, because Knative takes no hook that would hold the signal back.
 LEAVE_SECONDS = 5
 END_SECONDS = 60
 # Fetching and loading the model come before readiness.
@@ -35,7 +35,8 @@ class ServerPod:
         image: The server's image, with a fixed tag or a digest.
         cpu: Processors, as Kubernetes writes them.
         memory: Memory, likewise.
-        environment_from: A Kubernetes Secret whose keys become the server's environment, such as AWS_ACCESS_KEY_ID.
+        environment_from: A Kubernetes Secret whose keys become the server's environment, such as
+            AWS_ACCESS_KEY_ID.
         service_account: The pod's account, for clouds that tie access rights to it.
 
     Raises:

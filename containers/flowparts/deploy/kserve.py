@@ -1,11 +1,12 @@
 """KServe: one InferenceService, whose revisions Knative keeps and shares requests between.
 
 A canary needs KServe's Knative mode: the plain Deployments of its other mode know no share
-(https://kserve.github.io/website/docs/model-serving/predictive-inference/rollout-strategies/canary). KServe keeps
-the revision that last had all requests beside the newest one; `canaryTrafficPercent` is the newest one's share.
+(https://kserve.github.io/website/docs/model-serving/predictive-inference/rollout-strategies/canary). KServe
+keeps the revision that last had all requests beside the newest one; `canaryTrafficPercent` is the newest
+one's share.
 
-What was asked for, and the predictor of each revision, stand on the InferenceService as annotations: a step that
-is tried again finds them, and a rollback applies the previous predictor again.
+What was asked for, and the predictor of each revision, stand on the InferenceService as annotations: a step
+that is tried again finds them, and a rollback applies the previous predictor again.
 """
 
 import json
@@ -58,7 +59,7 @@ def deploy(
         timeout_seconds: How long to wait.
 
     Raises:
-        ValueError: An option is wrong, or the revision doesn't come up. The InferenceService is as before then.
+        ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
     """
     targets.check_share(share)
     targets.check_replicas(replicas)
@@ -124,7 +125,7 @@ class _Service:
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.name)
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
-        """Return the endpoint as it was asked for last and its revisions' predictors, which the cluster keeps."""
+        """Return the endpoint as it was asked for last and its revisions' predictors."""
         found = self.there.get(_API, _KIND, self.name) or {}
         annotations = found.get("metadata", {}).get("annotations", {})
         if _STATE not in annotations:
@@ -141,10 +142,11 @@ class _Service:
         """Make the service what was asked for, wait for it, and return the endpoint with its address."""
         if after.revision not in predictors:
             raise ValueError(
-                f"endpoint {self.name!r} holds no predictor of revision {after.revision}; deploy its model again"
+                f"endpoint {self.name!r} holds no predictor of revision {after.revision}; "
+                "deploy its model again"
             )
         if before and before.previous_revision == after.revision and 0 < before.share < 100:
-            # What goes is the latest ready revision until the other one is up again, and would get everything.
+            # What goes is the latest ready revision, and would get everything until the other is up again.
             self.apply(before.with_share(0), predictors)
             self._wait(before.with_share(0), timeout_seconds)
         self.apply(after, predictors)
@@ -175,7 +177,7 @@ class _Service:
         )
 
     def url(self, endpoint: Endpoint, revision: str) -> str:
-        """Return the service's address, or that of one revision; in the cluster the one that is known there."""
+        """Return the service's address, or a revision's; in the cluster the one known there."""
         status = (self.there.get(_API, _KIND, self.name) or {}).get("status", {})
         if not revision:
             inside = status.get("address", {}).get("url", endpoint.url)
@@ -202,8 +204,8 @@ class _Service:
         mode = status.get("deploymentMode", "Serverless")
         if mode not in ("Serverless", "Knative"):
             raise ValueError(
-                f"KServe runs it in mode {mode}, which shares no requests between revisions; install Knative, or "
-                "deploy to the target kubernetes"
+                f"KServe runs it in mode {mode}, which shares no requests between revisions; install "
+                "Knative, or deploy to the target kubernetes"
             )
         predictor = status.get("components", {}).get("predictor", {})
         if self._revision(predictor.get("latestCreatedRevision")) != asked.revision:

@@ -1,9 +1,9 @@
 """Plain Kubernetes: a Deployment for each revision behind one Service.
 
 Requests are shared without a mesh. With a Gateway (https://gateway-api.sigs.k8s.io), an HTTPRoute gives each
-revision its exact share. Without one, the Service spreads connections over the pods of both revisions alike, so
-the share is a ratio of pods, the nearest that `replicas` allows, and the endpoint's traffic tells which that
-is. A revision without a share isn't selected at all.
+revision its exact share. Without one, the Service spreads connections over the pods of both revisions alike,
+so the share is a ratio of pods, the nearest that `replicas` allows, and the endpoint's traffic tells which
+that is. A revision without a share isn't selected at all.
 
 What was asked for stands on the Service as an annotation, so that a step that is tried again finds it.
 """

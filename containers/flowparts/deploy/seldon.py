@@ -1,9 +1,9 @@
 """Seldon Core 2: a Server and a Model for each revision, and an Experiment that shares requests between them.
 
-A Server of Seldon's holds any models that its capabilities allow; here each holds one, in the same image as on every
-other target, so that a revision's pods can't disturb another's
-(https://docs.seldon.ai/seldon-core-2/user-guide/servers). Clients name the Experiment in the header Seldon-Model
-and speak the Open Inference Protocol.
+A Server of Seldon's holds any models that its capabilities allow; here each holds one, in the same image as
+on every other target, so that a revision's pods can't disturb another's
+(https://docs.seldon.ai/seldon-core-2/user-guide/servers). Clients name the Experiment in the header
+Seldon-Model and speak the Open Inference Protocol.
 """
 
 import json
@@ -106,7 +106,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
-    """Send rows by the Open Inference Protocol to Seldon's mesh, for the Experiment or one revision's Model."""
+    """Send rows by the Open Inference Protocol for the Experiment, or for one revision's Model."""
     wanted = f"{endpoint.name}-{revision}" if revision else f"{endpoint.name}.experiment"
     path = f"v2/models/{endpoint.name}/infer"
     headers = {"Seldon-Model": wanted}

@@ -1,8 +1,8 @@
 """The fields of the custom resources that a deployment writes, by their projects' published API references.
 
-Kubernetes' own JSON schemas don't have them, and except for KServe's no typed Python client does. Each schema holds
-the fields that are used here and refuses every other; where a pod's specification stands inside, Kubernetes' own
-strict schema checks it.
+Kubernetes' own JSON schemas don't have them, and except for KServe's no typed Python client does. Each schema
+holds the fields that are used here and refuses every other; where a pod's specification stands inside,
+Kubernetes' own strict schema checks it.
 """
 
 import functools
@@ -98,7 +98,8 @@ SELDON_EXPERIMENT = only(
     candidates=listed(only("name weight", name=STRING, weight=COUNT)),
 )
 
-# https://kserve.github.io/website/docs/reference/crd-api; the tests of the target also check it by KServe's client.
+# https://kserve.github.io/website/docs/reference/crd-api; the tests of the target also check it by KServe's
+# client.
 KSERVE_PREDICTOR = {
     "canaryTrafficPercent": PERCENT,
     "labels": LABELS,

@@ -1,9 +1,9 @@
 """A server that speaks the Kubernetes API for the objects of a deployment, for want of a real one.
 
-No package of Debian or PyPI has a kube-apiserver. What is checked here is what a real one checks: unknown fields and
-wrong types (by Kubernetes' own JSON schemas where there are any, by the fields of the custom resources otherwise),
-ownership of fields in server-side apply, permissions, credentials. Small controllers drive the objects' status, a step
-each time somebody looks.
+No package of Debian or PyPI has a kube-apiserver. What is checked here is what a real one checks: unknown
+fields and wrong types (by Kubernetes' own JSON schemas where there are any, by the fields of the custom
+resources otherwise), ownership of fields in server-side apply, permissions, credentials. Small controllers
+drive the objects' status, a step each time somebody looks.
 """
 
 import copy
@@ -48,8 +48,8 @@ class KubernetesApi:
     """The state of a cluster, and how it behaves.
 
     Attributes:
-        scenario: What becomes of pods that are made from now on: "ready", "slow", "crash", "image", "unschedulable",
-            "quota" or "never".
+        scenario: What becomes of pods that are made from now on: "ready", "slow", "crash", "image",
+            "unschedulable", "quota" or "never".
         denied: Verbs and plurals that the step's role lacks, such as ("patch", "deployments").
         unknown: API versions that aren't installed.
         backend: Where requests for services go: from a service's name to an address.
@@ -116,8 +116,8 @@ class KubernetesApi:
             ]
             if clashes:
                 path = "".join(f".{part}" for part in clashes[0])
-                message = f'Apply failed with 1 conflict: conflict with "{other}" using {wanted["apiVersion"]}: {path}'
-                return 409, failure(409, "Conflict", message)
+                said = f'conflict with "{other}" using {wanted["apiVersion"]}: {path}'
+                return 409, failure(409, "Conflict", f"Apply failed with 1 conflict: {said}")
         before = self.objects.get(key)
         after = copy.deepcopy(before) if before else {part: wanted[part] for part in ("apiVersion", "kind")}
         for path in set(owners.get(manager, {})) - set(fields):
@@ -326,7 +326,7 @@ def unset(thing: Object, path: tuple[str, ...]) -> None:
 
 
 def validate(thing: Object) -> None:
-    """Raise ValidationError where Kubernetes, or a custom resource's definition, knows no such field or type."""
+    """Raise ValidationError where Kubernetes, or a custom resource, knows no such field or type."""
     for version, kind, _, check in custom_resources.ALL:
         if (version, kind) == (thing["apiVersion"], thing["kind"]):
             check(thing["spec"])

@@ -1,6 +1,7 @@
 """The target against a stand-in for the Kubernetes API with a controller that does as KServe and Knative do.
 
-The manifest is checked by KServe's own Python client, which lives in an environment of its own (it wants pandas 2).
+The manifest is checked by KServe's own Python client, which lives in an environment of its own (it wants
+pandas 2).
 """
 
 import copy
@@ -139,7 +140,7 @@ def test_a_mode_without_shares_is_told(api: KubernetesApi) -> None:
 def test_a_cluster_without_kserve_is_told(api: KubernetesApi) -> None:
     api.unknown.add("serving.kserve.io/v1beta1")
     with pytest.raises(
-        ValueError, match="the cluster knows no InferenceService of serving.kserve.io/v1beta1"
+        ValueError, match=r"the cluster knows no InferenceService of serving.kserve.io/v1beta1"
     ):
         deploy(FIRST)
 

@@ -86,7 +86,7 @@ def test_a_model_on_a_volume_is_refused(api: KubernetesApi) -> None:
 
 def test_a_cluster_without_seldon_is_told(api: KubernetesApi) -> None:
     api.unknown.add("mlops.seldon.io/v1alpha1")
-    with pytest.raises(ValueError, match="the cluster knows no Experiment of mlops.seldon.io/v1alpha1"):
+    with pytest.raises(ValueError, match=r"the cluster knows no Experiment of mlops.seldon.io/v1alpha1"):
         deploy(FIRST)
 
 

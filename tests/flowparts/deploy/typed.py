@@ -1,8 +1,8 @@
 """Checks a manifest by the typed models of an OpenAPI client: unknown fields and other types are refused.
 
 The clients' own deserializers pass over what they don't know. Run as a script, it reads a manifest from
-standard input and takes its kind and the models' modules as arguments, so that a client in an environment of its
-own can check.
+standard input and takes its kind and the models' modules as arguments, so that a client in an environment of
+its own can check.
 """
 
 import datetime
@@ -22,7 +22,8 @@ def check_typed(manifest: dict[str, Any], kind: str, *clients: ModuleType) -> st
     Args:
         manifest: What would be applied.
         kind: Its kind.
-        clients: Modules with models, the first that has one of that name counts; the Kubernetes client's if none.
+        clients: Modules with models, the first that has one of that name counts; the Kubernetes client's if
+            none.
     """
     if not clients:
         from kubernetes import client
