@@ -202,4 +202,5 @@ _COMMANDS = {
 
 
 if __name__ == "__main__":
+    package.settle_hash_seed()
     sys.exit(main())

@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +44,17 @@ def compiled(component: BaseComponent, image_reference: Callable[[str], str]) ->
 def _ordered(literal: str) -> str:
     """Return a Python literal as JSON with its keys in order."""
     return json.dumps(ast.literal_eval(literal), sort_keys=True)
+
+
+def settle_hash_seed() -> None:
+    """Start this command anew with a fixed hash seed, unless it has one.
+
+    kfp numbers what nested pipelines share in the order of protobuf's maps, which the seed decides; without a
+    fixed one, the same pipeline is compiled to other bytes in another process.
+    """
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 this very command
 
 
 def documents(text: str) -> list[dict[str, Any]]:

@@ -27,8 +27,7 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
     spec = yaml.safe_load((tmp_path / "vertex" / "tabular_training.yaml").read_text())
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
     assert images == {
-        "registry.example/team/flowparts-base:9.9",
-        "registry.example/team/flowparts-sklearn:9.9",
+        f"registry.example/team/flowparts-{name}:9.9" for name in ("base", "deploy", "serving", "sklearn")
     }
 
 

@@ -83,9 +83,9 @@ def written(record: local.Run, task: str, name: str) -> Endpoint:
 
 
 def components(record: local.Run) -> list[str]:
-    """Return the components that ran after the deployment, in order."""
+    """Return what ran after the deployment, in order; the offline predictions run beside it."""
     names = [task.component.removeprefix("comp-").rstrip("-0123456789") for task in record.tasks]
-    return names[names.index("deploy-model") + 1 :]
+    return [name for name in names[names.index("deploy-model") + 1 :] if name != "batch-predict"]
 
 
 def verdicts(record: local.Run) -> list[tuple[bool, str]]:
