@@ -166,8 +166,10 @@ def _secrets(given: Sequence[str]) -> dict[str, list[str]]:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) or not re.fullmatch(
             r"[A-Za-z_]\w*(,[A-Za-z_]\w*)*", keys
         ):
+            # Not repeated: a value may have been given by mistake.
             raise ValueError(
-                f"secret {text!r} must be written NAME=KEY,KEY; a key is also the environment variable's name"
+                f"secret number {given.index(text) + 1} must be written NAME=KEY,KEY; a key is also the "
+                "environment variable's name"
             )
         found.setdefault(name, []).extend(keys.split(","))
     return found

@@ -65,8 +65,9 @@ def with_secrets(text: str, given: Sequence[str]) -> str:
     for reference in given:
         found = _SECRET.fullmatch(reference)
         if not found:
+            # Not repeated: a value may have been given by mistake.
             raise ValueError(
-                f"secret {reference!r} must be written "
+                f"secret number {given.index(reference) + 1} must be written "
                 "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION"
             )
         variables.append({"name": found[1], "value": SCHEME + found[2]})
