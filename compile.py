@@ -150,5 +150,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    package.settle_hash_seed()
     sys.exit(main())

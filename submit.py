@@ -202,5 +202,4 @@ _COMMANDS = {
 
 
 if __name__ == "__main__":
-    package.settle_hash_seed()
     sys.exit(main())

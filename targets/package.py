@@ -1,10 +1,9 @@
 """Compiles a component or pipeline to YAML text and settles its images."""
 
 import ast
+import itertools
 import json
-import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,24 +36,51 @@ def compiled(component: BaseComponent, image_reference: Callable[[str], str]) ->
         file = Path(folder) / "package.yaml"
         compiler.Compiler().compile(component, str(file))
         text = file.read_text(encoding="utf-8")
-    text = _DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text)
+    text = _renamed(_DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text))
     return _IMAGE.sub(lambda match: match[1] + image_reference(match[2]), text)
+
+
+def _renamed(text: str) -> str:
+    """Name components and executors by the tasks that use them, in the tasks' order.
+
+    kfp numbers those that nested pipelines share in the order of protobuf's maps, which changes from process
+    to process.
+    """
+    header = "".join(re.findall(r"^#.*\n", text, re.MULTILINE))
+    spec, *overlays = documents(text)
+    components = spec.get("components", {})
+    names: dict[str, str] = {}
+    waiting = [spec["root"]]
+    while waiting:
+        tasks = waiting.pop(0).get("dag", {}).get("tasks", {})
+        for task, description in sorted(tasks.items()):
+            name = description["componentRef"]["name"]
+            if name not in names:
+                numbered = (f"-{number}" for number in itertools.count(2))
+                suffixes = itertools.chain([""], numbered)
+                names[name] = next(
+                    new for suffix in suffixes if (new := f"comp-{task}{suffix}") not in names.values()
+                )
+                waiting.append(components[name])
+            description["componentRef"]["name"] = names[name]
+    labels = {
+        component["executorLabel"]: f"exec-{names[name].removeprefix('comp-')}"
+        for name, component in components.items()
+        if "executorLabel" in component
+    }
+    for component in components.values():
+        if "executorLabel" in component:
+            component["executorLabel"] = labels[component["executorLabel"]]
+    spec["components"] = {names[name]: component for name, component in components.items()}
+    for holder in (spec, *(overlay["platforms"]["kubernetes"] for overlay in overlays)):
+        executors = holder["deploymentSpec"]["executors"]
+        holder["deploymentSpec"]["executors"] = {labels[label]: value for label, value in executors.items()}
+    return header + "---\n".join(yaml.dump(part, sort_keys=True) for part in (spec, *overlays))
 
 
 def _ordered(literal: str) -> str:
     """Return a Python literal as JSON with its keys in order."""
     return json.dumps(ast.literal_eval(literal), sort_keys=True)
-
-
-def settle_hash_seed() -> None:
-    """Start this command anew with a fixed hash seed, unless it has one.
-
-    kfp numbers what nested pipelines share in the order of protobuf's maps, which the seed decides; without a
-    fixed one, the same pipeline is compiled to other bytes in another process.
-    """
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 this very command
 
 
 def documents(text: str) -> list[dict[str, Any]]:

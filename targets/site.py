@@ -66,7 +66,15 @@ def build(runs: Path, out: Path, registry: str, version: str, digests: Path | No
                 (source / kind / f"{name}.md").write_text(page, encoding="utf-8")
         (source / "index.md").write_text(_index(), encoding="utf-8")
         made = source / "_build"
-        sphinx = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--builder=html"]
+        sphinx = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "--quiet",
+            "--no-color",
+            "--fail-on-warning",
+            "--builder=html",
+        ]
         answer = subprocess.run([*sphinx, str(source), str(made)], capture_output=True, text=True)  # noqa: S603
         if answer.returncode:
             raise ValueError(f"Sphinx can't make the site: {answer.stderr.replace(str(source), 'docs')}")
