@@ -70,25 +70,6 @@ def canary(
         _climb(deployed.outputs["endpoint"], STEPS, watch)
 
 
-@dsl.pipeline(name="release")
-def release(model: Input[Model], table: Input[Dataset], target: str, name: str, options: dict) -> None:
-    """Deploy a model at a small share, watch it once, and promote it or roll it back.
-
-    For a pipeline of many steps, to which all of `canary` would add more than some clusters store.
-    """
-    predictions = batch_predict(table=table, model=model).outputs["predictions"]
-    deployed = deploy_model(model=model, target=target, name=name, share=FIRST, options=options)
-    endpoint = deployed.set_caching_options(False).outputs["endpoint"]
-    probed = probe_endpoint(
-        endpoint=endpoint, model=model, predictions=predictions, requests=100, seconds=10.0
-    )
-    probed.set_caching_options(False)
-    with dsl.If(probed.outputs["healthy"] == False, name="unhealthy"):  # noqa: E712
-        rollback(endpoint=endpoint, reason=probed.outputs["reason"]).set_caching_options(False)
-    with dsl.Else(name="healthy"):
-        shift_traffic(endpoint=endpoint, percent=100).set_caching_options(False)
-
-
 @dsl.pipeline(name="deploy-with-canary", display_name="Deploy with a canary")
 def deploy_with_canary(
     model_name: str = "tabular-training",

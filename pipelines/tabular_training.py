@@ -15,7 +15,7 @@ from components.train.train_sklearn import train_sklearn
 from components.validate.infer_schema import infer_schema
 from components.validate.profile_table import profile_table
 from components.validate.validate_table import validate_table
-from pipelines.deploy_with_canary import release
+from pipelines.deploy_with_canary import canary
 
 CANDIDATES = [
     {"estimator": "Linear", "parameters": {}},
@@ -76,7 +76,7 @@ def decide_and_register(
         ).set_caching_options(False)
         summarize_run(**facts, version=registered.outputs["version"]).set_caching_options(False)
         with dsl.If(deploy_target != "", name="deploy"):
-            release(model=model, table=test, target=deploy_target, name=endpoint_name, options=deploy_options)
+            canary(model=model, table=test, target=deploy_target, name=endpoint_name, options=deploy_options)
     with dsl.Else(name="champion-stays"):
         summarize_run(**facts).set_caching_options(False)
 

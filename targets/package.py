@@ -36,45 +36,59 @@ def compiled(component: BaseComponent, image_reference: Callable[[str], str]) ->
         file = Path(folder) / "package.yaml"
         compiler.Compiler().compile(component, str(file))
         text = file.read_text(encoding="utf-8")
-    text = _renamed(_DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text))
+    text = _shared(_DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text))
     return _IMAGE.sub(lambda match: match[1] + image_reference(match[2]), text)
 
 
-def _renamed(text: str) -> str:
-    """Name components and executors by the tasks that use them, in the tasks' order.
+def _shared(text: str) -> str:
+    """Write what nested pipelines have in common once, named by the first task that uses it.
 
-    kfp numbers those that nested pipelines share in the order of protobuf's maps, which changes from process
-    to process.
+    kfp writes a nested pipeline out for each use, and numbers the copies in the order of protobuf's maps,
+    which changes from process to process. Some clusters store 256 kB for a run at most.
     """
     header = "".join(re.findall(r"^#.*\n", text, re.MULTILINE))
     spec, *overlays = documents(text)
-    components = spec.get("components", {})
-    names: dict[str, str] = {}
+    holders = [spec, *(overlay["platforms"]["kubernetes"] for overlay in overlays)]
+    executors = [holder["deploymentSpec"]["executors"] for holder in holders]
+    components: dict[str, Any] = {}  # as they are written
+    labels: dict[str, str] = {}  # of the executors that are written, to their new ones
+    names: dict[str, str] = {}  # of components by all that they hold
+
+    def content(part: dict[str, Any]) -> Any:
+        """Return a component with all that it refers to in the references' place."""
+        if "executorLabel" in part:
+            label = part["executorLabel"]
+            return {**part, "executorLabel": [holder.get(label) for holder in executors]}
+        tasks = {
+            name: {**task, "componentRef": content(spec["components"][task["componentRef"]["name"]])}
+            for name, task in part["dag"]["tasks"].items()
+        }
+        return {**part, "dag": {**part["dag"], "tasks": tasks}}
+
+    keys = {
+        name: json.dumps(content(component), sort_keys=True)
+        for name, component in spec.get("components", {}).items()
+    }
     waiting = [spec["root"]]
     while waiting:
         tasks = waiting.pop(0).get("dag", {}).get("tasks", {})
         for task, description in sorted(tasks.items()):
-            name = description["componentRef"]["name"]
-            if name not in names:
-                numbered = (f"-{number}" for number in itertools.count(2))
-                suffixes = itertools.chain([""], numbered)
-                names[name] = next(
-                    new for suffix in suffixes if (new := f"comp-{task}{suffix}") not in names.values()
-                )
-                waiting.append(components[name])
-            description["componentRef"]["name"] = names[name]
-    labels = {
-        component["executorLabel"]: f"exec-{names[name].removeprefix('comp-')}"
-        for name, component in components.items()
-        if "executorLabel" in component
-    }
-    for component in components.values():
-        if "executorLabel" in component:
-            component["executorLabel"] = labels[component["executorLabel"]]
-    spec["components"] = {names[name]: component for name, component in components.items()}
-    for holder in (spec, *(overlay["platforms"]["kubernetes"] for overlay in overlays)):
-        executors = holder["deploymentSpec"]["executors"]
-        holder["deploymentSpec"]["executors"] = {labels[label]: value for label, value in executors.items()}
+            component = spec["components"][description["componentRef"]["name"]]
+            key = keys[description["componentRef"]["name"]]
+            if key not in names:
+                suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+                name = next(task + suffix for suffix in suffixes if f"comp-{task}{suffix}" not in components)
+                names[key] = f"comp-{name}"
+                components[names[key]] = component
+                if "executorLabel" in component:
+                    labels[component["executorLabel"]] = component["executorLabel"] = f"exec-{name}"
+                waiting.append(component)
+            description["componentRef"]["name"] = names[key]
+    spec["components"] = components
+    for holder, known in zip(holders, executors, strict=True):
+        holder["deploymentSpec"]["executors"] = {
+            new: known[label] for label, new in labels.items() if label in known
+        }
     return header + "---\n".join(yaml.dump(part, sort_keys=True) for part in (spec, *overlays))
 
 
