@@ -159,6 +159,58 @@ def fit(
         ValueError: An option or the table's content makes training impossible; the sentence says how.
     """
     check_options(label, task, exclude_columns, weight_column, max_one_hot_categories)
+    found = examine(train, label, task, exclude_columns, weight_column)
+    features, classes = found.features, found.classes
+    rows = train.select(*features, label, *([weight_column] if weight_column else [])).pipe(tables.collect)
+    kept = rows.select(pl.exclude(*features))
+    raw = conform(rows.select(*features), features)
+    transformer = _column_transformer(
+        features, found.distinct, classes, max_one_hot_categories, seed, raw.height
+    )
+    matrix = transformer.fit_transform(tables.to_pandas(raw), label_values(kept[label]))
+    preprocessor = Preprocessor(
+        transformer=transformer,
+        features=features,
+        nullable=found.nullable,
+        label=label,
+        task=task,
+        classes=classes,
+        weight_column=weight_column,
+        feature_names=_feature_names(transformer, kept.columns),
+        dropped=found.dropped,
+        training_fingerprint=tables.fingerprint(train),
+        example=rows.select(*features).head(_EXAMPLE_ROWS),
+    )
+    return preprocessor, _features_table(matrix, preprocessor, kept)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What can be learned from a table, and what is in it.
+
+    Attributes:
+        classes: The sorted label values of a classification; None for a regression.
+        features: Raw column name to type, in the order of the table.
+        nullable: Features in which values are missing.
+        distinct: Feature to its number of distinct values; for all but text, 2 stands for more than one.
+        dropped: Raw column left out to the reason why.
+    """
+
+    classes: list[Any] | None
+    features: dict[str, str]
+    nullable: list[str]
+    distinct: dict[str, int]
+    dropped: dict[str, str]
+
+
+def examine(
+    train: pl.LazyFrame, label: str, task: str, exclude_columns: Sequence[str], weight_column: str | None
+) -> Examined:
+    """Check a training table and find its features, in one pass over its rows.
+
+    Raises:
+        ValueError: The table's content makes training impossible; the sentence says how.
+    """
     tables.require_columns(train, [label], "label column")
     tables.require_columns(train, exclude_columns, "excluded column")
     tables.require_columns(train, [weight_column] if weight_column else [], "weight column")
@@ -183,26 +235,42 @@ def fit(
                 or "every column is excluded"
             )
         )
+    missing = [name for name in features if name in nullable]
+    return Examined(classes, features, missing, distinct, dropped)
 
-    rows = train.select(*features, label, *([weight_column] if weight_column else [])).pipe(tables.collect)
-    kept = rows.select(pl.exclude(*features))
-    raw = conform(rows.select(*features), features)
-    transformer = _column_transformer(features, distinct, classes, max_one_hot_categories, seed, raw.height)
-    matrix = transformer.fit_transform(tables.to_pandas(raw), label_values(kept[label]))
-    preprocessor = Preprocessor(
-        transformer=transformer,
-        features=features,
-        nullable=[name for name in features if name in nullable],
-        label=label,
-        task=task,
-        classes=classes,
-        weight_column=weight_column,
-        feature_names=_feature_names(transformer, kept.columns),
-        dropped=dropped,
-        training_fingerprint=tables.fingerprint(train),
-        example=rows.select(*features).head(_EXAMPLE_ROWS),
-    )
-    return preprocessor, _features_table(matrix, preprocessor, kept)
+
+def check_held_out(
+    frame: pl.LazyFrame,
+    features: Iterable[str],
+    label: str,
+    task: str,
+    classes: Sequence[Any] | None,
+    weight_column: str | None,
+    what: str,
+) -> None:
+    """Raise ValueError unless rows can be held against what was learned from the training table.
+
+    Args:
+        frame: Raw rows.
+        features: Columns that must be there.
+        label: The label column.
+        task: "classification" or "regression".
+        classes: Label values of the training table; None for a regression.
+        weight_column: The column of sample weights, if any.
+        what: What to call the table in messages.
+    """
+    tables.require_columns(frame, features, f"feature column of {what}")
+    tables.require_columns(frame, [label], f"label column of {what}")
+    tables.require_columns(frame, [weight_column] if weight_column else [], f"weight column of {what}")
+    tables.require_rows(frame, what)
+    seen = _check_label_values(frame, label, task, what)
+    unknown = [value for value in seen or [] if value not in (classes or [])]
+    if unknown:
+        raise ValueError(
+            f"{what} has label values that the training table lacks: {_some(unknown)}; "
+            "split with stratify_by, or merge rare classes"
+        )
+    _check_weights(frame, weight_column, what)
 
 
 def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the table") -> pl.LazyFrame:
@@ -222,18 +290,9 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
     """
     features, label = list(preprocessor.features), preprocessor.label
     kept = [label, *([preprocessor.weight_column] if preprocessor.weight_column else [])]
-    tables.require_columns(frame, features, f"feature column of {what}")
-    tables.require_columns(frame, [label], f"label column of {what}")
-    tables.require_columns(frame, kept[1:], f"weight column of {what}")
-    tables.require_rows(frame, what)
-    seen = _check_label_values(frame, label, preprocessor.task, what)
-    unknown = [value for value in seen or [] if value not in (preprocessor.classes or [])]
-    if unknown:
-        raise ValueError(
-            f"{what} has label values that the training table lacks: {_some(unknown)}; "
-            "split with stratify_by, or merge rare classes"
-        )
-    _check_weights(frame, preprocessor.weight_column, what)
+    check_held_out(
+        frame, features, label, preprocessor.task, preprocessor.classes, preprocessor.weight_column, what
+    )
 
     schema = frame.select(kept).collect_schema()
     result = pl.Schema({name: pl.Float32() for name in preprocessor.feature_names} | dict(schema))
