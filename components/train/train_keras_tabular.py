@@ -1,0 +1,98 @@
+from typing import Optional
+
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("tensorflow", cpu="2", memory="4Gi")
+def train_keras_tabular(
+    train: Input[Dataset],
+    validation: Input[Dataset],
+    model: Output[Model],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    label: str,
+    task: str = "classification",
+    exclude_columns: Optional[list[str]] = None,
+    weight_column: Optional[str] = None,
+    class_weight: Optional[str] = None,
+    layers: int = 2,
+    units: int = 64,
+    dropout: float = 0.1,
+    learning_rate: float = 0.003,
+    schedule: str = "cosine",
+    batch_size: int = 64,
+    epochs: int = 40,
+    patience: int = 8,
+    max_categories: int = 10_000,
+    checkpoints: Optional[str] = None,
+    checkpoint_seconds: float = 30.0,
+    seed: int = 0,
+) -> None:
+    """Train a neural network on raw rows and store it with its preprocessing as one model.
+
+    Rows are read chunk by chunk, so memory doesn't grow with the table. A step that was interrupted goes on from its
+    last checkpoint. Where TF_CONFIG names further workers, all train together and the first one writes.
+
+    Args:
+        train: Raw rows to learn from.
+        validation: Raw rows that early stopping watches and that the model is scored with.
+        model: MLflow model directory that takes raw rows: ONNX, a Keras archive and a SavedModel that agree.
+        metrics: Metrics on the validation table.
+        report: HTML page with the learning curves.
+        label: Column to predict.
+        task: What is learned, classification or regression.
+        exclude_columns: Columns that shall not become features, such as identifiers.
+        weight_column: Column of sample weights, numbers of 0 or more; not a feature.
+        class_weight: "balanced" to weigh each class by the inverse of its share; none if not given.
+        layers: Hidden layers.
+        units: Units of each hidden layer.
+        dropout: Share of units left out at random in each training step, at least 0 and less than 1.
+        learning_rate: Step size of the Adam optimizer at the start.
+        schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
+        batch_size: Rows in a training step.
+        epochs: Most passes over the training rows.
+        patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
+        max_categories: Most values of a text column that are told apart, the most frequent ones.
+        checkpoints: Path or URI of a folder for checkpoints, which outlives the step and which all workers see;
+            if not given, beside the model, or nowhere with several workers.
+        checkpoint_seconds: Least time between two checkpoints.
+        seed: Decides the first weights, the order of the rows and dropout.
+    """
+    from pathlib import Path
+
+    from flowparts import lineage, outputs, tables
+    from flowparts.networks import curves, tabular_model, training
+
+    shape = tabular_model.Shape(layers, units, dropout, max_categories)
+    options = training.Options(
+        epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
+    )
+    # Further workers don't see what lies beside the first one's model.
+    alone = training.workers() == 1
+    beside = str(Path(model.path).with_name(f".{Path(model.path).name}.checkpoints")) if alone else None
+    network = tabular_model.train(
+        tables.scan(train.path),
+        tables.scan(validation.path),
+        label=label,
+        task=task,
+        exclude_columns=exclude_columns or [],
+        weight_column=weight_column or None,
+        class_weight=class_weight or None,
+        shape=shape,
+        options=options,
+        checkpoints=checkpoints or beside,
+    )
+    if not training.is_chief():
+        return
+    stored = tabular_model.save(
+        network, model.path, {"class_weight": class_weight or None, "git_commit": lineage.git_commit()}
+    )
+    model.metadata.update(stored)
+    for name, value in network.scores.items():
+        metrics.log_metric(name, value)
+    outputs.write_json(metrics.path, network.scores)
+    outputs.write_text(report.path, curves.page(network.trained, options, f"{task} of {label}"))
+    if network.checkpoints:
+        network.checkpoints.clear()

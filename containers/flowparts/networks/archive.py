@@ -1,0 +1,119 @@
+"""Opens .keras archives without running code that they bring along.
+
+Keras 3's format is described at https://keras.io/api/models/model_saving_apis/: a zip of config.json,
+metadata.json and model.weights.h5.
+"""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_FILES = {"config.json", "metadata.json", "model.weights.h5"}
+# What a saved network may consist of: Keras' own objects, not those that call Python code by name.
+_MODULES = ("keras", "keras.", "builtins")
+_REFUSED_CLASSES = {
+    "Lambda",
+    "TFSMLayer",
+    "TorchModuleWrapper",
+    "JaxLayer",
+    "FlaxLayer",
+    "function",
+    "__lambda__",
+}
+# Assets of the preprocessing layers: vocabularies as text.
+_ASSETS = "assets/"
+
+
+def load(path: str | Path, *, compiled: bool = False) -> Any:
+    """Open a .keras archive that holds nothing but Keras' own layers and numbers.
+
+    Args:
+        path: The archive.
+        compiled: Whether optimizer and loss are wanted too.
+
+    Raises:
+        ValueError: It isn't such an archive, is damaged, or holds what could run code.
+    """
+    import keras
+
+    require_harmless(path)
+    try:
+        return keras.saving.load_model(path, compile=compiled, safe_mode=True)
+    # Each part of a damaged archive has errors of its own.
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"the Keras archive {path} can't be opened: {reason.strip()[:200]}") from None
+
+
+def save(model: Any, path: str | Path) -> None:
+    """Write a .keras archive; equal models give equal bytes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        dated = Path(scratch) / "model.keras"
+        model.save(dated)
+        with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
+            for name in sorted(source.namelist()):
+                content = source.read(name)
+                if name == "metadata.json":
+                    facts = {"keras_version": json.loads(content)["keras_version"]}
+                    content = json.dumps(facts).encode()
+                target.writestr(zipfile.ZipInfo(name), content)
+
+
+def require_harmless(path: str | Path) -> None:
+    """Raise ValueError if a .keras archive holds anything but Keras' own layers, numbers and vocabularies."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            strange = [name for name in names if not _belongs(name)]
+            if strange:
+                raise ValueError(
+                    f"the Keras archive {path} holds {strange[0]!r}, which no network consists of; "
+                    "don't open it"
+                )
+            config = json.loads(archive.read("config.json"))
+    except FileNotFoundError:
+        raise ValueError(f"no Keras archive at {path}") from None
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        OSError,
+        RecursionError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+    ) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is not a whole Keras archive: {reason}") from None
+    for module, name in _classes(config):
+        if name in _REFUSED_CLASSES or not (module.startswith(_MODULES[1]) or module in _MODULES):
+            raise ValueError(
+                f"the Keras archive {path} holds {name!r} of {module or 'nowhere'!r}, which runs code when it is "
+                "loaded or called; only Keras' own layers are accepted"
+            )
+
+
+def _belongs(name: str) -> bool:
+    if name in _FILES:
+        return True
+    parts = name.split("/")
+    plain = ".." not in parts and "\\" not in name and not name.startswith("/") and "" not in parts[:-1]
+    return plain and name.startswith(_ASSETS) and (name.endswith(("/", ".txt")))
+
+
+def _classes(config: Any) -> Iterator[tuple[str, str]]:
+    """Find every object that the configuration names, with its module."""
+    waiting = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "class_name" in value:
+                # A name that was registered stands for code of whoever registered it.
+                registered = value.get("registered_name") or ""
+                module = value.get("module")
+                known = not registered or ">" not in registered
+                yield (str(module or "keras") if known else registered), str(value["class_name"])
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
