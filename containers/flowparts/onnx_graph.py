@@ -3,7 +3,8 @@
 A graph takes either one float32 matrix of features, and then says in its metadata how they are made of raw
 columns (`raw_features`), or the raw columns themselves, an input each:
 
-- a floating-point input gets numbers and booleans, and microseconds since 1970 for a time; NaN for a missing one;
+- a floating-point input gets numbers and booleans, and microseconds since 1970 for a time; NaN for a
+  missing one;
 - a text input gets text, empty for a missing one; a time as ISO 8601;
 - an int64 or boolean input gets whole numbers or booleans, and microseconds since 1970 for a time; none may
   be missing.
@@ -122,7 +123,7 @@ def _as_input(name: str, values: Sequence[Any], kind: str) -> npt.NDArray[Any]:
     if kind in _FLOATS:
         if any(hasattr(value, "year") for value in values):
             moments = np.array(values, dtype="datetime64[us]")
-            values = np.where(np.isnat(moments), np.nan, moments.astype(np.int64))
+            values = np.where(np.isnat(moments), np.nan, moments.astype(np.int64)).tolist()
         numbers = np.array(values, dtype=float)
         with np.errstate(over="ignore"):
             return np.where(np.isfinite(numbers), numbers, np.nan).astype(_FLOATS[kind])

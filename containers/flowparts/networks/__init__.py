@@ -3,7 +3,8 @@
 import logging
 import os
 
-# TensorFlow's remarks about processors and absent accelerators would fill every step's log; it reads this when it
+# TensorFlow's remarks about processors and absent accelerators would fill every step's log; it reads this
+# when it
 # is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 for _name in ("tensorflow", "tf2onnx"):

@@ -89,8 +89,8 @@ def require_harmless(path: str | Path) -> None:
     for module, name in _classes(config):
         if name in _REFUSED_CLASSES or not (module.startswith(_MODULES[1]) or module in _MODULES):
             raise ValueError(
-                f"the Keras archive {path} holds {name!r} of {module or 'nowhere'!r}, which runs code when it is "
-                "loaded or called; only Keras' own layers are accepted"
+                f"the Keras archive {path} holds {name!r} of {module or 'nowhere'!r}, which runs code when "
+                "it is loaded or called; only Keras' own layers are accepted"
             )
 
 

@@ -52,7 +52,7 @@ class Checkpoints:
             self._upload()
 
     def newest(self) -> tuple[Any, dict[str, Any], list[Any] | None] | None:
-        """Return model, state and best weights of the last state that was stored whole; None if there is none."""
+        """Return model, state and best weights as last stored whole; None if nothing is."""
         import numpy as np
 
         from flowparts.networks import archive
@@ -108,4 +108,5 @@ class Checkpoints:
 def _store(uri: str) -> tuple[Any, str]:
     import fsspec
 
-    return fsspec.core.url_to_fs(uri)
+    files, address = fsspec.core.url_to_fs(uri)
+    return files, str(address)

@@ -70,7 +70,8 @@ def _verdict(trained: Trained, options: Options) -> tuple[str, str]:
         )
     if done < options.epochs:
         return (
-            f"Training stopped after {done} epochs, {done - best} of them without a lower validation loss. {kept}",
+            f"Training stopped after {done} epochs, {done - best} of them without a lower validation loss. "
+            + kept,
             "good",
         )
     return f"The validation loss was lowest in epoch {best} of {done}. {kept}", "good"

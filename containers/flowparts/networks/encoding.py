@@ -1,6 +1,7 @@
 """What a network must know of raw columns, learned from the training table in streaming fashion.
 
-A network takes float64 numbers (NaN where missing), moments as microseconds since 1970, and text as positions in
+A network takes float64 numbers (NaN where missing), moments as microseconds since 1970, and text as
+positions in
 a vocabulary: 0 for a missing or empty text, 1 for one that the vocabulary lacks, then its values in order, as
 Keras' StringLookup counts with `mask_token=""`.
 """
@@ -75,7 +76,7 @@ def learn(
         nullable: Columns in which values are missing.
         max_categories: Most values of a text column that get a position of their own.
     """
-    measured = {}
+    measured: dict[str, pl.Expr] = {}
     for index, (name, kind) in enumerate(features.items()):
         if kind == "string":
             continue
@@ -104,7 +105,7 @@ def arrays(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
         encoding: What was learned from the training table.
 
     Returns:
-        "numbers" and "moments" (float64) and "texts" (int32), each of the shape rows by columns; only those of
+        "numbers" and "moments" (float64) and "texts" (int32), each rows by columns; only those of
         which there are columns.
 
     Raises:
@@ -126,7 +127,7 @@ def arrays(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
 
 
 def columns(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
-    """Return what a model of raw columns takes: a vector for each, float64 or text, as the module describes."""
+    """Return what a model of raw columns takes: a vector for each, float64 or text."""
     raw = preprocess.conform(rows, encoding.features)
     made = {}
     for name, kind in encoding.features.items():

@@ -97,7 +97,8 @@ def difference(expected: pl.DataFrame, found: pl.DataFrame) -> float:
         found: The same, of an export.
 
     Returns:
-        The largest difference of a probability, or of a regression's values relative to the larger of value and 1.
+        The largest difference of a probability, or of a regression's values relative to the larger of value
+        and 1.
     """
     names = [name for name in expected.columns if name.startswith("probability_")] or ["prediction"]
     truth, answers = expected.select(names).to_numpy(), found.select(names).to_numpy()
@@ -135,7 +136,7 @@ def _lookup(source: str, target: str, vocabulary: list[str]) -> Any:
 
 
 def _number(graph: Any) -> None:
-    """Name what is inside of a graph by its place; TensorFlow's names depend on what the process did before."""
+    """Name what is inside of a graph by its place; TensorFlow's names depend on the process' past."""
     outside = {value.name for value in [*graph.input, *graph.output]}
     for place, node in enumerate(graph.node):
         node.name = f"node_{place}"

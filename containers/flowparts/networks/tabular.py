@@ -5,7 +5,8 @@ from typing import Any
 
 from flowparts.networks.encoding import MICROSECONDS_PER_DAY, Encoding
 
-# Days of a cycle, and days from its start to 1970 began: the day, the week from Monday, the mean Gregorian year.
+# Days of a cycle, and days from its start to 1970 began: the day, the week from Monday, the mean Gregorian
+# year.
 _CYCLES = ((1.0, 0.0), (7.0, 3.0), (365.2425, 0.0))
 # Standard deviations beyond which a number says no more.
 _FARTHEST = 10.0
@@ -15,10 +16,12 @@ _WIDEST_EMBEDDING = 32
 def trunk(
     encoding: Encoding, layers: int, units: int, dropout: float, outputs: int, classify: bool, policy: str
 ) -> Any:
-    """Return the network that is trained: arrays as `encoding.arrays` gives them, to probabilities or a number.
+    """Return the network that is trained: from `encoding.arrays` to probabilities or a number.
 
-    Numbers are scaled to zero mean and unit variance, limited to ten standard deviations, and 0 where missing,
-    which a further input tells where the training table had such. Of a moment the network sees the scaled days
+    Numbers are scaled to zero mean and unit variance, limited to ten standard deviations, and 0 where
+    missing,
+    which a further input tells where the training table had such. Of a moment the network sees the scaled
+    days
     and, as sine and cosine, where in the day, the week and the year it lies. A text is a learned vector.
 
     Args:
@@ -73,7 +76,8 @@ def whole(trunk: Any, encoding: Encoding) -> Any:
     """Put Keras' preprocessing layers in front of a trained trunk: a model of raw columns.
 
     Returns:
-        A Keras model of one input for each column, of the shape [rows, 1], in the order of the features and named
+        A Keras model of one input for each column, of the shape [rows, 1], in the order of the features and
+        named
         as `input_names` says: text, or float64 for numbers and for moments in microseconds since 1970.
     """
     import keras

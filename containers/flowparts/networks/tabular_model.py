@@ -106,7 +106,8 @@ def train(
         class_weight: "balanced" to weigh each class by the inverse of its share.
         shape: What the network looks like.
         options: How it is trained.
-        checkpoints: A path or URI of a folder for training states, which all workers share; None to keep none.
+        checkpoints: A path or URI of a folder for training states, which all workers share; None to keep
+            none.
 
     Raises:
         ValueError: An option or a table's content makes training impossible; the sentence says how.
@@ -254,6 +255,7 @@ def _strange(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def answer(model: Any, columns: dict[str, Any]) -> Any:
+    """Answer raw columns, as `encoding.columns` gives them, with a whole Keras model."""
     import tensorflow as tf
 
     tensors = [

@@ -111,7 +111,7 @@ def start(seed: int) -> Any:
 def _many_workers() -> Any:
     import tensorflow as tf
 
-    class ManyWorkers(tf.distribute.MultiWorkerMirroredStrategy):  # type: ignore[misc]
+    class ManyWorkers(tf.distribute.MultiWorkerMirroredStrategy):
         def reduce(self, reduce_op: Any, value: Any, axis: Any) -> Any:
             if isinstance(value, tuple):
                 # Keras wants a batch for its shapes alone; TensorFlow reduces one tensor at a time.
@@ -208,7 +208,8 @@ def fit(
         )
     if not state.best_epoch:
         raise ValueError(
-            f"the loss is not finite after {options.epochs} epochs; lower the learning rate ({options.learning_rate:g})"
+            f"the loss is not finite after {options.epochs} epochs; "
+            f"lower the learning rate ({options.learning_rate:g})"
         )
     # One that isn't spread: it answers here, whatever the other workers do.
     keras.utils.clear_session()
@@ -218,7 +219,7 @@ def fit(
 
 
 class Seeds:
-    """Gives each epoch seeds of its own, the same in every try: of the rows' order and of the layers' dropout."""
+    """Gives each epoch seeds of its own, the same in every try, for the rows' order and dropout."""
 
     def __init__(self, seed: int):
         self._seed, self._epoch = seed, 0
@@ -254,7 +255,7 @@ def _is_over(state: _State, options: Options) -> bool:
 def _watch(
     state: _State, best_weights: Any, options: Options, checkpoints: Checkpoints | None, seeds: Seeds
 ) -> Any:
-    """Return the Keras callback that notes each epoch, keeps the best weights, stops early and stores states."""
+    """Return the Keras callback that notes epochs, keeps the best weights, stops early and stores states."""
     import keras
 
     class Watch(keras.callbacks.Callback):
@@ -264,7 +265,7 @@ def _watch(
             self._stored = self._start = time.monotonic()
             self._first = len(next(iter(state.history.values()), []))
 
-        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
             seeds.start(epoch, self.model)
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
