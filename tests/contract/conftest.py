@@ -63,6 +63,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
             "model_name": "diabetes",
         },
     ),
+    ("tabular_training", {"trainer": "keras", "model_name": "network"}),
     ("batch_prediction", {"destination": "{outside}/predictions.csv"}),
     ("deploy_with_canary", WATCH),
     ("deploy_with_canary", {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}),
