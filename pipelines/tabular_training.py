@@ -217,7 +217,7 @@ def tabular_training(
             exclude_columns=exclude_columns,
             seed=seed,
         )
-        with dsl.ParallelFor(candidates, name="candidates") as candidate:
+        with dsl.ParallelFor(candidates) as candidate:
             trained = train_sklearn(
                 train_features=prepared.outputs["train_features"],
                 validation_features=prepared.outputs["validation_features"],

@@ -33,8 +33,8 @@ def train_keras_tabular(
     """Train a neural network on raw rows and store it with its preprocessing as one model.
 
     Rows are read chunk by chunk, so memory doesn't grow with the table. A step that was interrupted goes on
-    from its
-    last checkpoint. Where TF_CONFIG names further workers, all train together and the first one writes.
+    from its last checkpoint. Where TF_CONFIG names further workers, all train together and the first one
+    writes.
 
     Args:
         train: Raw rows to learn from.
@@ -57,8 +57,7 @@ def train_keras_tabular(
         patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
         max_categories: Most values of a text column that are told apart, the most frequent ones.
         checkpoints: Path or URI of a folder for checkpoints, which outlives the step and which all workers
-            see;
-            if not given, beside the model, or nowhere with several workers.
+            see; if not given, beside the model, or nowhere with several workers.
         checkpoint_seconds: Least time between two checkpoints.
         seed: Decides the first weights, the order of the rows and dropout.
     """

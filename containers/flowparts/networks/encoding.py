@@ -1,9 +1,8 @@
 """What a network must know of raw columns, learned from the training table in streaming fashion.
 
-A network takes float64 numbers (NaN where missing), moments as microseconds since 1970, and text as
-positions in
-a vocabulary: 0 for a missing or empty text, 1 for one that the vocabulary lacks, then its values in order, as
-Keras' StringLookup counts with `mask_token=""`.
+A network takes float64 numbers (NaN where missing), moments as microseconds since 1970, and text as positions
+in a vocabulary: 0 for a missing or empty text, 1 for one that the vocabulary lacks, then its values in order,
+as Keras' StringLookup counts with `mask_token=""`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import preprocess
+from flowparts import preprocess, tables
 
 NUMBERS = ("integer", "number", "boolean")
 MOMENTS = ("timestamp", "date")
@@ -82,7 +81,7 @@ def learn(
             continue
         value = _number(name, kind)
         measured |= {f"mean{index}": value.mean(), f"variance{index}": value.var(ddof=0)}
-    row = train.select(**measured).collect(engine="streaming").row(0, named=True) if measured else {}
+    row = train.select(**measured).pipe(tables.collect).row(0, named=True) if measured else {}
     places = {name: index for index, name in enumerate(features) if features[name] != "string"}
     return Encoding(
         dict(features),
@@ -156,7 +155,7 @@ def _vocabulary(train: pl.LazyFrame, name: str, most: int) -> list[str]:
         .filter(pl.col("rows") >= _LEAST_OCCURRENCES)
         .bottom_k(most, by=[-pl.col("rows").cast(pl.Int64), "text"])
     )
-    found = counts.collect(engine="streaming").sort(-pl.col("rows").cast(pl.Int64), "text")
+    found = counts.pipe(tables.collect).sort(-pl.col("rows").cast(pl.Int64), "text")
     return found["text"].to_list()
 
 

@@ -10,10 +10,10 @@ import polars as pl
 
 from flowparts import tables
 
+# Rows that are read at once; those of a row group are decoded together anyway.
+_CHUNK_ROWS = 2 * tables.ROW_GROUP_ROWS
 # Rows that are shuffled together, and so held in memory at once.
-_POOL_ROWS = 250_000
-# Rows that are read at once: what Polars writes as one row group.
-_CHUNK_ROWS = 125_000
+_POOL_ROWS = 2 * _CHUNK_ROWS
 
 Arrays = dict[str, Any]
 
@@ -57,10 +57,10 @@ class Rows:
 
     @cached_property
     def _whole(self) -> tuple[Arrays, Any, Any]:
-        return self.convert(self.table.select(self.columns).collect(engine="streaming"))
+        return self.convert(self.table.select(self.columns).pipe(tables.collect))
 
     def _read(self, start: int) -> pl.DataFrame:
-        return self.table.select(self.columns).slice(start, _CHUNK_ROWS).collect(engine="streaming")
+        return self.table.select(self.columns).slice(start, _CHUNK_ROWS).pipe(tables.collect)
 
 
 def dataset(rows: Rows, batch_size: int, seeds: Iterator[int] | None = None, *, even: bool = False) -> Any:
@@ -75,7 +75,7 @@ def dataset(rows: Rows, batch_size: int, seeds: Iterator[int] | None = None, *, 
     import tensorflow as tf
 
     # The shapes and types of all pieces are those of a small one.
-    sample = rows.convert(rows.table.select(rows.columns).head(1).collect(engine="streaming"))
+    sample = rows.convert(rows.table.select(rows.columns).head(1).pipe(tables.collect))
     specs = tf.nest.map_structure(lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), sample)
 
     def read() -> Iterator[tuple[Arrays, Any, Any]]:

@@ -20,6 +20,12 @@ def graph(trained: Any, inputs: Mapping[str, Any], output: str) -> Any:
         trained: A model of a dict of inputs.
         inputs: Name of an input to its shape (without rows) and type.
         output: The name of what comes out.
+
+    Returns:
+        The ONNX model; equal networks give equal bytes.
+
+    Raises:
+        ValueError: The network has a layer that ONNX has no counterpart of.
     """
     import keras
     import tensorflow as tf
@@ -36,10 +42,19 @@ def graph(trained: Any, inputs: Mapping[str, Any], output: str) -> Any:
         return tf.identity(answer, name=output)
 
     signature = [tf.TensorSpec([None, *shape], dtype, name=name) for name, (shape, dtype) in inputs.items()]
-    converted, _ = tf2onnx.convert.from_function(tf.function(call), signature, opset=_OPSET)
-    _rename(converted.graph, dict(zip([value.name for value in converted.graph.input], names, strict=True)))
-    _rename(converted.graph, {converted.graph.output[0].name: output})
-    _number(converted.graph)
+    try:
+        converted, _ = tf2onnx.convert.from_function(tf.function(call), signature, opset=_OPSET)
+    # Each operator that it doesn't know or converts wrongly fails in a way of its own.
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"the network can't be written as an ONNX graph: {reason.strip()[:200]}") from None
+    given = [value.name for value in converted.graph.input]
+    if len(given) != len(names):
+        raise ValueError(
+            f"the network can't be written as an ONNX graph: {given[-1]} has no counterpart there"
+        )
+    rename(converted.graph, {**dict(zip(given, names, strict=True)), converted.graph.output[0].name: output})
+    in_order(converted.graph)
     return converted
 
 
@@ -135,23 +150,46 @@ def _lookup(source: str, target: str, vocabulary: list[str]) -> Any:
     )
 
 
-def _number(graph: Any) -> None:
-    """Name what is inside of a graph by its place; TensorFlow's names depend on the process' past."""
+def in_order(graph: Any) -> None:
+    """Put a graph into the order of what its outputs need, and name all inside by its place there.
+
+    Both are TensorFlow's, and depend on what the process made before.
+    """
+    nodes = {name: node for node in graph.node for name in node.output}
+    constants = {constant.name: constant for constant in graph.initializer}
+    ordered: dict[int, Any] = {}
+    used: dict[str, Any] = {}
+    waiting = [nodes[value.name] for value in reversed(graph.output)]
+    while waiting:
+        node = waiting[-1]
+        needed = [nodes[name] for name in node.input if name in nodes]
+        missing = [each for each in needed if id(each) not in ordered]
+        if missing:
+            waiting += reversed(missing)
+            continue
+        waiting.pop()
+        if id(node) not in ordered:
+            ordered[id(node)] = node
+            used |= {name: constants[name] for name in node.input if name in constants}
+    made = [*used, *(name for node in ordered.values() for name in node.output)]
     outside = {value.name for value in [*graph.input, *graph.output]}
-    for place, node in enumerate(graph.node):
-        node.name = f"node_{place}"
-    made = [*graph.initializer, *(name for node in graph.node for name in node.output)]
-    tensors = [each if isinstance(each, str) else each.name for each in made]
-    names = {name: f"tensor_{place}" for place, name in enumerate(tensors) if name and name not in outside}
-    _rename(graph, names)
-    for initializer in graph.initializer:
-        initializer.name = names.get(initializer.name, initializer.name)
-    del graph.value_info[:]
-
-
-def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Give tensors of a graph other names."""
+    inside = [name for name in made if name and name not in outside]
+    for place, node in enumerate(ordered.values()):
+        node.name, node.doc_string = f"node_{place}", ""
+    kept = [type(each).FromString(each.SerializeToString()) for each in (*ordered.values(), *used.values())]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(kept[: len(ordered)])
+    graph.initializer.extend(kept[len(ordered) :])
+    graph.name, graph.doc_string = "network", ""
     for value in [*graph.input, *graph.output]:
+        for length in value.type.tensor_type.shape.dim[:1]:
+            length.dim_param = length.dim_param and "rows"
+    rename(graph, {name: f"tensor_{place}" for place, name in enumerate(inside)})
+
+
+def rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Give tensors of a graph other names."""
+    for value in [*graph.input, *graph.output, *graph.initializer]:
         value.name = names.get(value.name, value.name)
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]

@@ -1,8 +1,7 @@
 """Writes a network as a SavedModel whose signature has a column's name for each input.
 
-TensorFlow's Python takes identifiers only for the names of a signature, TensorFlow Serving and the C++
-loader take
-any text: a column's and a class's own names are put into the file afterwards.
+TensorFlow's Python takes identifiers only for the names of a signature, TensorFlow Serving and the C++ loader
+take any text: a column's and a class's own names are put into the file afterwards.
 """
 
 import shutil

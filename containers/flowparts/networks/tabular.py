@@ -19,10 +19,9 @@ def trunk(
     """Return the network that is trained: from `encoding.arrays` to probabilities or a number.
 
     Numbers are scaled to zero mean and unit variance, limited to ten standard deviations, and 0 where
-    missing,
-    which a further input tells where the training table had such. Of a moment the network sees the scaled
-    days
-    and, as sine and cosine, where in the day, the week and the year it lies. A text is a learned vector.
+    missing, which a further input tells where the training table had such. Of a moment the network sees the
+    scaled days and, as sine and cosine, where in the day, the week and the year it lies. A text is a learned
+    vector.
 
     Args:
         encoding: What was learned from the training table.
@@ -77,8 +76,7 @@ def whole(trunk: Any, encoding: Encoding) -> Any:
 
     Returns:
         A Keras model of one input for each column, of the shape [rows, 1], in the order of the features and
-        named
-        as `input_names` says: text, or float64 for numbers and for moments in microseconds since 1970.
+        named as `input_names` says: text, or float64 for numbers and for moments in microseconds since 1970.
     """
     import keras
 

@@ -9,16 +9,7 @@ import polars as pl
 
 from flowparts import models, outputs, preprocess, tables
 from flowparts.metrics import score
-from flowparts.networks import (
-    archive,
-    encoding,
-    feed,
-    onnx_export,
-    saved_model,
-    tabular,
-    target,
-    training,
-)
+from flowparts.networks import archive, encoding, feed, onnx_export, saved_model, tabular, target, training
 from flowparts.networks.checkpoints import Checkpoints
 
 _EXAMPLE_ROWS = 5
@@ -140,8 +131,8 @@ def train(
     learning, watching = rows(table), rows(validation)
     trained = training.fit(
         spread,
-        lambda: tabular.trunk(
-            learned, shape.layers, shape.units, shape.dropout, outputs_, classify, training.precision()
+        lambda policy: tabular.trunk(
+            learned, shape.layers, shape.units, shape.dropout, outputs_, classify, policy
         ),
         feed.dataset(learning, options.batch_size, seeds, even=training.workers() > 1),
         feed.dataset(watching, _EVALUATED_AT_ONCE),
@@ -154,7 +145,7 @@ def train(
     )
     trunk = tabular.answering(trained.model, goal.mean, goal.scale)
     answers = trunk.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = validation.select(label).collect(engine="streaming").to_series()
+    truth = validation.select(label).pipe(tables.collect).to_series()
     scores = score(task, truth, predictions(answers, goal.classes), goal.classes)
     features = list(learned.features)
     return Network(
@@ -173,8 +164,8 @@ def train(
             "validation": scores,
         },
         states,
-        table.select(features).head(_EXAMPLE_ROWS).collect(),
-        validation.select(features).head(_PARITY_ROWS).collect(engine="streaming"),
+        table.select(features).head(_EXAMPLE_ROWS).pipe(tables.collect),
+        validation.select(features).head(_PARITY_ROWS).pipe(tables.collect),
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from flowparts import tables
+
 CLASS_WEIGHTS = (None, "balanced")
 
 
@@ -74,12 +76,14 @@ def learn(
         if class_weight:
             raise ValueError("class_weight is for classifications; leave it out of a regression")
         value = pl.col(label).cast(pl.Float64)
-        mean, deviation = train.select(value.mean(), value.std(ddof=0).alias("std")).collect().row(0)
+        mean, deviation = (
+            train.select(value.mean(), value.std(ddof=0).alias("std")).pipe(tables.collect).row(0)
+        )
         return Target(label, None, mean, deviation or 1.0, None, weight_column)
     found = Target(label, list(classes), weight_column=weight_column)
     if class_weight is None:
         return found
-    counted = train.group_by(label).agg(pl.len().alias("rows")).collect(engine="streaming")
+    counted = train.group_by(label).agg(pl.len().alias("rows")).pipe(tables.collect)
     counts = np.bincount(found.numbers(counted[label]), counted["rows"].to_numpy(), len(classes))
     weights = counts.sum() / (len(classes) * counts)
     return Target(label, list(classes), 0.0, 1.0, weights.tolist(), weight_column)

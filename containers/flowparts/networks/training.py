@@ -97,8 +97,8 @@ def start(seed: int) -> Any:
     spread: Any
     if workers() > 1:
         spread = _many_workers()
-    elif len(tf.config.list_physical_devices("GPU")) > 1:
-        spread = tf.distribute.MirroredStrategy()
+    elif len(devices()) > 1:
+        spread = tf.distribute.MirroredStrategy(devices())
     else:
         spread = tf.distribute.get_strategy()
     # Layers are named by numbers, which start again.
@@ -137,16 +137,21 @@ def is_chief() -> bool:
     return workers() == 1 or (task.get("type") == first and task.get("index") == 0)
 
 
-def precision() -> str:
-    """Return Keras' dtype policy for hidden layers: half of the bits where a GPU multiplies them faster."""
+def devices() -> list[str]:
+    """Return the names of the GPUs here."""
     import tensorflow as tf
 
-    return "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
+    return [f"GPU:{number}" for number in range(len(tf.config.list_physical_devices("GPU")))]
+
+
+def precision() -> str:
+    """Return Keras' dtype policy for hidden layers: half of the bits where a GPU multiplies them faster."""
+    return "mixed_float16" if devices() else "float32"
 
 
 def fit(
     spread: Any,
-    build: Callable[[], Any],
+    build: Callable[[str], Any],
     train: Any,
     validation: Any,
     rows: int,
@@ -160,7 +165,7 @@ def fit(
 
     Args:
         spread: What `start` returned.
-        build: Makes the network.
+        build: Makes the network, its hidden layers of the given dtype policy.
         train: `feed.dataset` of the training rows, which takes its seeds from `seeds`.
         validation: `feed.dataset` of the validation rows.
         rows: Number of training rows.
@@ -179,7 +184,7 @@ def fit(
             model, stored, best_weights = found
             state = _State(**stored)
         else:
-            model, state, best_weights = build(), _State(), None
+            model, state, best_weights = build(precision()), _State(), None
             rate: Any = options.learning_rate
             if options.schedule == "cosine":
                 rate = keras.optimizers.schedules.CosineDecay(rate, steps * options.epochs)
@@ -211,9 +216,9 @@ def fit(
             f"the loss is not finite after {options.epochs} epochs; "
             f"lower the learning rate ({options.learning_rate:g})"
         )
-    # One that isn't spread: it answers here, whatever the other workers do.
+    # One that isn't spread: it answers here, whatever other workers do, and everywhere in full precision.
     keras.utils.clear_session()
-    alone = build()
+    alone = build("float32")
     alone.set_weights(watch.best_weights)
     return Trained(alone, state.history, state.best_epoch, done)
 
