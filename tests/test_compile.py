@@ -27,7 +27,8 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
     spec = yaml.safe_load((tmp_path / "vertex" / "tabular_training.yaml").read_text())
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
     assert images == {
-        f"registry.example/team/flowparts-{name}:9.9" for name in ("base", "deploy", "serving", "sklearn")
+        f"registry.example/team/flowparts-{name}:9.9"
+        for name in ("base", "deploy", "serving", "sklearn", "tensorflow")
     }
 
 
