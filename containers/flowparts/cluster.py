@@ -9,6 +9,7 @@ sentence.
 import json
 import os
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ HOPELESS = ("CrashLoopBackOff", "CreateContainerConfigError", "ImagePullBackOff"
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT_SECONDS = (10, 60)
+# Between this machine's clock and the cluster's.
+_CLOCKS_DIFFER = timedelta(minutes=1)
 
 Manifest = dict[str, Any]
 
@@ -59,6 +62,7 @@ class Cluster:
         self.namespace = namespace or own
         self._client = ApiClient(settings)
         self._paths: dict[tuple[str, str], str] = {}
+        self._since = datetime.now(UTC) - _CLOCKS_DIFFER
 
     def apply(self, manifest: Manifest) -> Manifest:
         """Make an object what a manifest says, and return it; what is so already isn't touched.
@@ -112,11 +116,16 @@ class Cluster:
         address = f"/api/v1/namespaces/{self.namespace}/services/{service}/proxy/{path}"
         return self._json("POST", address, body, headers=headers)
 
-    def trouble(self, labels: Mapping[str, str]) -> tuple[str, bool]:
+    def trouble(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
         """Return why pods with these labels don't run, and whether waiting can't help.
 
         The reason is what their containers wait for or ended with and the last line of a crashed container's
-        log, why no node takes them, or the latest warning among their events; "" if nothing is wrong.
+        log, why no node takes them, or the latest warning among the events since this object was made of
+        the pods and of what makes them; "" if nothing is wrong.
+
+        Args:
+            labels: The pods' labels.
+            makers: Names of the objects whose controllers make the pods.
         """
         pods = self.find("v1", "Pod", labels)
         for pod in pods:
@@ -138,21 +147,19 @@ class Cluster:
                 if condition["type"] == "PodScheduled" and condition["status"] == "False":
                     reason = condition.get("reason", "Unschedulable")
                     return f"{reason}, pod {name}: {_line(condition.get('message', ''))}", False
-        warnings = [
-            event
-            for pod in pods
-            for event in self._events(pod["metadata"]["name"])
-            if event.get("type") == "Warning"
-        ]
+        names = [*(pod["metadata"]["name"] for pod in pods), *makers]
+        warnings = [warning for name in names for warning in self._warnings(name)]
         if warnings:
-            latest = max(warnings, key=lambda event: event.get("lastTimestamp") or "")
+            _, latest = max(warnings, key=lambda warning: warning[0])
             return f"{latest['reason']}: {_line(latest['message'])}", False
         return "", False
 
-    def _events(self, name: str) -> list[Manifest]:
-        query = [("fieldSelector", f"involvedObject.name={name}")]
-        found: list[Manifest] = self._json("GET", self._path("v1", "Event"), query=query)["items"]
-        return found
+    def _warnings(self, name: str) -> list[tuple[datetime, Manifest]]:
+        """Return the warnings about an object since this one was made, with their times."""
+        query = [("fieldSelector", f"involvedObject.name={name},type=Warning")]
+        events = self._json("GET", self._path("v1", "Event"), query=query)["items"]
+        dated = [(_moment(event), event) for event in events]
+        return [(moment, event) for moment, event in dated if moment >= self._since]
 
     def _last_log_line(self, pod: str, container: str, previous: bool) -> str:
         query = [("container", container), ("tailLines", "20"), ("previous", str(previous).lower())]
@@ -233,6 +240,12 @@ class Cluster:
 
 class _NotThereError(ValueError):
     """The API has no such object."""
+
+
+def _moment(event: Manifest) -> datetime:
+    """Return when an event was last seen; reporters differ in where they write it."""
+    written = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    return datetime.fromisoformat(written)
 
 
 def in_cluster() -> bool:

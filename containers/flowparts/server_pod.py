@@ -116,22 +116,22 @@ class ServerPod:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "volumeMounts": mounts,
+            "startupProbe": _probe("ready", http, 5, _START_PROBES),
             "readinessProbe": _probe("ready", http, 5, 2),
+            "livenessProbe": _probe("live", http, 10, 3),
         }
         if self.environment_from:
             container["envFrom"] = [{"secretRef": {"name": self.environment_from}}]
         return container
 
     def full_container(self, name: str) -> dict[str, Any]:
-        """Return the server's container with what only a plain pod takes: all ports and probes."""
+        """Return the server's container with what only a plain pod takes: all ports."""
         return {
             **self.container(name),
             "ports": [
                 {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
                 {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
             ],
-            "startupProbe": _probe("ready", HTTP_PORT, 5, _START_PROBES),
-            "livenessProbe": _probe("live", HTTP_PORT, 10, 3),
         }
 
     def spec(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from flowparts import cluster
 from flowparts import deploy as targets
 from flowparts.cluster import Cluster, Manifest
 from flowparts.endpoint import Endpoint
-from flowparts.server_pod import HTTP_PORT, ServerPod
+from flowparts.server_pod import END_SECONDS, HTTP_PORT, ServerPod
 
 _API = "serving.kserve.io/v1beta1"
 _KIND = "InferenceService"
@@ -79,6 +79,8 @@ def deploy(
         "labels": {_REVISION: pod.revision},
         "minReplicas": replicas,
         "maxReplicas": max_replicas or replicas,
+        # Knative takes no period of grace; it grants what a request may take.
+        "timeout": END_SECONDS,
     }
     after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})
     if before:
@@ -209,7 +211,8 @@ class _Service:
             )
         predictor = status.get("components", {}).get("predictor", {})
         if self._revision(predictor.get("latestCreatedRevision")) != asked.revision:
-            return "KServe has not made the revision yet"
+            why, _ = self.there.trouble({_REVISION: asked.revision}, self.name)
+            return why or "KServe has not made the revision yet"
         ready = cluster.condition(found, "Ready")
         if predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]:
             shares = [
@@ -218,7 +221,9 @@ class _Service:
             if shares == [asked.share] and ready.get("status") == "True" and status.get("url"):
                 return ""
             return f"it is ready and has {shares[0] if shares else 0} of {asked.share} % of the requests"
-        why, hopeless = self.there.trouble({_REVISION: asked.revision})
+        why, hopeless = self.there.trouble(
+            {_REVISION: asked.revision}, self.name, predictor["latestCreatedRevision"]
+        )
         predicting = cluster.condition(found, "PredictorReady")
         if predicting.get("status") == "False" and not why:
             why = f"{predicting.get('reason')}: {predicting.get('message')}"

@@ -268,7 +268,7 @@ class _Fleet:
         refused = cluster.condition(deployment, "ReplicaFailure")
         if refused.get("status") == "True":
             raise ValueError(f"its pods are refused: {refused.get('message', refused.get('reason'))}")
-        why, hopeless = self.there.trouble({**self.labels, _REVISION: revision})
+        why, hopeless = self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))
         if hopeless:
             raise ValueError(why)
         return f"{ready} of {count} pods of {revision} are ready" + (f" ({why})" if why else "")

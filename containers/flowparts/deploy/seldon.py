@@ -217,7 +217,7 @@ class _Fleet:
         """Return "" when a revision's Model is ready, else how it stands."""
         own = f"{self.name}-{revision}"
         state = self._state_of("Model", own)
-        why, hopeless = self.there.trouble({"seldon-server-name": own}) if state else ("", False)
+        why, hopeless = self.there.trouble({"seldon-server-name": own}, own) if state else ("", False)
         if hopeless:
             raise ValueError(why)
         return why or state

@@ -105,7 +105,15 @@ KSERVE_PREDICTOR = {
     "labels": LABELS,
     "minReplicas": COUNT,
     "maxReplicas": COUNT,
+    "timeout": COUNT,
 }
+# What Knative takes of a pod without switching on features
+# (https://knative.dev/docs/serving/configuration/feature-flags/).
+KNATIVE_POD = "automountServiceAccountToken containers serviceAccountName volumes".split()
+KNATIVE_CONTAINER = (
+    "env envFrom image livenessProbe name ports readinessProbe resources securityContext startupProbe "
+    "volumeMounts"
+).split()
 
 
 def check_inference_service(spec: dict[str, Any]) -> None:
@@ -115,10 +123,10 @@ def check_inference_service(spec: dict[str, Any]) -> None:
     jsonschema.validate(own, only(**KSERVE_PREDICTOR))
     pod = {name: value for name, value in predictor.items() if name not in KSERVE_PREDICTOR}
     check_pod(pod)
-    # What Knative takes of a pod by default: one port, no hooks of its own.
+    jsonschema.validate(pod, only(**dict.fromkeys(KNATIVE_POD, {})))
     (container,) = pod["containers"]
-    jsonschema.validate(container.get("ports"), {"maxItems": 1})
-    jsonschema.validate(container, {"not": {"anyOf": [{"required": ["lifecycle"]}]}})
+    jsonschema.validate(container, only("ports", **dict.fromkeys(KNATIVE_CONTAINER, {})))
+    jsonschema.validate(container["ports"], {"maxItems": 1})
 
 
 def check_seldon_server(spec: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -49,7 +50,8 @@ class KubernetesApi:
 
     Attributes:
         scenario: What becomes of pods that are made from now on: "ready", "slow", "crash", "image",
-            "unschedulable", "quota" or "never".
+            "unschedulable", "quota", "mount" (a warning about the pod is all that tells), "refused" (one
+            about what makes them) or "never".
         denied: Verbs and plurals that the step's role lacks, such as ("patch", "deployments").
         unknown: API versions that aren't installed.
         backend: Where requests for services go: from a service's name to an address.
@@ -96,7 +98,7 @@ class KubernetesApi:
         return {
             key: thing["metadata"]["resourceVersion"]
             for key, thing in self.objects.items()
-            if key[0] != "pods"
+            if key[0] not in ("pods", "events")
         }
 
     def put(self, plural: str, thing: Object, manager: str = "somebody") -> None:
@@ -174,15 +176,39 @@ class KubernetesApi:
         looks = self.looks[owner] = self.looks.get(owner, 0) + 1
         if scenario == "slow":
             scenario = "ready" if looks > 25 else "starting"
-        wanted = [f"{owner}-{number}" for number in range(0 if scenario == "quota" else count)]
+        if scenario == "refused":
+            self.warn(owner, "FailedCreate", f'admission webhook "policy" denied the pods of {owner}')
+        wanted = [f"{owner}-{number}" for number in range(0 if scenario in ("quota", "refused") else count)]
         for kind, name in list(self.objects):
             if kind == "pods" and self.objects[kind, name]["owner"] == owner and name not in wanted:
                 del self.objects[kind, name]
         for name in wanted:
             metadata = {"name": name, "labels": labels, "resourceVersion": "1"}
             status = pod_status(scenario, container)
+            if scenario == "mount":
+                self.warn(name, "FailedMount", 'MountVolume.SetUp failed for volume "models": no such claim')
             self.objects["pods", name] = {"metadata": metadata, "status": status, "owner": owner}
         return scenario
+
+    def warn(self, name: str, reason: str, message: str) -> None:
+        """Tell of an object; older warnings, ones of other objects and what is no warning lie beside."""
+        told = [
+            (name, "Warning", reason, message, 0),
+            (name, "Warning", "Outdated", "of an earlier attempt", 7200),
+            (name, "Warning", "Earlier", "before the last one", 5),
+            (name, "Normal", "Pulled", "image is there", -5),
+            (f"{name}-other", "Warning", "Foreign", "of something else", -5),
+        ]
+        for of, kind, why, text, age in told:
+            moment = datetime.now(UTC) - timedelta(seconds=age)
+            self.objects["events", f"{of}.{why}"] = {
+                "metadata": {"name": f"{of}.{why}"},
+                "involvedObject": {"name": of},
+                "type": kind,
+                "reason": why,
+                "message": text,
+                "lastTimestamp": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
 
     def _deployments(self, key: tuple[str, str], thing: Object) -> None:
         count, template = thing["spec"]["replicas"], thing["spec"]["template"]
@@ -294,7 +320,7 @@ def pod_status(scenario: str, container: str) -> Object:
         message = "0/3 nodes are available: 3 Insufficient memory."
         refused = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         status = {"phase": "Pending", "conditions": [refused]}
-    elif scenario in ("starting", "never"):
+    elif scenario in ("starting", "never", "mount"):
         of_container["state"] = {"waiting": {"reason": "ContainerCreating"}}
     else:
         of_container["state"] = {"running": {}}
@@ -308,6 +334,12 @@ def leaves(thing: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
             yield from leaves(value, (*path, key))
         else:
             yield (*path, key), value
+
+
+def field_of(thing: Any, path: str) -> Any:
+    for part in path.split("."):
+        thing = thing[part]
+    return thing
 
 
 def assign(thing: Object, path: tuple[str, ...], value: Any) -> None:
@@ -406,10 +438,13 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
         return 200, "loading\nmodel is damaged: no MLmodel in s3://models/churn\n" if previous else ""
     if method == "GET" and not name:
         wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
+        fields = dict(pair.split("=") for pair in query.get("fieldSelector", "").split(",") if pair)
         items = [
             thing
             for (kind, _), thing in api.objects.items()
-            if kind == plural and wanted.items() <= thing["metadata"].get("labels", {}).items()
+            if kind == plural
+            and wanted.items() <= thing["metadata"].get("labels", {}).items()
+            and all(field_of(thing, path) == value for path, value in fields.items())
         ]
         return 200, {"items": items}
     key = plural, name

@@ -108,7 +108,10 @@ def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(api: Kuberne
     [
         ("crash", "last log line: model is damaged"),
         ("image", "ImagePullBackOff"),
-        ("never", "not ready after 0.3 s"),
+        ("unschedulable", "Insufficient memory"),
+        ("mount", r"not ready after 0.3 s: FailedMount: MountVolume.SetUp failed for volume"),
+        ("refused", r"not ready after 0.3 s: FailedCreate: admission webhook \S+ denied the pods"),
+        ("never", "not ready after 0.3 s: its pods are starting"),
     ],
 )
 def test_a_revision_that_does_not_come_up_leaves_the_service_as_it_was(
@@ -129,6 +132,32 @@ def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesAp
     with pytest.raises(ValueError, match="ImagePullBackOff"):
         deploy(FIRST)
     assert api.names("inferenceservices") == []
+
+
+def test_what_keeps_kserve_from_making_the_revision_is_told(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        api,
+        "_inferenceservices",
+        lambda key, thing: api.warn(key[1], "InternalError", "fails to reconcile predictor"),
+    )
+    with pytest.raises(ValueError, match=r"not ready after 0.3 s: InternalError: fails to reconcile pred"):
+        deploy(FIRST, timeout_seconds=0.3)
+
+
+def test_the_server_is_probed_and_has_time_to_end(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    (container,) = predictor(api)["containers"]
+    probed = {
+        kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")
+    }
+    assert probed == {
+        "startup": "/v2/health/ready",
+        "liveness": "/v2/health/live",
+        "readiness": "/v2/health/ready",
+    }
+    assert predictor(api)["timeout"] == 60
 
 
 def test_a_mode_without_shares_is_told(api: KubernetesApi) -> None:

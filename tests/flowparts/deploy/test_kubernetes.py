@@ -213,6 +213,8 @@ FAILURES = {
     "crash": r"CrashLoopBackOff in pod churn-\S+ exit code 1 \(Error\), last log line: model is damaged",
     "quota": r"its pods are refused: pods \S+ is forbidden: exceeded quota: compute",
     "unschedulable": r"not ready after 0.3 s: 0 of 2 pods of \w+ are ready \(Unschedulable, pod \S+ 0/3 nod",
+    "mount": r"not ready after 0.3 s: 0 of 2 pods of \w+ are ready \(FailedMount: MountVolume.SetUp failed",
+    "refused": r"not ready after 0.3 s: 0 of 2 pods of \w+ are ready \(FailedCreate: admission webhook",
     "never": r"not ready after 0.3 s: 0 of 2 pods of r\w+ are ready",
 }
 

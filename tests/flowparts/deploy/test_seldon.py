@@ -65,7 +65,10 @@ def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
     ("scenario", "reason"),
     [
         ("crash", "last log line: model is damaged"),
+        ("image", "ImagePullBackOff"),
         ("unschedulable", "Insufficient memory"),
+        ("mount", r"FailedMount: MountVolume.SetUp failed for volume"),
+        ("refused", r"FailedCreate: admission webhook \S+ denied the pods"),
         ("never", "ScheduleFailed"),
     ],
 )
