@@ -17,7 +17,7 @@ def deploy_seldon(
     image: str = "",
     namespace: str = "",
     environment_from: str = "",
-    service_account: str = "",
+    storage_secret: str = "",
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
@@ -26,7 +26,7 @@ def deploy_seldon(
     previous revision keeps serving.
 
     Args:
-        model: The model, of which only the address is read: s3:// or gs://, where the server fetches it.
+        model: The model, of which only the address is read: s3:// or gs://, where Seldon fetches it.
         endpoint: The endpoint as it is now (JSON).
         name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
@@ -36,8 +36,9 @@ def deploy_seldon(
         image: The model server's image; empty for that of this release.
         namespace: Where to deploy; empty for the step's own namespace.
         environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
-            as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
-        service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
+            as FLOWPARTS_SERVING_MAX_ROWS; empty for none.
+        storage_secret: Name of a Secret with the access to the model, as Seldon's agent takes it
+            (rclone's settings); empty for what the agent is set up with.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -58,7 +59,7 @@ def deploy_seldon(
         image=image,
         namespace=namespace,
         environment_from=environment_from,
-        service_account=service_account,
+        storage_secret=storage_secret,
         timeout_seconds=timeout_seconds,
     )
     endpoints.write(deployed, endpoint.path)

@@ -524,3 +524,5 @@ def _write_mlmodel(
     }
     text = yaml.safe_dump(description, sort_keys=True, allow_unicode=True)
     (directory / "MLmodel").write_text(text, encoding="utf-8")
+    # By this file Seldon Core knows a model's directory, and it writes its own name for it there.
+    (directory / "model-settings.json").write_text('{"name": "model"}\n', encoding="utf-8")

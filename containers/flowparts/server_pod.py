@@ -82,13 +82,17 @@ class ServerPod:
         text = json.dumps([self.spec(), self.container("server")], sort_keys=True)
         return f"r{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
-    def container(self, name: str, http: int = HTTP_PORT, grpc: int = GRPC_PORT) -> dict[str, Any]:
+    def container(
+        self, name: str, http: int = HTTP_PORT, grpc: int = GRPC_PORT, repository: str = ""
+    ) -> dict[str, Any]:
         """Return the server's container with what every platform lets a pod say.
 
         Args:
             name: What the platform calls the server's container.
             http: Port of the protocols over HTTP.
             grpc: Port of the Open Inference Protocol over gRPC.
+            repository: Where the platform puts models and has them loaded, if the server doesn't fetch its
+                own.
         """
         claim = _PVC.fullmatch(self.model)
         # Kubeflow names its own store minio://, which speaks S3.
@@ -96,13 +100,18 @@ class ServerPod:
         mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
         if claim:
             mounts.append({"name": "models", "mountPath": _MODELS, "readOnly": True})
+        served = [
+            {"name": "FLOWPARTS_SERVING_MODEL", "value": address},
+            {"name": "FLOWPARTS_SERVING_NAME", "value": self.name},
+        ]
+        if repository:
+            served = [{"name": "FLOWPARTS_SERVING_REPOSITORY", "value": repository}]
         amounts = {"cpu": self.cpu, "memory": self.memory}
         container: dict[str, Any] = {
             "name": name,
             "image": self.image,
             "env": [
-                {"name": "FLOWPARTS_SERVING_MODEL", "value": address},
-                {"name": "FLOWPARTS_SERVING_NAME", "value": self.name},
+                *served,
                 {"name": "FLOWPARTS_SERVING_PORT", "value": str(http)},
                 {"name": "FLOWPARTS_SERVING_GRPC_PORT", "value": str(grpc)},
                 {"name": "FLOWPARTS_SERVING_DRAIN_SECONDS", "value": str(LEAVE_SECONDS)},

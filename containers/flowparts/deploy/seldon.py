@@ -2,8 +2,8 @@
 
 A Server of Seldon's holds any models that its capabilities allow; here each holds one, in the same image as
 on every other target, so that a revision's pods can't disturb another's
-(https://docs.seldon.ai/seldon-core-2/user-guide/servers). Clients name the Experiment in the header
-Seldon-Model and speak the Open Inference Protocol.
+(https://docs.seldon.ai/seldon-core-2/user-guide/servers). An agent beside the server fetches the model and
+has it loaded. Clients name the Experiment in the header Seldon-Model and speak the Open Inference Protocol.
 """
 
 import json
@@ -22,9 +22,10 @@ _API = "mlops.seldon.io/v1alpha1"
 _STATE = "flowparts/endpoint"
 _REVISION = "flowparts/revision"
 _MESH = "seldon-mesh"
-# Of the Servers that Seldon installs; it brings the agent that speaks to the scheduler.
+# Of the Servers that Seldon installs; it brings the agent that speaks to the scheduler, with these places.
 _CONFIG = "mlserver"
 _CONFIG_PORTS = (9000, 9500)
+_CONFIG_MODELS = "/mnt/agent/models"
 
 
 def deploy(
@@ -38,13 +39,13 @@ def deploy(
     image: str = "",
     namespace: str = "",
     environment_from: str = "",
-    service_account: str = "",
+    storage_secret: str = "",
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
     """Load a model on servers of its own, wait until it is ready, and give it its share in the Experiment.
 
     Args:
-        model: s3:// or gs://, which the server fetches itself.
+        model: s3:// or gs://, which Seldon's agent fetches.
         name: The Experiment.
         share: Percent of the requests for this revision while there is another one.
         replicas: Servers of a revision.
@@ -53,7 +54,8 @@ def deploy(
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
         environment_from: A Secret whose keys become the server's environment.
-        service_account: The pods' service account.
+        storage_secret: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
+            https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
         timeout_seconds: How long to wait.
 
     Raises:
@@ -63,9 +65,7 @@ def deploy(
     targets.check_share(share)
     targets.check_replicas(replicas)
     targets.check_timeout(timeout_seconds)
-    pod = ServerPod(
-        model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
-    )
+    pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, environment_from)
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
     fleet = _Fleet(Cluster(namespace), name)
@@ -75,7 +75,7 @@ def deploy(
         after = before.deploying(pod.revision, share)
     after = replace(after, settings={"namespace": fleet.there.namespace})
     try:
-        fleet.place(pod, replicas)
+        fleet.place(pod, replicas, storage_secret)
         what = f"revision {pod.revision} of endpoint {name!r}"
         targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
         fleet.steer(after, timeout_seconds)
@@ -186,18 +186,24 @@ class _Fleet:
         written = (found or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
         return Endpoint(**json.loads(written)) if written else None
 
-    def place(self, pod: ServerPod, replicas: int) -> None:
+    def place(self, pod: ServerPod, replicas: int, storage_secret: str) -> None:
         """Apply a revision's Server and Model."""
         own = f"{self.name}-{pod.revision}"
         labels = {**self.labels, _REVISION: pod.revision}
+        # Merged by Seldon with what its configuration says: the agent, which needs the pod's account to read
+        # Secrets, its volume, the user, and the time to end, which is the agent's to drain.
+        spec = {**pod.spec(), "containers": [pod.container(_CONFIG, *_CONFIG_PORTS, _CONFIG_MODELS)]}
+        del spec["automountServiceAccountToken"]
         server = {
             "serverConfig": _CONFIG,
             # Nobody else's model asks for this, so the server takes no other.
             "capabilities": [own],
-            "podSpec": {**pod.spec(), "containers": [pod.container(_CONFIG, *_CONFIG_PORTS)]},
+            "podSpec": spec,
             "replicas": replicas,
         }
         model = {"storageUri": pod.model, "server": own, "requirements": [own], "replicas": replicas}
+        if storage_secret:
+            model["secretName"] = storage_secret
         self._apply("Server", own, server, labels)
         self._apply("Model", own, model, labels)
 

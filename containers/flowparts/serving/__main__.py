@@ -24,7 +24,8 @@ def main(arguments: Sequence[str]) -> int:
             shared, copy = Path(scratch) / "metrics", Path(scratch) / "model"
             shared.mkdir()
             copy.mkdir()
-            given = dataclasses.replace(given, model=str(model_files.fetch(given.model, copy)))
+            if given.model:
+                given = dataclasses.replace(given, model=str(model_files.fetch(given.model, copy)))
             listener = _listener(given.host, given.port)
             if given.workers > 1:
                 return supervisor.run(given, listener, shared)

@@ -1,30 +1,37 @@
-"""What stands at each address: every HTTP protocol in front of one model.
+"""What stands at each address: every HTTP protocol in front of one model, or of several that come and go.
 
 A handler makes of a request either a response or what is to be predicted; nothing here waits, so that a
-request costs a few function calls and no task.
+request costs a few function calls and no task. Only loading a model takes its time.
 """
 
+import asyncio
 import hmac
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from flowparts.serving import comma_separated, open_inference, openapi
-from flowparts.serving.batching import Answer, Batcher, Job, Outcome, Row
+from flowparts.serving.batching import Answer, Job, Outcome, Row
 from flowparts.serving.http import JSON, Request, Response
 from flowparts.serving.logs import log, say
 from flowparts.serving.metrics import Metrics
-from flowparts.serving.prediction_log import PredictionLog
 from flowparts.serving.refusals import Refusal
-from flowparts.serving.served_model import ServedModel
+from flowparts.serving.scorer import Scorer
 from flowparts.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from flowparts.serving.repository import Repository
 
 _CSV = b"content-type: text/csv; charset=utf-8\r\n"
 _HTML = b"content-type: text/html; charset=utf-8\r\n"
 _PROMETHEUS = b"content-type: text/plain; version=1.0.0; charset=utf-8\r\n"
+# What follows a model's V2 address.
+_ENDS = ("", "/ready", "/infer")
 _FAILED = "the model failed on this request; the server's log says why"
 
 
@@ -32,11 +39,12 @@ _FAILED = "the model failed on this request; the server's log says why"
 class Prediction:
     """What a handler wants to be predicted, and how it says the answer."""
 
+    scorer: Scorer
     rows: list[Row]
     render: Callable[[Answer], Response]
 
 
-Handler = Callable[[Request], Response | Prediction]
+Handler = Callable[[Request], Response | Prediction | Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +60,28 @@ class App:
     """The application.
 
     Args:
-        model: What predicts.
-        batcher: How it is asked.
         metrics: Where requests are counted.
         settings: The server's options.
         token: The bearer token that requests must bring; empty for none.
-        prediction_log: Where answers are written down, if anywhere.
 
     Attributes:
+        scorers: The models that are served, by name.
+        repository: Loads and unloads models, if they come and go.
         max_body: Bytes of the largest body.
         draining: Whether the server is shutting down: it answers, but wants no more requests.
     """
 
-    def __init__(
-        self,
-        model: ServedModel,
-        batcher: Batcher,
-        metrics: Metrics,
-        settings: Settings,
-        token: str,
-        prediction_log: PredictionLog | None,
-    ) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings, token: str) -> None:
+        self.scorers: dict[str, Scorer] = {}
+        self.repository: Repository | None = None
         self.max_body = int(settings.max_body_mb * 1e6)
         self.draining = False
-        self._model = model
-        self._batcher = batcher
         self._metrics = metrics
         self._settings = settings
         self._token = f"Bearer {token}".encode() if token else b""
-        self._prediction_log = prediction_log
         self._origins = {origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()}
         self._routes: dict[str, dict[str, Route]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._add_routes()
 
     def handle(self, request: Request, done: Callable[[Response], None]) -> Job | None:
@@ -96,36 +95,62 @@ class App:
             if isinstance(asked, Response):
                 exchange.answer(asked)
                 return None
+            if not isinstance(asked, Prediction):
+                task = asyncio.get_running_loop().create_task(exchange.wait(asked))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return None
             exchange.prediction = asked
             if not asked.rows:
-                exchange.finish(Answer(self._model.signature.no_rows(), 0, 0))
+                exchange.finish(Answer(asked.scorer.model.signature.no_rows(), 0, 0))
                 return None
-            exchange.job = self.predict(asked.rows, self._seconds(request), route.protocol, exchange.finish)
+            exchange.job = asked.scorer.predict(
+                asked.rows, self._seconds(request), route.protocol, exchange.finish
+            )
         except Exception as error:
             exchange.finish(error)
         return exchange.job
 
-    def predict(self, rows: list[Row], seconds: float, protocol: str, done: Callable[[Outcome], None]) -> Job:
-        """Score the rows of a request; see `Batcher.submit`.
+    def serve(self, scorer: Scorer) -> None:
+        """Serve a model as the only one: by every protocol, also those that name none."""
+        model, settings = scorer.model, self._settings
+        predict = partial(self._predict_json, scorer)
+        self._post("/predict", "predict", predict)
+        self._get("/openapi.json", "other", _fixed(openapi.document(model, bool(self._token))))
+        self._get("/docs", "other", _fixed(openapi.page(model), _HTML))
+        # SageMaker.
+        self._get("/ping", "sagemaker", self._ready({"status": "healthy"}), needs_token=False)
+        self._post("/invocations", "sagemaker", partial(self._invoke, scorer))
+        # Vertex AI says which addresses it wants.
+        if settings.health_route:
+            self._get(settings.health_route, "vertex", self._ready({"status": "healthy"}), needs_token=False)
+        if settings.predict_route:
+            self._post(settings.predict_route, "vertex", predict)
+        self.add(scorer)
 
-        Raises:
-            Refusal: There are too many rows, or too many are waiting.
-        """
-        if len(rows) > self._settings.max_rows:
-            raise Refusal(
-                "too_many_rows",
-                f"the request has {len(rows)} rows; at most {self._settings.max_rows} are taken at once",
-            )
-        if not self._prediction_log:
-            return self._batcher.submit(rows, seconds, done)
-        kept = self._prediction_log
+    def add(self, scorer: Scorer) -> None:
+        """Serve a model by the protocols that name it."""
+        model = scorer.model
+        alive = self._ready({"name": model.name, "ready": True})
+        self.scorers[model.name] = scorer
+        self._metrics.models.append(model.facts)
+        platform = f"flowparts_{model.engine.name}"
+        described = open_inference.model_metadata(model.signature, model.name, model.version, platform)
+        v1, v2, versioned = _addresses(scorer)
+        self._get(v1, "v1", alive)
+        self._post(f"{v1}:predict", "v1", partial(self._predict_json, scorer))
+        for path in (v2, versioned):
+            self._get(path, "v2", _fixed(described))
+            self._get(f"{path}/ready", "v2", alive, needs_token=False)
+            self._post(f"{path}/infer", "v2", partial(self._infer, scorer))
 
-        def answered(outcome: Outcome) -> None:
-            if isinstance(outcome, Answer):
-                kept.add(rows, outcome, protocol)
-            done(outcome)
-
-        return self._batcher.submit(rows, seconds, answered)
+    def remove(self, name: str) -> None:
+        """Serve a model no more."""
+        scorer = self.scorers.pop(name)
+        self._metrics.models.remove(scorer.model.facts)
+        v1, v2, versioned = _addresses(scorer)
+        for path in (v1, f"{v1}:predict", *(f"{v}{end}" for v in (v2, versioned) for end in _ENDS)):
+            del self._routes[unquote(path)]
 
     def refuse(self, refusal: Refusal, request: Request | None = None) -> Response:
         """Return the answer to a request that gets no prediction, and count it."""
@@ -153,35 +178,17 @@ class App:
                 milliseconds=round(1000 * seconds, 3), protocol=protocol)  # fmt: skip
 
     def _add_routes(self) -> None:
-        model, name, signature = self._model, quote(self._model.name), self._model.signature
-        settings, alive = self._settings, {"name": self._model.name, "ready": True}
-        self._post("/predict", "predict", self._predict_json)
-        self._get("/openapi.json", "other", _fixed(openapi.document(model, bool(self._token))))
-        self._get("/docs", "other", _fixed(openapi.page(model), _HTML))
         self._get("/metrics", "other", self._render_metrics, needs_token=False)
         # KServe V1.
         self._get("/", "v1", _fixed({"status": "alive"}), needs_token=False)
-        self._get("/v1/models", "v1", _fixed({"models": [model.name]}))
-        self._get(f"/v1/models/{name}", "v1", self._ready(alive))
-        self._post(f"/v1/models/{name}:predict", "v1", self._predict_json)
+        self._get("/v1/models", "v1", lambda _: Response(_json({"models": list(self.scorers)})))
         # Open Inference V2.
-        self._get("/v2", "v2", _fixed(open_inference.server_metadata()))
+        extensions = ["model_repository"] if self._settings.repository else []
+        self._get("/v2", "v2", _fixed(open_inference.server_metadata(extensions)))
         self._get("/v2/health/live", "v2", _fixed({"live": True}), needs_token=False)
         self._get("/v2/health/ready", "v2", self._ready({"ready": True}), needs_token=False)
-        platform = f"flowparts_{model.engine.name}"
-        described = open_inference.model_metadata(signature, model.name, model.version, platform)
-        for path in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{model.version}"):
-            self._get(path, "v2", _fixed(described))
-            self._get(f"{path}/ready", "v2", self._ready(alive), needs_token=False)
-            self._post(f"{path}/infer", "v2", self._infer)
-        # SageMaker.
-        self._get("/ping", "sagemaker", self._ready({"status": "healthy"}), needs_token=False)
-        self._post("/invocations", "sagemaker", self._invoke)
-        # Vertex AI says which addresses it wants.
-        if settings.health_route:
-            self._get(settings.health_route, "vertex", self._ready({"status": "healthy"}), needs_token=False)
-        if settings.predict_route:
-            self._post(settings.predict_route, "vertex", self._predict_json)
+        if self._settings.repository:
+            self._post("/v2/repository/index", "v2", self._index)
 
     def _get(self, path: str, protocol: str, handler: Handler, *, needs_token: bool = True) -> None:
         self._routes.setdefault(unquote(path), {})["GET"] = Route(protocol, handler, needs_token)
@@ -190,7 +197,7 @@ class App:
         self._routes.setdefault(unquote(path), {})["POST"] = Route(protocol, handler, needs_token=True)
 
     def _route(self, request: Request) -> Route:
-        methods = self._routes.get(request.path)
+        methods = self._routes.get(request.path) or self._repository_route(request.path)
         if methods is None:
             raise Refusal(
                 "not_found", f"there is nothing at {request.path}; /openapi.json lists the addresses"
@@ -209,6 +216,24 @@ class App:
         ):
             raise Refusal("unauthorized", "send the server's token as the header Authorization: Bearer TOKEN")
         return route
+
+    def _repository_route(self, path: str) -> dict[str, Route] | None:
+        asked = re.fullmatch("/v2/repository/models/([^/]+)/(load|unload)", path)
+        if not asked or not self.repository:
+            return None
+        name, verb = asked.groups()
+        act = self.repository.load if verb == "load" else self.repository.unload
+
+        async def answer() -> Response:
+            await act(name)
+            return Response(b"{}")
+
+        return {"POST": Route("v2", lambda _: answer(), needs_token=True)}
+
+    def _index(self, request: Request) -> Response:
+        if not self.repository:
+            return Response(b"[]")
+        return Response(_json(self.repository.index(open_inference.wants_ready(request.body))))
 
     def _seconds(self, request: Request) -> float:
         given = request.headers.get(b"x-request-timeout-ms")
@@ -231,27 +256,26 @@ class App:
     def _render_metrics(self, _: Request) -> Response:
         return Response(self._metrics.render(), head=_PROMETHEUS)
 
-    def _predict_json(self, request: Request) -> Prediction:
-        signature = self._model.signature
+    def _predict_json(self, scorer: Scorer, request: Request) -> Prediction:
+        signature = scorer.model.signature
         _check_json(request)
-        return Prediction(signature.rows_of_json(request.body), self._rendered_json)
+        return Prediction(
+            scorer, signature.rows_of_json(request.body), lambda answer: Response(signature.json_of(answer))
+        )
 
-    def _rendered_json(self, answer: Answer) -> Response:
-        return Response(self._model.signature.json_of(answer))
-
-    def _invoke(self, request: Request) -> Prediction:
-        signature = self._model.signature
+    def _invoke(self, scorer: Scorer, request: Request) -> Prediction:
+        signature = scorer.model.signature
         if _media_type(request) != b"text/csv":
-            return self._predict_json(request)
+            return self._predict_json(scorer, request)
         rows = comma_separated.rows(request.body, signature)
         if b"text/csv" in request.headers.get(b"accept", b""):
             return Prediction(
-                rows, lambda answer: Response(comma_separated.write(answer, signature), head=_CSV)
+                scorer, rows, lambda answer: Response(comma_separated.write(answer, signature), head=_CSV)
             )
-        return Prediction(rows, self._rendered_json)
+        return Prediction(scorer, rows, lambda answer: Response(signature.json_of(answer)))
 
-    def _infer(self, request: Request) -> Prediction:
-        signature = self._model.signature
+    def _infer(self, scorer: Scorer, request: Request) -> Prediction:
+        model, signature = scorer.model, scorer.model.signature
         length = request.headers.get(open_inference.LENGTH_HEADER)
         if length is None:
             _check_json(request)
@@ -260,15 +284,13 @@ class App:
         open_inference.wanted([output.name for output in asked.outputs], signature)
 
         def render(answer: Answer) -> Response:
-            body, json_length = open_inference.write(
-                asked, answer, signature, self._model.name, self._model.version
-            )
+            body, json_length = open_inference.write(asked, answer, signature, model.name, model.version)
             if json_length is None:
                 return Response(body)
             head = b"content-type: application/octet-stream\r\n%b: %d\r\n"
             return Response(body, head=head % (open_inference.LENGTH_HEADER, json_length))
 
-        return Prediction(rows, render)
+        return Prediction(scorer, rows, render)
 
     def _cors(self, headers: Mapping[bytes, bytes]) -> bytes:
         origin = headers.get(b"origin", b"")
@@ -295,6 +317,13 @@ class _Exchange:
         self.prediction: Prediction | None = None
         self.job: Job | None = None
 
+    async def wait(self, coming: Coroutine[Any, Any, Response]) -> None:
+        """Answer with what takes its time."""
+        try:
+            self.answer(await coming)
+        except Exception as error:
+            self.finish(error)
+
     def finish(self, outcome: Outcome) -> None:
         """Answer with a prediction, or with what went wrong."""
         if isinstance(outcome, Answer) and self.prediction:
@@ -312,6 +341,12 @@ class _Exchange:
         """Answer."""
         self._app.finished(self._request, response, self.protocol, perf_counter() - self._started)
         self._done(response)
+
+
+def _addresses(scorer: Scorer) -> tuple[str, str, str]:
+    """Return where a model is: by V1, by V2, and there with its version."""
+    name = quote(scorer.model.name)
+    return f"/v1/models/{name}", f"/v2/models/{name}", f"/v2/models/{name}/versions/{scorer.model.version}"
 
 
 def _media_type(request: Request) -> bytes:

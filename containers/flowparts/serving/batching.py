@@ -122,6 +122,11 @@ class Batcher:
             self._loop.call_soon(self._dispatch)
         return job
 
+    @property
+    def busy(self) -> bool:
+        """Whether requests wait or are being scored."""
+        return self._busy
+
     def close(self) -> None:
         """End the thread when it has answered what it has."""
         self._ticker.cancel()

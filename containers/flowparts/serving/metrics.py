@@ -25,16 +25,16 @@ class Metrics:
     Args:
         folder: Where the workers' arrays lie.
         worker: Which of them this is.
-        classes: Label values of a classification; None for a regression.
-        model: Labels that tell the model: name, version, engine.
+        classes: Label values of a classification; None for a regression, or if models come and go.
+
+    Attributes:
+        models: Labels that tell each model: name, version, engine.
     """
 
-    def __init__(
-        self, folder: Path, worker: int, classes: Sequence[Any] | None, model: dict[str, str]
-    ) -> None:
+    def __init__(self, folder: Path, worker: int, classes: Sequence[Any] | None) -> None:
         self._folder = folder
         self._classes = ["" if classes is None else str(value) for value in classes or [None]]
-        self._model = model
+        self.models: list[dict[str, str]] = []
         self._places: dict[tuple[str, ...], int] = {}
         length = 0
         for key, size in self._layout():
@@ -118,10 +118,10 @@ class Metrics:
             if count:
                 family.add_metric(labels, buckets, total[place + len(bounds) + 1])
 
-        info = GaugeMetricFamily(
-            "flowparts_model_info", "The model that is served.", labels=list(self._model)
-        )
-        info.add_metric(list(self._model.values()), 1)
+        labels = ["name", "version", "engine"]
+        info = GaugeMetricFamily("flowparts_model_info", "The model that is served.", labels=labels)
+        for model in self.models:
+            info.add_metric([model[label] for label in labels], 1)
         yield info
         yield GaugeMetricFamily(
             "flowparts_requests_in_flight", "Requests being answered.", value=number("in_flight")

@@ -59,7 +59,14 @@ class InferResponse(msgspec.Struct, omit_defaults=True):
     id: str = ""
 
 
+class IndexRequest(msgspec.Struct):
+    """What is asked of a model repository."""
+
+    ready: bool = False
+
+
 _request = msgspec.json.Decoder(InferRequest)
+_index = msgspec.json.Decoder(IndexRequest)
 
 
 def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
@@ -167,9 +174,19 @@ def output_datatype(name: str, signature: Signature) -> str:
     return tensors.datatype_of(type(signature.classes[0]))
 
 
-def server_metadata() -> dict[str, Any]:
-    """Return what the server says about itself."""
-    return {"name": "flowparts", "version": flowparts.__version__, "extensions": ["binary_tensor_data"]}
+def server_metadata(extensions: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what the server says about itself, with what it speaks beside tensors."""
+    spoken = ["binary_tensor_data", *extensions]
+    return {"name": "flowparts", "version": flowparts.__version__, "extensions": spoken}
+
+
+def wants_ready(body: bytes) -> bool:
+    """Return whether a request for the repository's index, which may be empty, is about loaded models only.
+
+    Raises:
+        Refusal: The body is something else.
+    """
+    return decoded(_index, body).ready if body else False
 
 
 def model_metadata(signature: Signature, model_name: str, version: str, platform: str) -> Mapping[str, Any]:

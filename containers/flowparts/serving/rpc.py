@@ -14,6 +14,8 @@ from flowparts.serving.batching import Answer, Outcome, Row
 from flowparts.serving.logs import say
 from flowparts.serving.metrics import Metrics
 from flowparts.serving.refusals import Refusal
+from flowparts.serving.repository import Repository
+from flowparts.serving.scorer import Scorer
 from flowparts.serving.served_model import ServedModel
 from flowparts.serving.settings import Settings
 
@@ -31,18 +33,16 @@ _CODES = {
 
 
 class Service:
-    """Answers the calls of the protocol with the application's model.
+    """Answers the calls of the protocol with the application's models.
 
     Args:
-        app: Predicts, and knows the token and whether the server is shutting down.
-        model: The model.
+        app: Has the models, and knows the token and whether the server is shutting down.
         metrics: Where calls are counted.
         settings: The server's options.
     """
 
-    def __init__(self, app: App, model: ServedModel, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, app: App, metrics: Metrics, settings: Settings) -> None:
         self._app = app
-        self._model = model
         self._metrics = metrics
         self._settings = settings
 
@@ -55,6 +55,9 @@ class Service:
             "ServerMetadata": (self._server_metadata, False),
             "ModelMetadata": (self._model_metadata, False),
             "ModelInfer": (self._infer, False),
+            "RepositoryIndex": (self._index, False),
+            "RepositoryModelLoad": (self._load, False),
+            "RepositoryModelUnload": (self._unload, False),
         }
         found: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             _SERVICE,
@@ -108,15 +111,15 @@ class Service:
         return messages.ServerReadyResponse(ready=not self._app.draining)
 
     async def _model_ready(self, request: Any, _: Any) -> Any:
-        self._require_model(request.name, request.version)
+        self._scorer(request.name, request.version)
         return messages.ModelReadyResponse(ready=not self._app.draining)
 
     async def _server_metadata(self, _: Any, __: Any) -> Any:
-        return messages.ServerMetadataResponse(**open_inference.server_metadata())
+        extensions = ["model_repository"] if self._app.repository else []
+        return messages.ServerMetadataResponse(**open_inference.server_metadata(extensions))
 
     async def _model_metadata(self, request: Any, _: Any) -> Any:
-        self._require_model(request.name, request.version)
-        model = self._model
+        model = self._scorer(request.name, request.version).model
         return messages.ModelMetadataResponse(
             **open_inference.model_metadata(
                 model.signature, model.name, model.version, f"flowparts_{model.engine.name}"
@@ -124,16 +127,16 @@ class Service:
         )
 
     async def _infer(self, request: Any, context: Any) -> Any:
-        self._require_model(request.model_name, request.model_version)
-        signature = self._model.signature
+        scorer = self._scorer(request.model_name, request.model_version)
+        model, signature = scorer.model, scorer.model.signature
         names = open_inference.wanted([output.name for output in request.outputs], signature)
-        rows = self._rows(request)
+        rows = self._rows(request, model)
         seconds = self._settings.timeout_seconds
         if (remaining := context.time_remaining()) is not None:
             seconds = min(seconds, remaining)
-        answer = await self._predicted(rows, seconds) if rows else Answer(signature.no_rows(), 0, 0)
+        answer = await _predicted(scorer, rows, seconds) if rows else Answer(signature.no_rows(), 0, 0)
         response = messages.ModelInferResponse(
-            model_name=self._model.name, model_version=self._model.version, id=request.id
+            model_name=model.name, model_version=model.version, id=request.id
         )
         for name in names:
             values = answer.column(name)
@@ -142,19 +145,25 @@ class Service:
             response.raw_output_contents.append(tensors.packed(datatype, values))
         return response
 
-    async def _predicted(self, rows: list[Row], seconds: float) -> Answer:
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        job = self._app.predict(rows, seconds, "grpc", future.set_result)
-        try:
-            outcome = await future
-        except asyncio.CancelledError:
-            job.cancel()
-            raise
-        if isinstance(outcome, Answer):
-            return outcome
-        raise outcome
+    async def _index(self, request: Any, _: Any) -> Any:
+        return messages.RepositoryIndexResponse(models=self._repository().index(request.ready))
 
-    def _rows(self, request: Any) -> list[Row]:
+    async def _load(self, request: Any, _: Any) -> Any:
+        await self._repository().load(request.model_name)
+        return messages.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: Any, _: Any) -> Any:
+        await self._repository().unload(request.model_name)
+        return messages.RepositoryModelUnloadResponse()
+
+    def _repository(self) -> Repository:
+        if not self._app.repository:
+            raise Refusal(
+                "not_found", "this server serves one model; start it with --repository to load others"
+            )
+        return self._app.repository
+
+    def _rows(self, request: Any, model: ServedModel) -> list[Row]:
         raw = request.raw_input_contents
         if raw and len(raw) != len(request.inputs):
             raise Refusal(
@@ -164,15 +173,29 @@ class Service:
             _of_bytes(tensor, raw[position]) if raw else _of_contents(tensor)
             for position, tensor in enumerate(request.inputs)
         ]
-        return tensors.rows(inputs, self._model.signature, self._settings.max_rows)
+        return tensors.rows(inputs, model.signature, self._settings.max_rows)
 
-    def _require_model(self, name: str, version: str) -> None:
-        if name != self._model.name or version not in ("", self._model.version):
-            asked = f"{name!r}" + (f", version {version!r}" if version else "")
-            raise Refusal(
-                "not_found",
-                f"there is no model {asked} here, only {self._model.name!r}, version {self._model.version}",
-            )
+    def _scorer(self, name: str, version: str) -> Scorer:
+        scorer = self._app.scorers.get(name)
+        if scorer and version in ("", scorer.model.version):
+            return scorer
+        asked = f"{name!r}" + (f", version {version!r}" if version else "")
+        served = [scorer.model for scorer in self._app.scorers.values()]
+        there = [f"{model.name!r}, version {model.version}" for model in served]
+        raise Refusal("not_found", f"there is no model {asked} here, only {'; '.join(there) or 'none'}")
+
+
+async def _predicted(scorer: Scorer, rows: list[Row], seconds: float) -> Answer:
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    job = scorer.predict(rows, seconds, "grpc", future.set_result)
+    try:
+        outcome = await future
+    except asyncio.CancelledError:
+        job.cancel()
+        raise
+    if isinstance(outcome, Answer):
+        return outcome
+    raise outcome
 
 
 def _of_bytes(tensor: Any, raw: bytes) -> tensors.Tensor:

@@ -31,6 +31,11 @@ class ServedModel:
     signature: Signature
     example: list[dict[str, Any]]
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What tells it from others: name, version, engine."""
+        return {"name": self.name, "version": self.version, "engine": self.engine.name}
+
     def predict(self, rows: Sequence[Row]) -> Columns:
         """Score rows whose values stand in the order of the features.
 
@@ -39,6 +44,11 @@ class ServedModel:
         """
         columns = dict(zip(self.signature.features, zip(*rows, strict=True), strict=True))
         return {name: values.tolist() for name, values in self.engine.predict_columns(columns).items()}
+
+
+def version(described: dict[str, Any]) -> str:
+    """Return what stands for the content of a model that an MLmodel file describes."""
+    return str(described["model_uuid"])[:12]
 
 
 def load(directory: Path, settings: Settings) -> ServedModel:
@@ -59,7 +69,7 @@ def load(directory: Path, settings: Settings) -> ServedModel:
         categories=known,
     )
     example = _example(directory)
-    served = ServedModel(settings.name, str(described["model_uuid"])[:12], engine, signature, example)
+    served = ServedModel(settings.name, version(described), engine, signature, example)
     try:
         # As clients send it: what the example's types are in JSON must fit too.
         rows = signature.rows_of_json(json.dumps({"instances": example}).encode())

@@ -22,6 +22,7 @@ class Settings:
     """What a server is started with; each option may also be given as FLOWPARTS_SERVING_<OPTION>."""
 
     model: str = _option("", "model directory or its URI (file://, s3://, gs://)")
+    repository: str = _option("", "directory of models that are loaded by request, instead of one model")
     name: str = _option("model", "the model's name in the addresses")
     host: str = _option("0.0.0.0", "address to listen on")  # noqa: S104 - a container is reached from outside
     port: int = _option(8080, "HTTP port; 0 takes a free one")
@@ -70,7 +71,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     given.pop("command", None)
     values = {field.name: _converted(field, text) for field in fields if (text := given[field.name])}
     settings = Settings(**values)
-    if not settings.model:
+    if not settings.model and not settings.repository:
         mounted = next((mount for mount in MOUNTS if Path(mount).is_dir()), "")
         settings = dataclasses.replace(settings, model=mounted)
     _check(settings)
@@ -115,10 +116,14 @@ def _converted(field: "dataclasses.Field[Any]", text: str) -> Any:
 
 
 def _check(settings: Settings) -> None:
-    if not settings.model:
+    if not settings.model and not settings.repository:
         raise ValueError(
             f"no model to serve: give --model DIRECTORY_OR_URI, or mount one at {' or '.join(MOUNTS)}"
         )
+    if settings.model and settings.repository:
+        raise ValueError("--model and --repository exclude each other; give one of them")
+    if settings.repository and settings.workers > 1:
+        raise ValueError("--repository takes one worker, the one that is told what to load; run more servers")
     if not settings.name or set(settings.name) & set("/:?#% "):
         raise ValueError(
             f"--name must be usable in an address, without / : ? # % and spaces, not {settings.name!r}"

@@ -15,10 +15,10 @@ from typing import Any
 
 from flowparts.serving import logs, served_model
 from flowparts.serving.app import App
-from flowparts.serving.batching import Batcher
 from flowparts.serving.http import Server
 from flowparts.serving.metrics import Metrics
-from flowparts.serving.prediction_log import PredictionLog
+from flowparts.serving.repository import Repository
+from flowparts.serving.scorer import Scorer
 from flowparts.serving.settings import Settings
 
 # The exit status of a worker that can't start: starting it again would not help.
@@ -38,15 +38,18 @@ def run(settings: Settings, listener: socket.socket, number: int, shared: Path, 
         parent: A pipe's end that closes when the supervisor is gone; -1 for none.
     """
     started = perf_counter()
-    try:
-        model = served_model.load(Path(settings.model), settings)
-    except ValueError as error:
-        logs.say(str(error), logging.ERROR)
-        return CANNOT_START
-    logs.say(
-        "model loaded", model=model.name, version=model.version, engine=model.engine.name,
-        seconds=round(perf_counter() - started, 3), worker=number,
-    )  # fmt: skip
+    model = None
+    if settings.model:
+        try:
+            model = served_model.load(Path(settings.model), settings)
+        except ValueError as error:
+            logs.say(str(error), logging.ERROR)
+            return CANNOT_START
+        seconds = round(perf_counter() - started, 3)
+        logs.say(
+            "model loaded", model=model.name, version=model.version, engine=model.engine.name,
+            seconds=seconds, worker=number,
+        )  # fmt: skip
     # What has been loaded stays: the collector need not walk through it again and again.
     gc.collect()
     gc.freeze()
@@ -73,29 +76,20 @@ async def _serve(
     number: int,
     shared: Path,
     parent: int,
-    model: served_model.ServedModel,
+    model: served_model.ServedModel | None,
 ) -> None:
-    facts = {"name": model.name, "version": model.version, "engine": model.engine.name}
-    metrics = Metrics(shared, number, model.signature.classes, facts)
-    batcher = Batcher(
-        model.predict,
-        settings.max_batch_rows,
-        settings.max_waiting_rows,
-        lambda rows, seconds, columns: metrics.scored(rows, seconds, columns["prediction"]),
-    )
-    log = None
-    if settings.prediction_log:
-        log = PredictionLog(
-            Path(settings.prediction_log), model, settings.prediction_log_share, settings.prediction_log_rows,
-            settings.prediction_log_seconds,
-        )  # fmt: skip
-    app = App(model, batcher, metrics, settings, os.environ.get("FLOWPARTS_SERVING_TOKEN", ""), log)
+    metrics = Metrics(shared, number, model.signature.classes if model else None)
+    app = App(metrics, settings, os.environ.get("FLOWPARTS_SERVING_TOKEN", ""))
+    if model:
+        app.serve(Scorer(model, settings, metrics))
+    else:
+        app.repository = Repository(app, settings, metrics)
     server = Server(app)
     calls = None
     if settings.grpc_port:
         from flowparts.serving import rpc
 
-        service = rpc.Service(app, model, metrics, settings)
+        service = rpc.Service(app, metrics, settings)
         calls = rpc.server(service, f"{_bracketed(settings.host)}:{settings.grpc_port}", settings.max_body_mb)
         await calls.start()
     loop = asyncio.get_running_loop()
@@ -120,8 +114,9 @@ async def _serve(
         loop.add_reader(parent, orphaned)
     await server.start(listener)
     host, port = listener.getsockname()[:2]
+    what = model.name if model else f"models of {settings.repository}"
     logs.say(
-        f"serving {model.name} at http://{_bracketed('127.0.0.1' if host == '0.0.0.0' else host)}:{port}",  # noqa: S104
+        f"serving {what} at http://{_bracketed('127.0.0.1' if host == '0.0.0.0' else host)}:{port}",  # noqa: S104
         worker=number, http_port=port, grpc_port=settings.grpc_port,
     )  # fmt: skip
     await stopped.wait()
@@ -129,9 +124,8 @@ async def _serve(
         await asyncio.gather(server.stop(_SECONDS_TO_FINISH), calls.stop(_SECONDS_TO_FINISH))
     else:
         await server.stop(_SECONDS_TO_FINISH)
-    batcher.close()
-    if log:
-        log.close()
+    for scorer in app.scorers.values():
+        scorer.close()
     logs.say("stopped", worker=number)
 
 

@@ -88,7 +88,8 @@ SELDON_SERVER = only(
 )
 SELDON_MODEL = only(
     "storageUri",
-    storageUri={"type": "string", "pattern": "^(s3|gs)://"},
+    storageUri={"type": "string", "pattern": "^(s3|gs|minio)://"},
+    secretName=STRING,
     server=STRING,
     requirements=listed(STRING),
     replicas=COUNT,
@@ -109,11 +110,18 @@ KSERVE_PREDICTOR = {
 }
 # What Knative takes of a pod without switching on features
 # (https://knative.dev/docs/serving/configuration/feature-flags/).
-KNATIVE_POD = "automountServiceAccountToken containers serviceAccountName volumes".split()
-KNATIVE_CONTAINER = (
-    "env envFrom image livenessProbe name ports readinessProbe resources securityContext startupProbe "
-    "volumeMounts"
-).split()
+KNATIVE_POD = only(automountServiceAccountToken={}, containers={}, serviceAccountName={}, volumes={})
+KNATIVE_CONTAINER = only(
+    "ports",
+    **{
+        name: {}
+        for name in (
+            "env", "envFrom", "image", "livenessProbe", "name", "readinessProbe", "resources",
+            "securityContext", "startupProbe", "volumeMounts",
+        )
+    },
+    ports={"maxItems": 1},
+)  # fmt: skip
 
 
 def check_inference_service(spec: dict[str, Any]) -> None:
@@ -123,10 +131,9 @@ def check_inference_service(spec: dict[str, Any]) -> None:
     jsonschema.validate(own, only(**KSERVE_PREDICTOR))
     pod = {name: value for name, value in predictor.items() if name not in KSERVE_PREDICTOR}
     check_pod(pod)
-    jsonschema.validate(pod, only(**dict.fromkeys(KNATIVE_POD, {})))
-    (container,) = pod["containers"]
-    jsonschema.validate(container, only("ports", **dict.fromkeys(KNATIVE_CONTAINER, {})))
-    jsonschema.validate(container["ports"], {"maxItems": 1})
+    jsonschema.validate(pod, KNATIVE_POD)
+    for container in pod["containers"]:
+        jsonschema.validate(container, KNATIVE_CONTAINER)
 
 
 def check_seldon_server(spec: dict[str, Any]) -> None:

@@ -475,6 +475,12 @@ def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any
     if ("services", name) not in api.objects and name != "seldon-mesh":
         return 404, failure(404, "NotFound", f'services "{name}" not found')
     model = headers.get("Seldon-Model", "")
+    if model:
+        # As Seldon's mesh and agent do: to a candidate of the experiment, by the name of its first version.
+        if model.endswith(".experiment"):
+            candidates = api.get("experiments", model.removesuffix(".experiment"))["spec"]["candidates"]
+            model = max(candidates, key=lambda candidate: candidate["weight"])["name"]
+        path = re.sub("(v2/models/)[^/]+", rf"\g<1>{model}_1", path)
     address = api.backend(model or name)
     sent = urllib.request.Request(
         f"{address}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}

@@ -3,14 +3,17 @@
 Seldon Core 2 has no typed client on PyPI: its resources are checked by the fields of its API reference.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
 from flowparts.deploy import seldon
 from flowparts.endpoint import Endpoint
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
-from tests.flowparts.serving.conftest import Server
+from tests.flowparts.serving.conftest import start, wait
+from tests.flowparts.serving.test_repository import place
 
 IMAGE = "registry.example/flowparts-serving:0.1.0"
 FIRST, SECOND = "s3://models/churn/1", "gs://models/churn/2"
@@ -26,7 +29,7 @@ def weights(api: KubernetesApi) -> dict[str, int]:
 
 
 def test_a_revision_has_a_server_that_takes_no_other_model(api: KubernetesApi) -> None:
-    made = deploy(FIRST, replicas=2, environment_from="s3")
+    made = deploy(FIRST, replicas=2, environment_from="options", storage_secret="s3")
     own = f"churn-{made.revision}"
     server, model = api.get("servers", own)["spec"], api.get("models", own)["spec"]
     assert server["capabilities"] == model["requirements"] == [own]
@@ -35,8 +38,18 @@ def test_a_revision_has_a_server_that_takes_no_other_model(api: KubernetesApi) -
     assert server["replicas"] == model["replicas"] == 2
     (container,) = server["podSpec"]["containers"]
     assert (container["name"], container["image"]) == ("mlserver", IMAGE)
-    assert {"name": "FLOWPARTS_SERVING_PORT", "value": "9000"} in container["env"]
-    assert container["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert {entry["name"]: entry["value"] for entry in container["env"]} == {
+        "FLOWPARTS_SERVING_REPOSITORY": "/mnt/agent/models",
+        "FLOWPARTS_SERVING_PORT": "9000",
+        "FLOWPARTS_SERVING_GRPC_PORT": "9500",
+        "FLOWPARTS_SERVING_DRAIN_SECONDS": "5",
+    }
+    probed = {container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "liveness", "readiness")}
+    assert probed == {9000}
+    # The agent in the same pod reads Secrets as the pod's account.
+    assert "automountServiceAccountToken" not in server["podSpec"]
+    assert container["envFrom"] == [{"secretRef": {"name": "options"}}]
+    assert model["secretName"] == "s3"
     assert weights(api) == {own: 100}
 
 
@@ -93,13 +106,25 @@ def test_a_cluster_without_seldon_is_told(api: KubernetesApi) -> None:
         deploy(FIRST)
 
 
-def test_requests_name_the_experiment_or_a_revisions_model(
-    api: KubernetesApi, server: Server, records: list[dict[str, Any]], expected: list[Any]
+def test_requests_for_the_experiment_or_a_revision_reach_what_the_agent_had_loaded(
+    api: KubernetesApi, tmp_path: Path, model: Path, records: list[dict[str, Any]], expected: list[Any]
 ) -> None:
     first = deploy(FIRST)
     made = deploy(SECOND, share=20)
+    # The server as the manifest starts it, but for the addresses.
+    (container,) = api.get("servers", f"churn-{made.revision}")["spec"]["podSpec"]["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    environment["FLOWPARTS_SERVING_REPOSITORY"] = str(tmp_path)
+    server = wait(start("", environment=environment))
     asked: list[str] = []
     api.backend = lambda model: asked.append(model) or server.url  # type: ignore[func-returns-value]
-    for revision in ("", made.revision, first.revision):
-        assert [row["prediction"] for row in seldon.predict(made, records, revision)] == expected
-    assert asked == ["churn.experiment", f"churn-{made.revision}", f"churn-{first.revision}"]
+    try:
+        with InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as agent:
+            for revision in (first.revision, made.revision):
+                place(model, tmp_path, f"churn-{revision}")
+                agent.load_model(f"churn-{revision}_1")
+        for revision in ("", made.revision, first.revision):
+            assert [row["prediction"] for row in seldon.predict(made, records, revision)] == expected
+    finally:
+        server.stop()
+    assert asked == [f"churn-{revision}" for revision in (first.revision, made.revision, first.revision)]

@@ -54,14 +54,13 @@ def test_requests_rows_and_refusals_are_counted_over_all_workers(
 
 
 def test_a_worker_goes_on_where_the_one_before_stopped_and_has_nothing_in_flight(tmp_path: Path) -> None:
-    facts = {"name": "m", "version": "1", "engine": "e"}
     for _ in range(2):
-        numbers = Metrics(tmp_path, 0, [True, False], facts)
+        numbers = Metrics(tmp_path, 0, [True, False])
         numbers.started()
         numbers.finished("v1", 200, 0.2)
         numbers.started()
         numbers.scored(3, 0.001, [True, False, True])
-    found = samples(Metrics(tmp_path, 1, [True, False], facts).render().decode())
+    found = samples(Metrics(tmp_path, 1, [True, False]).render().decode())
     assert found["flowparts_requests_total{code=200,protocol=v1}"] == 2
     assert found["flowparts_predictions_total{class=True}"] == 4
     assert found["flowparts_requests_in_flight{}"] == 1
@@ -70,6 +69,6 @@ def test_a_worker_goes_on_where_the_one_before_stopped_and_has_nothing_in_flight
 
 
 def test_rows_of_a_regression_are_counted_without_a_class(tmp_path: Path) -> None:
-    numbers = Metrics(tmp_path, 0, None, {"name": "m", "version": "1", "engine": "e"})
+    numbers = Metrics(tmp_path, 0, None)
     numbers.scored(2, 0.001, [1.5, 2.5])
     assert samples(numbers.render().decode())["flowparts_predictions_total{class=}"] == 2
