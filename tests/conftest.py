@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,19 @@ from kfp import dsl
 
 from flowparts import models, preprocess, tables
 from targets import docker as targets_docker
+from tests import endpoints
 from tests.flowparts.deploy import kubernetes_api
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 # Reports and pages are looked at in a real browser; keep its pictures when asked to.
 SCREENSHOTS = os.environ.get("FLOWPARTS_SCREENSHOTS")
 IMAGES = Path(__file__).parents[1] / "build" / "images.json"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remove what earlier runs of the tests, which were killed, have left deployed."""
+    if not hasattr(session.config, "workerinput") and IMAGES.exists():
+        endpoints.remove_left_behind()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -233,7 +239,7 @@ def new_endpoint(containers: targets_docker.Containers) -> Iterator[Callable[[st
     names = []
 
     def name(stem: str) -> str:
-        names.append(f"{stem}-{uuid.uuid4().hex[:8]}")
+        names.append(endpoints.new_name(stem))
         return names[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -4,7 +4,6 @@ import fcntl
 import itertools
 import json
 import os
-import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from components.register.load_champion import load_champion
 from targets import catalogue, docker, package
 from tests.conftest import IMAGES
 from tests.contract.steps import Step, from_command
+from tests.endpoints import new_name
 from tests.flowparts.deploy import kubernetes_api
 
 QUICK = [
@@ -151,7 +151,7 @@ def _run_pipelines(folder: Path, outside: Path, patch: pytest.MonkeyPatch, missi
         (name, {}) for name in PIPELINES if name not in {name for name, _ in RUNS}
     ]
     # An endpoint for this session; tests/conftest.py removes it at the end.
-    places = {"outside": str(outside), "endpoint": f"contract-{uuid.uuid4().hex[:8]}"}
+    places = {"outside": str(outside), "endpoint": new_name("contract")}
     if not missing:
         (folder / "endpoints").write_text(f"{places['endpoint']} {places['endpoint']}-too")
     with warnings.catch_warnings():

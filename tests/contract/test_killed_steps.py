@@ -1,7 +1,6 @@
 """A step that is killed while it writes leaves nothing that looks finished, and can be run again."""
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from flowparts import tables
 from targets import catalogue
 from tests.contract.conftest import Recorded
 from tests.contract.steps import MOVE, Step, Stop
+from tests.endpoints import new_name
 
 COMPONENTS = list(catalogue.components())
 # Write no output, but act on the world: a test below says what a killed one leaves there.
@@ -132,7 +132,7 @@ def test_a_killed_deployment_is_completed_by_the_next_try_and_leaves_nothing_els
     from flowparts.deploy import docker
 
     step = recorded.step("deploy_docker").inside(tmp_path / "step", recorded.outside)
-    name = f"killed-{uuid.uuid4().hex[:8]}"
+    name = new_name("killed")
     step.executor_input["inputs"]["parameterValues"] |= {"name": name, "share": 100}
     engine = DockerClient.from_env()
     mine = {"label": f"flowparts.endpoint={name}"}

@@ -3,6 +3,8 @@
 import http.client
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from flowparts import models, serving_check
 from flowparts.deploy import docker as host
 from flowparts.endpoint import Endpoint
+from tests import endpoints
 
 pytestmark = pytest.mark.container
 
@@ -175,6 +178,20 @@ def test_deploying_again_changes_nothing_and_other_settings_replace_the_servers(
     assert [client.lost for client in clients] == [[], [], []]
 
 
+def test_a_rolling_restart_of_all_servers_loses_none_of_a_thousand_requests(
+    first: Endpoint, made: dict[str, Path], engine: Any
+) -> None:
+    host.deploy(str(made["first"]), first.name, memory="600Mi", replicas=2)
+    before = containers_of(engine, first)
+    with load(first) as clients:
+        for memory in ("512Mi", "600Mi", "512Mi"):
+            assert host.deploy(str(made["first"]), first.name, memory=memory, replicas=2) == first
+        while sum(client.answered.total() for client in clients) < 1000:
+            time.sleep(0.1)
+    assert set(containers_of(engine, first)) & set(before) == {f"endpoint-{first.name}"}
+    assert [client.lost for client in clients] == [[], [], []]
+
+
 def test_a_model_that_does_not_load_is_told_and_removed_while_the_previous_serves(
     first: Endpoint, made: dict[str, Path], engine: Any
 ) -> None:
@@ -267,3 +284,21 @@ def test_without_an_engine_the_sentence_says_what_to_do(
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"no Docker engine answers at .*as a subprocess on its machine"):
         host.deploy(str(made["first"]), "wine")
+
+
+def test_what_a_killed_run_of_the_tests_left_behind_is_removed_and_nothing_else(engine: Any) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f"left-of-{ended.pid}-0123abcd", endpoints.new_name("kept"), f"somebodys-{ended.pid}-0123abcd"]
+    labels = [{"flowparts.endpoint": name} for name in names]
+    made = [
+        engine.volumes.create(f"endpoint-{name}", labels=label)
+        for name, label in zip(names, labels, strict=True)
+    ]
+    try:
+        endpoints.remove_left_behind()
+        left = {volume.name for volume in engine.volumes.list(filters={"label": "flowparts.endpoint"})}
+        assert [volume.name in left for volume in made] == [False, True, True]
+    finally:
+        for volume in made[1:]:
+            volume.remove()

@@ -114,8 +114,9 @@ def test_a_rolling_restart_under_load_loses_no_request(
         assert old.call("/v2/health/live")[0] == 200
         assert old.process.wait(20) == 0
         load.wait_for(200)
-    assert load.lost == []
+    assert len(load.statuses) >= 400
     assert set(load.statuses) == {200}
+    assert load.lost == []
 
 
 def test_what_was_asked_before_sigterm_is_answered(
@@ -170,6 +171,26 @@ def test_killed_workers_are_replaced_and_lose_only_what_they_held(
     assert counted >= len(load.statuses)
     assert server.stop() == 0
     assert not [process for process in before if process.is_running()]
+
+
+def test_workers_replaced_one_after_another_under_load_lose_no_request(
+    serve: Callable[..., Server], model: Path, records: Any
+) -> None:
+    server = serve(model, "--workers=2", "--name=m", "--drain-seconds=0.5")
+    supervisor = psutil.Process(server.process.pid)
+    before = [child for child in supervisor.children() if "worker" in " ".join(child.cmdline())]
+    with Load([server], records[0]) as load:
+        load.wait_for(200)
+        for number, worker in enumerate(before):
+            worker.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 60
+            while len(server.say("serving m")) < 3 + number and time.monotonic() < deadline:
+                time.sleep(0.05)
+            load.wait_for(200)
+    assert not [worker for worker in before if worker.is_running()]
+    assert len(load.statuses) >= 600
+    assert set(load.statuses) == {200}
+    assert load.lost == []
 
 
 def test_workers_end_with_their_supervisor(serve: Callable[..., Server], model: Path) -> None:
