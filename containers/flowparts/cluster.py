@@ -113,8 +113,11 @@ class Cluster:
             body: What to send.
             headers: Further headers for the service.
         """
-        address = f"/api/v1/namespaces/{self.namespace}/services/{service}/proxy/{path}"
-        return self._json("POST", address, body, headers=headers)
+        return self._json("POST", self._of_service(service, path), body, headers=headers)
+
+    def get_from_service(self, service: str, path: str) -> Any:
+        """Return the JSON that a service has at a path, through the API server as `post_to_service`."""
+        return self._json("GET", self._of_service(service, path))
 
     def trouble(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
         """Return why pods with these labels don't run, and whether waiting can't help.
@@ -169,6 +172,9 @@ class Cluster:
             return str(error)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return _line(lines[-1]) if lines else "none"
+
+    def _of_service(self, service: str, path: str) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/services/{service}/proxy/{path}"
 
     def _path(self, api_version: str, kind: str, name: str = "") -> str:
         plural = self._resource(api_version, kind)

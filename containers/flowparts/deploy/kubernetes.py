@@ -1,27 +1,12 @@
-"""Plain Kubernetes: a Deployment for each revision behind one Service.
+"""Plain Kubernetes: the model server in a Deployment for each revision behind one Service."""
 
-Requests are shared without a mesh. With a Gateway (https://gateway-api.sigs.k8s.io), an HTTPRoute gives each
-revision its exact share. Without one, the Service spreads connections over the pods of both revisions alike,
-so the share is a ratio of pods, the nearest that `replicas` allows, and the endpoint's traffic tells which
-that is. A revision without a share isn't selected at all.
-
-What was asked for stands on the Service as an annotation, so that a step that is tried again finds it.
-"""
-
-import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts import cluster
 from flowparts import deploy as targets
-from flowparts.cluster import Cluster, Manifest
+from flowparts.cluster import Cluster
+from flowparts.deploy._fleet import Fleet
 from flowparts.endpoint import Endpoint
-from flowparts.server_pod import GRPC_PORT, HTTP_PORT, ServerPod
-
-_STATE = "flowparts/endpoint"
-_REVISION = "flowparts/revision"
-_BUSY_PERCENT = 70
+from flowparts.server_pod import ServerPod
 
 
 def deploy(
@@ -61,307 +46,23 @@ def deploy(
         ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
             before still does.
     """
-    targets.check_share(share)
-    targets.check_replicas(replicas)
-    targets.check_timeout(timeout_seconds)
-    if max_replicas and max_replicas < replicas:
-        raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
     pod = ServerPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
-    fleet = _Fleet(Cluster(namespace), name, replicas, max_replicas, gateway)
-    before = fleet.state()
-    if before is None:
-        after = Endpoint("kubernetes", name, fleet.url(), pod.revision, {pod.revision: 100})
-    else:
-        after = replace(before.deploying(pod.revision, share), url=fleet.url())
-    after = replace(after, settings=fleet.settings)
-    try:
-        fleet.place(pod)
-        fleet.steer(after, timeout_seconds)
-    except ValueError as error:
-        kept = list(before.traffic) if before else []
-        if pod.revision not in kept:
-            with suppress(ValueError):
-                fleet.remove(pod.revision, last=not kept)
-        raise cluster.not_deployed(name, pod.revision, error, kept) from None
-    fleet.tidy(after)
-    return fleet.measured(after)
+    fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
+    return fleet.deploy(pod, share, timeout_seconds)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Give the current revision a share; at 100 the previous one keeps no pods, but can be brought back."""
-    after = endpoint.with_share(percent)
-    fleet = _Fleet.of(endpoint)
-    fleet.steer(after)
-    return fleet.measured(after)
+    return Fleet.of(endpoint, ServerPod).shift(endpoint, percent)
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
     """Bring the previous revision to its full strength, give it all requests and remove the current one."""
-    after = endpoint.rolled_back()
-    fleet = _Fleet.of(endpoint)
-    fleet.steer(after)
-    fleet.tidy(after)
-    return after
+    return Fleet.of(endpoint, ServerPod).rollback(endpoint)
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
-    """Send rows to the Gateway or the Service, or to a revision's own Service.
-
-    Services are reached directly in the cluster, and through its API server from anywhere else.
-    """
-    fleet = _Fleet.of(endpoint)
-    service = f"{endpoint.name}-{revision}" if revision else endpoint.name
-    if fleet.gateway and not revision:
-        return targets.ask(f"{endpoint.url}/predict", rows)
-    if cluster.in_cluster():
-        return targets.ask(f"http://{service}.{fleet.there.namespace}.svc/predict", rows)
-    return cluster.predictions(fleet.there.post_to_service(f"{service}:http", "predict", {"instances": rows}))
-
-
-@dataclass(frozen=True)
-class _Fleet:
-    """All that stands behind one endpoint."""
-
-    there: Cluster
-    name: str
-    replicas: int
-    max_replicas: int
-    gateway: str
-
-    @classmethod
-    def of(cls, endpoint: Endpoint) -> "_Fleet":
-        settings = dict(endpoint.settings)
-        return cls(Cluster(settings.pop("namespace")), endpoint.name, **settings)
-
-    @property
-    def labels(self) -> dict[str, str]:
-        return {"app.kubernetes.io/name": self.name, "app.kubernetes.io/managed-by": cluster.MANAGER}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {
-            "namespace": self.there.namespace,
-            "replicas": self.replicas,
-            "max_replicas": self.max_replicas,
-            "gateway": self.gateway,
-        }
-
-    def state(self) -> Endpoint | None:
-        """Return the endpoint as it was asked for last, which the cluster keeps."""
-        service = self.there.get("v1", "Service", self.name)
-        written = (service or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
-        return Endpoint(**json.loads(written)) if written else None
-
-    def place(self, pod: ServerPod) -> None:
-        """Apply what a revision is made of, and the rules that hold for all of them."""
-        self._apply("networking.k8s.io/v1", "NetworkPolicy", self.name, self._network(pod))
-        disruption = {
-            "selector": {"matchLabels": self.labels},
-            "maxUnavailable": 1,
-            # A pod that never gets ready must not keep a node from being drained.
-            "unhealthyPodEvictionPolicy": "AlwaysAllow",
-        }
-        self._apply("policy/v1", "PodDisruptionBudget", self.name, disruption)
-        labels = {**self.labels, _REVISION: pod.revision}
-        # The number of pods isn't applied: it belongs to whoever steers, or to the autoscaler.
-        spec = {
-            "selector": {"matchLabels": labels},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": labels}, "spec": pod.full_spec(labels)},
-        }
-        self._apply("apps/v1", "Deployment", self._of(pod.revision), spec, labels)
-        self._apply("v1", "Service", self._of(pod.revision), _service(labels), labels)
-
-    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
-        """Share the requests out: first more pods, then the routes, then fewer pods."""
-        pods = self._pods(asked)
-        for revision, count in pods.items():
-            if count and self._placed(revision) < count:
-                self.there.scale(self._of(revision), count)
-            if count and self.max_replicas:
-                scaler = self._scaler(revision, count)
-                self._apply("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision), scaler)
-        what = f"revision {asked.revision} of endpoint {self.name!r}"
-        targets.wait(
-            what, lambda: "; ".join(filter(None, map(self._look, pods, pods.values()))), timeout_seconds
-        )
-        self._route(asked)
-        for revision, count in pods.items():
-            # The autoscaler has the say above its minimum; at 0 pods it leaves a Deployment alone.
-            if not self.max_replicas or not count:
-                self.there.scale(self._of(revision), count)
-
-    def remove(self, revision: str, last: bool = False) -> None:
-        """Remove a revision, and with the last one what stands around it."""
-        self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
-        self.there.delete("v1", "Service", self._of(revision))
-        self.there.delete("apps/v1", "Deployment", self._of(revision))
-        if last:
-            self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
-            self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
-
-    def tidy(self, asked: Endpoint) -> None:
-        """Remove every revision that the endpoint doesn't name."""
-        for deployment in self.there.find("apps/v1", "Deployment", self.labels):
-            revision = deployment["metadata"]["labels"][_REVISION]
-            if revision not in asked.traffic:
-                self.remove(revision)
-
-    def measured(self, asked: Endpoint) -> Endpoint:
-        """Return the endpoint with the shares that the pods really get."""
-        if self.gateway or not 0 < asked.share < 100:
-            return asked
-        pods = self._pods(asked)
-        return asked.with_share(round(100 * pods[asked.revision] / sum(pods.values())))
-
-    def _of(self, revision: str) -> str:
-        return f"{self.name}-{revision}"
-
-    def _apply(
-        self,
-        api_version: str,
-        kind: str,
-        name: str,
-        spec: Manifest,
-        labels: Manifest | None = None,
-        **more: Any,
-    ) -> Manifest:
-        metadata = {"name": name, "namespace": self.there.namespace, "labels": labels or self.labels, **more}
-        return self.there.apply({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec})
-
-    def _pods(self, asked: Endpoint) -> dict[str, int]:
-        """Return how many pods each revision has; without a Gateway their ratio is the share."""
-        full, share = self.replicas, asked.share
-        if asked.previous_revision is None or share == 100:
-            current, previous = full, 0
-        elif share == 0:
-            current, previous = 1, full
-        elif self.gateway:
-            current = previous = full
-        elif share <= 50:
-            current, previous = max(1, round(full * share / (100 - share))), full
-        else:
-            current, previous = full, max(1, round(full * (100 - share) / share))
-        return {revision: current if revision == asked.revision else previous for revision in asked.traffic}
-
-    def _placed(self, revision: str) -> int:
-        return int((self._deployment(revision)["spec"]).get("replicas", 1))
-
-    def _deployment(self, revision: str) -> Manifest:
-        found = self.there.get("apps/v1", "Deployment", self._of(revision))
-        if found is None:
-            raise ValueError(
-                f"revision {revision} of endpoint {self.name!r} is gone from namespace "
-                f"{self.there.namespace}; deploy its model again"
-            )
-        return found
-
-    def _look(self, revision: str, count: int) -> str:
-        """Return "" when a revision has its pods, else how it stands."""
-        deployment = self._deployment(revision)
-        status = deployment.get("status", {})
-        ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
-        if cluster.observed(deployment) and ready >= count:
-            return ""
-        refused = cluster.condition(deployment, "ReplicaFailure")
-        if refused.get("status") == "True":
-            raise ValueError(f"its pods are refused: {refused.get('message', refused.get('reason'))}")
-        why, hopeless = self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))
-        if hopeless:
-            raise ValueError(why)
-        return f"{ready} of {count} pods of {revision} are ready" + (f" ({why})" if why else "")
-
-    def _route(self, asked: Endpoint) -> None:
-        serving = [revision for revision, share in asked.traffic.items() if share]
-        selector = self.labels if len(serving) > 1 else {**self.labels, _REVISION: serving[0]}
-        written = {_STATE: json.dumps(asdict(asked), sort_keys=True)}
-        self._apply("v1", "Service", self.name, _service(selector), annotations=written)
-        if self.there.serves("monitoring.coreos.com/v1", "ServiceMonitor"):
-            # The revisions' own services: the shared one would count the same pods again.
-            each = {
-                "matchLabels": self.labels,
-                "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
-            }
-            monitor = {
-                "selector": each,
-                "endpoints": [{"port": "http", "path": "/metrics"}],
-                "targetLabels": [_REVISION],
-            }
-            self._apply("monitoring.coreos.com/v1", "ServiceMonitor", self.name, monitor)
-        if self.gateway:
-            self._apply("gateway.networking.k8s.io/v1", "HTTPRoute", self.name, self._http_route(asked))
-            targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, 120.0)
-
-    def _http_route(self, asked: Endpoint) -> Manifest:
-        parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))
-        path = {"type": "PathPrefix", "value": f"/{self.there.namespace}/{self.name}"}
-        rewrite = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}
-        rule = {
-            "matches": [{"path": path}],
-            "filters": [{"type": "URLRewrite", "urlRewrite": rewrite}],
-            "backendRefs": [
-                {"name": self._of(revision), "port": 80, "weight": share}
-                for revision, share in asked.traffic.items()
-            ],
-        }
-        return {"parentRefs": [parent], "rules": [rule]}
-
-    def _look_at_route(self) -> str:
-        route = self.there.get("gateway.networking.k8s.io/v1", "HTTPRoute", self.name) or {}
-        parents = route.get("status", {}).get("parents", [])
-        conditions = [entry for parent in parents for entry in parent["conditions"]]
-        if bad := [entry for entry in conditions if entry["status"] == "False"]:
-            return f"{bad[0]['type']} is false: {bad[0].get('message', bad[0].get('reason'))}"
-        return "" if conditions else f"the gateway {self.gateway} has not taken it yet"
-
-    def url(self) -> str:
-        if not self.gateway:
-            return f"http://{self.name}.{self.there.namespace}.svc"
-        name, _, namespace = reversed(self.gateway.rpartition("/"))
-        beside = Cluster(namespace) if namespace else self.there
-        found = beside.get("gateway.networking.k8s.io/v1", "Gateway", name)
-        addresses = (found or {}).get("status", {}).get("addresses", [])
-        if not found or not addresses:
-            raise ValueError(
-                f"the gateway {self.gateway} is not there or has no address; name one that is programmed"
-            )
-        listener = found["spec"]["listeners"][0]
-        scheme = "https" if listener["protocol"] in ("HTTPS", "TLS") else "http"
-        return f"{scheme}://{addresses[0]['value']}:{listener['port']}/{self.there.namespace}/{self.name}"
-
-    def _network(self, pod: ServerPod) -> Manifest:
-        ports = [{"protocol": "TCP", "port": port} for port in (HTTP_PORT, GRPC_PORT)]
-        policy: Manifest = {
-            "podSelector": {"matchLabels": self.labels},
-            "policyTypes": ["Ingress"],
-            "ingress": [{"ports": ports}],
-        }
-        # A policy can't name where a model is fetched from, so only a mounted one does without a way out.
-        return {**policy, "policyTypes": ["Ingress", "Egress"]} if pod.mounted else policy
-
-    def _scaler(self, revision: str, count: int) -> Manifest:
-        busy = {"type": "Utilization", "averageUtilization": _BUSY_PERCENT}
-        return {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": self._of(revision)},
-            "minReplicas": count,
-            "maxReplicas": self.max_replicas,
-            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": busy}}],
-        }
-
-
-def _service(selector: dict[str, str]) -> Manifest:
-    return {
-        "selector": selector,
-        "ports": [
-            {"name": "http", "port": 80, "targetPort": HTTP_PORT, "protocol": "TCP", "appProtocol": "http"},
-            {
-                "name": "grpc",
-                "port": GRPC_PORT,
-                "targetPort": GRPC_PORT,
-                "protocol": "TCP",
-                "appProtocol": "kubernetes.io/h2c",
-            },
-        ],
-    }
+    """Send rows to the Gateway or the Service, or to a revision's own Service."""
+    return Fleet.of(endpoint, ServerPod).ask(endpoint, "predict", rows, revision)
