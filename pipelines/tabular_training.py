@@ -171,7 +171,7 @@ def tabular_training(
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
         seed: Seed of the split, the training and the bootstrap.
         deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
-            kubernetes, kserve, seldon, vertex or sagemaker; empty for nowhere.
+            kubernetes, kserve, seldon, tf_serving, vertex or sagemaker; empty for nowhere.
         endpoint_name: Name of the endpoint that it becomes a revision of.
         deploy_options: The target's own options, as its deploy component takes them.
     """

@@ -280,7 +280,9 @@ def not_deployed(name: str, revision: str, error: ValueError, kept: Iterable[str
 
 def _sentence(error: Any, method: str, path: str) -> ValueError:
     try:
-        said = _line(json.loads(error.body)["message"])
+        content = json.loads(error.body)
+        # The API's own refusals have a message, those of servers behind it an error.
+        said = _line(content["error"] if "error" in content else content["message"])
     except (ValueError, KeyError, TypeError):
         said = _line(str(error.reason))
     if error.status == 404:

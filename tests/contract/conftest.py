@@ -17,6 +17,7 @@ from components.deploy.deploy_docker import deploy_docker
 from components.deploy.deploy_kserve import deploy_kserve
 from components.deploy.deploy_kubernetes import deploy_kubernetes
 from components.deploy.deploy_seldon import deploy_seldon
+from components.deploy.deploy_tf_serving import deploy_tf_serving
 from components.deploy.rollback import rollback
 from components.register.load_champion import load_champion
 from targets import catalogue, docker, package
@@ -49,6 +50,7 @@ def deploy_to_clusters(uri: str = "s3://models/churn/1") -> None:
     deploy_kubernetes(model=imported.output, name="churn")
     deploy_kserve(model=imported.output, name="churn")
     deploy_seldon(model=imported.output, name="churn")
+    deploy_tf_serving(model=imported.output, name="churn-network")
 
 
 # What the pipelines' parameters are here; one that isn't named runs after these, with its defaults.

@@ -131,6 +131,13 @@ def revision(model: str | Path) -> str:
     return f"r{registry.fingerprint(model)[:12]}"
 
 
+def mounted(model: str) -> Path | None:
+    """Return where the platform has mounted a model's URI, if it has."""
+    scheme, _, rest = model.partition("://")
+    folder = _MOUNTS.get(scheme, Path()) / rest
+    return folder if scheme in _MOUNTS and folder.is_dir() else None
+
+
 @contextmanager
 def local_copy(model: str) -> Iterator[Path]:
     """Give a model's directory: the one that is here or mounted, or a copy of what a URI names.
@@ -142,8 +149,8 @@ def local_copy(model: str) -> Iterator[Path]:
     if not separator or scheme == "file":
         yield Path(rest or model)
         return
-    if scheme in _MOUNTS and (_MOUNTS[scheme] / rest).is_dir():
-        yield _MOUNTS[scheme] / rest
+    if seen := mounted(model):
+        yield seen
         return
     import fsspec
 
@@ -266,19 +273,37 @@ def ask(
     Raises:
         ValueError: There is no answer within 30 s, or it is no prediction for each row.
     """
+    # NaN is how some servers are told of a missing number; the others refuse it.
+    found = _json(url, json.dumps({"instances": list(rows)}).encode(), headers or {})
+    predictions = found.get("predictions") if isinstance(found, dict) else None
+    if not isinstance(predictions, list) or len(predictions) != len(rows):
+        raise ValueError(f"{url} answered {json.dumps(found)[:100]} instead of {len(rows)} predictions")
+    return predictions
+
+
+def fetch(url: str) -> Any:
+    """Return the JSON at a model server's address.
+
+    Raises:
+        ValueError: There is no answer within 30 s, or it isn't JSON.
+    """
+    return _json(url, None, {})
+
+
+def _json(url: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
     token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
     request = urllib.request.Request(  # noqa: S310 - an endpoint's address starts with http
         url,
-        json.dumps({"instances": list(rows)}, allow_nan=False).encode(),
+        body,
         {
             "content-type": "application/json",
             **({"authorization": f"Bearer {token}"} if token else {}),
-            **(headers or {}),
+            **headers,
         },
     )
     try:
         with _opener().open(request, timeout=_ANSWER_SECONDS) as answer:
-            found = json.load(answer)
+            return json.load(answer)
     except urllib.error.HTTPError as error:
         said = " ".join(error.read(300).decode(errors="replace").split())
         raise ValueError(f"{url} answered {error.code}: {said}") from None
@@ -286,10 +311,6 @@ def ask(
         raise ValueError(f"{url} gave no answer: {error}") from None
     except ValueError:
         raise ValueError(f"{url} answered something that is not JSON") from None
-    predictions = found.get("predictions") if isinstance(found, dict) else None
-    if not isinstance(predictions, list) or len(predictions) != len(rows):
-        raise ValueError(f"{url} answered {json.dumps(found)[:100]} instead of {len(rows)} predictions")
-    return predictions
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -50,9 +50,7 @@ class Fleet:
     def of(cls, endpoint: Endpoint, kind: type[ModelPod]) -> "Fleet":
         """Return the fleet of an endpoint that is there."""
         settings = {name: endpoint.settings[name] for name in ("replicas", "max_replicas", "gateway")}
-        return cls(
-            Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings
-        )
+        return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
     def deploy(self, pod: ModelPod, share: int, timeout_seconds: float) -> Endpoint:
         """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
@@ -85,7 +83,7 @@ class Fleet:
         return self.measured(after)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
-        """Give the current revision a share; at 100 the previous one keeps no pods, but can be brought back."""
+        """Give the current revision a share; at 100 the previous one keeps no pods."""
         after = endpoint.with_share(percent)
         self.steer(after)
         return self.measured(after)
@@ -110,13 +108,6 @@ class Fleet:
         if cluster.in_cluster():
             return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
         return cluster.predictions(self.there.post_to_service(f"{service}:http", path, {"instances": rows}))
-
-    def look_up(self, path: str, revision: str) -> Any:
-        """Return the JSON that a revision's server has at a path."""
-        service = self._of(revision)
-        if cluster.in_cluster():
-            return targets.fetch(f"http://{service}.{self.there.namespace}.svc/{path}")
-        return self.there.get_from_service(f"{service}:http", path)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -363,6 +354,13 @@ class Fleet:
                 },
             ],
         }
+
+
+def look_up(there: Cluster, service: str, path: str) -> Any:
+    """Return the JSON that a service has at a path, reached as `Fleet.ask` does."""
+    if cluster.in_cluster():
+        return targets.fetch(f"http://{service}.{there.namespace}.svc/{path}")
+    return there.get_from_service(f"{service}:http", path)
 
 
 def _check_options(share: int, replicas: int, max_replicas: int, timeout_seconds: float) -> None:

@@ -10,6 +10,7 @@ import copy
 import json
 import re
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ NAMESPACE = "team"
 
 # API version, kind, plural.
 KINDS = [
+    ("v1", "ConfigMap", "configmaps"),
     ("v1", "Service", "services"),
     ("v1", "Pod", "pods"),
     ("v1", "Event", "events"),
@@ -111,7 +113,7 @@ class KubernetesApi:
         key = plural, name
         validate(wanted)
         owners = self.owners.setdefault(key, {})
-        fields = dict(leaves({part: wanted[part] for part in wanted if part in ("metadata", "spec")}))
+        fields = dict(leaves({part: wanted[part] for part in wanted if part not in ("apiVersion", "kind")}))
         for other, owned in owners.items():
             clashes = [
                 path for path in fields if other != manager and path in owned and owned[path] != fields[path]
@@ -483,7 +485,12 @@ def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any
         path = re.sub("(v2/models/)[^/]+", rf"\g<1>{model}_1", path)
     address = api.backend(model or name)
     sent = urllib.request.Request(
-        f"{address}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+        f"{address}/{path}",
+        None if body is None else json.dumps(body).encode(),
+        {"content-type": "application/json"},
     )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sent, timeout=10) as answer:
-        return 200, json.loads(answer.read())
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sent, timeout=10) as answer:
+            return 200, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())

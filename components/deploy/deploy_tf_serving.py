@@ -1,0 +1,88 @@
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def deploy_tf_serving(
+    model: Input[Model],
+    endpoint: Output[Artifact],
+    name: str,
+    share: int = 100,
+    replicas: int = 2,
+    max_replicas: int = 0,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    max_batch_size: int = 1024,
+    batch_timeout_micros: int = 1000,
+    num_batch_threads: int = 0,
+    max_enqueued_batches: int = 100,
+    image: str = "",
+    namespace: str = "",
+    environment_from: str = "",
+    service_account: str = "",
+    gateway: str = "",
+    timeout_seconds: float = 600.0,
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+    """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
+
+    The official image serves the model's SavedModel over REST and gRPC, gathers requests into batches and has
+    metrics for Prometheus; what stands around it is as of deploy_kubernetes. Running it again changes
+    nothing. A revision that doesn't come up is removed, the reason is told, and the previous revision keeps
+    serving. A model without a SavedModel, such as one of scikit-learn, is refused.
+
+    Args:
+        model: The model, of which only the address is read, s3:// or gs://, where the pods fetch it, and
+            where it is mounted whether it has a SavedModel.
+        endpoint: The endpoint as it is now (JSON).
+        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        share: Percent of the requests that the new revision gets; a first revision gets all.
+        replicas: Pods of a revision that gets all requests. Without a gateway the share is a ratio of pods.
+        max_replicas: Up to how many pods an autoscaler goes where processors are busy; 0 for no autoscaler.
+        cpu: Processors of a pod, such as "2" or "500m".
+        memory: Memory of a pod, such as "2Gi".
+        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching.
+        batch_timeout_micros: How long a request waits for others to make a batch, in microseconds.
+        num_batch_threads: Batches at a time; 0 for one on each processor.
+        max_enqueued_batches: Batches that wait at most; what comes then is refused.
+        image: TensorFlow Serving's image; empty for the official one of TensorFlow's release.
+        namespace: Where to deploy; empty for the step's own namespace.
+        environment_from: Name of a Secret in the namespace whose keys become the environment of what
+            fetches the model, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
+        service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
+        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; empty for a ratio of
+            pods.
+        timeout_seconds: Time for the pods to become ready.
+
+    Returns:
+        url: Where requests go.
+        revision: The revision, named after all that its pods are made of.
+        share: The percentage that it got.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    deployed = deploy.target("tf_serving").deploy(
+        model.uri,
+        name,
+        share=share,
+        replicas=replicas,
+        max_replicas=max_replicas,
+        cpu=cpu,
+        memory=memory,
+        max_batch_size=max_batch_size,
+        batch_timeout_micros=batch_timeout_micros,
+        num_batch_threads=num_batch_threads,
+        max_enqueued_batches=max_enqueued_batches,
+        image=image,
+        namespace=namespace,
+        environment_from=environment_from,
+        service_account=service_account,
+        gateway=gateway,
+        timeout_seconds=timeout_seconds,
+    )
+    endpoints.write(deployed, endpoint.path)
+    endpoint.metadata.update(deployed.to_dict())
+    return deployed.url, deployed.revision, deployed.share

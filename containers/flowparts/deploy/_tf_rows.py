@@ -1,0 +1,85 @@
+"""Rows as TensorFlow Serving's REST API takes them, and its answers as rows of `Model.predict`.
+
+The API is described at https://www.tensorflow.org/tfx/serving/api_rest. A request in row format names every
+input and none besides. JSON's numbers fit inputs of floating point, with NaN where one is missing; booleans
+and null fit none.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_SIGNATURE = "serving_default"
+_NUMBERS = ("DT_DOUBLE", "DT_FLOAT")
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a model.
+
+    Attributes:
+        dtype: TensorFlow's name of its type, such as DT_DOUBLE.
+        shape: What it takes of one row; () for a value.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def inputs(metadata: Any) -> dict[str, Input]:
+    """Return the inputs of a model by what TensorFlow Serving tells of it.
+
+    Raises:
+        ValueError: It tells of no serving signature.
+    """
+    try:
+        found = metadata["metadata"]["signature_def"]["signature_def"][_SIGNATURE]["inputs"]
+        return {
+            name: Input(
+                tensor["dtype"],
+                tuple(int(dimension["size"]) for dimension in tensor["tensor_shape"]["dim"][1:]),
+            )
+            for name, tensor in found.items()
+        }
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"the server tells of no signature {_SIGNATURE!r} of its model") from None
+
+
+def instances(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Input]) -> list[dict[str, Any]]:
+    """Return rows with what each input takes; columns that the model doesn't know are left out.
+
+    Args:
+        rows: Raw rows with values as JSON has them: times as ISO 8601, images as base64, null for nothing.
+        wanted: The model's inputs.
+
+    Raises:
+        ValueError: A value isn't one that its input takes.
+    """
+    return [{name: _value(name, row.get(name), into) for name, into in wanted.items()} for row in rows]
+
+
+def predictions(answers: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the rows of an answer; a model with one output answers with its bare values."""
+    return [answer if isinstance(answer, dict) else {"prediction": answer} for answer in answers]
+
+
+def _value(name: str, value: Any, into: Input) -> Any:
+    if into.dtype == "DT_STRING":
+        return "" if value is None else value
+    if into.dtype in _NUMBERS:
+        if value is None:
+            return float("nan")
+        return _microseconds(name, value) if isinstance(value, str) else float(value)
+    return value
+
+
+def _microseconds(name: str, text: str) -> float:
+    """Return the microseconds from 1970 to a time or a date; one without an offset is UTC."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"column {name!r} takes numbers or times as ISO 8601, not {text!r}") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+    return float((moment - _EPOCH) // datetime.timedelta(microseconds=1))

@@ -1,0 +1,58 @@
+"""A model's SavedModel, laid out as TensorFlow Serving wants it: BASE/NAME/VERSION/saved_model.pb.
+
+`python -m flowparts.saved_model_files MODEL DIRECTORY` does it in a pod, before the server starts.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from flowparts import mlmodel, outputs
+from flowparts.serving import model_files
+
+# Where a model directory has it.
+FOLDER = "saved_model"
+_FILE = "saved_model.pb"
+
+
+def require(directory: Path) -> Path:
+    """Return the folder of the SavedModel in a model directory.
+
+    Raises:
+        ValueError: There is no model, or it has no SavedModel.
+    """
+    described = mlmodel.read(directory)
+    if not (directory / FOLDER / _FILE).is_file():
+        framework = described.get("metadata", {}).get("framework", "unknown")
+        raise ValueError(
+            f"the model at {directory} has no SavedModel, which is all that TensorFlow Serving takes (its "
+            f"framework is {framework}); train with train_keras_tabular or train_keras_images, or deploy it "
+            "to another target, such as kubernetes"
+        )
+    return directory / FOLDER
+
+
+def lay_out(model: str, directory: Path) -> None:
+    """Copy a model's SavedModel into a directory, which appears whole or not at all.
+
+    Args:
+        model: The model directory: a path, s3:// or gs://.
+        directory: The directory of a version, such as /models/churn/1.
+
+    Raises:
+        ValueError: There is no model, it has no SavedModel, or it can't be read.
+    """
+    with tempfile.TemporaryDirectory() as scratch, outputs.whole(directory) as partial:
+        try:
+            found = require(model_files.fetch(model, Path(scratch)))
+        except ValueError as error:
+            raise ValueError(str(error).replace(scratch, model)) from None
+        shutil.copytree(found, partial)
+
+
+if __name__ == "__main__":
+    try:
+        lay_out(sys.argv[1], Path(sys.argv[2]))
+    except ValueError as error:
+        sys.exit(str(error))
