@@ -15,6 +15,8 @@ from flowparts.networks.checkpoints import Checkpoints
 
 SCHEDULES = ("cosine", "constant")
 
+_STEPS_AT_ONCE = 32
+
 _log = logging.getLogger("flowparts")
 
 
@@ -194,6 +196,8 @@ def fit(
                 weighted_metrics=measures,
                 # XLA takes longer to compile for a processor than it saves.
                 jit_compile="auto" if precision() != "float32" else False,
+                # Between two executions comes Keras' Python, which takes as long as a small step.
+                steps_per_execution=_STEPS_AT_ONCE if spread.num_replicas_in_sync == 1 else 1,
             )
     done = len(next(iter(state.history.values()), []))
     if done:
