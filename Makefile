@@ -60,6 +60,11 @@ bench: .venv/installed .venv-bench/peers/installed
 	-$(MAKE) .venv-bench/tfdv/installed
 	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(CASES)
 
+# CASES="train feed" measures some of it again.
+bench-keras: .venv/installed
+	scripts/system-packages.sh wrk:wrk
+	$(BIN)/python benchmarks/networks/measure.py $(CASES)
+
 bench-containers: images
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_containers.py
 
@@ -81,4 +86,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push wheel system lock docs readme bench bench-containers proto bench-serving
+.PHONY: run test compile images push wheel system lock docs readme bench bench-keras bench-containers proto bench-serving
