@@ -129,10 +129,17 @@ class GraphModel(Model):
     graph: Any
 
     def _score(self, rows: pl.DataFrame) -> pl.DataFrame:
-        raw = preprocess.conform(rows, self.types)
-        found = self.graph.predict({column.name: column.to_list() for column in raw.iter_columns()})
-        columns = {name: values.tolist() for name, values in found.items()}
-        return pl.DataFrame(columns, schema=self.prediction_schema)
+        import numpy as np
+
+        found = self.graph.predict_table(preprocess.conform(rows, self.types))
+        return pl.DataFrame(
+            {
+                # Text is an array of objects, which Polars takes as a list only.
+                name: values.tolist() if values.dtype == object else np.ascontiguousarray(values)
+                for name, values in found.items()
+            },
+            schema=self.prediction_schema,
+        )
 
 
 @cache

@@ -18,12 +18,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flowparts.raw_features import Columns, RawFeatures, conform
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FILE = "model.onnx"
 # The entry of the graph's metadata that holds what is described in `described`.
@@ -31,6 +34,7 @@ _ENTRY = "flowparts"
 _MATRIX = "features"
 _FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 _WHOLE = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+_TEXT = "tensor(string)"
 
 
 class Graph:
@@ -93,6 +97,14 @@ class Graph:
             return self._run(self._feed(conform(columns, self.types)))
         return self.predict_matrix(self._features.matrix(columns))
 
+    def predict_table(self, rows: "pl.DataFrame") -> dict[str, npt.NDArray[Any]]:
+        """Score rows of a table that `preprocess.conform` has returned, as `predict` does plain values."""
+        columns = {column.name: column.to_list() for column in rows.iter_columns() if not self._takes(column)}
+        if self._features is not None:
+            return self.predict(columns)
+        whole = {column.name: self._whole(column) for column in rows.iter_columns() if self._takes(column)}
+        return self._run({**self._feed(columns), **whole})
+
     def predict_matrix(self, matrix: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Score rows of features."""
         return self._run({_MATRIX: matrix})
@@ -113,10 +125,33 @@ class Graph:
 
     def _feed(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
         feed = {}
-        for name, node in self._inputs.items():
-            values = _as_input(name, columns[name], node.type)
-            feed[name] = values.reshape(-1, 1) if len(node.shape) == 2 else values
+        for name in columns:
+            node = self._inputs[name]
+            feed[name] = self._shaped(name, _as_input(name, columns[name], node.type))
         return feed
+
+    def _takes(self, column: "pl.Series") -> bool:
+        """Say whether an input takes a column as a whole: numbers and times as numbers, text as text."""
+        if column.name not in self._inputs:
+            return False
+        import polars as pl
+
+        kind = self._inputs[column.name].type
+        numeric = column.dtype.is_numeric() or column.dtype.is_temporal() or column.dtype == pl.Boolean
+        return (kind in _FLOATS and numeric) or (kind == _TEXT and column.dtype == pl.String)
+
+    def _whole(self, column: "pl.Series") -> npt.NDArray[Any]:
+        import polars as pl
+
+        kind = self._inputs[column.name].type
+        if kind == _TEXT:
+            return self._shaped(column.name, column.fill_null("").to_numpy())
+        numbers = column.dt.epoch("us") if column.dtype.is_temporal() else column
+        values = numbers.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return self._shaped(column.name, _finite(values, kind))
+
+    def _shaped(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values.reshape(-1, 1) if len(self._inputs[name].shape) == 2 else values
 
 
 def _as_input(name: str, values: Sequence[Any], kind: str) -> npt.NDArray[Any]:
@@ -124,9 +159,7 @@ def _as_input(name: str, values: Sequence[Any], kind: str) -> npt.NDArray[Any]:
         if any(hasattr(value, "year") for value in values):
             moments = np.array(values, dtype="datetime64[us]")
             values = np.where(np.isnat(moments), np.nan, moments.astype(np.int64)).tolist()
-        numbers = np.array(values, dtype=float)
-        with np.errstate(over="ignore"):
-            return np.where(np.isfinite(numbers), numbers, np.nan).astype(_FLOATS[kind])
+        return _finite(np.array(values, dtype=float), kind)
     if kind in _WHOLE:
         if any(value is None for value in values):
             raise ValueError(f"feature column {name!r} may not be missing in this model")
@@ -134,6 +167,11 @@ def _as_input(name: str, values: Sequence[Any], kind: str) -> npt.NDArray[Any]:
             return np.array(values, dtype="datetime64[us]").astype(np.int64)
         return np.array(values).astype(_WHOLE[kind])
     return np.array(["" if value is None else _text(value) for value in values], dtype=object)
+
+
+def _finite(numbers: npt.NDArray[np.float64], kind: str) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return np.where(np.isfinite(numbers), numbers, np.nan).astype(_FLOATS[kind])
 
 
 def _text(value: Any) -> str:

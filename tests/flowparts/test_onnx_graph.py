@@ -98,6 +98,39 @@ def test_text_times_and_whole_numbers_go_in_as_themselves(tmp_path: Path) -> Non
         engines.load(path).predict_columns({"size": ["7"], "at": [None]})
 
 
+@pytest.mark.parametrize("kind", [FLOAT, DOUBLE], ids=["float", "double"])
+def test_a_table_is_scored_as_its_plain_values_are(kind: int, tmp_path: Path) -> None:
+    columns = {
+        "number": ("number", [1.5, None, float("inf"), float("nan"), 1e300]),
+        "whole": ("integer", [1, 2, None, -(2**53), 0]),
+        "flag": ("boolean", [True, None, False, True, True]),
+        "day": ("date", [datetime.date(2024, 2, 29), None, *[datetime.date(1960, 1, 1)] * 3]),
+        "at": ("timestamp", [None, *[datetime.datetime(2024, 1, 1, 0, 0, 0, 1)] * 4]),
+    }
+    nodes = [helper.make_node("Concat", list(columns), ["all"], axis=1)]
+    nodes.append(helper.make_node("IsNaN", ["all"], ["missing"]))
+    nodes.append(helper.make_node("Where", ["missing", "minus", "all"], ["filled"]))
+    # Each column has a part of its own in the sum.
+    nodes.append(helper.make_node("MatMul", ["filled", "shares"], ["weighed"]))
+    nodes.append(helper.make_node("Cast", ["town"], ["parsed"], to=kind))
+    nodes.append(helper.make_node("Add", ["weighed", "parsed"], ["prediction"]))
+    number = np.float32 if kind == FLOAT else np.float64
+    weights = [
+        numpy_helper.from_array(np.array(-7, number), "minus"),
+        numpy_helper.from_array(np.array([[1], [3], [5], [1e-9], [1e-11]], number), "shares"),
+    ]
+    inputs = [*((name, kind, [None, 1]) for name in columns), ("town", TEXT, [None, 1])]
+    content = graph(nodes, inputs, [("prediction", kind, [None, 1])], weights)
+    towns = ["1", "2", "3", "4", "5"]
+    rows = pl.DataFrame({**{name: values for name, (_, values) in columns.items()}, "town": towns})
+    types = {**{name: of for name, (of, _) in columns.items()}, "town": "string"}
+    path = save(tmp_path / "m", content, rows, types)
+    found = models.load(path).predict(rows)["prediction"].to_numpy()
+    plain = engines.load(path).predict_columns({name: rows[name].to_list() for name in rows.columns})
+    np.testing.assert_array_equal(found, plain["prediction"])
+    assert len(set(found[np.isfinite(found)].tolist())) >= 4
+
+
 def broken() -> dict[str, tuple[bytes, str]]:
     whole = of_columns(["a"])
     custom = graph(
