@@ -19,7 +19,7 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2, message_factory, text_format
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import models, saved_model_files, serving_check
+from flowparts import models, probe, saved_model_files, serving_check
 from flowparts.deploy import kubernetes, tf_serving
 from flowparts.endpoint import Endpoint
 from tests.components.train.test_train_keras_tabular import LABELS, VALIDATION, Trained
@@ -106,8 +106,8 @@ def test_pods_are_locked_down_watched_and_end_in_order(api: KubernetesApi) -> No
         assert container["resources"]["limits"] == {"cpu": "500m", "memory": "2Gi"}
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert server[probe]["httpGet"] == {"path": "/v1/models/churn/versions/1", "port": 8501}
+    for check in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert server[check]["httpGet"] == {"path": "/v1/models/churn/versions/1", "port": 8501}
     _, seconds = server["lifecycle"]["preStop"]["exec"]["command"]
     assert int(seconds) < pod["terminationGracePeriodSeconds"]
 
@@ -394,6 +394,23 @@ def test_answers_are_rows_of_what_the_model_predicts_offline(
     (asked, *_) = server.requests
     assert set(asked.inputs) == set(model.features)
     assert tf.make_ndarray(asked.inputs["size/cm"]).dtype == float
+
+
+def test_a_probe_finds_a_network_healthy_and_another_model_behind_its_address_not(
+    api: KubernetesApi, behind: Callable[[Path], TfServingServer], trained: Path, tmp_path: Path
+) -> None:
+    behind(trained)
+    made = deploy(FIRST)
+    model, rows = models.load(trained), VALIDATION.head(30)
+    told = {"requests": 30, "seconds": 5.0, "sample_rows": 30, "rules": probe.Rules()}
+    offline = pl.concat([rows, model.predict(rows)], how="horizontal").lazy()
+    found = probe.probe(made, model.metadata, offline, **told)
+    assert found.healthy, found.reason
+    assert found.current.requests == 30
+    turned = offline.with_columns(probability_no="probability_yes", probability_yes="probability_no")
+    found = probe.probe(made, model.metadata, turned, **told)
+    assert not found.healthy
+    assert "rows otherwise than the model offline" in found.reason
 
 
 def test_what_the_server_refuses_is_told(
