@@ -2,7 +2,7 @@
 
 The API is described at https://www.tensorflow.org/tfx/serving/api_rest. A request in row format names every
 input and none besides. JSON's numbers fit inputs of floating point, with NaN where one is missing; booleans
-and null fit none.
+and null fit none. Bytes are base64 in an object of their own, so as not to be taken for text.
 """
 
 import datetime
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _SIGNATURE = "serving_default"
+# Where a model has this signature too, what it names are images, which the other one takes as files.
+_PIXELS = "pixels"
 _NUMBERS = ("DT_DOUBLE", "DT_FLOAT")
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
@@ -21,11 +23,11 @@ class Input:
 
     Attributes:
         dtype: TensorFlow's name of its type, such as DT_DOUBLE.
-        shape: What it takes of one row; () for a value.
+        image: Whether it takes encoded images.
     """
 
     dtype: str
-    shape: tuple[int, ...]
+    image: bool
 
 
 def inputs(metadata: Any) -> dict[str, Input]:
@@ -35,15 +37,13 @@ def inputs(metadata: Any) -> dict[str, Input]:
         ValueError: It tells of no serving signature.
     """
     try:
-        found = metadata["metadata"]["signature_def"]["signature_def"][_SIGNATURE]["inputs"]
+        signatures = metadata["metadata"]["signature_def"]["signature_def"]
+        images = signatures.get(_PIXELS, {}).get("inputs", {})
         return {
-            name: Input(
-                tensor["dtype"],
-                tuple(int(dimension["size"]) for dimension in tensor["tensor_shape"]["dim"][1:]),
-            )
-            for name, tensor in found.items()
+            name: Input(tensor["dtype"], name in images)
+            for name, tensor in signatures[_SIGNATURE]["inputs"].items()
         }
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError):
         raise ValueError(f"the server tells of no signature {_SIGNATURE!r} of its model") from None
 
 
@@ -66,6 +66,10 @@ def predictions(answers: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _value(name: str, value: Any, into: Input) -> Any:
+    if into.image:
+        if not isinstance(value, str):
+            raise ValueError(f"column {name!r} takes images as base64 text, not {value!r}")
+        return {"b64": value}
     if into.dtype == "DT_STRING":
         return "" if value is None else value
     if into.dtype in _NUMBERS:

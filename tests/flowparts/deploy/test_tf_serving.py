@@ -3,6 +3,7 @@
 See tests/flowparts/deploy/kubernetes_api.py and tf_serving_server.py for what these hold to.
 """
 
+import base64
 import datetime
 import os
 import re
@@ -436,3 +437,32 @@ def test_a_time_with_an_offset_is_the_same_moment(
         tf_serving.predict(made, [{**record, "at": text}])
         (sent,) = tf.make_ndarray(server.requests[-1].inputs["at"])
         assert sent == moment.timestamp() * 1e6
+
+
+def test_images_are_sent_as_their_files(api: KubernetesApi, tmp_path: Path) -> None:
+    class OfImages(tf.Module):
+        @tf.function
+        def of_pixels(self, picture: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"prediction": tf.reduce_mean(tf.cast(picture, tf.float64), [1, 2, 3])}
+
+        @tf.function
+        def of_files(self, picture: tf.Tensor) -> dict[str, tf.Tensor]:
+            decoded = tf.map_fn(lambda file: tf.io.decode_png(file, 1), picture, fn_output_signature=tf.uint8)
+            return self.of_pixels(picture=decoded)
+
+    module = OfImages()
+    signatures = {
+        "serving_default": module.of_files.get_concrete_function(tf.TensorSpec([None], tf.string, "picture")),
+        "pixels": module.of_pixels.get_concrete_function(tf.TensorSpec([None, 2, 2, 1], tf.uint8, "picture")),
+    }
+    tf.saved_model.save(module, str(tmp_path / "churn" / "1"), signatures)
+    tf_serving._inputs.cache_clear()
+    made = deploy(FIRST)
+    file = tf.io.encode_png(tf.constant([[[7], [9]], [[7], [9]]], tf.uint8)).numpy()
+    with tf_serving_server.serving("churn", tmp_path / "churn") as server:
+        api.backend = lambda service: server.url
+        sent = [{"picture": base64.b64encode(file).decode()}]
+        assert tf_serving.predict(made, sent) == [{"prediction": 8.0}]
+        assert tf.make_ndarray(server.requests[-1].inputs["picture"]).tolist() == [file]
+        with pytest.raises(ValueError, match="column 'picture' takes images as base64 text, not None"):
+            tf_serving.predict(made, [{"picture": None}])
