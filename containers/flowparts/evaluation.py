@@ -72,6 +72,7 @@ class Evaluation:
         worst: The worst slice; None where no slice is large enough.
         examples: The most confident mistakes or the largest errors, the worst first: row number from 0,
             actual and predicted value, and a few columns to recognise the row by.
+        pictures: The images of the examples, one for each; empty for a model of tables.
     """
 
     model: dict[str, Any]
@@ -82,6 +83,7 @@ class Evaluation:
     slices: list[Slice]
     worst: WorstSlice | None
     examples: list[dict[str, Any]]
+    pictures: list[bytes]
 
     @property
     def classes(self) -> list[Any]:
@@ -148,6 +150,7 @@ def evaluate(
         for name in columns
         for value, mask in groups(kept[name])
     ]
+    examples = _examples(scored, test, [*columns, *_apart(test, model)])
     return Evaluation(
         model=model.metadata,
         truth=truth,
@@ -156,7 +159,8 @@ def evaluate(
         intervals=scored.intervals(samples, 0.95, seed),
         slices=[each for each, _ in slices],
         worst=_worst(scored, overall, slices, samples, seed),
-        examples=_examples(scored, test, [*columns, *_apart(test, model)]),
+        examples=examples,
+        pictures=_pictures(test, model, [example["row"] for example in examples]),
     )
 
 
@@ -303,8 +307,10 @@ def _worst(
 
 def _apart(test: pl.LazyFrame, model: "models.Model") -> list[str]:
     """Return the table's columns, those first that are no feature: an identifier tells rows apart best."""
-    names = test.collect_schema().names()
-    return [name for name in names if name not in model.features] + model.features
+    names = [name for name, dtype in test.collect_schema().items() if dtype != pl.Binary]
+    return [name for name in names if name not in model.features] + [
+        name for name in model.features if name in names
+    ]
 
 
 def _examples(scored: _Scored, test: pl.LazyFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -329,3 +335,12 @@ def _examples(scored: _Scored, test: pl.LazyFrame, columns: Sequence[str]) -> li
         | columns
         for row, columns in zip(chosen, known.iter_rows(named=True), strict=True)
     ]
+
+
+def _pictures(test: pl.LazyFrame, model: "models.Model", rows: Sequence[int]) -> list[bytes]:
+    names = [name for name, kind in model.types.items() if kind == "image"]
+    if not names or not rows:
+        return []
+    column = test.select(names[0])
+    found = pl.concat([column.slice(row, 1) for row in rows]).collect(engine="streaming")
+    return found.to_series().to_list()

@@ -237,6 +237,12 @@ def _mistakes_section(evaluation: Evaluation, found: Mapping[str, Any]) -> repor
             0, report.callout(f"Shown are the {MAX_CLASSES} most frequent of {len(classes)} classes.")
         )
     caption = "The most confident mistakes: wrong answers with the highest probability. Rows count from 0."
+    if evaluation.pictures:
+        captions = [
+            f"{example['actual']} taken for {example['predicted']} ({_percent(example['probability'])})"
+            for example in evaluation.examples
+        ]
+        blocks.append(report.pictures(list(zip(evaluation.pictures, captions, strict=True))))
     if evaluation.examples:
         blocks.append(report.table(evaluation.examples, caption))
     return report.section("Where does it err?", *blocks)

@@ -8,7 +8,7 @@ import json
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from typing import Any
 import polars as pl
 
 import flowparts
-from flowparts import mlmodel, outputs, preprocess, tables
+from flowparts import images, mlmodel, outputs, preprocess, tables
 from flowparts.schema import Column, Schema
 
 _WEIGHTS = "model.skops"
 # Bounds memory while a table is scored; large enough that Python's overhead is small.
 _CHUNK_ROWS = 100_000
+# Pixels take more memory than numbers.
+_CHUNK_IMAGES = 500
 # Below this many rows, starting threads takes longer than the work they share.
 _ROWS_WORTH_THREADS = 2_000
 
@@ -45,6 +47,7 @@ _MLFLOW_TYPES = {
     "string": "string",
     "timestamp": "datetime",
     "date": "datetime",
+    "image": "binary",
 }
 
 
@@ -263,6 +266,7 @@ def save_onnx(
     classes: Sequence[Any] | None,
     metadata: Mapping[str, object],
     preprocessor: preprocess.Preprocessor | None = None,
+    image_size: images.Size | None = None,
 ) -> dict[str, Any]:
     """Write a model that there is as an ONNX graph as an MLflow model directory, whole or not at all.
 
@@ -277,6 +281,7 @@ def save_onnx(
         metadata: What else to say about the model, as for `save`; "framework" is what trained it.
         preprocessor: What turns raw rows into the graph's input "features", a float32 matrix. None for a
             graph with an input for each raw column.
+        image_size: The pixels that the graph takes of each image column; None if there is none.
 
     Returns:
         The metadata as stored.
@@ -286,7 +291,9 @@ def save_onnx(
     """
     from flowparts import onnx_graph, raw_features
 
-    learned = {"types": [list(pair) for pair in features.items()]}
+    learned: dict[str, Any] = {"types": [list(pair) for pair in features.items()]}
+    if image_size:
+        learned["image_size"] = asdict(image_size)
     whole = onnx_graph.described(graph, raw_features.describe(preprocessor) if preprocessor else learned)
     raw = preprocess.conform(example, features).to_dict(as_series=False)
     predicted = len(onnx_graph.Graph(whole, classes).predict(raw)["prediction"])
@@ -348,10 +355,11 @@ def metadata(path: str | Path) -> dict[str, Any]:
 
 
 def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    rows = _CHUNK_IMAGES if tables.has_images(table.select(columns)) else _CHUNK_ROWS
     if isinstance(table, pl.DataFrame):
-        return table.select(columns).iter_slices(_CHUNK_ROWS)
+        return table.select(columns).iter_slices(rows)
     return iter(
-        table.select(columns).collect_batches(chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming")
+        table.select(columns).collect_batches(chunk_size=rows, maintain_order=True, engine="streaming")
     )
 
 
@@ -459,7 +467,8 @@ def _write_requirements(directory: Path, libraries: Sequence[Sequence[str]]) -> 
 
 
 def _write_example(directory: Path, example: pl.DataFrame) -> None:
-    rows = json.loads(example.write_json())
+    # As clients send them: images as base64.
+    rows = json.loads(example.with_columns(pl.selectors.binary().bin.encode("base64")).write_json())
     split = {"columns": example.columns, "data": [list(row.values()) for row in rows]}
     (directory / "input_example.json").write_text(json.dumps(split), encoding="utf-8")
     (directory / "serving_input_example.json").write_text(

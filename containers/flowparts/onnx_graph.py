@@ -6,12 +6,14 @@ columns (`raw_features`), or the raw columns themselves, an input each:
 - a floating-point input gets numbers and booleans, and microseconds since 1970 for a time; NaN for a
   missing one;
 - a text input gets text, empty for a missing one; a time as ISO 8601;
+- a uint8 input gets the pixels of an image column, decoded and resized as the graph's metadata says
+  ("image_size": height, width and channels): images, height, width, channels; none may be missing;
 - an int64 or boolean input gets whole numbers or booleans, and microseconds since 1970 for a time; none may
   be missing.
 
-Inputs are vectors, or matrices of one column. It gives "probabilities" (rows, classes in order; or rows, 1:
-of the second of two classes) or, for a regression, "prediction" (a number for each row); and "label" (the
-class's position) where the predicted class isn't simply the most probable.
+Other inputs are vectors, or matrices of one column. It gives "probabilities" (rows, classes in order; or
+rows, 1: of the second of two classes) or, for a regression, "prediction" (a number for each row); and
+"label" (the class's position) where the predicted class isn't simply the most probable.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from flowparts import images
 from flowparts.raw_features import Columns, RawFeatures, conform
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ class Graph:
         try:
             learned = json.loads(text)
             self.types: dict[str, str] = dict(learned["types"])
+            self._image_size = images.Size(**learned["image_size"]) if "image_size" in learned else None
             self._features = RawFeatures(learned) if _MATRIX in self._inputs and "fill" in learned else None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the metadata of the ONNX graph is damaged: {error}") from None
@@ -123,11 +127,22 @@ class Graph:
             **{name: probabilities[:, index] for index, name in enumerate(self._names)},
         }
 
+    def _pixels(self, name: str, values: Sequence[Any], size: images.Size) -> npt.NDArray[Any]:
+        if any(value is None for value in values):
+            raise ValueError(f"feature column {name!r} may not be missing in this model")
+        try:
+            return images.pixels(values, size)
+        except ValueError as error:
+            raise ValueError(f"feature column {name!r} holds images; {error}") from None
+
     def _feed(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
         feed = {}
         for name in columns:
-            node = self._inputs[name]
-            feed[name] = self._shaped(name, _as_input(name, columns[name], node.type))
+            if self._image_size and self.types[name] == "image":
+                feed[name] = self._pixels(name, columns[name], self._image_size)
+                continue
+            values = _as_input(name, columns[name], self._inputs[name].type)
+            feed[name] = self._shaped(name, values)
         return feed
 
     def _takes(self, column: "pl.Series") -> bool:

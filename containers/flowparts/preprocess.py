@@ -215,12 +215,17 @@ def examine(
     tables.require_columns(train, exclude_columns, "excluded column")
     tables.require_columns(train, [weight_column] if weight_column else [], "weight column")
     tables.require_rows(train, "the training table")
-    classes = _check_label(train, label, task)
+    classes = check_label(train, label, task)
     _check_weights(train, weight_column, "the training table")
 
     left_out = {label, weight_column, *exclude_columns}
     schema = {name: dtype for name, dtype in train.collect_schema().items() if name not in left_out}
     types = {name: type_of(name, dtype) for name, dtype in schema.items()}
+    pictures = [name for name, kind in types.items() if kind == "image"]
+    if pictures:
+        raise ValueError(
+            f"column {pictures[0]!r} holds images; train with train_keras_images, or exclude the column"
+        )
     distinct, nullable = _distinct_values(train, types)
     dropped = {
         name: _nothing_to_learn(kind, distinct[name], name in nullable) for name, kind in types.items()
@@ -337,6 +342,10 @@ def _cast(column: pl.Series, kind: str) -> pl.Series:
             raise ValueError(_wrong(column, kind, column.drop_nulls().head(1).to_list()))
         source = column.cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else column
         cast = source.cast(pl.Float64, strict=False)
+    elif kind == "image":
+        if column.dtype not in (pl.Binary, pl.Null):
+            raise ValueError(_wrong(column, kind, column.drop_nulls().head(1).to_list()))
+        cast = column.cast(pl.Binary)
     elif kind in _MOMENTS:
         cast = _to_moment(column, kind)
     elif dtype.is_nested() or dtype == pl.Binary:
@@ -379,7 +388,8 @@ def _wrong(column: pl.Series, kind: str, values: Sequence[object]) -> str:
     return f"feature column {column.name!r} holds {kind} values in the training table; {value} is none"
 
 
-def _check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
+def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
+    """Raise ValueError unless a training table's label can be learned; return its classes, sorted."""
     classes = _check_label_values(train, label, task, "the training table")
     if classes is not None and len(classes) < 2:
         raise ValueError(

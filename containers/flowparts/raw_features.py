@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from flowparts import images
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -36,8 +38,8 @@ def conform(columns: Columns, types: Mapping[str, str]) -> dict[str, Sequence[An
     """Bring plain values to the types that a model was trained on.
 
     Args:
-        columns: Feature column to its values, as JSON has them; times as ISO 8601 text, None where one is
-            missing. Further columns are ignored.
+        columns: Feature column to its values, as JSON has them; times as ISO 8601 text, images as base64 or bytes,
+            None where one is missing. Further columns are ignored.
         types: Column name to type, as `schema.type_of` names it.
 
     Returns:
@@ -66,7 +68,12 @@ def table(columns: Columns, types: Mapping[str, str]) -> "pl.DataFrame":
     """
     import polars as pl
 
-    dtypes = {"string": pl.String(), "timestamp": pl.Datetime("us"), "date": pl.Datetime("us")}
+    dtypes = {
+        "image": pl.Binary(),
+        "string": pl.String(),
+        "timestamp": pl.Datetime("us"),
+        "date": pl.Datetime("us"),
+    }
     values = conform(columns, types)
     try:
         return pl.DataFrame(
@@ -98,10 +105,18 @@ def _moments(name: str, kind: str, values: Sequence[Any]) -> Sequence[Any]:
     return _conform_odd(name, kind, moments, _MOMENT_TYPES)
 
 
+def _images(name: str, kind: str, values: Sequence[Any]) -> Sequence[Any]:
+    try:
+        return [images.from_text(value) if isinstance(value, str) else value for value in values]
+    except ValueError as error:
+        raise ValueError(f"feature column {name!r}: {error}") from None
+
+
 _CONFORM: dict[str, Callable[[str, str, Sequence[Any]], Sequence[Any]]] = {
     "string": _texts,
     "timestamp": _moments,
     "date": _moments,
+    "image": _images,
 }
 
 

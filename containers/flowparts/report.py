@@ -48,6 +48,19 @@ def grid(*blocks: Block, narrow: bool = False) -> Block:
     return Markup('<div class="{}">{}</div>').format(style, Markup("\n").join(cells))
 
 
+def pictures(captioned: Sequence[tuple[bytes, str]]) -> Block:
+    """Show encoded images side by side, each with a caption."""
+    from flowparts import images
+
+    cells = (
+        Markup('<figure><img src="data:{};base64,{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
+            images.media_type(content), images.to_text(content), _clean(caption), _clean(caption)
+        )
+        for content, caption in captioned
+    )
+    return Markup('<div class="pictures">{}</div>').format(Markup("\n").join(cells))
+
+
 def facts(values: Mapping[str, object]) -> Block:
     """Show a few numbers that matter as tiles: name -> value."""
     tiles = []

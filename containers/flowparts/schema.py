@@ -13,7 +13,8 @@ The file is JSON, one line for each column:
 
 - `additional_columns`: whether a table may hold columns that the schema doesn't name; false if left out.
 - `name`: The column; it must be in the table.
-- `type`: "integer", "number" (whole numbers are fine too), "string", "boolean", "timestamp" or "date".
+- `type`: "integer", "number" (whole numbers are fine too), "string", "boolean", "timestamp", "date" or "image"
+  (the bytes of an image file).
 - `nullable`: whether values may be missing; false if left out.
 - `unique`: whether no value may occur twice; false if left out. Missing values don't count.
 - `minimum`, `maximum`: the smallest and largest value allowed of an integer, number, timestamp or date; the
@@ -37,7 +38,7 @@ import polars as pl
 from flowparts import outputs, tables
 
 VERSION = 1
-TYPES = ("integer", "number", "string", "boolean", "timestamp", "date")
+TYPES = ("integer", "number", "string", "boolean", "timestamp", "date", "image")
 ORDERED = ("integer", "number", "timestamp", "date")
 
 MAX_CATEGORIES = 50
@@ -150,6 +151,8 @@ def type_of(name: str, dtype: pl.DataType) -> str:
         return "timestamp"
     if dtype == pl.Date:
         return "date"
+    if dtype == pl.Binary:
+        return "image"
     # A column without any value has no type of its own.
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         return "string"

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from flowparts import models, tables
+from flowparts import images, models, tables
 
 # Probabilities may differ by so much, and regression values by so much of `scale`: float32 arithmetic in
 # batches of other sizes.
@@ -177,12 +177,17 @@ def _predict(port: int, records: list[dict[str, Any]], deadline: float) -> tuple
 
 
 def to_records(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as the JSON records a client sends: ISO 8601 for times, null for missing and infinity."""
+    """Return rows as the JSON records a client sends.
+
+    Times are ISO 8601, images base64, what is missing or infinite is null.
+    """
     finite = rows.with_columns(pl.when(column.is_finite()).then(column) for column in [pl.selectors.float()])
     return [{name: _plain(value) for name, value in row.items()} for row in finite.to_dicts()]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return images.to_text(value)
     if isinstance(value, datetime.date | datetime.datetime):
         return value.isoformat()
     return value if value is None or isinstance(value, bool | int | float | str) else float(value)

@@ -30,6 +30,8 @@ ROW_GROUP_ROWS = 61_440
 
 # What Python code sees of a table at once.
 _CHUNK_ROWS = 25_000
+# Of a table that holds images, which take more memory than a row of numbers.
+_IMAGES_AT_ONCE = 500
 
 
 def scan(path: str | Path) -> pl.LazyFrame:
@@ -77,17 +79,26 @@ def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = ""
     Returns:
         The table's metadata, as `describe` gives it.
     """
-    lazy = frame.lazy()
     with outputs.whole(path) as partial:
         partial.mkdir()
-        with _damage_told():
-            lazy.with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
-                partial / "part-00000.parquet",
-                compression="zstd",
-                row_group_size=ROW_GROUP_ROWS,
-                engine="streaming",
-            )
+        write_part(frame, partial / "part-00000.parquet")
     return describe(path, source)
+
+
+def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
+    """Write rows in streaming fashion as one of the files of a table."""
+    with _damage_told():
+        frame.lazy().with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
+            file,
+            compression="zstd",
+            row_group_size=_IMAGES_AT_ONCE if has_images(frame) else ROW_GROUP_ROWS,
+            engine="streaming",
+        )
+
+
+def has_images(frame: pl.LazyFrame | pl.DataFrame) -> bool:
+    """Say whether a table holds encoded images."""
+    return pl.Binary in frame.collect_schema().dtypes()
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:
@@ -136,9 +147,10 @@ def in_chunks(
         columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
         done = 0
-        batches = frame.collect_batches(chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming")
+        at_once = _IMAGES_AT_ONCE if has_images(frame) else _CHUNK_ROWS
+        batches = frame.collect_batches(chunk_size=at_once, maintain_order=True, engine="streaming")
         with progress.reported(what, lambda: done, row_count(frame), "rows"):
-            for chunk in (chunk for batch in batches for chunk in batch.iter_slices(_CHUNK_ROWS)):
+            for chunk in (chunk for batch in batches for chunk in batch.iter_slices(at_once)):
                 result = function(chunk)
                 done += chunk.height
                 if rows is not None:

@@ -18,6 +18,7 @@ _TYPES: dict[str, Any] = {
     "string": str,
     "timestamp": Annotated[str, msgspec.Meta(description="ISO 8601, in UTC where no offset is given")],
     "date": Annotated[str, msgspec.Meta(description="ISO 8601")],
+    "image": Annotated[str, msgspec.Meta(description="The bytes of an image file, base64")],
 }
 _WORDS = {
     "float": "a number",

@@ -30,6 +30,8 @@ _ACCEPTED = {
     "string": (("BYTES",), str),
     "timestamp": (("BYTES",), str),
     "date": (("BYTES",), str),
+    # Base64, as in JSON: text over REST must be UTF-8.
+    "image": (("BYTES",), str),
 }
 
 

@@ -1,0 +1,49 @@
+from typing import NamedTuple
+
+from kfp.dsl import Dataset, Output
+
+from .. import runs_in
+
+
+@runs_in("base")
+def ingest_images(
+    table: Output[Dataset],
+    rejected: Output[Dataset],
+    source: str = "sample://digits",
+    data_version: str = "",
+    uri_column: str = "uri",
+    label_column: str = "label",
+    on_bad_images: str = "fail",
+) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
+    """Read image files into one table of encoded images with their labels and sizes.
+
+    BMP, GIF, JPEG, PNG, TIFF and WebP, one file at a time and each decoded once to see that it is whole;
+    what is stored are the file's bytes. Hidden files, and those whose name starts with an underscore, don't
+    count.
+
+    Args:
+        table: The good images, a table of path (the key), image (encoded bytes), label, width and height
+            (pixels).
+        rejected: The bad images, a table of path and reason; empty if there are none.
+        source: A directory tree (a path, file://, s3:// or gs://) in which the folder that an image lies in
+            is its label; or a table of URIs and labels, a file that ends in .csv, .jsonl or .parquet; or
+            real example images, sample://digits.
+        data_version: Names the state of the source, such as a date or a version. With caching on, a source
+            whose content changed is read again only when this changes too.
+        uri_column: Column of a table of URIs that says where each image is; a relative path starts at the
+            table.
+        label_column: Column of a table of URIs that says what each image shows.
+        on_bad_images: What to do with an image that is damaged or has no label: fail (with path and reason)
+            or quarantine (into rejected).
+
+    Returns:
+        rows: Number of images in the table.
+        rejected_rows: Number of bad images that were set apart.
+    """
+    from flowparts import ingest_images
+
+    options = ingest_images.Options(uri_column, label_column, on_bad_images)
+    good, bad = ingest_images.read(source, table.path, rejected.path, options)
+    table.metadata.update(good, data_version=data_version)
+    rejected.metadata.update(bad, data_version=data_version)
+    return good["rows"], bad["rows"]

@@ -1,0 +1,130 @@
+"""Encoded images: what they are, their pixels, and their form in JSON.
+
+An image column holds the bytes of image files as they are. A model takes pixels of one size: whoever feeds
+it decodes and resizes with Pillow here, in training and in serving alike, because ONNX has no decoder.
+"""
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Formats whose decoders are in Pillow itself and that people store pictures in.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# A small file can unpack to any number of pixels.
+MAX_PIXELS = 100_000_000
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """The pixels that a model takes.
+
+    Attributes:
+        height: Rows.
+        width: Columns.
+        channels: 1 for grey, 3 for red, green and blue.
+    """
+
+    height: int
+    width: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless there can be such pixels."""
+        for name in ("height", "width"):
+            if not 1 <= getattr(self, name) <= 4096:
+                raise ValueError(f"{name} must be from 1 to 4096 pixels, not {getattr(self, name)}")
+        if self.channels not in _MODES:
+            raise ValueError(f"channels must be 1 (grey) or 3 (colour), not {self.channels}")
+
+
+def dimensions(content: bytes) -> tuple[int, int]:
+    """Decode an image whole and return its width and height in pixels, as a viewer shows it.
+
+    Raises:
+        ValueError: It is no image, is damaged or too large.
+    """
+    width, height = _opened(content).size
+    return width, height
+
+
+def pixels(contents: Sequence[bytes], size: Size) -> npt.NDArray[np.uint8]:
+    """Decode images, turn them as their EXIF says and resize them, bilinear with antialiasing.
+
+    Args:
+        contents: Encoded images.
+        size: What to make of each.
+
+    Returns:
+        An array of images, height, width and channels.
+
+    Raises:
+        ValueError: One is no image, is damaged or too large.
+    """
+    from PIL import Image
+
+    found = np.empty((len(contents), size.height, size.width, size.channels), np.uint8)
+    for index, content in enumerate(contents):
+        image = _opened(content)
+        if image.mode in ("I;16", "I"):
+            # Pillow would cut 16 bits off at 255.
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        image = image.convert(_MODES[size.channels])
+        if image.size != (size.width, size.height):
+            image = image.resize((size.width, size.height), Image.Resampling.BILINEAR)
+        found[index] = np.asarray(image).reshape(found.shape[1:])
+    return found
+
+
+def to_text(content: bytes) -> str:
+    """Return an image as JSON holds it: base64."""
+    return base64.b64encode(content).decode()
+
+
+def from_text(text: str) -> bytes:
+    """Return an image of its base64.
+
+    Raises:
+        ValueError: It is no base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"an image in JSON is base64 text; {text[:40]!r} is none") from None
+
+
+def media_type(content: bytes) -> str:
+    """Return the media type of an image, such as image/png."""
+    from PIL import Image
+
+    return Image.MIME[_opened(content).format or "PNG"]
+
+
+def _opened(content: bytes) -> Any:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not content:
+        raise ValueError("the image is empty")
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(
+                f"the image has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; "
+                f"make it smaller"
+            )
+        image.load()
+        kind = image.format
+        turned = ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise ValueError(f"it is no image in one of the formats {', '.join(FORMATS)}") from None
+    # Each decoder has errors of its own for damaged files.
+    except (OSError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"the image is damaged: {str(error).splitlines()[0][:200]}") from None
+    turned.format = kind
+    return turned

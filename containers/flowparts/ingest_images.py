@@ -1,0 +1,229 @@
+"""Ingestion of images: a tree of folders, or a table of URIs, becomes a table of encoded images."""
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import images, ingest, outputs, progress, sources, tables
+
+# Encoded images that are held in memory before they are written.
+_PART_BYTES = 32 << 20
+_REJECTED = {"path": pl.String(), "reason": pl.String()}
+_SIZES = {"width": pl.Int64(), "height": pl.Int64()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are read.
+
+    Attributes:
+        uri_column: Column of a table of images that says where each is.
+        label_column: Column of a table of images that says what each shows.
+        on_bad_images: "fail" or "quarantine".
+    """
+
+    uri_column: str
+    label_column: str
+    on_bad_images: str
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless every option is known."""
+        if self.on_bad_images not in ingest.ON_BAD_ROWS:
+            raise ValueError(
+                f"on_bad_images must be one of {', '.join(ingest.ON_BAD_ROWS)}, not {self.on_bad_images!r}"
+            )
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """Images that were found: the type of their labels, how many, and each with path, label and content."""
+
+    label_type: pl.DataType
+    count: int
+    entries: Iterator[tuple[str, Any, bytes | ValueError]]
+
+
+def read(
+    source: str, table: str | Path, rejected: str | Path, options: Options
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read images one by one into a table, and those that can't be decoded into another.
+
+    Args:
+        source: A directory whose folders are labels, or a table (CSV, JSON Lines, Parquet) of URIs and
+            labels.
+        table: The table to make: path, image (encoded bytes), label, width and height.
+        rejected: The table of bad images to make: path and reason.
+        options: How to read them.
+
+    Returns:
+        The metadata of both tables.
+
+    Raises:
+        ValueError: Nothing is there, no image is good, or one is bad and `on_bad_images` is "fail".
+    """
+    with tempfile.TemporaryDirectory() as scratch, _listing(source, Path(scratch), options) as found:
+        schema = {"path": pl.String(), "image": pl.Binary(), "label": found.label_type, **_SIZES}
+        with outputs.whole(table) as partial:
+            partial.mkdir()
+            parts, bad = _Parts(partial, schema), []
+            done = 0
+            with progress.reported("reading images", lambda: done, found.count, "images"):
+                for path, label, content in found.entries:
+                    done += 1
+                    try:
+                        if isinstance(content, ValueError):
+                            raise content
+                        if label is None:
+                            raise ValueError("it has no label")
+                        parts.add((path, content, label, *images.dimensions(content)))
+                    except ValueError as error:
+                        if options.on_bad_images == "fail":
+                            raise ValueError(
+                                f"{path}: {error}; pass on_bad_images='quarantine' to set such images apart"
+                            ) from None
+                        bad.append((path, str(error)))
+            if not parts.rows:
+                reason = f"; the first one, {bad[0][0]}: {bad[0][1]}" if bad else ""
+                raise ValueError(f"no image at {sources.shown(source)} can be used{reason}")
+            parts.write()
+    shown = sources.shown(source)
+    return (
+        tables.describe(table, shown),
+        tables.write(pl.DataFrame(bad, _REJECTED, orient="row"), rejected, shown),
+    )
+
+
+@dataclass
+class _Parts:
+    """Writes rows to files of a table that are small enough to be held in memory."""
+
+    folder: Path
+    schema: dict[str, pl.DataType]
+    rows: int = 0
+    _held: list[tuple[Any, ...]] = field(default_factory=list)
+    _bytes: int = 0
+    _files: int = 0
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._held.append(row)
+        self.rows += 1
+        self._bytes += len(row[1])
+        if self._bytes >= _PART_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        if self._held:
+            frame = pl.DataFrame(self._held, self.schema, orient="row")
+            tables.write_part(frame, self.folder / f"part-{self._files:05}.parquet")
+            self._held, self._bytes, self._files = [], 0, self._files + 1
+
+
+@contextmanager
+def _listing(source: str, scratch: Path, options: Options) -> Iterator[_Listing]:
+    scheme, separator, rest = source.partition("://")
+    if not source.strip():
+        raise ValueError(
+            "source is empty; give a directory of images, a table of their URIs or sample://digits"
+        )
+    if scheme == "sample" and separator:
+        yield _tree(_digits(rest, scratch))
+        return
+    if scheme.startswith("http") or Path(source).name.lower().endswith(tuple(sources.FORMATS)):
+        yield _table(source, scratch, options)
+    elif separator and scheme != "file":
+        if scheme not in sources.SCHEMES:
+            raise ValueError(
+                f"source {source!r} has the unknown scheme {scheme!r}; use a local path or one of: "
+                + ", ".join(f"{known}://" for known in sources.SCHEMES)
+            )
+        folder = scratch / "tree"
+        folder.mkdir()
+        sources.fetch_tree(source, folder)
+        yield _tree(folder)
+    else:
+        folder = Path(rest.removeprefix("localhost") if separator else source).expanduser()
+        if not folder.is_dir():
+            raise ValueError(
+                f"there is no directory at {source}; give a directory whose folders are labels, or "
+                f"a table of URIs: "
+                "a file that ends in .csv, .jsonl or .parquet"
+            )
+        yield _tree(folder)
+
+
+def _tree(folder: Path) -> _Listing:
+    """Find the images of a tree; the label of each is the name of the folder that it lies in."""
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+    )
+
+    def entries() -> Iterator[tuple[str, Any, bytes | ValueError]]:
+        for file in files:
+            labelled = file.parent != folder
+            content = (
+                file.read_bytes() if labelled else ValueError("it lies in no folder, so it has no label")
+            )
+            yield file.relative_to(folder).as_posix(), file.parent.name, content
+
+    return _Listing(pl.String(), len(files), entries())
+
+
+def _table(source: str, scratch: Path, options: Options) -> _Listing:
+    """Find the images that a table names; a relative path starts where the table is."""
+    plain = scratch / "table"
+    ingest.ingest(source, plain, scratch / "rejected", ingest.Options(None, None, None, "fail"))
+    frame = tables.scan(plain)
+    tables.require_columns(frame, [options.uri_column], "uri_column")
+    tables.require_columns(frame, [options.label_column], "label_column")
+    rows = frame.select(uri=pl.col(options.uri_column).cast(pl.String), label=options.label_column)
+    beside = sources.shown(source).rpartition("/")[0]
+
+    def entries() -> Iterator[tuple[str, Any, bytes | ValueError]]:
+        for chunk in rows.collect_batches(chunk_size=1_000, maintain_order=True, engine="streaming"):
+            for uri, label in chunk.iter_rows():
+                if not uri:
+                    yield "", label, ValueError("its URI is missing")
+                    continue
+                whole = uri if "://" in uri or uri.startswith("/") or not beside else f"{beside}/{uri}"
+                yield uri, label, _fetched(whole)
+
+    return _Listing(frame.collect_schema()[options.label_column], tables.row_count(frame), entries())
+
+
+def _fetched(uri: str) -> bytes | ValueError:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            files = sources.fetch(uri, Path(folder))
+            if len(files) > 1:
+                raise ValueError(f"{uri} names {len(files)} files, not one image")
+            return files[0].path.read_bytes()
+        except ValueError as error:
+            return error
+
+
+def _digits(name: str, scratch: Path) -> Path:
+    """Write scikit-learn's digits as PNG files, 8 x 8 pixels each, in a folder for each digit."""
+    from PIL import Image
+
+    if name != "digits":
+        raise ValueError(f"there is no sample of images {name!r}; there is sample://digits")
+    frame = pl.read_parquet(sources.SAMPLES / "digits.parquet")
+    labels = frame["target"].to_list()
+    # The sample's pixels go from 0 to 16.
+    grey = (frame.drop("target").to_numpy() * 255 / 16).round().astype("uint8").reshape(-1, 8, 8)
+    folder = scratch / "digits"
+    for index, (label, image) in enumerate(zip(labels, grey, strict=True)):
+        encoded = io.BytesIO()
+        Image.fromarray(image).save(encoded, "PNG")
+        file = folder / str(label) / f"{index:04}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded.getvalue())
+    return folder
