@@ -10,10 +10,12 @@ import polars as pl
 
 from flowparts import tables
 
-# Rows that are read at once; those of a row group are decoded together anyway.
-_CHUNK_ROWS = 2 * tables.ROW_GROUP_ROWS
 # Rows that are shuffled together, and so held in memory at once.
-_POOL_ROWS = 2 * _CHUNK_ROWS
+_POOL_ROWS = 4 * tables.ROW_GROUP_ROWS
+# Rows of many columns take more memory.
+_POOL_VALUES = 32 << 20
+# Pieces that a pool is read in.
+_CHUNKS = 2
 
 Arrays = dict[str, Any]
 
@@ -26,11 +28,13 @@ class Rows:
         table: The rows.
         columns: Columns that are read.
         convert: Turns some rows into the network's inputs, the target and the weight of each row.
+        pool_rows: Rows that are shuffled together, and so held in memory at once.
     """
 
     table: pl.LazyFrame
     columns: list[str]
     convert: Callable[[pl.DataFrame], tuple[Arrays, Any, Any]]
+    pool_rows: int = _POOL_ROWS
 
     @cached_property
     def count(self) -> int:
@@ -43,24 +47,28 @@ class Rows:
         Args:
             seed: Decides the order; None for the table's own. What is read together is mixed row by row.
         """
-        if self.count <= _POOL_ROWS:
+        if self.count <= self.pool_rows:
             yield _reordered(self._whole, None if seed is None else np.random.default_rng(seed))
             return
-        starts = np.arange(0, self.count, _CHUNK_ROWS)
+        starts = np.arange(0, self.count, self._chunk_rows)
         generator = None if seed is None else np.random.default_rng(seed)
         if generator is not None:
             generator.shuffle(starts)
-        at_once = _POOL_ROWS // _CHUNK_ROWS if generator is not None else 1
+        at_once = _CHUNKS if generator is not None else 1
         for first in range(0, len(starts), at_once):
             parts = [self._read(int(start)) for start in starts[first : first + at_once]]
             yield _reordered(self.convert(pl.concat(parts)), generator)
+
+    @property
+    def _chunk_rows(self) -> int:
+        return max(1, self.pool_rows // _CHUNKS)
 
     @cached_property
     def _whole(self) -> tuple[Arrays, Any, Any]:
         return self.convert(self.table.select(self.columns).pipe(tables.collect))
 
     def _read(self, start: int) -> pl.DataFrame:
-        return self.table.select(self.columns).slice(start, _CHUNK_ROWS).pipe(tables.collect)
+        return self.table.select(self.columns).slice(start, self._chunk_rows).pipe(tables.collect)
 
 
 def dataset(rows: Rows, batch_size: int, seeds: Iterator[int] | None = None, *, even: bool = False) -> Any:

@@ -237,9 +237,12 @@ class Seeds:
         """Make the following seeds those of an epoch."""
         self._epoch = epoch
         # Archives don't hold how far layers have come with theirs.
-        chancy = [layer for layer in model.layers if hasattr(layer, "seed_generator")]
-        for index, layer in enumerate(chancy, 1):
-            layer.seed_generator.state.assign([hash((self._seed, epoch, index)) % 2**32, 0])
+        found = [
+            getattr(layer, "seed_generator", None) or getattr(layer, "generator", None)
+            for layer in model.layers
+        ]
+        for index, generator in enumerate(filter(None, found), 1):
+            generator.state.assign([hash((self._seed, epoch, index)) % 2**32, 0])
 
     def __iter__(self) -> "Seeds":
         return self

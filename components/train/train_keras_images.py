@@ -1,0 +1,104 @@
+from typing import Optional
+
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("tensorflow", cpu="2", memory="4Gi")
+def train_keras_images(
+    train: Input[Dataset],
+    validation: Input[Dataset],
+    model: Output[Model],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    label: str = "label",
+    image_column: str = "image",
+    weights: Optional[str] = None,
+    height: int = 64,
+    width: int = 64,
+    channels: int = 3,
+    blocks: int = 2,
+    filters: int = 16,
+    dropout: float = 0.2,
+    augment: float = 0.1,
+    class_weight: Optional[str] = None,
+    learning_rate: float = 0.003,
+    schedule: str = "cosine",
+    batch_size: int = 64,
+    epochs: int = 20,
+    patience: int = 5,
+    checkpoints: Optional[str] = None,
+    checkpoint_seconds: float = 30.0,
+    seed: int = 0,
+) -> None:
+    """Train a convolutional network on encoded images, from scratch or from the weights of another one.
+
+    Images are read and decoded piece by piece, so memory doesn't grow with the table. A step that was
+    interrupted goes on from its last checkpoint. Where TF_CONFIG names further workers, all train together
+    and the first writes.
+
+    Args:
+        train: Images to learn from.
+        validation: Images that early stopping watches and that the model is scored with.
+        model: MLflow model directory that takes encoded images (base64 in JSON), decoded and resized as its
+            metadata says; the ONNX graph, the Keras archive and the SavedModel in it take the pixels.
+        metrics: Metrics on the validation table.
+        report: HTML page with the learning curves.
+        label: Column to predict.
+        image_column: Column of encoded images.
+        weights: Path or URI of a .keras archive to start from, a network of pixels from 0 to 255; its last
+            layer is replaced, and its size of images and layers take the place of the options for these.
+        height: Pixels that images are resized to.
+        width: Pixels that images are resized to.
+        channels: 3 for colour, 1 for grey.
+        blocks: Blocks of two convolutions and a pooling that halves the image.
+        filters: Filters of the first block; each further block has twice as many.
+        dropout: Share of the last block's answers left out at random in each training step, at least 0 and
+            less than 1.
+        augment: How far training images are moved and scaled at random, as a share of the image, and turned,
+            a tenth of it as turns; from 0 to 0.5.
+        class_weight: "balanced" to weigh each class by the inverse of its share; none if not given.
+        learning_rate: Step size of the Adam optimizer at the start.
+        schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
+        batch_size: Images in a training step.
+        epochs: Most passes over the training images.
+        patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
+        checkpoints: Path or URI of a folder for checkpoints, which outlives the step and which all workers
+            see; if not given, beside the model, or nowhere with several workers.
+        checkpoint_seconds: Least time between two checkpoints.
+        seed: Decides the first weights, the order of the images, how they are varied, and dropout.
+    """
+    from pathlib import Path
+
+    from flowparts import images, lineage, outputs, tables
+    from flowparts.networks import curves, image_model, training
+
+    shape = image_model.Shape(images.Size(height, width, channels), blocks, filters, dropout, augment)
+    options = training.Options(
+        epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
+    )
+    # Further workers don't see what lies beside the first one's model.
+    alone = training.workers() == 1
+    beside = str(Path(model.path).with_name(f".{Path(model.path).name}.checkpoints")) if alone else None
+    network = image_model.train(
+        tables.scan(train.path),
+        tables.scan(validation.path),
+        column=image_column,
+        label=label,
+        class_weight=class_weight or None,
+        weights=weights or None,
+        shape=shape,
+        options=options,
+        checkpoints=checkpoints or beside,
+    )
+    if not training.is_chief():
+        return
+    told = {"class_weight": class_weight or None, "git_commit": lineage.git_commit()}
+    model.metadata.update(image_model.save(network, model.path, told))
+    for name, value in network.scores.items():
+        metrics.log_metric(name, value)
+    outputs.write_json(metrics.path, network.scores)
+    outputs.write_text(report.path, curves.page(network.trained, options, f"classification of {label}"))
+    if network.checkpoints:
+        network.checkpoints.clear()
