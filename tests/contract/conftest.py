@@ -66,6 +66,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     ("tabular_training", {"trainer": "keras", "model_name": "network"}),
+    ("image_training", {"epochs": 3}),
     ("batch_prediction", {"destination": "{outside}/predictions.csv"}),
     ("deploy_with_canary", WATCH),
     ("deploy_with_canary", {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}),

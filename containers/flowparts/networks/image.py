@@ -70,8 +70,7 @@ def fine_tuned(body: Any, size: Size, dropout: float, classes: int, augment: flo
 
 
 def body_of(path: str | Path, name: str) -> tuple[Any, Size]:
-    """Open a .keras archive of an image network and return it without its last layer, and the pixels it
-    takes.
+    """Open a .keras archive of an image network; return it without its last layer, and its pixels.
 
     Raises:
         ValueError: It can't be opened harmlessly, or takes something else than pixels of one size.
@@ -83,8 +82,7 @@ def body_of(path: str | Path, name: str) -> tuple[Any, Size]:
     if len(shape) != 4 or None in shape[1:] or len(model.layers) < 3:
         raise ValueError(
             f"the network at {name} doesn't take images of one size (height, width, channels); its "
-            f"inputs are: "
-            + ", ".join(str(tuple(tensor.shape[1:])) for tensor in model.inputs)
+            f"inputs are: " + ", ".join(str(tuple(tensor.shape[1:])) for tensor in model.inputs)
         )
     body = keras.Model(model.inputs, model.layers[-1].input, name="body")
     return body, Size(*shape[1:])
