@@ -5,6 +5,7 @@ metadata.json and model.weights.h5.
 """
 
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -59,7 +60,19 @@ def save(model: Any, path: str | Path) -> None:
                 if name == "metadata.json":
                     facts = {"keras_version": json.loads(content)["keras_version"]}
                     content = json.dumps(facts).encode()
+                if name == "config.json":
+                    content = _numbered(content.decode()).encode()
                 target.writestr(zipfile.ZipInfo(name), content)
+
+
+def _numbered(config: str) -> str:
+    """Number shared objects in order; Keras tells them apart by their places in memory."""
+    numbers: dict[str, int] = {}
+    return re.sub(
+        r'"shared_object_id": (\d+)',
+        lambda found: f'"shared_object_id": {numbers.setdefault(found[1], len(numbers) + 1)}',
+        config,
+    )
 
 
 def require_harmless(path: str | Path) -> None:
