@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 import flowparts
-from flowparts import images, mlmodel, outputs, preprocess, tables
+from flowparts import mlmodel, outputs, preprocess, tables
 from flowparts.schema import Column, Schema
+
+if TYPE_CHECKING:
+    from flowparts import images
 
 _WEIGHTS = "model.skops"
 # Bounds memory while a table is scored; large enough that Python's overhead is small.
@@ -266,7 +269,7 @@ def save_onnx(
     classes: Sequence[Any] | None,
     metadata: Mapping[str, object],
     preprocessor: preprocess.Preprocessor | None = None,
-    image_size: images.Size | None = None,
+    image_size: "images.Size | None" = None,
 ) -> dict[str, Any]:
     """Write a model that there is as an ONNX graph as an MLflow model directory, whole or not at all.
 
