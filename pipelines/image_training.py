@@ -26,6 +26,9 @@ def image_training(
     margin: float = 0.0,
     tracking_uri: str = "",
     seed: int = 0,
+    deploy_target: str = "",
+    endpoint_name: str = "image-training",
+    deploy_options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
 ) -> None:
     """Train a convolutional network on images, show its mistakes, and register it if it beats the champion.
 
@@ -47,6 +50,10 @@ def image_training(
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
         seed: Seed of the split, the training and the bootstrap.
+        deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
+            kubernetes, kserve, seldon, vertex or sagemaker; empty for nowhere.
+        endpoint_name: Name of the endpoint that it becomes a revision of.
+        deploy_options: The target's own options, as its deploy component takes them.
     """
     ingested = ingest_images(source=source, data_version=data_version, on_bad_images=on_bad_images)
     table = ingested.outputs["table"]
@@ -82,4 +89,7 @@ def image_training(
         margin=margin,
         tracking_uri=tracking_uri,
         seed=seed,
+        deploy_target=deploy_target,
+        endpoint_name=endpoint_name,
+        deploy_options=deploy_options,
     )

@@ -150,9 +150,8 @@ def _listing(source: str, scratch: Path, options: Options) -> Iterator[_Listing]
         folder = Path(rest.removeprefix("localhost") if separator else source).expanduser()
         if not folder.is_dir():
             raise ValueError(
-                f"there is no directory at {source}; give a directory whose folders are labels, or "
-                f"a table of URIs: "
-                "a file that ends in .csv, .jsonl or .parquet"
+                f"there is no directory at {source}; give a directory whose folders are labels, or a table "
+                "of URIs: a file that ends in .csv, .jsonl or .parquet"
             )
         yield _tree(folder)
 

@@ -308,7 +308,7 @@ def save_onnx(
     with outputs.whole(path) as partial:
         partial.mkdir()
         (partial / onnx_graph.FILE).write_bytes(whole)
-        _write_requirements(partial, [["onnxruntime"]])
+        _write_requirements(partial, [["onnxruntime"], *([["pillow"]] if image_size else [])])
         _write_example(partial, example)
         signature = _signature(features, nullable, label, classes)
         _write_mlmodel(partial, stored, signature, onnx_graph.FILE, _onnx_flavors(onnx_graph.FILE))

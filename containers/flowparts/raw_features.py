@@ -38,8 +38,8 @@ def conform(columns: Columns, types: Mapping[str, str]) -> dict[str, Sequence[An
     """Bring plain values to the types that a model was trained on.
 
     Args:
-        columns: Feature column to its values, as JSON has them; times as ISO 8601 text, images as base64 or bytes,
-            None where one is missing. Further columns are ignored.
+        columns: Feature column to its values, as JSON has them; times as ISO 8601 text, images as base64 or
+            bytes, None where one is missing. Further columns are ignored.
         types: Column name to type, as `schema.type_of` names it.
 
     Returns:
@@ -105,7 +105,7 @@ def _moments(name: str, kind: str, values: Sequence[Any]) -> Sequence[Any]:
     return _conform_odd(name, kind, moments, _MOMENT_TYPES)
 
 
-def _images(name: str, kind: str, values: Sequence[Any]) -> Sequence[Any]:
+def _images(name: str, _: str, values: Sequence[Any]) -> Sequence[Any]:
     try:
         return [images.from_text(value) if isinstance(value, str) else value for value in values]
     except ValueError as error:

@@ -13,8 +13,8 @@ The file is JSON, one line for each column:
 
 - `additional_columns`: whether a table may hold columns that the schema doesn't name; false if left out.
 - `name`: The column; it must be in the table.
-- `type`: "integer", "number" (whole numbers are fine too), "string", "boolean", "timestamp", "date" or "image"
-  (the bytes of an image file).
+- `type`: "integer", "number" (whole numbers are fine too), "string", "boolean", "timestamp", "date" or
+  "image" (the bytes of an image file).
 - `nullable`: whether values may be missing; false if left out.
 - `unique`: whether no value may occur twice; false if left out. Missing values don't count.
 - `minimum`, `maximum`: the smallest and largest value allowed of an integer, number, timestamp or date; the

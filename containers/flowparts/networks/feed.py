@@ -129,4 +129,5 @@ def table_rows(
         weight_column: The column of sample weights, if any.
     """
     columns = [*features, label, *([weight_column] if weight_column else [])]
-    return Rows(table, columns, lambda rows: (inputs(rows), target(rows[label]), weight(rows)))
+    pool_rows = min(_POOL_ROWS, _POOL_VALUES // len(columns))
+    return Rows(table, columns, lambda rows: (inputs(rows), target(rows[label]), weight(rows)), pool_rows)

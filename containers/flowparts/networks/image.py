@@ -8,6 +8,8 @@ from flowparts.networks import archive
 
 # A block halves height and width; fewer pixels than this are no picture any more.
 _LEAST_PIXELS = 4
+# What TensorFlow decodes, of the formats of `images`.
+DECODED = ("image/bmp", "image/gif", "image/jpeg", "image/png")
 
 
 def convolutional(
@@ -88,14 +90,46 @@ def body_of(path: str | Path, name: str) -> tuple[Any, Size]:
     return body, Size(*shape[1:])
 
 
+def decoded(contents: Any, size: Size) -> Any:
+    """Decode and resize images inside of a TensorFlow graph, as nearly to `images.pixels` as it can.
+
+    PNG, BMP and GIF have the same pixels, those of JPEG may differ by a few levels, and resizing by rounding.
+    What EXIF says of turning isn't read.
+
+    Args:
+        contents: A vector of image files, or of their base64 as JSON has it.
+        size: What to make of each.
+
+    Returns:
+        uint8: images, height, width, channels.
+    """
+    import tensorflow as tf
+
+    def one(content: Any) -> Any:
+        is_text = tf.strings.regex_full_match(content, "[A-Za-z0-9+/]+=*")
+        # TensorFlow knows the alphabet for addresses only.
+        text = tf.strings.regex_replace(tf.strings.regex_replace(content, r"\+", "-"), "/", "_")
+        content = tf.cond(is_text, lambda: tf.io.decode_base64(text), lambda: content)
+        pixels = tf.io.decode_image(content, channels=3, expand_animations=False)
+        if size.channels == 1:
+            # Luma of ITU-R 601-2, rounded as Pillow does.
+            weighed = tf.cast(pixels, tf.int32) * tf.constant([19595, 38470, 7471])
+            grey = tf.reduce_sum(weighed, axis=-1, keepdims=True)
+            pixels = tf.cast(tf.bitwise.right_shift(grey + 0x8000, 16), tf.uint8)
+        resized = tf.image.resize(pixels, (size.height, size.width), antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+    shape = (size.height, size.width, size.channels)
+    return tf.map_fn(one, contents, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
+
+
 def check_blocks(size: Size, blocks: int) -> None:
     """Raise ValueError unless images are large enough for so many blocks."""
     smallest = min(size.height, size.width)
     if smallest >> blocks < 1 or smallest < _LEAST_PIXELS:
         raise ValueError(
-            f"images of {size.height} x {size.width} pixels are too small for {blocks} blocks, each "
-            f"of which halves "
-            "them; take fewer blocks or larger images"
+            f"images of {size.height} x {size.width} pixels are too small for {blocks} blocks, each of which "
+            "halves them; take fewer blocks or larger images"
         )
 
 

@@ -1,5 +1,6 @@
 """Trains a network on a table of encoded images and stores it as a model directory that takes such images."""
 
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ _EVALUATED_AT_ONCE = 256
 # Encoded images and pixels that are shuffled together in memory.
 _POOL_BYTES = 256 << 20
 _LEAST_POOL_ROWS = 64
+# The SavedModel's signature that takes pixels.
+_PIXELS = "pixels"
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,12 @@ def train(
         start = _fetched(weights, Path(scratch)) if weights else None
         size = image.body_of(start, sources.shown(str(weights)))[1] if start else shape.size
 
-        def network(augment: float) -> Any:
+        def network(policy: str, augment: float) -> Any:
             if start:
                 body, _ = image.body_of(start, sources.shown(str(weights)))
                 return image.fine_tuned(body, size, shape.dropout, len(classes), augment)
-            precision = training.precision()
             return image.convolutional(
-                size, shape.blocks, shape.filters, shape.dropout, len(classes), augment, precision
+                size, shape.blocks, shape.filters, shape.dropout, len(classes), augment, policy
             )
 
         def rows(frame: pl.LazyFrame) -> feed.Rows:
@@ -148,7 +150,7 @@ def train(
         learning, watching = rows(table), rows(validation)
         trained = training.fit(
             spread,
-            lambda: network(shape.augment),
+            lambda policy: network(policy, shape.augment),
             feed.dataset(learning, options.batch_size, seeds, even=training.workers() > 1),
             feed.dataset(watching, _EVALUATED_AT_ONCE),
             learning.count,
@@ -158,10 +160,10 @@ def train(
             ["accuracy"],
             seeds,
         )
-        model = network(0.0)
+        model = network("float32", 0.0)
         model.set_weights(trained.model.get_weights())
     answers = model.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = validation.select(label).collect(engine="streaming").to_series()
+    truth = validation.select(label).pipe(tables.collect).to_series()
     scores = score("classification", truth, predictions(answers, classes), classes)
     facts = {
         "estimator": "KerasFineTunedNetwork" if weights else "KerasConvolutionalNetwork",
@@ -172,8 +174,8 @@ def train(
         "training_fingerprint": fingerprint,
         "validation": scores,
     }
-    example = table.select(column).head(_EXAMPLE_ROWS).collect(engine="streaming")
-    held_out = validation.select(column).head(_PARITY_ROWS).collect(engine="streaming")
+    example = table.select(column).head(_EXAMPLE_ROWS).pipe(tables.collect)
+    held_out = validation.select(column).head(_PARITY_ROWS).pipe(tables.collect)
     return Network(model, size, goal, trained, scores, facts, states, column, example, held_out)
 
 
@@ -181,8 +183,10 @@ def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[s
     """Write a model directory that appears whole or not at all.
 
     It holds the network three times: `model.onnx`, which `models.load` scores with after decoding and
-    resizing encoded images as the graph's metadata says; `model.keras` and `saved_model`, which take pixels
-    (uint8: images, height, width, channels). The three must agree.
+    resizing encoded images as the graph's metadata says; `saved_model`, whose default signature decodes and
+    resizes by itself, with TensorFlow's decoders, and whose signature "pixels" takes pixels (uint8: images,
+    height, width, channels); and `model.keras`, which takes pixels. On pixels the three must agree; how far
+    TensorFlow's decoding moves a probability is noted.
 
     Returns:
         The metadata as stored.
@@ -196,7 +200,11 @@ def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[s
     onnx_export.rename(graph.graph, {graph.graph.input[0].name: column})
     pixels = images.pixels(network.held_out[column].to_list(), size)
     expected = predictions(network.model.predict({"image": pixels}, verbose=0), classes)
-    with outputs.whole(path) as partial:
+    with tempfile.TemporaryDirectory() as scratch, outputs.whole(path) as partial:
+        servable = Path(scratch) / "saved_model"
+        _write_saved_model(network.model, column, size, classes, servable)
+        served = saved_model.predict(servable, {column: pixels}, _PIXELS)
+        onnx_export.require_parity(expected, pl.DataFrame(served), "SavedModel")
         stored = models.save_onnx(
             partial,
             graph.SerializeToString(deterministic=True),
@@ -210,25 +218,21 @@ def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[s
                 **metadata,
                 "framework": "tensorflow",
                 "takes": {
-                    "predict": "encoded images (BMP, GIF, JPEG, PNG, TIFF, WebP), in JSON as base64",
-                    "model.onnx": "uint8 pixels: images, height, width, channels",
                     **asdict(size),
+                    "encoded": ["model.onnx by flowparts", "saved_model"],
+                    "pixels": ["model.onnx", f"saved_model, signature {_PIXELS!r}", "model.keras"],
                 },
+                "decoding_difference": _decoding_difference(network, expected, servable),
             },
             image_size=size,
         )
-        _write_saved_model(network.model, column, shape, classes, partial / "saved_model")
+        shutil.copytree(servable, partial / "saved_model")
         archive.save(network.model, partial / "model.keras")
-        scored = models.load(partial).predict(network.held_out)
-        served = pl.DataFrame(saved_model.predict(partial / "saved_model", {column: pixels}))
-        onnx_export.require_parity(expected, scored, "ONNX")
-        onnx_export.require_parity(expected, served, "SavedModel")
+        onnx_export.require_parity(expected, models.load(partial).predict(network.held_out), "ONNX")
     return stored
 
 
-def _write_saved_model(
-    model: Any, column: str, shape: tuple[int, int, int], classes: list[Any], folder: Path
-) -> None:
+def _write_saved_model(model: Any, column: str, size: Size, classes: list[Any], folder: Path) -> None:
     import tensorflow as tf
 
     def answer(pixels: Any) -> list[Any]:
@@ -236,9 +240,28 @@ def _write_saved_model(
         best = tf.gather(tf.constant(classes), tf.argmax(found, axis=1))
         return [best, *(found[:, index] for index in range(len(classes)))]
 
-    specs = {column: tf.TensorSpec([None, *shape], tf.uint8)}
     names = ["prediction", *(f"probability_{value}" for value in classes)]
-    saved_model.write(answer, specs, names, model, folder)
+    shape = [None, size.height, size.width, size.channels]
+    signatures = {
+        saved_model.DEFAULT: saved_model.Signature(
+            lambda encoded: answer(image.decoded(encoded, size)),
+            {column: tf.TensorSpec([None], tf.string)},
+            names,
+        ),
+        _PIXELS: saved_model.Signature(answer, {column: tf.TensorSpec(shape, tf.uint8)}, names),
+    }
+    saved_model.write(signatures, model, folder)
+
+
+def _decoding_difference(network: Network, expected: pl.DataFrame, folder: Path) -> float:
+    """Return how far TensorFlow's decoding moves a probability, of the images in formats that it knows."""
+    contents = network.held_out[network.column]
+    known = contents.map_elements(images.media_type, pl.String).is_in(image.DECODED)
+    if not known.any():
+        return 0.0
+    encoded = contents.filter(known).to_numpy().astype(object)
+    served = saved_model.predict(folder, {network.column: encoded})
+    return onnx_export.difference(expected.filter(known), pl.DataFrame(served))
 
 
 def _require_images(frame: pl.LazyFrame, column: str) -> None:
@@ -248,13 +271,13 @@ def _require_images(frame: pl.LazyFrame, column: str) -> None:
         raise ValueError(
             f"image column {column!r} holds {dtype}, not encoded images; make the table with ingest_images"
         )
-    missing = frame.select(pl.col(column).null_count()).collect(engine="streaming").item()
+    missing = frame.select(pl.col(column).null_count()).pipe(tables.collect).item()
     if missing:
         raise ValueError(f"image column {column!r} is missing in {missing} rows; drop these rows")
 
 
 def _pool_rows(frame: pl.LazyFrame, column: str, size: Size) -> int:
-    encoded = frame.select(pl.col(column).bin.size().mean()).collect(engine="streaming").item() or 0
+    encoded = frame.select(pl.col(column).bin.size().mean()).pipe(tables.collect).item() or 0
     pixels = size.height * size.width * size.channels
     # A piece is read, decoded and put in another order.
     return max(_LEAST_POOL_ROWS, int(_POOL_BYTES / (encoded + 2 * pixels)))

@@ -271,4 +271,4 @@ def _write_saved_model(whole: Any, learned: encoding.Encoding, goal: target.Targ
         for name, kind in learned.features.items()
     }
     names = ["prediction", *(f"probability_{value}" for value in goal.classes or [])]
-    saved_model.write(answer, specs, names, whole, folder)
+    saved_model.write({saved_model.DEFAULT: saved_model.Signature(answer, specs, names)}, whole, folder)

@@ -65,9 +65,52 @@ def test_archive_saved_model_and_onnx_agree_on_pixels(trained: Path) -> None:
     pixels = images.pixels(HELD_OUT["image"].to_list(), images.Size(8, 8, 1))
     scored = models.load(trained / "model").predict(HELD_OUT)["probability_lying"].to_numpy()
     kept = archive.load(trained / "model/model.keras")({"image": pixels}, training=False).numpy()[:, 0]
-    served = saved_model.predict(trained / "model/saved_model", {"image": pixels})["probability_lying"]
+    served = saved_model.predict(trained / "model/saved_model", {"image": pixels}, "pixels")
     np.testing.assert_allclose(kept, scored, atol=1e-5)
-    np.testing.assert_allclose(served, scored, atol=1e-5)
+    np.testing.assert_allclose(served["probability_lying"], scored, atol=1e-5)
+
+
+def encoded(pixels: Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    pixels.save(stream, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "size", "tolerance"),
+    [
+        ("PNG", "L", 8, 1e-5),
+        ("PNG", "RGB", 8, 1e-5),
+        ("PNG", "P", 8, 1e-5),
+        ("BMP", "L", 8, 1e-5),
+        ("GIF", "L", 8, 1e-5),
+        ("PNG", "RGB", 31, 0.02),
+        ("JPEG", "RGB", 31, 0.05),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_saved_model_decodes_and_resizes_by_itself(
+    kind: str, mode: str, size: int, tolerance: float, trained: Path
+) -> None:
+    drawn = [Image.open(io.BytesIO(content)).resize((size, size)) for content in HELD_OUT["image"]]
+    contents = [encoded(image.convert(mode), kind) for image in drawn]
+    expected = models.load(trained / "model").predict(pl.DataFrame({"image": contents}))["probability_lying"]
+    for given in (contents, [base64.b64encode(content) for content in contents]):
+        found = saved_model.predict(trained / "model/saved_model", {"image": np.array(given, object)})
+        np.testing.assert_allclose(found["probability_lying"], expected, atol=tolerance)
+
+
+def test_a_model_says_what_it_takes(trained: Path) -> None:
+    stored = models.metadata(trained / "model")
+    assert stored["takes"] == {
+        "height": 8,
+        "width": 8,
+        "channels": 1,
+        "encoded": ["model.onnx by flowparts", "saved_model"],
+        "pixels": ["model.onnx", "saved_model, signature 'pixels'", "model.keras"],
+    }
+    # Images that have the model's size and lose nothing in their format.
+    assert stored["decoding_difference"] < 1e-5
 
 
 def test_a_server_answers_base64_as_the_model_answers_bytes(trained: Path) -> None:

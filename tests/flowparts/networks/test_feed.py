@@ -11,13 +11,11 @@ ROWS = 1_000
 
 
 @pytest.fixture
-def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> feed.Rows:
+def rows(tmp_path: Path) -> feed.Rows:
     """A table of more rows than are held at once."""
-    monkeypatch.setattr(feed, "_CHUNK_ROWS", 90)
-    monkeypatch.setattr(feed, "_POOL_ROWS", 180)
     numbers = np.arange(ROWS, dtype=float)
     tables.write(pl.DataFrame({"number": numbers, "label": numbers * 2, "else": "text"}), tmp_path / "table")
-    return feed.table_rows(
+    found = feed.table_rows(
         tables.scan(tmp_path / "table"),
         lambda some: {"numbers": some.select("number").to_numpy()},
         {"number": "number"},
@@ -26,6 +24,8 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> feed.Rows:
         lambda some: np.ones(some.height, np.float32),
         None,
     )
+    found.pool_rows = 180
+    return found
 
 
 def numbers(rows: feed.Rows, seed: int | None) -> list[float]:
