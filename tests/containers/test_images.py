@@ -49,6 +49,7 @@ UNSTATED = {
     "google-cloud-bigquery": "Apache-2.0",
     "keras": "Apache-2.0",
     "kfp-pipeline-spec": "Apache-2.0",
+    "namex": "Apache-2.0",
     "polars-hash": "MIT",
     "protobuf": "BSD-3-Clause",
     "skops": "MIT",
