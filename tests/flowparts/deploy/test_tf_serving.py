@@ -3,7 +3,6 @@
 See tests/flowparts/deploy/kubernetes_api.py and tf_serving_server.py for what these hold to.
 """
 
-import base64
 import datetime
 import os
 import re
@@ -18,11 +17,14 @@ import polars as pl
 import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, message_factory, text_format
+from kfp import dsl
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import models, probe, saved_model_files, serving_check
+from components.train.train_keras_images import train_keras_images
+from flowparts import models, probe, saved_model_files, serving_check, tables
 from flowparts.deploy import kubernetes, tf_serving
 from flowparts.endpoint import Endpoint
+from tests.components.train.test_train_keras_images import HELD_OUT, QUICK, TRAIN
 from tests.components.train.test_train_keras_tabular import LABELS, VALIDATION, Trained
 from tests.flowparts.deploy import tf_serving_server
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -267,6 +269,19 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    parts = {}
+    for name, frame in (("train", TRAIN), ("validation", HELD_OUT)):
+        tables.write(frame, folder / name)
+        parts[name] = dsl.Dataset(name=name, uri=str(folder / name))
+    for name, kind in (("model", dsl.Model), ("metrics", dsl.Metrics), ("report", dsl.HTML)):
+        parts[name] = kind(name=name, uri=str(folder / name))
+    train_keras_images.python_func(**parts, **{**QUICK, "epochs": 1})
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
 def sklearn_model(
     tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., dict[str, Any]]
 ) -> Path:
@@ -439,30 +454,16 @@ def test_a_time_with_an_offset_is_the_same_moment(
         assert sent == moment.timestamp() * 1e6
 
 
-def test_images_are_sent_as_their_files(api: KubernetesApi, tmp_path: Path) -> None:
-    class OfImages(tf.Module):
-        @tf.function
-        def of_pixels(self, picture: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"prediction": tf.reduce_mean(tf.cast(picture, tf.float64), [1, 2, 3])}
-
-        @tf.function
-        def of_files(self, picture: tf.Tensor) -> dict[str, tf.Tensor]:
-            decoded = tf.map_fn(lambda file: tf.io.decode_png(file, 1), picture, fn_output_signature=tf.uint8)
-            return self.of_pixels(picture=decoded)
-
-    module = OfImages()
-    signatures = {
-        "serving_default": module.of_files.get_concrete_function(tf.TensorSpec([None], tf.string, "picture")),
-        "pixels": module.of_pixels.get_concrete_function(tf.TensorSpec([None, 2, 2, 1], tf.uint8, "picture")),
-    }
-    tf.saved_model.save(module, str(tmp_path / "churn" / "1"), signatures)
-    tf_serving._inputs.cache_clear()
+def test_images_are_sent_as_their_files(
+    api: KubernetesApi, behind: Callable[[Path], TfServingServer], of_images: Path
+) -> None:
+    server, model = behind(of_images), models.load(of_images)
     made = deploy(FIRST)
-    file = tf.io.encode_png(tf.constant([[[7], [9]], [[7], [9]]], tf.uint8)).numpy()
-    with tf_serving_server.serving("churn", tmp_path / "churn") as server:
-        api.backend = lambda service: server.url
-        sent = [{"picture": base64.b64encode(file).decode()}]
-        assert tf_serving.predict(made, sent) == [{"prediction": 8.0}]
-        assert tf.make_ndarray(server.requests[-1].inputs["picture"]).tolist() == [file]
-        with pytest.raises(ValueError, match="column 'picture' takes images as base64 text, not None"):
-            tf_serving.predict(made, [{"picture": None}])
+    rows = HELD_OUT.head(10)
+    offline = model.predict(rows)
+    records = serving_check.to_records(rows.select(model.features))
+    online = pl.DataFrame(tf_serving.predict(made, records), schema=offline.schema)
+    assert not serving_check.differences(offline, online, model.task).any()
+    assert tf.make_ndarray(server.requests[-1].inputs["image"]).tolist() == rows["image"].to_list()
+    with pytest.raises(ValueError, match="column 'image' takes images as base64 text, not None"):
+        tf_serving.predict(made, [{"image": None}])
