@@ -17,7 +17,7 @@ def deploy_seldon(
     image: str = "",
     namespace: str = "",
     environment_from: str = "",
-    storage_secret: str = "",
+    storage_access: str = "",
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
@@ -37,7 +37,7 @@ def deploy_seldon(
         namespace: Where to deploy; empty for the step's own namespace.
         environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
             as FLOWPARTS_SERVING_MAX_ROWS; empty for none.
-        storage_secret: Name of a Secret with the access to the model, as Seldon's agent takes it
+        storage_access: Name of a Secret with the access to the model, as Seldon's agent takes it
             (rclone's settings); empty for what the agent is set up with.
         timeout_seconds: Time for the pods to become ready.
 
@@ -59,7 +59,7 @@ def deploy_seldon(
         image=image,
         namespace=namespace,
         environment_from=environment_from,
-        storage_secret=storage_secret,
+        storage_access=storage_access,
         timeout_seconds=timeout_seconds,
     )
     endpoints.write(deployed, endpoint.path)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 IMAGES = {image.key: image for image in images.chosen([])}
 # Megabytes, uncompressed, on the Debian stand-in for the Python image, which takes 119 of them.
 # Polars and DuckDB take 230.
-SIZES = {"base": 460, "sklearn": 880, "deploy": 700, "serving": 900}
+SIZES = {"base": 470, "sklearn": 890, "deploy": 710, "serving": 910, "tensorflow": 2100}
 # Permissive licences, and those that ask to share changes of their own files only; as SPDX or PyPI name them.
 ALLOWED = {
     *(
@@ -130,7 +130,7 @@ def test_holds_no_cache_and_has_its_bytecode(image_id: str) -> None:
 @every_image
 def test_is_no_larger_than_stated(image_id: str, image: images.Image) -> None:
     megabytes = inspect(image_id)["Size"] / 1e6
-    assert megabytes <= SIZES.get(image.key, 2000)
+    assert megabytes <= SIZES[image.key]
 
 
 @every_image

@@ -39,7 +39,7 @@ def deploy(
     image: str = "",
     namespace: str = "",
     environment_from: str = "",
-    storage_secret: str = "",
+    storage_access: str = "",
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
     """Load a model on servers of its own, wait until it is ready, and give it its share in the Experiment.
@@ -54,7 +54,7 @@ def deploy(
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
         environment_from: A Secret whose keys become the server's environment.
-        storage_secret: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
+        storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
             https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
         timeout_seconds: How long to wait.
 
@@ -75,7 +75,7 @@ def deploy(
         after = before.deploying(pod.revision, share)
     after = replace(after, settings={"namespace": fleet.there.namespace})
     try:
-        fleet.place(pod, replicas, storage_secret)
+        fleet.place(pod, replicas, storage_access)
         what = f"revision {pod.revision} of endpoint {name!r}"
         targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
         fleet.steer(after, timeout_seconds)
@@ -186,7 +186,7 @@ class _Fleet:
         written = (found or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
         return Endpoint(**json.loads(written)) if written else None
 
-    def place(self, pod: ServerPod, replicas: int, storage_secret: str) -> None:
+    def place(self, pod: ServerPod, replicas: int, storage_access: str) -> None:
         """Apply a revision's Server and Model."""
         own = f"{self.name}-{pod.revision}"
         labels = {**self.labels, _REVISION: pod.revision}
@@ -202,8 +202,8 @@ class _Fleet:
             "replicas": replicas,
         }
         model = {"storageUri": pod.model, "server": own, "requirements": [own], "replicas": replicas}
-        if storage_secret:
-            model["secretName"] = storage_secret
+        if storage_access:
+            model["secretName"] = storage_access
         self._apply("Server", own, server, labels)
         self._apply("Model", own, model, labels)
 

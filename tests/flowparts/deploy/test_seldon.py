@@ -29,7 +29,7 @@ def weights(api: KubernetesApi) -> dict[str, int]:
 
 
 def test_a_revision_has_a_server_that_takes_no_other_model(api: KubernetesApi) -> None:
-    made = deploy(FIRST, replicas=2, environment_from="options", storage_secret="s3")
+    made = deploy(FIRST, replicas=2, environment_from="options", storage_access="s3")
     own = f"churn-{made.revision}"
     server, model = api.get("servers", own)["spec"], api.get("models", own)["spec"]
     assert server["capabilities"] == model["requirements"] == [own]
