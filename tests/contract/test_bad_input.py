@@ -278,6 +278,7 @@ VANISHED = [
     ("fit_preprocessor", "validation"),
     ("train_sklearn", "train_features"),
     ("train_sklearn", "validation_features"),
+    ("train_keras_tabular", "validation"),
     ("evaluate_classification", "test"),
     ("evaluate_regression", "test"),
     ("compare_with_champion", "test"),

@@ -79,6 +79,28 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
     assert len(open_page(index).find_elements("css selector", "tbody tr")) == 2
 
 
+def test_a_network_meets_the_champion_of_scikit_learn_on_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tmp_path, monkeypatch, candidates=QUICK)
+    second = run(tmp_path, monkeypatch, trainer="keras")
+    decision = outputs(second, "compare-with-champion")
+    scores = [outputs(each, "evaluate-classification")["roc_auc"] for each in (first, second)]
+    assert [decision["champion_score"], decision["challenger_score"]] == pytest.approx(scores)
+    wins = decision["challenger_score"] > decision["champion_score"]
+    assert wins or not decision["promote"], "it lost, and was promoted"
+    registered = "register-mlflow" in {task.name for task in second.tasks}
+    assert registered is decision["promote"]
+    for record in (first, second):
+        assert outputs(record, "check-serving")["servable"] is True
+    trained = models.metadata(outputs(second, "train-keras-tabular")["model"].path)
+    assert trained["framework"] == "tensorflow"
+    assert (
+        trained["training_fingerprint"]
+        == models.metadata(outputs(first, "select-best")["model"].path)["training_fingerprint"]
+    )
+
+
 def test_three_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = run(tmp_path, monkeypatch, source="sample://wine", candidates=QUICK)
     assert outputs(record, "evaluate-classification")["accuracy"] > 0.85

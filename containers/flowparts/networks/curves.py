@@ -16,16 +16,13 @@ def page(trained: Trained, options: Options, subtitle: str) -> str:
     done = len(history["loss"])
     measures = [name for name in history if not name.startswith("val_")]
     charts = [
-        report.section(
+        report.lines(
+            {
+                "training": (range(1, done + 1), history[name]),
+                "validation": (range(1, done + 1), history[f"val_{name}"]),
+            },
+            "epoch",
             name.replace("_", " "),
-            report.lines(
-                {
-                    "training": (range(1, done + 1), history[name]),
-                    "validation": (range(1, done + 1), history[f"val_{name}"]),
-                },
-                "epoch",
-                name.replace("_", " "),
-            ),
         )
         for name in sorted(measures, key=lambda name: name != "loss")
     ]
@@ -40,7 +37,7 @@ def page(trained: Trained, options: Options, subtitle: str) -> str:
             }
         ),
         report.callout(*_verdict(trained, options)),
-        report.grid(*charts),
+        report.section("Did it learn?", report.grid(*charts)),
         report.section(
             "Every epoch",
             report.table(

@@ -114,6 +114,7 @@ def train(
         ValueError: An option or a table's content makes training impossible; the sentence says how.
     """
     _require_images(table, column)
+    tables.require_rows(table, "the training table")
     classes = preprocess.check_label(table, label, "classification") or []
     preprocess.check_held_out(
         validation, [column], label, "classification", classes, None, "the validation table"

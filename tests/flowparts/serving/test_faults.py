@@ -137,7 +137,7 @@ def test_a_call_over_grpc_ends_at_its_deadline_and_the_next_is_answered(
     server = serve(model, "--name=plans", code=SLOW)
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
         rows = tensors(tritonclient.grpc, records[1:2])
-        with pytest.raises(InferenceServerException, match="(?i)deadline"):
+        with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
             client.infer("plans", rows, client_timeout=0.1)
         assert client.infer("plans", rows).as_numpy("prediction").shape == (1,)
 
