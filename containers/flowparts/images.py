@@ -9,10 +9,11 @@ import binascii
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # Formats whose decoders are in Pillow itself and that people store pictures in.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -54,7 +55,7 @@ def dimensions(content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def pixels(contents: Sequence[bytes], size: Size) -> npt.NDArray[np.uint8]:
+def pixels(contents: Sequence[bytes], size: Size) -> "npt.NDArray[np.uint8]":
     """Decode images, turn them as their EXIF says and resize them, bilinear with antialiasing.
 
     Args:
@@ -67,6 +68,7 @@ def pixels(contents: Sequence[bytes], size: Size) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError: One is no image, is damaged or too large.
     """
+    import numpy as np
     from PIL import Image
 
     found = np.empty((len(contents), size.height, size.width, size.channels), np.uint8)

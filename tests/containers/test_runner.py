@@ -243,7 +243,7 @@ def fingerprints(record: local.Run) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", ["tabular-training", "batch-prediction"])
+@pytest.mark.parametrize("name", ["tabular-training", "batch-prediction", "image-training", "network"])
 def test_a_pipeline_gives_in_containers_what_it_gives_in_subprocesses(
     name: str, containers: docker.Containers, tmp_path: Path, training: dict[str, local.Run]
 ) -> None:
@@ -251,9 +251,14 @@ def test_a_pipeline_gives_in_containers_what_it_gives_in_subprocesses(
         here, there = training["subprocess"], training["docker"]
     else:
         registry = {"tracking_uri": f"sqlite:///{training['subprocess'].folder.parents[1] / 'mlflow.db'}"}
-        pipeline = catalogue.pipeline(name)
-        here = local.run(pipeline, registry, tmp_path / "subprocess")
-        there = local.run(pipeline, registry, tmp_path / "docker", containers=containers, environment=KERNELS)
+        pipeline, parameters = {
+            "batch-prediction": ("batch-prediction", registry),
+            "image-training": ("image-training", {"epochs": 2}),
+            "network": ("tabular-training", {"trainer": "keras"}),
+        }[name]
+        both = (catalogue.pipeline(pipeline), parameters)
+        here = local.run(*both, tmp_path / "subprocess")
+        there = local.run(*both, tmp_path / "docker", containers=containers, environment=KERNELS)
     for record in (here, there):
         assert record.succeeded, record.failed[0].error if record.failed else record.problem
     assert fingerprints(here) == fingerprints(there) != {}
