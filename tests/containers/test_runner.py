@@ -245,7 +245,11 @@ def fingerprints(record: local.Run) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["tabular-training", "batch-prediction", "image-training", "network"])
 def test_a_pipeline_gives_in_containers_what_it_gives_in_subprocesses(
-    name: str, containers: docker.Containers, tmp_path: Path, training: dict[str, local.Run]
+    name: str,
+    containers: docker.Containers,
+    tmp_path: Path,
+    training: dict[str, local.Run],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if name == "tabular-training":
         here, there = training["subprocess"], training["docker"]
@@ -257,7 +261,10 @@ def test_a_pipeline_gives_in_containers_what_it_gives_in_subprocesses(
             "network": ("tabular-training", {"trainer": "keras"}),
         }[name]
         both = (catalogue.pipeline(pipeline), parameters)
+        # Each has a registry of its own, which a run leaves in the environment.
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         here = local.run(*both, tmp_path / "subprocess")
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         there = local.run(*both, tmp_path / "docker", containers=containers, environment=KERNELS)
     for record in (here, there):
         assert record.succeeded, record.failed[0].error if record.failed else record.problem
