@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ class Checkpoints:
         text = json.dumps(run, sort_keys=True, default=str)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._remote = f"{place.rstrip('/')}/{key}" if "://" in place else ""
-        self._scratch = tempfile.TemporaryDirectory() if self._remote else None
-        self._folder = Path(self._scratch.name if self._scratch else place) / key
+        self._folder = Path(place) / key
 
     def write(self, epoch: int, model: Any, state: Mapping[str, Any], best: Any | None = None) -> None:
         """Store a model with its optimizer and what else is needed to go on after an epoch.
@@ -40,16 +40,17 @@ class Checkpoints:
         """
         import numpy as np
 
-        with outputs.whole(self._folder / f"{_PREFIX}{epoch:06}") as partial:
-            partial.mkdir()
-            model.save(partial / "model.keras")
-            if best is not None:
-                np.savez(partial / "best.npz", *best)
-            outputs.write_json(partial / _STATE, dict(state))
-        for old in self._stored()[:-1]:
-            shutil.rmtree(old)
-        if self._remote:
-            self._upload()
+        with self._local() as folder:
+            with outputs.whole(folder / f"{_PREFIX}{epoch:06}") as partial:
+                partial.mkdir()
+                model.save(partial / "model.keras")
+                if best is not None:
+                    np.savez(partial / "best.npz", *best)
+                outputs.write_json(partial / _STATE, dict(state))
+            for old in _stored(folder)[:-1]:
+                shutil.rmtree(old)
+            if self._remote:
+                self._upload(_stored(folder)[-1])
 
     def newest(self) -> tuple[Any, dict[str, Any], list[Any] | None] | None:
         """Return model, state and best weights as last stored whole; None if nothing is."""
@@ -57,34 +58,40 @@ class Checkpoints:
 
         from flowparts.networks import archive
 
-        if self._remote:
-            self._download()
-        stored = self._stored()
-        if not stored:
-            return None
-        state = outputs.read_json(stored[-1] / _STATE, "the training state")
-        best = None
-        if (stored[-1] / "best.npz").is_file():
-            with np.load(stored[-1] / "best.npz", allow_pickle=False) as file:
-                best = [file[f"arr_{index}"] for index in range(len(file.files))]
-        return archive.load(stored[-1] / "model.keras", compiled=True), state, best
+        with self._local() as folder:
+            if self._remote:
+                self._download(folder)
+            stored = _stored(folder)
+            if not stored:
+                return None
+            state = outputs.read_json(stored[-1] / _STATE, "the training state")
+            best = None
+            if (stored[-1] / "best.npz").is_file():
+                with np.load(stored[-1] / "best.npz", allow_pickle=False) as file:
+                    best = [file[f"arr_{index}"] for index in range(len(file.files))]
+            return archive.load(stored[-1] / "model.keras", compiled=True), state, best
 
     def clear(self) -> None:
         """Remove every state of this run."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if self._folder.parent.is_dir() and not any(self._folder.parent.iterdir()):
-            self._folder.parent.rmdir()
         if self._remote:
             files, address = _store(self._remote)
             if files.exists(address):
                 files.rm(address, recursive=True)
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder.parent.is_dir() and not any(self._folder.parent.iterdir()):
+            self._folder.parent.rmdir()
 
-    def _stored(self) -> list[Path]:
-        return sorted(self._folder.glob(f"{_PREFIX}*"))
+    @contextmanager
+    def _local(self) -> Iterator[Path]:
+        if not self._remote:
+            yield self._folder
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
 
-    def _upload(self) -> None:
+    def _upload(self, newest: Path) -> None:
         files, address = _store(self._remote)
-        newest = self._stored()[-1]
         for file in newest.iterdir():
             # The state goes last: it says that the rest is there.
             if file.name != _STATE:
@@ -94,15 +101,19 @@ class Checkpoints:
             if old.rstrip("/").rpartition("/")[2] != newest.name:
                 files.rm(old, recursive=True)
 
-    def _download(self) -> None:
+    def _download(self, folder: Path) -> None:
         files, address = _store(self._remote)
         whole = sorted(files.glob(f"{address}/{_PREFIX}*/{_STATE}"))
         if whole:
-            folder = whole[-1].rpartition("/")[0]
-            target = self._folder / folder.rpartition("/")[2]
+            stored = whole[-1].rpartition("/")[0]
+            target = folder / stored.rpartition("/")[2]
             target.mkdir(parents=True, exist_ok=True)
-            for file in files.ls(folder, detail=False):
+            for file in files.ls(stored, detail=False):
                 files.get_file(file, str(target / file.rpartition("/")[2]))
+
+
+def _stored(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*"))
 
 
 def _store(uri: str) -> tuple[Any, str]:
