@@ -139,7 +139,7 @@ def running(
         port = free.getsockname()[1]
     last = f"--port={port}" if "flowparts.serving" in command else str(port)
     environment = os.environ | {"PYTHONPATH": str(HERE), "BENTOML_DO_NOT_TRACK": "true", "HOME": str(work)}
-    # scikit-learn's trees would share each row among all cores, and wait for the one that something else keeps
+    # scikit-learn's trees would share each row among all cores, and wait for one that something else keeps
     # busy: beside two busy processes FastAPI gave 30 requests/s with its default and 77 with one thread.
     environment["OMP_NUM_THREADS"] = "1"
     if "flowparts.serving" in command:
@@ -255,8 +255,8 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
         "",
         f"Measured on {os.cpu_count()} cores with {psutil.virtual_memory().total / 2**30:.0f} GiB of memory,",
         f"Python {platform.python_version()}; our engine: {engine}. Memory is that of all processes of a",
-        "server, shared pages once. Every server has OMP_NUM_THREADS=1: scikit-learn's default is no faster on",
-        "two idle cores and collapses on busy ones.",
+        "server, shared pages once. Every server has OMP_NUM_THREADS=1: behind FastAPI and KServe",
+        "scikit-learn's default was no faster on two idle cores, and much slower on busy ones.",
         "",
         "| server | requests/s, 1 row | ours / it | p99 | requests/s, 32 rows | ours / it | p99 | memory |",
         "|---|---|---|---|---|---|---|---|",
