@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
 from flowparts import __version__, outputs, sources
-from targets import docker, package, step_error
+from targets import docker, package, step_error, step_server
 from targets.graph import Step, steps
 
 # What a shell makes of a process that got SIGKILL.
@@ -133,13 +132,17 @@ def run(
     # What stands for the image carries the code's digest, so a changed flowparts never meets a stale cache.
     tag = f"{__version__}-{_code_digest()}"
     text = package.compiled(pipeline, containers.reference if containers else lambda image: f"{image}:{tag}")
-    record = Run(name, folder, parameters, steps(package.documents(text)[0]))
+    document = package.documents(text)[0]
+    record = Run(name, folder, parameters, steps(document))
+    executors = document["deploymentSpec"]["executors"].values()
+    images = {Path(executor["container"]["image"].partition(":")[0]).name for executor in executors}
     loaded = components.load_component_from_text(text)
     started = time.monotonic()
     with (
         (folder / "kfp.log").open("w", encoding="utf-8") as kfp_log,
         containers.access(folder, tracking_uri) if containers else contextlib.nullcontext(),
-        _observed(record, on_change, containers, environment),
+        contextlib.nullcontext() if containers else step_server.StepServer(images, environment) as server,
+        _observed(record, on_change, containers, server, environment),
         contextlib.redirect_stdout(kfp_log),
         warnings.catch_warnings(),
     ):
@@ -210,6 +213,7 @@ def _observed(
     record: Run,
     on_change: Callable[[Run], None],
     containers: docker.Containers | None,
+    server: step_server.StepServer | None,
     environment: Mapping[str, str],
 ) -> Iterator[None]:
     """Turn what kfp.local does into the run's tasks, until the block ends."""
@@ -284,24 +288,15 @@ def _observed(
         task: Task = current.task
         task.pages = _pages(command)
         current.ran = True
-        with (
-            task.log.open("w", encoding="utf-8") as log,
-            subprocess.Popen(  # noqa: S603 the command is the compiled component's
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env={**os.environ, **variables},
-            ) as running,
-        ):
-            assert running.stdout
-            for line in running.stdout:
+        with task.log.open("w", encoding="utf-8") as log:
+
+            def say(line: str) -> None:
                 log.write(line)
                 log.flush()
                 task.last_line = line.strip() or task.last_line
-        task.exit_code = running.returncode
-        return running.returncode
+
+            task.exit_code = (server.run if server else step_server.run)(command, variables, say)
+        return task.exit_code
 
     task_executor.execute_single_task = observed_execute
     subprocess_task_handler.run_local_subprocess = observed_subprocess

@@ -42,7 +42,7 @@ def score(rows: Input[Dataset], setting: dict, metrics: Output[Metrics], report:
 
 
 @dsl.pipeline(name="small")
-def small(source: str = "sample://iris", data_version: str = "", settings: list = [{}, {}]) -> None:  # noqa: B006
+def small(source: str = "sample://iris", data_version: str = "", settings: list = [{}, {"fail": ""}]) -> None:  # noqa: B006
     rows = write_rows(source=source, data_version=data_version)
     with dsl.ParallelFor(settings) as setting:
         score(rows=rows.outputs["rows"], setting=setting)
