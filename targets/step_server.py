@@ -23,8 +23,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-# By image, what its steps spend most of their start on, in pieces that a step which waits can stand. Importing
-# them starts no thread that a fork would miss; running a query with Polars would.
+# By image, what its steps spend most of their start on, in pieces that a step which waits can stand.
+# Importing them starts no thread that a fork would miss; running a query with Polars would.
 _SKLEARN = ["polars", "pandas", "scipy.stats", "sklearn.ensemble", "skops.io"]
 _MODULES = {
     "flowparts-base": ["polars"],
