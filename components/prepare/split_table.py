@@ -63,9 +63,9 @@ def split_table(
     )
     rows = []
     for name, output in zip(split.PARTS, (train, validation, test), strict=True):
-        described = tables.write(
-            split.part(frame, parts, name), output.path, source=f"{name} part of {table.uri}"
-        )
+        with tables.watched(frame, f"writing {name}") as watched:
+            part = split.part(watched, parts, name)
+            described = tables.write(part, output.path, source=f"{name} part of {table.uri}")
         output.metadata.update(described)
         rows.append(described["rows"])
     return tuple(rows)

@@ -77,7 +77,7 @@ def compare(
     new = models.load(challenger)
     tables.require_columns(test, [new.label], "label column")
     tables.require_rows(test, "the test table")
-    truth = test.select(new.label).pipe(tables.collect)[new.label]
+    truth = tables.select(test, [new.label]).pipe(tables.collect)[new.label]
     new_predictions = new.predict(test)
     options: dict[str, Any] = {"samples": samples, "confidence": confidence, "seed": seed}
     result: dict[str, Any] = {

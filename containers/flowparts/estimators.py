@@ -226,9 +226,9 @@ def examples(table: pl.LazyFrame, preprocessor: Preprocessor, weight_column: str
     tables.require_columns(table, [preprocessor.label], "label column")
     tables.require_columns(table, [weight_column] if weight_column else [], "weight column")
     tables.require_rows(table, "the table of features")
-    rows = table.select(wanted).pipe(tables.collect)
+    rows = tables.select(table, wanted).pipe(tables.collect)
     return Examples(
-        matrix=rows.select(names).to_numpy(),
+        matrix=tables.select(rows, names).to_numpy(),
         truth=rows[preprocessor.label],
         weights=rows[weight_column].cast(pl.Float64).to_numpy() if weight_column else None,
     )

@@ -137,7 +137,7 @@ def evaluate(
     _check_slice_types(test, columns)
     tables.require_rows(test, "the test table")
 
-    kept = test.select(list(dict.fromkeys([model.label, *columns]))).pipe(tables.collect)
+    kept = tables.select(test, dict.fromkeys([model.label, *columns])).pipe(tables.collect)
     truth = kept[model.label]
     if model.classes is None:
         metrics.floats(truth, "label")
@@ -328,7 +328,7 @@ def _examples(scored: _Scored, test: pl.LazyFrame, columns: Sequence[str]) -> li
     if not chosen:
         return []
     names = [name for name in dict.fromkeys(columns) if name != scored.truth.name][:EXAMPLE_COLUMNS]
-    known = pl.concat([test.select(names).slice(row, 1) for row in chosen]).pipe(tables.collect)
+    known = pl.concat([tables.select(test, names).slice(row, 1) for row in chosen]).pipe(tables.collect)
     return [
         {"row": row, "actual": scored.truth[row], "predicted": predicted[row]}
         | {name: values[row] for name, values in measured.items()}
@@ -341,6 +341,6 @@ def _pictures(test: pl.LazyFrame, model: "models.Model", rows: Sequence[int]) ->
     names = [name for name, kind in model.types.items() if kind == "image"]
     if not names or not rows:
         return []
-    column = test.select(names[0])
-    found = pl.concat([column.slice(row, 1) for row in rows]).collect(engine="streaming")
+    column = tables.select(test, names[:1])
+    found = pl.concat([column.slice(row, 1) for row in rows]).pipe(tables.collect)
     return found.to_series().to_list()

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import outputs
+from flowparts import outputs, tables
 
 _WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
     "csv": lambda frame, file: frame.sink_csv(file, engine="streaming"),
@@ -36,14 +36,19 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
     local = destination.removeprefix("file://")
     if "://" not in local:
         with outputs.whole(local) as partial:
-            _WRITERS[chosen](frame, partial)
+            _write(frame, partial, chosen)
         return
     import fsspec
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "table"
-        _WRITERS[chosen](frame, file)
+        _write(frame, file, chosen)
         try:
             fsspec.filesystem(destination.partition("://")[0]).put_file(str(file), destination)
         except Exception as error:  # each store's client has exceptions of its own
             raise ValueError(f"can't write {destination}: {type(error).__name__}: {error}") from None
+
+
+def _write(frame: pl.LazyFrame, file: Path, chosen: str) -> None:
+    with tables.damage_told(), tables.watched(frame, "exporting") as rows:
+        _WRITERS[chosen](rows, file)

@@ -182,11 +182,12 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
     frame = tables.scan(plain)
     tables.require_columns(frame, [options.uri_column], "uri_column")
     tables.require_columns(frame, [options.label_column], "label_column")
-    rows = frame.select(uri=pl.col(options.uri_column).cast(pl.String), label=options.label_column)
+    uri, label = tables.column(options.uri_column), tables.column(options.label_column)
+    rows = frame.select(uri=uri.cast(pl.String), label=label)
     beside = sources.shown(source).rpartition("/")[0]
 
     def entries() -> Iterator[tuple[str, Any, bytes | ValueError]]:
-        for chunk in rows.collect_batches(chunk_size=1_000, maintain_order=True, engine="streaming"):
+        for chunk in tables.batches(rows, 1_000):
             for uri, label in chunk.iter_rows():
                 if not uri:
                     yield "", label, ValueError("its URI is missing")

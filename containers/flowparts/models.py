@@ -358,12 +358,11 @@ def metadata(path: str | Path) -> dict[str, Any]:
 
 
 def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    rows = _CHUNK_IMAGES if tables.has_images(table.select(columns)) else _CHUNK_ROWS
+    lazy = tables.select(table.lazy(), columns)
+    rows = _CHUNK_IMAGES if tables.has_images(lazy) else _CHUNK_ROWS
     if isinstance(table, pl.DataFrame):
-        return table.select(columns).iter_slices(rows)
-    return iter(
-        table.select(columns).collect_batches(chunk_size=rows, maintain_order=True, engine="streaming")
-    )
+        return tables.select(table, columns).iter_slices(rows)
+    return tables.batches(lazy, rows)
 
 
 def _prediction_schema(classes: Sequence[Any] | None) -> dict[str, pl.DataType]:

@@ -161,9 +161,11 @@ def fit(
     check_options(label, task, exclude_columns, weight_column, max_one_hot_categories)
     found = examine(train, label, task, exclude_columns, weight_column)
     features, classes = found.features, found.classes
-    rows = train.select(*features, label, *([weight_column] if weight_column else [])).pipe(tables.collect)
-    kept = rows.select(pl.exclude(*features))
-    raw = conform(rows.select(*features), features)
+    others = [label, *([weight_column] if weight_column else [])]
+    with tables.watched(train, "reading the training table") as watched:
+        rows = tables.select(watched, [*features, *others]).pipe(tables.collect)
+    kept = tables.select(rows, others)
+    raw = conform(tables.select(rows, features), features)
     transformer = _column_transformer(
         features, found.distinct, classes, max_one_hot_categories, seed, raw.height
     )
@@ -179,7 +181,7 @@ def fit(
         feature_names=_feature_names(transformer, kept.columns),
         dropped=found.dropped,
         training_fingerprint=tables.fingerprint(train),
-        example=rows.select(*features).head(_EXAMPLE_ROWS),
+        example=tables.select(rows, features).head(_EXAMPLE_ROWS),
     )
     return preprocessor, _features_table(matrix, preprocessor, kept)
 
@@ -299,14 +301,16 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
         frame, features, label, preprocessor.task, preprocessor.classes, preprocessor.weight_column, what
     )
 
-    schema = frame.select(kept).collect_schema()
+    schema = tables.select(frame, kept).collect_schema()
     result = pl.Schema({name: pl.Float32() for name in preprocessor.feature_names} | dict(schema))
 
     def chunk(rows: pl.DataFrame) -> pl.DataFrame:
-        raw = tables.to_pandas(conform(rows.select(features), preprocessor.features))
-        return _features_table(preprocessor.transformer.transform(raw), preprocessor, rows.select(kept))
+        raw = tables.to_pandas(conform(tables.select(rows, features), preprocessor.features))
+        return _features_table(
+            preprocessor.transformer.transform(raw), preprocessor, tables.select(rows, kept)
+        )
 
-    return tables.in_chunks(frame.select(*features, *kept), chunk, result, f"transforming {what}")
+    return tables.in_chunks(tables.select(frame, [*features, *kept]), chunk, result, f"transforming {what}")
 
 
 def matrix(rows: pl.DataFrame, preprocessor: Preprocessor) -> Any:
@@ -402,7 +406,7 @@ def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
 def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -> list[Any] | None:
     """Raise ValueError unless every label can be learned; return the classes of a classification, sorted."""
     dtype = frame.collect_schema()[label]
-    column = pl.col(label)
+    column = tables.column(label)
     missing = column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
     count = int(frame.select(missing.sum()).pipe(tables.collect).item())
     if count:
@@ -452,7 +456,7 @@ def _check_weights(frame: pl.LazyFrame, weight_column: str | None, what: str) ->
         raise ValueError(
             f"weight column {weight_column!r} holds {dtype}, but weights are numbers of 0 or more"
         )
-    column = pl.col(weight_column).cast(pl.Float64)
+    column = tables.column(weight_column).cast(pl.Float64)
     usable = column.is_finite() & (column >= 0)
     bad = frame.select((~usable.fill_null(value=False)).sum()).pipe(tables.collect).item()
     if bad:
@@ -471,7 +475,7 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
     """
     counts = []
     for index, (name, kind) in enumerate(types.items()):
-        column = pl.col(name)
+        column = tables.column(name)
         if kind == "string":
             count = column.drop_nulls().n_unique()
         else:
@@ -487,7 +491,8 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
         counts += [count.alias(f"count{index}"), column.null_count().alias(f"nulls{index}")]
     if not counts:
         return {}, set()
-    found = train.select(counts).pipe(tables.collect).row(0, named=True)
+    with tables.watched(train, "counting values") as watched:
+        found = watched.select(counts).pipe(tables.collect).row(0, named=True)
     distinct = {name: int(found[f"count{index}"]) for index, name in enumerate(types)}
     return distinct, {name for index, name in enumerate(types) if found[f"nulls{index}"]}
 

@@ -126,7 +126,7 @@ def probe(
     tables.require_columns(predictions, [*model["features"], *predicted], "column")
     rows = serving_check.sample(predictions, sample_rows)
     offline = rows.select(predicted)
-    records = serving_check.to_records(rows.select(model["features"]))
+    records = serving_check.to_records(tables.select(rows, model["features"]))
     current = Lane(endpoint.revision)
     previous = Lane(endpoint.previous_revision) if endpoint.previous_revision else None
     answers: dict[int, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import report, schema, tables
+from flowparts import progress, report, schema, tables
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 HISTOGRAM_BINS = 20
@@ -59,10 +59,10 @@ def profile(frame: pl.LazyFrame) -> dict[str, Any]:
     plain = schema.numbered(frame)
     rows = tables.require_rows(frame)
     seen = _first_look(plain, list(types.values()))
-    columns = [
-        {"name": name, "type": kind} | _column(plain, index, kind, rows, seen)
-        for index, (name, kind) in enumerate(types.items())
-    ]
+    columns: list[dict[str, Any]] = []
+    with progress.reported("profiling", lambda: len(columns), len(types), "columns"):
+        for index, (name, kind) in enumerate(types.items()):
+            columns.append({"name": name, "type": kind} | _column(plain, index, kind, rows, seen))
     warnings = [
         {"column": column["name"], "warning": warning, "message": message}
         for column in columns
@@ -132,7 +132,8 @@ def _first_look(plain: pl.LazyFrame, kinds: Sequence[str]) -> dict[str, Any]:
             length = value.str.len_chars()
             measures |= {"min_length": length.min(), "max_length": length.max(), "mean_length": length.mean()}
         sums |= {f"{index} {name}": measure for name, measure in measures.items()}
-    return plain.select(**sums).pipe(tables.collect).row(0, named=True)
+    with tables.watched(plain, "looking at every column") as watched:
+        return watched.select(**sums).pipe(tables.collect).row(0, named=True)
 
 
 def _column(plain: pl.LazyFrame, index: int, kind: str, rows: int, seen: Mapping[str, Any]) -> dict[str, Any]:

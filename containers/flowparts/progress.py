@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-EVERY_SECONDS = 5.0
+EVERY_SECONDS = 10.0
 
 _log = logging.getLogger("flowparts")
 
@@ -44,5 +44,13 @@ def line(what: str, done: float, total: float, unit: str, seconds: float) -> str
     done = max(0.0, min(done, total))
     rate = done / seconds
     share = f"{done / total:.0%}".replace("%", " %") if total else "0 %"
-    left = f"{(total - done) / rate:,.0f} s left" if rate else "time left unknown"
-    return f"{what}: {done:,.0f} of {total:,.0f} {unit} ({share}), {rate:,.0f} {unit}/s, {left}"
+    left = f"{_duration((total - done) / rate)} left" if rate else "time left unknown"
+    speed = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
+    return f"{what}: {done:,.0f} of {total:,.0f} {unit} ({share}), {speed} {unit}/s, {left}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -35,7 +35,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import outputs, tables
+from flowparts import outputs, progress, tables
 
 VERSION = 1
 TYPES = ("integer", "number", "string", "boolean", "timestamp", "date", "image")
@@ -212,7 +212,8 @@ def infer(frame: pl.LazyFrame) -> Schema:
             sums |= {f"{index} minimum": finite.min(), f"{index} maximum": finite.max()}
         if kind in ("integer", "string"):
             sums[f"{index} distinct"] = value.approx_n_unique()
-    seen = plain.select(**sums).pipe(tables.collect).row(0, named=True)
+    with tables.watched(plain, "looking at every column") as watched:
+        seen = watched.select(**sums).pipe(tables.collect).row(0, named=True)
     columns = []
     for index, (name, kind) in enumerate(types.items()):
         column = Column(name, kind, nullable=seen[f"{index} nulls"] > 0)
@@ -254,13 +255,11 @@ def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:
             anomalies.append(Anomaly(column.name, "missing_column", f"a column of this name{hint}", rows))
         else:
             checks += _checks(column, position[column.name], found[column.name])
-    counts = (
-        plain.select(check.bad.sum().alias(str(index)) for index, check in enumerate(checks))
-        .pipe(tables.collect)
-        .row(0)
-        if checks
-        else ()
-    )
+    counts: tuple[int, ...] = ()
+    if checks:
+        with tables.watched(plain, "checking every rule") as watched:
+            sums = watched.select(check.bad.sum().alias(str(index)) for index, check in enumerate(checks))
+            counts = sums.pipe(tables.collect).row(0)
     broken = [(check, count) for check, count in zip(checks, counts, strict=True) if count]
     shown = _examples(plain, [check for check, _ in broken])
     for (check, count), examples in zip(broken, shown, strict=True):
@@ -459,7 +458,8 @@ def _examples(plain: pl.LazyFrame, checks: list[_Check]) -> list[list[Any]]:
                 bad = bad & ((value < found[index][-1]) if largest else (value > found[index][-1]))
             picked = value.filter(bad)
             asked.append((picked.max() if largest else picked.min()).alias(str(index)))
-        row = plain.select(asked).pipe(tables.collect).row(0, named=True)
+        with tables.watched(plain, "looking for examples") as watched:
+            row = watched.select(asked).pipe(tables.collect).row(0, named=True)
         for index in list(left):
             next_value = row[str(index)]
             if next_value is not None:
@@ -479,17 +479,19 @@ def _duplicates(plain: pl.LazyFrame, at: str, rows: int) -> tuple[int, list[Any]
     """
     value = pl.col(at)
     parts = rows // _ROWS_PER_PART + 1
-    surplus = 0
+    surplus = done = 0
     examples: list[Any] = []
-    for part in range(parts):
-        chosen = plain.select(value).filter(value.is_not_null() & (value.hash() % parts == part))
-        repeated = chosen.group_by(at).agg(pl.len().alias("n")).filter(pl.col("n") > 1)
-        sums = repeated.select(
-            (pl.col("n") - 1).sum().alias("surplus"),
-            value.bottom_k(_MAX_EXAMPLES).implode().alias("examples"),
-        ).pipe(tables.collect)
-        surplus += sums["surplus"].item() or 0
-        examples += sums["examples"].item().to_list()
+    with progress.reported("looking for duplicates", lambda: done, parts, "parts"):
+        for part in range(parts):
+            chosen = plain.select(value).filter(value.is_not_null() & (value.hash() % parts == part))
+            repeated = chosen.group_by(at).agg(pl.len().alias("n")).filter(pl.col("n") > 1)
+            sums = repeated.select(
+                (pl.col("n") - 1).sum().alias("surplus"),
+                value.bottom_k(_MAX_EXAMPLES).implode().alias("examples"),
+            ).pipe(tables.collect)
+            surplus += sums["surplus"].item() or 0
+            examples += sums["examples"].item().to_list()
+            done += 1
     return surplus, [plain_value(example) for example in sorted(examples)[:_MAX_EXAMPLES]]
 
 

@@ -35,8 +35,8 @@ def score(model: Model, frame: pl.LazyFrame, keep: Sequence[str] | None = None) 
         raise ValueError(schema.summary(anomalies))
 
     def chunk(rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.select(kept).hstack(model.predict(rows))
+        return tables.select(rows, kept).hstack(model.predict(rows))
 
     result = {name: types[name] for name in kept} | predicted
     columns = list(dict.fromkeys([*kept, *model.features]))
-    return tables.in_chunks(frame.select(columns), chunk, result, "scoring")
+    return tables.in_chunks(tables.select(frame, columns), chunk, result, "scoring")

@@ -81,7 +81,7 @@ def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) ->
     try:
         model = models.load(model_path)
         offline = model.predict(rows)
-        records = to_records(rows.select(model.features))
+        records = to_records(tables.select(rows, model.features))
     except ValueError as error:
         return Verdict(servable=False, reason=f"the model can't score the test table offline: {error}")
     deadline = time.monotonic() + timeout_seconds

@@ -89,7 +89,8 @@ def assign(
     elif stratify_by:
         parts = _by_stratum(frame, hashed, stratify_by, key, fractions)
     else:
-        parts = frame.select(_by_hash(hashed, fractions)).pipe(tables.collect).to_series()
+        with tables.watched(frame, "hashing rows") as watched:
+            parts = watched.select(_by_hash(hashed, fractions)).pipe(tables.collect).to_series()
     for index, (part, fraction) in enumerate(zip(PARTS, fractions, strict=True)):
         if fraction > 0 and not (parts == index).any():
             what = group_by or time_column or (", ".join(key) if key else None)
@@ -141,7 +142,9 @@ def _threshold(fraction: float) -> pl.Expr:
 def _by_stratum(
     frame: pl.LazyFrame, hashed: pl.Expr, column: str, key: Sequence[str] | None, fractions: Sequence[float]
 ) -> pl.Series:
-    found = frame.select(hashed.alias("hash"), pl.col(column).alias("stratum")).pipe(tables.collect)
+    with tables.watched(frame, "hashing rows") as watched:
+        stratum = tables.column(column).alias("stratum")
+        found = watched.select(hashed.alias("hash"), stratum).pipe(tables.collect)
     found = found.with_columns(_strata(found["stratum"], column))
     if key:
         mixed = found.unique().height - found["hash"].n_unique()
@@ -196,7 +199,7 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
 
 
 def _by_time(frame: pl.LazyFrame, column: str, fractions: Sequence[float]) -> pl.Series:
-    times = frame.select(pl.col(column)).pipe(tables.collect).to_series()
+    times = tables.select(frame, [column]).pipe(tables.collect).to_series()
     dtype = times.dtype
     if not (dtype in (pl.Date, pl.Datetime) or dtype.is_numeric()):
         raise ValueError(f"time column {column!r} holds {dtype}; it must hold timestamps, dates or numbers")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Polars reads row groups far ahead, so that memory would grow with the table; measured, one is as fast.
 os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 # A sentence that names more columns than this is not read.
 _MOST_NAMED = 10
@@ -87,7 +89,7 @@ def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = ""
 
 def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
     """Write rows in streaming fashion as one of the files of a table."""
-    with _damage_told():
+    with damage_told():
         frame.lazy().with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
             file,
             compression="zstd",
@@ -107,12 +109,43 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
     Raises:
         ValueError: A file that it reads is damaged behind its intact footer.
     """
-    with _damage_told():
+    with damage_told():
         return frame.collect(engine="streaming")
 
 
+def batches(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """Compute a lazy frame bit by bit: give its rows in order, so many at a time.
+
+    Raises:
+        ValueError: A file that it reads is damaged behind its intact footer.
+    """
+    with damage_told():
+        for batch in frame.collect_batches(chunk_size=rows, maintain_order=True, engine="streaming"):
+            yield from batch.iter_slices(rows)
+
+
 @contextmanager
-def _damage_told() -> Iterator[None]:
+def watched(frame: pl.LazyFrame, what: str) -> Iterator[pl.LazyFrame]:
+    """Give the same rows, for one pass over them; the log says how far it is.
+
+    Args:
+        frame: The rows, of a file.
+        what: The work, for the log, such as "checking rules".
+    """
+    done = 0
+
+    def count(rows: pl.DataFrame) -> pl.DataFrame:
+        nonlocal done
+        done += rows.height
+        return rows
+
+    with progress.reported(what, lambda: done, row_count(frame), "rows"):
+        yield frame.map_batches(count, projection_pushdown=True, streamable=True)
+
+
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """Raise ValueError instead where a file that Polars reads is damaged behind its intact footer."""
     try:
         yield
     except pl.exceptions.ComputeError as error:
@@ -148,16 +181,15 @@ def in_chunks(
     ) -> Iterator[pl.DataFrame]:
         done = 0
         at_once = _IMAGES_AT_ONCE if has_images(frame) else _CHUNK_ROWS
-        batches = frame.collect_batches(chunk_size=at_once, maintain_order=True, engine="streaming")
         with progress.reported(what, lambda: done, row_count(frame), "rows"):
-            for chunk in (chunk for batch in batches for chunk in batch.iter_slices(at_once)):
+            for chunk in batches(frame, at_once):
                 result = function(chunk)
                 done += chunk.height
                 if rows is not None:
                     result = result.head(rows)
                     rows -= result.height
                 result = result if predicate is None else result.filter(predicate)
-                yield result if columns is None else result.select(columns)
+                yield result if columns is None else select(result, columns)
                 if rows == 0:
                     return
 
@@ -189,8 +221,9 @@ def fingerprint(frame: pl.LazyFrame | pl.DataFrame) -> str:
     """
     lazy = frame.lazy()
     schema = lazy.collect_schema()
-    sums = lazy.select(pl.len(), row_hash(schema.names()).sum().alias("total"))
-    rows, total = sums.pipe(collect).row(0)
+    with watched(lazy, "fingerprinting") as watched_rows:
+        sums = watched_rows.select(pl.len(), row_hash(schema.names()).sum().alias("total"))
+        rows, total = sums.pipe(collect).row(0)
     columns = [(name, str(dtype.base_type())) for name, dtype in schema.items()]
     return hashlib.sha256(json.dumps([columns, rows, total]).encode()).hexdigest()[:16]
 
@@ -203,7 +236,17 @@ def row_hash(columns: Iterable[str], seed: int = 0) -> pl.Expr:
     """
     from polars_hash import hash_rows
 
-    return hash_rows([pl.col(name) for name in columns], version=1).nchash.xxh3_64(seed=seed)
+    return hash_rows([column(name) for name in columns], version=1).nchash.xxh3_64(seed=seed)
+
+
+def column(name: str) -> pl.Expr:
+    """Return the expression of a column, whatever its name: Polars takes `*` and `^...$` for patterns."""
+    return pl.selectors.by_name(name).as_expr()
+
+
+def select(frame: Frame, names: Iterable[str]) -> Frame:
+    """Return the named columns, whatever the names; see `column`."""
+    return frame.select(pl.selectors.by_name(*names))
 
 
 def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], role: str = "column") -> None:

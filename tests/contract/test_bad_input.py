@@ -188,6 +188,14 @@ def truncated(table: Path, copy: Path) -> None:
     (copy / "part-00000.parquet").write_bytes(whole[: len(whole) // 2])
 
 
+def damaged_pages(table: Path, copy: Path) -> None:
+    copy.mkdir(parents=True)
+    whole = next(table.glob("*.parquet")).read_bytes()
+    # The footer, with its length in front of the last four bytes, is left as it is.
+    pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    (copy / "part-00000.parquet").write_bytes(whole[:4] + b"\xff" * (pages - 4) + whole[pages:])
+
+
 def not_parquet(table: Path, copy: Path) -> None:
     copy.mkdir(parents=True)
     (copy / "part-00000.parquet").write_bytes(b"PAR1" + b"no footer" * 9 + b"PAR1")
@@ -204,7 +212,7 @@ TAKES_NO_ROWS = {"export_table"}
 
 
 @pytest.mark.parametrize(
-    "damage", [no_rows, no_directory, no_files, truncated, not_parquet, parts_of_two_tables]
+    "damage", [no_rows, no_directory, no_files, truncated, damaged_pages, not_parquet, parts_of_two_tables]
 )
 @pytest.mark.parametrize(("component", "port"), list(dataset_ports()))
 def test_a_bad_table_is_answered(

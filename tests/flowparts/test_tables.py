@@ -1,4 +1,5 @@
 import datetime
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,21 @@ def test_no_table_is_answered_with_a_sentence(tmp_path: Path, make: str | None) 
         tables.scan(path)
 
 
-@pytest.mark.parametrize("read", [tables.collect, tables.fingerprint, tables.write])
+def in_chunks(frame: pl.LazyFrame) -> pl.DataFrame:
+    return tables.in_chunks(frame, lambda rows: rows, frame.collect_schema(), "copying").pipe(tables.collect)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        tables.collect,
+        tables.fingerprint,
+        tables.write,
+        in_chunks,
+        lambda frame: list(tables.batches(frame, 10)),
+    ],
+    ids=["collect", "fingerprint", "write", "in chunks", "batches"],
+)
 def test_damage_behind_an_intact_footer_is_told_in_one_sentence(read: Any, tmp_path: Path) -> None:
     tables.write(pl.DataFrame({"a": range(5000)}), tmp_path / "table")
     file = tmp_path / "table" / "part-00000.parquet"
@@ -169,3 +184,21 @@ def test_chunks_are_worked_on_in_order_and_the_log_says_how_far(
     assert "of 95 rows" in caplog.text
     assert lazy.filter(pl.col("b") > 180).select("a").collect()["a"].to_list() == [91, 92, 93, 94]
     assert lazy.head(3).collect()["b"].to_list() == [0, 2, 4]
+
+
+def test_a_long_pass_over_a_table_is_told_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.01)
+    tables.write(pl.DataFrame({"a": range(200_000), "^a$": range(200_000)}), tmp_path / "table")
+    frame = tables.scan(tmp_path / "table")
+
+    def slow(rows: pl.Series) -> pl.Series:
+        time.sleep(0.05)
+        return rows
+
+    with caplog.at_level("INFO", "flowparts"), tables.watched(frame, "adding") as watched:
+        found = watched.select(pl.col("a").map_batches(slow, is_elementwise=True).sum()).pipe(tables.collect)
+        assert found.item() == 199_999 * 100_000
+        assert tables.select(watched, ["^a$"]).pipe(tables.collect).columns == ["^a$"]
+    assert any(re.match(r"adding: [1-9][\d,]* of 200,000 rows \(", message) for message in caplog.messages)

@@ -113,10 +113,11 @@ def arrays(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
     raw = preprocess.conform(rows, encoding.features)
     made: dict[str, Any] = {}
     if encoding.numbers:
-        made["numbers"] = raw.select(encoding.numbers).fill_null(float("nan")).to_numpy(order="c")
+        made["numbers"] = tables.select(raw, encoding.numbers).fill_null(float("nan")).to_numpy(order="c")
     if encoding.moments:
         moments = raw.select(
-            pl.col(name).dt.epoch("us").cast(pl.Float64).fill_null(float("nan")) for name in encoding.moments
+            tables.column(name).dt.epoch("us").cast(pl.Float64).fill_null(float("nan"))
+            for name in encoding.moments
         )
         made["moments"] = moments.to_numpy(order="c")
     if encoding.texts:
@@ -140,13 +141,15 @@ def columns(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
 
 def _number(name: str, kind: str) -> pl.Expr:
     if kind in MOMENTS:
-        return pl.col(name).cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / MICROSECONDS_PER_DAY
-    value = pl.col(name).cast(pl.Float64)
+        return (
+            tables.column(name).cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / MICROSECONDS_PER_DAY
+        )
+    value = tables.column(name).cast(pl.Float64)
     return value.filter(value.is_finite())
 
 
 def _vocabulary(train: pl.LazyFrame, name: str, most: int) -> list[str]:
-    text = pl.col(name).cast(pl.String)
+    text = tables.column(name).cast(pl.String)
     counts = (
         train.select(text.alias("text"))
         .filter(pl.col("text").is_not_null() & (pl.col("text") != ""))
@@ -162,5 +165,5 @@ def _vocabulary(train: pl.LazyFrame, name: str, most: int) -> list[str]:
 def _position(name: str, vocabulary: Sequence[str]) -> pl.Expr:
     known = ["", *vocabulary]
     places = [0, *range(2, len(vocabulary) + 2)]
-    text = pl.col(name).fill_null("")
+    text = tables.column(name).fill_null("")
     return text.replace_strict(known, places, default=1, return_dtype=pl.Int32)

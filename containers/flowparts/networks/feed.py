@@ -65,10 +65,10 @@ class Rows:
 
     @cached_property
     def _whole(self) -> tuple[Arrays, Any, Any]:
-        return self.convert(self.table.select(self.columns).pipe(tables.collect))
+        return self.convert(tables.select(self.table, self.columns).pipe(tables.collect))
 
     def _read(self, start: int) -> pl.DataFrame:
-        return self.table.select(self.columns).slice(start, self._chunk_rows).pipe(tables.collect)
+        return tables.select(self.table, self.columns).slice(start, self._chunk_rows).pipe(tables.collect)
 
 
 def dataset(rows: Rows, batch_size: int, seeds: Iterator[int] | None = None, *, even: bool = False) -> Any:
@@ -83,7 +83,7 @@ def dataset(rows: Rows, batch_size: int, seeds: Iterator[int] | None = None, *, 
     import tensorflow as tf
 
     # The shapes and types of all pieces are those of a small one.
-    sample = rows.convert(rows.table.select(rows.columns).head(1).pipe(tables.collect))
+    sample = rows.convert(tables.select(rows.table, rows.columns).head(1).pipe(tables.collect))
     specs = tf.nest.map_structure(lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), sample)
 
     def read() -> Iterator[tuple[Arrays, Any, Any]]:

@@ -121,7 +121,7 @@ def train(
     )
     _require_images(validation, column)
     goal = target.learn(table, label, classes, class_weight, None)
-    fingerprint = tables.fingerprint(table.select(column, label))
+    fingerprint = tables.fingerprint(tables.select(table, [column, label]))
     spread = training.start(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         start = _fetched(weights, Path(scratch)) if weights else None
@@ -164,7 +164,7 @@ def train(
         model = network("float32", 0.0)
         model.set_weights(trained.model.get_weights())
     answers = model.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = validation.select(label).pipe(tables.collect).to_series()
+    truth = tables.select(validation, [label]).pipe(tables.collect).to_series()
     scores = score("classification", truth, predictions(answers, classes), classes)
     facts = {
         "estimator": "KerasFineTunedNetwork" if weights else "KerasConvolutionalNetwork",
@@ -175,8 +175,8 @@ def train(
         "training_fingerprint": fingerprint,
         "validation": scores,
     }
-    example = table.select(column).head(_EXAMPLE_ROWS).pipe(tables.collect)
-    held_out = validation.select(column).head(_PARITY_ROWS).pipe(tables.collect)
+    example = tables.select(table, [column]).head(_EXAMPLE_ROWS).pipe(tables.collect)
+    held_out = tables.select(validation, [column]).head(_PARITY_ROWS).pipe(tables.collect)
     return Network(model, size, goal, trained, scores, facts, states, column, example, held_out)
 
 
@@ -272,13 +272,13 @@ def _require_images(frame: pl.LazyFrame, column: str) -> None:
         raise ValueError(
             f"image column {column!r} holds {dtype}, not encoded images; make the table with ingest_images"
         )
-    missing = frame.select(pl.col(column).null_count()).pipe(tables.collect).item()
+    missing = frame.select(tables.column(column).null_count()).pipe(tables.collect).item()
     if missing:
         raise ValueError(f"image column {column!r} is missing in {missing} rows; drop these rows")
 
 
 def _pool_rows(frame: pl.LazyFrame, column: str, size: Size) -> int:
-    encoded = frame.select(pl.col(column).bin.size().mean()).pipe(tables.collect).item() or 0
+    encoded = frame.select(tables.column(column).bin.size().mean()).pipe(tables.collect).item() or 0
     pixels = size.height * size.width * size.channels
     # A piece is read, decoded and put in another order.
     return max(_LEAST_POOL_ROWS, int(_POOL_BYTES / (encoded + 2 * pixels)))

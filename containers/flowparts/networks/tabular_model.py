@@ -145,7 +145,7 @@ def train(
     )
     trunk = tabular.answering(trained.model, goal.mean, goal.scale)
     answers = trunk.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = validation.select(label).pipe(tables.collect).to_series()
+    truth = tables.select(validation, [label]).pipe(tables.collect).to_series()
     scores = score(task, truth, predictions(answers, goal.classes), goal.classes)
     features = list(learned.features)
     return Network(
@@ -164,8 +164,8 @@ def train(
             "validation": scores,
         },
         states,
-        table.select(features).head(_EXAMPLE_ROWS).pipe(tables.collect),
-        validation.select(features).head(_PARITY_ROWS).pipe(tables.collect),
+        tables.select(table, features).head(_EXAMPLE_ROWS).pipe(tables.collect),
+        tables.select(validation, features).head(_PARITY_ROWS).pipe(tables.collect),
     )
 
 

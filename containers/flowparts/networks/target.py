@@ -75,7 +75,7 @@ def learn(
     if classes is None:
         if class_weight:
             raise ValueError("class_weight is for classifications; leave it out of a regression")
-        value = pl.col(label).cast(pl.Float64)
+        value = tables.column(label).cast(pl.Float64)
         mean, deviation = (
             train.select(value.mean(), value.std(ddof=0).alias("std")).pipe(tables.collect).row(0)
         )
@@ -83,7 +83,7 @@ def learn(
     found = Target(label, list(classes), weight_column=weight_column)
     if class_weight is None:
         return found
-    counted = train.group_by(label).agg(pl.len().alias("rows")).pipe(tables.collect)
+    counted = train.group_by(tables.column(label)).agg(pl.len().alias("rows")).pipe(tables.collect)
     counts = np.bincount(found.numbers(counted[label]), counted["rows"].to_numpy(), len(classes))
     weights = counts.sum() / (len(classes) * counts)
     return Target(label, list(classes), 0.0, 1.0, weights.tolist(), weight_column)
