@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import outputs, tables
+from flowparts import outputs, sources, tables
 
 _WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
     "csv": lambda frame, file: frame.sink_csv(file, engine="streaming"),
@@ -38,13 +38,11 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
         with outputs.whole(local) as partial:
             _write(frame, partial, chosen)
         return
-    import fsspec
-
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "table"
         _write(frame, file, chosen)
         try:
-            fsspec.filesystem(destination.partition("://")[0]).put_file(str(file), destination)
+            sources.filesystem(destination.partition("://")[0]).put_file(str(file), destination)
         except Exception as error:  # each store's client has exceptions of its own
             raise ValueError(f"can't write {destination}: {type(error).__name__}: {error}") from None
 

@@ -26,6 +26,7 @@ What is left out is not checked, so a rule that is too tight is loosened by dele
 
 import json
 import math
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -35,7 +36,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import outputs, progress, tables
+from flowparts import outputs, progress, sources, tables
 
 VERSION = 1
 TYPES = ("integer", "number", "string", "boolean", "timestamp", "date", "image")
@@ -286,18 +287,17 @@ def read(source: str | Path) -> Schema:
     Raises:
         ValueError: The file can't be read, isn't JSON or isn't a schema.
     """
-    import fsspec
-
-    try:
-        with fsspec.open(str(source), "r", encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise ValueError(f"the schema is not there: no file at {source}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the schema at {source} is not valid JSON: {error}") from None
-    # Every store has its own exceptions for a refused or unknown address.
-    except Exception as error:
-        raise ValueError(f"the schema at {source} can't be read: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            files = sources.fetch(str(source), Path(folder))
+        except ValueError as error:
+            raise ValueError(f"no schema: {error}") from None
+        if len(files) > 1:
+            raise ValueError(f"the schema must be one file, but there are {len(files)} at {source}")
+        try:
+            content = json.loads(files[0].path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the schema at {source} is not valid JSON: {error}") from None
     try:
         return Schema.from_dict(content)
     except ValueError as error:

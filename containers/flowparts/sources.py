@@ -5,6 +5,7 @@ import glob
 import logging
 import re
 import shutil
+import socket
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ SAMPLES = Path(__file__).with_name("samples")
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _COPY_BYTES = 1 << 20
+_CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def fetch_tree(source: str, directory: Path) -> None:
     """
     scheme, _, rest = source.partition("://")
     try:
-        files = _filesystem(scheme)
+        files = filesystem(scheme)
         root = rest.strip("/")
         names = [name for name in files.find(root) if name != root]
         for name in sorted(names):
@@ -245,14 +247,19 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
     return found
 
 
-def _filesystem(scheme: str) -> Any:
+def filesystem(scheme: str) -> Any:
+    """Return fsspec's file system for a scheme, one that soon says that a server can't be reached.
+
+    Raises:
+        OSError: Cloud Storage can't be reached.
+    """
     import fsspec
 
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "s3":
         # boto3's defaults wait for minutes before they say that a server isn't there.
         options["config_kwargs"] = {
-            "connect_timeout": 10,
+            "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": 60,
             "retries": {"max_attempts": 2, "mode": "standard"},
         }
@@ -260,16 +267,27 @@ def _filesystem(scheme: str) -> Any:
         import aiohttp
 
         # The default gives up after five minutes in all, however well a large download goes.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=60)
         options["client_kwargs"] = {"timeout": timeout}
     if scheme == "gs":
         # It prints the traceback of every failure, which is one sentence here.
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+        # It would look for credentials and then ask for the file six times, half a minute in all. Where the
+        # session has options of the user's own, such as a proxy, not to get there from here means nothing.
+        anonymous = fsspec.filesystem(scheme, **options, token="anon")  # noqa: S106 no credential
+        if not anonymous.session_kwargs:
+            _require_reachable(anonymous.base)
     return fsspec.filesystem(scheme, **options)
 
 
+def _require_reachable(address: str) -> None:
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
+
+
 def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
-    files = _filesystem(scheme)
+    files = filesystem(scheme)
     if scheme.startswith("http"):
         return files, [source]
     path = source.partition("://")[2]

@@ -288,7 +288,7 @@ def test_a_mistake_in_an_edited_schema_is_explained(content: Any, message: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "the schema is not there: no file at"),
+        (None, "no schema: there is no file or directory at"),
         ("{", "is not valid JSON: Expecting property name"),
         ('{"version": 3}', r"it must be 1 \(in .*schema.json\)"),
     ],
@@ -304,8 +304,28 @@ def test_a_file_that_is_no_schema_is_refused_with_its_path(
 
 
 def test_an_address_of_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the schema at ftps3://bucket/schema.json can't be read"):
+    with pytest.raises(
+        ValueError, match=r"no schema: source 'ftps3://bucket/schema.json' has the unknown scheme"
+    ):
         schema.read("ftps3://bucket/schema.json")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # moto's and botocore's own
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_schema_is_read_from_an_object_store_or_told_why_not(s3_server: str, tmp_path: Path) -> None:
+    import boto3
+
+    inferred = schema.infer(pl.LazyFrame({"größe": [1.5, 2.5]}))
+    schema.write(inferred, tmp_path / "schema.json")
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    client.create_bucket(Bucket="schemas")
+    client.upload_file(str(tmp_path / "schema.json"), "schemas", "rows/schema.json")
+    client.upload_file(str(tmp_path / "schema.json"), "schemas", "rows/other.json")
+    assert schema.read("s3://schemas/rows/schema.json") == inferred
+    with pytest.raises(ValueError, match=r"^no schema: there is nothing at s3://schemas/gone.json$"):
+        schema.read("s3://schemas/gone.json")
+    with pytest.raises(ValueError, match=r"must be one file, but there are 2 at s3://schemas/rows$"):
+        schema.read("s3://schemas/rows")
 
 
 def test_a_table_without_rows_is_refused() -> None:

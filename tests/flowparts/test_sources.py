@@ -238,6 +238,20 @@ def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.Monke
         sources.fetch("s3://bucket/a.csv", fetched)
 
 
+@pytest.mark.parametrize("source", ["gs://bucket/a.csv", "gs://bucket/*.csv"])
+def test_unreachable_cloud_storage_is_one_sentence_at_once(
+    source: str, fetched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{_free_port()}")
+
+    def slept(_: float) -> None:
+        raise AssertionError("it waits to try again")
+
+    monkeypatch.setattr("gcsfs.retry.asyncio.sleep", slept)
+    with pytest.raises(ValueError, match=r"gs://bucket/.* can't be read; is the address right .*refused"):
+        sources.fetch(source, fetched)
+
+
 @pytest.fixture
 def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Give a bucket on an emulation of Cloud Storage, as there is none to run."""

@@ -29,7 +29,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
-from flowparts import __version__
+from flowparts import __version__, sources
 from flowparts.endpoint import Endpoint
 
 # Kubernetes allows 63 characters, of which a revision and a suffix take some.
@@ -152,13 +152,10 @@ def local_copy(model: str) -> Iterator[Path]:
     if seen := mounted(model):
         yield seen
         return
-    import fsspec
-
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "model"
         try:
-            system, path = fsspec.core.url_to_fs(model)
-            system.get(path.rstrip("/") + "/", f"{copy}/", recursive=True)
+            sources.filesystem(scheme).get(f"{rest.rstrip('/')}/", f"{copy}/", recursive=True)
         except Exception as error:  # each file system raises its own
             detail = " ".join(str(error).split())
             raise ValueError(

@@ -57,3 +57,17 @@ def test_an_impossible_destination_is_answered_with_a_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         export_table.python_func(table=table(ROWS), destination=destination)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # botocore's own
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_unreachable_store_is_told_in_one_sentence(
+    table: Any, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "test")
+    with pytest.raises(ValueError, match=rf"^can't write {scheme}://bucket/rows.csv: .*[Cc]onnect"):
+        export_table.python_func(table=table(ROWS), destination=f"{scheme}://bucket/rows.csv")
