@@ -170,7 +170,7 @@ def groups(column: pl.Series) -> list[tuple[str, Mask]]:
     Returns:
         For each group its name for people, and which rows it holds.
     """
-    dtype = column.dtype
+    column, dtype = column.alias("value"), column.dtype
     if dtype.is_numeric() and column.drop_nulls().n_unique() > MAX_NUMBERS:
         found = _quartiles(column)
     elif dtype.is_numeric():
@@ -256,7 +256,7 @@ def _check_slice_types(test: pl.LazyFrame, columns: Sequence[str]) -> None:
 
 def _values(column: pl.Series, by_rows: bool) -> list[tuple[str, Mask]]:
     """Group by value, the most frequent or the lowest first; past MAX_TEXTS values the rest is one group."""
-    counts = column.alias("value").drop_nulls().value_counts(name="rows")
+    counts = column.drop_nulls().value_counts(name="rows")
     order = counts.sort("rows", "value", descending=[True, False]) if by_rows else counts.sort("value")
     values = order["value"].to_list()
     found = [(_text(value), _mask(column == value)) for value in values[:MAX_TEXTS]]

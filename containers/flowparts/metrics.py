@@ -211,14 +211,14 @@ def encode(values: pl.Series, classes: Sequence[Any], what: str = "label") -> ND
     Raises:
         ValueError: Values are missing or not among the classes.
     """
+    # Under a plain name, as what Polars does with a column alone takes some names for patterns.
+    name, values = values.name, values.alias("values")
     if values.dtype.is_nested():
-        raise ValueError(f"{what} {values.name!r} holds {values.dtype} values; a class is text or a number")
+        raise ValueError(f"{what} {name!r} holds {values.dtype} values; a class is text or a number")
     if values.dtype.is_float():
         values = values.fill_nan(None)
     if missing := values.null_count():
-        raise ValueError(
-            f"{what} {values.name!r} is missing in {missing} of {len(values)} rows; drop or fill them"
-        )
+        raise ValueError(f"{what} {name!r} is missing in {missing} of {len(values)} rows; drop or fill them")
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     position = {value: index for index, value in enumerate(classes)}
@@ -227,7 +227,7 @@ def encode(values: pl.Series, classes: Sequence[Any], what: str = "label") -> ND
     if None in known:
         strange = [value for value, index in zip(distinct, known, strict=True) if index is None]
         raise ValueError(
-            f"{what} {values.name!r} holds {_few(strange)}, which the model does not know; "
+            f"{what} {name!r} holds {_few(strange)}, which the model does not know; "
             f"its classes are: {_few(classes)}"
         )
     codes = values.replace_strict(distinct, pl.Series(known, dtype=pl.Int64), return_dtype=pl.Int64)

@@ -336,40 +336,44 @@ def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
         ValueError: A column is not there, or a value can't be cast; the sentence names both.
     """
     tables.require_columns(frame, types, "feature column")
-    return frame.select(_cast(frame[name], kind) for name, kind in types.items())
+    # Under a plain name, as what Polars does with a column alone takes some names for patterns.
+    cast = (_cast(frame[name].alias("values"), kind, name).alias(name) for name, kind in types.items())
+    return frame.select(cast)
 
 
-def _cast(column: pl.Series, kind: str) -> pl.Series:
+def _cast(column: pl.Series, kind: str, name: str) -> pl.Series:
     dtype = column.dtype
     if kind in _NUMBERS:
         if dtype.is_temporal() or dtype.is_nested():
-            raise ValueError(_wrong(column, kind, column.drop_nulls().head(1).to_list()))
+            raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
         source = column.cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else column
         cast = source.cast(pl.Float64, strict=False)
     elif kind == "image":
         if column.dtype not in (pl.Binary, pl.Null):
-            raise ValueError(_wrong(column, kind, column.drop_nulls().head(1).to_list()))
+            raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
         cast = column.cast(pl.Binary)
     elif kind in _MOMENTS:
-        cast = _to_moment(column, kind)
+        cast = _to_moment(column, kind, name)
     elif dtype.is_nested() or dtype == pl.Binary:
-        raise ValueError(_wrong(column, kind, column.drop_nulls().head(1).to_list()))
+        raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
     else:
         cast = column.cast(pl.String)
     if cast.null_count() > column.null_count():
-        raise ValueError(_wrong(column, kind, column.filter(cast.is_null() & column.is_not_null()).to_list()))
+        raise ValueError(
+            _wrong(column, kind, name, column.filter(cast.is_null() & column.is_not_null()).to_list())
+        )
     if kind in _NUMBERS:
         cast = pl.select(pl.when(cast.is_finite()).then(cast).alias(column.name)).to_series()
     return cast
 
 
-def _to_moment(column: pl.Series, kind: str) -> pl.Series:
+def _to_moment(column: pl.Series, kind: str, name: str) -> pl.Series:
     moment = pl.Datetime("us")
     if column.dtype == pl.String:
         return _parse_moments(column)
     if column.dtype in (pl.Date, pl.Datetime, pl.Null):
         return column.cast(moment)
-    raise ValueError(_wrong(column, kind, column.drop_nulls().head(1).to_list()))
+    raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
 
 
 def _parse_moments(column: pl.Series) -> pl.Series:
@@ -387,9 +391,9 @@ def _parse_moments(column: pl.Series) -> pl.Series:
     return parsed
 
 
-def _wrong(column: pl.Series, kind: str, values: Sequence[object]) -> str:
+def _wrong(column: pl.Series, kind: str, name: str, values: Sequence[object]) -> str:
     value = f"{values[0]!r}" if values else str(column.dtype)
-    return f"feature column {column.name!r} holds {kind} values in the training table; {value} is none"
+    return f"feature column {name!r} holds {kind} values in the training table; {value} is none"
 
 
 def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:

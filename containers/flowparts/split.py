@@ -199,7 +199,7 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
 
 
 def _by_time(frame: pl.LazyFrame, column: str, fractions: Sequence[float]) -> pl.Series:
-    times = tables.select(frame, [column]).pipe(tables.collect).to_series()
+    times = tables.select(frame, [column]).pipe(tables.collect).to_series().alias("time")
     dtype = times.dtype
     if not (dtype in (pl.Date, pl.Datetime) or dtype.is_numeric()):
         raise ValueError(f"time column {column!r} holds {dtype}; it must hold timestamps, dates or numbers")

@@ -132,9 +132,10 @@ def columns(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
     made = {}
     for name, kind in encoding.features.items():
         if kind == "string":
-            made[name] = raw[name].fill_null("").to_numpy().astype(object)
+            made[name] = raw[name].alias("text").fill_null("").to_numpy().astype(object)
         else:
-            values = raw[name].dt.epoch("us") if kind in MOMENTS else raw[name]
+            values = raw[name].alias("value")
+            values = values.dt.epoch("us") if kind in MOMENTS else values
             made[name] = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return made
 

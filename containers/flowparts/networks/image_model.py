@@ -164,7 +164,7 @@ def train(
         model = network("float32", 0.0)
         model.set_weights(trained.model.get_weights())
     answers = model.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = tables.select(validation, [label]).pipe(tables.collect).to_series()
+    truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
     scores = score("classification", truth, predictions(answers, classes), classes)
     facts = {
         "estimator": "KerasFineTunedNetwork" if weights else "KerasConvolutionalNetwork",

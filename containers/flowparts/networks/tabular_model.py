@@ -145,7 +145,7 @@ def train(
     )
     trunk = tabular.answering(trained.model, goal.mean, goal.scale)
     answers = trunk.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = tables.select(validation, [label]).pipe(tables.collect).to_series()
+    truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
     scores = score(task, truth, predictions(answers, goal.classes), goal.classes)
     features = list(learned.features)
     return Network(

@@ -39,7 +39,8 @@ class Target:
         if labels.dtype in (pl.Categorical, pl.Enum):
             labels = labels.cast(pl.String)
         positions = list(range(len(self.classes)))
-        return labels.replace_strict(self.classes, positions, return_dtype=pl.Int32).to_numpy()
+        # Under a plain name, as what Polars does with a column alone takes some names for patterns.
+        return labels.alias("label").replace_strict(self.classes, positions, return_dtype=pl.Int32).to_numpy()
 
     def weights(self, rows: pl.DataFrame) -> Any:
         """Return the float32 weight of each row."""
