@@ -75,4 +75,5 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
                 started[number] = time.monotonic()
         time.sleep(0.05)
     os.close(held)
+    worker.ignore_stops()
     return status

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -103,8 +104,12 @@ async def _serve(
         logs.say("draining", seconds=seconds, worker=number)
         loop.call_later(seconds, stopped.set)
 
-    loop.add_signal_handler(signal.SIGTERM, stop, settings.drain_seconds)
-    loop.add_signal_handler(signal.SIGINT, stop, 0)
+    def ask(seconds: float, *_: object) -> None:
+        loop.call_soon_threadsafe(stop, seconds)
+
+    # Not the loop's own handlers: closing the loop would give the signals back their deadly meaning.
+    for signum, seconds in ((signal.SIGTERM, settings.drain_seconds), (signal.SIGINT, 0.0)):
+        signal.signal(signum, partial(ask, seconds))
     if parent >= 0:
 
         def orphaned() -> None:
@@ -127,6 +132,13 @@ async def _serve(
     for scorer in app.scorers.values():
         scorer.close()
     logs.say("stopped", worker=number)
+    ignore_stops()
+
+
+def ignore_stops() -> None:
+    """Let no further signal end this process, which is about to end by itself, with another status."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _bracketed(host: str) -> str:

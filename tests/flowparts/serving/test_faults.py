@@ -131,6 +131,18 @@ def test_what_was_asked_before_sigterm_is_answered(
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_told_to_stop_again_and_again_ends_in_order(
+    serve: Callable[..., Server], model: Path, workers: int
+) -> None:
+    server = serve(model, f"--workers={workers}")
+    while server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    assert server.stop() == 0
+    assert len(server.say("stopped")) == workers
+
+
 def test_a_call_over_grpc_ends_at_its_deadline_and_the_next_is_answered(
     serve: Callable[..., Server], model: Path, records: Any
 ) -> None:
