@@ -19,6 +19,28 @@ class Step:
         return self.key.rpartition("/")[2]
 
 
+def unshared(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pipeline document in which every step has a component of its own, named by the step's key.
+
+    As compiled, the steps of a nested pipeline that stands in two branches can't be told apart.
+    """
+    components: dict[str, Any] = {}
+
+    def owned(dag: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        tasks = {}
+        for name, task in dag["tasks"].items():
+            key = prefix + name
+            component = spec["components"][task["componentRef"]["name"]]
+            if "dag" in component:
+                component = {**component, "dag": owned(component["dag"], f"{key}/")}
+            components[key] = component
+            tasks[name] = {**task, "componentRef": {"name": key}}
+        return {**dag, "tasks": tasks}
+
+    root = {**spec["root"], "dag": owned(spec["root"]["dag"], "")}
+    return {**spec, "root": root, "components": components}
+
+
 def steps(spec: Mapping[str, Any]) -> list[Step]:
     """Return the steps of a pipeline document, each after those that it waits for."""
     found: dict[str, Step] = {}

@@ -31,7 +31,7 @@ from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
 from flowparts import __version__, outputs, sources
 from targets import docker, package, step_error, step_server
-from targets.graph import Step, steps
+from targets.graph import Step, steps, unshared
 
 # What a shell makes of a process that got SIGKILL.
 KILLED = 137
@@ -43,7 +43,7 @@ class Task:
     """One task of a run, as it stands now."""
 
     name: str
-    component: str  # key of the component in the compiled document, the same for every turn of a loop
+    component: str  # key of the step in the graph, the same for every turn of a loop
     log: Path
     state: str = "running"  # running, succeeded, cached or failed
     started: float = field(default_factory=time.monotonic)
@@ -132,11 +132,11 @@ def run(
     # What stands for the image carries the code's digest, so a changed flowparts never meets a stale cache.
     tag = f"{__version__}-{_code_digest()}"
     text = package.compiled(pipeline, containers.reference if containers else lambda image: f"{image}:{tag}")
-    document = package.documents(text)[0]
+    document = unshared(package.documents(text)[0])
     record = Run(name, folder, parameters, steps(document))
     executors = document["deploymentSpec"]["executors"].values()
     images = {Path(executor["container"]["image"].partition(":")[0]).name for executor in executors}
-    loaded = components.load_component_from_text(text)
+    loaded = components.load_component_from_text(package.dumped(document))
     started = time.monotonic()
     with (
         (folder / "kfp.log").open("w", encoding="utf-8") as kfp_log,

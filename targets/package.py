@@ -103,6 +103,11 @@ def documents(text: str) -> list[dict[str, Any]]:
     return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
+def dumped(document: dict[str, Any]) -> str:
+    """Return the text of one YAML document."""
+    return str(yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), allow_unicode=True))
+
+
 def image_references(registry: str, version: str, digests: Path | None = None) -> Callable[[str], str]:
     """Return a function from an image's name to its full reference.
 

@@ -81,9 +81,11 @@ def _comparison(pipeline: str, summaries: Mapping[str, Mapping[str, Any]]) -> Ma
     measures = _ordered(key for summary in summaries.values() for key in summary["metrics"])
     rows = [
         {
-            "run": _link(f"{pipeline}/{run}/index.html", run),
+            "run": Markup('<span style="white-space:nowrap">{}</span>').format(
+                _link(f"{pipeline}/{run}/index.html", run)
+            ),
             "state": "succeeded" if summary["succeeded"] else "failed",
-            "seconds": summary["seconds"],
+            "seconds": round(summary["seconds"], 1),
             **{name: _text(summary["parameters"].get(name, "")) for name in varying},
             **{name: summary["metrics"].get(name, "") for name in measures},
         }
@@ -113,7 +115,7 @@ def _task_row(
         ),
         "open": Markup(" &middot; ").join(links),
         "inputs": Markup("<details><summary>{}</summary>{}</details>").format(
-            f"{len(shown)} inputs",
+            f"{len(shown)} input{'' if len(shown) == 1 else 's'}",
             Markup("<br>").join(Markup("{} = {}").format(key, _text(value)) for key, value in shown.items()),
         )
         if shown
@@ -178,7 +180,7 @@ def _box(step: Step, place: tuple[float, float], tasks: Sequence[Task]) -> Marku
     states = [task.state for task in tasks] or ["skipped"]
     state = next((worst for worst in ("failed", "running", "succeeded") if worst in states), states[0])
     seconds = f"{sum(task.seconds for task in tasks):.1f} s" if tasks else ""
-    times = f" ({len(tasks)} in parallel)" if len(tasks) > 1 else ""
+    times = f" ({len(tasks)} turns)" if len(tasks) > 1 else ""
     box = Markup(
         '<g><rect x="{:.0f}" y="{:.0f}" width="{}" height="{}" rx="7" fill="{}" fill-opacity="0.16" '
         'stroke="{}" stroke-width="1.5"/>'

@@ -63,3 +63,20 @@ def test_each_step_stands_below_all_it_waits_for() -> None:
         ["choose-2"],
         ["publish"],
     ]
+
+
+@dsl.pipeline(name="branches")
+def branches(chosen: bool = True) -> None:
+    with dsl.If(chosen == True):  # noqa: E712
+        inner(chosen=chosen)
+    with dsl.Else():
+        inner(chosen=chosen)
+
+
+def test_steps_of_a_nested_pipeline_used_twice_can_be_told_apart() -> None:
+    compiled = package.documents(package.compiled(branches, str))[0]
+    assert len({step.component for step in graph.steps(compiled)}) == 1
+    own = graph.steps(graph.unshared(compiled))
+    assert [step.component for step in own] == [step.key for step in own]
+    assert [step.key for step in own] == [step.key for step in graph.steps(compiled)]
+    assert len(own) == 2

@@ -2,9 +2,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp import dsl
 
 from targets import local, run_page
-from tests.targets.test_local import small
+from tests.targets.test_local import score, small, write_rows
+
+
+@dsl.pipeline(name="scored")
+def scored(data_version: str) -> None:
+    rows = write_rows(source="sample://iris", data_version=data_version)
+    score(rows=rows.outputs["rows"], setting={})
+
+
+@dsl.pipeline(name="either")
+def either(first: bool = True) -> None:
+    with dsl.If(first == True):  # noqa: E712
+        scored(data_version="1")
+    with dsl.Else():
+        scored(data_version="2")
 
 
 def files_linked(driver: Any) -> list[Path]:
@@ -31,6 +46,17 @@ def test_page_shows_graph_and_failure_and_opens_every_report_and_log(
     assert {path.name for path in linked} >= {"write-rows.log", "score.log", "score-2.log"}
     assert len([path for path in linked if path.suffix == ".html" and path.parent.name == "reports"]) == 1
     assert all(path.is_file() for path in linked)
+
+
+def test_graph_shows_what_ran_in_the_branch_that_was_taken_only(tmp_path: Path, open_page: Any) -> None:
+    record = local.run(either, {"first": False}, tmp_path)
+    driver = open_page(run_page.write(record))
+    texts = [text.text for text in driver.find_elements("css selector", "svg.graph text")]
+    shown = list(zip(texts[::2], texts[1::2], strict=True))
+    assert [(name, state.split()[0]) for name, state in shown] == [
+        ("write-rows", "succeeded"),
+        ("score", "succeeded"),
+    ]
 
 
 def test_index_compares_runs_by_what_differs(tmp_path: Path, open_page: Any) -> None:

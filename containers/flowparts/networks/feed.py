@@ -130,9 +130,4 @@ def table_rows(
     """
     columns = [*features, label, *([weight_column] if weight_column else [])]
     pool_rows = min(_POOL_ROWS, _POOL_VALUES // len(columns))
-    return Rows(
-        table,
-        columns,
-        lambda rows: (inputs(rows), target(rows[label]), weight(rows)),
-        pool_rows,
-    )
+    return Rows(table, columns, lambda rows: (inputs(rows), target(rows[label]), weight(rows)), pool_rows)
