@@ -20,7 +20,7 @@ class Step:
 
 
 def unshared(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pipeline document in which every step has a component of its own, named by the step's key.
+    """Return a pipeline document in which every step has a component of its own, named comp- and its key.
 
     As compiled, the steps of a nested pipeline that stands in two branches can't be told apart.
     """
@@ -33,8 +33,8 @@ def unshared(spec: Mapping[str, Any]) -> dict[str, Any]:
             component = spec["components"][task["componentRef"]["name"]]
             if "dag" in component:
                 component = {**component, "dag": owned(component["dag"], f"{key}/")}
-            components[key] = component
-            tasks[name] = {**task, "componentRef": {"name": key}}
+            components[f"comp-{key}"] = component
+            tasks[name] = {**task, "componentRef": {"name": f"comp-{key}"}}
         return {**dag, "tasks": tasks}
 
     root = {**spec["root"], "dag": owned(spec["root"]["dag"], "")}

@@ -43,7 +43,7 @@ class Task:
     """One task of a run, as it stands now."""
 
     name: str
-    component: str  # key of the step in the graph, the same for every turn of a loop
+    component: str  # that of the step in the graph, the same for every turn of a loop
     log: Path
     state: str = "running"  # running, succeeded, cached or failed
     started: float = field(default_factory=time.monotonic)

@@ -84,12 +84,14 @@ def written(record: local.Run, task: str, name: str) -> Endpoint:
 
 def components(record: local.Run) -> list[str]:
     """Return what ran after the deployment, in order; the offline predictions run beside it."""
-    names = [task.component.rpartition("/")[2].rstrip("-0123456789") for task in record.tasks]
+    names = [
+        task.component.removeprefix("comp-").rpartition("/")[2].rstrip("-0123456789") for task in record.tasks
+    ]
     return [name for name in names[names.index("deploy-model") + 1 :] if name != "batch-predict"]
 
 
 def verdicts(record: local.Run) -> list[tuple[bool, str]]:
-    probes = [task.outputs for task in record.tasks if "/probe-endpoint" in f"/{task.component}"]
+    probes = [task.outputs for task in record.tasks if task.name.startswith("probe-endpoint")]
     return [(probe["healthy"], probe["reason"]) for probe in probes]
 
 

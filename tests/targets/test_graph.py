@@ -77,6 +77,6 @@ def test_steps_of_a_nested_pipeline_used_twice_can_be_told_apart() -> None:
     compiled = package.documents(package.compiled(branches, str))[0]
     assert len({step.component for step in graph.steps(compiled)}) == 1
     own = graph.steps(graph.unshared(compiled))
-    assert [step.component for step in own] == [step.key for step in own]
+    assert [step.component for step in own] == [f"comp-{step.key}" for step in own]
     assert [step.key for step in own] == [step.key for step in graph.steps(compiled)]
     assert len(own) == 2
