@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from flowparts.names import unknown
 from targets import catalogue, faults, kubeflow, package, parameters, settings, submission, vertex
 from targets.live_view import LiveView
 
@@ -135,7 +136,7 @@ def _service(options: argparse.Namespace, chosen: Any) -> submission.Service:
 def _found(options: argparse.Namespace, service: submission.Service) -> submission.Run:
     run = service.find(options.name)
     if not run:
-        raise ValueError(catalogue.unknown("run", options.name, service.recent()))
+        raise ValueError(unknown("run", options.name, service.recent()))
     return run
 
 

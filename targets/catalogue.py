@@ -1,6 +1,5 @@
 """Finds every component and pipeline by walking their folders; nothing is listed by hand."""
 
-import difflib
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from kfp.dsl.python_component import PythonComponent
 
 import components as components_package
 import pipelines as pipelines_package
+from flowparts.names import unknown
 
 
 def components() -> dict[str, PythonComponent]:
@@ -38,13 +38,6 @@ def find(name: str, among: dict[str, BaseComponent], kind: str) -> BaseComponent
     if key not in among:
         raise ValueError(unknown(kind, name, list(among)))
     return among[key]
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """Return the sentence for a name that isn't known, with the near match if there is one."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
 
 
 def stage(component: PythonComponent) -> str:

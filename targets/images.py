@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 from components import REGISTRY
 from flowparts import __version__, lineage
-from targets.catalogue import unknown
+from flowparts.names import unknown
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"

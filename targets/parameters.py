@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from kfp.dsl.structures import InputSpec
 
-from targets.catalogue import unknown
+from flowparts.names import unknown
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "Integer": (int,),

@@ -13,7 +13,7 @@ import yaml
 
 from components import REGISTRY
 from flowparts import __version__
-from targets.catalogue import unknown
+from flowparts.names import unknown
 
 FILE = Path("flowparts.toml")
 _SECRETS = ("token", "cookie", "password")

@@ -55,6 +55,4 @@ def deploy_docker(
         image=image,
         timeout_seconds=timeout_seconds,
     )
-    endpoints.write(deployed, endpoint.path)
-    endpoint.metadata.update(deployed.to_dict())
-    return deployed.url, deployed.revision, deployed.share
+    return endpoints.publish(deployed, endpoint)

@@ -64,6 +64,4 @@ def deploy_kserve(
         service_account=service_account,
         timeout_seconds=timeout_seconds,
     )
-    endpoints.write(deployed, endpoint.path)
-    endpoint.metadata.update(deployed.to_dict())
-    return deployed.url, deployed.revision, deployed.share
+    return endpoints.publish(deployed, endpoint)

@@ -69,6 +69,4 @@ def deploy_kubernetes(
         gateway=gateway,
         timeout_seconds=timeout_seconds,
     )
-    endpoints.write(deployed, endpoint.path)
-    endpoint.metadata.update(deployed.to_dict())
-    return deployed.url, deployed.revision, deployed.share
+    return endpoints.publish(deployed, endpoint)

@@ -37,6 +37,4 @@ def deploy_model(
 
     chosen = deploy.options(target, options)
     deployed = deploy.target(target).deploy(model.uri, name, share=share, **chosen)
-    endpoints.write(deployed, endpoint.path)
-    endpoint.metadata.update(deployed.to_dict())
-    return deployed.url, deployed.revision, deployed.share
+    return endpoints.publish(deployed, endpoint)

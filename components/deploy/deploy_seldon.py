@@ -62,6 +62,4 @@ def deploy_seldon(
         storage_access=storage_access,
         timeout_seconds=timeout_seconds,
     )
-    endpoints.write(deployed, endpoint.path)
-    endpoint.metadata.update(deployed.to_dict())
-    return deployed.url, deployed.revision, deployed.share
+    return endpoints.publish(deployed, endpoint)

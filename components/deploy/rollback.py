@@ -20,7 +20,7 @@ def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str 
 
     before = endpoints.read(endpoint.path)
     after = deploy.target(before.target).rollback(before)
-    endpoints.write(after, restored.path)
-    restored.metadata.update(after.to_dict(), rolled_back=before.revision, reason=reason)
+    endpoints.publish(after, restored)
+    restored.metadata.update(rolled_back=before.revision, reason=reason)
     print(f"rolled back from {before.revision} to {after.revision}: {reason or 'no reason given'}")  # noqa: T201
     return after.revision

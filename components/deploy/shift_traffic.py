@@ -22,6 +22,5 @@ def shift_traffic(endpoint: Input[Artifact], shifted: Output[Artifact], percent:
 
     before = endpoints.read(endpoint.path)
     after = deploy.target(before.target).shift(before, percent)
-    endpoints.write(after, shifted.path)
-    shifted.metadata.update(after.to_dict())
+    endpoints.publish(after, shifted)
     return after.share

@@ -8,7 +8,7 @@ sentence.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -271,13 +271,6 @@ def observed(thing: Manifest) -> bool:
     return bool(thing.get("status", {}).get("observedGeneration", generation) >= generation)
 
 
-def not_deployed(name: str, revision: str, error: ValueError, kept: Iterable[str]) -> ValueError:
-    """Return the error for a revision that didn't come up, which says what still serves."""
-    still = " and ".join(kept)
-    after = f"; {still} serves as before" if still else ""
-    return ValueError(f"revision {revision} of endpoint {name!r} is not deployed: {error}{after}")
-
-
 def _sentence(error: Any, method: str, path: str) -> ValueError:
     try:
         content = json.loads(error.body)
@@ -306,15 +299,3 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
 def _line(text: str) -> str:
     """Return text on one line of at most 200 characters."""
     return " ".join(text.split())[:200]
-
-
-def predictions(answer: Any) -> list[dict[str, Any]]:
-    """Return the rows of a model server's answer.
-
-    Raises:
-        ValueError: It isn't one.
-    """
-    if not isinstance(answer, dict) or not isinstance(answer.get("predictions"), list):
-        raise ValueError(f"the answer holds no predictions: {_line(json.dumps(answer))}")
-    found: list[dict[str, Any]] = answer["predictions"]
-    return found

@@ -25,13 +25,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flowparts import outputs
 
 _TARGET = re.compile(r"[a-z][a-z0-9_]*")
 _URL = re.compile(r"https?://[^\s@]+")
 _SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
+
+
+class Written(Protocol):
+    """An artifact of a step, as far as an endpoint needs it."""
+
+    path: str
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,17 @@ def read(path: str | Path) -> Endpoint:
 def write(endpoint: Endpoint, path: str | Path) -> None:
     """Write an endpoint's file, which appears whole or not at all."""
     outputs.write_json(path, endpoint.to_dict())
+
+
+def publish(endpoint: Endpoint, artifact: Written) -> tuple[str, str, int]:
+    """Write an endpoint to a step's artifact, the file and the metadata.
+
+    Returns:
+        Its address, its current revision and the share of that: what a deployment returns.
+    """
+    write(endpoint, artifact.path)
+    artifact.metadata.update(endpoint.to_dict())
+    return endpoint.url, endpoint.revision, endpoint.share
 
 
 def _problems(endpoint: Endpoint) -> Any:

@@ -8,7 +8,6 @@ infer again. Only when a line can't be read, or a value isn't of the type that a
 looked at one by one (`flowparts.screening`).
 """
 
-import difflib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowparts import outputs, progress, screening, sources, sql, tables, text_types
+from flowparts.names import hint
 from flowparts.screening import BadRows
 from flowparts.sources import File
 from flowparts.text_files import PLACE, SAMPLE_ROWS, Csv, JsonLines, TextFiles
@@ -446,16 +446,14 @@ def _cannot_read(job: _Job, error: Exception) -> str:
 
 def _require_known(value: object, known: Sequence[str], what: str) -> None:
     if value not in known:
-        near = difflib.get_close_matches(str(value).lower(), known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{what} is {value!r}; {hint}use one of: {', '.join(known)}")
+        near = hint(str(value).lower(), known)
+        raise ValueError(f"{what} is {value!r}; {near}use one of: {', '.join(known)}")
 
 
 def _require_columns(given: Mapping[str, str], names: Sequence[str]) -> None:
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = hint(name, names)
             raise ValueError(
-                f"column {name!r} of column_types is not in the source; {hint}columns are: {', '.join(names)}"
+                f"column {name!r} of column_types is not in the source; {near}columns are: {', '.join(names)}"
             )

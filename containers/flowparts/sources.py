@@ -1,6 +1,5 @@
 """Where data comes from: any source a user can name becomes files on this machine."""
 
-import difflib
 import glob
 import logging
 import re
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from flowparts.names import hint
 
 SCHEMES = ("file", "gs", "http", "https", "s3", "sample")
 FORMATS = {
@@ -196,9 +197,7 @@ def _suffix(name: str) -> str:
 def _sample(name: str) -> File:
     names = sorted(path.stem for path in SAMPLES.glob("*.parquet"))
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"there is no sample {name!r}; {hint}samples are: {', '.join(names)}")
+        raise ValueError(f"there is no sample {name!r}; {hint(name, names)}samples are: {', '.join(names)}")
     return File(SAMPLES / f"{name}.parquet", f"sample://{name}.parquet")
 
 

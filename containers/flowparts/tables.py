@@ -3,7 +3,6 @@
 A missing value is a null. NaN does not occur: it becomes null when a table is written.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import polars as pl
 
 from flowparts import outputs, progress
+from flowparts.names import hint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -260,11 +260,10 @@ def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], 
     present = frame.collect_schema().names()
     for name in columns:
         if name not in present:
-            near = difflib.get_close_matches(name, present, n=1, cutoff=0.7)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = hint(name, present, cutoff=0.7)
             more = f", ... ({len(present)} in all)" if len(present) > _MOST_NAMED else ""
             named = ", ".join(present[:_MOST_NAMED])
-            raise ValueError(f"{role} {name!r} is not in the table; {hint}columns are: {named}{more}")
+            raise ValueError(f"{role} {name!r} is not in the table; {near}columns are: {named}{more}")
 
 
 def require_rows(frame: pl.LazyFrame, what: str = "the table") -> int:

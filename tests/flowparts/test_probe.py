@@ -28,6 +28,13 @@ CASES: dict[str, tuple[Lane, Lane | None, list[Any], bool, str]] = {
     "slow with nothing to compare": (lane(3000), None, [], True, "3000.0 ms"),
     "requests lost": (lane(5, 90, 10), None, [], False, "left 10 of 100 requests .* 1.0% are allowed"),
     "no more lost than before": (lane(5, 90, 10), lane(5, 90, 10, "r1"), [], True, "90 of 100"),
+    "no answer before excuses none": (
+        lane(5, 90, 10),
+        lane(5, 0, 100, "r1"),
+        [],
+        False,
+        "left 10 of 100 requests .* 1.0% are allowed",
+    ),
     "no answer at all": (lane(5, 0, 3), lane(5, 0, 3, "r1"), [], False, "the last one: the server gave no"),
     "other predictions": (lane(5), None, DIFFERENT, False, "1 of 50 rows otherwise .* row 3: 'no' for 'yes'"),
 }

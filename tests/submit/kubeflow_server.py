@@ -16,7 +16,7 @@ import kfp_server_api
 import yaml
 from kfp_server_api import models
 
-from tests.submit.stand_in import Answer, Request, StandIn
+from tests.stand_in import Answer, Request, StandIn
 
 _CODEC = kfp_server_api.ApiClient()
 

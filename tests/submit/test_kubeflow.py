@@ -13,8 +13,8 @@ from kfp import dsl
 
 import submit
 from targets import package, submission
+from tests.stand_in import Trouble
 from tests.submit.kubeflow_server import KubeflowServer
-from tests.submit.stand_in import Trouble
 
 Do = Callable[..., int]
 

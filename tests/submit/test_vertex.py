@@ -10,7 +10,7 @@ import yaml
 
 import submit
 from targets import package
-from tests.submit.stand_in import Trouble
+from tests.stand_in import Trouble
 from tests.submit.vertex_server import VertexServer
 
 Do = Callable[..., int]

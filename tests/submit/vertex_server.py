@@ -5,23 +5,22 @@ can have a field that the API hasn't.
 """
 
 import itertools
-import json
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from google.cloud.aiplatform_v1 import types
 
-from tests.submit.stand_in import Answer, Request, StandIn
+from tests.google_service import GoogleService, read, written
+from tests.stand_in import Answer, Request
 
 _PARENT = r"/v1/(projects/[^/]+/locations/[^/]+)"
 Story = list[tuple[str, list[tuple[str, str, str]]]]
 
 
-class VertexServer(StandIn):
+class VertexServer(GoogleService):
     routes = (
-        ("POST", "/token", "give_token"),
+        *GoogleService.routes,
         ("GET", f"{_PARENT}/pipelineJobs", "list_jobs"),
         ("POST", f"{_PARENT}/pipelineJobs", "create_job"),
         ("GET", f"{_PARENT}/pipelineJobs/([^/:]+)", "get_job"),
@@ -45,40 +44,18 @@ class VertexServer(StandIn):
         self._looks: dict[str, Any] = {}
         self._numbers = itertools.count(1)
 
-    def credentials_file(self, folder: Path) -> Path:
-        """Write what a CI job logs in with, without a key: its own token is exchanged for one from here."""
-        (folder / "job-token").write_text("of-the-job")
-        described = {
-            "type": "external_account",
-            "audience": "ci",
-            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
-            "token_url": f"{self.url}/token",
-            "credential_source": {"file": str(folder / "job-token")},
-        }
-        file = folder / "credentials.json"
-        file.write_text(json.dumps(described))
-        return file
-
-    def error(self, status: int, message: str) -> Answer:
-        return Answer({"error": {"code": status, "message": message}}, status)
-
-    def give_token(self, request: Request) -> Answer:
-        assert b"subject_token=of-the-job" in request.body
-        token = {"access_token": "from-the-server", "expires_in": 3600, "token_type": "Bearer"}
-        return Answer({**token, "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"})
-
     def list_jobs(self, request: Request, parent: str) -> Answer:
-        return _written(types.ListPipelineJobsResponse(pipeline_jobs=list(self.jobs.values())))
+        return written(types.ListPipelineJobsResponse(pipeline_jobs=list(self.jobs.values())))
 
     def create_job(self, request: Request, parent: str) -> Answer:
-        job = types.PipelineJob.from_json(request.body)
+        job = read(types.PipelineJob, request)
         key = request.query["pipelineJobId"]
         if key in self.jobs:
             return self.error(409, f"Resource {parent}/pipelineJobs/{key} already exists")
         job.name, job.state, job.create_time = f"{parent}/pipelineJobs/{key}", 2, datetime.now(UTC)
         self.jobs[key] = job
         self._looks[key] = itertools.chain(self.story, itertools.repeat(self.story[-1]))
-        return _written(job)
+        return written(job)
 
     def get_job(self, request: Request, parent: str, key: str) -> Answer:
         if key not in self.jobs:
@@ -102,7 +79,7 @@ class VertexServer(StandIn):
                     for number, (name, of_task, error) in enumerate(tasks)
                 ]
             )
-        return _written(job)
+        return written(job)
 
     def cancel_job(self, request: Request, parent: str, key: str) -> Answer:
         self.jobs[key].state = types.PipelineState.PIPELINE_STATE_CANCELLED
@@ -111,17 +88,17 @@ class VertexServer(StandIn):
     def list_schedules(self, request: Request, parent: str) -> Answer:
         name = re.fullmatch(r'display_name="(.*)"', request.query["filter"])[1]
         found = [each for each in self.schedules.values() if each.display_name == name]
-        return _written(types.ListSchedulesResponse(schedules=found))
+        return written(types.ListSchedulesResponse(schedules=found))
 
     def create_schedule(self, request: Request, parent: str) -> Answer:
-        schedule = types.Schedule.from_json(request.body)
+        schedule = read(types.Schedule, request)
         key = str(next(self._numbers))
         schedule.name, schedule.state = f"{parent}/schedules/{key}", types.Schedule.State.ACTIVE
         self.schedules[key] = schedule
-        return _written(schedule)
+        return written(schedule)
 
     def get_schedule(self, request: Request, parent: str, key: str) -> Answer:
-        return _written(self.schedules[key]) if key in self.schedules else self.error(404, "no such schedule")
+        return written(self.schedules[key]) if key in self.schedules else self.error(404, "no such schedule")
 
     def set_state(self, request: Request, parent: str, key: str, state: str) -> Answer:
         self.schedules[key].state = types.Schedule.State["PAUSED" if state == "pause" else "ACTIVE"]
@@ -142,7 +119,3 @@ class VertexServer(StandIn):
             return self.error(404, f"package {name} not found")
         place = f"projects/p/locations/l/repositories/r/packages/{name}/tags"
         return Answer({"tags": [{"name": f"{place}/{tag}"} for tag in self.tags[name]]})
-
-
-def _written(message: Any) -> Answer:
-    return Answer(type(message).to_json(message))

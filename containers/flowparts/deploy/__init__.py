@@ -8,9 +8,11 @@
 - `rollback(endpoint) -> Endpoint` gives all traffic back to the previous revision and removes the current.
 - `predict(endpoint, rows, revision="") -> list[dict]` sends rows the way the platform's clients do. An answer
   is a row of `Model.predict`. With a revision only that one may answer, else whichever the traffic picks.
-  Raises ValueError when there is no answer.
+  Raises ValueError when there is no answer, and AnotherRevisionError where clients can't choose the revision
+  and the platform chose another one; then asking again may help.
 """
 
+import hashlib
 import http.client
 import importlib
 import inspect
@@ -23,14 +25,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
 from flowparts import __version__, sources
 from flowparts.endpoint import Endpoint
+from flowparts.names import unknown
 
 # Kubernetes allows 63 characters, of which a revision and a suffix take some.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -43,10 +45,17 @@ _LEAST_MEMORY = 64 * 2**20
 _MOUNTS = {"gs": Path("/gcs"), "s3": Path("/s3"), "minio": Path("/minio")}
 
 _SAY_EVERY_SECONDS = 5.0
+# What takes long is looked at less often: after this share of the time that was waited, up to the most.
 _LOOK_EVERY_SECONDS = 0.5
+_LOOK_EVERY_SHARE = 0.05
+_LOOK_EVERY_SECONDS_MOST = 10.0
 _ANSWER_SECONDS = 30.0
 
 _log = logging.getLogger("flowparts")
+
+
+class AnotherRevisionError(ValueError):
+    """Another revision answered than the one asked, on a platform whose clients can't choose one."""
 
 
 class Target(Protocol):
@@ -79,7 +88,7 @@ def target(name: str) -> Target:
         ValueError: There is none.
     """
     if name not in targets():
-        raise ValueError(_unknown("deployment target", name, targets()))
+        raise ValueError(unknown("deployment target", name, targets()))
     module: Any = importlib.import_module(f"{__name__}.{name}")
     found: Target = module
     return found
@@ -104,7 +113,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if option == "share":
             raise ValueError("'share' is no option of a target; give it to the step itself")
         if option not in ports:
-            raise ValueError(_unknown(f"option of the target {name}", option, sorted(ports)))
+            raise ValueError(unknown(f"option of the target {name}", option, sorted(ports)))
         wanted = ports[option]
         if wanted is int and isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -119,8 +128,13 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def revision(model: str | Path) -> str:
+def revision(model: str | Path, settings: Mapping[str, Any] | None = None) -> str:
     """Return a model's revision: "r" and 12 hexadecimal digits that stand for the content of its directory.
+
+    Args:
+        model: The directory.
+        settings: What it is served with, on platforms where other settings need other servers; the digits
+            stand for these then too.
 
     Raises:
         ValueError: There is no model.
@@ -128,7 +142,11 @@ def revision(model: str | Path) -> str:
     from flowparts import models, registry
 
     models.metadata(model)
-    return f"r{registry.fingerprint(model)[:12]}"
+    content = registry.fingerprint(model)
+    if settings:
+        text = json.dumps([content, dict(settings)], sort_keys=True)
+        content = hashlib.sha256(text.encode()).hexdigest()
+    return f"r{content[:12]}"
 
 
 def mounted(model: str) -> Path | None:
@@ -153,15 +171,8 @@ def local_copy(model: str) -> Iterator[Path]:
         yield seen
         return
     with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory) / "model"
-        try:
-            sources.filesystem(scheme).get(f"{rest.rstrip('/')}/", f"{copy}/", recursive=True)
-        except Exception as error:  # each file system raises its own
-            detail = " ".join(str(error).split())
-            raise ValueError(
-                f"the model at {model} can't be read: {detail or type(error).__name__}"
-            ) from None
-        yield copy
+        sources.fetch_tree(model, Path(directory))
+        yield Path(directory)
 
 
 def image(folder: str, given: str = "") -> str:
@@ -193,10 +204,12 @@ def check_share(share: int) -> None:
         raise ValueError(f"share must be a percentage from 0 to 100, not {share}")
 
 
-def check_replicas(replicas: int) -> None:
-    """Raise ValueError unless so many servers can stand behind an endpoint."""
+def check_replicas(replicas: int, max_replicas: int = 0) -> None:
+    """Raise ValueError unless so many servers can be asked for; at most 0 means no autoscaling."""
     if not 1 <= replicas <= 100:
         raise ValueError(f"replicas must be from 1 to 100, not {replicas}")
+    if max_replicas and max_replicas < replicas:
+        raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
 
 
 def check_timeout(timeout_seconds: float) -> None:
@@ -231,6 +244,51 @@ def memory_bytes(memory: str) -> int:
     return number
 
 
+def not_deployed(name: str, revision: str, error: ValueError, kept: Iterable[str]) -> ValueError:
+    """Return the error for a revision that didn't come up, which says what still serves."""
+    still = " and ".join(kept)
+    after = f"; {still} serves as before" if still else ""
+    return ValueError(f"revision {revision} of endpoint {name!r} is not deployed: {error}{after}")
+
+
+def unchanged(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpoint:
+    """Return what a platform says of an endpoint, in which the revision must be the one that is known here.
+
+    Args:
+        endpoint: The endpoint as the last step left it.
+        state: What the platform says now; None if it has no such endpoint.
+        where: Where that is, such as "on this Docker engine".
+
+    Raises:
+        ValueError: There is no such endpoint, or it has been deployed to since.
+    """
+    if state is None:
+        raise ValueError(f"there is no endpoint {endpoint.name!r} {where}; deploy a model first")
+    if state.revision != endpoint.revision:
+        raise ValueError(
+            f"endpoint {endpoint.name!r} has been changed since: its revision is {state.revision}, not "
+            f"{endpoint.revision}; take the endpoint that the last step gave"
+        )
+    return state
+
+
+def rolled_back(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpoint:
+    """Return what a rollback must leave; once is enough, so one that has been rolled back already stays.
+
+    Args:
+        endpoint: The endpoint as the last step left it.
+        state: What the platform says now.
+        where: As for `unchanged`.
+
+    Raises:
+        ValueError: As `unchanged`, or there is no previous revision.
+    """
+    after = endpoint.rolled_back()
+    if state is not None and (state.revision, state.share) == (after.revision, 100):
+        return state
+    return unchanged(endpoint, state, where).rolled_back()
+
+
 def wait(what: str, look: Callable[[], str], timeout_seconds: float) -> None:
     """Wait until something is ready, and log how it stands.
 
@@ -251,7 +309,8 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float) -> None:
         if time.monotonic() - said >= _SAY_EVERY_SECONDS:
             _log.info("%s: %s, %.0f of at most %g s", what, state, waited, timeout_seconds)
             said = time.monotonic()
-        time.sleep(min(_LOOK_EVERY_SECONDS, timeout_seconds))
+        pause = min(max(_LOOK_EVERY_SECONDS, waited * _LOOK_EVERY_SHARE), _LOOK_EVERY_SECONDS_MOST)
+        time.sleep(min(pause, timeout_seconds - waited))
 
 
 def ask(
@@ -270,32 +329,51 @@ def ask(
     Raises:
         ValueError: There is no answer within 30 s, or it is no prediction for each row.
     """
-    # NaN is how some servers are told of a missing number; the others refuse it.
-    found = _json(url, json.dumps({"instances": list(rows)}).encode(), headers or {})
-    predictions = found.get("predictions") if isinstance(found, dict) else None
-    if not isinstance(predictions, list) or len(predictions) != len(rows):
-        raise ValueError(f"{url} answered {json.dumps(found)[:100]} instead of {len(rows)} predictions")
-    return predictions
+    return predictions(fetch(url, {"instances": list(rows)}, headers), len(rows), url)
 
 
-def fetch(url: str) -> Any:
-    """Return the JSON at a model server's address.
+def predictions(answer: Any, count: int, source: str) -> list[dict[str, Any]]:
+    """Return the rows of a model server's answer.
+
+    Args:
+        answer: What it answered.
+        count: How many rows there must be.
+        source: Who answered, for the error.
+
+    Raises:
+        ValueError: It holds no prediction for each row.
+    """
+    found = answer.get("predictions") if isinstance(answer, dict) else None
+    if not isinstance(found, list) or len(found) != count:
+        raise ValueError(f"{source} answered {json.dumps(answer)[:100]} instead of {count} predictions")
+    return found
+
+
+def log_text(line: str) -> str:
+    """Return what a line of a log says; of a line of JSON its error or message."""
+    try:
+        said = json.loads(line)
+        line = str(said.get("error") or said.get("message") or line)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(line.split())
+
+
+def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+    """Return the JSON at a model server's address, or what it answers to a body of JSON.
 
     Raises:
         ValueError: There is no answer within 30 s, or it isn't JSON.
     """
-    return _json(url, None, {})
-
-
-def _json(url: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
     token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
     request = urllib.request.Request(  # noqa: S310 - an endpoint's address starts with http
         url,
-        body,
+        # NaN is how some servers are told of a missing number; the others refuse it.
+        None if body is None else json.dumps(body).encode(),
         {
             "content-type": "application/json",
             **({"authorization": f"Bearer {token}"} if token else {}),
-            **headers,
+            **(headers or {}),
         },
     )
     try:
@@ -313,9 +391,3 @@ def _json(url: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
 def _opener() -> urllib.request.OpenerDirector:
     # An endpoint on this machine or inside a cluster is not behind the proxy that the environment may name.
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"

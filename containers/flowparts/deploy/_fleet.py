@@ -78,7 +78,7 @@ class Fleet:
             if pod.revision not in kept:
                 with suppress(ValueError):
                     self.remove(pod.revision, last=not kept)
-            raise cluster.not_deployed(self.name, pod.revision, error, kept) from None
+            raise targets.not_deployed(self.name, pod.revision, error, kept) from None
         self.tidy(after)
         return self.measured(after)
 
@@ -107,7 +107,8 @@ class Fleet:
         service = self._of(revision) if revision else self.name
         if cluster.in_cluster():
             return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
-        return cluster.predictions(self.there.post_to_service(f"{service}:http", path, {"instances": rows}))
+        answer = self.there.post_to_service(f"{service}:http", path, {"instances": rows})
+        return targets.predictions(answer, len(rows), f"service {service}")
 
     @property
     def labels(self) -> dict[str, str]:
@@ -365,7 +366,5 @@ def look_up(there: Cluster, service: str, path: str) -> Any:
 
 def _check_options(share: int, replicas: int, max_replicas: int, timeout_seconds: float) -> None:
     targets.check_share(share)
-    targets.check_replicas(replicas)
+    targets.check_replicas(replicas, max_replicas)
     targets.check_timeout(timeout_seconds)
-    if max_replicas and max_replicas < replicas:
-        raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")

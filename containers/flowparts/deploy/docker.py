@@ -9,7 +9,6 @@ label was left behind by a deployment that was killed, and is removed by the nex
 import hashlib
 import http.client
 import io
-import json
 import logging
 import os
 import socket
@@ -44,6 +43,7 @@ _RELOAD_SECONDS = 20.0
 _LOG_LINES = 30
 _SAID = 160
 _USER = "65532:0"
+_WHERE = "on this Docker engine"
 
 _ASK_READY = (
     "import urllib.request; "
@@ -122,8 +122,9 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """
     with _engine() as engine:
         host = _Host(engine, endpoint.name)
-        state = host.current(endpoint)
-        return host.apply(state.endpoint.with_share(percent), state.servers)
+        state = host.state()
+        found = targets.unchanged(endpoint, state.endpoint if state else None, _WHERE)
+        return host.apply(found.with_share(percent), state.servers if state else {})
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -133,14 +134,11 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         ValueError: No engine answers, there is no previous revision, or the endpoint isn't there or has been
             deployed to since.
     """
-    after = endpoint.rolled_back()
     with _engine() as engine:
         host = _Host(engine, endpoint.name)
         state = host.state()
-        if state is None or (state.endpoint.revision, state.endpoint.share) != (after.revision, 100):
-            state = host.current(endpoint)
-            return host.apply(state.endpoint.rolled_back(), state.servers)
-        return host.apply(state.endpoint, state.servers)
+        after = targets.rolled_back(endpoint, state.endpoint if state else None, _WHERE)
+        return host.apply(after, state.servers if state else {})
 
 
 def remove(name: str) -> None:
@@ -178,20 +176,6 @@ class _Host:
             return None
         text = _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}")
         return _splitter.state_of(text) if text else None
-
-    def current(self, endpoint: Endpoint) -> State:
-        """Return the state, in which the endpoint's revision must be the one that was deployed last."""
-        state = self.state()
-        if state is None:
-            raise ValueError(
-                f"there is no endpoint {self.name!r} on this Docker engine; deploy a model first"
-            )
-        if state.endpoint.revision != endpoint.revision:
-            raise ValueError(
-                f"endpoint {self.name!r} has been changed since: its revision is {state.endpoint.revision}, "
-                f"not {endpoint.revision}; take the endpoint that the last step gave"
-            )
-        return state
 
     def image(self, reference: str) -> str:
         """Return the id of an image, which is pulled if it isn't there."""
@@ -532,14 +516,7 @@ def _lines(container: "Container") -> list[str]:
 def _last_line(container: "Container") -> str:
     """Return the last thing that a container said; of a line of JSON its message."""
     lines = _lines(container)
-    if not lines:
-        return "it has said nothing"
-    try:
-        said = json.loads(lines[-1])
-        text = str(said.get("error") or said.get("message") or lines[-1])
-    except (ValueError, AttributeError):
-        text = lines[-1]
-    return " ".join(text.split())[:_SAID]
+    return targets.log_text(lines[-1])[:_SAID] if lines else "it has said nothing"
 
 
 def _ending(container: "Container") -> str:

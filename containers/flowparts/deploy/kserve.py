@@ -62,10 +62,8 @@ def deploy(
         ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
     """
     targets.check_share(share)
-    targets.check_replicas(replicas)
+    targets.check_replicas(replicas, max_replicas)
     targets.check_timeout(timeout_seconds)
-    if max_replicas and max_replicas < replicas:
-        raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
     pod = ServerPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
@@ -94,7 +92,7 @@ def deploy(
                 service.there.delete(_API, _KIND, name)
             elif pod.revision not in before.traffic:
                 service.apply(before, predictors)
-        raise cluster.not_deployed(name, pod.revision, error, before.traffic if before else []) from None
+        raise targets.not_deployed(name, pod.revision, error, before.traffic if before else []) from None
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

@@ -84,7 +84,7 @@ def deploy(
         if pod.revision not in kept:
             with suppress(ValueError):
                 fleet.remove(pod.revision)
-        raise cluster.not_deployed(name, pod.revision, error, kept) from None
+        raise targets.not_deployed(name, pod.revision, error, kept) from None
     fleet.tidy(after)
     return after
 
@@ -111,7 +111,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     path = f"v2/models/{endpoint.name}/infer"
     headers = {"Seldon-Model": wanted}
     if cluster.in_cluster():
-        answer = _post(f"{endpoint.url}/{path}", tensors(rows), headers)
+        answer = targets.fetch(f"{endpoint.url}/{path}", tensors(rows), headers)
     else:
         there = Cluster(endpoint.settings["namespace"])
         answer = there.post_to_service(f"{_MESH}:80", path, tensors(rows), headers)
@@ -145,20 +145,6 @@ def rows_of(answer: Any) -> list[dict[str, Any]]:
     except (KeyError, TypeError):
         raise ValueError(f"the answer holds no outputs: {json.dumps(answer)[:200]}") from None
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _post(url: str, body: Manifest, headers: dict[str, str]) -> Any:
-    import urllib3
-
-    try:
-        with urllib3.PoolManager(retries=False, timeout=30.0) as pool:
-            answer = pool.request("POST", url, json=body, headers=headers)
-        if answer.status != 200:
-            said = " ".join(answer.data[:300].decode("utf-8", "replace").split())
-            raise ValueError(f"{url} answered {answer.status}: {said}")
-        return answer.json()
-    except urllib3.exceptions.HTTPError as error:
-        raise ValueError(f"{url} gave no answer: {error}") from None
 
 
 @dataclass(frozen=True)

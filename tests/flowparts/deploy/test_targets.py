@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import __version__, deploy
+from flowparts import __version__, deploy, sources
 
 
 def test_a_target_is_found_by_its_name_and_offers_what_all_do() -> None:
@@ -81,7 +81,7 @@ def test_a_name_that_some_platform_refuses_is_answered(name: str) -> None:
 
 
 def test_equal_files_are_the_same_revision_and_others_another(
-    save_model: Callable[..., dict[str, Any]], tmp_path: Path
+    save_model: Callable[..., dict[str, Any]], s3_server: str, tmp_path: Path
 ) -> None:
     wine = pl.read_parquet("containers/flowparts/samples/wine.parquet")
     for name, strength in {"a": 1.0, "b": 1.0, "c": 0.1}.items():
@@ -90,17 +90,17 @@ def test_equal_files_are_the_same_revision_and_others_another(
     assert first == same != other
     with deploy.local_copy((tmp_path / "a").as_uri()) as directory:
         assert deploy.revision(directory) == first
-    with deploy.local_copy(f"local://{tmp_path / 'a'}") as directory:
-        assert directory != tmp_path / "a"
+    sources.filesystem("s3").put(str(tmp_path / "a"), "s3://revisions/", recursive=True)
+    with deploy.local_copy("s3://revisions/a") as directory:
         assert deploy.revision(directory) == first
     with pytest.raises(ValueError, match="no model at"):
         deploy.revision(tmp_path)
 
 
-def test_a_uri_that_holds_nothing_is_answered(tmp_path: Path) -> None:
+def test_a_uri_that_holds_nothing_is_answered(s3_server: str) -> None:
     with (
-        pytest.raises(ValueError, match=r"the model at local:///.*can't be read"),
-        deploy.local_copy(f"local://{tmp_path / 'nothing'}"),
+        pytest.raises(ValueError, match=r"there is nothing at s3://revisions/nothing"),
+        deploy.local_copy("s3://revisions/nothing"),
     ):
         pass
 
