@@ -68,7 +68,7 @@ bench-keras: .venv/installed
 bench-containers: images
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_containers.py
 
-# SECONDS=4 a measurement; SOAK=10 holds 80 % of the capacity for ten minutes afterwards.
+# SECONDS=4 a measurement; SOAK=10 only holds 80 % of our capacity for ten minutes.
 bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,mlserver kserve litserve bentoml))
 	scripts/system-packages.sh wrk:wrk
 	$(BIN)/python benchmarks/serving/bench.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SOAK),--soak-minutes $(SOAK))
