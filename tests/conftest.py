@@ -18,9 +18,11 @@ from kfp import dsl
 
 from flowparts import models, preprocess, tables
 from targets import docker as targets_docker
-from tests import endpoints
+from tests import clouds, endpoints
 from tests.flowparts.deploy import kubernetes_api
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.deploy.sagemaker_service import SageMakerService
+from tests.flowparts.deploy.vertex_service import VertexService
 
 # Reports and pages are looked at in a real browser; keep its pictures when asked to.
 SCREENSHOTS = os.environ.get("FLOWPARTS_SCREENSHOTS")
@@ -260,3 +262,55 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kuberne
         file.write_text(running.kubeconfig)
         monkeypatch.setenv("KUBECONFIG", str(file))
         yield running
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[clouds.Served, clouds.Served]]:
+    """Give two models for the clouds, which lie in a bucket by their keys, with a real server each."""
+    with clouds.served(tmp_path_factory.mktemp("served")) as models:
+        yield models
+
+
+@pytest.fixture(scope="session")
+def cloud_storage(served: tuple[clouds.Served, clouds.Served]) -> Iterator[str]:
+    """Run an emulation of Cloud Storage that holds the models; give its address."""
+    with clouds.cloud_storage(clouds.BUCKET) as address:
+        for model in served:
+            for name, content in clouds.files(model):
+                clouds.put(address, clouds.BUCKET, name, content)
+        yield address
+
+
+@pytest.fixture
+def vertex_ai(
+    served: tuple[clouds.Served, clouds.Served],
+    cloud_storage: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[VertexService]:
+    """Run a stand-in for Vertex AI, which a step finds as it would the real one."""
+    service = VertexService()
+    service.servers = {model.gs: model.server.url for model in served}
+    monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud_storage)
+    for name, value in service.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def sagemaker_ai(
+    served: tuple[clouds.Served, clouds.Served], moto_server: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SageMakerService]:
+    """Run a stand-in for SageMaker before moto's server, which holds the models and an empty bucket."""
+    service = SageMakerService(moto_server)
+    for model in served:
+        service.serve(model.path, model.server.url)
+    monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
+    for name, value in service.environment().items():
+        monkeypatch.setenv(name, value)
+    clouds.fill_buckets(served)
+    yield service
+    service.close()
+    assert service.mistakes == []

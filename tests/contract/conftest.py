@@ -16,15 +16,20 @@ from kfp import dsl
 from components.deploy.deploy_docker import deploy_docker
 from components.deploy.deploy_kserve import deploy_kserve
 from components.deploy.deploy_kubernetes import deploy_kubernetes
+from components.deploy.deploy_sagemaker import deploy_sagemaker
 from components.deploy.deploy_seldon import deploy_seldon
 from components.deploy.deploy_tf_serving import deploy_tf_serving
+from components.deploy.deploy_vertex import deploy_vertex
 from components.deploy.rollback import rollback
 from components.register.load_champion import load_champion
 from targets import catalogue, docker, package
+from tests import clouds
 from tests.conftest import IMAGES
 from tests.contract.steps import Step, from_command
 from tests.endpoints import new_name
 from tests.flowparts.deploy import kubernetes_api
+from tests.flowparts.deploy.sagemaker_service import ROLE, SageMakerService
+from tests.flowparts.deploy.vertex_service import VertexService
 
 QUICK = [
     {"estimator": "Linear", "parameters": {}},
@@ -53,6 +58,15 @@ def deploy_to_clusters(uri: str = "s3://models/churn/1") -> None:
     deploy_tf_serving(model=imported.output, name="churn-network")
 
 
+@dsl.pipeline(name="deploy-to-clouds")
+def deploy_to_clouds(uri: str, role: str, storage: str, tracking_uri: str = "") -> None:
+    """Deploy to Vertex AI what is in its bucket, and to SageMaker what is here, to stand-ins for both."""
+    imported = dsl.importer(artifact_uri=uri, artifact_class=dsl.Model)
+    deploy_vertex(model=imported.output, name="churn")
+    champion = load_champion(model_name="tabular-training", tracking_uri=tracking_uri)
+    deploy_sagemaker(model=champion.outputs["model"], name="churn", role=role, storage=storage)
+
+
 # What the pipelines' parameters are here; one that isn't named runs after these, with its defaults.
 # The last step of a component is the one that is run again: of a table, where there is one.
 RUNS: list[tuple[str, dict[str, Any]]] = [
@@ -72,11 +86,13 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("deploy_with_canary", WATCH),
     ("deploy_with_canary", {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}),
     ("deploy_and_roll_back", {"name": "{endpoint}-too"}),
+    ("deploy_to_clouds", {"uri": "{bucket}", "role": ROLE, "storage": f"s3://{clouds.ARCHIVES}/models"}),
 ]
 PIPELINES = {
     **catalogue.pipelines(),
     "deploy_and_roll_back": deploy_and_roll_back,
     "deploy_to_clusters": deploy_to_clusters,
+    "deploy_to_clouds": deploy_to_clouds,
 }
 # Run only where a Docker engine has the images.
 NEED_DOCKER = {"deploy_with_canary", "deploy_and_roll_back"}
@@ -100,24 +116,50 @@ class Recorded:
 
 
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    """Run every pipeline once, however many test processes there are."""
-    with pytest.MonkeyPatch.context() as environment, kubernetes_api.serving() as cluster:
-        kubeconfig = tmp_path_factory.mktemp("cluster") / "kubeconfig"
+def platforms(
+    tmp_path_factory: pytest.TempPathFactory,
+    served: tuple[clouds.Served, clouds.Served],
+    cloud_storage: str,
+    moto_server: str,
+) -> Iterator[dict[str, str]]:
+    """Run a stand-in for every platform that is deployed to; give the variables by which steps find them."""
+    folder = tmp_path_factory.mktemp("platforms")
+    vertex_ai, sagemaker_ai = VertexService(), SageMakerService(moto_server)
+    with kubernetes_api.serving() as cluster:
+        kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(cluster.kubeconfig)
-        environment.setenv("KUBECONFIG", str(kubeconfig))
-        missing = ""
-        try:
-            containers = docker.prepare(IMAGES)
-            for image in ("serving", "deploy"):
-                reference = containers.reference(f"flowparts-{image}")
-                environment.setenv(f"FLOWPARTS_{image.upper()}_IMAGE", reference)
-        except ValueError as error:
-            missing = str(error)
-        yield _recorded(tmp_path_factory, missing)
+        yield {
+            "KUBECONFIG": str(kubeconfig),
+            "STORAGE_EMULATOR_HOST": cloud_storage,
+            **vertex_ai.environment(folder),
+            **sagemaker_ai.environment(),
+        }
+    vertex_ai.close()
+    sagemaker_ai.close()
 
 
-def _recorded(tmp_path_factory: pytest.TempPathFactory, missing: str) -> Recorded:
+@pytest.fixture
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory,
+    platforms: dict[str, str],
+    served: tuple[clouds.Served, clouds.Served],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Recorded:
+    """Run every pipeline once, however many test processes there are."""
+    for name, value in platforms.items():
+        monkeypatch.setenv(name, value)
+    clouds.fill_buckets(served)
+    missing = ""
+    try:
+        containers = docker.prepare(IMAGES)
+        for image in ("serving", "deploy"):
+            monkeypatch.setenv(f"FLOWPARTS_{image.upper()}_IMAGE", containers.reference(f"flowparts-{image}"))
+    except ValueError as error:
+        missing = str(error)
+    return _recorded(tmp_path_factory, missing, served[0].gs)
+
+
+def _recorded(tmp_path_factory: pytest.TempPathFactory, missing: str, bucket: str) -> Recorded:
     base = tmp_path_factory.getbasetemp()
     # The workers of pytest-xdist have folders beside each other.
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "recorded"
@@ -127,13 +169,15 @@ def _recorded(tmp_path_factory: pytest.TempPathFactory, missing: str) -> Recorde
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
             with pytest.MonkeyPatch.context() as patch:
-                steps = _run_pipelines(folder, outside, patch, missing)
+                steps = _run_pipelines(folder, outside, patch, missing, bucket)
             file.write_text(json.dumps([asdict(step) for step in steps]))
     steps = [Step(**step) for step in json.loads(file.read_text())]
     return Recorded({step.component: step for step in steps}, outside, missing)
 
 
-def _run_pipelines(folder: Path, outside: Path, patch: pytest.MonkeyPatch, missing: str) -> list[Step]:
+def _run_pipelines(
+    folder: Path, outside: Path, patch: pytest.MonkeyPatch, missing: str, bucket: str
+) -> list[Step]:
     from kfp import components, local
     from kfp.local import config, subprocess_task_handler
 
@@ -155,7 +199,7 @@ def _run_pipelines(folder: Path, outside: Path, patch: pytest.MonkeyPatch, missi
         (name, {}) for name in PIPELINES if name not in {name for name, _ in RUNS}
     ]
     # An endpoint for this session; tests/conftest.py removes it at the end.
-    places = {"outside": str(outside), "endpoint": new_name("contract")}
+    places = {"outside": str(outside), "endpoint": new_name("contract"), "bucket": bucket}
     if not missing:
         (folder / "endpoints").write_text(f"{places['endpoint']} {places['endpoint']}-too")
     with warnings.catch_warnings():

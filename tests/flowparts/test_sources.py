@@ -14,6 +14,7 @@ from backports import zstd
 from flowparts import sources
 from flowparts.samples import make
 from flowparts.sources import File
+from tests import clouds
 
 CSV = b"a,b\n1,x\n2,y\n"
 
@@ -254,21 +255,11 @@ def test_unreachable_cloud_storage_is_one_sentence_at_once(
 
 @pytest.fixture
 def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Give a bucket on an emulation of Cloud Storage, as there is none to run."""
-    import requests
-    from gcp_storage_emulator.server import create_server
-
-    port = _free_port()
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    server.start()
-    address = f"http://127.0.0.1:{port}"
-    for name in ("in/a.csv", "in/b.csv"):
-        requests.post(
-            f"{address}/upload/storage/v1/b/bucket/o", params={"uploadType": "media", "name": name}, data=CSV
-        ).raise_for_status()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-    yield "gs://bucket"
-    server.stop()
+    with clouds.cloud_storage("bucket") as address:
+        for name in ("in/a.csv", "in/b.csv"):
+            clouds.put(address, "bucket", name, CSV)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        yield "gs://bucket"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,4 +1,4 @@
-"""A real model for the components that deploy, on this machine's Docker engine."""
+"""Real models for the components that deploy, and what is done with one on every platform."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +9,13 @@ import pytest
 from kfp import dsl
 from sklearn.linear_model import LogisticRegression
 
+from components.deploy.probe_endpoint import probe_endpoint
+from components.deploy.rollback import rollback
+from components.deploy.shift_traffic import shift_traffic
 from flowparts import endpoint as endpoints
+from flowparts import models
 from flowparts.deploy import docker
+from tests.flowparts.serving.conftest import rows
 
 WINE = pl.read_parquet("containers/flowparts/samples/wine.parquet")
 
@@ -41,3 +46,40 @@ def deployed(
         return artifact
 
     return make
+
+
+@pytest.fixture
+def try_canary(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset]) -> Callable[..., None]:
+    """Deploy a model, another one beside it, probe that, promote it and roll it back, each by its step."""
+
+    def tried(step: Any, first: tuple[str, Path], second: tuple[str, Path], **options: Any) -> None:
+        endpoint, canary, shifted, back = map(artifact, ("endpoint", "canary", "shifted", "back"))
+        made = step.python_func(model=dsl.Model(uri=first[0]), endpoint=endpoint, **options)
+        assert made[2] == 100
+        url, revision, share = step.python_func(
+            model=dsl.Model(uri=second[0]), endpoint=canary, share=10, **options
+        )
+        written = endpoints.read(canary.path)
+        assert (written.url, written.revision, written.share) == (url, revision, share)
+        assert written.traffic == canary.metadata["traffic"] == {revision: 10, made[1]: 90}
+
+        offline = pl.concat([rows(), models.load(second[1]).predict(rows())], how="horizontal")
+        (healthy, reason, latency_ms, error_rate) = probe_endpoint.python_func(
+            endpoint=canary,
+            model=dsl.Model(uri=str(second[1])),
+            predictions=table(offline, "offline"),
+            metrics=artifact("metrics", dsl.Metrics),
+            report=artifact("report", dsl.HTML),
+            requests=10,
+            seconds=10.0,
+        )
+        assert healthy, reason
+        assert latency_ms > 0
+        assert error_rate == 0
+
+        assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == 100
+        assert endpoints.read(shifted.path).traffic == {revision: 100, made[1]: 0}
+        rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
+        assert endpoints.read(back.path).traffic == {made[1]: 100}
+
+    return tried

@@ -1,0 +1,60 @@
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def deploy_sagemaker(
+    model: Input[Model],
+    endpoint: Output[Artifact],
+    name: str,
+    role: str,
+    share: int = 100,
+    replicas: int = 1,
+    instance_type: str = "ml.m5.large",
+    region: str = "",
+    storage: str = "",
+    image: str = "",
+    timeout_seconds: float = 1800.0,
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+    """Deploy a model to an endpoint of Amazon SageMaker, as a production variant beside the one that serves.
+
+    Running it again with the same model and settings changes nothing, and waits for a change that is under
+    way. A revision that can't be deployed gets no request. Credentials are those of the step's environment.
+
+    Args:
+        model: The model directory; an archive of it goes to S3.
+        endpoint: The endpoint as it is now (JSON).
+        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        role: ARN of the role that the servers run as; it must be able to read the archive and the image.
+        share: Percent of the requests that the new revision gets; a first revision gets all.
+        replicas: Instances of the revision.
+        instance_type: Type of the instances.
+        region: AWS region; empty for that of the environment.
+        storage: Where the model's archive goes, s3://BUCKET/PREFIX; empty for the model's own bucket.
+        image: The model server's image in ECR; empty for that of this release.
+        timeout_seconds: Time for the revision to serve.
+
+    Returns:
+        url: Where requests go.
+        revision: The revision, named after the content of its model and its settings.
+        share: The percentage that it got.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    deployed = deploy.target("sagemaker").deploy(
+        model.uri,
+        name,
+        role=role,
+        share=share,
+        replicas=replicas,
+        instance_type=instance_type,
+        region=region,
+        storage=storage,
+        image=image,
+        timeout_seconds=timeout_seconds,
+    )
+    return endpoints.publish(deployed, endpoint)

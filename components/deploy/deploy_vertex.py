@@ -1,0 +1,70 @@
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def deploy_vertex(
+    model: Input[Model],
+    endpoint: Output[Artifact],
+    name: str,
+    share: int = 100,
+    replicas: int = 1,
+    max_replicas: int = 0,
+    machine_type: str = "n1-standard-2",
+    accelerator: str = "",
+    accelerator_count: int = 1,
+    service_account: str = "",
+    project: str = "",
+    location: str = "",
+    image: str = "",
+    timeout_seconds: float = 3600.0,
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+    """Deploy a model to an endpoint of Vertex AI, as a version in its Model Registry, beside what serves.
+
+    Running it again with the same model and settings changes nothing, and waits for an operation that is
+    under way. A revision that can't be deployed gets no request. Credentials are those of the step's
+    environment.
+
+    Args:
+        model: The model directory in a bucket of Google Cloud; Vertex AI gets only the address.
+        endpoint: The endpoint as it is now (JSON).
+        name: Name of the endpoint and the registered model: at most 40 of a-z, 0-9 and hyphen.
+        share: Percent of the requests that the new revision gets; a first revision gets all.
+        replicas: Machines at least.
+        max_replicas: Machines at most; 0 for no autoscaling.
+        machine_type: Type of the machines.
+        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4"; empty for none.
+        accelerator_count: Accelerators of each machine.
+        service_account: Account that the server runs as; empty for Vertex AI's own.
+        project: Google Cloud project; empty for that of the environment.
+        location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
+        image: The model server's image in Artifact Registry; empty for that of this release.
+        timeout_seconds: Time for each operation, of which deploying takes longest.
+
+    Returns:
+        url: Where requests go.
+        revision: The revision, named after the content of its model and its settings.
+        share: The percentage that it got.
+    """
+    from flowparts import deploy
+    from flowparts import endpoint as endpoints
+
+    deployed = deploy.target("vertex").deploy(
+        model.uri,
+        name,
+        share=share,
+        replicas=replicas,
+        max_replicas=max_replicas,
+        machine_type=machine_type,
+        accelerator=accelerator,
+        accelerator_count=accelerator_count,
+        service_account=service_account,
+        project=project,
+        location=location,
+        image=image,
+        timeout_seconds=timeout_seconds,
+    )
+    return endpoints.publish(deployed, endpoint)
