@@ -83,20 +83,26 @@ def fetch_tree(source: str, directory: Path) -> None:
         directory: An existing directory, which gets what the source holds.
 
     Raises:
-        ValueError: Nothing is there, or the server can't be reached.
+        ValueError: Nothing is there, a name in it holds "..", or the server can't be reached.
     """
     scheme, _, rest = source.partition("://")
     try:
         files = filesystem(scheme)
         root = rest.strip("/")
         names = [name for name in files.find(root) if name != root]
-        for name in sorted(names):
+        # A key in a bucket may hold anything, and nothing must be written outside of the directory.
+        escaping = [name for name in names if ".." in name.split("/")]
+        for name in [] if escaping else sorted(names):
             target = directory / name.removeprefix(f"{root}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             files.get_file(name, str(target))
     # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
     except Exception as error:
         raise ValueError(_reason(source, scheme, error)) from None
+    if escaping:
+        raise ValueError(
+            f"the name {escaping[0]!r} at {source} leads out of its directory; remove '..' from it"
+        )
     if not names:
         raise ValueError(f"there is nothing at {source}")
 

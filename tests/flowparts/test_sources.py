@@ -231,6 +231,24 @@ def test_s3_gives_files_globs_and_directories(s3: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_tree_is_copied_whole_or_where_a_name_leads_out_of_it_not_at_all(s3: str, tmp_path: Path) -> None:
+    import boto3
+
+    whole, nothing = tmp_path / "whole", tmp_path / "deep" / "nothing"
+    whole.mkdir()
+    nothing.mkdir(parents=True)
+    sources.fetch_tree(f"{s3}/in/", whole)
+    copied = [str(path.relative_to(whole)) for path in sorted(whole.rglob("*")) if path.is_file()]
+    assert copied == ["_SUCCESS", "a.csv", "b.csv", "deep/c.csv"]
+    boto3.client("s3").put_object(Bucket="bucket", Key="in/deep/../../out.csv", Body=CSV)
+    with pytest.raises(ValueError, match=r"out.csv' at s3://bucket/in leads out of its directory; remove"):
+        sources.fetch_tree(f"{s3}/in", nothing)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and whole not in path.parents] == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
