@@ -239,6 +239,8 @@ def soak(ours: list[str], work: Path, result: Result, options: argparse.Namespac
         with running(ours, Peer("flowparts", "", ""), request, work) as (process, url):
             started = wrk(url, request, seconds / 10, connections, 10)
             before, _ = memory_of(process)
+            # How long an answer takes under this load, and so what so many connections ask, shows only now.
+            connections = round(connections * aim * started["seconds"] / started["requests"])
             held = wrk(url, request, seconds * 0.9, connections, 10)
             after, _ = memory_of(process)
         rate = held["requests"] / held["seconds"]
