@@ -72,6 +72,7 @@ class Server:
     process: subprocess.Popen[str]
     port: int
     grpc_port: int
+    workers: int
     lines: list[dict[str, Any]] = field(default_factory=list)
     reader: threading.Thread = field(default_factory=threading.Thread)
 
@@ -131,7 +132,10 @@ def start(
         text=True,
         env=os.environ | {"PYTHONPATH": str(CODE)} | (environment or {}),
     )
-    server = Server(process, port, grpc_port)
+    workers = next(
+        (int(option.partition("=")[2]) for option in options if option.startswith("--workers=")), 1
+    )
+    server = Server(process, port, grpc_port, workers)
 
     def read() -> None:
         assert process.stderr
@@ -148,14 +152,16 @@ def start(
 
 
 def wait(server: Server) -> Server:
-    """Wait until a server answers."""
+    """Wait until a server answers, with each of its workers."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
-            if server.call("/v2/health/ready")[0] == 200:
-                return server
+            ready = server.call("/v2/health/ready")[0] == 200
         except urllib3.exceptions.HTTPError:
-            time.sleep(0.05)
+            ready = False
+        if ready and len(server.say("serving ")) >= server.workers:
+            return server
+        time.sleep(0.05)
     raise AssertionError(f"the server did not start: {server.lines}")
 
 
