@@ -22,7 +22,7 @@ from components.deploy.deploy_tf_serving import deploy_tf_serving
 from components.deploy.deploy_vertex import deploy_vertex
 from components.deploy.rollback import rollback
 from components.register.load_champion import load_champion
-from targets import catalogue, docker, package
+from targets import catalogue, docker, graph, package
 from tests import clouds
 from tests.conftest import IMAGES
 from tests.contract.steps import Step, from_command
@@ -215,5 +215,7 @@ def _run_pipelines(
             if "tracking_uri" in PIPELINES[name].component_spec.inputs:
                 given["tracking_uri"] = f"sqlite:///{folder / 'mlflow.db'}"
             text = package.compiled(PIPELINES[name], lambda image: f"{image}:here")
-            components.load_component_from_text(text)(**given)
+            # Steps that share a component would share a folder, and overwrite each other's outputs.
+            document = graph.unshared(package.documents(text)[0])
+            components.load_component_from_text(package.dumped(document))(**given)
     return steps
