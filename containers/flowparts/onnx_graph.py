@@ -196,6 +196,9 @@ def _text(value: Any) -> str:
 def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
     """Return an ONNX file with the description that `Graph` needs; equal graphs give equal bytes.
 
+    What the exporter noted beside nodes and weights is left out: PyTorch notes stack traces, which name paths
+    of the machine.
+
     Args:
         graph: An ONNX file of any origin.
         learned: What `raw_features.describe` returned for a graph of features; for a graph of raw columns
@@ -211,6 +214,9 @@ def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
     # Protobuf's own error, whose module depends on how it was built.
     except Exception as error:
         raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     onnx.helper.set_model_props(model, {_ENTRY: json.dumps(learned, allow_nan=False)})
     content: bytes = model.SerializeToString(deterministic=True)
     return content
