@@ -8,8 +8,6 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from components import REGISTRY
-from flowparts import __version__
 from targets import catalogue, kubeflow, package, settings, submission, vertex
 
 TARGETS: dict[str, Any] = {"kubeflow": kubeflow, "vertex": vertex}
@@ -121,9 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compile.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="pipelines and components; default: all")
     parser.add_argument("--target", choices=list(TARGETS), help="default: both, each into its own folder")
-    parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
-    parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
-    parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
+    package.add_image_options(parser)
     parser.add_argument(
         "--secret",
         action="append",

@@ -1,5 +1,6 @@
 """Compiles a component or pipeline to YAML text and settles its images."""
 
+import argparse
 import ast
 import itertools
 import json
@@ -106,6 +107,13 @@ def documents(text: str) -> list[dict[str, Any]]:
 def dumped(document: dict[str, Any]) -> str:
     """Return the text of one YAML document."""
     return str(yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), allow_unicode=True))
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command line take what `image_references` does."""
+    parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
+    parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
+    parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
 
 
 def image_references(registry: str, version: str, digests: Path | None = None) -> Callable[[str], str]:

@@ -16,8 +16,6 @@ from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.python_component import PythonComponent
 from kfp.dsl.structures import InputSpec, OutputSpec
 
-from components import REGISTRY
-from flowparts import __version__
 from targets import catalogue, package
 
 ROOT = Path(__file__).parents[1]
@@ -297,9 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m targets.site", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="(%(default)s)")
-    parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
-    parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
-    parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
+    package.add_image_options(parser)
     parser.add_argument("--out", type=Path, default=Path("build/site"), metavar="DIR", help="(%(default)s)")
     options = parser.parse_args(arguments)
     try:

@@ -8,8 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from components import REGISTRY
-from flowparts import __version__
 from targets import images, package
 
 ROOT = Path(__file__).parents[1]
@@ -56,9 +54,7 @@ def build(registry: str, version: str, digests: Path | None, out: Path) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m targets.wheel", description=__doc__)
-    parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
-    parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
-    parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
+    package.add_image_options(parser)
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
     options = parser.parse_args(arguments)
     try:

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ IMAGES = Path(__file__).parents[1] / "build" / "images.json"
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Remove what earlier runs of the tests, which were killed, have left deployed."""
     if not hasattr(session.config, "workerinput") and IMAGES.exists():
-        endpoints.remove_left_behind()
+        # Asked for by its own program first: where no engine runs, docker's library leaves a socket open.
+        with suppress(ValueError):
+            targets_docker.prepare(IMAGES)
+            endpoints.remove_left_behind()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
