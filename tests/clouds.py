@@ -1,7 +1,10 @@
 """What the tests of Vertex AI and SageMaker need beside the services: buckets, and models with servers."""
 
 import os
-import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from pathlib import Path
 import boto3
 import requests
 
-from tests.flowparts.serving.conftest import Server, start, train, wait
+from tests.flowparts.serving.conftest import Server, free_ports, start, train, wait
 
 BUCKET, ARCHIVES = "models", "archives"
 
@@ -54,15 +57,43 @@ def cloud_storage(bucket: str) -> Iterator[str]:
     from gcp_storage_emulator.server import create_server
     from gcsfs import GCSFileSystem
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     server = create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket)
     server.start()
     GCSFileSystem.clear_instance_cache()  # one that is kept knows another address
     yield f"http://127.0.0.1:{port}"
     server.stop()
     GCSFileSystem.clear_instance_cache()
+
+
+@contextmanager
+def amazon() -> Iterator[str]:
+    """Run moto's server, which emulates services of AWS; give its address.
+
+    A process of its own: servers within one share what they hold.
+    """
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "moto.server", "--host=127.0.0.1", f"--port={port}"]
+    address = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not answers(f"{address}/moto-api/data.json"):
+                assert process.poll() is None, "moto's server ended"
+                assert time.monotonic() < deadline, "moto's server doesn't answer"
+                time.sleep(0.1)
+            yield address
+        finally:
+            process.terminate()
+
+
+def answers(address: str) -> bool:
+    """Say whether a server is up, without a proxy that the environment names."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def put(address: str, bucket: str, name: str, content: bytes) -> None:

@@ -3,11 +3,9 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import requests
 from kfp import dsl
 
 from flowparts import models, preprocess, tables
@@ -24,6 +23,7 @@ from tests.flowparts.deploy import kubernetes_api
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.sagemaker_service import SageMakerService
 from tests.flowparts.deploy.vertex_service import VertexService
+from tests.flowparts.serving.conftest import free_ports
 
 # Reports and pages are looked at in a real browser; keep its pictures when asked to.
 SCREENSHOTS = os.environ.get("FLOWPARTS_SCREENSHOTS")
@@ -77,9 +77,7 @@ def table(artifact: Callable[..., Any]) -> Callable[..., dsl.Dataset]:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the URI of a real MLflow server on this machine, on an SQLite file, with artifacts through it."""
     home = tmp_path_factory.mktemp("mlflow-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{home / 'server.db'}"]
     command += ["--artifacts-destination", str(home / "artifacts")]
@@ -98,7 +96,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         try:
             uri = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + 90
-            while not _answers(f"{uri}/health"):
+            while not clouds.answers(f"{uri}/health"):
                 if server.poll() is not None or time.monotonic() > deadline:
                     pytest.fail(f"the MLflow server did not start:\n{log.read_text()}")
                 time.sleep(0.2)
@@ -110,14 +108,6 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="session")
@@ -172,14 +162,17 @@ def open_page(browser: Any) -> Callable[[Path], Any]:
 
 
 @pytest.fixture(scope="session")
-def moto_server() -> Iterator[str]:
-    """Start an S3 server (moto) on localhost; give its URL."""
-    from moto.server import ThreadedMotoServer
+def amazon() -> Iterator[str]:
+    """Start an emulation of AWS; give its URL."""
+    with clouds.amazon() as address:
+        yield address
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+
+@pytest.fixture
+def moto_server(amazon: str) -> str:
+    """Empty the emulation of AWS; give its URL."""
+    requests.post(f"{amazon}/moto-api/reset", timeout=60).raise_for_status()
+    return amazon
 
 
 @pytest.fixture

@@ -104,6 +104,7 @@ class StandIn:
     def _handler(stand_in) -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # the body would wait for the acknowledgement of the head
 
             def answer(self) -> None:
                 split = urlsplit(self.path)

@@ -120,12 +120,11 @@ def platforms(
     tmp_path_factory: pytest.TempPathFactory,
     served: tuple[clouds.Served, clouds.Served],
     cloud_storage: str,
-    moto_server: str,
 ) -> Iterator[dict[str, str]]:
     """Run a stand-in for every platform that is deployed to; give the variables by which steps find them."""
     folder = tmp_path_factory.mktemp("platforms")
-    vertex_ai, sagemaker_ai = VertexService(), SageMakerService(moto_server)
-    with kubernetes_api.serving() as cluster:
+    with kubernetes_api.serving() as cluster, clouds.amazon() as moto_server:
+        vertex_ai, sagemaker_ai = VertexService(), SageMakerService(moto_server)
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(cluster.kubeconfig)
         yield {
@@ -134,8 +133,8 @@ def platforms(
             **vertex_ai.environment(folder),
             **sagemaker_ai.environment(),
         }
-    vertex_ai.close()
-    sagemaker_ai.close()
+        vertex_ai.close()
+        sagemaker_ai.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 import functools
 import gzip
 import http.server
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from flowparts import sources
 from flowparts.samples import make
 from flowparts.sources import File
 from tests import clouds
+from tests.flowparts.serving.conftest import free_ports
 
 CSV = b"a,b\n1,x\n2,y\n"
 
@@ -52,12 +52,6 @@ def web(data: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("name", make.NAMES)
@@ -178,31 +172,19 @@ def test_http_failures_are_one_sentence_each(web: str, fetched: Path) -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_unreachable_web_server_is_one_sentence(scheme: str, fetched: Path) -> None:
     with pytest.raises(ValueError, match=r"can't be read; is the address right and the server up"):
-        sources.fetch(f"{scheme}://127.0.0.1:{_free_port()}/a.csv", fetched)
+        sources.fetch(f"{scheme}://127.0.0.1:{free_ports(1)[0]}/a.csv", fetched)
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(s3_server: str) -> str:
     """Give a bucket on moto's S3 server: an emulation, as no S3 runs on a developer's machine."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    for key, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(key, value)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     client = boto3.client("s3")
     client.create_bucket(Bucket="bucket")
     for key in ("in/b.csv", "in/a.csv", "in/_SUCCESS", "in/deep/c.csv"):
         client.put_object(Bucket="bucket", Key=key, Body=CSV)
-    yield "s3://bucket"
-    server.stop()
+    return "s3://bucket"
 
 
 # moto's and botocore's own use of what Python deprecates.
@@ -252,7 +234,7 @@ def test_a_tree_is_copied_whole_or_where_a_name_leads_out_of_it_not_at_all(s3: s
 def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{_free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(ValueError, match=r"s3://bucket/a.csv can't be read; is the address right"):
         sources.fetch("s3://bucket/a.csv", fetched)
 
@@ -261,7 +243,7 @@ def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.Monke
 def test_unreachable_cloud_storage_is_one_sentence_at_once(
     source: str, fetched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{_free_port()}")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_ports(1)[0]}")
 
     def slept(_: float) -> None:
         raise AssertionError("it waits to try again")

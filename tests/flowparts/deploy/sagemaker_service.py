@@ -128,17 +128,6 @@ class SageMakerService(StandIn):
             sorted(each["ModelName"] for each in models),
         )
 
-    def close(self) -> None:
-        """End, and leave nothing in moto's server, which others use too."""
-        super().close()
-        configurations, models = self.held()
-        for name in configurations:
-            self._models.delete_endpoint_config(EndpointConfigName=name)
-        for name in models:
-            self._models.delete_model(ModelName=name)
-        for group in self._logs.describe_log_groups()["logGroups"]:
-            self._logs.delete_log_group(logGroupName=group["logGroupName"])
-
     def finish(self) -> None:
         """End whatever is under way."""
         for endpoint in list(self.endpoints.values()):
