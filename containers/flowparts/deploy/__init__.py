@@ -100,15 +100,17 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Whole numbers arrive as floats from a pipeline.
 
     Raises:
-        ValueError: The target doesn't know an option, or a value is of another type.
+        ValueError: The target doesn't know an option or needs one that isn't given, or a value is of another
+            type.
     """
     deploy: Any = target(name).deploy
-    ports = {
-        port.name: port.annotation
-        for port in inspect.signature(deploy).parameters.values()
-        if port.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    parameters = inspect.signature(deploy).parameters.values()
+    ports = {port.name: port.annotation for port in parameters if port.kind is port.KEYWORD_ONLY}
+    required = [port.name for port in parameters if port.name in ports and port.default is port.empty]
     checked = {}
+    for option in required:
+        if option not in given:
+            raise ValueError(f"the target {name} needs the option {option!r}; give it among the options")
     for option, value in given.items():
         if option == "share":
             raise ValueError("'share' is no option of a target; give it to the step itself")
@@ -244,10 +246,28 @@ def memory_bytes(memory: str) -> int:
     return number
 
 
-def not_deployed(name: str, revision: str, error: ValueError, kept: Iterable[str]) -> ValueError:
-    """Return the error for a revision that didn't come up, which says what still serves."""
-    still = " and ".join(kept)
-    after = f"; {still} serves as before" if still else ""
+def not_deployed(
+    name: str,
+    revision: str,
+    error: ValueError,
+    kept: Iterable[str],
+    undo: Callable[[], object] = lambda: None,
+) -> ValueError:
+    """Undo what a failed deployment has done, and return the error for it, which says what still serves.
+
+    Args:
+        name: The endpoint.
+        revision: What didn't come up.
+        error: Why.
+        kept: The revisions that serve as before.
+        undo: Sees to it that they do; raises ValueError if it can't.
+    """
+    try:
+        undo()
+        still = " and ".join(kept)
+        after = f"; {still} serves as before" if still else ""
+    except ValueError as further:
+        after = f"; and it could not be made as it was before: {further}"
     return ValueError(f"revision {revision} of endpoint {name!r} is not deployed: {error}{after}")
 
 

@@ -9,7 +9,6 @@ What was asked for stands on the Service as an annotation, so that a step that i
 """
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,6 +21,9 @@ from flowparts.model_pod import ModelPod
 _STATE = "flowparts/endpoint"
 _REVISION = "flowparts/revision"
 _BUSY_PERCENT = 70
+_ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+_ROUTE_SECONDS = 120.0
+_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 
 
 @dataclass(frozen=True)
@@ -74,23 +76,22 @@ class Fleet:
             self.place(pod)
             self.steer(after, timeout_seconds)
         except ValueError as error:
-            kept = list(before.traffic) if before else []
-            if pod.revision not in kept:
-                with suppress(ValueError):
-                    self.remove(pod.revision, last=not kept)
-            raise targets.not_deployed(self.name, pod.revision, error, kept) from None
+            kept = before.traffic if before else []
+            raise targets.not_deployed(
+                self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
+            ) from None
         self.tidy(after)
         return self.measured(after)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
         """Give the current revision a share; at 100 the previous one keeps no pods."""
-        after = endpoint.with_share(percent)
+        after = targets.unchanged(endpoint, self.state(), self.where).with_share(percent)
         self.steer(after)
         return self.measured(after)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
         """Bring the previous revision to its full strength, give it all and remove the current one."""
-        after = endpoint.rolled_back()
+        after = targets.rolled_back(endpoint, self.state(), self.where)
         self.steer(after)
         self.tidy(after)
         return after
@@ -109,6 +110,10 @@ class Fleet:
             return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
         answer = self.there.post_to_service(f"{service}:http", path, {"instances": rows})
         return targets.predictions(answer, len(rows), f"service {service}")
+
+    @property
+    def where(self) -> str:
+        return f"in namespace {self.there.namespace}"
 
     @property
     def labels(self) -> dict[str, str]:
@@ -173,10 +178,22 @@ class Fleet:
             what, lambda: "; ".join(filter(None, map(self._look, pods, pods.values()))), timeout_seconds
         )
         self._route(asked)
+        self._watch()
+        if self.gateway:
+            targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
         for revision, count in pods.items():
             # The autoscaler has the say above its minimum; at 0 pods it leaves a Deployment alone.
             if not self.max_replicas or not count:
                 self.there.scale(self._of(revision), count)
+
+    def undo(self, revision: str, before: Endpoint | None) -> None:
+        """Share the requests as before, then remove a revision that wasn't there before."""
+        if before:
+            Fleet.of(before, self.kind)._route(before)
+            if self.gateway and not before.settings["gateway"]:
+                self._remove(*_ROUTE)
+        if before is None or revision not in before.traffic:
+            self.remove(revision, last=before is None)
 
     def remove(self, revision: str, last: bool = False) -> None:
         """Remove a revision, and with the last one what stands around it."""
@@ -186,8 +203,13 @@ class Fleet:
         if self.kind.has_files:
             self.there.delete("v1", "ConfigMap", self._of(revision))
         if last:
-            self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
-            self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
+            if self.gateway:
+                self._remove(*_ROUTE)
+            if self._is_watched():
+                self._remove(*_MONITOR)
+            self._remove("v1", "Service")
+            self._remove("policy/v1", "PodDisruptionBudget")
+            self._remove("networking.k8s.io/v1", "NetworkPolicy")
 
     def tidy(self, asked: Endpoint) -> None:
         """Remove every revision that the endpoint doesn't name."""
@@ -268,7 +290,11 @@ class Fleet:
         selector = self.labels if len(serving) > 1 else {**self.labels, _REVISION: serving[0]}
         written = {_STATE: json.dumps(asdict(asked), sort_keys=True)}
         self._apply("v1", "Service", self.name, self._service(selector), annotations=written)
-        if self.there.serves("monitoring.coreos.com/v1", "ServiceMonitor"):
+        if self.gateway:
+            self._apply(*_ROUTE, self.name, self._http_route(asked))
+
+    def _watch(self) -> None:
+        if self._is_watched():
             # The revisions' own services: the shared one would count the same pods again.
             each = {
                 "matchLabels": self.labels,
@@ -279,10 +305,16 @@ class Fleet:
                 "endpoints": [{"port": "http", "path": self.kind.metrics_path}],
                 "targetLabels": [_REVISION],
             }
-            self._apply("monitoring.coreos.com/v1", "ServiceMonitor", self.name, monitor)
-        if self.gateway:
-            self._apply("gateway.networking.k8s.io/v1", "HTTPRoute", self.name, self._http_route(asked))
-            targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, 120.0)
+            self._apply(*_MONITOR, self.name, monitor)
+
+    def _is_watched(self) -> bool:
+        return self.there.serves(*_MONITOR)
+
+    def _remove(self, api_version: str, kind: str) -> None:
+        """Remove what stands around all revisions, unless it is somebody else's of the same name."""
+        found = self.there.get(api_version, kind, self.name) or {}
+        if self.labels.items() <= found.get("metadata", {}).get("labels", {}).items():
+            self.there.delete(api_version, kind, self.name)
 
     def _http_route(self, asked: Endpoint) -> Manifest:
         parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))
@@ -299,7 +331,7 @@ class Fleet:
         return {"parentRefs": [parent], "rules": [rule]}
 
     def _look_at_route(self) -> str:
-        route = self.there.get("gateway.networking.k8s.io/v1", "HTTPRoute", self.name) or {}
+        route = self.there.get(*_ROUTE, self.name) or {}
         parents = route.get("status", {}).get("parents", [])
         conditions = [entry for parent in parents for entry in parent["conditions"]]
         if bad := [entry for entry in conditions if entry["status"] == "False"]:

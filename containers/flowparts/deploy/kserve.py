@@ -10,7 +10,6 @@ that is tried again finds them, and a rollback applies the previous predictor ag
 """
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -87,24 +86,25 @@ def deploy(
     try:
         return service.move(before, after, predictors, timeout_seconds)
     except ValueError as error:
-        with suppress(ValueError):
-            if not before:
-                service.there.delete(_API, _KIND, name)
-            elif pod.revision not in before.traffic:
-                service.apply(before, predictors)
-        raise targets.not_deployed(name, pod.revision, error, before.traffic if before else []) from None
+        kept = before.traffic if before else []
+        raise targets.not_deployed(
+            name, pod.revision, error, kept, lambda: service.undo(before, predictors)
+        ) from None
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Set the newest revision's share of the requests."""
     service = _Service.of(endpoint)
-    return service.move(endpoint, endpoint.with_share(percent), service.state()[1])
+    state, predictors = service.state()
+    before = targets.unchanged(endpoint, state, service.where)
+    return service.move(before, before.with_share(percent), predictors)
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
     """Send all requests to the previous revision, which becomes the newest one again."""
     service = _Service.of(endpoint)
-    return service.move(endpoint, endpoint.rolled_back(), service.state()[1])
+    before, predictors = service.state()
+    return service.move(before, targets.rolled_back(endpoint, before, service.where), predictors)
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
@@ -123,6 +123,10 @@ class _Service:
     @classmethod
     def of(cls, endpoint: Endpoint) -> "_Service":
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.name)
+
+    @property
+    def where(self) -> str:
+        return f"in namespace {self.there.namespace}"
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
         """Return the endpoint as it was asked for last and its revisions' predictors."""
@@ -175,6 +179,13 @@ class _Service:
                 "spec": {"predictor": {**predictors[asked.revision], **canary}},
             }
         )
+
+    def undo(self, before: Endpoint | None, predictors: dict[str, Manifest]) -> None:
+        """Ask for what was there before."""
+        if before:
+            self.apply(before, predictors)
+        else:
+            self.there.delete(_API, _KIND, self.name)
 
     def url(self, endpoint: Endpoint, revision: str) -> str:
         """Return the service's address, or a revision's; in the cluster the one known there."""

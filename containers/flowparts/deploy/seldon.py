@@ -8,7 +8,6 @@ has it loaded. Clients name the Experiment in the header Seldon-Model and speak 
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -80,26 +79,26 @@ def deploy(
         targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
         fleet.steer(after, timeout_seconds)
     except ValueError as error:
-        kept = list(before.traffic) if before else []
-        if pod.revision not in kept:
-            with suppress(ValueError):
-                fleet.remove(pod.revision)
-        raise targets.not_deployed(name, pod.revision, error, kept) from None
+        kept = before.traffic if before else []
+        raise targets.not_deployed(
+            name, pod.revision, error, kept, lambda: fleet.undo(pod.revision, before)
+        ) from None
     fleet.tidy(after)
     return after
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Change the weights of the Experiment; the previous revision stays loaded."""
-    after = endpoint.with_share(percent)
-    _Fleet.of(endpoint).steer(after)
+    fleet = _Fleet.of(endpoint)
+    after = targets.unchanged(endpoint, fleet.state(), fleet.where).with_share(percent)
+    fleet.steer(after)
     return after
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
     """Give all requests to the previous revision, which is still loaded, and remove the current one."""
-    after = endpoint.rolled_back()
     fleet = _Fleet.of(endpoint)
+    after = targets.rolled_back(endpoint, fleet.state(), fleet.where)
     fleet.steer(after)
     fleet.tidy(after)
     return after
@@ -163,6 +162,10 @@ class _Fleet:
         return f"http://{_MESH}.{self.there.namespace}.svc"
 
     @property
+    def where(self) -> str:
+        return f"in namespace {self.there.namespace}"
+
+    @property
     def labels(self) -> dict[str, str]:
         return {"app.kubernetes.io/name": self.name, "app.kubernetes.io/managed-by": cluster.MANAGER}
 
@@ -194,7 +197,13 @@ class _Fleet:
         self._apply("Model", own, model, labels)
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
-        """Share the requests out."""
+        """Share the requests out, and wait until they are."""
+        self.share(asked)
+        what = f"the experiment of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
+
+    def share(self, asked: Endpoint) -> None:
+        """Apply the Experiment."""
         candidates = [
             {"name": f"{self.name}-{revision}", "weight": share}
             for revision, share in asked.traffic.items()
@@ -202,8 +211,15 @@ class _Fleet:
         ]
         written = {_STATE: json.dumps(asdict(asked), sort_keys=True)}
         self._apply("Experiment", self.name, {"candidates": candidates}, self.labels, annotations=written)
-        what = f"the experiment of endpoint {self.name!r}"
-        targets.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
+
+    def undo(self, revision: str, before: Endpoint | None) -> None:
+        """Share the requests as before, then remove a revision that wasn't there before."""
+        if before:
+            self.share(before)
+        else:
+            self.there.delete(_API, "Experiment", self.name)
+        if before is None or revision not in before.traffic:
+            self.remove(revision)
 
     def look(self, revision: str) -> str:
         """Return "" when a revision's Model is ready, else how it stands."""

@@ -32,6 +32,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "option": ({"options": {"replica": 2}}, "unknown option of the target docker 'replica'; did you mean"),
     "type": ({"options": {"memory": 512}}, "option 'memory' of the target docker must be str, not 512"),
     "fraction": ({"options": {"replicas": 1.5}}, "option 'replicas' of the target docker must be int"),
+    "required": ({"target": "sagemaker"}, "the target sagemaker needs the option 'role'"),
     "own port": ({"options": {"share": 5}}, "'share' is no option"),
 }
 

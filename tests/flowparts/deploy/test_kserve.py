@@ -87,6 +87,17 @@ def test_a_rollback_never_sends_more_to_the_bad_revision(share: int, api: Kubern
     assert seen == ([0, 100] if share < 100 else [100])
 
 
+def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    older = deploy(SECOND, share=10)
+    newer = deploy(THIRD, share=10)
+    for change in (kserve.rollback, lambda endpoint: kserve.shift(endpoint, 100)):
+        with pytest.raises(ValueError, match=f"has been changed since: its revision is {newer.revision}"):
+            change(older)
+    back = kserve.rollback(newer)
+    assert kserve.rollback(newer) == back
+
+
 def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
     deploy(FIRST)
     made = deploy(SECOND, share=20)

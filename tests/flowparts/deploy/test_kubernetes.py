@@ -247,6 +247,55 @@ def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesAp
     assert api.versions() == {}
 
 
+@pytest.mark.parametrize(
+    ("gateway", "kind"), [("", "servicemonitors"), ("", "httproutes"), ("public", "servicemonitors")]
+)
+def test_where_requests_cannot_be_shared_they_go_as_before(
+    gateway: str, kind: str, api: KubernetesApi
+) -> None:
+    def around() -> dict[tuple[str, str], Any]:
+        return {key: thing["spec"] for key, thing in api.objects.items() if key[1] in ("churn", "public")}
+
+    api.put("gateways", GATEWAY)
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    first = deploy(FIRST, gateway=gateway)
+    before = around()
+    api.denied.add(("patch", kind))
+    with pytest.raises(
+        ValueError, match=f"no permission to PATCH .*{kind}/churn.*; {first.revision} serves as"
+    ):
+        deploy(SECOND, gateway="public")
+    assert around() == before
+    assert api.names("deployments") == [f"churn-{first.revision}"]
+    api.denied.clear()
+    assert kubernetes.shift(first, 100).traffic == first.traffic
+
+
+def test_a_route_that_the_gateway_refuses_is_told_and_taken_back(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.put("gateways", GATEWAY)
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    first = deploy(FIRST)
+    monkeypatch.setattr("flowparts.deploy._fleet._ROUTE_SECONDS", 0.1)
+    monkeypatch.setattr(KubernetesApi, "_httproutes", lambda *_: None)
+    with pytest.raises(ValueError, match=f"public has not taken it yet; {first.revision} serves as before"):
+        deploy(SECOND, gateway="public")
+    assert api.names("httproutes") == []
+    assert selected(api) == first.revision
+
+
+def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    older = deploy(SECOND, share=10)
+    newer = deploy(THIRD, share=10)
+    for change in (kubernetes.rollback, lambda endpoint: kubernetes.shift(endpoint, 100)):
+        with pytest.raises(ValueError, match=f"has been changed since: its revision is {newer.revision}"):
+            change(older)
+    back = kubernetes.rollback(newer)
+    assert kubernetes.rollback(newer) == back
+
+
 def test_slow_pods_are_waited_for_with_progress(api: KubernetesApi, caplog: pytest.LogCaptureFixture) -> None:
     api.scenario = "slow"
     with caplog.at_level("INFO", "flowparts"):

@@ -16,7 +16,7 @@ from tests.flowparts.serving.conftest import start, wait
 from tests.flowparts.serving.test_repository import place
 
 IMAGE = "registry.example/flowparts-serving:0.1.0"
-FIRST, SECOND = "s3://models/churn/1", "gs://models/churn/2"
+FIRST, SECOND, THIRD = "s3://models/churn/1", "gs://models/churn/2", "s3://models/churn/3"
 
 
 def deploy(model: str, **options: Any) -> Endpoint:
@@ -66,6 +66,17 @@ def test_a_canary_is_tried_promoted_and_rolled_back(api: KubernetesApi) -> None:
     assert api.names("models") == api.names("servers") == [f"churn-{first.revision}"]
 
 
+def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    older = deploy(SECOND, share=10)
+    newer = deploy(THIRD, share=10)
+    for change in (seldon.rollback, lambda endpoint: seldon.shift(endpoint, 100)):
+        with pytest.raises(ValueError, match=f"has been changed since: its revision is {newer.revision}"):
+            change(older)
+    back = seldon.rollback(newer)
+    assert seldon.rollback(newer) == back
+
+
 def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
     deploy(FIRST)
     made = deploy(SECOND, share=20)
@@ -93,6 +104,29 @@ def test_a_revision_that_does_not_come_up_is_removed(scenario: str, reason: str,
     assert f"{first.revision} serves as before" in str(raised.value)
     assert weights(api) == {f"churn-{first.revision}": 100}
     assert api.names("models") == api.names("servers") == [f"churn-{first.revision}"]
+
+
+def test_an_experiment_that_does_not_get_ready_is_as_before(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unready(api: KubernetesApi, key: tuple[str, str], thing: Any) -> None:
+        api.set_status(key, {"conditions": [{"type": "Ready", "status": "False", "message": "no route"}]})
+
+    first = deploy(FIRST)
+    monkeypatch.setattr(KubernetesApi, "_experiments", unready)
+    with pytest.raises(ValueError, match=f"no route; {first.revision} serves as before"):
+        deploy(SECOND, timeout_seconds=0.3)
+    assert weights(api) == {f"churn-{first.revision}": 100}
+    assert api.names("models") == api.names("servers") == [f"churn-{first.revision}"]
+
+
+def test_a_first_experiment_that_does_not_get_ready_leaves_nothing(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KubernetesApi, "_experiments", lambda *_: None)
+    with pytest.raises(ValueError, match="the experiment of endpoint 'churn' is not ready after"):
+        deploy(FIRST, timeout_seconds=0.3)
+    assert api.names("models") == api.names("servers") == api.names("experiments") == []
 
 
 def test_a_model_on_a_volume_is_refused(api: KubernetesApi) -> None:
