@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 _EXPECTED = {"framework", "task", "label", "classes", "features", "schema"}
+_PARTS = ("model_uuid", "signature", "flavors")
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -15,15 +16,20 @@ def read(path: str | Path) -> dict[str, Any]:
     import yaml
 
     file = Path(path) / "MLmodel"
+    found: Any
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no model at {path}: the directory holds no file MLmodel") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict) or not set(found.get("metadata") or {}) >= _EXPECTED:
+    metadata = found.get("metadata") if isinstance(found, dict) else None
+    if not isinstance(metadata, dict) or not metadata.keys() >= _EXPECTED:
         raise ValueError(
             f"the model at {path} was not saved by flowparts: its MLmodel lacks the metadata "
             + ", ".join(sorted(_EXPECTED))
         )
-    return found
+    if missing := [part for part in _PARTS if part not in found]:
+        raise ValueError(f"the model at {path} is damaged: its MLmodel lacks {' and '.join(missing)}")
+    described: dict[str, Any] = found
+    return described

@@ -196,8 +196,7 @@ def _text(value: Any) -> str:
 def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
     """Return an ONNX file with the description that `Graph` needs; equal graphs give equal bytes.
 
-    What the exporter noted beside nodes and weights is left out: PyTorch notes stack traces, which name paths
-    of the machine.
+    What the exporter noted is left out: PyTorch notes stack traces, which name paths of the machine.
 
     Args:
         graph: An ONNX file of any origin.
@@ -214,12 +213,19 @@ def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
     # Protobuf's own error, whose module depends on how it was built.
     except Exception as error:
         raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
-    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
+    _forget_notes(model)
     onnx.helper.set_model_props(model, {_ENTRY: json.dumps(learned, allow_nan=False)})
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _forget_notes(message: Any) -> None:
+    for part, value in message.ListFields():
+        if part.name in ("doc_string", "metadata_props"):
+            message.ClearField(part.name)
+        elif part.message_type:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                _forget_notes(inner)
 
 
 def read(path: str | Path, sha256: str | None = None) -> bytes:

@@ -1,6 +1,7 @@
 """The image of the model server, run as platforms run it."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +10,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+import tritonclient.grpc as over_grpc
+import tritonclient.http as over_http
 import urllib3
 
 from flowparts import estimators, models, preprocess
-from targets import docker
+from pipelines.tabular_training import tabular_training
+from targets import docker, local
+from tests.flowparts.serving.conftest import same
+
+CANCER = pl.read_parquet("containers/flowparts/samples/breast_cancer.parquet")
 
 ROWS = pl.DataFrame({"size": [float(i) for i in range(60)], "kind": ["x", "y", None] * 20}).with_columns(
     big=pl.col("size") > 30
@@ -56,14 +63,16 @@ def run(containers: docker.Containers) -> Iterator[Callable[..., tuple[str, str]
         ]
         container = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         started.append(container)
-        address = subprocess.run(
-            ["docker", "port", container, str(port)], capture_output=True, text=True, check=True
-        ).stdout.split()[0]
-        return container, f"http://{address}"
+        return container, f"http://{published(container, port)}"
 
     yield begin
     for container in started:
         subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=True)
+
+
+def published(container: str, port: int) -> str:
+    command = ["docker", "port", container, str(port)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
 
 
 def wait(address: str, path: str) -> None:
@@ -107,6 +116,64 @@ def test_serves_by_each_platforms_rules_and_ends_in_order(
     assert json.loads(state)[0]["State"]["ExitCode"] == 0
     log = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=True).stderr
     assert all(json.loads(line)["level"] == "info" for line in log.splitlines())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the model that a run of tabular-training chose."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
+        candidates = [{"estimator": "Linear", "parameters": {}}]
+        record = local.run(tabular_training, {"candidates": candidates}, runs)
+    assert record.succeeded, record.problem
+    (chosen,) = [task.outputs["model"].path for task in record.tasks if task.name == "select-best"]
+    # The server's user must read it, as it could on a mounted volume.
+    model = runs / "model"
+    shutil.copytree(chosen, model)
+    runs.chmod(0o755)
+    return model
+
+
+def test_a_model_of_tabular_training_is_served_by_every_contract(
+    run: Callable[..., tuple[str, str]], trained: Path
+) -> None:
+    rows = CANCER.drop("target").head(20)
+    records = rows.to_dicts()
+    expected = models.load(trained).predict(rows).to_dicts()
+    container, address = run(
+        f"--volume={trained}:/mnt/models:ro",
+        "--publish=127.0.0.1::8081",
+        "--env=AIP_HEALTH_ROUTE=/health",
+        "--env=AIP_PREDICT_ROUTE=/vertex",
+        arguments=("--name=cancer",),
+    )
+    for health in ("/v2/health/ready", "/health", "/ping"):
+        wait(address, health)
+    # The plain address, KServe's V1, Vertex AI's and SageMaker's.
+    for path in ("/predict", "/v1/models/cancer:predict", "/vertex", "/invocations"):
+        answer = urllib3.request("POST", address + path, json={"instances": records}, retries=False)
+        same(answer.json()["predictions"], expected)
+    answer = urllib3.request(
+        "POST",
+        f"{address}/invocations",
+        body=rows.write_csv().encode(),
+        headers={"content-type": "text/csv", "accept": "text/csv"},
+        retries=False,
+    )
+    labels = [line.partition(",")[0] for line in answer.data.decode().split()]
+    assert labels == [row["prediction"] for row in expected]
+    # Open Inference V2, over REST and gRPC.
+    for library, place in ((over_http, address), (over_grpc, f"http://{published(container, 8081)}")):
+        with library.InferenceServerClient(place.removeprefix("http://")) as client:
+            tensors = []
+            for column in rows.iter_columns():
+                tensors.append(library.InferInput(column.name, [len(column)], "FP64"))
+                tensors[-1].set_data_from_numpy(column.to_numpy())
+            found = client.infer("cancer", tensors)
+        columns = {name: found.as_numpy(name).tolist() for name in expected[0]}
+        columns["prediction"] = [text.decode() for text in columns["prediction"]]
+        same([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)], expected)
 
 
 def test_a_step_of_a_pipeline_may_run_in_it(containers: docker.Containers) -> None:

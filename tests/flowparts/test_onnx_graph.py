@@ -198,6 +198,26 @@ def test_a_missing_graph_is_said(tmp_path: Path) -> None:
         models.load(path)
 
 
+def test_notes_of_the_exporter_are_dropped_wherever_they_stand(tmp_path: Path) -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["a"], ["then"], doc_string="/home/me/inner.py")],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("then", DOUBLE, [None, 1], doc_string="/home/me/output.py")],
+    )
+    always = numpy_helper.from_array(np.array(True), "always")
+    branch = helper.make_node("If", ["always"], ["prediction"], then_branch=inner, else_branch=inner)
+    model = onnx.load_model_from_string(
+        graph([branch], [("a", DOUBLE, [None, 1])], [("prediction", DOUBLE, [None, 1])], [always])
+    )
+    model.doc_string = model.graph.doc_string = model.graph.input[0].doc_string = "/home/me/outer.py"
+    helper.set_model_props(model, {"trace": "/home/me/model.py"})
+    rows = pl.DataFrame({"a": [1.5]})
+    path = save(tmp_path / "m", model.SerializeToString(), rows, {"a": "number"})
+    assert b"/home/me" not in (path / onnx_graph.FILE).read_bytes()
+    assert models.load(path).predict(rows)["prediction"].to_list() == [1.5]
+
+
 def test_equal_graphs_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("m", "n"):
         save(tmp_path / name, of_columns(["a"]), pl.DataFrame({"a": [1.0]}), {"a": "number"})

@@ -211,7 +211,8 @@ class _Host:
             ValueError: A server doesn't become ready; everything is as it was before then.
         """
         before = self.state()
-        what = _digest(image_id, sorted(limits.items()))
+        # Another token is for other servers to know.
+        what = _digest(image_id, sorted(limits.items()), os.environ.get("FLOWPARTS_SERVING_TOKEN"))
         servers = [f"{self.prefix}-{revision}-{what}-{number}" for number in range(1, replicas + 1)]
         if before is None or revision not in before.servers:
             self._store(f"{self.prefix}-{revision}", directory, image_id, revision)

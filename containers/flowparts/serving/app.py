@@ -161,7 +161,7 @@ class App:
         if refusal.reason == "unauthorized":
             head += b"www-authenticate: Bearer\r\n"
         if refusal.reason == "method" and request:
-            head += b"allow: %b\r\n" % ", ".join(self._routes[request.path]).encode()
+            head += b"allow: %b\r\n" % ", ".join(self._methods(request.path) or ()).encode()
         return Response(_json({"error": refusal.sentence}), refusal.status, head)
 
     def authorized(self, authorization: bytes) -> bool:
@@ -196,16 +196,17 @@ class App:
     def _post(self, path: str, protocol: str, handler: Handler) -> None:
         self._routes.setdefault(unquote(path), {})["POST"] = Route(protocol, handler, needs_token=True)
 
+    def _methods(self, path: str) -> dict[str, Route] | None:
+        return self._routes.get(path) or self._repository_route(path)
+
     def _route(self, request: Request) -> Route:
-        methods = self._routes.get(request.path) or self._repository_route(request.path)
+        methods = self._methods(request.path)
         if methods is None:
             raise Refusal(
                 "not_found", f"there is nothing at {request.path}; /openapi.json lists the addresses"
             )
-        route = methods.get(request.method)
+        route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
-            if request.method == "HEAD" and "GET" in methods:
-                return methods["GET"]
             if request.method == "OPTIONS" and self._origins:
                 return Route("other", _fixed(b""), needs_token=False)
             raise Refusal("method", f"{request.path} takes {' and '.join(methods)}, not {request.method}")

@@ -29,6 +29,9 @@ class PredictionLog:
         share: Share of the requests to keep.
         rows: Rows after which a file is written.
         seconds: Seconds after which one is written that has any.
+
+    Raises:
+        ValueError: The directory can't be made.
     """
 
     def __init__(self, directory: Path, model: ServedModel, share: float, rows: int, seconds: float) -> None:
@@ -39,9 +42,13 @@ class PredictionLog:
         self._seconds = seconds
         self._kept: list[tuple[float, str, Sequence[Row], Answer]] = []
         self._kept_rows = 0
+        self._dropped_rows = 0
         self._changed = threading.Condition()
         self._closed = False
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"the prediction log can't be at {directory}: {error.strerror}") from None
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -51,6 +58,7 @@ class PredictionLog:
             return
         with self._changed:
             if self._kept_rows > self._rows * _MOST_FILES_WAITING:
+                self._dropped_rows += len(rows)
                 return
             self._kept.append((time.time(), protocol, rows, answer))
             self._kept_rows += len(rows)
@@ -65,12 +73,22 @@ class PredictionLog:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed:
+        closed = False
+        while not closed:
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._closed or self._kept_rows >= self._rows, timeout=self._seconds
                 )
                 kept, self._kept, self._kept_rows = self._kept, [], 0
+                dropped, self._dropped_rows = self._dropped_rows, 0
+                closed = self._closed
+            if dropped:
+                say(
+                    "the prediction log lacks rows, which came faster than files can be written; "
+                    "a smaller --prediction-log-share keeps up",
+                    30,
+                    rows=dropped,
+                )
             if not kept:
                 continue
             try:

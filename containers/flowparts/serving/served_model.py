@@ -57,6 +57,17 @@ def load(directory: Path, settings: Settings) -> ServedModel:
     Raises:
         ValueError: There is no model, it is damaged, or it can't score its own example.
     """
+    try:
+        return _load(directory, settings)
+    # What MLmodel holds is as good as the file that it is.
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"what the model at {directory} says of itself is damaged ({type(error).__name__}: {error}); "
+            "save the model again"
+        ) from error
+
+
+def _load(directory: Path, settings: Settings) -> ServedModel:
     engine = engines.load(directory)
     described = mlmodel.read(directory)
     inputs = json.loads(described["signature"]["inputs"])

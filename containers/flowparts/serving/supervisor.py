@@ -37,6 +37,9 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
     def start(number: int) -> None:
         command = worker.command(settings, listener.fileno(), number, shared, watched)
         workers[number] = subprocess.Popen(command, pass_fds=[listener.fileno(), watched])  # noqa: S603
+        # Told to stop meanwhile, `stop` didn't know of it yet.
+        if stopping.is_set():
+            workers[number].terminate()
 
     def stop(signum: int, _: FrameType | None) -> None:
         stopping.set()

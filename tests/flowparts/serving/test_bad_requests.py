@@ -194,6 +194,7 @@ def test_a_token_guards_predictions_and_what_tells_about_the_model(
             assert "Authorization: Bearer TOKEN" in answer["error"]
         assert server.call("/openapi.json", headers=headers)[0] == 401
         assert server.call("/docs", headers=headers)[0] == 401
+        assert server.call("/v1/models", headers=headers, method="HEAD")[0] == 401
     right = {"authorization": "Bearer geheim"}
     assert server.call("/predict", body, right)[0] == 200
     assert "securitySchemes" in server.call("/openapi.json", headers=right)[1]["components"]

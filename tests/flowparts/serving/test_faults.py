@@ -15,6 +15,7 @@ import psutil
 import pytest
 import tritonclient.grpc
 import urllib3
+import yaml
 from tritonclient.utils import InferenceServerException
 
 from tests.flowparts.serving.conftest import Server, free_ports, start, wait
@@ -143,6 +144,22 @@ def test_a_server_told_to_stop_again_and_again_ends_in_order(
     assert len(server.say("stopped")) == workers
 
 
+def test_a_server_told_to_stop_while_its_workers_start_ends(
+    serve: Callable[..., Server], model: Path
+) -> None:
+    code = """
+import os, signal, subprocess
+begin = subprocess.Popen
+def told_meanwhile(command, **options):
+    process = begin(command, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return process
+subprocess.Popen = told_meanwhile
+"""
+    server = serve(model, "--workers=2", code=code, ready=False)
+    assert server.process.wait(20) == 0
+
+
 def test_a_call_over_grpc_ends_at_its_deadline_and_the_next_is_answered(
     serve: Callable[..., Server], model: Path, records: Any
 ) -> None:
@@ -260,6 +277,14 @@ def test_an_engine_that_fails_is_a_500_without_a_traceback_and_for_its_request_o
     assert "the engine stumbled" in line["traceback"]
 
 
+def described(model: Path, part: str, **other: str) -> None:
+    """Take a part out of what a model says of itself, or put another one there."""
+    told = yaml.safe_load((model / "MLmodel").read_text())
+    told[part] = other
+    told = {name: value for name, value in told.items() if value}
+    (model / "MLmodel").write_text(yaml.safe_dump(told))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("damage", "message"),
@@ -270,8 +295,11 @@ def test_an_engine_that_fails_is_a_500_without_a_traceback_and_for_its_request_o
         (lambda model: (model / "input_example.json").write_text('{"columns": ["visits"], "data": [["x"]]}'),
          "can't score its own input example: instances[0].visits must be a number"),
         (shutil.rmtree, "there is no model directory at"),
+        (lambda model: described(model, "model_uuid"), "is damaged: its MLmodel lacks model_uuid"),
+        (lambda model: described(model, "signature", inputs='[{"name": "a"}]'),
+         "says of itself is damaged (KeyError: 'required')"),
     ],
-    ids=["weights", "MLmodel", "example", "example's types", "everything"],
+    ids=["weights", "MLmodel", "example", "example's types", "everything", "identity", "signature"],
 )  # fmt: skip
 def test_a_model_that_cannot_be_served_is_one_sentence_and_a_failure(
     serve: Callable[..., Server], model: Path, tmp_path: Path, damage: Any, message: str, workers: int

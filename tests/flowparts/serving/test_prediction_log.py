@@ -1,11 +1,14 @@
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from flowparts import tables
+from flowparts.serving.prediction_log import PredictionLog
 from tests.flowparts.serving.conftest import Server, rows
 
 
@@ -67,6 +70,44 @@ def test_a_share_of_the_requests_is_logged_after_a_time_and_workers_share_a_tabl
     wait_for(log, 20)
     server.stop()
     assert 25 <= tables.scan(log).collect().height <= 75
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_directory_that_cannot_be_made_is_one_sentence(
+    serve: Callable[..., Server], model: Path, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "file").touch()
+    log = tmp_path / "file" / "log"
+    server = serve(model, f"--prediction-log={log}", f"--workers={workers}", ready=False)
+    assert server.process.wait(60) == 1
+    server.reader.join()
+    wrong = {line["message"] for line in server.lines if line["level"] != "info"}
+    assert wrong == {f"the prediction log can't be at {log}: Not a directory"}
+
+
+def test_what_comes_while_a_file_is_written_is_kept_and_what_is_too_much_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written: list[int] = []
+    begun, going_on = threading.Event(), threading.Event()
+
+    def write(_: PredictionLog, kept: Sequence[Any]) -> None:
+        begun.set()
+        going_on.wait(10)
+        written.append(len(kept))
+
+    monkeypatch.setattr(PredictionLog, "_write", write)
+    log: Any = PredictionLog(tmp_path / "log", None, share=1.0, rows=1, seconds=60)
+    log.add([("row",)], None, "predict")
+    assert begun.wait(10)
+    for _ in range(99):
+        log.add([("row",)], None, "predict")
+    threading.Timer(0.2, going_on.set).start()
+    with caplog.at_level("WARNING", "flowparts"):
+        log.close()
+    [told] = [record for record in caplog.records if "the prediction log lacks rows" in record.message]
+    assert written == [1, 11]
+    assert told.facts == {"rows": 88}
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_predictions(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
+import urllib3
 from tritonclient.utils import InferenceServerException
 
 from flowparts import models
@@ -196,6 +197,17 @@ def test_the_token_guards_the_repository(serve: Callable[..., Server], directory
         pytest.raises(InferenceServerException, match="send the server"),
     ):
         client.unload_model("plans_1")
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_a_wrong_method_is_answered_and_the_connection_goes_on(repository: Server, verb: str) -> None:
+    path = f"/v2/repository/models/plans_1/{verb}"
+    with urllib3.HTTPConnectionPool("127.0.0.1", repository.port, maxsize=1, timeout=10) as pool:
+        answers = [pool.request("GET", address, retries=False) for address in (path, "/v2/health/live")]
+        assert pool.num_connections == 1
+    assert [answer.status for answer in answers] == [405, 200]
+    assert answers[0].headers["allow"] == "POST"
+    assert answers[0].json()["error"] == f"{path} takes POST, not GET"
 
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
