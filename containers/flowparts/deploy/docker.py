@@ -293,21 +293,44 @@ class _Host:
     def choose_port(self, port: int) -> int:
         """Return the port that was asked for, else the one that the endpoint has, else a free one."""
         splitter = self._container(self.prefix)
-        if port or splitter is None:
-            return port or _free_port()
-        return int(splitter.attrs["HostConfig"]["PortBindings"][f"{_splitter.PORT}/tcp"][0]["HostPort"])
+        return port or (_port_of(splitter) if splitter else _free_port())
 
     def apply(self, endpoint: Endpoint, servers: Mapping[str, Sequence[str]], image_id: str = "") -> Endpoint:
-        """Make the splitter share the requests as an endpoint says, then remove the servers that get none."""
+        """Make the splitter share the requests as an endpoint says, then remove the servers that get none.
+
+        Where that fails, requests are shared as before.
+        """
+        from docker.errors import DockerException
+
         state = State(endpoint, {revision: servers[revision] for revision in endpoint.traffic})
         splitter = self._container(self.prefix)
         image_id = image_id or (str(splitter.image.id) if splitter else "")
         text = _splitter.configuration(state)
         old = _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}") if splitter else ""
+        try:
+            self._split(splitter, state, image_id, text, old)
+        except (ValueError, DockerException):
+            with suppress(ValueError, DockerException):
+                if splitter and old:
+                    before = _splitter.state_of(old)
+                    self._split(self._container(self.prefix), before, str(splitter.image.id), old, text)
+                    self.tidy(before)
+                else:
+                    self.remove()
+            raise
+        if text != old and old:
+            time.sleep(_LEAVE_SECONDS)
+        self.tidy(state)
+        _log.info("endpoint %s: %s", self.name, _shares(endpoint))
+        return endpoint
+
+    def _split(self, splitter: "Container | None", state: State, image_id: str, text: str, old: str) -> None:
+        """Have a splitter of an image read its configuration, in which `old` stood, and wait until it has."""
+        endpoint = state.endpoint
         if text != old:
             self._fill(self.prefix, _archive(_CONFIGURATION, text), image_id, {})
         port = int(endpoint.url.rpartition(":")[2])
-        if splitter and (splitter.image.id != image_id or self.choose_port(0) != port):
+        if splitter and (splitter.image.id != image_id or _port_of(splitter) != port):
             splitter.remove(force=True)
             splitter = None
         if splitter is None:
@@ -325,11 +348,6 @@ class _Host:
             return "" if told == state.to_json() else "the splitter reads its configuration"
 
         targets.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
-        if text != old and old:
-            time.sleep(_LEAVE_SECONDS)
-        self.tidy(state)
-        _log.info("endpoint %s: %s", self.name, _shares(endpoint))
-        return endpoint
 
     def tidy(self, state: State | None) -> None:
         """Remove what belongs to the endpoint and not to its state."""
@@ -469,6 +487,10 @@ def _digest(*values: Any) -> str:
 
 def _shares(endpoint: Endpoint) -> str:
     return ", ".join(f"{revision} {share} %" for revision, share in endpoint.traffic.items())
+
+
+def _port_of(splitter: "Container") -> int:
+    return int(splitter.attrs["HostConfig"]["PortBindings"][f"{_splitter.PORT}/tcp"][0]["HostPort"])
 
 
 def _free_port() -> int:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -211,6 +212,46 @@ def test_a_model_that_does_not_load_is_told_and_removed_while_the_previous_serve
     assert volumes_of(engine, first) == stored
     assert [client.lost for client in clients] == [[], [], []]
     assert sum(client.answered[first.revision] for client in clients) > 20
+
+
+def test_a_port_that_is_taken_leaves_everything_as_it_was(
+    first: Endpoint, made: dict[str, Path], engine: Any
+) -> None:
+    servers = containers_of(engine, first).keys()
+    stored = volumes_of(engine, first)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"the Docker engine at .* refused: .*{port}"):
+            host.deploy(str(made["second"]), first.name, memory="512Mi", share=10, port=port)
+    assert shares(first, 20) == {first.revision: 20}
+    assert containers_of(engine, first).keys() == servers
+    assert volumes_of(engine, first) == stored
+    assert host.shift(first, 100) == first
+
+
+def test_a_splitter_that_does_not_start_leaves_everything_as_it_was(
+    first: Endpoint, made: dict[str, Path], containers: Any
+) -> None:
+    other = containers.reference("flowparts-base")  # has no HAProxy
+    with pytest.raises(ValueError, match="haproxy"):
+        host.deploy(str(made["second"]), first.name, memory="512Mi", share=10, splitter_image=other)
+    assert shares(first, 20) == {first.revision: 20}
+    assert host.shift(first, 100) == first
+
+
+def test_another_token_replaces_the_servers(
+    made: dict[str, Path], new_endpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_endpoint("guarded")
+    for token in ("first", "second"):
+        monkeypatch.setenv("FLOWPARTS_SERVING_TOKEN", token)
+        endpoint = host.deploy(str(made["first"]), name, memory="512Mi")
+        assert len(host.predict(endpoint, ROWS)) == len(ROWS)
+    monkeypatch.setenv("FLOWPARTS_SERVING_TOKEN", "first")
+    with pytest.raises(ValueError, match="401"):
+        host.predict(endpoint, ROWS)
 
 
 def test_no_request_is_lost_and_each_revision_gets_its_share_while_traffic_shifts(
