@@ -72,7 +72,8 @@ def deploy(
         replicas: Machines at least.
         max_replicas: Machines at most; 0 for no autoscaling.
         machine_type: Type of the machines, such as "n1-standard-2".
-        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4"; empty for none.
+        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4", for an image of your own that uses it:
+            this release's server computes on processors. Empty for none.
         accelerator_count: Accelerators of each machine.
         service_account: Account that the server runs as; empty for Vertex AI's own.
         project: Google Cloud project; empty for that of the environment.
