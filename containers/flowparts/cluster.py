@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
 # What time doesn't heal: the kubelet has already tried these several times when it gives them as a reason.
 HOPELESS = ("CrashLoopBackOff", "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
@@ -75,6 +76,11 @@ class Cluster:
         applied: Manifest = self._json("PATCH", path, manifest, query, "application/apply-patch+yaml")
         return applied
 
+    @staticmethod
+    def labels(name: str) -> dict[str, str]:
+        """Return the labels of all that belongs to an endpoint; only what bears them is ever deleted."""
+        return {"app.kubernetes.io/name": name, _MANAGED_BY: MANAGER}
+
     def get(self, api_version: str, kind: str, name: str) -> Manifest | None:
         """Return an object, or nothing if it isn't there."""
         found: Manifest | None = self._json("GET", self._path(api_version, kind, name), missing=None)
@@ -87,7 +93,10 @@ class Cluster:
         return found
 
     def delete(self, api_version: str, kind: str, name: str) -> None:
-        """Delete an object and what it owns; it may be gone already."""
+        """Delete an object and what it owns; it may be gone already, and what somebody else made stays."""
+        found = self.get(api_version, kind, name) or {}
+        if found.get("metadata", {}).get("labels", {}).get(_MANAGED_BY) != MANAGER:
+            return
         query = [("propagationPolicy", "Background")]
         self._json("DELETE", self._path(api_version, kind, name), query=query, missing=None)
 

@@ -117,7 +117,7 @@ class Fleet:
 
     @property
     def labels(self) -> dict[str, str]:
-        return {"app.kubernetes.io/name": self.name, "app.kubernetes.io/managed-by": cluster.MANAGER}
+        return self.there.labels(self.name)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Fleet:
         if before:
             Fleet.of(before, self.kind)._route(before)
             if self.gateway and not before.settings["gateway"]:
-                self._remove(*_ROUTE)
+                self.there.delete(*_ROUTE, self.name)
         if before is None or revision not in before.traffic:
             self.remove(revision, last=before is None)
 
@@ -204,12 +204,12 @@ class Fleet:
             self.there.delete("v1", "ConfigMap", self._of(revision))
         if last:
             if self.gateway:
-                self._remove(*_ROUTE)
+                self.there.delete(*_ROUTE, self.name)
             if self._is_watched():
-                self._remove(*_MONITOR)
-            self._remove("v1", "Service")
-            self._remove("policy/v1", "PodDisruptionBudget")
-            self._remove("networking.k8s.io/v1", "NetworkPolicy")
+                self.there.delete(*_MONITOR, self.name)
+            self.there.delete("v1", "Service", self.name)
+            self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
+            self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
 
     def tidy(self, asked: Endpoint) -> None:
         """Remove every revision that the endpoint doesn't name."""
@@ -309,12 +309,6 @@ class Fleet:
 
     def _is_watched(self) -> bool:
         return self.there.serves(*_MONITOR)
-
-    def _remove(self, api_version: str, kind: str) -> None:
-        """Remove what stands around all revisions, unless it is somebody else's of the same name."""
-        found = self.there.get(api_version, kind, self.name) or {}
-        if self.labels.items() <= found.get("metadata", {}).get("labels", {}).items():
-            self.there.delete(api_version, kind, self.name)
 
     def _http_route(self, asked: Endpoint) -> Manifest:
         parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))

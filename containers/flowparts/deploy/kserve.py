@@ -168,14 +168,13 @@ class _Service:
             _STATE: json.dumps(asdict(asked), sort_keys=True),
             _PREDICTORS: json.dumps(kept, sort_keys=True),
         }
-        labels = {"app.kubernetes.io/name": self.name, "app.kubernetes.io/managed-by": cluster.MANAGER}
         metadata = {"name": self.name, "namespace": self.there.namespace}
         canary = {"canaryTrafficPercent": asked.share} if asked.previous_revision else {}
         self.there.apply(
             {
                 "apiVersion": _API,
                 "kind": _KIND,
-                "metadata": {**metadata, "labels": labels, "annotations": annotations},
+                "metadata": {**metadata, "labels": self.there.labels(self.name), "annotations": annotations},
                 "spec": {"predictor": {**predictors[asked.revision], **canary}},
             }
         )

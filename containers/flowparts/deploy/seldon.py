@@ -167,7 +167,7 @@ class _Fleet:
 
     @property
     def labels(self) -> dict[str, str]:
-        return {"app.kubernetes.io/name": self.name, "app.kubernetes.io/managed-by": cluster.MANAGER}
+        return self.there.labels(self.name)
 
     def state(self) -> Endpoint | None:
         """Return the endpoint as it was asked for last, which the cluster keeps."""

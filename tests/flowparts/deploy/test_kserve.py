@@ -185,6 +185,20 @@ def test_a_cluster_without_kserve_is_told(api: KubernetesApi) -> None:
         deploy(FIRST)
 
 
+def test_what_somebody_else_made_is_left_alone(api: KubernetesApi) -> None:
+    server = {
+        "name": "kserve-container",
+        "image": "registry.example/theirs:1",
+        "ports": [{"containerPort": 8080, "protocol": "TCP"}],
+    }
+    spec = {"predictor": {"minReplicas": 3, "labels": {}, "containers": [server]}}
+    theirs = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "spec": spec}
+    api.put("inferenceservices", {**theirs, "metadata": {"name": "churn", "namespace": "team"}}, "helm")
+    with pytest.raises(ValueError, match=r'set otherwise; .* conflict.* "helm"'):
+        deploy(FIRST)
+    assert api.get("inferenceservices", "churn")["spec"] == spec
+
+
 def test_missing_permission_is_told(api: KubernetesApi) -> None:
     api.denied.add(("patch", "inferenceservices"))
     with pytest.raises(ValueError, match="no permission to PATCH"):

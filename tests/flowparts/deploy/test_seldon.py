@@ -129,6 +129,15 @@ def test_a_first_experiment_that_does_not_get_ready_leaves_nothing(
     assert api.names("models") == api.names("servers") == api.names("experiments") == []
 
 
+def test_what_somebody_else_made_is_left_alone(api: KubernetesApi) -> None:
+    metadata = {"name": "churn", "namespace": "team"}
+    theirs = {"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Experiment", "metadata": metadata}
+    api.put("experiments", {**theirs, "spec": {"candidates": [{"name": "theirs", "weight": 100}]}}, "helm")
+    with pytest.raises(ValueError, match=r'set otherwise; .* conflict with "helm"'):
+        deploy(FIRST)
+    assert api.get("experiments", "churn")["spec"] == {"candidates": [{"name": "theirs", "weight": 100}]}
+
+
 def test_a_model_on_a_volume_is_refused(api: KubernetesApi) -> None:
     with pytest.raises(ValueError, match="can't take a model from a volume"):
         deploy("pvc://models/churn")
