@@ -51,6 +51,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             docker.remove(name)
 
 
+@pytest.fixture(scope="session")
+def kserve_python() -> str:
+    """Give the Python of the environment with KServe's own client, which wants pandas 2."""
+    python = Path(".venv-bench/kserve/bin/python")
+    if not python.exists() and os.environ.get("CI") != "true":
+        pytest.skip("needs KServe's client; make .venv-bench/kserve/installed installs it")
+    return str(python)
+
+
 @pytest.fixture
 def artifact(tmp_path: Path) -> Callable[..., Any]:
     """Make an artifact to be written by a component: `artifact("train", dsl.Dataset)`."""

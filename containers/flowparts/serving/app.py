@@ -282,7 +282,7 @@ class App:
             _check_json(request)
         asked, binary = open_inference.read(request.body, length)
         rows = open_inference.rows(asked, binary, signature, self._settings.max_rows)
-        open_inference.wanted([output.name for output in asked.outputs], signature)
+        open_inference.wanted(asked.output_names, signature)
 
         def render(answer: Answer) -> Response:
             body, json_length = open_inference.write(asked, answer, signature, model.name, model.version)

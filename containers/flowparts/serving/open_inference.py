@@ -14,13 +14,14 @@ from flowparts.serving.signature import Signature, decoded
 LENGTH_HEADER = b"inference-header-content-length"
 
 
+# Clients made of typed models send null for what isn't set.
 class InputTensor(msgspec.Struct):
     """A column of the request."""
 
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
     data: list[Any] | None = None
 
 
@@ -28,16 +29,21 @@ class RequestedOutput(msgspec.Struct):
     """A column that the client wants."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class InferRequest(msgspec.Struct):
     """The JSON part of a request."""
 
     inputs: list[InputTensor]
-    id: str = ""
-    parameters: dict[str, Any] = {}
-    outputs: list[RequestedOutput] = []
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[RequestedOutput] | None = None
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs that are asked for; none for all."""
+        return [output.name for output in self.outputs or []]
 
 
 class OutputTensor(msgspec.Struct, omit_defaults=True):
@@ -56,7 +62,7 @@ class InferResponse(msgspec.Struct, omit_defaults=True):
     model_name: str
     model_version: str
     outputs: list[OutputTensor]
-    id: str = ""
+    id: str | None = None
 
 
 class IndexRequest(msgspec.Struct):
@@ -99,7 +105,7 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     inputs = []
     place = 0
     for tensor in request.inputs:
-        size = tensor.parameters.get("binary_data_size")
+        size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
             inputs.append(_of_json(tensor))
             continue
@@ -150,9 +156,9 @@ def write(
     request: InferRequest, answer: Answer, signature: Signature, model_name: str, version: str
 ) -> tuple[bytes, int | None]:
     """Return the body of a response and the length of its JSON part where bytes follow it."""
-    names = wanted([output.name for output in request.outputs], signature)
-    binary_all = request.parameters.get("binary_data_output") is True
-    asked = {output.name: output.parameters.get("binary_data") for output in request.outputs}
+    names = wanted(request.output_names, signature)
+    binary_all = (request.parameters or {}).get("binary_data_output") is True
+    asked = {output.name: (output.parameters or {}).get("binary_data") for output in request.outputs or []}
     outputs, parts = [], []
     for name in names:
         values = answer.column(name)

@@ -141,8 +141,13 @@ class Service:
         for name in names:
             values = answer.column(name)
             datatype = open_inference.output_datatype(name, signature)
-            response.outputs.add(name=name, datatype=datatype, shape=[len(values)])
-            response.raw_output_contents.append(tensors.packed(datatype, values))
+            output = response.outputs.add(name=name, datatype=datatype, shape=[len(values)])
+            # Answered in the form of the question: a client that writes typed contents looks for them.
+            if request.raw_input_contents:
+                response.raw_output_contents.append(tensors.packed(datatype, values))
+            else:
+                contents = [str(value).encode() for value in values] if datatype == "BYTES" else values
+                getattr(output.contents, _CONTENTS[datatype]).extend(contents)
         return response
 
     async def _index(self, request: Any, _: Any) -> Any:

@@ -46,7 +46,8 @@ class Signature:
         optional: As given.
         classes: As given.
         outputs: Names of the columns of a prediction, in order.
-        request_type: Type of the body `{"instances": [{"column": value, ...}]}`.
+        request_type: Type of the body `{"instances": [{"column": value, ...}]}`; a row may also be the list
+            of its values, in the order of the features.
         response_type: Type of the body `{"predictions": [{"prediction": ..., "probability_<class>": ...}]}`.
     """
 
@@ -83,7 +84,8 @@ class Signature:
             rename={f"p{index}": name for index, name in enumerate(self.outputs)},
             gc=False,
         )
-        self.request_type: Any = msgspec.defstruct("Request", [("instances", list[row])])
+        values: Any = tuple[tuple(_TYPES[kind] | None for kind in features.values())]  # type: ignore[misc]
+        self.request_type: Any = msgspec.defstruct("Request", [("instances", list[row | values])])
         self.response_type: Any = msgspec.defstruct("Response", [("predictions", list[prediction])])
         self._prediction_type = prediction
         self._request = msgspec.json.Decoder(self.request_type)
@@ -104,7 +106,7 @@ class Signature:
             Refusal: It isn't JSON, or a row doesn't fit the signature.
         """
         request = decoded(self._request, body)
-        return self.checked([self._values(row) for row in request.instances])
+        return self.checked([row if type(row) is tuple else self._values(row) for row in request.instances])
 
     def rows_of_columns(self, columns: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
         """Return the rows of columns of values of the right types.
@@ -181,6 +183,8 @@ def sentence(message: str) -> str:
             " or ".join(_WORDS.get(kind, kind) for kind in text.split(" | ")) for text in found.groups()
         )
         return f"{where} must be {wanted}, not {got}"
+    if found := re.fullmatch(r"Expected `array` of length (\d+)", problem):
+        return f"{where} must have {found[1]} values, one for each column; send null where one is missing"
     if found := re.fullmatch(r"Object missing required field `(.*)`", problem, re.DOTALL):
         return f"{where} lacks the field {found[1]!r}"
     if found := re.fullmatch(r"Object contains unknown field `(.*)`", problem, re.DOTALL):

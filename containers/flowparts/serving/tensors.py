@@ -1,5 +1,8 @@
 """The tensors of the Open Inference Protocol V2: a column of the model each, of shape [rows] or [rows, 1].
 
+Where all columns are of one type, a single tensor of another name and of shape [rows, columns] stands for
+all, as clients of numeric models are used to.
+
 Over REST values come as JSON or, after it, as bytes (the binary tensor data extension); over gRPC as typed or
 raw contents. A number that is missing is NaN, in JSON null.
 """
@@ -71,9 +74,13 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
     if not inputs:
         raise Refusal("signature", "the request has no inputs; send one for each column of the model")
     first = inputs[0]
-    count = _rows(first)
+    width = len(signature.features)
+    is_matrix = len(inputs) == 1 and first.name not in signature.features and list(first.shape[1:]) == [width]
+    count = _rows(first, width if is_matrix else 1)
     if count > max_rows:
         raise Refusal("too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once")
+    if is_matrix:
+        return signature.rows_of_columns(_columns(first, signature, count), count)
     columns: dict[str, list[Any]] = {}
     for tensor in inputs:
         kind = signature.features.get(tensor.name)
@@ -85,25 +92,45 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
             raise Refusal(
                 "signature", f"tensor {tensor.name!r} has {found} rows, but {first.name!r} has {count}"
             )
-        accepted = _ACCEPTED[kind][0]
-        if tensor.datatype not in accepted:
-            raise Refusal(
-                "signature",
-                f"tensor {tensor.name!r} has datatype {tensor.datatype}; the column is {kind}: "
-                + ", ".join(dict.fromkeys(accepted)),
-            )
+        _check_datatype(tensor, kind)
         columns[tensor.name] = tensor.values(kind, count)
     return signature.rows_of_columns(columns, count)
 
 
-def _rows(tensor: Tensor) -> int:
-    shape = tensor.shape
-    if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or shape[0] < 0:
+def _rows(tensor: Tensor, width: int = 1) -> int:
+    shape = list(tensor.shape)
+    if shape[1:] not in ([], [1], [width]) or not shape or shape[0] < 0:
         raise Refusal(
             "signature",
-            f"tensor {tensor.name!r} has shape {list(shape)}; a column is of shape [rows] or [rows, 1]",
+            f"tensor {tensor.name!r} has shape {shape}; a column is of shape [rows] or [rows, 1], and a "
+            "tensor of all columns of shape [rows, columns]",
         )
     return shape[0]
+
+
+def _check_datatype(tensor: Tensor, kind: str) -> None:
+    accepted = _ACCEPTED[kind][0]
+    if tensor.datatype not in accepted:
+        raise Refusal(
+            "signature",
+            f"tensor {tensor.name!r} has datatype {tensor.datatype}; the column is {kind}: "
+            + ", ".join(dict.fromkeys(accepted)),
+        )
+
+
+def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list[Any]]:
+    """Return the columns of a tensor of shape [rows, columns]."""
+    kind, *others = signature.features.values()
+    if any(_ACCEPTED[other] != _ACCEPTED[kind] for other in others):
+        raise Refusal(
+            "signature",
+            f"tensor {matrix.name!r} stands for all columns, but they are of several types; send a tensor "
+            "for each",
+        )
+    _check_datatype(matrix, kind)
+    width = len(signature.features)
+    values = matrix.values(kind, count * width)
+    return {name: values[position::width] for position, name in enumerate(signature.features)}
 
 
 def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:

@@ -1,14 +1,11 @@
 """The target against a stand-in for the Kubernetes API with a controller that does as KServe and Knative do.
 
-The manifest is checked by KServe's own Python client, which lives in an environment of its own (it wants
-pandas 2).
+The manifest is checked by KServe's own Python client.
 """
 
 import copy
 import json
-import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +18,6 @@ from tests.flowparts.serving.conftest import Server
 
 IMAGE = "registry.example/flowparts-serving:0.1.0"
 FIRST, SECOND, THIRD = ("s3://models/churn/1", "s3://models/churn/2", "gs://models/churn/3")
-CLIENT = Path(".venv-bench/kserve/bin/python")
 
 
 def deploy(model: str, **options: Any) -> Endpoint:
@@ -230,16 +226,14 @@ def test_requests_go_to_the_service_or_to_a_revisions_tag(
     assert asked == ["churn.team.example.com", f"latest-{predicting}", f"prev-{predicting}"]
 
 
-def test_kserves_own_client_knows_every_field(api: KubernetesApi) -> None:
+def test_kserves_own_client_knows_every_field(api: KubernetesApi, kserve_python: str) -> None:
     deploy("pvc://models/churn/0", environment_from="s3", service_account="models", max_replicas=4)
     deploy(SECOND, share=20, environment_from="s3", service_account="models", max_replicas=4)
-    if not CLIENT.exists() and os.environ.get("CI") != "true":
-        pytest.skip("needs KServe's client; make .venv-bench/kserve/installed installs it")
     found = api.get("inferenceservices", "churn")
     manifest = {part: found[part] for part in ("apiVersion", "kind", "metadata", "spec")}
 
     def check(manifest: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        command = [str(CLIENT), typed.__file__, "InferenceService", "kserve.models", "kubernetes.client"]
+        command = [kserve_python, typed.__file__, "InferenceService", "kserve.models", "kubernetes.client"]
         return subprocess.run(
             command, input=json.dumps(manifest), capture_output=True, text=True, check=False
         )

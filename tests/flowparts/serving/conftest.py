@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,11 @@ def rows(count: int = 200) -> pl.DataFrame:
     )
 
 
-def train(path: Path, task: str = "classification") -> Path:
+def train(path: Path, task: str = "classification", without: Sequence[str] = ()) -> Path:
     label, other = ("plan", "amount") if task == "classification" else ("amount", "plan")
-    learned, features = preprocess.fit(rows().lazy(), label=label, task=task, exclude_columns=[other])
+    learned, features = preprocess.fit(
+        rows().lazy(), label=label, task=task, exclude_columns=[other, *without]
+    )
     data = estimators.examples(features.lazy(), learned)
     fitted = estimators.fit(estimators.build("Linear", task), data, data)
     models.save(

@@ -25,7 +25,7 @@ Change = Callable[[dict[str, Any]], Any]
         (b"[]", "the body must be an object, not a list"),
         (b"{}", "the body lacks the field 'instances'"),
         (b'{"instances": 3}', "instances must be a list, not a whole number"),
-        (b'{"instances": [1]}', "instances[0] must be an object, not a whole number"),
+        (b'{"instances": [1]}', "instances[0] must be an object or a list, not a whole number"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -54,8 +54,12 @@ def test_bodies_that_are_no_request(server: Server, address: str, body: bytes, m
             "instances[0] lacks the field 'visits'",
         ),
         (lambda row: {}, "instances[0] lacks the field"),
+        (lambda row: list(row.values())[:-1], "instances[0] must have 6 values, one for each"),
+        (lambda row: [*row.values(), 1], "instances[0] must have 6 values, one for each"),
+        (lambda row: [[1], *list(row.values())[1:]], "instances[0][0] must be a number or null, not a list"),
+        (lambda row: [], "instances[0] must have 6 values"),
     ],
-    ids=range(9),
+    ids=range(13),
 )
 def test_rows_that_do_not_fit_the_signature(
     server: Server, records: Any, change: Change, message: str

@@ -22,6 +22,17 @@ def test_rows_get_the_offline_predictions(server: Server, records: Any, expected
         assert headers["date"]
 
 
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_rows_may_be_lists_in_the_order_of_the_columns(
+    server: Server, records: Any, expected: Any, address: str
+) -> None:
+    lists = [list(record.values()) for record in records]
+    assert list(records[0]) == ["size (cm)", "visits", "member", "town", "at", "born"]
+    status, body, _ = server.call(address, {"instances": [*lists[:9], *records[9:]]})
+    assert status == 200, body
+    same(body["predictions"], expected)
+
+
 def test_no_rows_get_no_predictions(server: Server) -> None:
     assert server.call("/predict", {"instances": []})[:2] == (200, {"predictions": []})
 

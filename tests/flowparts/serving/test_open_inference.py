@@ -1,7 +1,10 @@
-"""The Open Inference Protocol V2 as NVIDIA's client for it speaks it, over HTTP and gRPC."""
+"""The Open Inference Protocol V2 as NVIDIA's and KServe's clients for it speak it, over HTTP and gRPC."""
 
 import json
 import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,7 +14,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from tritonclient.utils import InferenceServerException
 
-from tests.flowparts.serving.conftest import Server
+from tests.flowparts.serving.conftest import Server, same, start, train, wait
 
 TYPES = {
     "size (cm)": "FP64",
@@ -136,6 +139,108 @@ def test_json_may_hold_null_and_lists_of_one(server: Server, records: Any, expec
     [output] = body["outputs"]
     assert output["data"] == [row["prediction"] for row in expected]
     assert (output["datatype"], output["shape"], body["id"]) == ("BYTES", [40], "x")
+
+
+@pytest.fixture(scope="module")
+def of_numbers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Give a server of a model whose columns are all numbers."""
+    model = train(tmp_path_factory.mktemp("numbers") / "m", without=["member", "town", "at", "born"])
+    server = wait(start(model, "--name=plans"))
+    yield server
+    server.stop()
+
+
+MATRIX = np.array([[1.0, 3.0], [-2.0, 7.0], [0.0, 5.0]])
+
+
+@pytest.fixture(scope="module")
+def of_matrix(of_numbers: Server) -> list[dict[str, Any]]:
+    """Give the predictions for the rows of MATRIX."""
+    rows = [dict(zip(("size (cm)", "visits"), row, strict=True)) for row in MATRIX.tolist()]
+    found: list[dict[str, Any]] = of_numbers.call("/predict", {"instances": rows})[1]["predictions"]
+    return found
+
+
+@pytest.mark.parametrize(("datatype", "dtype"), [("FP64", "f8"), ("FP32", "f4"), ("INT32", "i4")])
+@pytest.mark.parametrize("library", [over_http, over_grpc])
+def test_a_matrix_stands_for_all_columns_where_they_are_numbers(
+    of_numbers: Server, of_matrix: Any, library: Any, datatype: str, dtype: str
+) -> None:
+    port = of_numbers.port if library is over_http else of_numbers.grpc_port
+    matrix = library.InferInput("input-0", [3, 2], datatype)
+    matrix.set_data_from_numpy(MATRIX.astype(dtype))
+    with library.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        check(client.infer("plans", [matrix]), of_matrix)
+
+
+@pytest.mark.parametrize("data", [MATRIX.tolist(), MATRIX.ravel().tolist()])
+def test_a_matrix_may_be_json(of_numbers: Server, of_matrix: Any, data: Any) -> None:
+    tensor = {"name": "input-0", "shape": [3, 2], "datatype": "FP32", "data": data}
+    status, body, _ = of_numbers.call("/v2/models/plans/infer", {"inputs": [tensor]})
+    assert status == 200, body
+    assert body["outputs"][0]["data"] == [row["prediction"] for row in of_matrix]
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "message"),
+    [
+        (
+            [3, 3],
+            [0.0] * 9,
+            "has shape [3, 3]; a column is of shape [rows] or [rows, 1], and a tensor of all",
+        ),
+        ([-1, 2], [], "has shape [-1, 2]"),
+        ([3, 2], [0.0] * 5, "column 'visits' has 2 values, but the first one has 3"),
+        ([20_000, 2], [0.0] * 40_000, "the request has 20000 rows"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_is_refused(
+    of_numbers: Server, shape: list[int], data: list[float], message: str
+) -> None:
+    tensor = {"name": "input-0", "shape": shape, "datatype": "FP64", "data": data}
+    status, body, _ = of_numbers.call("/v2/models/plans/infer", {"inputs": [tensor]})
+    assert 400 <= status < 500
+    assert message in body["error"]
+
+
+def test_a_matrix_of_columns_of_several_types_is_refused(server: Server) -> None:
+    tensor = {"name": "input-0", "shape": [1, 6], "datatype": "FP64", "data": [0.0] * 6}
+    status, body, _ = server.call("/v2/models/plans/infer", {"inputs": [tensor]})
+    assert status == 400
+    assert "they are of several types; send a tensor for each" in body["error"]
+
+
+def test_kserves_own_client_gets_the_offline_predictions(
+    server: Server, records: Any, expected: Any, kserve_python: str
+) -> None:
+    sent, wanted = whole(records, expected)
+    asked = {
+        "url": server.url, "grpc": f"127.0.0.1:{server.grpc_port}", "model": "plans", "records": sent,
+        "columns": TYPES,
+    }  # fmt: skip
+    script = Path(__file__).with_name("kserve_client.py")
+    found = subprocess.run(
+        [kserve_python, str(script)], input=json.dumps(asked), capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    answers = json.loads(found.stdout)
+    assert list(answers) == ["V1", "V2, json", "V2, binary", "gRPC, binary", "gRPC, typed"]
+    for rows in answers.values():
+        same(rows, wanted)
+
+
+def test_clients_of_typed_models_send_null_for_what_is_not_set(server: Server, records: Any) -> None:
+    unset = {"id": None, "parameters": None, "outputs": None}
+    columns = [
+        {"name": name, "shape": [1], "datatype": datatype, "data": [records[1][name]], "parameters": None}
+        for name, datatype in TYPES.items()
+    ]
+    status, body, _ = server.call("/v2/models/plans/infer", {"inputs": columns} | unset)
+    assert status == 200, body
+    assert "id" not in body
+    outputs = [{"name": "prediction", "parameters": None}]
+    asked = {"inputs": columns, **unset, "outputs": outputs}
+    assert server.call("/v2/models/plans/infer", asked)[1]["outputs"] == body["outputs"][:1]
 
 
 def test_only_the_outputs_that_are_asked_for_come(client: Any, records: Any) -> None:
