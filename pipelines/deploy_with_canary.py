@@ -94,7 +94,7 @@ def deploy_with_canary(
             URI that starts with file://, s3://, gs://, https:// or sample://.
         data_version: Names the state of the rows; change it when the files behind the source have changed.
         target: Where to deploy: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets at first; then 50, then 100.
         options: The target's own options, such as replicas, cpu and memory, as its deploy component takes
             them.

@@ -27,7 +27,7 @@ def deploy_docker(
     Args:
         model: The model directory; it is copied, so what is served outlives the run's files.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         replicas: Containers to serve the model.
         cpu: Processors for each, such as "2" or "500m".

@@ -29,7 +29,7 @@ def deploy_kserve(
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where the server fetches it.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         replicas: Pods of a revision at least.
         max_replicas: Pods of a revision at most; 0 for no autoscaling.

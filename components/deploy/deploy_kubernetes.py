@@ -20,6 +20,7 @@ def deploy_kubernetes(
     environment_from: str = "",
     service_account: str = "",
     gateway: str = "",
+    monitor_labels: dict = {},  # noqa: B006
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from pods on Kubernetes, as a revision of an endpoint beside the one that serves.
@@ -31,7 +32,7 @@ def deploy_kubernetes(
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where the server fetches it.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         replicas: Pods of a revision that gets all requests. Without a gateway the share is a ratio of pods.
         max_replicas: Up to how many pods an autoscaler goes where processors are busy; 0 for no autoscaler.
@@ -44,6 +45,8 @@ def deploy_kubernetes(
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; empty for a ratio of
             pods.
+        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them, such as
+            {"release": "kube-prometheus-stack"}.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -67,6 +70,7 @@ def deploy_kubernetes(
         environment_from=environment_from,
         service_account=service_account,
         gateway=gateway,
+        monitor_labels=monitor_labels,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

@@ -23,7 +23,7 @@ def deploy_model(
         model: The model directory.
         endpoint: The endpoint as it is now (JSON).
         target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         options: The target's own options, such as replicas, cpu and memory, as its component takes them.
 

@@ -27,7 +27,7 @@ def deploy_sagemaker(
     Args:
         model: The model directory; an archive of it goes to S3.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         role: ARN of the role that the servers run as; it must be able to read the archive and the image.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         replicas: Instances of the revision.

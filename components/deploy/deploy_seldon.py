@@ -28,7 +28,7 @@ def deploy_seldon(
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where Seldon fetches it.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         replicas: Servers of a revision.
         cpu: Processors of a pod, such as "2" or "500m".

@@ -24,6 +24,7 @@ def deploy_tf_serving(
     environment_from: str = "",
     service_account: str = "",
     gateway: str = "",
+    monitor_labels: dict = {},  # noqa: B006
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
@@ -37,7 +38,7 @@ def deploy_tf_serving(
         model: The model, of which only the address is read, s3:// or gs://, where the pods fetch it, and
             where it is mounted whether it has a SavedModel.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         replicas: Pods of a revision that gets all requests. Without a gateway the share is a ratio of pods.
         max_replicas: Up to how many pods an autoscaler goes where processors are busy; 0 for no autoscaler.
@@ -54,6 +55,8 @@ def deploy_tf_serving(
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; empty for a ratio of
             pods.
+        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them, such as
+            {"release": "kube-prometheus-stack"}.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -81,6 +84,7 @@ def deploy_tf_serving(
         environment_from=environment_from,
         service_account=service_account,
         gateway=gateway,
+        monitor_labels=monitor_labels,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

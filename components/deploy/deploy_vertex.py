@@ -31,7 +31,7 @@ def deploy_vertex(
     Args:
         model: The model directory in a bucket of Google Cloud; Vertex AI gets only the address.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint and the registered model: at most 40 of a-z, 0-9 and hyphen.
+        name: Name of the endpoint and the registered model: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
         replicas: Machines at least.
         max_replicas: Machines at most; 0 for no autoscaling.

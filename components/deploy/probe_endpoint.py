@@ -24,8 +24,8 @@ def probe_endpoint(
     """Send real requests to a live endpoint, compare the answers with the offline ones and measure them.
 
     The current and the previous revision are asked in turn. The current one is healthy if it predicts what
-    the model does offline, answers no fewer requests than the previous one, and isn't much slower. An
-    unhealthy one doesn't fail this step.
+    the model does offline, answers no fewer requests than the previous one, isn't much slower, and none of
+    its servers had to be started again, where the platform tells. An unhealthy one doesn't fail this step.
 
     Args:
         endpoint: The endpoint (JSON), of any deployment target.

@@ -7,6 +7,7 @@ sentence.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ _TIMEOUT_SECONDS = (10, 60)
 _CLOCKS_DIFFER = timedelta(minutes=1)
 
 Manifest = dict[str, Any]
+
+_log = logging.getLogger("flowparts")
 
 
 class Cluster:
@@ -166,10 +169,21 @@ class Cluster:
             return f"{latest['reason']}: {_line(latest['message'])}", False
         return "", False
 
+    def restarts(self, labels: Mapping[str, str]) -> int:
+        """Return how often the containers of pods with these labels have been restarted."""
+        pods = self.find("v1", "Pod", labels)
+        containers = [each for pod in pods for each in pod.get("status", {}).get("containerStatuses", [])]
+        return sum(container.get("restartCount", 0) for container in containers)
+
     def _warnings(self, name: str) -> list[tuple[datetime, Manifest]]:
         """Return the warnings about an object since this one was made, with their times."""
         query = [("fieldSelector", f"involvedObject.name={name},type=Warning")]
-        events = self._json("GET", self._path("v1", "Event"), query=query)["items"]
+        try:
+            events = self._json("GET", self._path("v1", "Event"), query=query)["items"]
+        except ValueError as error:
+            # They would only explain; what is being waited for may come all the same.
+            _log.warning("events can't be read: %s", error)
+            return []
         dated = [(_moment(event), event) for event in events]
         return [(moment, event) for moment, event in dated if moment >= self._since]
 

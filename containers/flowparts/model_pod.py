@@ -21,6 +21,9 @@ LOCKED_DOWN = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 
+# Kubeflow's steps are outside of its mesh, and what is inside refuses them.
+OUTSIDE_MESH = {"sidecar.istio.io/inject": "false"}
+
 # The user of the images. A number, so that Kubernetes can tell it isn't root.
 _USER = 65532
 _PVC = re.compile(r"pvc://([a-z0-9][a-z0-9.-]*)(?:/(.*))?")

@@ -47,11 +47,19 @@ class Rules:
 
 @dataclass
 class Lane:
-    """What the requests to one revision came to; an answered one has its milliseconds in `latencies_ms`."""
+    """What the requests to one revision came to.
+
+    Attributes:
+        revision: The revision.
+        latencies_ms: Milliseconds of those that were answered.
+        errors: Why the others weren't.
+        restarts: How often its servers ended and were started again meanwhile.
+    """
 
     revision: str
     latencies_ms: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    restarts: int = 0
 
     @property
     def requests(self) -> int:
@@ -135,6 +143,7 @@ def probe(
     answers: dict[int, dict[str, Any]] = {}
     lanes = [current, *([previous] if previous else [])]
     target = deploy.target(endpoint.target)
+    restarts = _restarts(target, endpoint)
     for lane in lanes:  # the first request opens what the others find open
         with suppress(ValueError):
             _ask(target, endpoint, records[0], lane.revision)
@@ -155,6 +164,7 @@ def probe(
                 if lane is current:
                     answers[index] = answer
     different = _different(model["task"], offline, answers)
+    current.restarts = max(0, _restarts(target, endpoint) - restarts)
     healthy, reason = judge(current, previous, different, len(answers), rules)
     _log.info(reason)
     return Finding(healthy, reason, current, previous, different)
@@ -188,6 +198,12 @@ def judge(
         return False, (
             f"{who} left {len(current.errors)} of {current.requests} requests without a prediction, "
             f"{allowed:.1%} are allowed; the last one: {last}"
+        )
+    if current.restarts:
+        # A balancer asks another server when one doesn't answer, so requests alone don't show it.
+        return (
+            False,
+            f"servers of {who} ended and were started again, {current.restarts} times while it was watched",
         )
     if different:
         row = different[0]
@@ -294,6 +310,18 @@ def _ask(
             continue
         return answer, 1000 * (time.perf_counter() - began)
     raise missed
+
+
+def _restarts(target: deploy.Target, endpoint: Endpoint) -> int:
+    """Return how often servers of the current revision have been restarted; 0 where nothing tells."""
+    count = getattr(target, "restarts", None)
+    if count is None:
+        return 0
+    try:
+        return int(count(endpoint, endpoint.revision))
+    except ValueError as error:
+        _log.warning("restarts of %s can't be counted: %s", endpoint.revision, error)
+        return 0
 
 
 def _different(

@@ -9,8 +9,10 @@ from flowparts import probe
 from flowparts.probe import Lane, Rules
 
 
-def lane(milliseconds: float, answered: int = 100, lost: int = 0, revision: str = "r2") -> Lane:
-    return Lane(revision, [milliseconds] * answered, ["the server gave no answer"] * lost)
+def lane(
+    milliseconds: float, answered: int = 100, lost: int = 0, revision: str = "r2", restarts: int = 0
+) -> Lane:
+    return Lane(revision, [milliseconds] * answered, ["the server gave no answer"] * lost, restarts)
 
 
 DIFFERENT = [{"row": 3, "served": "no", "offline": "yes"}]
@@ -36,6 +38,13 @@ CASES: dict[str, tuple[Lane, Lane | None, list[Any], bool, str]] = {
         "left 10 of 100 requests .* 1.0% are allowed",
     ),
     "no answer at all": (lane(5, 0, 3), lane(5, 0, 3, "r1"), [], False, "the last one: the server gave no"),
+    "servers that were restarted": (
+        lane(5, restarts=2),
+        lane(5, revision="r1"),
+        [],
+        False,
+        "servers of revision r2 ended and were started again, 2 times while it was watched",
+    ),
     "other predictions": (lane(5), None, DIFFERENT, False, "1 of 50 rows otherwise .* row 3: 'no' for 'yes'"),
 }
 

@@ -1,7 +1,8 @@
 """Deploys to this machine's Docker engine: real models in the real server image, promoted and rolled back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_the_first_revision_gets_all_traffic_and_a_second_run_changes_nothing(wo
     assert written(record, "deploy-model", "endpoint") == world.serving
 
 
-def test_a_server_that_crashes_never_gets_a_request(
+def test_a_server_that_does_not_come_up_never_gets_a_request(
     world: World, tmp_path: Path, save_model: Callable[..., dict[str, Any]]
 ) -> None:
     save_model(tmp_path / "model", CANCER, "target", LogisticRegression(C=2.0, max_iter=5000))
@@ -137,6 +138,23 @@ def test_a_model_that_predicts_otherwise_than_offline_is_rolled_back(
     assert "rows otherwise than the model offline" in reason
     restored = written(record, "rollback", "restored")
     assert restored.traffic == world.serving.traffic
+    assert_serves(world, world.serving)
+
+
+def test_a_server_that_crashes_while_it_serves_is_rolled_back(
+    world: World, tmp_path: Path, save_model: Callable[..., dict[str, Any]], crashing_image: str
+) -> None:
+    save_model(tmp_path / "model", CANCER, "target", LogisticRegression(C=0.3, max_iter=5000))
+    world.champion(tmp_path / "model")
+    # Requests alone don't show it: the splitter asks the other revision's server instead.
+    record = world.deploy(
+        options={"image": crashing_image, "memory": "1Gi"}, seconds=15.0, requests=60, max_error_rate=0.9
+    )
+    assert record.succeeded, record.problem
+    assert components(record) == ["probe-endpoint", "rollback"]
+    ((healthy, reason),) = verdicts(record)
+    assert not healthy
+    assert "ended and were started again" in reason
     assert_serves(world, world.serving)
 
 
@@ -186,23 +204,38 @@ def test_a_good_model_is_promoted_in_steps(
         open_page(page)
 
 
-@pytest.fixture(scope="module")
-def stale_image(
-    containers: Any, tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., dict[str, Any]]
-) -> Any:
-    """Give an image of the server that serves a model of its own whatever it is told to serve."""
+@contextmanager
+def image_with(serving: str, folder: Path, before: list[str], copied: list[str] = []) -> Iterator[str]:  # noqa: B006
+    """Give an image of the server whose start has words before it, and files that lie in a folder."""
     from docker.client import DockerClient
 
-    folder = tmp_path_factory.mktemp("stale")
-    save_model(folder / "model", CANCER, "target", LogisticRegression(C=1e-5, max_iter=5000))
-    serving = containers.reference("flowparts-serving")
     engine = DockerClient.from_env()
     command = engine.images.get(serving).attrs["Config"]
     start = [*(command["Entrypoint"] or []), *(command["Cmd"] or [])]
-    entry = json.dumps(["env", "FLOWPARTS_SERVING_MODEL=/opt/stale", *start])
-    lines = [f"FROM {serving}", "COPY --chown=65532:0 model /opt/stale", f"ENTRYPOINT {entry}", "CMD []"]
+    lines = [f"FROM {serving}", *copied, f"ENTRYPOINT {json.dumps([*before, *start])}", "CMD []"]
     (folder / "Dockerfile").write_text("\n".join(lines))
     image, _ = engine.images.build(path=str(folder), rm=True)
     yield image.id
     engine.images.remove(image.id, force=True)
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def stale_image(
+    containers: Any, tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., dict[str, Any]]
+) -> Iterator[str]:
+    """Give an image of the server that serves a model of its own whatever it is told to serve."""
+    folder = tmp_path_factory.mktemp("stale")
+    save_model(folder / "model", CANCER, "target", LogisticRegression(C=1e-5, max_iter=5000))
+    before, copied = ["env", "FLOWPARTS_SERVING_MODEL=/opt/stale"], ["COPY --chown=65532:0 model /opt/stale"]
+    with image_with(containers.reference("flowparts-serving"), folder, before, copied) as image:
+        yield image
+
+
+@pytest.fixture(scope="module")
+def crashing_image(containers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give an image of the server that is killed some seconds after each start."""
+    folder = tmp_path_factory.mktemp("crashing")
+    before = ["timeout", "--signal=KILL", "8"]
+    with image_with(containers.reference("flowparts-serving"), folder, before) as image:
+        yield image

@@ -1,4 +1,4 @@
-"""Deployment targets: a module for each, found by its name, all with the same four functions.
+"""Deployment targets: a module for each, found by its name, all with the same functions.
 
 - `deploy(model, name, *, share, replicas, cpu, memory, image, timeout_seconds, ...) -> Endpoint` brings a
   model up as a revision of an endpoint, as `Endpoint.deploying` says. The same model is the same revision,
@@ -10,6 +10,8 @@
   is a row of `Model.predict`. With a revision only that one may answer, else whichever the traffic picks.
   Raises ValueError when there is no answer, and AnotherRevisionError where clients can't choose the revision
   and the platform chose another one; then asking again may help.
+- `restarts(endpoint, revision) -> int`, where the platform tells, is how often servers of a revision ended
+  and were started again.
 """
 
 import hashlib
@@ -34,8 +36,8 @@ from flowparts import __version__, sources
 from flowparts.endpoint import Endpoint
 from flowparts.names import unknown
 
-# Kubernetes allows 63 characters, of which a revision and a suffix take some.
-_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+# With a revision, a StatefulSet of Kubernetes takes 52 characters: its pods bear a label with eleven more.
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,36}[a-z0-9])?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _CPU = re.compile(r"(\d+)m|(\d+(?:\.\d+)?)")
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -115,7 +117,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if option == "share":
             raise ValueError("'share' is no option of a target; give it to the step itself")
         if option not in ports:
-            raise ValueError(unknown(f"option of the target {name}", option, sorted(ports)))
+            raise ValueError(unknown(f"option of the target {name}", option, sorted(set(ports) - {"share"})))
         wanted = ports[option]
         if wanted is int and isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -196,7 +198,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"endpoint name {name!r} must start with a letter, end with a letter or digit and hold at most "
-            f"40 of a-z, 0-9 and '-'"
+            f"38 of a-z, 0-9 and '-'"
         )
 
 

@@ -9,6 +9,7 @@ What was asked for stands on the Service as an annotation, so that a step that i
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from flowparts import cluster
 from flowparts import deploy as targets
 from flowparts.cluster import Cluster, Manifest
 from flowparts.endpoint import Endpoint
-from flowparts.model_pod import ModelPod
+from flowparts.model_pod import OUTSIDE_MESH, ModelPod
 
 _STATE = "flowparts/endpoint"
 _REVISION = "flowparts/revision"
@@ -24,6 +25,8 @@ _BUSY_PERCENT = 70
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _ROUTE_SECONDS = 120.0
 _MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
+
+_log = logging.getLogger("flowparts")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,16 @@ class Fleet:
         settings = {name: endpoint.settings[name] for name in ("replicas", "max_replicas", "gateway")}
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
-    def deploy(self, pod: ModelPod, share: int, timeout_seconds: float) -> Endpoint:
+    def deploy(
+        self, pod: ModelPod, share: int, monitor_labels: dict[str, str], timeout_seconds: float
+    ) -> Endpoint:
         """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
+
+        Args:
+            pod: What serves the model.
+            share: Percent of the requests for it while there is another revision.
+            monitor_labels: Further labels of the ServiceMonitor.
+            timeout_seconds: How long to wait for the pods.
 
         Raises:
             ValueError: The revision doesn't come up. It is removed then, and what served before still does.
@@ -81,6 +92,7 @@ class Fleet:
                 self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
             ) from None
         self.tidy(after)
+        self._watch(monitor_labels)
         return self.measured(after)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
@@ -110,6 +122,10 @@ class Fleet:
             return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
         answer = self.there.post_to_service(f"{service}:http", path, {"instances": rows})
         return targets.predictions(answer, len(rows), f"service {service}")
+
+    def restarts(self, revision: str) -> int:
+        """Return how often the containers of a revision's pods have been restarted."""
+        return self.there.restarts({**self.labels, _REVISION: revision})
 
     @property
     def where(self) -> str:
@@ -159,7 +175,7 @@ class Fleet:
         spec = {
             "selector": {"matchLabels": labels},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": labels}, "spec": pod.full_spec(labels)},
+            "template": {"metadata": {"labels": {**labels, **OUTSIDE_MESH}}, "spec": pod.full_spec(labels)},
         }
         self._apply("apps/v1", "Deployment", self._of(pod.revision), spec, labels)
         self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
@@ -178,7 +194,6 @@ class Fleet:
             what, lambda: "; ".join(filter(None, map(self._look, pods, pods.values()))), timeout_seconds
         )
         self._route(asked)
-        self._watch()
         if self.gateway:
             targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
         for revision, count in pods.items():
@@ -205,8 +220,6 @@ class Fleet:
         if last:
             if self.gateway:
                 self.there.delete(*_ROUTE, self.name)
-            if self._is_watched():
-                self.there.delete(*_MONITOR, self.name)
             self.there.delete("v1", "Service", self.name)
             self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
             self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
@@ -293,22 +306,24 @@ class Fleet:
         if self.gateway:
             self._apply(*_ROUTE, self.name, self._http_route(asked))
 
-    def _watch(self) -> None:
-        if self._is_watched():
-            # The revisions' own services: the shared one would count the same pods again.
-            each = {
-                "matchLabels": self.labels,
-                "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
-            }
-            monitor = {
-                "selector": each,
-                "endpoints": [{"port": "http", "path": self.kind.metrics_path}],
-                "targetLabels": [_REVISION],
-            }
-            self._apply(*_MONITOR, self.name, monitor)
-
-    def _is_watched(self) -> bool:
-        return self.there.serves(*_MONITOR)
+    def _watch(self, labels: dict[str, str]) -> None:
+        if not self.there.serves(*_MONITOR):
+            return
+        # The revisions' own services: the shared one would count the same pods again.
+        each = {
+            "matchLabels": self.labels,
+            "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
+        }
+        monitor = {
+            "selector": each,
+            "endpoints": [{"port": "http", "path": self.kind.metrics_path}],
+            "targetLabels": [_REVISION],
+        }
+        try:
+            self._apply(*_MONITOR, self.name, monitor, {**labels, **self.labels})
+        except ValueError as error:
+            # The model serves; a missing right to watch it is no reason to take it away.
+            _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.name, error)
 
     def _http_route(self, asked: Endpoint) -> Manifest:
         parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))
@@ -327,7 +342,13 @@ class Fleet:
     def _look_at_route(self) -> str:
         route = self.there.get(*_ROUTE, self.name) or {}
         parents = route.get("status", {}).get("parents", [])
-        conditions = [entry for parent in parents for entry in parent["conditions"]]
+        now = route.get("metadata", {}).get("generation", 0)
+        conditions = [
+            entry
+            for parent in parents
+            for entry in parent["conditions"]
+            if entry.get("observedGeneration", now) >= now
+        ]
         if bad := [entry for entry in conditions if entry["status"] == "False"]:
             return f"{bad[0]['type']} is false: {bad[0].get('message', bad[0].get('reason'))}"
         return "" if conditions else f"the gateway {self.gateway} has not taken it yet"
@@ -345,7 +366,9 @@ class Fleet:
             )
         listener = found["spec"]["listeners"][0]
         scheme = "https" if listener["protocol"] in ("HTTPS", "TLS") else "http"
-        return f"{scheme}://{addresses[0]['value']}:{listener['port']}/{self.there.namespace}/{self.name}"
+        # Of a listener with a name, requests must bear it; of *.example.com any that fits will do.
+        host = listener.get("hostname", addresses[0]["value"]).replace("*", self.name, 1)
+        return f"{scheme}://{host}:{listener['port']}/{self.there.namespace}/{self.name}"
 
     def _network(self, pod: ModelPod) -> Manifest:
         ports = [{"protocol": "TCP", "port": port} for port in (self.kind.http_port, self.kind.grpc_port)]

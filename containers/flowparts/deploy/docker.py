@@ -105,7 +105,7 @@ def deploy(
                 replicas,
                 timeout_seconds,
             )
-            url = f"http://127.0.0.1:{host.choose_port(port)}"
+            url = f"http://127.0.0.1:{host.choose_port(port, before)}"
             if before is None:
                 after, others = Endpoint("docker", name, url, revision, {revision: 100}), {}
             else:
@@ -161,6 +161,18 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     return targets.ask(f"{endpoint.url}/predict", rows, headers)
 
 
+def restarts(endpoint: Endpoint, revision: str) -> int:
+    """Return how often the engine has started servers of a revision again.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine:
+        mine = {"label": [f"{_ENDPOINT}={endpoint.name}", f"{_REVISION}={revision}", f"{_ROLE}=server"]}
+        servers = engine.containers.list(all=True, filters=mine)
+        return sum(int(server.attrs["RestartCount"]) for server in servers)
+
+
 class _Host:
     """An endpoint's containers, volumes and network on a Docker engine."""
 
@@ -171,11 +183,21 @@ class _Host:
 
     def state(self) -> State | None:
         """Return what the splitter was told last; None when there is no such endpoint."""
-        splitter = self._container(self.prefix)
-        if splitter is None:
-            return None
-        text = _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}")
+        text = self._configuration()
         return _splitter.state_of(text) if text else None
+
+    def _configuration(self) -> str:
+        """Return what the splitter's volume holds; empty where there is none."""
+        splitter = self._container(self.prefix)
+        if splitter is not None:
+            return _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}")
+        mine = {"label": f"{_ENDPOINT}={self.name}"}
+        servers = self.engine.containers.list(all=True, filters=mine)
+        if not servers or not self._has_volume(self.prefix):
+            return ""
+        # The splitter is gone, but not what it was told.
+        with self._loader(self.prefix, str(servers[0].image.id)) as loader:
+            return _file_of(loader, f"{_MODEL_FOLDER}/{_CONFIGURATION}")
 
     def image(self, reference: str) -> str:
         """Return the id of an image, which is pulled if it isn't there."""
@@ -290,10 +312,10 @@ class _Host:
             raise
         server.update(restart_policy={"Name": "unless-stopped"})
 
-    def choose_port(self, port: int) -> int:
+    @staticmethod
+    def choose_port(port: int, before: State | None) -> int:
         """Return the port that was asked for, else the one that the endpoint has, else a free one."""
-        splitter = self._container(self.prefix)
-        return port or (_port_of(splitter) if splitter else _free_port())
+        return port or (_port_in(before.endpoint.url) if before else _free_port())
 
     def apply(self, endpoint: Endpoint, servers: Mapping[str, Sequence[str]], image_id: str = "") -> Endpoint:
         """Make the splitter share the requests as an endpoint says, then remove the servers that get none.
@@ -304,16 +326,18 @@ class _Host:
 
         state = State(endpoint, {revision: servers[revision] for revision in endpoint.traffic})
         splitter = self._container(self.prefix)
-        image_id = image_id or (str(splitter.image.id) if splitter else "")
+        if not image_id:
+            image_id = str(splitter.image.id) if splitter else self.image(targets.image("deploy"))
         text = _splitter.configuration(state)
-        old = _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}") if splitter else ""
+        old = self._configuration()
         try:
             self._split(splitter, state, image_id, text, old)
         except (ValueError, DockerException):
             with suppress(ValueError, DockerException):
-                if splitter and old:
+                if old:
                     before = _splitter.state_of(old)
-                    self._split(self._container(self.prefix), before, str(splitter.image.id), old, text)
+                    before_id = str(splitter.image.id) if splitter else image_id
+                    self._split(self._container(self.prefix), before, before_id, old, text)
                     self.tidy(before)
                 else:
                     self.remove()
@@ -329,7 +353,7 @@ class _Host:
         endpoint = state.endpoint
         if text != old:
             self._fill(self.prefix, _archive(_CONFIGURATION, text), image_id, {})
-        port = int(endpoint.url.rpartition(":")[2])
+        port = _port_in(endpoint.url)
         if splitter and (splitter.image.id != image_id or _port_of(splitter) != port):
             splitter.remove(force=True)
             splitter = None
@@ -413,19 +437,27 @@ class _Host:
 
     def _fill(self, volume: str, archive: Any, image_id: str, labels: Mapping[str, str]) -> None:
         """Put the files of a tar archive into a volume, which is made if it isn't there."""
+        self.engine.volumes.create(volume, labels={**self._labels("volume"), **labels})
+        with self._loader(volume, image_id) as loader:
+            loader.put_archive(_MODEL_FOLDER, archive)
+
+    @contextmanager
+    def _loader(self, volume: str, image_id: str) -> Iterator["Container"]:
+        """Give a container with a volume at the models' folder; it is never started."""
         from docker.types.services import Mount
 
-        self.engine.volumes.create(volume, labels={**self._labels("volume"), **labels})
-        # Only a container gives access to a volume; this one is never started.
         loader = self.engine.containers.create(
             image_id,
             labels=self._labels("loader"),
             mounts=[Mount(_MODEL_FOLDER, volume, no_copy=True)],
         )
         try:
-            loader.put_archive(_MODEL_FOLDER, archive)
+            yield loader
         finally:
             loader.remove(force=True)
+
+    def _has_volume(self, volume: str) -> bool:
+        return volume in [found.name for found in self.engine.volumes.list(filters={"name": volume})]
 
     def _remove_volume(self, volume: str) -> None:
         from docker.errors import NotFound
@@ -487,6 +519,10 @@ def _digest(*values: Any) -> str:
 
 def _shares(endpoint: Endpoint) -> str:
     return ", ".join(f"{revision} {share} %" for revision, share in endpoint.traffic.items())
+
+
+def _port_in(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def _port_of(splitter: "Container") -> int:

@@ -17,6 +17,7 @@ from flowparts import cluster
 from flowparts import deploy as targets
 from flowparts.cluster import Cluster, Manifest
 from flowparts.endpoint import Endpoint
+from flowparts.model_pod import OUTSIDE_MESH
 from flowparts.server_pod import END_SECONDS, HTTP_PORT, ServerPod
 
 _API = "serving.kserve.io/v1beta1"
@@ -44,7 +45,8 @@ def deploy(
     """Make a model the newest revision of an InferenceService, with a share, and wait until it is ready.
 
     Args:
-        model: s3://, gs:// or pvc://CLAIM/PATH, which the server fetches itself.
+        model: s3://, gs:// or pvc://CLAIM/PATH, which the server fetches itself. For a volume, Knative must
+            have its feature kubernetes.podspec-persistent-volume-claim enabled.
         name: The InferenceService.
         share: Percent of the requests for this revision while there is another one.
         replicas: Pods of a revision at least.
@@ -73,7 +75,7 @@ def deploy(
         **pod.spec(),
         # Knative takes one port, and brings its own drain.
         "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
-        "labels": {_REVISION: pod.revision},
+        "labels": {_REVISION: pod.revision, **OUTSIDE_MESH},
         "minReplicas": replicas,
         "maxReplicas": max_replicas or replicas,
         # Knative takes no period of grace; it grants what a request may take.
@@ -88,7 +90,7 @@ def deploy(
     except ValueError as error:
         kept = before.traffic if before else []
         raise targets.not_deployed(
-            name, pod.revision, error, kept, lambda: service.undo(before, predictors)
+            name, pod.revision, error, kept, lambda: service.undo(before, predictors, timeout_seconds)
         ) from None
 
 
@@ -111,6 +113,11 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     """Send rows by the V1 protocol to the InferenceService's URL, or to the one of a revision's tag."""
     url = _Service.of(endpoint).url(endpoint, revision)
     return targets.ask(f"{url}/v1/models/{endpoint.name}:predict", rows)
+
+
+def restarts(endpoint: Endpoint, revision: str) -> int:
+    """Return how often the containers of a revision's pods have been restarted."""
+    return _Service.of(endpoint).there.restarts({_REVISION: revision})
 
 
 @dataclass(frozen=True)
@@ -149,17 +156,32 @@ class _Service:
                 f"endpoint {self.name!r} holds no predictor of revision {after.revision}; "
                 "deploy its model again"
             )
-        if before and before.previous_revision == after.revision and 0 < before.share < 100:
-            # What goes is the latest ready revision, and would get everything until the other is up again.
-            self.apply(before.with_share(0), predictors)
-            self._wait(before.with_share(0), timeout_seconds)
+        self._bring_up(before, after.revision, predictors, timeout_seconds)
         self.apply(after, predictors)
-        self._wait(after, timeout_seconds)
+        self._wait(after.revision, after.share, timeout_seconds)
         found = self.there.get(_API, _KIND, self.name) or {}
         return replace(after, url=found["status"]["url"])
 
-    def apply(self, asked: Endpoint, predictors: dict[str, Manifest]) -> None:
-        kept = {revision: predictors[revision] for revision in asked.traffic if revision in predictors}
+    def _bring_up(
+        self, before: Endpoint | None, revision: str, predictors: dict[str, Manifest], timeout_seconds: float
+    ) -> None:
+        """Bring a revision up without requests, where another canary would get its share until it is ready.
+
+        Knative gives the newest one's share to the newest that is ready, so what is taken away would have it.
+        """
+        status = (self.there.get(_API, _KIND, self.name) or {}).get("status", {})
+        predictor = status.get("components", {}).get("predictor", {})
+        canary = predictor.get("latestReadyRevision")
+        if not before or canary in (None, predictor.get("latestRolledoutRevision")):
+            return
+        if self._revision(canary) != revision:
+            self.apply(before, predictors, revision)
+            self._wait(revision, 0, timeout_seconds)
+
+    def apply(self, asked: Endpoint, predictors: dict[str, Manifest], waiting: str = "") -> None:
+        """Apply what was asked for; with a revision that is `waiting`, make that the newest one, with 0 %."""
+        names = [*asked.traffic, *([waiting] if waiting else [])]
+        kept = {revision: predictors[revision] for revision in names if revision in predictors}
         annotations = {
             # By its older name, which every release takes.
             "serving.kserve.io/deploymentMode": "Serverless",
@@ -170,18 +192,21 @@ class _Service:
         }
         metadata = {"name": self.name, "namespace": self.there.namespace}
         canary = {"canaryTrafficPercent": asked.share} if asked.previous_revision else {}
+        if waiting:
+            canary = {"canaryTrafficPercent": 0}
         self.there.apply(
             {
                 "apiVersion": _API,
                 "kind": _KIND,
                 "metadata": {**metadata, "labels": self.there.labels(self.name), "annotations": annotations},
-                "spec": {"predictor": {**predictors[asked.revision], **canary}},
+                "spec": {"predictor": {**predictors[waiting or asked.revision], **canary}},
             }
         )
 
-    def undo(self, before: Endpoint | None, predictors: dict[str, Manifest]) -> None:
+    def undo(self, before: Endpoint | None, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
         """Ask for what was there before."""
         if before:
+            self._bring_up(before, before.revision, predictors, timeout_seconds)
             self.apply(before, predictors)
         else:
             self.there.delete(_API, _KIND, self.name)
@@ -203,11 +228,11 @@ class _Service:
                 )
         raise ValueError(f"revision {revision} of endpoint {self.name!r} has no address of its own")
 
-    def _wait(self, asked: Endpoint, timeout_seconds: float) -> None:
-        what = f"revision {asked.revision} of endpoint {self.name!r}"
-        targets.wait(what, lambda: self._look(asked), timeout_seconds)
+    def _wait(self, revision: str, share: int, timeout_seconds: float) -> None:
+        what = f"revision {revision} of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._look(revision, share), timeout_seconds)
 
-    def _look(self, asked: Endpoint) -> str:
+    def _look(self, revision: str, share: int) -> str:
         """Return "" when the newest revision is the one asked for, is ready and has its share."""
         found = self.there.get(_API, _KIND, self.name) or {}
         status = found.get("status", {})
@@ -218,19 +243,19 @@ class _Service:
                 "Knative, or deploy to the target kubernetes"
             )
         predictor = status.get("components", {}).get("predictor", {})
-        if self._revision(predictor.get("latestCreatedRevision")) != asked.revision:
-            why, _ = self.there.trouble({_REVISION: asked.revision}, self.name)
+        if self._revision(predictor.get("latestCreatedRevision")) != revision:
+            why, _ = self.there.trouble({_REVISION: revision}, self.name)
             return why or "KServe has not made the revision yet"
         ready = cluster.condition(found, "Ready")
         if predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]:
             shares = [
                 entry["percent"] for entry in predictor.get("traffic", []) if entry.get("latestRevision")
             ]
-            if shares == [asked.share] and ready.get("status") == "True" and status.get("url"):
+            if shares == [share] and ready.get("status") == "True" and status.get("url"):
                 return ""
-            return f"it is ready and has {shares[0] if shares else 0} of {asked.share} % of the requests"
+            return f"it is ready and has {shares[0] if shares else 0} of {share} % of the requests"
         why, hopeless = self.there.trouble(
-            {_REVISION: asked.revision}, self.name, predictor["latestCreatedRevision"]
+            {_REVISION: revision}, self.name, predictor["latestCreatedRevision"]
         )
         predicting = cluster.condition(found, "PredictorReady")
         if predicting.get("status") == "False" and not why:

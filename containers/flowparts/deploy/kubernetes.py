@@ -23,6 +23,7 @@ def deploy(
     environment_from: str = "",
     service_account: str = "",
     gateway: str = "",
+    monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
     """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
@@ -40,6 +41,7 @@ def deploy(
         environment_from: A Secret whose keys become the server's environment.
         service_account: The pods' service account.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
+        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
         timeout_seconds: How long to wait for the pods.
 
     Raises:
@@ -50,7 +52,7 @@ def deploy(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
-    return fleet.deploy(pod, share, timeout_seconds)
+    return fleet.deploy(pod, share, monitor_labels, timeout_seconds)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
@@ -66,3 +68,8 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
     """Send rows to the Gateway or the Service, or to a revision's own Service."""
     return Fleet.of(endpoint, ServerPod).ask(endpoint, "predict", rows, revision)
+
+
+def restarts(endpoint: Endpoint, revision: str) -> int:
+    """Return how often the containers of a revision's pods have been restarted."""
+    return Fleet.of(endpoint, ServerPod).restarts(revision)

@@ -347,7 +347,7 @@ class _Place:
             for revision, share in after.traffic.items()
         ]
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-        # SageMaker allows 63 characters: 40 of the endpoint's name, 13 of the revision, two hyphens.
+        # SageMaker allows 63 characters: 38 of the endpoint's name, 13 of the revision, two hyphens.
         name = f"{self.name}-{after.revision}-{digest[:8]}"
         self._make("endpoint_config", name, ProductionVariants=wanted)
         change = self.sagemaker.update_endpoint if described else self.sagemaker.create_endpoint

@@ -7,6 +7,7 @@ has it loaded. Clients name the Experiment in the header Seldon-Model and speak 
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,6 +26,8 @@ _MESH = "seldon-mesh"
 _CONFIG = "mlserver"
 _CONFIG_PORTS = (9000, 9500)
 _CONFIG_MODELS = "/mnt/agent/models"
+# An Experiment doesn't say when the mesh has taken a change; what loses its share stays for so long.
+_MESH_SECONDS = 10.0
 
 
 def deploy(
@@ -117,6 +120,12 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     return rows_of(answer)
 
 
+def restarts(endpoint: Endpoint, revision: str) -> int:
+    """Return how often the containers of a revision's servers have been restarted."""
+    fleet = _Fleet.of(endpoint)
+    return fleet.there.restarts(fleet.pods_of(revision))
+
+
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
     """Return rows as a request of the Open Inference Protocol: a tensor of shape [rows] for each column."""
     inputs = []
@@ -198,9 +207,12 @@ class _Fleet:
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
         """Share the requests out, and wait until they are."""
+        before = self.state()
         self.share(asked)
         what = f"the experiment of endpoint {self.name!r}"
         targets.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
+        if before and before.traffic != asked.traffic:
+            time.sleep(_MESH_SECONDS)
 
     def share(self, asked: Endpoint) -> None:
         """Apply the Experiment."""
@@ -221,11 +233,15 @@ class _Fleet:
         if before is None or revision not in before.traffic:
             self.remove(revision)
 
+    def pods_of(self, revision: str) -> dict[str, str]:
+        """Return the labels that Seldon gives a revision's pods."""
+        return {"seldon-server-name": f"{self.name}-{revision}"}
+
     def look(self, revision: str) -> str:
         """Return "" when a revision's Model is ready, else how it stands."""
         own = f"{self.name}-{revision}"
         state = self._state_of("Model", own)
-        why, hopeless = self.there.trouble({"seldon-server-name": own}, own) if state else ("", False)
+        why, hopeless = self.there.trouble(self.pods_of(revision), own) if state else ("", False)
         if hopeless:
             raise ValueError(why)
         return why or state

@@ -41,6 +41,7 @@ def deploy(
     environment_from: str = "",
     service_account: str = "",
     gateway: str = "",
+    monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
     """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
@@ -63,6 +64,7 @@ def deploy(
         environment_from: A Secret whose keys become the environment of what fetches the model.
         service_account: The pods' service account.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
+        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
         timeout_seconds: How long to wait for the pods.
 
     Raises:
@@ -89,7 +91,7 @@ def deploy(
     fleet = Fleet(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
     )
-    return fleet.deploy(pod, share, timeout_seconds)
+    return fleet.deploy(pod, share, monitor_labels, timeout_seconds)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
@@ -109,6 +111,11 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     path = f"v1/models/{endpoint.name}:predict"
     answers = fleet.ask(endpoint, path, _tf_rows.instances(rows, inputs), revision)
     return _tf_rows.predictions(answers)
+
+
+def restarts(endpoint: Endpoint, revision: str) -> int:
+    """Return how often the containers of a revision's pods have been restarted."""
+    return Fleet.of(endpoint, TensorFlowServingPod).restarts(revision)
 
 
 @functools.cache

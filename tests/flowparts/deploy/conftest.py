@@ -12,7 +12,8 @@ from tests.flowparts.serving.conftest import Server, rows, start, train, wait
 
 
 @pytest.fixture
-def api(cluster: KubernetesApi) -> KubernetesApi:
+def api(cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> KubernetesApi:
+    monkeypatch.setattr("flowparts.deploy.seldon._MESH_SECONDS", 0.1)
     return cluster
 
 

@@ -64,7 +64,7 @@ HTTP_ROUTE = only(
 GATEWAY = only(
     "gatewayClassName listeners",
     gatewayClassName=STRING,
-    listeners=listed(only("name port protocol", name=STRING, port=COUNT, protocol=STRING)),
+    listeners=listed(only("name port protocol", name=STRING, port=COUNT, protocol=STRING, hostname=STRING)),
 )
 
 # https://prometheus-operator.dev/docs/api-reference/api/

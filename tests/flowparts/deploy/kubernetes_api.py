@@ -55,13 +55,16 @@ class KubernetesApi:
             "unschedulable", "quota", "mount" (a warning about the pod is all that tells), "refused" (one
             about what makes them) or "never".
         denied: Verbs and plurals that the step's role lacks, such as ("patch", "deployments").
+        role: Verbs and plurals that it has, if it doesn't have all.
         unknown: API versions that aren't installed.
         backend: Where requests for services go: from a service's name to an address.
+        shared: The percentages that Knative's revisions have had, one after another.
     """
 
     url: str = ""
     scenario: str = "ready"
     denied: set[tuple[str, str]] = field(default_factory=set)
+    role: set[tuple[str, str]] | None = None
     unknown: set[str] = field(default_factory=set)
     backend: Callable[[str], str] = lambda service: ""
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class KubernetesApi:
     born_as: dict[str, str] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    shared: list[dict[str, int]] = field(default_factory=list)
     version: int = 0
     lock: Any = field(default_factory=threading.RLock)
 
@@ -229,12 +233,18 @@ class KubernetesApi:
         self.set_status(key, status)
 
     def _httproutes(self, key: tuple[str, str], thing: Object) -> None:
+        """Take a route as it is now after a while; until then the status is of the one before."""
+        now = thing["metadata"]["generation"]
+        looks = self.looks[f"{key[1]}, {now}"] = self.looks.get(f"{key[1]}, {now}", 0) + 1
+        if looks < 4:
+            return
         parent = thing["spec"]["parentRefs"][0]
         taken = ("gateways", parent["name"]) in self.objects
         condition = {
             "type": "Accepted",
             "status": str(taken),
             "reason": "Accepted" if taken else "NoMatchingParent",
+            "observedGeneration": now,
         }
         self.set_status(key, {"parents": [{"parentRef": parent, "conditions": [condition]}]})
 
@@ -275,13 +285,21 @@ class KubernetesApi:
             if share == 100 and rolled != state["latestReadyRevision"]:
                 state["previousRolledoutRevision"] = rolled or ""
                 state["latestRolledoutRevision"] = state["latestReadyRevision"]
+            elif share < 100 and rolled == state["latestReadyRevision"] == latest:
+                # Less than all for what had all: KServe takes it for a rollback.
+                state["latestRolledoutRevision"] = state.get("previousRolledoutRevision") or rolled
             status["url"] = f"http://{name}.{NAMESPACE}.example.com"
             status["address"] = {"url": f"http://{name}.{NAMESPACE}.svc.cluster.local"}
-        up = state.get("latestReadyRevision") == latest
-        ready = {"type": "Ready", "status": "True" if up else "Unknown"}
+        ready = {"type": "Ready", "status": "Unknown"}
+        if state.get("latestReadyRevision") == latest:
+            # It stays the latest ready one when it fails afterwards.
+            ready["status"] = "True" if scenario == "ready" else "False"
         status["conditions"] = [ready, {**ready, "type": "PredictorReady"}]
         status["deploymentMode"] = "RawDeployment" if self.scenario == "raw" else "Serverless"
         self.set_status(key, status)
+        shares = {entry["revisionName"]: entry["percent"] for entry in reversed(state.get("traffic", []))}
+        if shares != (self.shared or [{}])[-1]:
+            self.shared.append(shares)
 
     def _models(self, key: tuple[str, str], thing: Object) -> None:
         server = self.objects.get(("servers", thing["spec"]["server"]))
@@ -427,9 +445,13 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
         return 404, failure(404, "NotFound", "the server could not find the requested resource")
     namespace, plural, name, sub = match.groups()
     verb = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
-    if (verb, plural) in api.denied:
+    resource = f"{plural}/{sub.partition('/')[0]}" if sub else plural
+    needed = {(verb, resource)}
+    if method == "PATCH" and not sub and (plural, name) not in api.objects:
+        needed.add(("create", plural))
+    if (verb, plural) in api.denied or (api.role is not None and not needed <= api.role):
         message = (
-            f'{plural} is forbidden: User "system:serviceaccount:{namespace}:step" cannot {verb} resource'
+            f'{resource} is forbidden: User "system:serviceaccount:{namespace}:step" cannot {verb} resource'
         )
         return 403, failure(403, "Forbidden", message)
     api.step()

@@ -298,9 +298,25 @@ def test_a_server_that_is_killed_is_replaced_and_costs_no_more_than_what_it_was_
             container.reload()
         before = sum(client.answered.total() for client in clients)
         time.sleep(0.5)
+    assert host.restarts(first, first.revision) >= 1
     # Each client waits for one answer at a time.
     assert all(len(client.lost) <= 1 for client in clients), [client.lost for client in clients]
     assert sum(client.answered.total() for client in clients) > before
+
+
+def test_a_splitter_that_is_gone_is_started_again_with_what_it_was_told(
+    made: dict[str, Path], engine: Any, new_endpoint: Callable[[str], str]
+) -> None:
+    name = new_endpoint("headless")
+    first = host.deploy(str(made["first"]), name, memory="512Mi")
+    engine.containers.get(f"endpoint-{name}").remove(force=True)
+    canary = host.deploy(str(made["second"]), name, memory="512Mi", share=10)
+    assert canary.traffic == {canary.revision: 10, first.revision: 90}
+    assert canary.url == first.url
+    engine.containers.get(f"endpoint-{name}").remove(force=True)
+    back = host.rollback(canary)
+    assert back.url == first.url
+    assert shares(back, 20) == {first.revision: 20}
 
 
 def test_an_endpoint_that_is_not_there_is_answered(new_endpoint: Callable[[str], str]) -> None:

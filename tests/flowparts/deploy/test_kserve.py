@@ -62,25 +62,61 @@ def test_a_canary_gets_its_share_and_is_promoted(api: KubernetesApi) -> None:
     assert served(api) == {SECOND: 100}
 
 
-@pytest.mark.parametrize("share", [10, 100])
+@pytest.mark.parametrize("share", [0, 10, 100])
 def test_a_rollback_never_sends_more_to_the_bad_revision(share: int, api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=10)
-    made = kserve.shift(made, share)
-    seen: list[int] = []
-    store = api.store
-
-    def watched(key: tuple[str, str], after: dict[str, Any]) -> Any:
-        if key[0] == "inferenceservices":
-            seen.append(after["spec"]["predictor"].get("canaryTrafficPercent", 100))
-        return store(key, after)
-
-    api.store = watched  # type: ignore[method-assign]
+    made = kserve.shift(deploy(SECOND, share=10), share)
+    bad = api.get("inferenceservices", "churn")["status"]["components"]["predictor"]["latestReadyRevision"]
+    api.scenario = "slow"
+    del api.shared[:-1]
     back = kserve.rollback(made)
     assert back.traffic == {first.revision: 100}
     assert served(api) == {FIRST: 100}
-    # A canary is pinned to nothing before the good predictor, as the newest one, gets everything.
-    assert seen == ([0, 100] if share < 100 else [100])
+    assert max(shares.get(bad, 0) for shares in api.shared) <= share
+    assert all(sum(shares.values()) == 100 for shares in api.shared)
+
+
+def test_a_canary_that_crashes_while_it_serves_is_rolled_back(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    made = deploy(SECOND, share=10)
+    (bad,) = [name for name, share in api.shared[-1].items() if share == 10]
+    assert kserve.restarts(made, made.revision) == 0
+    api.born_as[bad] = "crash"
+    served(api)
+    assert kserve.restarts(made, made.revision) == 3
+    api.shared.clear()
+    kserve.rollback(made)
+    assert served(api) == {FIRST: 100}
+    assert max(shares.get(bad, 0) for shares in api.shared) <= 10
+
+
+def test_another_canary_does_not_give_its_share_to_the_one_before(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    deploy(SECOND, share=10)
+    (before,) = [name for name, share in api.shared[-1].items() if share == 10]
+    api.shared.clear()
+    api.scenario = "slow"
+    deploy(THIRD, share=60)
+    assert served(api) == {THIRD: 60, FIRST: 40}
+    assert max(shares.get(before, 0) for shares in api.shared) <= 10
+
+
+def test_a_deployment_that_fails_after_its_revision_is_ready_gives_it_nothing(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deploy(FIRST)
+    look = kserve._Service._look
+
+    def late(service: Any, revision: str, share: int) -> str:
+        found = look(service, revision, share)
+        return found if found or revision == first.revision else "its address is not known yet"
+
+    monkeypatch.setattr(kserve._Service, "_look", late)
+    with pytest.raises(ValueError, match=f"its address is not known yet; {first.revision} serves as before"):
+        deploy(SECOND, share=10, timeout_seconds=0.5)
+    assert served(api) == {FIRST: 100}
+    bad = "churn-predictor-00002"
+    assert max(shares.get(bad, 0) for shares in api.shared) == 10
 
 
 def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:

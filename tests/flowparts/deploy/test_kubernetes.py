@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flowparts.cluster import Cluster
 from flowparts.deploy import kubernetes
 from flowparts.endpoint import Endpoint
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -203,6 +204,44 @@ def test_a_gateway_shares_exactly(api: KubernetesApi) -> None:
     assert weights == {f"churn-{made.revision}": 7, f"churn-{first.revision}": 93}
 
 
+@pytest.mark.parametrize(
+    ("hostname", "url"),
+    [
+        ("models.example.com", "https://models.example.com:443/team/churn"),
+        ("*.models.example.com", "https://churn.models.example.com:443/team/churn"),
+    ],
+)
+def test_requests_bear_the_name_that_the_gateway_listens_to(
+    hostname: str, url: str, api: KubernetesApi
+) -> None:
+    listener = {"name": "web", "port": 443, "protocol": "HTTPS", "hostname": hostname}
+    api.put("gateways", {**GATEWAY, "spec": {**GATEWAY["spec"], "listeners": [listener]}})
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    assert deploy(FIRST, gateway="public").url == url
+
+
+def test_pods_stay_until_the_gateway_has_taken_the_route(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.put("gateways", GATEWAY)
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    first = deploy(FIRST, gateway="public")
+    made = deploy(SECOND, share=50, gateway="public")
+    taken = []
+    scale = Cluster.scale
+
+    def watched(there: Cluster, deployment: str, replicas: int) -> None:
+        route = api.get("httproutes", "churn")
+        (condition,) = route["status"]["parents"][0]["conditions"]
+        taken.append(condition["observedGeneration"] == route["metadata"]["generation"])
+        scale(there, deployment, replicas)
+
+    monkeypatch.setattr(Cluster, "scale", watched)
+    assert kubernetes.shift(made, 100).traffic == {made.revision: 100, first.revision: 0}
+    assert pods(api, made)[first.revision] == 0
+    assert taken == [True, True]
+
+
 def test_a_gateway_that_is_not_there_is_told(api: KubernetesApi) -> None:
     with pytest.raises(ValueError, match="the gateway elsewhere/public is not there or has no address"):
         deploy(FIRST, gateway="elsewhere/public")
@@ -247,22 +286,17 @@ def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesAp
     assert api.versions() == {}
 
 
-@pytest.mark.parametrize(
-    ("gateway", "kind"), [("", "servicemonitors"), ("", "httproutes"), ("public", "servicemonitors")]
-)
-def test_where_requests_cannot_be_shared_they_go_as_before(
-    gateway: str, kind: str, api: KubernetesApi
-) -> None:
+def test_where_requests_cannot_be_shared_they_go_as_before(api: KubernetesApi) -> None:
     def around() -> dict[tuple[str, str], Any]:
         return {key: thing["spec"] for key, thing in api.objects.items() if key[1] in ("churn", "public")}
 
     api.put("gateways", GATEWAY)
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
-    first = deploy(FIRST, gateway=gateway)
+    first = deploy(FIRST)
     before = around()
-    api.denied.add(("patch", kind))
+    api.denied.add(("patch", "httproutes"))
     with pytest.raises(
-        ValueError, match=f"no permission to PATCH .*{kind}/churn.*; {first.revision} serves as"
+        ValueError, match=f"no permission to PATCH .*httproutes/churn.*; {first.revision} serves as"
     ):
         deploy(SECOND, gateway="public")
     assert around() == before
@@ -351,6 +385,32 @@ def test_a_cluster_without_the_kind_is_told(api: KubernetesApi) -> None:
     api.unknown.add("autoscaling/v2")
     with pytest.raises(ValueError, match="the cluster knows no HorizontalPodAutoscaler of autoscaling/v2"):
         deploy(FIRST, max_replicas=4)
+
+
+def test_what_only_explains_or_watches_needs_no_permission(
+    api: KubernetesApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.denied |= {("list", "events"), ("patch", "servicemonitors")}
+    api.scenario = "slow"
+    made = deploy(FIRST)
+    assert selected(api) == made.revision
+    assert "events can't be read: no permission to GET" in caplog.text
+    assert "Prometheus won't read the metrics of endpoint churn: no permission to PATCH" in caplog.text
+
+
+def test_the_monitor_bears_the_labels_that_prometheus_selects_by(api: KubernetesApi) -> None:
+    deploy(FIRST, monitor_labels={"release": "kube-prometheus-stack"})
+    labels = api.get("servicemonitors", "churn")["metadata"]["labels"]
+    assert labels["release"] == "kube-prometheus-stack"
+    assert labels["app.kubernetes.io/name"] == "churn"
+
+
+def test_restarts_of_a_revisions_pods_are_counted(api: KubernetesApi) -> None:
+    made = deploy(FIRST)
+    assert kubernetes.restarts(made, made.revision) == 0
+    api.born_as[f"churn-{made.revision}"] = "crash"
+    api.step()
+    assert kubernetes.restarts(made, made.revision) == 2 * 3
 
 
 def test_a_cluster_without_prometheus_gets_no_monitor(api: KubernetesApi) -> None:

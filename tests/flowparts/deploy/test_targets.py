@@ -35,6 +35,13 @@ def test_options_get_the_types_that_the_target_takes() -> None:
         "timeout_seconds": float,
         "memory": str,
     }
+    with pytest.raises(
+        ValueError, match="unknown option of the target docker 'replica'; did you mean"
+    ) as raised:
+        deploy.options("docker", {"replica": 2})
+    assert "share" not in str(raised.value)
+    with pytest.raises(ValueError, match="'monitor_labels' of the target kubernetes must be dict, not 'x'"):
+        deploy.options("kubernetes", {"monitor_labels": "x"})
 
 
 def test_the_servers_image_is_the_one_given_or_of_the_same_registry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,11 +80,12 @@ def test_what_is_no_amount_of_memory_is_answered(memory: str) -> None:
         deploy.memory_bytes(memory)
 
 
-@pytest.mark.parametrize("name", ["", "Churn", "churn_model", "1churn", "churn-", "a" * 41])
+@pytest.mark.parametrize("name", ["", "Churn", "churn_model", "1churn", "churn-", "a" * 39])
 def test_a_name_that_some_platform_refuses_is_answered(name: str) -> None:
     with pytest.raises(ValueError, match="must start with a letter"):
         deploy.check_name(name)
     deploy.check_name("churn-2")
+    deploy.check_name("a" * 38)
 
 
 def test_equal_files_are_the_same_revision_and_others_another(
