@@ -25,14 +25,15 @@ def probe_endpoint(
 
     The current and the previous revision are asked in turn. The current one is healthy if it predicts what
     the model does offline, answers no fewer requests than the previous one, isn't much slower, and none of
-    its servers had to be started again, where the platform tells. An unhealthy one doesn't fail this step.
+    its servers crashes, where the platform tells. An unhealthy one doesn't fail this step.
 
     Args:
         endpoint: The endpoint (JSON), of any deployment target.
         model: The model that its current revision was made from; only its metadata is read.
         predictions: Raw rows to send, with what the model predicts for them offline (of batch_predict).
         metrics: healthy (1 or 0), requests, error_rate and latency_ms_median, _p95 and _p99 of the current
-            revision, and with previous_ of the other one.
+            revision, and with previous_ of the other one; crashes of the current one's servers, where the
+            platform tells.
         report: The requests, their latencies and what was wrong, as a page.
         requests: Requests of one row to each revision, spread evenly over the seconds.
         seconds: How long to watch; requests that didn't fit in are left out.

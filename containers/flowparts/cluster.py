@@ -16,8 +16,9 @@ from typing import Any
 
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
+_BACK_OFF = "CrashLoopBackOff"
 # What time doesn't heal: the kubelet has already tried these several times when it gives them as a reason.
-HOPELESS = ("CrashLoopBackOff", "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
+HOPELESS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT_SECONDS = (10, 60)
@@ -67,6 +68,7 @@ class Cluster:
         self._client = ApiClient(settings)
         self._paths: dict[tuple[str, str], str] = {}
         self._since = datetime.now(UTC) - _CLOCKS_DIFFER
+        self._is_blind = False
 
     def apply(self, manifest: Manifest) -> Manifest:
         """Make an object what a manifest says, and return it; what is so already isn't touched.
@@ -169,11 +171,17 @@ class Cluster:
             return f"{latest['reason']}: {_line(latest['message'])}", False
         return "", False
 
-    def restarts(self, labels: Mapping[str, str]) -> int:
-        """Return how often the containers of pods with these labels have been restarted."""
-        pods = self.find("v1", "Pod", labels)
-        containers = [each for pod in pods for each in pod.get("status", {}).get("containerStatuses", [])]
-        return sum(container.get("restartCount", 0) for container in containers)
+    def crashes(self, labels: Mapping[str, str]) -> dict[str, int]:
+        """Return how often each container of pods with these labels has ended by itself."""
+        found = {}
+        for pod in self.find("v1", "Pod", labels):
+            for container in pod.get("status", {}).get("containerStatuses", []):
+                state = container.get("state", {})
+                # Counted as restarted only when it runs again, which may take minutes.
+                is_down = "terminated" in state or state.get("waiting", {}).get("reason") == _BACK_OFF
+                server = f"{pod['metadata'].get('uid')}/{container['name']}"
+                found[server] = container.get("restartCount", 0) + is_down
+        return found
 
     def _warnings(self, name: str) -> list[tuple[datetime, Manifest]]:
         """Return the warnings about an object since this one was made, with their times."""
@@ -182,7 +190,9 @@ class Cluster:
             events = self._json("GET", self._path("v1", "Event"), query=query)["items"]
         except ValueError as error:
             # They would only explain; what is being waited for may come all the same.
-            _log.warning("events can't be read: %s", error)
+            if not self._is_blind:
+                _log.warning("events can't be read: %s", error)
+            self._is_blind = True
             return []
         dated = [(_moment(event), event) for event in events]
         return [(moment, event) for moment, event in dated if moment >= self._since]

@@ -53,13 +53,13 @@ class Lane:
         revision: The revision.
         latencies_ms: Milliseconds of those that were answered.
         errors: Why the others weren't.
-        restarts: How often its servers ended and were started again meanwhile.
+        crashes: How often its servers ended by themselves meanwhile; None where the platform doesn't tell.
     """
 
     revision: str
     latencies_ms: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    restarts: int = 0
+    crashes: int | None = None
 
     @property
     def requests(self) -> int:
@@ -76,9 +76,10 @@ class Lane:
         return float(pl.Series(self.latencies_ms, dtype=pl.Float64).quantile(quantile, "linear") or 0.0)
 
     def measures(self) -> dict[str, Any]:
-        """Return what is told of the lane: requests, error_rate and latency_ms_* in milliseconds."""
+        """Return what is told of the lane: requests, error_rate, crashes and latency_ms_* (milliseconds)."""
         latencies = {f"latency_ms_{name}": self.latency_ms(share) for name, share in _PERCENTILES.items()}
-        return {"requests": self.requests, "error_rate": self.error_rate, **latencies}
+        crashes = {} if self.crashes is None else {"crashes": self.crashes}
+        return {"requests": self.requests, "error_rate": self.error_rate, **latencies, **crashes}
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def probe(
     answers: dict[int, dict[str, Any]] = {}
     lanes = [current, *([previous] if previous else [])]
     target = deploy.target(endpoint.target)
-    restarts = _restarts(target, endpoint)
+    ends = _crashes(target, endpoint)
     for lane in lanes:  # the first request opens what the others find open
         with suppress(ValueError):
             _ask(target, endpoint, records[0], lane.revision)
@@ -164,7 +165,7 @@ def probe(
                 if lane is current:
                     answers[index] = answer
     different = _different(model["task"], offline, answers)
-    current.restarts = max(0, _restarts(target, endpoint) - restarts)
+    current.crashes = _more(ends, _crashes(target, endpoint))
     healthy, reason = judge(current, previous, different, len(answers), rules)
     _log.info(reason)
     return Finding(healthy, reason, current, previous, different)
@@ -199,12 +200,9 @@ def judge(
             f"{who} left {len(current.errors)} of {current.requests} requests without a prediction, "
             f"{allowed:.1%} are allowed; the last one: {last}"
         )
-    if current.restarts:
-        # A balancer asks another server when one doesn't answer, so requests alone don't show it.
-        return (
-            False,
-            f"servers of {who} ended and were started again, {current.restarts} times while it was watched",
-        )
+    if current.crashes:
+        # A balancer asks another server where one doesn't answer, so requests alone don't show it.
+        return False, f"servers of {who} crashed {current.crashes}x while it was watched"
     if different:
         row = different[0]
         return False, (
@@ -312,16 +310,24 @@ def _ask(
     raise missed
 
 
-def _restarts(target: deploy.Target, endpoint: Endpoint) -> int:
-    """Return how often servers of the current revision have been restarted; 0 where nothing tells."""
-    count = getattr(target, "restarts", None)
+def _crashes(target: deploy.Target, endpoint: Endpoint) -> Mapping[str, int] | None:
+    """Return how often each server of the current revision has ended by itself; None where nothing tells."""
+    count = getattr(target, "crashes", None)
     if count is None:
-        return 0
+        return None
     try:
-        return int(count(endpoint, endpoint.revision))
+        found: Mapping[str, int] = count(endpoint, endpoint.revision)
     except ValueError as error:
-        _log.warning("restarts of %s can't be counted: %s", endpoint.revision, error)
-        return 0
+        _log.warning("whether servers of %s crash can't be found out: %s", endpoint.revision, error)
+        return None
+    return found
+
+
+def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> int | None:
+    """Return how much larger the numbers are that have grown, or are new."""
+    if before is None or after is None:
+        return None
+    return sum(max(0, count - before.get(server, 0)) for server, count in after.items())
 
 
 def _different(

@@ -10,9 +10,9 @@ from flowparts.probe import Lane, Rules
 
 
 def lane(
-    milliseconds: float, answered: int = 100, lost: int = 0, revision: str = "r2", restarts: int = 0
+    milliseconds: float, answered: int = 100, lost: int = 0, revision: str = "r2", crashes: int = 0
 ) -> Lane:
-    return Lane(revision, [milliseconds] * answered, ["the server gave no answer"] * lost, restarts)
+    return Lane(revision, [milliseconds] * answered, ["the server gave no answer"] * lost, crashes)
 
 
 DIFFERENT = [{"row": 3, "served": "no", "offline": "yes"}]
@@ -38,12 +38,12 @@ CASES: dict[str, tuple[Lane, Lane | None, list[Any], bool, str]] = {
         "left 10 of 100 requests .* 1.0% are allowed",
     ),
     "no answer at all": (lane(5, 0, 3), lane(5, 0, 3, "r1"), [], False, "the last one: the server gave no"),
-    "servers that were restarted": (
-        lane(5, restarts=2),
+    "servers that crash": (
+        lane(5, crashes=2),
         lane(5, revision="r1"),
         [],
         False,
-        "servers of revision r2 ended and were started again, 2 times while it was watched",
+        "servers of revision r2 crashed 2x while it was watched",
     ),
     "other predictions": (lane(5), None, DIFFERENT, False, "1 of 50 rows otherwise .* row 3: 'no' for 'yes'"),
 }
@@ -70,6 +70,14 @@ def test_latencies_and_errors_are_summed_up() -> None:
         "latency_ms_p99": pytest.approx(expected.quantile(0.99, "linear")),
     }
     assert Lane("r1").measures()["error_rate"] == 0
+
+
+def test_crashes_are_what_has_grown_on_each_server_meanwhile() -> None:
+    assert probe._more({"a": 5, "gone": 3}, {"a": 6, "new": 1, "newer": 0}) == 2
+    assert probe._more({"a": 5}, {}) == 0
+    # A look that failed says nothing, and so accuses nobody.
+    assert probe._more(None, {"a": 5}) is None
+    assert probe._more({"a": 5}, None) is None
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@
   is a row of `Model.predict`. With a revision only that one may answer, else whichever the traffic picks.
   Raises ValueError when there is no answer, and AnotherRevisionError where clients can't choose the revision
   and the platform chose another one; then asking again may help.
-- `restarts(endpoint, revision) -> int`, where the platform tells, is how often servers of a revision ended
-  and were started again.
+- `crashes(endpoint, revision) -> dict[str, int]` says of each server of a revision how often it has ended by
+  itself. Only where the platform tells: Vertex AI and SageMaker don't.
 """
 
 import hashlib

@@ -123,9 +123,9 @@ class Fleet:
         answer = self.there.post_to_service(f"{service}:http", path, {"instances": rows})
         return targets.predictions(answer, len(rows), f"service {service}")
 
-    def restarts(self, revision: str) -> int:
-        """Return how often the containers of a revision's pods have been restarted."""
-        return self.there.restarts({**self.labels, _REVISION: revision})
+    def crashes(self, revision: str) -> dict[str, int]:
+        """Return how often each container of a revision's pods has ended by itself."""
+        return self.there.crashes({**self.labels, _REVISION: revision})
 
     @property
     def where(self) -> str:
@@ -307,8 +307,6 @@ class Fleet:
             self._apply(*_ROUTE, self.name, self._http_route(asked))
 
     def _watch(self, labels: dict[str, str]) -> None:
-        if not self.there.serves(*_MONITOR):
-            return
         # The revisions' own services: the shared one would count the same pods again.
         each = {
             "matchLabels": self.labels,
@@ -320,7 +318,8 @@ class Fleet:
             "targetLabels": [_REVISION],
         }
         try:
-            self._apply(*_MONITOR, self.name, monitor, {**labels, **self.labels})
+            if self.there.serves(*_MONITOR):
+                self._apply(*_MONITOR, self.name, monitor, {**labels, **self.labels})
         except ValueError as error:
             # The model serves; a missing right to watch it is no reason to take it away.
             _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.name, error)

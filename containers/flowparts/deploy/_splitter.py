@@ -51,10 +51,17 @@ defaults
 
 @dataclass(frozen=True)
 class State:
-    """What an endpoint consists of on a Docker host: its description, and its servers' names by revision."""
+    """What an endpoint consists of on a Docker host.
+
+    Attributes:
+        endpoint: Its description.
+        servers: Its servers' names by revision.
+        image_id: The image of the splitter.
+    """
 
     endpoint: Endpoint
     servers: Mapping[str, Sequence[str]]
+    image_id: str
 
     def to_json(self) -> str:
         """Return the state as one line of JSON."""
@@ -64,7 +71,7 @@ class State:
     def from_json(cls, text: str) -> "State":
         """Read what `to_json` wrote."""
         found: dict[str, Any] = json.loads(text)
-        return cls(Endpoint(**found["endpoint"]), found["servers"])
+        return cls(Endpoint(**found["endpoint"]), found["servers"], found["image_id"])
 
 
 def configuration(state: State) -> str:

@@ -161,8 +161,8 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     return targets.ask(f"{endpoint.url}/predict", rows, headers)
 
 
-def restarts(endpoint: Endpoint, revision: str) -> int:
-    """Return how often the engine has started servers of a revision again.
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each server of a revision has ended by itself.
 
     Raises:
         ValueError: No engine answers.
@@ -170,7 +170,8 @@ def restarts(endpoint: Endpoint, revision: str) -> int:
     with _engine() as engine:
         mine = {"label": [f"{_ENDPOINT}={endpoint.name}", f"{_REVISION}={revision}", f"{_ROLE}=server"]}
         servers = engine.containers.list(all=True, filters=mine)
-        return sum(int(server.attrs["RestartCount"]) for server in servers)
+        # The engine counts when it starts one again.
+        return {server.id: server.attrs["RestartCount"] + (server.status != "running") for server in servers}
 
 
 class _Host:
@@ -324,20 +325,19 @@ class _Host:
         """
         from docker.errors import DockerException
 
-        state = State(endpoint, {revision: servers[revision] for revision in endpoint.traffic})
         splitter = self._container(self.prefix)
-        if not image_id:
-            image_id = str(splitter.image.id) if splitter else self.image(targets.image("deploy"))
-        text = _splitter.configuration(state)
         old = self._configuration()
+        before = _splitter.state_of(old) if old else None
+        if before and not image_id:
+            image_id = before.image_id
+        state = State(endpoint, {revision: servers[revision] for revision in endpoint.traffic}, image_id)
+        text = _splitter.configuration(state)
         try:
-            self._split(splitter, state, image_id, text, old)
+            self._split(splitter, state, text, old)
         except (ValueError, DockerException):
             with suppress(ValueError, DockerException):
-                if old:
-                    before = _splitter.state_of(old)
-                    before_id = str(splitter.image.id) if splitter else image_id
-                    self._split(self._container(self.prefix), before, before_id, old, text)
+                if before:
+                    self._split(self._container(self.prefix), before, old, text)
                     self.tidy(before)
                 else:
                     self.remove()
@@ -348,9 +348,9 @@ class _Host:
         _log.info("endpoint %s: %s", self.name, _shares(endpoint))
         return endpoint
 
-    def _split(self, splitter: "Container | None", state: State, image_id: str, text: str, old: str) -> None:
-        """Have a splitter of an image read its configuration, in which `old` stood, and wait until it has."""
-        endpoint = state.endpoint
+    def _split(self, splitter: "Container | None", state: State, text: str, old: str) -> None:
+        """Have a splitter read its configuration, in which `old` stood, and wait until it has."""
+        endpoint, image_id = state.endpoint, state.image_id
         if text != old:
             self._fill(self.prefix, _archive(_CONFIGURATION, text), image_id, {})
         port = _port_in(endpoint.url)
@@ -361,17 +361,21 @@ class _Host:
             splitter = self._start_splitter(image_id, port)
         elif splitter.status != "running":
             splitter.start()
-        elif text != old:
+        elif self._told(endpoint) != state.to_json():
             splitter.kill("USR2")
 
         def look() -> str:
             splitter.reload()
             if splitter.status != "running":
                 raise ValueError(f"the splitter of endpoint {self.name!r} {_ending(splitter)}")
-            told = _get(f"{endpoint.url}{_splitter.TRAFFIC_PATH}")
-            return "" if told == state.to_json() else "the splitter reads its configuration"
+            return "" if self._told(endpoint) == state.to_json() else "the splitter reads its configuration"
 
         targets.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
+
+    @staticmethod
+    def _told(endpoint: Endpoint) -> str:
+        """Return the state that the splitter says it keeps to; empty where it doesn't answer."""
+        return _get(f"{endpoint.url}{_splitter.TRAFFIC_PATH}")
 
     def tidy(self, state: State | None) -> None:
         """Remove what belongs to the endpoint and not to its state."""

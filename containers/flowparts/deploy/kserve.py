@@ -5,11 +5,14 @@ A canary needs KServe's Knative mode: the plain Deployments of its other mode kn
 keeps the revision that last had all requests beside the newest one; `canaryTrafficPercent` is the newest
 one's share.
 
-What was asked for, and the predictor of each revision, stand on the InferenceService as annotations: a step
-that is tried again finds them, and a rollback applies the previous predictor again.
+The endpoint, and the predictor of each revision, stand in a ConfigMap: a step that is tried again finds them,
+and a rollback applies the previous predictor again. Not on the InferenceService, whose annotations become
+those of its pods, so that each change of them would make a revision.
 """
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,8 +25,6 @@ from flowparts.server_pod import END_SECONDS, HTTP_PORT, ServerPod
 
 _API = "serving.kserve.io/v1beta1"
 _KIND = "InferenceService"
-_STATE = "flowparts/endpoint"
-_PREDICTORS = "flowparts/predictors"
 _REVISION = "flowparts/revision"
 
 
@@ -115,9 +116,9 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     return targets.ask(f"{url}/v1/models/{endpoint.name}:predict", rows)
 
 
-def restarts(endpoint: Endpoint, revision: str) -> int:
-    """Return how often the containers of a revision's pods have been restarted."""
-    return _Service.of(endpoint).there.restarts({_REVISION: revision})
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each container of a revision's pods has ended by itself."""
+    return _Service.of(endpoint).there.crashes({_REVISION: revision})
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,20 @@ class _Service:
         return f"in namespace {self.there.namespace}"
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
-        """Return the endpoint as it was asked for last and its revisions' predictors."""
-        found = self.there.get(_API, _KIND, self.name) or {}
-        annotations = found.get("metadata", {}).get("annotations", {})
-        if _STATE not in annotations:
+        """Return the endpoint as the last step left it, and its revisions' predictors."""
+        kept, found = self.there.get("v1", "ConfigMap", self._kept), self._found()
+        if not kept or not found:
             return None, {}
-        return Endpoint(**json.loads(annotations[_STATE])), json.loads(annotations[_PREDICTORS])
+        endpoint = Endpoint(**json.loads(kept["data"]["endpoint"]))
+        predictors = json.loads(kept["data"]["predictors"])
+        serving = self._revision(_predictor(found).get("latestRolledoutRevision"))
+        if serving and serving != _stable(endpoint):
+            # A step was killed when it had asked for this, and KServe has done it since.
+            if serving in endpoint.traffic:
+                endpoint = endpoint.with_share(100 if serving == endpoint.revision else 0)
+            elif serving in predictors:
+                endpoint = endpoint.deploying(serving, 100)
+        return endpoint, predictors
 
     def move(
         self,
@@ -156,69 +165,89 @@ class _Service:
                 f"endpoint {self.name!r} holds no predictor of revision {after.revision}; "
                 "deploy its model again"
             )
-        self._bring_up(before, after.revision, predictors, timeout_seconds)
-        self.apply(after, predictors)
-        self._wait(after.revision, after.share, timeout_seconds)
-        found = self.there.get(_API, _KIND, self.name) or {}
-        return replace(after, url=found["status"]["url"])
+        if before:
+            self._keep(before, predictors, after.revision)
+        self._bring_up(before, predictors, after.revision, timeout_seconds)
+        self._apply(after.revision, _canary(after), predictors)
+        self._wait(after.revision, after.traffic, timeout_seconds)
+        made = replace(after, url=self._found()["status"]["url"])
+        self._keep(made, predictors)
+        return made
+
+    def undo(self, before: Endpoint | None, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
+        """Ask for what was there before."""
+        if before:
+            self._bring_up(before, predictors, before.revision, timeout_seconds)
+            self._apply(before.revision, _canary(before), predictors)
+        else:
+            self.there.delete(_API, _KIND, self.name)
+            self.there.delete("v1", "ConfigMap", self._kept)
+
+    @property
+    def _kept(self) -> str:
+        return f"{self.name}-endpoint"
+
+    def _found(self) -> Manifest:
+        """Return the InferenceService; empty if it isn't there."""
+        return self.there.get(_API, _KIND, self.name) or {}
 
     def _bring_up(
-        self, before: Endpoint | None, revision: str, predictors: dict[str, Manifest], timeout_seconds: float
+        self, before: Endpoint | None, predictors: dict[str, Manifest], revision: str, timeout_seconds: float
     ) -> None:
-        """Bring a revision up without requests, where another canary would get its share until it is ready.
+        """Bring a revision up without requests, where another one would get its share until it is ready.
 
-        Knative gives the newest one's share to the newest that is ready, so what is taken away would have it.
+        Knative gives the newest one's share to the newest that is ready, which may be what is taken away.
         """
-        status = (self.there.get(_API, _KIND, self.name) or {}).get("status", {})
-        predictor = status.get("components", {}).get("predictor", {})
-        canary = predictor.get("latestReadyRevision")
-        if not before or canary in (None, predictor.get("latestRolledoutRevision")):
+        predictor = _predictor(self._found())
+        newest = predictor.get("latestCreatedRevision")
+        is_ready = newest == predictor.get("latestReadyRevision")
+        has_all = newest == predictor.get("latestRolledoutRevision")
+        if not before or (is_ready and (has_all or self._revision(newest) == revision)):
             return
-        if self._revision(canary) != revision:
-            self.apply(before, predictors, revision)
-            self._wait(revision, 0, timeout_seconds)
+        self._apply(revision, 0, predictors)
+        self._wait(revision, {_stable(before): 100}, timeout_seconds)
 
-    def apply(self, asked: Endpoint, predictors: dict[str, Manifest], waiting: str = "") -> None:
-        """Apply what was asked for; with a revision that is `waiting`, make that the newest one, with 0 %."""
-        names = [*asked.traffic, *([waiting] if waiting else [])]
-        kept = {revision: predictors[revision] for revision in names if revision in predictors}
+    def _apply(self, revision: str, share: int | None, predictors: dict[str, Manifest]) -> None:
+        """Make a revision's predictor the newest one, with a share; None where it is the only one."""
         annotations = {
             # By its older name, which every release takes.
             "serving.kserve.io/deploymentMode": "Serverless",
             # Gives each revision an address of its own.
             "serving.kserve.io/enable-tag-routing": "true",
-            _STATE: json.dumps(asdict(asked), sort_keys=True),
-            _PREDICTORS: json.dumps(kept, sort_keys=True),
         }
         metadata = {"name": self.name, "namespace": self.there.namespace}
-        canary = {"canaryTrafficPercent": asked.share} if asked.previous_revision else {}
-        if waiting:
-            canary = {"canaryTrafficPercent": 0}
+        canary = {} if share is None else {"canaryTrafficPercent": share}
         self.there.apply(
             {
                 "apiVersion": _API,
                 "kind": _KIND,
                 "metadata": {**metadata, "labels": self.there.labels(self.name), "annotations": annotations},
-                "spec": {"predictor": {**predictors[waiting or asked.revision], **canary}},
+                "spec": {"predictor": {**predictors[revision], **canary}},
             }
         )
 
-    def undo(self, before: Endpoint | None, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
-        """Ask for what was there before."""
-        if before:
-            self._bring_up(before, before.revision, predictors, timeout_seconds)
-            self.apply(before, predictors)
-        else:
-            self.there.delete(_API, _KIND, self.name)
+    def _keep(self, endpoint: Endpoint, predictors: dict[str, Manifest], coming: str = "") -> None:
+        revisions = {*endpoint.traffic, coming}
+        known = {name: predictor for name, predictor in predictors.items() if name in revisions}
+        metadata = {"name": self._kept, "namespace": self.there.namespace}
+        data = {"endpoint": asdict(endpoint), "predictors": known}
+        self.there.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {**metadata, "labels": self.there.labels(self.name)},
+                "data": {name: json.dumps(content, sort_keys=True) for name, content in data.items()},
+            }
+        )
 
     def url(self, endpoint: Endpoint, revision: str) -> str:
         """Return the service's address, or a revision's; in the cluster the one known there."""
-        status = (self.there.get(_API, _KIND, self.name) or {}).get("status", {})
+        found = self._found()
         if not revision:
-            inside = status.get("address", {}).get("url", endpoint.url)
+            inside = found.get("status", {}).get("address", {}).get("url", endpoint.url)
             return str(inside if cluster.in_cluster() else endpoint.url)
         tag = "latest" if revision == endpoint.revision else "prev"
-        for target in status.get("components", {}).get("predictor", {}).get("traffic", []):
+        for target in _predictor(found).get("traffic", []):
             if target.get("tag") == tag:
                 host = str(target["url"]).partition("://")[2].partition(".")[0]
                 return (
@@ -228,13 +257,13 @@ class _Service:
                 )
         raise ValueError(f"revision {revision} of endpoint {self.name!r} has no address of its own")
 
-    def _wait(self, revision: str, share: int, timeout_seconds: float) -> None:
+    def _wait(self, revision: str, traffic: Mapping[str, int], timeout_seconds: float) -> None:
         what = f"revision {revision} of endpoint {self.name!r}"
-        targets.wait(what, lambda: self._look(revision, share), timeout_seconds)
+        targets.wait(what, lambda: self._look(revision, traffic), timeout_seconds)
 
-    def _look(self, revision: str, share: int) -> str:
-        """Return "" when the newest revision is the one asked for, is ready and has its share."""
-        found = self.there.get(_API, _KIND, self.name) or {}
+    def _look(self, revision: str, traffic: Mapping[str, int]) -> str:
+        """Return "" when the newest revision is the one asked for and ready, and requests are shared so."""
+        found = self._found()
         status = found.get("status", {})
         mode = status.get("deploymentMode", "Serverless")
         if mode not in ("Serverless", "Knative"):
@@ -242,18 +271,18 @@ class _Service:
                 f"KServe runs it in mode {mode}, which shares no requests between revisions; install "
                 "Knative, or deploy to the target kubernetes"
             )
-        predictor = status.get("components", {}).get("predictor", {})
+        predictor = _predictor(found)
         if self._revision(predictor.get("latestCreatedRevision")) != revision:
             why, _ = self.there.trouble({_REVISION: revision}, self.name)
             return why or "KServe has not made the revision yet"
         ready = cluster.condition(found, "Ready")
         if predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]:
-            shares = [
-                entry["percent"] for entry in predictor.get("traffic", []) if entry.get("latestRevision")
-            ]
-            if shares == [share] and ready.get("status") == "True" and status.get("url"):
+            shares: Counter[str] = Counter()
+            for entry in predictor.get("traffic", []):
+                shares[self._revision(entry["revisionName"])] += entry["percent"]
+            if +shares == +Counter(traffic) and ready.get("status") == "True" and status.get("url"):
                 return ""
-            return f"it is ready and has {shares[0] if shares else 0} of {share} % of the requests"
+            return f"it is ready and has {shares[revision]} of {traffic.get(revision, 0)} % of the requests"
         why, hopeless = self.there.trouble(
             {_REVISION: revision}, self.name, predictor["latestCreatedRevision"]
         )
@@ -273,3 +302,20 @@ class _Service:
             else None
         )
         return str((found or {}).get("metadata", {}).get("labels", {}).get(_REVISION, ""))
+
+
+def _predictor(service: Manifest) -> Manifest:
+    """Return what an InferenceService's status says of its predictor."""
+    status = service.get("status", {})
+    return dict(status.get("components", {}).get("predictor", {}))
+
+
+def _stable(endpoint: Endpoint) -> str:
+    """Return the revision that KServe gives what the newest one doesn't get."""
+    previous = endpoint.previous_revision
+    return previous if previous and endpoint.share < 100 else endpoint.revision
+
+
+def _canary(endpoint: Endpoint) -> int | None:
+    """Return the newest revision's share where there is another one."""
+    return endpoint.share if endpoint.previous_revision else None

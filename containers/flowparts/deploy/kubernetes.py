@@ -70,6 +70,6 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     return Fleet.of(endpoint, ServerPod).ask(endpoint, "predict", rows, revision)
 
 
-def restarts(endpoint: Endpoint, revision: str) -> int:
-    """Return how often the containers of a revision's pods have been restarted."""
-    return Fleet.of(endpoint, ServerPod).restarts(revision)
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each container of a revision's pods has ended by itself."""
+    return Fleet.of(endpoint, ServerPod).crashes(revision)

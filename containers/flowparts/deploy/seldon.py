@@ -120,10 +120,10 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     return rows_of(answer)
 
 
-def restarts(endpoint: Endpoint, revision: str) -> int:
-    """Return how often the containers of a revision's servers have been restarted."""
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each container of a revision's pods has ended by itself."""
     fleet = _Fleet.of(endpoint)
-    return fleet.there.restarts(fleet.pods_of(revision))
+    return fleet.there.crashes(fleet.pods_of(revision))
 
 
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
@@ -207,12 +207,9 @@ class _Fleet:
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
         """Share the requests out, and wait until they are."""
-        before = self.state()
         self.share(asked)
         what = f"the experiment of endpoint {self.name!r}"
         targets.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
-        if before and before.traffic != asked.traffic:
-            time.sleep(_MESH_SECONDS)
 
     def share(self, asked: Endpoint) -> None:
         """Apply the Experiment."""
@@ -251,11 +248,13 @@ class _Fleet:
         self.there.delete(_API, "Server", f"{self.name}-{revision}")
 
     def tidy(self, asked: Endpoint) -> None:
-        """Remove every revision that the endpoint doesn't name."""
-        for model in self.there.find(_API, "Model", self.labels):
-            revision = model["metadata"]["labels"][_REVISION]
-            if revision not in asked.traffic:
-                self.remove(revision)
+        """Remove every revision that the endpoint doesn't name, when the mesh sends it nothing any more."""
+        models = self.there.find(_API, "Model", self.labels)
+        revisions = [model["metadata"]["labels"][_REVISION] for model in models]
+        if doomed := [revision for revision in revisions if revision not in asked.traffic]:
+            time.sleep(_MESH_SECONDS)
+        for revision in doomed:
+            self.remove(revision)
 
     def _apply(self, kind: str, name: str, spec: Manifest, labels: Manifest, **more: Any) -> None:
         metadata = {"name": name, "namespace": self.there.namespace, "labels": labels, **more}

@@ -113,9 +113,9 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     return _tf_rows.predictions(answers)
 
 
-def restarts(endpoint: Endpoint, revision: str) -> int:
-    """Return how often the containers of a revision's pods have been restarted."""
-    return Fleet.of(endpoint, TensorFlowServingPod).restarts(revision)
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each container of a revision's pods has ended by itself."""
+    return Fleet.of(endpoint, TensorFlowServingPod).crashes(revision)
 
 
 @functools.cache

@@ -55,7 +55,8 @@ class KubernetesApi:
             "unschedulable", "quota", "mount" (a warning about the pod is all that tells), "refused" (one
             about what makes them) or "never".
         denied: Verbs and plurals that the step's role lacks, such as ("patch", "deployments").
-        role: Verbs and plurals that it has, if it doesn't have all.
+        role: What it may do, if not everything: namespaces, API groups, plurals and verbs.
+        needed: What has been done of that.
         unknown: API versions that aren't installed.
         backend: Where requests for services go: from a service's name to an address.
         shared: The percentages that Knative's revisions have had, one after another.
@@ -64,7 +65,8 @@ class KubernetesApi:
     url: str = ""
     scenario: str = "ready"
     denied: set[tuple[str, str]] = field(default_factory=set)
-    role: set[tuple[str, str]] | None = None
+    role: set[tuple[str, str, str, str]] | None = None
+    needed: set[tuple[str, str, str, str]] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
     backend: Callable[[str], str] = lambda service: ""
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
@@ -163,6 +165,9 @@ class KubernetesApi:
     def delete(self, plural: str, name: str) -> None:
         self.objects.pop((plural, name), None)
         self.owners.pop((plural, name), None)
+        if plural == "inferenceservices":
+            for revision in [key for key in self.objects if key[1].startswith(f"{name}-predictor-")]:
+                del self.objects[revision]
         for pod in [
             pod for kind, pod in self.objects if kind == "pods" and self.objects[kind, pod]["owner"] == name
         ]:
@@ -189,7 +194,7 @@ class KubernetesApi:
             if kind == "pods" and self.objects[kind, name]["owner"] == owner and name not in wanted:
                 del self.objects[kind, name]
         for name in wanted:
-            metadata = {"name": name, "labels": labels, "resourceVersion": "1"}
+            metadata = {"name": name, "uid": f"uid-of-{name}", "labels": labels, "resourceVersion": "1"}
             status = pod_status(scenario, container)
             if scenario == "mount":
                 self.warn(name, "FailedMount", 'MountVolume.SetUp failed for volume "models": no such claim')
@@ -255,13 +260,18 @@ class KubernetesApi:
         status = copy.deepcopy(thing.get("status") or {"components": {"predictor": {}}})
         state = status["components"]["predictor"]
         revisions = sorted(
-            entry for kind, entry in self.objects if kind == "revisions" and entry.startswith(name)
+            entry
+            for kind, entry in self.objects
+            if kind == "revisions" and entry.startswith(f"{name}-predictor-")
         )
-        if not revisions or self.objects["revisions", revisions[-1]]["spec"] != predictor:
+        # KServe hands its annotations on to the pods, so another one is another revision.
+        template = {"predictor": predictor, "annotations": thing["metadata"].get("annotations", {})}
+        if not revisions or self.objects["revisions", revisions[-1]]["template"] != template:
             revision = f"{name}-predictor-{len(revisions) + 1:05d}"
             made = {
                 "metadata": {"name": revision, "labels": predictor["labels"]},
                 "spec": predictor,
+                "template": template,
                 "kind": "",
             }
             self.store(("revisions", revision), made)
@@ -269,10 +279,14 @@ class KubernetesApi:
             self.set_status(key, status)
             return
         latest = state["latestCreatedRevision"]
-        labels = {**predictor["labels"], "serving.kserve.io/inferenceservice": name}
-        scenario = self._pods_of(latest, predictor["minReplicas"], labels, "kserve-container")
-        if scenario == "ready":
-            state["latestReadyRevision"] = latest
+        for revision in revisions:
+            # Whatever has come up since counts, not only the newest one.
+            if revision >= state.get("latestReadyRevision", ""):
+                of_revision = self.objects["revisions", revision]["spec"]
+                labels = {**of_revision["labels"], "serving.kserve.io/inferenceservice": name}
+                scenario = self._pods_of(revision, of_revision["minReplicas"], labels, "kserve-container")
+                if scenario == "ready":
+                    state["latestReadyRevision"] = revision
         rolled = state.get("latestRolledoutRevision")
         host = f"{name}-predictor.{NAMESPACE}.example.com"
         if "latestReadyRevision" in state:
@@ -446,9 +460,11 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
     namespace, plural, name, sub = match.groups()
     verb = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
     resource = f"{plural}/{sub.partition('/')[0]}" if sub else plural
-    needed = {(verb, resource)}
+    group = path.split("/")[2] if path.startswith("/apis/") else ""
+    needed = {(namespace, group, resource, verb)}
     if method == "PATCH" and not sub and (plural, name) not in api.objects:
-        needed.add(("create", plural))
+        needed.add((namespace, group, plural, "create"))
+    api.needed |= needed
     if (verb, plural) in api.denied or (api.role is not None and not needed <= api.role):
         message = (
             f'{resource} is forbidden: User "system:serviceaccount:{namespace}:step" cannot {verb} resource'

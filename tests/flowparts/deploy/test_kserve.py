@@ -6,10 +6,13 @@ The manifest is checked by KServe's own Python client.
 import copy
 import json
 import subprocess
+import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from flowparts.cluster import Cluster
 from flowparts.deploy import kserve
 from flowparts.endpoint import Endpoint
 from tests.flowparts.deploy import typed
@@ -80,10 +83,10 @@ def test_a_canary_that_crashes_while_it_serves_is_rolled_back(api: KubernetesApi
     deploy(FIRST)
     made = deploy(SECOND, share=10)
     (bad,) = [name for name, share in api.shared[-1].items() if share == 10]
-    assert kserve.restarts(made, made.revision) == 0
+    assert list(kserve.crashes(made, made.revision).values()) == [0]
     api.born_as[bad] = "crash"
     served(api)
-    assert kserve.restarts(made, made.revision) == 3
+    assert list(kserve.crashes(made, made.revision).values()) == [4]
     api.shared.clear()
     kserve.rollback(made)
     assert served(api) == {FIRST: 100}
@@ -107,8 +110,10 @@ def test_a_deployment_that_fails_after_its_revision_is_ready_gives_it_nothing(
     first = deploy(FIRST)
     look = kserve._Service._look
 
-    def late(service: Any, revision: str, share: int) -> str:
-        found = look(service, revision, share)
+    def late(service: Any, revision: str, traffic: Any) -> str:
+        found = look(service, revision, traffic)
+        # What is brought back takes its time to come up.
+        api.scenario = "slow"
         return found if found or revision == first.revision else "its address is not known yet"
 
     monkeypatch.setattr(kserve._Service, "_look", late)
@@ -117,6 +122,99 @@ def test_a_deployment_that_fails_after_its_revision_is_ready_gives_it_nothing(
     assert served(api) == {FIRST: 100}
     bad = "churn-predictor-00002"
     assert max(shares.get(bad, 0) for shares in api.shared) == 10
+
+
+def test_a_revision_that_comes_up_after_its_time_gets_nothing(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deploy(FIRST)
+    api.scenario = "never"
+    apply = kserve._Service._apply
+
+    def in_the_meantime(service: Any, revision: str, *arguments: Any) -> None:
+        if revision == first.revision:
+            api.born_as["churn-predictor-00002"] = "ready"
+            api.scenario = "ready"
+        apply(service, revision, *arguments)
+
+    monkeypatch.setattr(kserve._Service, "_apply", in_the_meantime)
+    with pytest.raises(ValueError, match=f"pods are starting; {first.revision} serves as before"):
+        deploy(SECOND, share=10, timeout_seconds=0.3)
+    assert served(api) == {FIRST: 100}
+    assert {share for shares in api.shared for name, share in shares.items() if name.endswith("2")} <= {0, 10}
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
+def test_a_step_that_is_killed_and_tried_again_ends_as_if_it_had_not_been(
+    killed_at: int, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deploy(FIRST)
+    canary = deploy(SECOND, share=10)
+    (bad,) = [name for name, share in api.shared[-1].items() if share == 10]
+    api.shared.clear()
+    api.scenario = "slow"
+    left = [killed_at]
+    apply = Cluster.apply
+
+    def killed(there: Cluster, manifest: dict[str, Any]) -> dict[str, Any]:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return apply(there, manifest)
+
+    monkeypatch.setattr(Cluster, "apply", killed)
+    with suppress(KeyboardInterrupt):
+        kserve.rollback(canary)
+    assert left == [0]
+    back = kserve.rollback(canary)
+    assert back.traffic == {first.revision: 100}
+    assert served(api) == {FIRST: 100}
+    assert max(shares.get(bad, 0) for shares in api.shared) <= 10
+
+
+def test_a_killed_deployment_of_a_model_that_crashes_is_no_state(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deploy(FIRST)
+    api.scenario = "crash"
+    with monkeypatch.context() as patch:
+        patch.setattr(kserve._Service, "_wait", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            deploy(SECOND)
+    served(api)
+    api.scenario = "ready"
+    third = deploy(THIRD, share=10)
+    assert third.traffic == {third.revision: 10, first.revision: 90}
+    assert served(api) == {THIRD: 10, FIRST: 90}
+
+
+def test_what_comes_up_after_its_step_was_killed_is_what_serves(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(FIRST)
+    with monkeypatch.context() as patch:
+        patch.setattr(kserve._Service, "_wait", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            deploy(SECOND)
+    assert served(api) == {SECOND: 100}
+    third = deploy(THIRD, share=10)
+    assert served(api) == {THIRD: 10, SECOND: 90}
+    with monkeypatch.context() as patch:
+        patch.setattr(kserve._Service, "_wait", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            kserve.shift(third, 100)
+    assert served(api) == {THIRD: 100}
+    deploy(FIRST, share=30)
+    assert served(api) == {FIRST: 30, THIRD: 70}
+
+
+def test_changing_the_share_loads_no_model_again(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    made = deploy(SECOND, share=10)
+    back = kserve.shift(kserve.shift(made, 100), 50)
+    assert api.names("revisions") == ["churn-predictor-00001", "churn-predictor-00002"]
+    assert served(api) == {SECOND: 50, FIRST: 50}
+    assert back.share == 50
 
 
 def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
@@ -158,11 +256,17 @@ def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(api: Kuberne
     ],
 )
 def test_a_revision_that_does_not_come_up_leaves_the_service_as_it_was(
-    scenario: str, reason: str, api: KubernetesApi
+    scenario: str, reason: str, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(FIRST)
     before = copy.deepcopy(predictor(api))
-    api.scenario = scenario
+    apply = kserve._Service._apply
+
+    def of_revision(service: Any, revision: str, *arguments: Any) -> None:
+        api.scenario = "ready" if revision == first.revision else scenario
+        apply(service, revision, *arguments)
+
+    monkeypatch.setattr(kserve._Service, "_apply", of_revision)
     with pytest.raises(ValueError, match=reason) as raised:
         deploy(SECOND, share=20, timeout_seconds=0.3)
     assert f"{first.revision} serves as before" in str(raised.value)

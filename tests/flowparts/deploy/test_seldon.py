@@ -66,6 +66,20 @@ def test_a_canary_is_tried_promoted_and_rolled_back(api: KubernetesApi) -> None:
     assert api.names("models") == api.names("servers") == [f"churn-{first.revision}"]
 
 
+def test_servers_stay_until_the_mesh_sends_them_nothing(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(FIRST)
+    made = seldon.shift(deploy(SECOND, share=10), 50)
+    seen: list[tuple[int, dict[str, int]]] = []
+    monkeypatch.setattr(
+        "flowparts.deploy.seldon.time.sleep", lambda _: seen.append((len(api.names("models")), weights(api)))
+    )
+    back = seldon.rollback(made)
+    assert seen == [(2, {f"churn-{back.revision}": 100})]
+    assert api.names("models") == [f"churn-{back.revision}"]
+
+
 def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
     deploy(FIRST)
     older = deploy(SECOND, share=10)

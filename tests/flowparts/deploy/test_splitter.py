@@ -15,6 +15,7 @@ def state(share: int, servers: int, previous_servers: int) -> State:
     return State(
         endpoint,
         {revision: [f"{revision}-{number}" for number in range(count)] for revision, count in names.items()},
+        "sha256:1",
     )
 
 
