@@ -1,4 +1,7 @@
-"""The Open Inference Protocol V2 over REST, with the binary tensor data extension."""
+"""The Open Inference Protocol V2 over REST, with the binary tensor data extension.
+
+What a request may leave out may also be null: clients made of typed models send that for what isn't set.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +17,6 @@ from flowparts.serving.signature import Signature, decoded
 LENGTH_HEADER = b"inference-header-content-length"
 
 
-# Clients made of typed models send null for what isn't set.
 class InputTensor(msgspec.Struct):
     """A column of the request."""
 
@@ -123,17 +125,17 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
 
 
 def _of_json(tensor: InputTensor) -> tensors.Tensor:
-    def values(kind: str, _: int) -> list[Any]:
+    def values(kind: str, _: int, width: int) -> list[Any]:
         if tensor.data is None:
             raise Refusal("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
-        return tensors.plain(tensor.name, kind, tensor.data)
+        return tensors.plain(tensor.name, kind, tensors.flat(tensor.name, tensor.data, width))
 
     return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
 
 
 def _of_bytes(tensor: InputTensor, raw: bytes) -> tensors.Tensor:
-    def values(kind: str, count: int) -> list[Any]:
-        return tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count)
+    def values(kind: str, count: int, width: int) -> list[Any]:
+        return tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count * width)
 
     return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
 

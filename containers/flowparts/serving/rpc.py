@@ -146,7 +146,7 @@ class Service:
             if request.raw_input_contents:
                 response.raw_output_contents.append(tensors.packed(datatype, values))
             else:
-                contents = [str(value).encode() for value in values] if datatype == "BYTES" else values
+                contents = tensors.encoded(values) if datatype == "BYTES" else values
                 getattr(output.contents, _CONTENTS[datatype]).extend(contents)
         return response
 
@@ -204,14 +204,14 @@ async def _predicted(scorer: Scorer, rows: list[Row], seconds: float) -> Answer:
 
 
 def _of_bytes(tensor: Any, raw: bytes) -> tensors.Tensor:
-    def values(kind: str, count: int) -> list[Any]:
-        return tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count)
+    def values(kind: str, count: int, width: int) -> list[Any]:
+        return tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count * width)
 
     return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
 
 
 def _of_contents(tensor: Any) -> tensors.Tensor:
-    def values(kind: str, _: int) -> list[Any]:
+    def values(kind: str, _: int, __: int) -> list[Any]:
         if tensor.datatype not in _CONTENTS:
             raise Refusal(
                 "signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only"

@@ -84,8 +84,8 @@ class Signature:
             rename={f"p{index}": name for index, name in enumerate(self.outputs)},
             gc=False,
         )
-        values: Any = tuple[tuple(_TYPES[kind] | None for kind in features.values())]  # type: ignore[misc]
-        self.request_type: Any = msgspec.defstruct("Request", [("instances", list[row | values])])
+        listed: Any = tuple[tuple(_TYPES[kind] | None for kind in features.values())]  # type: ignore[misc]
+        self.request_type: Any = msgspec.defstruct("Request", [("instances", list[row | listed])])
         self.response_type: Any = msgspec.defstruct("Response", [("predictions", list[prediction])])
         self._prediction_type = prediction
         self._request = msgspec.json.Decoder(self.request_type)
@@ -109,19 +109,15 @@ class Signature:
         return self.checked([row if type(row) is tuple else self._values(row) for row in request.instances])
 
     def rows_of_columns(self, columns: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
-        """Return the rows of columns of values of the right types.
+        """Return the rows of columns of so many values each, which are of the right types.
 
         Raises:
-            Refusal: A column that must be there is missing, or one is unknown or of another length.
+            Refusal: A column that must be there is missing, or one is unknown.
         """
-        for name, values in columns.items():
+        for name in columns:
             if name not in self.features and self._rejects_unknown:
                 raise Refusal(
                     "signature", f"the model has no column {name!r}; its columns are: {self._listed()}"
-                )
-            if len(values) != count:
-                raise Refusal(
-                    "signature", f"column {name!r} has {len(values)} values, but the first one has {count}"
                 )
         ordered = []
         for name in self.features:

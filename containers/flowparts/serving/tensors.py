@@ -1,10 +1,11 @@
 """The tensors of the Open Inference Protocol V2: a column of the model each, of shape [rows] or [rows, 1].
 
-Where all columns are of one type, a single tensor of another name and of shape [rows, columns] stands for
-all, as clients of numeric models are used to.
+Where several columns all come as one datatype, a single tensor of another name and of shape [rows, columns]
+stands for all, as clients of numeric models are used to.
 
 Over REST values come as JSON or, after it, as bytes (the binary tensor data extension); over gRPC as typed or
-raw contents. A number that is missing is NaN, in JSON null.
+raw contents. What is missing is null in JSON. Elsewhere a missing number is NaN, and missing text, a time, a
+date or an image is empty, as in CSV; a boolean can't be missing there.
 """
 
 import math
@@ -56,13 +57,14 @@ class Tensor:
         name: The column.
         datatype: Such as "FP64".
         shape: As the client says.
-        values: Returns its values as the engine takes them, for a column's type and a number of rows.
+        values: Returns its values as the engine takes them, row by row, for a column's type and the rows and
+            columns that the shape says.
     """
 
     name: str
     datatype: str
     shape: Sequence[int]
-    values: Callable[[str, int], list[Any]]
+    values: Callable[[str, int, int], list[Any]]
 
 
 def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[Row]:
@@ -74,12 +76,11 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
     if not inputs:
         raise Refusal("signature", "the request has no inputs; send one for each column of the model")
     first = inputs[0]
-    width = len(signature.features)
-    is_matrix = len(inputs) == 1 and first.name not in signature.features and list(first.shape[1:]) == [width]
-    count = _rows(first, width if is_matrix else 1)
+    stands_for_all = len(inputs) == 1 and first.name not in signature.features
+    count, width = _extent(first, (1, len(signature.features)) if stands_for_all else (1,))
     if count > max_rows:
         raise Refusal("too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once")
-    if is_matrix:
+    if width > 1:
         return signature.rows_of_columns(_columns(first, signature, count), count)
     columns: dict[str, list[Any]] = {}
     for tensor in inputs:
@@ -87,39 +88,53 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
         if kind is None:
             columns[tensor.name] = [None] * count
             continue
-        found = _rows(tensor)
+        found, _ = _extent(tensor, (1,))
         if found != count:
             raise Refusal(
                 "signature", f"tensor {tensor.name!r} has {found} rows, but {first.name!r} has {count}"
             )
-        _check_datatype(tensor, kind)
-        columns[tensor.name] = tensor.values(kind, count)
+        columns[tensor.name] = _values(tensor, kind, count)
     return signature.rows_of_columns(columns, count)
 
 
-def _rows(tensor: Tensor, width: int = 1) -> int:
-    shape = list(tensor.shape)
-    if shape[1:] not in ([], [1], [width]) or not shape or shape[0] < 0:
-        raise Refusal(
-            "signature",
-            f"tensor {tensor.name!r} has shape {shape}; a column is of shape [rows] or [rows, 1], and a "
-            "tensor of all columns of shape [rows, columns]",
-        )
-    return shape[0]
+def _extent(tensor: Tensor, widths: Sequence[int]) -> tuple[int, int]:
+    """Return the rows and columns of a tensor that may have so many columns."""
+    match shape := list(tensor.shape):
+        case [count] if count >= 0:
+            return count, 1
+        case [count, width] if count >= 0 and width in widths:
+            return count, width
+    raise Refusal(
+        "signature",
+        f"tensor {tensor.name!r} has shape {shape}; a column is of shape [rows] or [rows, 1], and a "
+        "tensor of all columns of shape [rows, columns]",
+    )
 
 
-def _check_datatype(tensor: Tensor, kind: str) -> None:
+def _values(tensor: Tensor, kind: str, count: int, width: int = 1) -> list[Any]:
     accepted = _ACCEPTED[kind][0]
     if tensor.datatype not in accepted:
+        taken = f"a column of type {kind} comes" if width == 1 else "the model's columns come"
         raise Refusal(
             "signature",
-            f"tensor {tensor.name!r} has datatype {tensor.datatype}; the column is {kind}: "
+            f"tensor {tensor.name!r} has datatype {tensor.datatype}; {taken} as: "
             + ", ".join(dict.fromkeys(accepted)),
         )
+    values = tensor.values(kind, count, width)
+    if len(values) != count * width:
+        raise Refusal(
+            "signature",
+            f"tensor {tensor.name!r} has {len(values)} values, but its shape asks for {count * width}",
+        )
+    return values
 
 
 def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list[Any]]:
-    """Return the columns of a tensor of shape [rows, columns]."""
+    """Return the columns of a tensor of shape [rows, columns].
+
+    Raises:
+        Refusal: The model's columns don't come as one datatype or not as this one, or a value is of another.
+    """
     kind, *others = signature.features.values()
     if any(_ACCEPTED[other] != _ACCEPTED[kind] for other in others):
         raise Refusal(
@@ -127,10 +142,27 @@ def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list
             f"tensor {matrix.name!r} stands for all columns, but they are of several types; send a tensor "
             "for each",
         )
-    _check_datatype(matrix, kind)
     width = len(signature.features)
-    values = matrix.values(kind, count * width)
+    values = _values(matrix, kind, count, width)
     return {name: values[position::width] for position, name in enumerate(signature.features)}
+
+
+def flat(name: str, data: list[Any], width: int) -> list[Any]:
+    """Return the values of JSON data, which may be nested as its shape says, one after another.
+
+    Raises:
+        Refusal: It is nested otherwise.
+    """
+    if not data or not isinstance(data[0], list):
+        return data
+    for part in data:
+        if not isinstance(part, list):
+            raise Refusal("signature", f"tensor {name!r} holds rows and, beside them, values")
+        if len(part) != width:
+            raise Refusal(
+                "signature", f"tensor {name!r} holds rows of {len(part)} values, but its shape says {width}"
+            )
+    return [value for part in data for value in part]
 
 
 def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
@@ -139,9 +171,6 @@ def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
     Raises:
         Refusal: A value is of another type.
     """
-    if values and isinstance(values[0], list):
-        # Of shape [rows, 1]; JSON may nest it.
-        values = [value for part in values for value in (part if isinstance(part, list) else [part])]
     wanted = _ACCEPTED[kind][1]
     try:
         found: list[Any] = msgspec.convert(values, list[wanted | None])  # type: ignore[valid-type]
@@ -177,24 +206,28 @@ def packed(datatype: str, values: Sequence[Any]) -> bytes:
     import numpy as np
 
     if datatype == "BYTES":
-        texts = [str(value).encode() for value in values]
-        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+        return b"".join(struct.pack("<I", len(text)) + text for text in encoded(values))
     return np.asarray(values, dtype=NUMPY_TYPES[datatype]).tobytes()
 
 
-def text(name: str, values: Sequence[bytes]) -> list[str]:
-    """Return BYTES as text.
+def encoded(values: Sequence[Any]) -> list[bytes]:
+    """Return the values of an output as BYTES."""
+    return [str(value).encode() for value in values]
+
+
+def text(name: str, values: Sequence[bytes]) -> list[str | None]:
+    """Return BYTES as text; an empty value is a missing one.
 
     Raises:
         Refusal: They aren't UTF-8.
     """
     try:
-        return [value.decode() for value in values]
+        return [value.decode() or None for value in values]
     except UnicodeDecodeError:
         raise Refusal("signature", f"tensor {name!r} holds text that is not UTF-8") from None
 
 
-def _unpacked_text(name: str, raw: bytes, count: int) -> list[str]:
+def _unpacked_text(name: str, raw: bytes, count: int) -> list[str | None]:
     values, place = [], 0
     while place + 4 <= len(raw):
         length = int.from_bytes(raw[place : place + 4], "little")

@@ -59,7 +59,21 @@ def test_bodies_that_are_no_request(server: Server, address: str, body: bytes, m
         (lambda row: [[1], *list(row.values())[1:]], "instances[0][0] must be a number or null, not a list"),
         (lambda row: [], "instances[0] must have 6 values"),
     ],
-    ids=range(13),
+    ids=[
+        "text for a number",
+        "boolean for a number",
+        "number for a boolean",
+        "number for text",
+        "list for a time",
+        "no time",
+        "no date",
+        "a column left out",
+        "nothing",
+        "a list too short",
+        "a list too long",
+        "a list in a list",
+        "an empty list",
+    ],
 )
 def test_rows_that_do_not_fit_the_signature(
     server: Server, records: Any, change: Change, message: str
@@ -179,6 +193,10 @@ def test_text_that_training_has_not_seen_is_accepted_unless_the_server_is_told_t
     assert answer["error"] == (
         "instances[1].town is 'Atlantis', which was not seen in training; known values are: Köln, Paris"
     )
+    listed = list((records[0] | {"town": "Atlantis"}).values())
+    status, answer, _ = strict.call("/predict", {"instances": [listed]})
+    assert status == 400
+    assert answer["error"].startswith("instances[0].town is 'Atlantis', which was not seen in training")
     # One that is missing is no unknown one.
     assert strict.call("/predict", {"instances": records})[0] == 200
 

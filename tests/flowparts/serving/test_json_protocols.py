@@ -33,6 +33,13 @@ def test_rows_may_be_lists_in_the_order_of_the_columns(
     same(body["predictions"], expected)
 
 
+def test_a_list_holds_null_for_a_column_that_an_object_may_leave_out(server: Server, records: Any) -> None:
+    lacking = {name: value for name, value in records[1].items() if name != "size (cm)"}
+    listed = [None, *lacking.values()]
+    _, body, _ = server.call("/predict", {"instances": [lacking, listed]})
+    assert body["predictions"][0] == body["predictions"][1]
+
+
 def test_no_rows_get_no_predictions(server: Server) -> None:
     assert server.call("/predict", {"instances": []})[:2] == (200, {"predictions": []})
 

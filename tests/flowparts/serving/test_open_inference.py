@@ -3,7 +3,7 @@
 import json
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
+from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
 from tests.flowparts.serving.conftest import Server, same, start, train, wait
@@ -189,18 +190,130 @@ def test_a_matrix_may_be_json(of_numbers: Server, of_matrix: Any, data: Any) -> 
             [0.0] * 9,
             "has shape [3, 3]; a column is of shape [rows] or [rows, 1], and a tensor of all",
         ),
+        ([3], [0.0] * 3, "column 'visits' is missing"),
+        ([], [0.0], "has shape []"),
+        ([1, 1, 2], [0.0] * 2, "has shape [1, 1, 2]"),
         ([-1, 2], [], "has shape [-1, 2]"),
-        ([3, 2], [0.0] * 5, "column 'visits' has 2 values, but the first one has 3"),
+        ([3, 2], [0.0] * 5, "tensor 'input-0' has 5 values, but its shape asks for 6"),
+        ([3, 2], [[0.0, 0.0]] * 2, "tensor 'input-0' has 4 values, but its shape asks for 6"),
+        ([3, 2], [[0.0] * 3] * 2, "tensor 'input-0' holds rows of 3 values, but its shape says 2"),
+        ([2, 2], [[0.0] * 2, [0.0]], "tensor 'input-0' holds rows of 1 values, but its shape says 2"),
+        ([2, 2], [[0.0] * 2, 0.0, 0.0], "tensor 'input-0' holds rows and, beside them, values"),
+        ([2, 2], [0.0, 0.0, [0.0] * 2], "[2] must be a number or null, not a list"),
         ([20_000, 2], [0.0] * 40_000, "the request has 20000 rows"),
     ],
 )
 def test_a_matrix_that_does_not_fit_is_refused(
-    of_numbers: Server, shape: list[int], data: list[float], message: str
+    of_numbers: Server, shape: list[int], data: list[Any], message: str
 ) -> None:
     tensor = {"name": "input-0", "shape": shape, "datatype": "FP64", "data": data}
     status, body, _ = of_numbers.call("/v2/models/plans/infer", {"inputs": [tensor]})
     assert 400 <= status < 500
     assert message in body["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("size (cm)", [1.0, 2.0], "tensor 'size (cm)' has 2 values, but its shape asks for 3"),
+        ("visits", [1.0] * 4, "tensor 'visits' has 4 values, but its shape asks for 3"),
+        ("visits", [[1.0, 2.0, 3.0]], "tensor 'visits' holds rows of 3 values, but its shape says 1"),
+    ],
+)
+def test_a_column_of_another_length_than_its_shape_says_is_refused(
+    of_numbers: Server, name: str, data: list[Any], message: str
+) -> None:
+    inputs = [
+        {"name": each, "shape": [3], "datatype": "FP64", "data": data if each == name else [1.0] * 3}
+        for each in ("size (cm)", "visits")
+    ]
+    status, body, _ = of_numbers.call("/v2/models/plans/infer", {"inputs": inputs})
+    assert (status, body["error"]) == (400, message)
+
+
+def test_a_matrix_may_be_typed_contents(of_numbers: Server, of_matrix: Any) -> None:
+    values = messages.InferTensorContents(fp64_contents=MATRIX.ravel())
+    response = infer(of_numbers, {"input-0": ("FP64", [3, 2], values)})
+    assert list(response.outputs[0].contents.bytes_contents) == [
+        row["prediction"].encode() for row in of_matrix
+    ]
+    with pytest.raises(grpc.RpcError, match="tensor 'input-0' has 6 values, but its shape asks for 4"):
+        infer(of_numbers, {"input-0": ("FP64", [2, 2], values)})
+
+
+def test_a_matrix_may_hold_text_where_all_columns_are_text_or_times(
+    serve: Callable[..., Server], tmp_path: Path, records: Any
+) -> None:
+    server = serve(train(tmp_path / "m", without=["size (cm)", "visits", "member"]), "--name=plans")
+    rows = [[record[name] for name in ("town", "at", "born")] for record in records[:9]]
+    tensor = {"name": "input-0", "shape": [9, 3], "datatype": "BYTES", "data": rows}
+    status, body, _ = server.call("/v2/models/plans/infer", {"inputs": [tensor]})
+    assert status == 200, body
+    wanted = server.call("/predict", {"instances": rows})[1]["predictions"]
+    assert body["outputs"][0]["data"] == [row["prediction"] for row in wanted]
+    assert body["outputs"][1]["data"] == [row["probability_basic"] for row in wanted]
+    numbers = {"name": "input-0", "shape": [1, 3], "datatype": "FP64", "data": [1.0] * 3}
+    status, body, _ = server.call("/v2/models/plans/infer", {"inputs": [numbers]})
+    assert (status, body["error"]) == (
+        400, "tensor 'input-0' has datatype FP64; the model's columns come as: BYTES",
+    )  # fmt: skip
+
+
+def test_a_model_of_one_column_takes_that_column_only(serve: Callable[..., Server], tmp_path: Path) -> None:
+    model = train(tmp_path / "m", without=["size (cm)", "member", "town", "at", "born"])
+    server = serve(model, "--name=plans", "--unknown-fields=reject")
+    wanted = server.call("/predict", {"instances": [{"visits": 1}, [8]]})[1]["predictions"]
+    assert [row["prediction"] for row in wanted] == ["basic", "pro"]
+    tensor = {"name": "visits", "shape": [2, 1], "datatype": "FP64", "data": [[1], [8]]}
+    body = server.call("/v2/models/plans/infer", {"inputs": [tensor]})[1]
+    assert body["outputs"][0]["data"] == ["basic", "pro"]
+    status, body, _ = server.call("/v2/models/plans/infer", {"inputs": [tensor | {"name": "input-0"}]})
+    assert (status, body["error"]) == (400, "the model has no column 'input-0'; its columns are: visits")
+
+
+@pytest.mark.parametrize("form", ["raw", "typed"])
+@pytest.mark.parametrize("column", ["town", "at", "born"])
+def test_an_empty_value_is_a_missing_one_in_bytes(
+    server: Server, records: Any, column: str, form: str
+) -> None:
+    sent = [record | {column: None} if index % 2 else record for index, record in enumerate(records[:8])]
+    inputs, raw = {}, []
+    for name, datatype in TYPES.items():
+        field = {"FP64": "fp64_contents", "BOOL": "bool_contents", "BYTES": "bytes_contents"}[datatype]
+        missing: Any = float("nan") if datatype == "FP64" else b""
+        values = [missing if record[name] is None else record[name] for record in sent]
+        if datatype == "BYTES":
+            values = [value.encode() if isinstance(value, str) else value for value in values]
+        contents = messages.InferTensorContents(**{field: values}) if form == "typed" else None
+        inputs[name] = (datatype, [8], contents)
+        raw.append(
+            b"".join(struct.pack("<I", len(value)) + value for value in values)
+            if datatype == "BYTES"
+            else np.array(values, NUMPY[datatype]).tobytes()
+        )
+    response = infer(server, inputs, raw if form == "raw" else [])
+    wanted = server.call("/predict", {"instances": sent})[1]["predictions"]
+    if form == "raw":
+        found = np.frombuffer(response.raw_output_contents[1], np.float64).tolist()
+    else:
+        found = list(response.outputs[1].contents.fp64_contents)
+    assert found == pytest.approx([row["probability_basic"] for row in wanted], abs=1e-6)
+
+
+def infer(server: Server, inputs: dict[str, tuple[str, list[int], Any]], raw: Sequence[bytes] = ()) -> Any:
+    """Call ModelInfer with the datatype, shape and typed contents of each tensor."""
+    request = messages.ModelInferRequest(model_name="plans", raw_input_contents=raw)
+    for name, (datatype, shape, contents) in inputs.items():
+        request.inputs.add(name=name, datatype=datatype, shape=shape, contents=contents)
+    return call(server, "ModelInfer", request.SerializeToString())
+
+
+def call(server: Server, method: str, request: bytes, seconds: float = 10) -> Any:
+    """Call a method with the bytes of a message."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        answer = getattr(messages, f"{method}Response").FromString
+        asked = channel.unary_unary(f"/inference.GRPCInferenceService/{method}", response_deserializer=answer)
+        return asked(request, timeout=seconds)
 
 
 def test_a_matrix_of_columns_of_several_types_is_refused(server: Server) -> None:
