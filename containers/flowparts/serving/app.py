@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from flowparts.serving import comma_separated, open_inference, openapi
 from flowparts.serving.batching import Answer, Job, Outcome, Row
-from flowparts.serving.http import JSON, Request, Response
+from flowparts.serving.http import JSON, Cancellable, Request, Response
 from flowparts.serving.logs import log, say
 from flowparts.serving.metrics import Metrics
 from flowparts.serving.refusals import Refusal
@@ -84,8 +84,8 @@ class App:
         self._tasks: set[asyncio.Task[None]] = set()
         self._add_routes()
 
-    def handle(self, request: Request, done: Callable[[Response], None]) -> Job | None:
-        """Answer a request by calling `done`, now or later; return the job to cancel if the client goes."""
+    def handle(self, request: Request, done: Callable[[Response], None]) -> Cancellable | None:
+        """Answer a request by calling `done`, now or later; return what to cancel if the client goes."""
         exchange = _Exchange(self, request, done)
         self._metrics.started()
         try:
@@ -109,7 +109,8 @@ class App:
             )
         except Exception as error:
             exchange.finish(error)
-        return exchange.job
+            return None
+        return exchange
 
     def serve(self, scorer: Scorer) -> None:
         """Serve a model as the only one: by every protocol, also those that name none."""
@@ -340,8 +341,17 @@ class _Exchange:
 
     def answer(self, response: Response) -> None:
         """Answer."""
-        self._app.finished(self._request, response, self.protocol, perf_counter() - self._started)
+        self._note(response)
         self._done(response)
+
+    def cancel(self) -> None:
+        """Give the prediction up, because the client is gone."""
+        if self.job:
+            self.job.cancel()
+        self._note(self._app.refuse(Refusal("cancelled", "the client is gone"), self._request))
+
+    def _note(self, response: Response) -> None:
+        self._app.finished(self._request, response, self.protocol, perf_counter() - self._started)
 
 
 def _addresses(scorer: Scorer) -> tuple[str, str, str]:

@@ -50,10 +50,10 @@ class Response:
 
 
 class Cancellable(Protocol):
-    """Work whose result nobody may need any more."""
+    """A request that is being answered."""
 
     def cancel(self) -> None:
-        """Forget it."""
+        """Forget it: the client is gone."""
 
 
 class Application(Protocol):

@@ -16,6 +16,8 @@ REASONS = {
     "failed": (HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL"),
     "draining": (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
     "deadline": (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
+    # Nobody is there any more to read this status, which is nginx' own; it tells in the metrics.
+    "cancelled": (499, "CANCELLED"),
 }
 
 

@@ -28,8 +28,10 @@ _CONTENTS = {
 }  # fmt: skip
 _CODES = {
     "INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429,
-    "INTERNAL": 500, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504,
+    "CANCELLED": 499, "INTERNAL": 500, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504,
 }  # fmt: skip
+# A client counts its deadline from when it sends, and so gives a call up before the server would.
+_CLIENT_AHEAD_SECONDS = 0.1
 
 
 class Service:
@@ -83,13 +85,17 @@ class Service:
                 return await call(request, context)
             except Refusal as found:
                 refusal = found
+            except asyncio.CancelledError:
+                refusal = _given_up(context)
+                raise
             except Exception:
                 say("a call failed", 40, exc_info=True)
                 refusal = Refusal("failed", "the model failed on this request; the server's log says why")
             finally:
                 code = _CODES[refusal.grpc_code] if refusal else 200
                 self._metrics.finished("grpc", code, perf_counter() - started)
-            self._metrics.rejected(refusal.reason)
+                if refusal:
+                    self._metrics.rejected(refusal.reason)
             # Raises what ends the call.
             return await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.sentence)
 
@@ -188,6 +194,14 @@ class Service:
         served = [scorer.model for scorer in self._app.scorers.values()]
         there = [f"{model.name!r}, version {model.version}" for model in served]
         raise Refusal("not_found", f"there is no model {asked} here, only {'; '.join(there) or 'none'}")
+
+
+def _given_up(context: grpc.aio.ServicerContext) -> Refusal:
+    """Return why a call was ended from outside, which only the metrics are told."""
+    remaining = context.time_remaining()
+    if remaining is not None and remaining < _CLIENT_AHEAD_SECONDS:
+        return Refusal("deadline", "the call's deadline has passed")
+    return Refusal("cancelled", "the client is gone")
 
 
 async def _predicted(scorer: Scorer, rows: list[Row], seconds: float) -> Answer:

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -169,6 +170,33 @@ def test_a_call_over_grpc_ends_at_its_deadline_and_the_next_is_answered(
         with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
             client.infer("plans", rows, client_timeout=0.1)
         assert client.infer("plans", rows).as_numpy("prediction").shape == (1,)
+        going = client.async_infer("plans", rows, callback=lambda **_: None)
+        time.sleep(0.1)
+        going.cancel()
+        wait_for(server, 'flowparts_rejected_total{reason="cancelled"}', 1)
+    assert metric(server, 'flowparts_rejected_total{reason="deadline"}') == "1.0"
+    assert metric(server, 'flowparts_requests_total{code="504",protocol="grpc"}') == "1.0"
+    assert metric(server, 'flowparts_requests_total{code="499",protocol="grpc"}') == "1.0"
+    assert metric(server, 'flowparts_requests_total{code="200",protocol="grpc"}') == "1.0"
+    assert metric(server, "flowparts_requests_in_flight") == "1.0"
+
+
+def test_a_client_that_resets_its_connection_is_counted_and_no_more_in_flight(
+    serve: Callable[..., Server], model: Path, records: Any
+) -> None:
+    server = serve(model, code=SLOW)
+    body = json.dumps({"instances": records[:1]}).encode()
+    head = f"POST /predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head + body)
+            time.sleep(0.1)
+            # Closing resets it.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for(server, 'flowparts_rejected_total{reason="cancelled"}', 3)
+    assert metric(server, 'flowparts_requests_total{code="499",protocol="predict"}') == "3.0"
+    # The question itself.
+    assert metric(server, "flowparts_requests_in_flight") == "1.0"
 
 
 def test_killed_workers_are_replaced_and_lose_only_what_they_held(
@@ -228,6 +256,13 @@ def test_workers_end_with_their_supervisor(serve: Callable[..., Server], model: 
     server.stop(signal.SIGKILL)
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert alive == []
+
+
+def wait_for(server: Server, name: str, value: float) -> None:
+    deadline = time.monotonic() + 20
+    while float(metric(server, name)) != value:
+        assert time.monotonic() < deadline, metric(server, name)
+        time.sleep(0.02)
 
 
 def metric(server: Server, name: str) -> str:
