@@ -153,7 +153,13 @@ class App:
         for path in (v1, f"{v1}:predict", *(f"{v}{end}" for v in (v2, versioned) for end in _ENDS)):
             del self._routes[unquote(path)]
 
-    def refuse(self, refusal: Refusal, request: Request | None = None) -> Response:
+    def refuse(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Response:
+        """Return the answer to a request that couldn't be read, of which these headers have come."""
+        response = self.rejection(refusal)
+        response.head += self._cors(headers)
+        return response
+
+    def rejection(self, refusal: Refusal, request: Request | None = None) -> Response:
         """Return the answer to a request that gets no prediction, and count it."""
         self._metrics.rejected(refusal.reason)
         head = JSON
@@ -337,7 +343,7 @@ class _Exchange:
         refusal = outcome if isinstance(outcome, Refusal) else Refusal("failed", _FAILED)
         if refusal is not outcome and isinstance(outcome, Exception):
             log.error("a request failed", exc_info=outcome, extra={"facts": {"path": self._request.path}})
-        self.answer(self._app.refuse(refusal, self._request))
+        self.answer(self._app.rejection(refusal, self._request))
 
     def answer(self, response: Response) -> None:
         """Answer."""
@@ -348,7 +354,7 @@ class _Exchange:
         """Give the prediction up, because the client is gone."""
         if self.job:
             self.job.cancel()
-        self._note(self._app.refuse(Refusal("cancelled", "the client is gone"), self._request))
+        self._note(self._app.rejection(Refusal("cancelled", "the client is gone")))
 
     def _note(self, response: Response) -> None:
         self._app.finished(self._request, response, self.protocol, perf_counter() - self._started)

@@ -65,8 +65,8 @@ class Application(Protocol):
     def handle(self, request: Request, done: Callable[[Response], None]) -> Cancellable | None:
         """Answer a request by calling `done`, now or later; return what can be cancelled until then."""
 
-    def refuse(self, refusal: Refusal, request: Request | None = None) -> Response:
-        """Return the answer to a request that couldn't be read."""
+    def refuse(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Response:
+        """Return the answer to a request that couldn't be read, of which these headers have come."""
 
 
 class Server:
@@ -124,15 +124,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_after", "_ahead", "_arriving", "_blocked", "_body", "_body_bytes", "_busy", "_ended",
-        "_head_bytes", "_headers", "_method", "_parser", "_read_paused", "_refused", "_server", "_since",
-        "_transport", "_url", "_work",
+        "_head_bytes", "_headers", "_line_bytes", "_method", "_parser", "_read_paused", "_refused", "_server",
+        "_since", "_transport", "_url", "_work",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
-        self._ahead: deque[tuple[Request | Refusal, bytes]] = deque()
+        self._ahead: deque[tuple[Request | Response, bytes]] = deque()
         self._work: Cancellable | None = None
         self._method, self._after = "", _CLOSE
         self._busy = self._blocked = self._read_paused = self._refused = self._ended = False
@@ -162,17 +162,17 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._decline_upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError as error:
             self._refuse(Refusal("malformed", f"the request is not valid HTTP: {error}"))
         if self._head_bytes >= 0:
-            self._head_bytes += len(data)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(Refusal("too_large", f"the headers are larger than {_MAX_HEAD_BYTES} bytes"))
+            self._head_bytes += len(data) if self._head_bytes else self._begun(data)
+            self._check_head(self._head_bytes)
 
     def eof_received(self) -> bool:
         """Keep the connection of a client that only listens any more until it is answered."""
         self._ended = True
-        return self._busy
+        return self._busy or bool(self._ahead)
 
     def pause_writing(self) -> None:
         """Answer nothing more until the client has read."""
@@ -191,7 +191,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._head_bytes = 0
+        # Of the headers so far: all that was read, and lines that ended.
+        self._head_bytes = self._line_bytes = 0
         self._arriving = True
         # The next tick of the server's clock is its beginning.
         self._since = 0.0
@@ -199,15 +200,20 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Take a part of the address."""
         self._url += url
+        self._line_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those after the body aren't asked for."""
         if self._head_bytes >= 0:
             self._headers[name.lower()] = value
+            self._line_bytes += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
         """Refuse a body that is too large before it comes."""
         self._head_bytes = -1
+        self._check_head(self._line_bytes)
+        if self._refused:
+            return
         if int(self._headers.get(b"content-length", b"0")) > self._server.application.max_body:
             self._refuse(self._too_large())
         elif self._headers.get(b"expect", b"").lower() == b"100-continue":
@@ -284,6 +290,16 @@ class Connection(asyncio.Protocol):
         ]
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, b"".join(kept), rest))
 
+    def _begun(self, data: bytes) -> int:
+        """Return how much of what was read belongs to the headers that begin in it and don't end."""
+        place = data.rfind(b"%b %b" % (self._parser.get_method(), self._url))
+        # The method itself may be cut off.
+        return len(data) - place if place >= 0 else 1
+
+    def _check_head(self, size: int) -> None:
+        if size > _MAX_HEAD_BYTES:
+            self._refuse(Refusal("too_large", f"the headers are larger than {_MAX_HEAD_BYTES} bytes"))
+
     def _too_large(self) -> Refusal:
         most = self._server.application.max_body / 1e6
         return Refusal("too_large", f"the body is larger than the {most:g} MB that are taken")
@@ -293,11 +309,12 @@ class Connection(asyncio.Protocol):
         if self._refused:
             return
         self._refused = True
+        response = self._server.application.refuse(refusal, self._headers)
         if self._busy or self._blocked:
-            self._ahead.append((refusal, _CLOSE))
+            self._ahead.append((response, _CLOSE))
         else:
             self._after = _CLOSE
-            self._write(self._server.application.refuse(refusal))
+            self._write(response)
 
     def _answer(self, request: Request, after: bytes) -> None:
         self._busy = True
@@ -311,7 +328,8 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         body = response.body
-        after = _CLOSE if self._server.application.draining or self._ended else self._after
+        last = self._server.application.draining or (self._ended and not self._ahead)
+        after = _CLOSE if last else self._after
         self._transport.write(
             b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
             % (
@@ -341,9 +359,9 @@ class Connection(asyncio.Protocol):
         if self._read_paused and len(self._ahead) < _MAX_AHEAD:
             self._read_paused = False
             self._transport.resume_reading()
-        if isinstance(request, Refusal):
+        if isinstance(request, Response):
             self._after = after
-            self._write(self._server.application.refuse(request))
+            self._write(request)
         else:
             self._answer(request, after)
 

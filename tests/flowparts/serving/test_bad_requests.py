@@ -247,6 +247,20 @@ def test_browsers_of_other_origins_are_let_in_only_when_named(
     assert "access-control-allow-origin" not in bad[2]
 
 
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [(b"POST /predict HTTP/1.1\r\nContent-Length: 99999999", b"413"),
+     (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked", b"400")],
+)  # fmt: skip
+def test_browsers_may_read_why_a_request_was_not_even_read(
+    serve: Callable[..., Server], model: Path, request_line: bytes, status: bytes
+) -> None:
+    server = serve(model, "--cors-origins=https://good.example")
+    answer = talk(server, b"%b\r\nOrigin: https://good.example\r\n\r\nzz\r\n" % request_line)
+    assert answer.startswith(b"HTTP/1.1 %b " % status), answer
+    assert b"access-control-allow-origin: https://good.example\r\n" in answer
+
+
 def talk(server: Server, raw: bytes) -> bytes:
     """Send bytes and return all that comes until the connection is closed."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:

@@ -3,8 +3,14 @@
 import json
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+import pytest
+
+from flowparts.serving.http import Connection, Request, Response
+from flowparts.serving.refusals import Refusal
 from tests.flowparts.serving.conftest import Server
 
 
@@ -85,6 +91,78 @@ def test_a_client_that_only_listens_any_more_is_answered(server: Server, records
         connection.shutdown(socket.SHUT_WR)
         assert answers(connection, 1)[0][0] == 200
         assert connection.recv(10) == b""
+
+
+def test_all_that_came_before_a_client_only_listens_is_answered(server: Server, records: Any) -> None:
+    sent = request(json.dumps({"instances": records}).encode()) * 30
+    with connected(server) as connection:
+        connection.sendall(sent + request(b"{"))
+        connection.shutdown(socket.SHUT_WR)
+        found = answers(connection, 31)
+        assert connection.recv(10) == b""
+    assert [status for status, _, _ in found] == [200] * 30 + [400]
+    assert [headers.get(b"connection") for _, _, headers in found] == [None] * 30 + [b"close"]
+
+
+def statuses(reads: list[bytes]) -> list[int]:
+    """Return the statuses of the answers to what is read in these parts, whatever a network would make."""
+
+    class Application:
+        max_body = 1_000_000
+        draining = False
+
+        def handle(self, _: Request, done: Callable[[Response], None]) -> None:
+            done(Response(b""))
+
+        def refuse(self, refusal: Refusal, _: Any) -> Response:
+            return Response(b"", refusal.status)
+
+    transport = mock.Mock(is_closing=lambda: False)
+    server = mock.Mock(application=Application(), connections=set(), date=b"")
+    connection = Connection(server)
+    connection.connection_made(transport)
+    for read in reads:
+        connection.data_received(read)
+    return [int(call.args[0].split()[1]) for call in transport.write.call_args_list]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 8, 20, 40, 200])
+def test_requests_read_with_the_beginning_of_one_are_no_part_of_its_headers(cut: int) -> None:
+    sent = request(b"x" * 200, headers=f"x: {'a' * 200}\r\n")
+    reads = [sent * 400 + sent[:cut], sent[cut : cut + 20], sent[cut + 20 :]]
+    assert statuses(reads) == [200] * 401
+
+
+def test_headers_read_at_once_have_a_limit() -> None:
+    sent = request(headers="".join(f"x: {'a' * 7000}\r\n" for _ in range(10)))
+    assert statuses([sent]) == [413]
+    assert statuses([request(b"x" * 70_000) * 2 + sent]) == [200, 200, 413]
+
+
+@pytest.mark.parametrize(("size", "status"), [(65_000, 200), (66_000, 413)])
+@pytest.mark.parametrize("part", [300_000, 40_000, 5000, 1000])
+def test_headers_have_a_limit_however_they_come(server: Server, size: int, status: int, part: int) -> None:
+    lines = "".join(f"x: {'a' * (size // 10 - 5)}\r\n" for _ in range(10))
+    sent = request(path="/ping") + request(path="/ping", headers=lines)
+    with connected(server) as connection:
+        for start in range(0, len(sent), part):
+            connection.sendall(sent[start : start + part])
+            time.sleep(0.001)
+        assert [found for found, _, _ in answers(connection, 2)] == [200, status]
+
+
+@pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nx: ", b"P", b"GET /"])
+def test_headers_that_do_not_end_are_refused(server: Server, begin: bytes) -> None:
+    with connected(server) as connection:
+        connection.sendall(request(path="/ping") + begin)
+        assert answers(connection, 1)[0][0] == 200
+        if begin == b"P":
+            connection.sendall(b"OST / HTTP/1.1\r\n")
+            time.sleep(0.02)
+        connection.sendall(b"x" * 70_000)
+        [(status, body, _)] = answers(connection, 1)
+    assert status == 413
+    assert b"the headers are larger than 65536 bytes" in body
 
 
 def test_clients_that_go_away_do_no_harm(server: Server, records: Any) -> None:
