@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CSV = b"content-type: text/csv; charset=utf-8\r\n"
 _HTML = b"content-type: text/html; charset=utf-8\r\n"
 _PROMETHEUS = b"content-type: text/plain; version=1.0.0; charset=utf-8\r\n"
+_CHALLENGE = b"www-authenticate: Bearer\r\n"
 # What follows a model's V2 address.
 _ENDS = ("", "/ready", "/infer")
 _FAILED = "the model failed on this request; the server's log says why"
@@ -78,7 +79,7 @@ class App:
         self.draining = False
         self._metrics = metrics
         self._settings = settings
-        self._token = f"Bearer {token}".encode() if token else b""
+        self._token = token.encode()
         self._origins = {origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()}
         self._routes: dict[str, dict[str, Route]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,6 +92,7 @@ class App:
         try:
             route = self._route(request)
             exchange.protocol = route.protocol
+            _check_encoding(request)
             asked = route.handler(request)
             if isinstance(asked, Response):
                 exchange.answer(asked)
@@ -118,7 +120,7 @@ class App:
         predict = partial(self._predict_json, scorer)
         self._post("/predict", "predict", predict)
         self._get("/openapi.json", "other", _fixed(openapi.document(model, bool(self._token))))
-        self._get("/docs", "other", _fixed(openapi.page(model), _HTML))
+        self._get("/docs", "other", partial(self._docs, openapi.page(model)), needs_token=False)
         # SageMaker.
         self._get("/ping", "sagemaker", self._ready({"status": "healthy"}), needs_token=False)
         self._post("/invocations", "sagemaker", partial(self._invoke, scorer))
@@ -138,7 +140,8 @@ class App:
         platform = f"flowparts_{model.engine.name}"
         described = open_inference.model_metadata(model.signature, model.name, model.version, platform)
         v1, v2, versioned = _addresses(scorer)
-        self._get(v1, "v1", alive)
+        # V1 asks here whether the model is ready.
+        self._get(v1, "v1", alive, needs_token=False)
         self._post(f"{v1}:predict", "v1", partial(self._predict_json, scorer))
         for path in (v2, versioned):
             self._get(path, "v2", _fixed(described))
@@ -166,14 +169,17 @@ class App:
         if refusal.reason in ("busy", "draining"):
             head += b"retry-after: 1\r\n"
         if refusal.reason == "unauthorized":
-            head += b"www-authenticate: Bearer\r\n"
+            head += _CHALLENGE
         if refusal.reason == "method" and request:
             head += b"allow: %b\r\n" % ", ".join(self._methods(request.path) or ()).encode()
         return Response(_json({"error": refusal.sentence}), refusal.status, head)
 
     def authorized(self, authorization: bytes) -> bool:
         """Say whether a request with this Authorization header may predict."""
-        return not self._token or hmac.compare_digest(authorization, self._token)
+        scheme, _, token = authorization.partition(b" ")
+        return not self._token or (
+            scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self._token)
+        )
 
     def finished(self, request: Request, response: Response, protocol: str, seconds: float) -> None:
         """Take note of an answer."""
@@ -209,21 +215,33 @@ class App:
     def _route(self, request: Request) -> Route:
         methods = self._methods(request.path)
         if methods is None:
-            raise Refusal(
-                "not_found", f"there is nothing at {request.path}; /openapi.json lists the addresses"
+            listed = (
+                "/openapi.json lists the addresses"
+                if "/openapi.json" in self._routes
+                else "/v1/models lists the models"
             )
+            raise Refusal("not_found", f"there is nothing at {request.path}; {listed}")
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             if request.method == "OPTIONS" and self._origins:
                 return Route("other", _fixed(b""), needs_token=False)
             raise Refusal("method", f"{request.path} takes {' and '.join(methods)}, not {request.method}")
-        if (
-            self._token
-            and route.needs_token
-            and not self.authorized(request.headers.get(b"authorization", b""))
-        ):
-            raise Refusal("unauthorized", "send the server's token as the header Authorization: Bearer TOKEN")
+        if self._token and route.needs_token:
+            self._authorize(request)
         return route
+
+    def _authorize(self, request: Request) -> None:
+        if not self.authorized(request.headers.get(b"authorization", b"")):
+            raise Refusal("unauthorized", "send the server's token as the header Authorization: Bearer TOKEN")
+
+    def _docs(self, page: bytes, request: Request) -> Response:
+        try:
+            self._authorize(request)
+        except Refusal as refusal:
+            # A browser sends no token by itself: a page takes it from the user, and asks again.
+            self.rejection(refusal)
+            return Response(openapi.TOKEN_PAGE, refusal.status, _HTML + _CHALLENGE)
+        return Response(page, head=_HTML)
 
     def _repository_route(self, path: str) -> dict[str, Route] | None:
         asked = re.fullmatch("/v2/repository/models/([^/]+)/(load|unload)", path)
@@ -376,7 +394,10 @@ def _check_json(request: Request) -> None:
         raise Refusal(
             "content_type", f"the body's content type is {found.decode('latin-1')!r}; send application/json"
         )
-    if b"content-encoding" in request.headers:
+
+
+def _check_encoding(request: Request) -> None:
+    if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Refusal("content_type", "the body is compressed; send it as it is, without Content-Encoding")
 
 

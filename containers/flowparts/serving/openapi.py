@@ -132,11 +132,44 @@ document.getElementById("send").onclick = async () => {{
   const answer = document.getElementById("answer");
   const headers = {{"content-type": "application/json"}};
   try {{
+    const token = sessionStorage.getItem("token");
+    if (token) headers.authorization = "Bearer " + token;
     const body = document.getElementById("body").value;
     const response = await fetch("predict", {{method: "POST", headers, body}});
     answer.textContent = response.status + " " + JSON.stringify(await response.json(), null, 2);
   }} catch (error) {{ answer.textContent = error; }}
 }};
+</script>
+</body></html>
+"""
+
+# Stands where the page does until the user has given the token.
+TOKEN_PAGE = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Token</title><link rel="icon" href="data:,">
+<meta name="viewport" content="width=device-width">
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24;
+  max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
+</style>
+</head><body>
+<form id="form"><label for="token">The server's token</label>
+<input id="token" type="password" autocomplete="off" required> <button id="open">Open</button></form>
+<p id="answer" role="status"></p>
+<script>
+document.getElementById("form").onsubmit = async (event) => {
+  event.preventDefault();
+  const answer = document.getElementById("answer");
+  const token = document.getElementById("token").value;
+  try {
+    const response = await fetch("docs", {headers: {authorization: "Bearer " + token}});
+    const page = await response.text();
+    if (!response.ok) { answer.textContent = "The server takes another token."; return; }
+    sessionStorage.setItem("token", token);
+    document.open();
+    document.write(page);
+    document.close();
+  } catch (error) { answer.textContent = error; }
+};
 </script>
 </body></html>
 """

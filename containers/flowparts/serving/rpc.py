@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from flowparts.serving import open_inference, tensors
 from flowparts.serving import open_inference_pb2 as messages
@@ -64,9 +65,9 @@ class Service:
         found: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             _SERVICE,
             {
+                # Read within the guard: what can't be is a call like any other.
                 name: grpc.unary_unary_rpc_method_handler(
-                    self._guarded(call, is_open),
-                    request_deserializer=getattr(messages, f"{name}Request").FromString,
+                    self._guarded(call, getattr(messages, f"{name}Request"), is_open),
                     response_serializer=getattr(messages, f"{name}Response").SerializeToString,
                 )
                 for name, (call, is_open) in calls.items()
@@ -74,15 +75,15 @@ class Service:
         )
         return found
 
-    def _guarded(self, call: Callable[[Any, Any], Awaitable[Any]], is_open: bool) -> Any:
-        async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+    def _guarded(self, call: Callable[[Any, Any], Awaitable[Any]], message: Any, is_open: bool) -> Any:
+        async def answer(content: bytes, context: grpc.aio.ServicerContext) -> Any:
             started = perf_counter()
             self._metrics.started()
             refusal = None
             try:
                 if not is_open:
                     self._authorize(context)
-                return await call(request, context)
+                return await call(_read(message, content), context)
             except Refusal as found:
                 refusal = found
             except asyncio.CancelledError:
@@ -194,6 +195,13 @@ class Service:
         served = [scorer.model for scorer in self._app.scorers.values()]
         there = [f"{model.name!r}, version {model.version}" for model in served]
         raise Refusal("not_found", f"there is no model {asked} here, only {'; '.join(there) or 'none'}")
+
+
+def _read(message: Any, content: bytes) -> Any:
+    try:
+        return message.FromString(content)
+    except DecodeError:
+        raise Refusal("malformed", f"the call's message is no {message.DESCRIPTOR.name}") from None
 
 
 def _given_up(context: grpc.aio.ServicerContext) -> Refusal:

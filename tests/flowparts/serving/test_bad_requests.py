@@ -114,6 +114,9 @@ def test_other_content_types_and_compressed_bodies(server: Server, records: Any)
         assert status == 415
         assert "send" in answer["error"]
     assert server.call("/predict", body, {"content-type": "Application/JSON; charset=utf-8"})[0] == 200
+    assert server.call("/predict", body, {"content-encoding": "Identity"})[0] == 200
+    compressed = {"content-type": "text/csv", "content-encoding": "gzip"}
+    assert server.call("/invocations", b"1", compressed)[0] == 415
 
 
 @pytest.mark.parametrize("timeout", ["", "soon", "-1", "1.5", "9" * 10])
@@ -219,8 +222,12 @@ def test_a_token_guards_predictions_and_what_tells_about_the_model(
         assert server.call("/v1/models", headers=headers, method="HEAD")[0] == 401
     right = {"authorization": "Bearer geheim"}
     assert server.call("/predict", body, right)[0] == 200
+    # The scheme's case doesn't matter (RFC 9110); the token's does.
+    assert server.call("/predict", body, {"authorization": "bearer  geheim"})[0] == 200
+    assert server.call("/predict", body, {"authorization": "Bearer Geheim"})[0] == 401
     assert "securitySchemes" in server.call("/openapi.json", headers=right)[1]["components"]
-    for path in ("/", "/ping", "/v2/health/live", "/v2/health/ready", "/metrics"):
+    ready = ("/v1/models/model", "/v2/models/model/ready", "/v2/health/ready")
+    for path in ("/", "/ping", "/v2/health/live", "/metrics", *ready):
         assert server.call(path)[0] == 200
     with over_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.is_server_ready()

@@ -1,5 +1,7 @@
 """The OpenAPI document says what the server does, and the server does no more and no less."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +66,23 @@ def test_a_person_can_read_and_try_it(server: Server, browser: Any) -> None:
     assert answer.text.startswith("200 ")
     assert '"prediction"' in answer.text
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_a_person_with_the_token_can_read_and_try_it(
+    serve: Callable[..., Server], model: Path, browser: Any
+) -> None:
+    server = serve(model, environment={"FLOWPARTS_SERVING_TOKEN": "geheim"})
+    browser.get(f"{server.url}/docs")
+    assert "visits" not in browser.page_source
+    wait = WebDriverWait(browser, 10)
+    for token, message in (("falsch", "another token"), ("geheim", "POST predict")):
+        browser.find_element(By.ID, "token").clear()
+        browser.find_element(By.ID, "token").send_keys(token)
+        browser.find_element(By.ID, "open").click()
+        wait.until(lambda found, message=message: message in found.find_element(By.TAG_NAME, "body").text)
+    browser.find_element(By.ID, "send").click()
+    answer = browser.find_element(By.ID, "answer")
+    wait.until(lambda _: answer.text)
+    assert answer.text.startswith("200 ")
+    # The refusals stand in there, and the browser is the other tests' too.
+    browser.get_log("browser")

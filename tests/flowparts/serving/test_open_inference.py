@@ -427,6 +427,24 @@ def test_text_that_does_not_add_up_is_refused(server: Server, raw: bytes) -> Non
     assert "tensor 'town'" in body["error"]
 
 
+def test_a_message_that_is_none_is_refused(serve: Callable[..., Server], model: Path) -> None:
+    server = serve(model, "--name=plans")
+    with pytest.raises(grpc.RpcError, match="the call's message is no ModelInferRequest") as caught:
+        call(server, "ModelInfer", b"\xff")
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert b'code="400",protocol="grpc"} 1.0' in server.call("/metrics")[1]
+    server.stop()
+    assert not [line for line in server.lines if line["level"] != "info"]
+
+
+def test_a_compressed_request_is_refused_in_binary_too(server: Server, records: Any) -> None:
+    with (
+        over_http.InferenceServerClient(f"127.0.0.1:{server.port}") as client,
+        pytest.raises(InferenceServerException, match="the body is compressed; send it as it is"),
+    ):
+        client.infer("plans", tensors(over_http, records[1:2]), request_compression_algorithm="gzip")
+
+
 def test_an_unknown_call_is_refused(server: Server) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/Nothing")

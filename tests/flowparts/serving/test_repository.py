@@ -68,6 +68,11 @@ def index(client: Any) -> dict[str, str]:
     return {model["name"]: model["state"] for model in found}
 
 
+def test_an_address_that_is_none_is_told_where_the_models_are_listed(repository: Server) -> None:
+    status, body, _ = repository.call("/predict", {})
+    assert (status, body["error"]) == (404, "there is nothing at /predict; /v1/models lists the models")
+
+
 def test_a_server_without_models_is_alive_and_ready(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
