@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import signal
 import socket
 import sys
@@ -10,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowparts.serving import logs, model_files, settings, supervisor
+from flowparts.serving import logs, model_files, settings, supervisor, worker
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,19 +25,19 @@ def main(arguments: Sequence[str]) -> int:
             copy.mkdir()
             if given.model:
                 given = dataclasses.replace(given, model=str(model_files.fetch(given.model, copy)))
-            listener = _listener(given.host, given.port)
+            listener = _bound("the server", given.host, given.port)
+            if given.grpc_port:
+                # Workers share it, and so another server could: it must be nobody's now.
+                _bound("the gRPC server", given.host, given.grpc_port).close()
             if given.workers > 1:
                 return supervisor.run(given, listener, shared)
-            # Here, because the model's libraries would cost a supervisor memory.
-            from flowparts.serving import worker
-
             return 1 if worker.run(given, listener, 0, shared) else 0
     except ValueError as error:
         logs.say(str(error), logging.ERROR)
         return 1
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _bound(server: str, host: str, port: int) -> socket.socket:
     """Return a socket bound to an address, which listens when the first worker is ready."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -46,9 +45,8 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         bound.bind((host, port))
     except OSError as error:
-        raise ValueError(
-            f"the server can't listen on {host}:{port}: {os.strerror(error.errno or 0)}"
-        ) from None
+        bound.close()
+        raise ValueError(worker.cannot_listen(server, host, port, error)) from None
     return bound
 
 

@@ -22,6 +22,7 @@ from flowparts.serving.refusals import Refusal
 _MAX_HEAD_BYTES = 65_536
 # Requests that a client may send ahead on a connection before it has read the answers.
 _MAX_AHEAD = 16
+_BACKLOG = 2048
 _IDLE_SECONDS = 75.0
 _ARRIVAL_SECONDS = 30.0
 _LINGER_SECONDS = 2.0
@@ -86,9 +87,17 @@ class Server:
         self._ticker: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:
-        """Take connections from now on."""
+        """Take connections from now on.
+
+        Raises:
+            OSError: Another socket listens at the address by now.
+        """
+        # Here, because uvloop says nothing when it can't listen.
+        listener.listen(_BACKLOG)
         self._tick()
-        self._listener = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=2048)
+        self._listener = await self.loop.create_server(
+            lambda: Connection(self), sock=listener, backlog=_BACKLOG
+        )
 
     async def stop(self, seconds: float) -> None:
         """Take no more connections, answer what has been asked, for so many seconds at most."""

@@ -246,15 +246,21 @@ def _of_contents(tensor: Any) -> tensors.Tensor:
     return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
 
 
-def server(service: Service, address: str, max_body_mb: float) -> grpc.aio.Server:
-    """Return a gRPC server at an address, which several processes may share.
+def server(service: Service, address: str, max_body_mb: float, shared: bool) -> grpc.aio.Server:
+    """Return a gRPC server at an address.
+
+    Args:
+        service: What answers.
+        address: Host and port.
+        max_body_mb: Largest message, in MB of 1,000,000 bytes.
+        shared: Whether further processes listen there.
 
     Raises:
         ValueError: The address can't be had.
     """
     largest = int(max_body_mb * 1e6)
     found: grpc.aio.Server = grpc.aio.server(
-        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", largest)]
+        options=[("grpc.so_reuseport", int(shared)), ("grpc.max_receive_message_length", largest)]
     )
     found.add_generic_rpc_handlers((service.handlers(),))
     try:

@@ -70,7 +70,13 @@ def load(directory: Path, settings: Settings) -> ServedModel:
 def _load(directory: Path, settings: Settings) -> ServedModel:
     engine = engines.load(directory)
     described = mlmodel.read(directory)
-    inputs = json.loads(described["signature"]["inputs"])
+    try:
+        inputs = json.loads(described["signature"]["inputs"])
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{directory / 'MLmodel'} is damaged: its signature.inputs are not valid JSON ({error}); "
+            "save the model again"
+        ) from None
     known = described["metadata"].get("categories") if settings.unknown_categories == "reject" else None
     signature = Signature(
         features=engine.features,

@@ -91,7 +91,8 @@ async def _serve(
         from flowparts.serving import rpc
 
         service = rpc.Service(app, metrics, settings)
-        calls = rpc.server(service, f"{_bracketed(settings.host)}:{settings.grpc_port}", settings.max_body_mb)
+        address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
+        calls = rpc.server(service, address, settings.max_body_mb, shared=settings.workers > 1)
         await calls.start()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -117,8 +118,14 @@ async def _serve(
             stop(0)
 
         loop.add_reader(parent, orphaned)
-    await server.start(listener)
     host, port = listener.getsockname()[:2]
+    try:
+        await server.start(listener)
+    except OSError as error:
+        # Another server was bound to the port too, and listened first.
+        if calls:
+            await calls.stop(None)
+        raise ValueError(cannot_listen("the server", settings.host, port, error)) from None
     what = model.name if model else f"models of {settings.repository}"
     logs.say(
         f"serving {what} at http://{_bracketed('127.0.0.1' if host == '0.0.0.0' else host)}:{port}",  # noqa: S104
@@ -139,6 +146,13 @@ def ignore_stops() -> None:
     """Let no further signal end this process, which is about to end by itself, with another status."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
+
+
+def cannot_listen(server: str, host: str, port: int, error: OSError) -> str:
+    """Say in a sentence why an address can't be had."""
+    # An error of looking the host up has a text of its own.
+    reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+    return f"{server} can't listen on {host}:{port}: {reason}"
 
 
 def _bracketed(host: str) -> str:

@@ -333,8 +333,11 @@ def described(model: Path, part: str, **other: str) -> None:
         (lambda model: described(model, "model_uuid"), "is damaged: its MLmodel lacks model_uuid"),
         (lambda model: described(model, "signature", inputs='[{"name": "a"}]'),
          "says of itself is damaged (KeyError: 'required')"),
+        (lambda model: described(model, "signature", inputs="{"),
+         "m/MLmodel is damaged: its signature.inputs are not valid JSON"),
     ],
-    ids=["weights", "MLmodel", "example", "example's types", "everything", "identity", "signature"],
+    ids=["weights", "MLmodel", "example", "example's types", "everything", "identity", "signature",
+         "signature's JSON"],
 )  # fmt: skip
 def test_a_model_that_cannot_be_served_is_one_sentence_and_a_failure(
     serve: Callable[..., Server], model: Path, tmp_path: Path, damage: Any, message: str, workers: int
@@ -361,6 +364,46 @@ def test_a_taken_port_is_one_sentence(serve: Callable[..., Server], model: Path)
     assert [line["message"] for line in server.lines] == [
         f"the server can't listen on 127.0.0.1:{port}: Address already in use"
     ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_server_does_not_share_the_first_ones_grpc_port(
+    serve: Callable[..., Server], model: Path, workers: int
+) -> None:
+    first = serve(model, f"--workers={workers}", f"--grpc-port={free_ports(1)[0]}")
+    port = next(line["grpc_port"] for line in first.say("serving "))
+    second = serve(model, f"--workers={workers}", f"--grpc-port={port}", ready=False)
+    assert second.process.wait(60) == 1
+    second.reader.join()
+    assert [line["message"] for line in second.lines] == [
+        f"the gRPC server can't listen on 127.0.0.1:{port}: Address already in use"
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_servers_started_at_once_on_a_port_one_ends_with_one_sentence(
+    serve: Callable[..., Server], model: Path, workers: int
+) -> None:
+    [port] = free_ports(1)
+    servers = [serve(model, f"--port={port}", f"--workers={workers}", ready=False) for _ in range(2)]
+    deadline = time.monotonic() + 60
+    while all(server.process.poll() is None for server in servers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    [ended] = [server for server in servers if server.process.poll() is not None]
+    assert ended.process.wait() == 1
+    ended.reader.join()
+    wrong = {line["message"] for line in ended.lines if line["level"] != "info"}
+    assert wrong == {f"the server can't listen on 127.0.0.1:{port}: Address already in use"}
+
+
+def test_a_host_that_is_none_is_one_sentence(serve: Callable[..., Server], model: Path) -> None:
+    server = serve(model, "--host=nonsense.invalid", "--port=8080", ready=False)
+    assert server.process.wait(60) == 1
+    server.reader.join()
+    [line] = server.lines
+    assert line["message"].startswith("the server can't listen on nonsense.invalid:8080: ")
+    assert "Unknown error" not in line["message"]
 
 
 def test_sigterm_while_the_model_loads_ends_it(model: Path) -> None:
