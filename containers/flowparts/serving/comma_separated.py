@@ -15,7 +15,7 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 def rows(body: bytes, signature: Signature) -> list[Row]:
     """Return the rows of CSV text (UTF-8): with the columns' names in the first line, or in their order.
 
-    An empty field is a missing value.
+    An empty field is a missing value, and so is a blank line where there is one column.
 
     Raises:
         Refusal: It isn't CSV, a line has another number of fields, or a value is of another type.
@@ -24,13 +24,14 @@ def rows(body: bytes, signature: Signature) -> list[Row]:
         lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refusal("malformed", f"the body is not valid CSV: {error}") from None
-    lines = [line for line in lines if line]
     names = list(signature.features)
     first = 1
-    if lines and set(lines[0]) & set(names):
-        names, lines, first = lines[0], lines[1:], 2
+    begin = next((line for line in lines if line), [])
+    if set(begin) & set(names):
+        names, lines, first = begin, lines[lines.index(begin) + 1 :], 2
         if len(set(names)) < len(names):
             raise Refusal("signature", "the first line names a column twice")
+    lines = [line or [""] for line in lines] if len(names) == 1 else [line for line in lines if line]
     for number, line in enumerate(lines, first):
         if len(line) != len(names):
             raise Refusal(

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,7 +15,7 @@ import pytest
 import urllib3
 
 from flowparts.serving import settings
-from tests.flowparts.serving.conftest import Server, same
+from tests.flowparts.serving.conftest import Server, same, train
 
 
 @pytest.fixture
@@ -116,6 +117,19 @@ def test_bad_csv_gets_a_sentence(runtime: Any, body: bytes, message: str) -> Non
         runtime.invoke_endpoint(EndpointName="plans", ContentType="text/csv", Body=body)
     assert caught.value.response["OriginalStatusCode"] == 400
     assert message in json.loads(caught.value.response["OriginalMessage"])["error"]
+
+
+@pytest.mark.parametrize("header", ["", "visits\n", "\nvisits\n"])
+def test_a_blank_line_is_a_missing_value_where_there_is_one_column(
+    serve: Callable[..., Server], tmp_path: Path, header: str
+) -> None:
+    server = serve(train(tmp_path / "m", without=["size (cm)", "member", "town", "at", "born"]))
+    status, answer, _ = server.call(
+        "/invocations", f"{header}1\n\n8\n".encode(), {"content-type": "text/csv"}
+    )
+    assert status == 200, answer
+    wanted = server.call("/predict", {"instances": [[1], [None], [8]]})[1]
+    assert answer == wanted
 
 
 def test_it_is_started_as_the_platform_starts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
