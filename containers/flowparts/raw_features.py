@@ -153,8 +153,16 @@ def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[t
                 f"feature column {name!r} holds {kind} values in the training table; "
                 f"{values[at[0]]!r} is none"
             ) from None
-        cast = preprocess.conform(column.to_frame(), {name: kind})[name].to_list()
-        for index, value in zip(at, cast, strict=True):
+        cast = preprocess.conform(column.to_frame(), {name: kind})[name]
+        if kind in _MOMENTS:
+            # Python's own times, unlike those of a table, have no other years.
+            beyond = ~cast.dt.year().is_between(1, 9999)
+            if beyond.any():
+                raise ValueError(
+                    f"feature column {name!r} holds {kind} values in the training table; "
+                    f"{column.filter(beyond)[0]!r} is none of the years 1 to 9999"
+                )
+        for index, value in zip(at, cast.to_list(), strict=True):
             result[index] = value
     return result
 

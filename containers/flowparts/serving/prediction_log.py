@@ -21,7 +21,8 @@ class PredictionLog:
     """Collects answers in memory and writes them as a file of the table every so many rows or seconds.
 
     The table's columns: time (timestamp, UTC), protocol, model, version, the features with the types of the
-    signature (numbers as doubles), and those of the prediction.
+    signature (numbers as doubles), and those of the prediction. Where a feature has one of the other names,
+    that column is request_<name>, or served_<name> of the prediction.
 
     Args:
         directory: The table; several servers may write to it.
@@ -149,7 +150,12 @@ class PredictionLog:
             }
         )
         taken = set(frame.columns)
-        # A feature keeps its name whatever it is.
-        renamed = {name: f"request_{name}" for name in first.columns if name in taken}
-        renamed_last = {name: f"served_{name}" for name in last.columns if name in taken}
-        return first.rename(renamed).hstack(frame).hstack(last.rename(renamed_last))
+
+        def free(name: str, prefix: str) -> str:
+            # A feature keeps its name whatever it is.
+            while name in taken:
+                name = prefix + name
+            return name
+
+        first = first.rename(lambda name: free(name, "request_"))
+        return first.hstack(frame).hstack(last.rename(lambda name: free(name, "served_")))

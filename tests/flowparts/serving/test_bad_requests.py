@@ -50,6 +50,14 @@ def test_bodies_that_are_no_request(server: Server, address: str, body: bytes, m
         (lambda row: {**row, "at": "yesterday"}, "'yesterday'"),
         (lambda row: {**row, "born": "2024-13-45"}, "'2024-13-45'"),
         (
+            lambda row: {**row, "born": "0000-01-01"},
+            "column 'born' holds date values in the training table; '0000-01-01' is none of the years 1 to",
+        ),
+        (
+            lambda row: {**row, "at": "0001-01-01T00:00:00+14:00"},
+            "'0001-01-01T00:00:00+14:00' is none of the years 1 to 9999",
+        ),
+        (
             lambda row: {k: v for k, v in row.items() if k != "visits"},
             "instances[0] lacks the field 'visits'",
         ),
@@ -67,6 +75,8 @@ def test_bodies_that_are_no_request(server: Server, address: str, body: bytes, m
         "list for a time",
         "no time",
         "no date",
+        "the year 0",
+        "the year 0 in UTC",
         "a column left out",
         "nothing",
         "a list too short",

@@ -2,13 +2,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
 
 from flowparts import tables
+from flowparts.serving.batching import Answer
 from flowparts.serving.prediction_log import PredictionLog
+from flowparts.serving.signature import Signature
 from tests.flowparts.serving.conftest import Server, rows
 
 
@@ -121,3 +124,16 @@ def test_a_log_that_cannot_be_written_does_not_stop_predictions(
     while not server.say("the prediction log can't be written") and time.monotonic() < deadline:
         assert server.call("/predict", {"instances": records[:1]})[0] == 200
     assert server.say("the prediction log can't be written")
+
+
+def test_features_with_the_names_of_other_columns_keep_them(tmp_path: Path) -> None:
+    taken = ["time", "request_time", "prediction", "served_prediction"]
+    signature = Signature(dict.fromkeys(taken, "number"), [], None)
+    model: Any = SimpleNamespace(name="m", version="1", signature=signature)
+    log = PredictionLog(tmp_path / "log", model, share=1.0, rows=1, seconds=60)
+    log.add([(1.0, 2.0, 3.0, 4.0)], Answer({"prediction": [5.0]}, 0, 1), "predict")
+    log.close()
+    found = tables.scan(tmp_path / "log").collect()
+    assert found.select(taken).rows() == [(1.0, 2.0, 3.0, 4.0)]
+    assert found["served_served_prediction"].to_list() == [5.0]
+    assert found.schema["request_request_time"] == pl.Datetime("us")
