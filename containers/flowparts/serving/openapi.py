@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ def document(model: ServedModel, needs_token: bool) -> dict[str, Any]:
     (request, response), schemas = msgspec.json.schema_components(
         [signature.request_type, signature.response_type], ref_template="#/components/schemas/{name}"
     )
+    _name(schemas["Row"], list(signature.features))
+    _name(schemas["Prediction"], signature.outputs)
     schemas["Error"] = {
         "type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"],
     }  # fmt: skip
@@ -89,6 +92,13 @@ def page(model: ServedModel) -> bytes:
         name=html.escape(model.name), version=model.version, engine=model.engine.name,
         task=model.engine.task, rows=rows, example=example, outputs=outputs,
     ).encode()  # fmt: skip
+
+
+def _name(schema: dict[str, Any], names: Sequence[str]) -> None:
+    """Name the properties of an object, which the fields of its type can't always."""
+    named = dict(zip(schema["properties"], names, strict=True))
+    schema["properties"] = {named[field]: described for field, described in schema["properties"].items()}
+    schema["required"] = [named[field] for field in schema["required"]]
 
 
 def _check(summary: str, name: str, further: dict[str, str]) -> dict[str, Any]:

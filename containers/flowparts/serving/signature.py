@@ -20,6 +20,8 @@ _TYPES: dict[str, Any] = {
     "date": Annotated[str, msgspec.Meta(description="ISO 8601")],
     "image": Annotated[str, msgspec.Meta(description="The bytes of an image file, base64")],
 }
+# Names that a type's field can't have: msgspec writes them as they are, and JSON would escape these.
+_ESCAPED = re.compile(r'[\x00-\x1f"\\]')
 _WORDS = {
     "float": "a number",
     "int": "a whole number",
@@ -49,6 +51,7 @@ class Signature:
         request_type: Type of the body `{"instances": [{"column": value, ...}]}`; a row may also be the list
             of its values, in the order of the features.
         response_type: Type of the body `{"predictions": [{"prediction": ..., "probability_<class>": ...}]}`.
+            Where a name can't be a field's, those of the type have other names, in the same order.
     """
 
     def __init__(
@@ -66,29 +69,34 @@ class Signature:
         self._rejects_unknown = unknown_fields == "reject"
         # Columns may have any name; attributes may not.
         names = [f"f{index}" for index in range(len(features))]
+        self._typed = _ESCAPED.search("".join(features)) is None
         row: Any = msgspec.defstruct(
             "Row",
             [
                 (name, _TYPES[kind] | None, *((None,) if feature in self.optional else ()))
                 for name, (feature, kind) in zip(names, features.items(), strict=True)
             ],
-            rename=dict(zip(names, features, strict=True)),
+            rename=dict(zip(names, features, strict=True)) if self._typed else None,
             kw_only=True,
             gc=False,
             forbid_unknown_fields=self._rejects_unknown,
         )
         label = float if classes is None else type(classes[0])
+        named = _ESCAPED.search("".join(self.outputs)) is None
         prediction: Any = msgspec.defstruct(
             "Prediction",
             [(f"p{index}", float if index else label) for index in range(len(self.outputs))],
-            rename={f"p{index}": name for index, name in enumerate(self.outputs)},
+            rename={f"p{index}": name for index, name in enumerate(self.outputs)} if named else None,
             gc=False,
         )
         listed: Any = tuple[tuple(_TYPES[kind] | None for kind in features.values())]  # type: ignore[misc]
         self.request_type: Any = msgspec.defstruct("Request", [("instances", list[row | listed])])
         self.response_type: Any = msgspec.defstruct("Response", [("predictions", list[prediction])])
-        self._prediction_type = prediction
-        self._request = msgspec.json.Decoder(self.request_type)
+        self._prediction: Callable[..., Any] = prediction if named else self._prediction_object
+        decoded_type: Any = self.request_type
+        if not self._typed:
+            decoded_type = msgspec.defstruct("Request", [("instances", list[dict[str, Any] | listed])])
+        self._request = msgspec.json.Decoder(decoded_type)
         self._encode = msgspec.json.Encoder().encode
         getter = attrgetter(*names)
         # Of a single attribute it returns the value instead of a tuple.
@@ -105,8 +113,12 @@ class Signature:
         Raises:
             Refusal: It isn't JSON, or a row doesn't fit the signature.
         """
-        request = decoded(self._request, body)
-        return self.checked([row if type(row) is tuple else self._values(row) for row in request.instances])
+        instances = decoded(self._request, body).instances
+        if not self._typed:
+            return self.checked(
+                [row if type(row) is tuple else self._row(row, at) for at, row in enumerate(instances)]
+            )
+        return self.checked([row if type(row) is tuple else self._values(row) for row in instances])
 
     def rows_of_columns(self, columns: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
         """Return the rows of columns of so many values each, which are of the right types.
@@ -141,13 +153,31 @@ class Signature:
     def json_of(self, answer: Answer) -> bytes:
         """Return an answer as a body of `response_type`."""
         columns = [answer.column(name) for name in self.outputs]
-        rows = map(self._prediction_type, *columns)
+        rows = map(self._prediction, *columns)
         body: bytes = self._encode(self.response_type(list(rows)))
         return body
 
     def no_rows(self) -> Columns:
         """Return the columns of an answer to a request without rows."""
         return {name: [] for name in self.outputs}
+
+    def _row(self, found: Mapping[str, Any], at: int) -> Row:
+        """Return the row of an object that a type couldn't check while it was read."""
+        place = f"instances[{at}]"
+        if self._rejects_unknown and (unknown := [name for name in found if name not in self.features]):
+            raise Refusal("signature", f"{place} has a field that the model doesn't know: {unknown[0]!r}")
+        values = []
+        for name, kind in self.features.items():
+            if name not in found and name not in self.optional:
+                raise Refusal("signature", f"{place} lacks the field {name!r}")
+            try:
+                values.append(msgspec.convert(found.get(name), _TYPES[kind] | None))
+            except msgspec.ValidationError as error:
+                raise Refusal("signature", sentence(f"{error} - at `$.{place}.{name}`")) from None
+        return tuple(values)
+
+    def _prediction_object(self, *values: Any) -> dict[str, Any]:
+        return dict(zip(self.outputs, values, strict=True))
 
     def _listed(self) -> str:
         names = list(self.features)

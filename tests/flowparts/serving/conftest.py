@@ -47,10 +47,12 @@ def rows(count: int = 200) -> pl.DataFrame:
     )
 
 
-def train(path: Path, task: str = "classification", without: Sequence[str] = ()) -> Path:
+def train(
+    path: Path, task: str = "classification", without: Sequence[str] = (), table: pl.DataFrame | None = None
+) -> Path:
     label, other = ("plan", "amount") if task == "classification" else ("amount", "plan")
     learned, features = preprocess.fit(
-        rows().lazy(), label=label, task=task, exclude_columns=[other, *without]
+        (rows() if table is None else table).lazy(), label=label, task=task, exclude_columns=[other, *without]
     )
     data = estimators.examples(features.lazy(), learned)
     fitted = estimators.fit(estimators.build("Linear", task), data, data)
