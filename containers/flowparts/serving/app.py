@@ -178,7 +178,7 @@ class App:
         """Say whether a request with this Authorization header may predict."""
         scheme, _, token = authorization.partition(b" ")
         return not self._token or (
-            scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self._token)
+            scheme.lower() == b"bearer" and hmac.compare_digest(token.lstrip(b" "), self._token)
         )
 
     def finished(self, request: Request, response: Response, protocol: str, seconds: float) -> None:
