@@ -319,6 +319,20 @@ def test_a_splitter_that_is_gone_is_started_again_with_what_it_was_told(
     assert shares(back, 20) == {first.revision: 20}
 
 
+def test_a_step_that_is_killed_before_the_splitter_reads_is_taken_up_by_the_next(
+    made: dict[str, Path], new_endpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_endpoint("killed")
+    host.deploy(str(made["first"]), name, memory="512Mi")
+    canary = host.deploy(str(made["second"]), name, memory="512Mi", share=10)
+    with monkeypatch.context() as patch:
+        patch.setattr("docker.models.containers.Container.kill", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            host.shift(canary, 100)
+    promoted = host.shift(canary, 100)
+    assert shares(promoted, 20) == {canary.revision: 20}
+
+
 def test_an_endpoint_that_is_not_there_is_answered(new_endpoint: Callable[[str], str]) -> None:
     gone = Endpoint("docker", new_endpoint("gone"), "http://127.0.0.1:9", "r1", {"r1": 100, "r0": 0}, "r0")
     for act in (lambda: host.shift(gone, 50), lambda: host.rollback(gone)):
