@@ -182,6 +182,11 @@ class _Host:
         self.name = name
         self.prefix = f"endpoint-{name}"
 
+    @property
+    def _mine(self) -> dict[str, str]:
+        """The filter by which the engine lists what belongs to the endpoint."""
+        return {"label": f"{_ENDPOINT}={self.name}"}
+
     def state(self) -> State | None:
         """Return what the splitter was told last; None when there is no such endpoint."""
         text = self._configuration()
@@ -192,8 +197,7 @@ class _Host:
         splitter = self._container(self.prefix)
         if splitter is not None:
             return _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}")
-        mine = {"label": f"{_ENDPOINT}={self.name}"}
-        servers = self.engine.containers.list(all=True, filters=mine)
+        servers = self.engine.containers.list(all=True, filters=self._mine)
         if not servers or not self._has_volume(self.prefix):
             return ""
         # The splitter is gone, but not what it was told.
@@ -383,8 +387,7 @@ class _Host:
         if state:
             volumes = [f"{self.prefix}-{revision}" for revision in state.servers]
             names = {self.prefix, *volumes, *(name for servers in state.servers.values() for name in servers)}
-        mine = {"label": f"{_ENDPOINT}={self.name}"}
-        found = self.engine.containers.list(all=True, filters=mine)
+        found = self.engine.containers.list(all=True, filters=self._mine)
         doomed = [container for container in found if container.name not in names]
         for container in doomed:
             if container.status == "running":  # all at once end what they have begun
@@ -393,14 +396,14 @@ class _Host:
             _log.info("removing %s", container.name)
             container.stop(timeout=_DRAIN_SECONDS)
             container.remove(force=True)
-        for volume in self.engine.volumes.list(filters=mine):
+        for volume in self.engine.volumes.list(filters=self._mine):
             if volume.name not in names:
                 volume.remove(force=True)
 
     def remove(self) -> None:
         """Remove everything that belongs to the endpoint."""
         self.tidy(None)
-        for network in self.engine.networks.list(filters={"label": f"{_ENDPOINT}={self.name}"}):
+        for network in self.engine.networks.list(filters=self._mine):
             network.remove()
 
     def _start_splitter(self, image_id: str, port: int) -> "Container":

@@ -239,7 +239,7 @@ class App:
             self._authorize(request)
         except Refusal as refusal:
             # A browser sends no token by itself: a page takes it from the user, and asks again.
-            self.rejection(refusal)
+            self._metrics.rejected(refusal.reason)
             return Response(openapi.TOKEN_PAGE, refusal.status, _HTML + _CHALLENGE)
         return Response(page, head=_HTML)
 
