@@ -201,10 +201,7 @@ def endpoints(record: Run) -> dict[str, str]:
     for task in record.tasks:
         for value in task.outputs.values():
             if isinstance(value, dsl.Artifact) and {"name", "url", "traffic"} <= value.metadata.keys():
-                # The metadata's own order is that of the revisions' names.
-                traffic = sorted(value.metadata["traffic"].items(), key=lambda item: -item[1])
-                shares = (f"{revision} {share:g} %" for revision, share in traffic)
-                found[value.metadata["name"]] = f"{value.metadata['url']} ({', '.join(shares)})"
+                found[value.metadata["name"]] = f"{value.metadata['url']} ({value.metadata['traffic']})"
     return found
 
 

@@ -48,7 +48,7 @@ def probe_endpoint(
         error_rate: Its share of requests without a prediction.
     """
     from flowparts import endpoint as endpoints
-    from flowparts import models, outputs, probe, tables
+    from flowparts import metadata, models, outputs, probe, tables
 
     live = endpoints.read(endpoint.path)
     finding = probe.probe(
@@ -65,4 +65,5 @@ def probe_endpoint(
         metrics.log_metric(name, value)
     outputs.write_json(metrics.path, measured)
     outputs.write_text(report.path, probe.probe_page(live, finding))
-    return finding.healthy, finding.reason, finding.current.latency_ms(0.5), finding.current.error_rate
+    reason, current = metadata.plain(finding.reason), finding.current
+    return finding.healthy, reason, current.latency_ms(0.5), current.error_rate

@@ -15,12 +15,12 @@ def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str 
     Returns:
         The revision that serves now.
     """
-    from flowparts import deploy
+    from flowparts import deploy, metadata
     from flowparts import endpoint as endpoints
 
     before = endpoints.read(endpoint.path)
     after = deploy.target(before.target).rollback(before)
     endpoints.publish(after, restored)
-    restored.metadata.update(rolled_back=before.revision, reason=reason)
+    metadata.describe(restored, {"rolled_back": before.revision, "reason": reason})
     print(f"rolled back from {before.revision} to {after.revision}: {reason or 'no reason given'}")  # noqa: T201
     return after.revision

@@ -31,7 +31,7 @@ def check_serving(
         latency_ms: Median milliseconds for a request of one row over HTTP on this machine; 0 if there was no
             answer.
     """
-    from flowparts import outputs, serving_check, tables
+    from flowparts import metadata, outputs, serving_check, tables
 
     serving_check.check_options(sample_rows, timeout_seconds)
     rows = serving_check.sample(tables.scan(test.path), sample_rows)
@@ -40,4 +40,4 @@ def check_serving(
     for name, value in measured.items():
         metrics.log_metric(name, value)
     outputs.write_json(metrics.path, measured)
-    return verdict.servable, verdict.reason, verdict.latency_ms
+    return verdict.servable, metadata.plain(verdict.reason), verdict.latency_ms

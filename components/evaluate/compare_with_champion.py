@@ -56,7 +56,7 @@ def compare_with_champion(
     """
     from tempfile import TemporaryDirectory
 
-    from flowparts import champion, outputs, registry, tables
+    from flowparts import champion, metadata, outputs, registry, tables
 
     metric, tracking_uri = metric or None, tracking_uri or None
     champion.check_rules(metric, margin, floor, confidence, bootstrap_samples)
@@ -77,7 +77,7 @@ def compare_with_champion(
     result |= {"model_name": model_name, "champion_version": version}
     outputs.write_json(comparison.path, result)
     outputs.write_text(report.path, champion.comparison_page(result))
-    comparison.metadata.update(metric=result["metric"], promote=result["promote"], reason=result["reason"])
+    metadata.describe(comparison, {key: result[key] for key in ("promote", "reason", "metric")})
     print(result["reason"])  # noqa: T201
     to_beat = champion.score(result, "champion") if result["champion"] else float(floor or 0.0)
-    return result["promote"], result["reason"], champion.score(result, "challenger"), to_beat
+    return result["promote"], metadata.plain(result["reason"]), champion.score(result, "challenger"), to_beat

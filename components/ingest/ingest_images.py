@@ -40,10 +40,10 @@ def ingest_images(
         rows: Number of images in the table.
         rejected_rows: Number of bad images that were set apart.
     """
-    from flowparts import ingest_images
+    from flowparts import ingest_images, metadata
 
     options = ingest_images.Options(uri_column, label_column, on_bad_images)
     good, bad = ingest_images.read(source, table.path, rejected.path, options)
-    table.metadata.update(good, data_version=data_version)
-    rejected.metadata.update(bad, data_version=data_version)
+    metadata.describe(table, {**good, "data_version": data_version})
+    metadata.describe(rejected, {**bad, "data_version": data_version})
     return good["rows"], bad["rows"]

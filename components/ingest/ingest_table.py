@@ -44,10 +44,10 @@ def ingest_table(
         rows: Number of rows in the table.
         rejected_rows: Number of bad rows that were set apart.
     """
-    from flowparts import ingest
+    from flowparts import ingest, metadata
 
     options = ingest.Options(file_format or None, column_types, null_values or None, on_bad_rows)
     good, bad = ingest.ingest(source, table.path, rejected.path, options)
-    table.metadata.update(good, data_version=data_version)
-    rejected.metadata.update(bad, data_version=data_version)
+    metadata.describe(table, {**good, "data_version": data_version})
+    metadata.describe(rejected, {**bad, "data_version": data_version})
     return good["rows"], bad["rows"]

@@ -27,10 +27,10 @@ def batch_predict(
     Returns:
         Number of rows scored.
     """
-    from flowparts import models, scoring, tables
+    from flowparts import metadata, models, scoring, tables
 
     scored = scoring.score(models.load(model.path), tables.scan(table.path), key_columns or None)
     source = f"predictions for {table.uri}"
     described = tables.write(scored, predictions.path, source)
-    predictions.metadata.update(described)
+    metadata.describe(predictions, described)
     return int(described["rows"])

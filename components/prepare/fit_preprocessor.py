@@ -39,7 +39,7 @@ def fit_preprocessor(
             that it is encoded by its mean label.
         seed: Decides the folds of target encoding.
     """
-    from flowparts import preprocess, tables
+    from flowparts import metadata, preprocess, tables
 
     excluded = exclude_columns or []
     preprocess.check_options(label, task, excluded, weight_column or None, max_one_hot_categories)
@@ -53,18 +53,18 @@ def fit_preprocessor(
         seed=seed,
     )
     held_out = preprocess.transform(tables.scan(validation.path), fitted, "the validation table")
-    validation_features.metadata.update(
-        tables.write(held_out, validation_features.path, source=f"features of {validation.uri}")
-    )
-    train_features.metadata.update(
-        tables.write(transformed, train_features.path, source=f"features of {train.uri}")
-    )
+    for features, output, raw in (
+        (held_out, validation_features, validation),
+        (transformed, train_features, train),
+    ):
+        metadata.describe(output, tables.write(features, output.path, source=f"features of {raw.uri}"))
     fitted.save(preprocessor.path)
-    preprocessor.metadata.update(
-        label=label,
-        task=task,
-        classes=fitted.classes,
-        features=list(fitted.features),
-        dropped_columns=fitted.dropped,
-        training_fingerprint=fitted.training_fingerprint,
-    )
+    facts = {
+        "label": label,
+        "task": task,
+        "classes": fitted.classes,
+        "features": list(fitted.features),
+        "dropped_columns": fitted.dropped,
+        "training_fingerprint": fitted.training_fingerprint,
+    }
+    metadata.describe(preprocessor, facts)

@@ -45,7 +45,7 @@ def split_table(
         validation_rows: Number of rows in validation.
         test_rows: Number of rows in test.
     """
-    from flowparts import split, tables
+    from flowparts import metadata, split, tables
 
     key, stratify_by = key or None, stratify_by or None
     group_by, time_column = group_by or None, time_column or None
@@ -66,6 +66,6 @@ def split_table(
         with tables.watched(frame, f"writing {name}") as watched:
             part = split.part(watched, parts, name)
             described = tables.write(part, output.path, source=f"{name} part of {table.uri}")
-        output.metadata.update(described)
+        metadata.describe(output, described)
         rows.append(described["rows"])
     return tuple(rows)

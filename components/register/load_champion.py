@@ -24,10 +24,10 @@ def load_champion(
     Returns:
         The champion's version in the registry.
     """
-    from flowparts import models, outputs, registry
+    from flowparts import metadata, models, outputs, registry
 
     version = registry.fetch_champion(model_name, model.path, tracking_uri or None)
     described = models.metadata(model.path)
-    model.metadata.update(described, version=version)
+    metadata.describe(model, {"version": version, **described})
     outputs.write_json(schema.path, described["schema"])
     return version

@@ -71,7 +71,7 @@ def train_keras_images(
     """
     from pathlib import Path
 
-    from flowparts import images, lineage, outputs, tables
+    from flowparts import images, lineage, metadata, outputs, tables
     from flowparts.networks import curves, image_model, training
 
     shape = image_model.Shape(images.Size(height, width, channels), blocks, filters, dropout, augment)
@@ -95,7 +95,7 @@ def train_keras_images(
     if not training.is_chief():
         return
     told = {"class_weight": class_weight or None, "git_commit": lineage.git_commit()}
-    model.metadata.update(image_model.save(network, model.path, told))
+    metadata.describe(model, image_model.save(network, model.path, told))
     for name, value in network.scores.items():
         metrics.log_metric(name, value)
     outputs.write_json(metrics.path, network.scores)

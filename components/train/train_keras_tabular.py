@@ -63,7 +63,7 @@ def train_keras_tabular(
     """
     from pathlib import Path
 
-    from flowparts import lineage, outputs, tables
+    from flowparts import lineage, metadata, outputs, tables
     from flowparts.networks import curves, tabular_model, training
 
     shape = tabular_model.Shape(layers, units, dropout, max_categories)
@@ -90,7 +90,7 @@ def train_keras_tabular(
     stored = tabular_model.save(
         network, model.path, {"class_weight": class_weight or None, "git_commit": lineage.git_commit()}
     )
-    model.metadata.update(stored)
+    metadata.describe(model, stored)
     for name, value in network.scores.items():
         metrics.log_metric(name, value)
     outputs.write_json(metrics.path, network.scores)

@@ -37,7 +37,7 @@ def train_sklearn(
             XGB, LGBM and HistGradientBoosting. 0 to train them all.
         seed: Random state of the estimator.
     """
-    from flowparts import estimators, lineage, models, outputs, preprocess, tables
+    from flowparts import estimators, lineage, metadata, models, outputs, preprocess, tables
     from flowparts.metrics import score
 
     class_weight, weight_column = class_weight or None, weight_column or None
@@ -75,7 +75,7 @@ def train_sklearn(
         },
         train_features=train.matrix,
     )
-    model.metadata.update(stored)
+    metadata.describe(model, stored)
     for name, value in scores.items():
         metrics.log_metric(name, value)
     outputs.write_json(metrics.path, scores)

@@ -16,10 +16,9 @@ def infer_schema(table: Input[Dataset], schema: Output[Artifact], schema_uri: Op
         schema_uri: Reviewed schema to take instead of describing the table: a path or a URI of a JSON file.
             Empty to infer one.
     """
+    from flowparts import metadata, tables
     from flowparts import schema as schemas
-    from flowparts import tables
 
     content = schemas.read(schema_uri) if schema_uri else schemas.infer(tables.scan(table.path))
     schemas.write(content, schema.path)
-    schema.metadata["columns"] = len(content.columns)
-    schema.metadata["source"] = schema_uri or "inferred"
+    metadata.describe(schema, {"columns": content.columns, "source": schema_uri or "inferred"})

@@ -16,10 +16,9 @@ def profile_table(table: Input[Dataset], statistics: Output[Artifact], report: O
             std, skewness, quantiles, histogram and text lengths.
         report: The same for people: what deserves a look first, then a card with a chart for each column.
     """
-    from flowparts import outputs, profile, tables
+    from flowparts import metadata, outputs, profile, tables
 
     measured = profile.profile(tables.scan(table.path))
     outputs.write_json(statistics.path, measured)
-    outputs.write_text(report.path, profile.render(measured, source=table.metadata.get("source", "")))
-    statistics.metadata["rows"] = measured["rows"]
-    statistics.metadata["warnings"] = len(measured["warnings"])
+    outputs.write_text(report.path, profile.render(measured, source=tables.description(table.path)["source"]))
+    metadata.describe(statistics, {"rows": measured["rows"], "warnings": measured["warnings"]})

@@ -31,7 +31,7 @@ def validate_table(
     """
     from dataclasses import asdict
 
-    from flowparts import outputs, tables
+    from flowparts import metadata, outputs, tables
     from flowparts import schema as schemas
 
     expected = schemas.read(schema.path)
@@ -39,7 +39,7 @@ def validate_table(
     found = schemas.validate(frame, expected)
     outputs.write_json(anomalies.path, [asdict(anomaly) for anomaly in found])
     outputs.write_text(report.path, schemas.render(found, expected, tables.row_count(frame)))
-    anomalies.metadata["anomaly_count"] = len(found)
+    metadata.describe(anomalies, {"anomaly_count": len(found)})
     if found and fail_on_anomaly:
         raise ValueError(schemas.summary(found))
     return not found, len(found)

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from flowparts import outputs
+from flowparts import metadata, outputs
 
 _TARGET = re.compile(r"[a-z][a-z0-9_]*")
 _URL = re.compile(r"https?://[^\s@]+")
@@ -157,7 +157,9 @@ def publish(endpoint: Endpoint, artifact: Written) -> tuple[str, str, int]:
         Its address, its current revision and the share of that: what a deployment returns.
     """
     write(endpoint, artifact.path)
-    artifact.metadata.update(endpoint.to_dict())
+    shares = sorted(endpoint.traffic.items(), key=lambda share: -share[1])
+    shown = {"traffic": ", ".join(f"{revision} {percent} %" for revision, percent in shares)}
+    metadata.describe(artifact, {**endpoint.to_dict(), **shown})
     return endpoint.url, endpoint.revision, endpoint.share
 
 

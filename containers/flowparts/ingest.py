@@ -88,7 +88,7 @@ def ingest(
         options: How to read; the defaults of `Options` where not given.
 
     Returns:
-        The metadata of both tables, as `tables.describe` gives it.
+        What there is to say about both tables, as `tables.description` gives it.
 
     Raises:
         ValueError: The source can't be read, or holds bad rows and `on_bad_rows` is "fail", or no good row.
@@ -114,7 +114,7 @@ def ingest(
                 raise ValueError(f"{sources.shown(source)} {reason}")
             tables.write(bad.frame(), whole_rejected)
     shown = sources.shown(source)
-    return tables.describe(table, shown), tables.describe(rejected, shown)
+    return tables.record(table, shown), tables.record(rejected, shown)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def read(
             parts.write()
     shown = sources.shown(source)
     return (
-        tables.describe(table, shown),
+        tables.record(table, shown),
         tables.write(pl.DataFrame(bad, _REJECTED, orient="row"), rejected, shown),
     )
 

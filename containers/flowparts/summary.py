@@ -23,9 +23,9 @@ def summary_page(
     Args:
         comparison: What `champion.compare` returned, with `model_name` and `champion_version`.
         version: The registered version; None when nothing was registered.
-        table: Metadata of the ingested table, as `tables.describe` gives it.
-        train: Metadata of the training table.
-        test: Metadata of the test table.
+        table: What `tables.description` says of the ingested table.
+        train: The same of the training table.
+        test: The same of the test table.
         anomalies: What validation found.
         model: The model's metadata.
         candidates: Each candidate's `estimator`, `metric` and `score` on the validation table; may be empty.

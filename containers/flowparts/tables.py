@@ -35,6 +35,11 @@ _CHUNK_ROWS = 25_000
 # Of a table that holds images, which take more memory than a row of numbers.
 _IMAGES_AT_ONCE = 500
 
+# A file without rows beside those that hold them: its footer describes the table. Readers of a directory of
+# Parquet files don't notice it; Polars would refuse a directory that holds a file of another kind.
+_FACTS_FILE = "part-facts.parquet"
+_FACTS_KEY = "flowparts"
+
 
 def scan(path: str | Path) -> pl.LazyFrame:
     """Open a table without reading its rows.
@@ -45,7 +50,7 @@ def scan(path: str | Path) -> pl.LazyFrame:
     directory = Path(path)
     if not directory.is_dir():
         raise ValueError(f"no table at {directory}: a table is a directory of Parquet files")
-    files = sorted(directory.glob("*.parquet"))
+    files = _files(directory)
     if not files:
         raise ValueError(f"no table at {directory}: the directory holds no .parquet file")
     schemas = [_schema(file) for file in files]
@@ -79,12 +84,12 @@ def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = ""
         source: Where the rows come from (a URI or the table they were derived from).
 
     Returns:
-        The table's metadata, as `describe` gives it.
+        What there is to say about the table, as `description` gives it.
     """
     with outputs.whole(path) as partial:
         partial.mkdir()
         write_part(frame, partial / "part-00000.parquet")
-    return describe(path, source)
+    return record(path, source)
 
 
 def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
@@ -196,16 +201,58 @@ def in_chunks(
     return register_io_source(results, schema=pl.Schema(schema))
 
 
-def describe(path: str | Path, source: str = "") -> dict[str, Any]:
-    """Return the metadata of a table: rows, columns (names), bytes, fingerprint and source."""
+def record(path: str | Path, source: str = "") -> dict[str, Any]:
+    """Measure a table and write down in it what was found, for `description`.
+
+    Args:
+        path: The table.
+        source: Where its rows come from (a URI or the table they were derived from).
+
+    Returns:
+        What `description` gives from now on.
+    """
+    facts = {**_measured(path), "source": source}
+    with outputs.whole(Path(path) / _FACTS_FILE) as partial:
+        empty = pl.DataFrame(schema=scan(path).collect_schema())
+        empty.write_parquet(partial, metadata={_FACTS_KEY: json.dumps(facts)})
+    return facts
+
+
+def description(path: str | Path) -> dict[str, Any]:
+    """Return what there is to say about a table: rows, columns (names), bytes, fingerprint and source.
+
+    A table that this package didn't write is measured, and its source is empty.
+
+    Raises:
+        ValueError: There is no table at `path`, or its files are damaged or don't belong together.
+    """
+    scan(path)
+    file = Path(path) / _FACTS_FILE
+    if not file.is_file():
+        return {**_measured(path), "source": ""}
+    try:
+        facts: dict[str, Any] = json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
+    except (KeyError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{file} doesn't describe its table ({reason}); run the step that wrote the table again"
+        ) from None
+    return facts
+
+
+def _measured(path: str | Path) -> dict[str, Any]:
     frame = scan(path)
     return {
         "rows": row_count(frame),
         "columns": frame.collect_schema().names(),
-        "bytes": sum(file.stat().st_size for file in Path(path).glob("*.parquet")),
+        "bytes": sum(file.stat().st_size for file in _files(path)),
         "fingerprint": fingerprint(frame),
-        "source": source,
     }
+
+
+def _files(path: str | Path) -> list[Path]:
+    """Return the files that hold a table's rows, in their order."""
+    return sorted(file for file in Path(path).glob("*.parquet") if file.name != _FACTS_FILE)
 
 
 def row_count(frame: pl.LazyFrame) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import polars.testing
 import pytest
@@ -34,7 +35,7 @@ def test_types_categories_timestamps_and_nulls_survive_the_round_trip(tmp_path: 
     assert metadata["rows"] == 3
     assert metadata["columns"] == MIXED.columns
     assert metadata["source"] == "sample://mixed"
-    assert metadata["bytes"] == sum(file.stat().st_size for file in (tmp_path / "table").iterdir())
+    assert metadata["bytes"] == sum(file.stat().st_size for file in (tmp_path / "table").glob("part-0*"))
 
 
 def test_nan_is_written_as_null(tmp_path: Path) -> None:
@@ -202,3 +203,30 @@ def test_a_long_pass_over_a_table_is_told_in_the_log(
         assert found.item() == 199_999 * 100_000
         assert tables.select(watched, ["^a$"]).pipe(tables.collect).columns == ["^a$"]
     assert any(re.match(r"adding: [1-9][\d,]* of 200,000 rows \(", message) for message in caplog.messages)
+
+
+def test_a_table_says_in_its_files_what_it_is(tmp_path: Path) -> None:
+    written = tables.write(MIXED, tmp_path / "table", source="sample://mixed")
+    assert tables.description(tmp_path / "table") == written
+    assert written["fingerprint"] == tables.fingerprint(MIXED)
+    # Whatever reads a directory of Parquet files still does.
+    assert pl.read_parquet(tmp_path / "table").height == pd.read_parquet(tmp_path / "table").shape[0] == 3
+
+
+def test_a_table_that_was_written_elsewhere_is_measured(tmp_path: Path) -> None:
+    MIXED.write_parquet(tmp_path / "part-0.parquet")
+    assert tables.description(tmp_path) == {
+        "rows": 3,
+        "columns": MIXED.columns,
+        "bytes": (tmp_path / "part-0.parquet").stat().st_size,
+        "fingerprint": tables.fingerprint(MIXED),
+        "source": "",
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1"], ids=["empty", "torn"])
+def test_a_damaged_description_is_told_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+    tables.write(MIXED, tmp_path / "table")
+    (tmp_path / "table" / "part-facts.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"part-facts.parquet doesn't describe its table .*again$"):
+        tables.description(tmp_path / "table")

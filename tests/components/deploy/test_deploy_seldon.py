@@ -31,7 +31,7 @@ def test_a_model_is_deployed_tried_and_rolled_back(
     made = endpoints.read(canary.path)
     assert (made.target, made.url, made.revision, made.share) == ("seldon", url, revision, share)
     assert made.traffic == {revision: 50, first[1]: 50}
-    assert canary.metadata["settings"]["namespace"] == "team"
+    assert made.settings["namespace"] == "team"
     assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == 100
     rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
     assert endpoints.read(back.path).traffic == {first[1]: 100}

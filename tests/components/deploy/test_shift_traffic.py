@@ -16,6 +16,6 @@ def test_the_current_revision_gets_the_share_and_the_previous_one_the_rest(
     assert shift_traffic.python_func(endpoint=endpoint, shifted=shifted, percent=60) == 60
     after = endpoints.read(shifted.path)
     assert after.traffic == {before.revision: 60, before.previous_revision: 40}
-    assert shifted.metadata["traffic"] == after.traffic
+    assert shifted.metadata["traffic"] == f"{before.revision} 60 %, {before.previous_revision} 40 %"
     with pytest.raises(ValueError, match="whole number from 0 to 100, not 101"):
         shift_traffic.python_func(endpoint=endpoint, shifted=artifact("other"), percent=101)

@@ -25,7 +25,7 @@ def summarize(
     rows, held_out = sklearn_rows("breast_cancer", "malignant")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     ingested, train, test = table(rows.vstack(held_out)), table(rows, "train"), table(held_out, "test")
-    ingested.metadata.update(tables.describe(ingested.path, "sample://breast_cancer"))
+    ingested.metadata.update(tables.record(ingested.path, "sample://breast_cancer"))
     weak = trained(rows.select("mean smoothness", "malignant"), "malignant", GaussianNB(), name="weak")
     registry.register(weak.path, "tumours", metrics={}, reports={}, tracking_uri=uri)
     model = trained(

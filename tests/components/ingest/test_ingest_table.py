@@ -26,7 +26,7 @@ def test_default_source_is_the_real_breast_cancer_data(ingest: Callable[..., Any
     frame = tables.scan(table.path).collect()
     assert frame["target"].value_counts().sort("target").rows() == [("benign", 357), ("malignant", 212)]
     assert table.metadata["rows"] == 569
-    assert len(table.metadata["columns"]) == 31
+    assert table.metadata["columns"] == 31
     assert table.metadata["source"] == "sample://breast_cancer"
     assert table.metadata["data_version"] == "1995"
     assert table.metadata["fingerprint"] == tables.fingerprint(frame)

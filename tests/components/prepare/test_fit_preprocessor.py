@@ -52,9 +52,7 @@ def test_the_preprocessor_and_both_tables_are_written(
     assert made["preprocessor"].metadata == {
         "label": "price",
         "task": "regression",
-        "classes": None,
-        "features": ["size", "kind"],
-        "dropped_columns": {},
+        "features": 2,
         "training_fingerprint": tables.fingerprint(TRAIN),
     }
 

@@ -23,7 +23,7 @@ def test_three_tables_hold_every_row_once(table: Callable[..., Any], artifact: C
     assert counts == tuple(frame.height for frame in written)
     assert sorted(pl.concat(written)["id"]) == list(range(1000))
     assert [part.metadata["rows"] for part in made.values()] == list(counts)
-    assert made["test"].metadata["columns"] == ["id", "label"]
+    assert tables.description(made["test"].path)["columns"] == ["id", "label"]
 
 
 def test_a_stratified_split_keeps_the_shares(table: Callable[..., Any], artifact: Callable[..., Any]) -> None:

@@ -29,7 +29,7 @@ def test_the_champion_and_the_schema_of_its_rows_are_fetched(
     rows = sklearn_rows("wine", "class")[1]
     assert models.load(model.path).predict(rows).equals(models.load(registered.path).predict(rows))
     columns = json.loads(Path(schema.path).read_text())["columns"]
-    assert [column["name"] for column in columns] == registered.metadata["features"]
+    assert [column["name"] for column in columns] == models.metadata(registered.path)["features"]
 
 
 def test_no_champion_is_answered_with_a_sentence_and_nothing_is_written(
