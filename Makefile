@@ -22,8 +22,13 @@ images: .venv/installed
 	scripts/docker-engine.sh
 	$(BIN)/python -m targets.images build $(SELECTED) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
+# ALLOW_STAND_IN=1 for images that were built without a container registry, to one on this machine.
 push: images
-	$(BIN)/python -m targets.images push $(SELECTED)
+	$(BIN)/python -m targets.images push $(SELECTED) $(if $(ALLOW_STAND_IN),--allow-stand-in)
+
+# The images into a cluster on this machine: INTO=kind-flowparts, else where kubectl's context points to.
+load: images
+	$(BIN)/python -m targets.load $(IMAGES) $(if $(INTO),--into $(INTO))
 
 # The distribution for other repositories; its components run in REGISTRY's images, DIGESTS=build/images.json pins them.
 wheel: .venv/installed
@@ -86,4 +91,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push wheel system lock docs readme bench bench-keras bench-containers proto bench-serving
+.PHONY: run test compile images push load wheel system lock docs readme bench bench-keras bench-containers proto bench-serving

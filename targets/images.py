@@ -5,6 +5,7 @@ tensorflow-gpu: the same Dockerfile with other packages. It is built when it is 
 """
 
 import argparse
+import ipaddress
 import json
 import os
 import re
@@ -150,19 +151,35 @@ def build(
     return described
 
 
-def push(names: list[str], registry: str, version: str, out: Path) -> dict[str, dict[str, Any]]:
-    """Push built images and write OUT/images.json anew, now with the digests that the registry gave.
+def push(
+    names: list[str], registry: str, version: str, out: Path, allow_stand_in: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Push built images and write them to OUT/images.json, now with the digests that the registry gave.
+
+    Args:
+        names: Folders under containers/; all for no name.
+        registry: Stands before the images' names.
+        version: The tag.
+        out: The folder to write to.
+        allow_stand_in: Whether images built on the stand-in for the Python image may be pushed, to a
+            registry on this machine's loopback addresses only.
 
     Raises:
-        ValueError: An image was built on the stand-in for the Python image.
+        ValueError: An image was built on the stand-in for the Python image, and may not be pushed.
     """
     images = chosen(names)
+    if allow_stand_in and not _on_loopback(registry):
+        raise ValueError(
+            f"--allow-stand-in is for a registry on this machine, such as localhost:5000, not {registry}"
+        )
     for image in images:
         reference = f"{registry}/{image.name}:{version}"
-        if _inspect(reference)["Config"]["Labels"].get("org.opencontainers.image.base.name") == OFFLINE_BASE:
+        base = _inspect(reference)["Config"]["Labels"].get("org.opencontainers.image.base.name")
+        if base == OFFLINE_BASE and not allow_stand_in:
             raise ValueError(
                 f"{reference} was built on the stand-in for {BASE_IMAGE}, which holds this machine's "
-                f"certificate authorities; build it where {BASE_IMAGE} can be pulled"
+                f"certificate authorities; build it where {BASE_IMAGE} can be pulled, or push it to a "
+                "registry on this machine with --allow-stand-in"
             )
     for image in images:
         _docker(["docker", "push", f"{registry}/{image.name}:{version}"])
@@ -238,6 +255,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--base-image", default=BASE_IMAGE, help="the Python image to start from (%(default)s)"
     )
+    parser.add_argument(
+        "--allow-stand-in",
+        action="store_true",
+        help=f"push images that were built where {BASE_IMAGE} can't be pulled; only to a registry on this "
+        "machine, such as localhost:5000",
+    )
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
     options = parser.parse_args(arguments)
     try:
@@ -245,7 +268,9 @@ def main(arguments: list[str] | None = None) -> int:
             lock()
             return 0
         if options.command == "push":
-            described = push(options.names, options.registry, options.version, options.out)
+            described = push(
+                options.names, options.registry, options.version, options.out, options.allow_stand_in
+            )
         else:
             described = build(
                 options.names, options.registry, options.version, options.base_image, options.out
@@ -321,6 +346,29 @@ def _aside(command: list[str]) -> None:
     done.check_returncode()
 
 
+def _on_loopback(registry: str) -> bool:
+    """Return whether a registry is on this machine, and on no address that others reach."""
+    host = re.sub(r":\d+$", "", registry.partition("/")[0])
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _earlier(file: Path) -> dict[str, dict[str, Any]]:
+    """Return what an earlier call wrote about the images; nothing for a file that can't be read."""
+    try:
+        return read(file)
+    except ValueError:
+        return {}
+
+
+def _there(image_id: str) -> bool:
+    return subprocess.run(["docker", "image", "inspect", image_id], capture_output=True).returncode == 0  # noqa: S603, S607
+
+
 def _inspect(image: str) -> dict[str, Any]:
     asked = ["docker", "image", "inspect", image]
     answer = subprocess.run(asked, capture_output=True, text=True)  # noqa: S603
@@ -331,7 +379,7 @@ def _inspect(image: str) -> dict[str, Any]:
 
 
 def _describe(images: list[Image], registry: str, version: str, out: Path) -> dict[str, dict[str, Any]]:
-    """Write what the engine knows of the images to OUT/images.json and return it."""
+    """Write what the engine knows of the images to OUT/images.json, beside what is there, and return it."""
     described: dict[str, dict[str, Any]] = {}
     for image in images:
         reference = f"{registry}/{image.name}:{version}"
@@ -341,7 +389,9 @@ def _describe(images: list[Image], registry: str, version: str, out: Path) -> di
         digest = next((text[2] for text in digests if text[0] == f"{registry}/{image.name}"), None)
         described[image.name] = {"image": reference, "id": found["Id"], "digest": digest}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "images.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    file = out / "images.json"
+    kept = {name: image for name, image in _earlier(file).items() if _there(image["id"])}
+    file.write_text(json.dumps({**kept, **described}, indent=2) + "\n", encoding="utf-8")
     return described
 
 

@@ -84,3 +84,72 @@ def test_reads_back_what_a_build_wrote(tmp_path: Path) -> None:
     assert images.read(file) == described
     with pytest.raises(ValueError, match=r"cannot read the images in .*; make images writes it"):
         images.read(tmp_path / "missing.json")
+
+
+@pytest.fixture
+def engine(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a Docker client on the PATH that knows the images of a folder, a JSON file for each."""
+    held = tmp_path / "engine"
+    held.mkdir()
+    file = tmp_path / "bin" / "docker"
+    file.parent.mkdir()
+    file.write_text(
+        "#!/bin/sh\nPATH=/usr/bin:/bin\n"
+        '[ "$1" = push ] && exec touch "$0-pushed"\n'
+        f'exec cat "{held}/$(echo "$3" | tr /: __)" 2>/dev/null\n'
+    )
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(file.parent))
+    monkeypatch.setitem(images._BUILDKIT, "PATH", str(file.parent))
+    return held
+
+
+def hold(engine: Path, reference: str, number: int, base: str = images.BASE_IMAGE) -> str:
+    """Let an engine have an image; return its ID."""
+    described = {
+        "Id": f"sha256:{number:064x}",
+        "RepoDigests": [],
+        "Config": {"Labels": {"org.opencontainers.image.base.name": base}},
+    }
+    for name in (reference, described["Id"]):
+        (engine / str(name).replace("/", "_").replace(":", "_")).write_text(json.dumps([described]))
+    return str(described["Id"])
+
+
+def test_what_was_built_before_stays_described_as_long_as_the_engine_has_it(
+    engine: Path, tmp_path: Path
+) -> None:
+    first = hold(engine, "r/flowparts-zoo:1", 1)
+    second = hold(engine, "r/flowparts-bee:1", 2)
+    assert set(images.push(["bee"], "r", "1", tmp_path)) == {"flowparts-zoo", "flowparts-bee"}
+    third = hold(engine, "r/flowparts-zoo:2", 3)
+    images.push(["zoo"], "r", "2", tmp_path)
+    assert {name: image["id"] for name, image in images.read(tmp_path / "images.json").items()} == {
+        "flowparts-zoo": third,
+        "flowparts-bee": second,
+    }
+    (engine / second.replace(":", "_")).unlink()
+    hold(engine, "r/flowparts-zoo:1", 1)
+    images.push(["zoo"], "r", "1", tmp_path)
+    assert {name: image["id"] for name, image in images.read(tmp_path / "images.json").items()} == {
+        "flowparts-zoo": first
+    }
+
+
+def test_a_stand_in_image_leaves_this_machine_by_no_option(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def pushed(registry: str, *options: str) -> int:
+        hold(engine, f"{registry}/flowparts-zoo:1", 1, images.OFFLINE_BASE)
+        arguments = ["push", "zoo", "--registry", registry, "--version", "1", "--out", str(tmp_path)]
+        return images.main([*arguments, *options])
+
+    assert pushed("localhost:5000") == 1
+    assert "push it to a registry on this machine with --allow-stand-in" in capsys.readouterr().err
+    for outside in ("registry.example/team", "10.0.0.1:5000", "localhost.example", "127.0.0.1.example/a"):
+        assert pushed(outside, "--allow-stand-in") == 1
+        assert f"such as localhost:5000, not {outside}" in capsys.readouterr().err
+    assert not (tmp_path / "bin" / "docker-pushed").exists()
+    for loopback in ("localhost:5000", "127.0.0.1:5000/team", "[::1]:5000"):
+        assert pushed(loopback, "--allow-stand-in") == 0
+    assert (tmp_path / "bin" / "docker-pushed").exists()
