@@ -15,12 +15,14 @@ def split_table(
     stratify_by: Optional[str] = None,
     group_by: Optional[str] = None,
     time_column: Optional[str] = None,
+    exclude_columns: Optional[list[str]] = None,
+    repeated_rows: str = "auto",
     train_fraction: float = 0.7,
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
     seed: int = 0,
 ) -> NamedTuple("Outputs", [("train_rows", int), ("validation_rows", int), ("test_rows", int)]):  # type: ignore[valid-type]
-    """Split the rows of a table by a hash of their key into train, validation and test.
+    """Split the rows of a table by a hash of their key or features into train, validation and test.
 
     No row is lost or twice, and the same seed gives the same split whatever the order of the rows. Of key,
     stratify_by, group_by and time_column only the first two go together.
@@ -30,11 +32,16 @@ def split_table(
         train: Rows to learn from.
         validation: Rows to stop early and to choose between candidates.
         test: Rows for the final verdict, which nothing is learned from.
-        key: Columns that identify a row; rows with equal keys stay together. All columns if not given.
-        stratify_by: Column whose values have the same shares in every part; a number with more than 20
-            distinct values counts by decile, a missing value as a value of its own.
+        key: Columns that identify a row; rows with equal keys stay together.
+        stratify_by: Column, usually the label, whose values have the same shares in every part; a number with
+            more than 20 distinct values counts by decile, a missing value as a value of its own.
         group_by: Column whose equal values stay together, such as a patient or a customer.
         time_column: Column of timestamps, dates or numbers; the oldest rows train, the newest test.
+        exclude_columns: Columns that are not features, such as identifiers; they and stratify_by have no say
+            in where a row goes.
+        repeated_rows: What to do with rows of equal features, unless key, group_by or time_column is given:
+            spread them over the parts like any other rows, keep them together, or auto: together if they
+            always have the same value of stratify_by, as copies of a row do, and spread otherwise.
         train_fraction: Share of the rows for train, between 0 and 1; the three add up to 1.
         validation_fraction: Share of the rows for validation, from 0 to below 1.
         test_fraction: Share of the rows for test, from 0 to below 1.
@@ -50,7 +57,7 @@ def split_table(
     key, stratify_by = key or None, stratify_by or None
     group_by, time_column = group_by or None, time_column or None
     fractions = (train_fraction, validation_fraction, test_fraction)
-    split.check_options(fractions, key, stratify_by, group_by, time_column)
+    split.check_options(fractions, key, stratify_by, group_by, time_column, repeated_rows)
     frame = tables.scan(table.path)
     parts = split.assign(
         frame,
@@ -59,6 +66,8 @@ def split_table(
         stratify_by=stratify_by,
         group_by=group_by,
         time_column=time_column,
+        exclude_columns=exclude_columns or [],
+        repeated_rows=repeated_rows,
         seed=seed,
     )
     rows = []

@@ -1,13 +1,16 @@
 """Split a table into train, validation and test, the same way whatever the order of the rows."""
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
 from flowparts import tables
+from flowparts.names import hint
 
 PARTS = ("train", "validation", "test")
+REPEATED_ROWS = ("auto", "spread", "together")
 
 # Numbers with more distinct values than this are stratified by decile.
 _MOST_NUMERIC_STRATA = 20
@@ -15,6 +18,12 @@ _DECILES = 10
 # Equal ranges of hashes that are counted to find where a stratum is cut.
 _RANGES = 2**12
 _SLICE_ROWS = 100_000
+# Rows among which equal hashes are looked for at once.
+_BUCKET_ROWS = 1_000_000
+# With more rows for each distinct one than this, equal rows are no copies: there are few values to combine.
+_MOST_COPIES = 10
+
+_log = logging.getLogger("flowparts")
 
 
 def check_options(
@@ -23,6 +32,7 @@ def check_options(
     stratify_by: str | None,
     group_by: str | None,
     time_column: str | None,
+    repeated_rows: str = "auto",
 ) -> None:
     """Raise ValueError unless the fractions add up and the ways to split don't contradict each other."""
     for part, fraction in zip(PARTS, fractions, strict=True):
@@ -44,6 +54,9 @@ def check_options(
             f"{' and '.join(named_options)} contradict each other: give one of them "
             "(only key and stratify_by go together)"
         )
+    if repeated_rows not in REPEATED_ROWS:
+        near = hint(str(repeated_rows), REPEATED_ROWS)
+        raise ValueError(f"repeated_rows is {repeated_rows!r}; {near}use one of: {', '.join(REPEATED_ROWS)}")
 
 
 def assign(
@@ -54,21 +67,29 @@ def assign(
     stratify_by: str | None = None,
     group_by: str | None = None,
     time_column: str | None = None,
+    exclude_columns: Sequence[str] = (),
+    repeated_rows: str = "auto",
     seed: int = 0,
 ) -> pl.Series:
     """Say for each row to which part it belongs.
 
-    Without a `time_column`, a row's place depends on the hash of its key and the seed alone: rows with equal
-    keys stay together, and without `stratify_by` more rows never move those that were there.
+    Without a `time_column`, a row's place depends on the seed and a hash: of its key or group if given, else
+    of its features, which are all columns but `stratify_by` and `exclude_columns`. So the label has no say in
+    it. Without `stratify_by`, more rows never move those that were there.
 
     Args:
         frame: The rows; only hashes, strata and times are held in memory.
         fractions: Shares of train, validation and test.
-        key: Columns that identify a row; all columns if None.
-        stratify_by: Column whose values get the same shares in each part, to the row. A number with more than
-            20 distinct values counts by decile; missing is a value of its own.
+        key: Columns that identify a row; rows with equal keys stay together.
+        stratify_by: Column, usually the label, whose values get the same shares in each part, to the row. A
+            number with more than 20 distinct values counts by decile; missing is a value of its own.
         group_by: Column whose equal values stay together; missing counts as one group.
         time_column: Column by which the oldest rows train and the newest test; equal times stay together.
+        exclude_columns: Columns that are no features, such as identifiers.
+        repeated_rows: What to do with rows of equal features, where no key, group or time is given: "spread"
+            distributes them like any other rows, "together" keeps them in one part. "auto" keeps them
+            together if they always have the same value of `stratify_by`, as copies of a row do, and spreads
+            them otherwise.
         seed: Another seed gives another split; `time_column` needs none.
 
     Returns:
@@ -77,28 +98,41 @@ def assign(
     Raises:
         ValueError: An option is wrong, a column is missing or unfit, or a part would get no rows.
     """
-    check_options(fractions, key, stratify_by, group_by, time_column)
+    check_options(fractions, key, stratify_by, group_by, time_column, repeated_rows)
     tables.require_columns(frame, key or [], "key column")
     tables.require_columns(frame, [stratify_by] if stratify_by else [], "stratify_by column")
     tables.require_columns(frame, [group_by] if group_by else [], "group_by column")
     tables.require_columns(frame, [time_column] if time_column else [], "time column")
+    tables.require_columns(frame, exclude_columns, "excluded column")
     rows = tables.require_rows(frame)
-    hashed = tables.row_hash([group_by] if group_by else key or frame.collect_schema().names(), seed)
+    stratum_type = frame.collect_schema().get(stratify_by or "", pl.Null())
+    if stratum_type.is_nested() or stratum_type == pl.Binary:
+        raise ValueError(
+            f"stratify_by column {stratify_by!r} holds {stratum_type}; stratify by text, numbers or booleans"
+        )
+    together = [group_by] if group_by else list(key or [])
+    what = f"column {group_by or time_column or ', '.join(together)!r} has too few distinct values"
     if time_column:
         parts = _by_time(frame, time_column, fractions)
-    elif stratify_by:
-        parts = _by_stratum(frame, hashed, stratify_by, key, fractions)
-    else:
+    elif together and not stratify_by:
+        hashed = tables.row_hash(together, seed)
         with tables.watched(frame, "hashing rows") as watched:
             parts = watched.select(_by_hash(hashed, fractions)).pipe(tables.collect).to_series()
-    for index, (part, fraction) in enumerate(zip(PARTS, fractions, strict=True)):
-        if fraction > 0 and not (parts == index).any():
-            what = group_by or time_column or (", ".join(key) if key else None)
-            raise ValueError(
-                f"the {part} part ({fraction:g} of {rows} rows) would be empty: "
-                + (f"column {what!r} has too few distinct values" if what else "the table has too few rows")
-                + "; change the fractions or the way to split"
-            )
+    elif together:
+        found = _hashed(frame, together, [], stratify_by, seed)
+        _require_one_stratum(found, str(stratify_by))
+        parts = _cut(found, stratify_by, fractions)
+    else:
+        parts = _by_features(frame, fractions, stratify_by, exclude_columns, repeated_rows, seed)
+        what = "the table has too few rows"
+        if repeated_rows == "together":
+            what += " with different features (repeated_rows='spread' takes equal ones apart)"
+    empty = _empty_part(parts, fractions)
+    if empty is not None:
+        raise ValueError(
+            f"the {PARTS[empty]} part ({fractions[empty]:g} of {rows} rows) would be empty: {what}; "
+            "change the fractions or the way to split"
+        )
     return parts
 
 
@@ -115,6 +149,107 @@ def part(frame: pl.LazyFrame, parts: pl.Series, name: str) -> pl.LazyFrame:
         column += "_"
     both = pl.concat([frame, parts.alias(column).to_frame().lazy()], how="horizontal")
     return both.filter(pl.col(column) == PARTS.index(name)).drop(column)
+
+
+def _by_features(
+    frame: pl.LazyFrame,
+    fractions: Sequence[float],
+    label: str | None,
+    excluded: Sequence[str],
+    repeated_rows: str,
+    seed: int,
+) -> pl.Series:
+    names = frame.collect_schema().names()
+    features = [name for name in names if name not in {label, *excluded}]
+    others = [name for name in names if name in excluded and name != label]
+    found = _hashed(frame, features, others, label, seed)
+    choice = repeated_rows
+    if choice == "auto":
+        choice = _choice(found) if label else "spread"
+    if choice == "none":
+        return _cut(found, label, fractions)
+    if choice == "together":
+        parts = _cut(_joined(found, label), label, fractions)
+        if repeated_rows == "together" or _empty_part(parts, fractions) is None:
+            return parts
+    return _cut(_spread(found, seed), label, fractions)
+
+
+def _hashed(
+    frame: pl.LazyFrame, columns: Sequence[str], others: Sequence[str], stratify_by: str | None, seed: int
+) -> pl.DataFrame:
+    """Return "hash" of the columns of each row, "stratum" and, where there are others, "rest" of them."""
+    wanted = [tables.row_hash(columns, seed) if columns else pl.lit(0, pl.UInt64)]
+    wanted += [tables.column(stratify_by).alias("stratum")] if stratify_by else []
+    wanted += [tables.row_hash(others, seed).alias("rest")] if others else []
+    with tables.watched(frame, "hashing rows") as watched:
+        return watched.select(wanted[0].alias("hash"), *wanted[1:]).pipe(tables.collect)
+
+
+def _repeated(found: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Give the rows whose hash occurs more than once, with their number in "row", bucket by bucket."""
+    buckets = found.height // _BUCKET_ROWS + 1
+    for bucket in range(buckets):
+        chosen = found.lazy().with_row_index("row").filter(pl.col("hash") % buckets == bucket)
+        yield chosen.filter(pl.col("hash").is_duplicated()).collect()
+
+
+def _choice(found: pl.DataFrame) -> str:
+    """Return what to do with rows of equal features: "together", "spread", or "none" if there are none.
+
+    A copy of a row has the label of its original. Different cases with equal features sooner or later
+    differ in the label, and there are many of them.
+    """
+    distinct = found.height
+    for rows in _repeated(found):
+        labels = rows.group_by("hash").agg(pl.col("stratum").n_unique().alias("labels"))
+        if (labels["labels"] > 1).any():
+            return "spread"
+        distinct -= rows.height - labels.height
+    if distinct == found.height:
+        return "none"
+    return "together" if distinct * _MOST_COPIES >= found.height else "spread"
+
+
+def _joined(found: pl.DataFrame, label: str | None) -> pl.DataFrame:
+    """Give rows with equal hashes one stratum, the smallest of theirs, so that they stay together."""
+    strata = _strata(found["stratum"], label) if label else None
+    repeated = 0
+    for rows in _repeated(found.select("hash", *([] if strata is None else [strata]))):
+        repeated += rows.height
+        if strata is not None:
+            smallest = rows.select("row", pl.col("stratum").min().over("hash"))
+            strata = strata.scatter(smallest["row"], smallest["stratum"])
+    if repeated:
+        _log.info("rows with equal features stay in one part: %s of %s rows", repeated, found.height)
+    return found if strata is None else found.select("hash", strata)
+
+
+def _spread(found: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Give rows with equal hashes new ones, from their number among each other.
+
+    They are numbered in the order of what else they hold, and rows that differ in nothing can change places,
+    so the order of the rows doesn't matter.
+    """
+    hashes = found["hash"]
+    moved = 0
+    for rows in _repeated(found):
+        place = pl.int_range(pl.len())
+        first = pl.when(pl.col("hash").ne_missing(pl.col("hash").shift())).then(place).forward_fill()
+        numbered = rows.sort(pl.exclude("row"), maintain_order=True).with_columns(number=place - first)
+        further = numbered.filter(pl.col("number") > 0)
+        moved += further.height
+        hashes = hashes.scatter(
+            further["row"], further.select(tables.row_hash(["hash", "number"], seed)).to_series()
+        )
+    if moved:
+        _log.info("rows with equal features are spread over the parts: %s of %s rows", moved, found.height)
+    return found.with_columns(hashes)
+
+
+def _empty_part(parts: pl.Series, fractions: Sequence[float]) -> int | None:
+    wanted = (index for index, fraction in enumerate(fractions) if fraction > 0)
+    return next((index for index in wanted if not (parts == index).any()), None)
 
 
 def _by_hash(hashed: pl.Expr, fractions: Sequence[float]) -> pl.Expr:
@@ -139,29 +274,28 @@ def _threshold(fraction: float) -> pl.Expr:
     return pl.lit(min(round(fraction * 2**64), 2**64 - 1), pl.UInt64)
 
 
-def _by_stratum(
-    frame: pl.LazyFrame, hashed: pl.Expr, column: str, key: Sequence[str] | None, fractions: Sequence[float]
-) -> pl.Series:
-    with tables.watched(frame, "hashing rows") as watched:
-        stratum = tables.column(column).alias("stratum")
-        found = watched.select(hashed.alias("hash"), stratum).pipe(tables.collect)
-    found = found.with_columns(_strata(found["stratum"], column))
-    if key:
-        mixed = found.unique().height - found["hash"].n_unique()
-        if mixed:
-            raise ValueError(
-                f"{mixed} keys have rows with different values of stratify_by column {column!r}, so their "
-                "rows can't stay together; use group_by instead, or leave out key or stratify_by"
-            )
+def _require_one_stratum(found: pl.DataFrame, column: str) -> None:
+    mixed = found.unique().height - found["hash"].n_unique()
+    if mixed:
+        raise ValueError(
+            f"{mixed} keys have rows with different values of stratify_by column {column!r}, so their "
+            "rows can't stay together; use group_by instead, or leave out key or stratify_by"
+        )
+
+
+def _cut(found: pl.DataFrame, stratify_by: str | None, fractions: Sequence[float]) -> pl.Series:
+    if not stratify_by:
+        return found.select(_by_hash(pl.col("hash"), fractions)).to_series()
+    found = found.select("hash", _strata(found["stratum"], stratify_by))
     train, validation = (
-        pl.col("hash") <= _cut(found, share) for share in (fractions[0], fractions[0] + fractions[1])
+        pl.col("hash") <= _last(found, share) for share in (fractions[0], fractions[0] + fractions[1])
     )
     assigned = _three(train, validation, fractions)
     # At once, this would take the memory that the ranges save.
     return pl.concat([some.select(assigned) for some in found.iter_slices(_SLICE_ROWS)])["part"]
 
 
-def _cut(found: pl.DataFrame, share: float) -> pl.Expr:
+def _last(found: pl.DataFrame, share: float) -> pl.Expr:
     """Return the largest hash within a share of the rows of each stratum; null where that is no row.
 
     Counts in equal ranges of the hashes tell where the cut is, so that only few hashes are sorted.
@@ -178,10 +312,6 @@ def _cut(found: pl.DataFrame, share: float) -> pl.Expr:
 
 def _strata(values: pl.Series, column: str) -> pl.Series:
     dtype = values.dtype
-    if dtype.is_nested() or dtype == pl.Binary:
-        raise ValueError(
-            f"stratify_by column {column!r} holds {dtype}; stratify by text, numbers or booleans"
-        )
     if dtype.is_float():
         values = values.fill_nan(None)
     distinct = values.n_unique()

@@ -81,6 +81,105 @@ def test_more_rows_move_none_of_the_earlier() -> None:
         assert set(early["id"]) <= set(late["id"])
 
 
+def passengers(rows: int = 2000, seed: int = 0) -> pl.DataFrame:
+    """Make rows of few different values, whose label depends on them in part."""
+    rng = np.random.default_rng(seed)
+    level, adult = rng.integers(0, 4, rows), rng.random(rows) < 0.9
+    survived = rng.random(rows) < 0.2 + 0.15 * level
+    return pl.DataFrame({"class": level, "adult": adult, "survived": pl.Series(survived).cast(pl.Int64)})
+
+
+def roc_auc(train: pl.DataFrame, test: pl.DataFrame) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    rates = train.group_by("class", "adult").agg(pl.col("survived").mean().alias("rate"))
+    scored = test.join(rates, on=["class", "adult"], how="left")
+    return float(roc_auc_score(scored["survived"], scored["rate"].fill_null(0.5)))
+
+
+@pytest.mark.parametrize("stratify_by", [None, "survived"])
+def test_equal_rows_are_spread_whatever_their_label(stratify_by: str | None) -> None:
+    frame = passengers()
+    divided = parts(frame, stratify_by=stratify_by)
+    cut = 7 * frame.height // 10
+    by_chance = roc_auc(frame[:cut], frame[cut:])
+    assert roc_auc(divided[0], divided[2]) == pytest.approx(by_chance, abs=0.08)
+    assert by_chance > 0.6
+    for piece, share in zip(divided, SHARES, strict=True):
+        assert abs(piece.height / frame.height - share) < 0.05
+        assert piece.unique().height == pytest.approx(frame.unique().height, abs=3)
+
+
+@pytest.mark.parametrize("options", [{}, {"stratify_by": "survived"}, {"exclude_columns": ["id"]}], ids=str)
+def test_where_equal_rows_go_does_not_depend_on_their_order(options: dict[str, Any]) -> None:
+    frame = passengers().with_row_index("id")
+    shuffled = frame.sample(fraction=1, shuffle=True, seed=7)
+    for columns in (["class", "adult", "survived"], frame.columns):
+        pairs = zip(
+            parts(frame.select(columns), **options if "id" in columns else {}),
+            parts(shuffled.select(columns), **options if "id" in columns else {}),
+            strict=True,
+        )
+        for piece, other in pairs:
+            assert_frame_equal(piece.sort(columns), other.sort(columns))
+
+
+def test_more_equal_rows_move_none_of_the_earlier() -> None:
+    frame = passengers().drop("survived")
+    before, after = parts(frame.head(1000)), parts(frame)
+    for early, late in zip(before, after, strict=True):
+        assert not Counter(early.rows()) - Counter(late.rows())
+
+
+def test_copies_of_a_row_under_another_identifier_stay_together() -> None:
+    frame = people().drop("patient", "at").with_columns(pl.col("label").fill_null("none"))
+    copies = frame.sample(500, seed=1).with_columns(pl.col("id") + 10_000)
+    options: dict[str, Any] = {"stratify_by": "label", "exclude_columns": ["id"]}
+    divided = parts(pl.concat([frame, copies]), **options)
+    seen = [set(piece["income"]) for piece in divided]
+    assert sum(map(len, seen)) == len(set.union(*seen))
+    spread = parts(pl.concat([frame, copies]), repeated_rows="spread", **options)
+    assert set(spread[0]["income"]) & set(spread[2]["income"])
+
+
+def test_excluded_columns_have_no_say_in_where_a_row_goes() -> None:
+    frame = people().with_columns(pl.col("label").fill_null("none"))
+    renumbered = frame.with_columns(pl.col("id").reverse())
+    for options in ({}, {"stratify_by": "label"}):
+        pairs = zip(
+            parts(frame, exclude_columns=["id"], **options),
+            parts(renumbered, exclude_columns=["id"], **options),
+            strict=True,
+        )
+        for piece, other in pairs:
+            assert_frame_equal(piece.drop("id"), other.drop("id"))
+
+
+def test_equal_rows_stay_together_on_demand_even_if_their_labels_differ() -> None:
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"x": rng.integers(0, 300, 2000), "label": rng.choice(["a", "b"], 2000)})
+    divided = parts(frame, stratify_by="label", repeated_rows="together")
+    seen = [set(piece["x"]) for piece in divided]
+    assert sum(map(len, seen)) == len(set.union(*seen)) == frame["x"].n_unique()
+    for piece, share in zip(divided, SHARES, strict=True):
+        assert abs(piece.height / frame.height - share) < 0.05
+
+
+def test_few_values_that_tell_the_label_are_spread() -> None:
+    frame = pl.DataFrame({"a": [0, 0, 1, 1] * 50, "b": [0, 1, 0, 1] * 50})
+    frame = frame.with_columns(label=pl.col("a") ^ pl.col("b"))
+    assert [piece.height for piece in parts(frame, stratify_by="label")] == [140, 30, 30]
+    with pytest.raises(ValueError, match="the table has too few rows with different features"):
+        parts(frame, stratify_by="label", repeated_rows="together")
+
+
+def test_equal_rows_are_spread_across_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = passengers()
+    expected = split.assign(frame.lazy(), SHARES, stratify_by="survived")
+    monkeypatch.setattr(split, "_BUCKET_ROWS", 100)
+    assert split.assign(frame.lazy(), SHARES, stratify_by="survived").equals(expected)
+
+
 def test_rows_with_equal_keys_stay_together() -> None:
     seen = [set(piece["patient"]) for piece in parts(people(), key=["patient"])]
     assert sum(map(len, seen)) == len(set.union(*seen))
@@ -121,14 +220,14 @@ def test_each_stratum_is_cut_where_the_ranks_of_its_hashes_say(
     )
     # Few keys, so that many rows have the same hash and belong to the same part.
     frame = pl.DataFrame({"label": labels}, schema={"label": pl.String}).with_columns(
-        key=pl.int_range(pl.len()) % keys
+        key=pl.format("{}{}", pl.col("label").fill_null("missing"), pl.int_range(pl.len()) % keys)
     )
-    rank, rows = tables.row_hash(["label", "key"]).rank("min").over("label"), pl.len().over("label")
+    rank, rows = tables.row_hash(["key"]).rank("min").over("label"), pl.len().over("label")
     train, validation = ((rows * share).round() for share in (fractions[0], fractions[0] + fractions[1]))
     in_validation = pl.lit(fractions[2] == 0) | (rank <= validation)
     expected = frame.select(pl.when(rank <= train).then(0).when(in_validation).then(1).otherwise(2))
     try:
-        found = split.assign(frame.lazy(), fractions, stratify_by="label")
+        found = split.assign(frame.lazy(), fractions, stratify_by="label", repeated_rows="together")
     except ValueError as error:
         assert "would be empty" in str(error) or "too many" in str(error)  # noqa: PT017 - a small table may
         return
@@ -137,7 +236,10 @@ def test_each_stratum_is_cut_where_the_ranks_of_its_hashes_say(
 
 def test_a_stratum_of_many_rows_is_cut_where_the_ranks_of_its_hashes_say() -> None:
     frame = people(100_000)
-    rank, rows = tables.row_hash(frame.columns).rank("min").over("label"), pl.len().over("label")
+    rank, rows = (
+        tables.row_hash(frame.drop("label").columns).rank("min").over("label"),
+        pl.len().over("label"),
+    )
     expected = frame.select(
         pl.when(rank <= (rows * 0.7).round()).then(0).when(rank <= (rows * 0.85).round()).then(1).otherwise(2)
     )
@@ -198,6 +300,8 @@ def test_a_column_named_part_is_kept() -> None:
         (SHARES, {"stratify_by": "x"}, "stratify_by column 'x' is not in the table"),
         (SHARES, {"group_by": "x"}, "group_by column 'x' is not in the table"),
         (SHARES, {"time_column": "x"}, "time column 'x' is not in the table"),
+        (SHARES, {"exclude_columns": ["x"]}, "excluded column 'x' is not in the table"),
+        (SHARES, {"repeated_rows": "join"}, "repeated_rows is 'join'; use one of: auto, spread, together"),
         (
             SHARES,
             {"group_by": "patient", "time_column": "at"},
