@@ -28,15 +28,13 @@ def select_best(
         estimator: Class name of the winner's estimator.
         score: The winner's validation metric.
     """
-    import shutil
-
-    from flowparts import models, outputs, selection
+    from flowparts import models, outputs, selection, trees
 
     found = [models.metadata(candidate.path) for candidate in candidates]
     choice = selection.rank(found, metric)
     winner = choice.order[0]
     with outputs.whole(model.path) as partial:
-        shutil.copytree(candidates[winner].path, partial)
+        trees.copy(candidates[winner].path, partial)
     model.metadata.update(found[winner], candidates=selection.ranking(found, choice))
     outputs.write_text(report.path, selection.selection_report(found, choice))
     return str(found[winner]["estimator"]), choice.scores[0]

@@ -5,9 +5,10 @@ import json
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
-from flowparts import deploy
+from flowparts import deploy, trees
 
 # Fetching and loading the model come before readiness.
 START_PROBES = 120
@@ -75,6 +76,8 @@ class ModelPod(ABC):
                 f"a cluster can't fetch the model from {self.model!r}; put it where the server can: s3://, "
                 "gs:// or pvc://CLAIM/PATH"
             )
+        if (claim := _PVC.fullmatch(self.model)) and (path := (claim[2] or "").rstrip("/")):
+            trees.inside(Path(MODELS), path)
         check_image(self.image)
         deploy.check_name(self.name)
         deploy.cpus(self.cpu)

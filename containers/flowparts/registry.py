@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowparts import models, outputs
+from flowparts import models, outputs, trees
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -200,7 +200,7 @@ def require_name(model_name: str) -> None:
 def fingerprint(directory: str | Path) -> str:
     """Return 16 hexadecimal digits that stand for the names and bytes of a directory's files (SHA-256)."""
     total = hashlib.sha256()
-    for file in sorted(path for path in Path(directory).rglob("*") if path.is_file()):
+    for file in trees.files(directory):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         total.update(f"{file.relative_to(directory).as_posix()}\n{digest}\n".encode())
     return total.hexdigest()[:16]

@@ -3,12 +3,11 @@
 `python -m flowparts.saved_model_files MODEL DIRECTORY` does it in a pod, before the server starts.
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from flowparts import mlmodel, outputs
+from flowparts import mlmodel, outputs, trees
 from flowparts.serving import model_files
 
 # Where a model directory has it.
@@ -48,7 +47,7 @@ def lay_out(model: str, directory: Path) -> None:
             found = require(model_files.fetch(model, Path(scratch)))
         except ValueError as error:
             raise ValueError(str(error).replace(scratch, model)) from None
-        shutil.copytree(found, partial)
+        trees.copy(found, partial)
 
 
 if __name__ == "__main__":

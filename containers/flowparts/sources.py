@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from flowparts import trees
 from flowparts.names import hint
 
 SCHEMES = ("file", "gs", "http", "https", "s3", "sample")
@@ -83,28 +84,27 @@ def fetch_tree(source: str, directory: Path) -> None:
         directory: An existing directory, which gets what the source holds.
 
     Raises:
-        ValueError: Nothing is there, a name in it holds "..", or the server can't be reached.
+        ValueError: Nothing is there, a name in it leads out of the directory, or the server can't be reached.
     """
     scheme, _, rest = source.partition("://")
     try:
         files = filesystem(scheme)
         root = rest.strip("/")
-        names = [name for name in files.find(root) if name != root]
-        # A key in a bucket may hold anything, and nothing must be written outside of the directory.
-        escaping = [name for name in names if ".." in name.split("/")]
-        for name in [] if escaping else sorted(names):
-            target = directory / name.removeprefix(f"{root}/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(name, str(target))
+        # Consoles make an empty object whose name ends in a slash for each folder.
+        names = [name for name in files.find(root) if name != root and not name.endswith("/")]
     # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
     except Exception as error:
         raise ValueError(_reason(source, scheme, error)) from None
-    if escaping:
-        raise ValueError(
-            f"the name {escaping[0]!r} at {source} leads out of its directory; remove '..' from it"
-        )
     if not names:
         raise ValueError(f"there is nothing at {source}")
+    # An object may have any name: all are held inside the directory before the first one is written.
+    targets = {name: _inside(directory, name.removeprefix(f"{root}/"), source) for name in sorted(names)}
+    try:
+        for name, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(name, str(target))
+    except Exception as error:
+        raise ValueError(_reason(source, scheme, error)) from None
 
 
 def local_files(source: str) -> list[File]:
@@ -193,6 +193,13 @@ def decompressed(file: File, directory: Path) -> File:
     return File(plain, file.name)
 
 
+def _inside(directory: Path, name: str, source: str) -> Path:
+    try:
+        return trees.inside(directory, name)
+    except ValueError as error:
+        raise ValueError(f"{source} can't be copied: {error}") from None
+
+
 def _suffix(name: str) -> str:
     path = Path(name)
     if path.suffix.lower() in COMPRESSIONS:
@@ -237,8 +244,9 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
         found = []
         for position, name in enumerate(names):
             # A folder for each: two files of a pattern may have the same name.
-            target = directory / f"{position:05d}" / (Path(urlsplit(name).path).name or "data")
-            target.parent.mkdir(exist_ok=True)
+            folder = directory / f"{position:05d}"
+            folder.mkdir(exist_ok=True)
+            target = trees.inside(folder, Path(urlsplit(name).path).name or "data")
             files.get_file(name, str(target))
             address = shown(name) if scheme.startswith("http") else f"{scheme}://{name}"
             found.append(File(target, address))

@@ -87,6 +87,18 @@ def test_selfcheck_passes_for_any_user_without_network_on_a_read_only_root(image
 
 
 @every_image
+def test_python_imports_from_no_folder_that_a_step_can_write(image_id: str) -> None:
+    hidden = "/tmp/hidden.py /tmp/.local/lib/python3.11/site-packages/hidden.py"
+    write = f"mkdir -p /tmp/.local/lib/python3.11/site-packages; for file in {hidden}; do echo >$file; done"
+    command = (
+        f"! touch written; {write}; python -m flowparts.selfcheck >/tmp/said && cd /tmp && ! python -m hidden"
+    )
+    answer = run(image_id, "sh", "-c", command)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "No module named hidden" in answer.stderr
+
+
+@every_image
 def test_selfcheck_names_what_is_missing(image_id: str) -> None:
     hidden = "--mount=type=tmpfs,destination=/opt/flowparts/lib/python3.11/site-packages/duckdb"
     answer = run(image_id, *SELFCHECK, options=(hidden,))

@@ -222,9 +222,13 @@ def test_a_tree_is_copied_whole_or_where_a_name_leads_out_of_it_not_at_all(s3: s
     sources.fetch_tree(f"{s3}/in/", whole)
     copied = [str(path.relative_to(whole)) for path in sorted(whole.rglob("*")) if path.is_file()]
     assert copied == ["_SUCCESS", "a.csv", "b.csv", "deep/c.csv"]
-    boto3.client("s3").put_object(Bucket="bucket", Key="in/deep/../../out.csv", Body=CSV)
-    with pytest.raises(ValueError, match=r"out.csv' at s3://bucket/in leads out of its directory; remove"):
-        sources.fetch_tree(f"{s3}/in", nothing)
+    client = boto3.client("s3")
+    # An empty part after the prefix makes the rest of the key an absolute path.
+    for key in ("deep/../../out.csv", f"/{tmp_path}/onnxruntime.py", "deep//out.csv", "./out.csv", "deep/.."):
+        client.put_object(Bucket="bucket", Key=f"in/{key}", Body=CSV)
+        with pytest.raises(ValueError, match=r"s3://bucket/in can't be copied: the name .* leads out of its"):
+            sources.fetch_tree(f"{s3}/in", nothing)
+        client.delete_object(Bucket="bucket", Key=f"in/{key}")
     assert [path for path in tmp_path.rglob("*") if path.is_file() and whole not in path.parents] == []
 
 

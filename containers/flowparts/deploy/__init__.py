@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from flowparts import __version__, sources
+from flowparts import __version__, sources, trees
 from flowparts.endpoint import Endpoint
 from flowparts.names import unknown
 
@@ -154,10 +154,17 @@ def revision(model: str | Path, settings: Mapping[str, Any] | None = None) -> st
 
 
 def mounted(model: str) -> Path | None:
-    """Return where the platform has mounted a model's URI, if it has."""
+    """Return where the platform has mounted a model's URI, if it has.
+
+    Raises:
+        ValueError: The URI leads out of the mount.
+    """
     scheme, _, rest = model.partition("://")
-    folder = _MOUNTS.get(scheme, Path()) / rest
-    return folder if scheme in _MOUNTS and folder.is_dir() else None
+    mount = _MOUNTS.get(scheme)
+    if mount is None or not mount.is_dir():
+        return None
+    folder = trees.inside(mount, rest.rstrip("/"))
+    return folder if folder.is_dir() else None
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowparts import deploy as targets
+from flowparts import trees
 from flowparts.deploy import _splitter
 from flowparts.deploy._splitter import State
 from flowparts.endpoint import Endpoint
@@ -261,8 +262,9 @@ class _Host:
     def _store(self, volume: str, directory: Path, image_id: str, revision: str) -> None:
         """Copy a directory into a new volume."""
         self._remove_volume(volume)
+        trees.files(directory)
         with tempfile.TemporaryFile() as archive:
-            with tarfile.open(fileobj=archive, mode="w") as tar:
+            with tarfile.open(fileobj=archive, mode="w", dereference=True) as tar:
                 tar.add(directory, ".", filter=_readable)
             archive.seek(0)
             self._fill(volume, archive, image_id, {_REVISION: revision})

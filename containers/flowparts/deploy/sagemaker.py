@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flowparts import deploy as targets
+from flowparts import trees
 from flowparts.endpoint import Endpoint
 
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
@@ -178,6 +179,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 
 def archive(directory: Path, file: IO[bytes]) -> None:
     """Write a model directory as a tar.gz, whose bytes depend on names and contents of the files alone."""
+    trees.files(directory)
     with (
         gzip.GzipFile("", "wb", _COMPRESSION, fileobj=file, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,

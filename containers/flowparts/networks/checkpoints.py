@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flowparts import outputs
+from flowparts import outputs, trees
 
 _STATE = "state.json"
 _PREFIX = "epoch-"
@@ -109,7 +109,7 @@ class Checkpoints:
             target = folder / stored.rpartition("/")[2]
             target.mkdir(parents=True, exist_ok=True)
             for file in files.ls(stored, detail=False):
-                files.get_file(file, str(target / file.rpartition("/")[2]))
+                files.get_file(file, str(trees.inside(target, file.rpartition("/")[2])))
 
 
 def _stored(folder: Path) -> list[Path]:

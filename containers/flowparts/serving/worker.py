@@ -162,7 +162,7 @@ def _bracketed(host: str) -> str:
 def command(settings: Settings, listener: int, number: int, shared: Path, parent: int) -> list[str]:
     """Return the command line of a worker's process."""
     facts = {"listener": listener, "number": number, "shared": str(shared), "parent": parent}
-    return [sys.executable, "-m", "flowparts.serving.worker", json.dumps([asdict(settings), facts])]
+    return [sys.executable, "-P", "-m", "flowparts.serving.worker", json.dumps([asdict(settings), facts])]
 
 
 if __name__ == "__main__":
