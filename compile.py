@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
             registry=options.registry,
             version=options.version,
             digests=options.digests,
+            embed_source=options.embed_source,
             out=options.out,
             secrets=options.secret,
             profile=_profile(options),
@@ -39,9 +40,10 @@ def compile_all(
     names: list[str],
     targets: list[str],
     registry: str,
-    version: str,
+    version: str | None,
     digests: Path | None,
     out: Path,
+    embed_source: bool = False,
     secrets: Sequence[str] = (),
     profile: settings.Kubeflow | None = None,
     as_manifest: bool = False,
@@ -54,9 +56,10 @@ def compile_all(
         names: Pipelines and components, with hyphens or underscores; all of them when empty.
         targets: Some of "kubeflow" and "vertex".
         registry: Where the images are pulled from.
-        version: The images' tag.
+        version: The images' tag; None for that of the images in `digests`, else for that of this tree.
         digests: The images.json of `make push`, which pins the images it names.
         out: The folder to write to.
+        embed_source: Whether the components' source stands in the YAML; else the images' own copy runs.
         secrets: What becomes environment variables of every step of a pipeline, as the one target reads it:
             keys of Kubernetes secrets or versions of secrets in Secret Manager.
         profile: What else Kubernetes gives to the steps of a pipeline; the Kubeflow target only.
@@ -75,6 +78,7 @@ def compile_all(
     chosen: dict[str, BaseComponent] = {
         key: catalogue.find(key, everything, "pipeline or component") for key in keys
     }
+    version = package.images_version(version, digests)
     references = package.image_references(registry, version, digests)
     if secrets and len(targets) > 1:
         raise ValueError(
@@ -87,7 +91,7 @@ def compile_all(
         )
     texts = {}
     for key, component in chosen.items():
-        compiled = package.compiled(component, references)
+        compiled = package.compiled(component, references, None if embed_source else version)
         for target in targets:
             text = TARGETS[target].with_secrets(compiled, secrets if key in pipelines else ())
             if profile and target == "kubeflow" and key in pipelines:
@@ -120,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="pipelines and components; default: all")
     parser.add_argument("--target", choices=list(TARGETS), help="default: both, each into its own folder")
     package.add_image_options(parser)
+    package.add_embed_option(parser)
     parser.add_argument(
         "--secret",
         action="append",

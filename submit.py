@@ -94,6 +94,8 @@ def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
 
 
 def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
+    digests = Path(chosen.digests) if chosen.digests else None
+    version = package.images_version(chosen.version, digests)
     if options.package:
         try:
             text = options.package.read_text(encoding="utf-8")
@@ -103,17 +105,17 @@ def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
         if options.name.replace("_", "-") != named:
             raise ValueError(f"{options.package} holds the pipeline {named!r}, not {options.name!r}")
     else:
-        references = package.image_references(
-            chosen.registry, chosen.version, Path(chosen.digests) if chosen.digests else None
+        references = package.image_references(chosen.registry, version, digests)
+        text = package.compiled(
+            catalogue.pipeline(options.name), references, None if options.embed_source else version
         )
-        text = package.compiled(catalogue.pipeline(options.name), references)
         if options.target == "kubeflow":
             text = kubeflow.with_overlay(text, chosen)
         else:
             text = vertex.with_secrets(text, [f"{name}={secret}" for name, secret in chosen.secrets.items()])
     {"kubeflow": kubeflow.check, "vertex": vertex.check}[options.target](text)
     text = text if chosen.caching else submission.without_caching(text)
-    return submission.Package(text, chosen.version)
+    return submission.Package(text, version)
 
 
 def _parameters(options: argparse.Namespace, sent: submission.Package) -> dict[str, Any]:
@@ -176,6 +178,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         return
     command.add_argument("name", metavar="NAME", help="the pipeline, such as tabular-training")
     command.add_argument("--package", type=Path, metavar="FILE", help="compiled YAML, sent as it is")
+    package.add_embed_option(command)
     if name in ("run", "schedule"):
         command.add_argument(
             *("-p", "--parameter"), action="append", default=[], metavar="KEY=VALUE", help="may be repeated"

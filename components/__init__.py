@@ -2,17 +2,16 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import docstring_parser
-from kfp import dsl
-from kfp.dsl import structures
-from kfp.dsl.python_component import PythonComponent
+from typing import TYPE_CHECKING, Any
 
 from flowparts import __version__
+
+if TYPE_CHECKING:
+    from kfp.dsl.python_component import PythonComponent
 
 # compile.py replaces the registry, and the version where a digest is known.
 REGISTRY = "flowparts"
@@ -23,10 +22,11 @@ _REFERENCES = Path(__file__).with_name("images.json")
 
 def runs_in(
     image: str, *, cpu: str = "1", memory: str = "2Gi"
-) -> Callable[[Callable[..., Any]], PythonComponent]:
+) -> Callable[[Callable[..., Any]], "PythonComponent"]:
     """Make a function a lightweight component that runs in one of the images under containers/.
 
-    kfp is already in the image, so nothing is installed when a step starts.
+    kfp is already in the image, so nothing is installed when a step starts. Inside of a step, where kfp
+    has no authoring API, the function stays as it is.
 
     Args:
         image: The image's folder name under containers/, such as "base" or "sklearn".
@@ -35,7 +35,12 @@ def runs_in(
         memory: Memory for a step, likewise; `task.set_memory_limit`.
     """
 
-    def decorate(function: Callable[..., Any]) -> PythonComponent:
+    def decorate(function: Callable[..., Any]) -> Any:
+        if os.environ.get("_KFP_RUNTIME") == "true":
+            return function
+        from kfp import dsl
+        from kfp.dsl import structures
+
         component: PythonComponent = dsl.component(
             function,
             base_image=_reference(f"flowparts-{image}"),
@@ -59,8 +64,10 @@ def _reference(name: str) -> str:
     return _released().get(name, f"{REGISTRY}/{name}:{__version__}")
 
 
-def _describe_ports(component: PythonComponent, docstring: str) -> None:
+def _describe_ports(component: "PythonComponent", docstring: str) -> None:
     """Show each port's description on one line; kfp omits those of output artifacts and single values."""
+    import docstring_parser
+
     parsed = docstring_parser.parse(docstring, docstring_parser.DocstringStyle.GOOGLE)
     described = {param.arg_name: param.description for param in parsed.params}
     if parsed.returns:

@@ -5,6 +5,7 @@ tensorflow-gpu: the same Dockerfile with other packages. It is built when it is 
 """
 
 import argparse
+import hashlib
 import ipaddress
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from flowparts.names import unknown
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
+COMPONENTS = ROOT / "components"
 BASE_IMAGE = "python:3.11-slim"
 OFFLINE_BASE = "flowparts-offline-base"
 _BUILDKIT = {**os.environ, "DOCKER_BUILDKIT": "1"}
@@ -62,6 +65,21 @@ class Image:
     @property
     def _suffix(self) -> str:
         return f"-{self.variant}" if self.variant else ""
+
+
+@cache
+def version() -> str:
+    """Return the tag of the images that this tree makes: the package's version and a digest of the content.
+
+    Kubeflow's cache tells images by their name alone, so other content needs another tag.
+    """
+    digest = hashlib.sha256()
+    for folder in (CONTAINERS, COMPONENTS):
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)}\0{file.stat().st_mode & 0o111}\0".encode())
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return f"{__version__}-{digest.hexdigest()[:12]}"
 
 
 def find() -> dict[str, Image]:
@@ -132,7 +150,7 @@ def build(
     }
 
     def environment(image: Image) -> list[str]:
-        parents = {"PARENT_IMAGE": f"{registry}/flowparts-{image.parent}:{version}-environment"}
+        parents = {"PARENT_IMAGE": f"{registry}/flowparts-{image.parent}:environment"}
         arguments = {"BASE_IMAGE": base_image, "VARIANT": image.variant, **(parents if image.parent else {})}
         return _build(docker, image.folder / "Dockerfile", arguments)
 
@@ -141,12 +159,14 @@ def build(
         print(f"installing the packages of {', '.join(image.key for image in images)}", flush=True)  # noqa: T201
         list(pool.map(lambda image: _aside([*environment(image), "--target=build"]), images))
         for image in images:
-            tag = f"{registry}/{image.name}:{version}"
-            _docker([*environment(image), f"--tag={tag}-environment"])
-            arguments = {"ENVIRONMENT": f"{tag}-environment", "BASE_IMAGE": base_image, "TITLE": image.name}
-            _docker([*_build(docker, CONTAINERS / "Dockerfile", {**arguments, **facts}), f"--tag={tag}"])
+            name = f"{registry}/{image.name}"
+            _docker([*environment(image), f"--tag={name}:environment"])
+            arguments = {"ENVIRONMENT": f"{name}:environment", "BASE_IMAGE": base_image, "TITLE": image.name}
+            code = _build(docker, CONTAINERS / "Dockerfile", {**arguments, **facts}, ROOT)
+            # Under the plain version, too, this machine has the image that was built last.
+            _docker([*code, f"--tag={name}:{version}", f"--tag={name}:{__version__}"])
         described = _describe(images, registry, version, out)
-        references = [f"{registry}/{image.name}:{version}-environment" for image in images]
+        references = [f"{registry}/{image.name}:environment" for image in images]
         list(pool.map(_write_sbom, references, [out / "sbom" / image.name for image in images]))
     return described
 
@@ -251,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=["build", "push", "lock"])
     parser.add_argument("names", nargs="*", metavar="IMAGE", help="folders under containers/; default: all")
     parser.add_argument("--registry", default=REGISTRY, help="stands before the images' names (%(default)s)")
-    parser.add_argument("--version", default=__version__, help="the tag (%(default)s)")
+    parser.add_argument("--version", default=version(), help="the tag (%(default)s)")
     parser.add_argument(
         "--base-image", default=BASE_IMAGE, help="the Python image to start from (%(default)s)"
     )
@@ -329,9 +349,9 @@ def _builder() -> str:
     )
 
 
-def _build(docker: str, dockerfile: Path, arguments: dict[str, str]) -> list[str]:
+def _build(docker: str, dockerfile: Path, arguments: dict[str, str], context: Path = CONTAINERS) -> list[str]:
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-    return [docker, "build", f"--file={dockerfile}", *given, str(CONTAINERS)]
+    return [docker, "build", f"--file={dockerfile}", *given, str(context)]
 
 
 def _docker(command: list[str]) -> None:

@@ -7,16 +7,18 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from kfp import compiler
 from kfp.dsl.base_component import BaseComponent
+from kfp.dsl.python_component import PythonComponent
 
 from components import REGISTRY
 from flowparts import __version__
-from targets import images
+from targets import catalogue, images
 
 _IMAGE = re.compile(
     rf"^(\s+image: ){REGISTRY}/(flowparts-[a-z0-9-]+):{re.escape(__version__)}$", re.MULTILINE
@@ -26,26 +28,41 @@ _IMAGE = re.compile(
 _DEFAULT = re.compile(r"^(#    \w+: (?:list|dict) \[Default: )(.*)(\])$", re.MULTILINE)
 
 
-def compiled(component: BaseComponent, image_reference: Callable[[str], str]) -> str:
+def compiled(
+    component: BaseComponent, image_reference: Callable[[str], str], version: str | None = None
+) -> str:
     """Return the compiled YAML of a component or pipeline.
 
     Args:
         component: What to compile.
         image_reference: Gives the full reference of an image from its name, such as "flowparts-base".
+        version: That of the images: their copy of this repository's components runs, and the YAML holds no
+            source. None to embed the source, which kfp.local needs, and who edits a component without
+            building an image.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "package.yaml"
         compiler.Compiler().compile(component, str(file))
         text = file.read_text(encoding="utf-8")
-    text = _shared(_DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text))
+    text = _shared(
+        _DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text),
+        version,
+        describe_steps=not version or isinstance(component, PythonComponent),
+    )
     return _IMAGE.sub(lambda match: match[1] + image_reference(match[2]), text)
 
 
-def _shared(text: str) -> str:
+def _shared(text: str, version: str | None, describe_steps: bool) -> str:
     """Write what nested pipelines have in common once, named by the first task that uses it.
 
     kfp writes a nested pipeline out for each use, and numbers the copies in the order of protobuf's maps,
     which changes from process to process. Some clusters store 256 kB for a run at most.
+
+    Args:
+        text: The compiled YAML.
+        version: That of the images whose components are called by name; None to leave the source embedded.
+        describe_steps: Whether the steps' ports keep their descriptions. No UI shows them, and Kubeflow
+            copies what a step carries about six times into a workflow of at most 1 MiB.
     """
     header = "".join(re.findall(r"^#.*\n", text, re.MULTILINE))
     spec, *overlays = documents(text)
@@ -90,7 +107,42 @@ def _shared(text: str) -> str:
         holder["deploymentSpec"]["executors"] = {
             new: known[label] for label, new in labels.items() if label in known
         }
+    if version:
+        _call_by_name(spec, version)
+    if not describe_steps:
+        _drop_descriptions(components)
     return header + "---\n".join(yaml.dump(part, sort_keys=True) for part in (spec, *overlays))
+
+
+def _call_by_name(spec: dict[str, Any], version: str) -> None:
+    """Start each of this repository's components by its name in the image instead of by its source."""
+    sources = _component_names()
+    for executor in spec["deploymentSpec"]["executors"].values():
+        container = executor.get("container", {})
+        # The source is the last part of the command that kfp makes of a function.
+        if name := sources.get((container.get("command") or [""])[-1]):
+            container["command"] = ["python3", "-m", "flowparts.step", name, "--version", version]
+            container["args"] = ["--executor_input", "{{$}}"]
+
+
+@cache
+def _component_names() -> dict[str, str]:
+    """Return the name of each of this repository's components by its source as kfp embeds it."""
+    names = {}
+    for name, component in catalogue.components().items():
+        container = component.component_spec.implementation.container
+        assert container
+        assert container.command
+        names[str(container.command[-1])] = name
+    return names
+
+
+def _drop_descriptions(components: dict[str, Any]) -> None:
+    for component in components.values():
+        for ports in ("inputDefinitions", "outputDefinitions"):
+            for kind in component.get(ports, {}).values():
+                for port in kind.values():
+                    port.pop("description", None)
 
 
 def _ordered(literal: str) -> str:
@@ -112,8 +164,38 @@ def dumped(document: dict[str, Any]) -> str:
 def add_image_options(parser: argparse.ArgumentParser) -> None:
     """Let a command line take what `image_references` does."""
     parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
-    parser.add_argument("--version", default=__version__, help="tag of the images (%(default)s)")
+    parser.add_argument(
+        "--version",
+        help=f"tag of the images ({images.version()}, after their content; with --digests theirs)",
+    )
     parser.add_argument("--digests", type=Path, metavar="FILE", help="images.json of make push: what to pin")
+
+
+def add_embed_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command line choose whether what runs stands in the images or in the YAML."""
+    parser.add_argument(
+        "--embed-source",
+        action="store_true",
+        help="write the components' source into the YAML, to run edited components in images that were built "
+        "before; the packages behind them stay those of the images",
+    )
+
+
+def images_version(given: str | None, digests: Path | None) -> str:
+    """Return the tag of the images: the given one, else that of the pinned images, else this tree's.
+
+    Raises:
+        ValueError: The file can't be read, or its images have different tags.
+    """
+    if given or not digests:
+        return given or images.version()
+    tags = {str(image.get("image", "")).rpartition(":")[2] for image in images.read(digests).values()}
+    if len(tags) != 1 or "" in tags:
+        raise ValueError(
+            f"the images in {digests} don't have one tag but {', '.join(sorted(map(repr, tags))) or 'none'}; "
+            "build all of them at once, or give --version"
+        )
+    return tags.pop()
 
 
 def image_references(registry: str, version: str, digests: Path | None = None) -> Callable[[str], str]:

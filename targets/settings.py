@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import yaml
 
 from components import REGISTRY
-from flowparts import __version__
 from flowparts.names import unknown
 
 FILE = Path("flowparts.toml")
@@ -28,7 +27,7 @@ def _setting(what: str, default: Any = "") -> Any:
 @dataclass(frozen=True)
 class _Common:
     registry: str = _setting("where the images are pulled from", REGISTRY)
-    version: str = _setting("tag of the images", __version__)
+    version: str = _setting("tag of the images; by default it follows their content")
     digests: str = _setting("images.json of make push: what to pin")
     endpoint: str = _setting("address of the API; for Vertex AI only where it isn't the region's own")
     pipeline_root: str = _setting("where artifacts go, such as gs://bucket/runs")

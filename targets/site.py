@@ -30,19 +30,20 @@ _PYTHON_TYPES = {
 _PICTURE_WIDTH, _PICTURE_HEIGHT = 1200, 900
 
 
-def build(runs: Path, out: Path, registry: str, version: str, digests: Path | None) -> Path:
+def build(runs: Path, out: Path, registry: str, version: str | None, digests: Path | None) -> Path:
     """Write the site and return its first page.
 
     Args:
         runs: Finished runs of `run.py`; the newest good one of each pipeline gives the pictures of reports.
         out: The folder to write to; what is there is replaced.
         registry: Where the images of the YAML files are pulled from.
-        version: The images' tag.
+        version: The images' tag; None for that of the images in `digests`, else for that of this tree.
         digests: The images.json of `make push`, which pins the images it names.
 
     Raises:
         ValueError: A reference would be malformed, or a page breaks one of Sphinx's rules.
     """
+    version = package.images_version(version, digests)
     reference = package.image_references(registry, version, digests)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder)
@@ -54,7 +55,9 @@ def build(runs: Path, out: Path, registry: str, version: str, digests: Path | No
         for kind, parts in (("components", catalogue.components()), ("pipelines", catalogue.pipelines())):
             (source / kind).mkdir()
             for name, part in parts.items():
-                (source / kind / f"{name}.yaml").write_text(package.compiled(part, reference), "utf-8")
+                (source / kind / f"{name}.yaml").write_text(
+                    package.compiled(part, reference, version), "utf-8"
+                )
                 page = _component(part) if isinstance(part, PythonComponent) else _pipeline(part)
                 if name in pages and kind == "components":
                     shutil.copyfile(pages[name], reports / f"{name}.html")

@@ -14,7 +14,8 @@ MAX_MEMORY_GB = 624
 _SECRET = re.compile(
     r"([A-Za-z_]\w*)=(projects/[a-z0-9:.-]+/secrets/[\w-]{1,255}/versions/(?:[1-9]\d*|[A-Za-z][\w-]{0,62}))"
 )
-# How kfp starts the function of a component.
+# How the components in the images are started, and how kfp starts a function whose source is embedded.
+_STEP = ["python3", "-m", "flowparts.step"]
 _START = "python3 -m kfp.dsl.executor_main"
 _START_WITH_SECRETS = f"python3 -m flowparts.secrets {_START}"
 
@@ -75,7 +76,10 @@ def with_secrets(text: str, given: Sequence[str]) -> str:
     for label, executor in spec["deploymentSpec"]["executors"].items():
         if container := executor.get("container"):
             command = container["command"]
-            container["command"] = [part.replace(_START, _START_WITH_SECRETS) for part in command]
+            if command[: len(_STEP)] == _STEP:
+                container["command"] = ["python3", "-m", "flowparts.secrets", *command]
+            else:
+                container["command"] = [part.replace(_START, _START_WITH_SECRETS) for part in command]
             if container["command"] == command:
                 raise ValueError(f"{label} has a command of its own, which can't be given secrets")
             container.setdefault("env", []).extend(map(dict, variables))

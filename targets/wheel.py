@@ -13,18 +13,19 @@ from targets import images, package
 ROOT = Path(__file__).parents[1]
 
 
-def build(registry: str, version: str, digests: Path | None, out: Path) -> Path:
+def build(registry: str, version: str | None, digests: Path | None, out: Path) -> Path:
     """Build a wheel and return its file, in the folder `out`.
 
     Args:
         registry: Where the components' images are pulled from.
-        version: The images' tag.
+        version: The images' tag; None for that of the images in `digests`, else for that of this tree.
         digests: The images.json of `make push`, which pins the images it names.
         out: The folder to write to.
 
     Raises:
         ValueError: A reference would be malformed, or an image in the file has no digest.
     """
+    version = package.images_version(version, digests)
     reference = package.image_references(registry, version, digests)
     references = {image.name: reference(image.name) for image in images.find().values()}
     with tempfile.TemporaryDirectory() as folder:

@@ -87,11 +87,23 @@ def test_a_secret_of_secret_manager_is_read_by_every_step_of_a_pipeline(tmp_path
         assert executor["container"]["env"] == [variable]
     # Nothing else differs.
     assert text.count("#") == without.count("#")
-    spec = yaml.safe_load(text.replace("python3 -m flowparts.secrets ", ""))
+    spec = yaml.safe_load(text)
     for executor in spec["deploymentSpec"]["executors"].values():
         del executor["container"]["env"]
+        command = executor["container"]["command"]
+        assert command[:3] == ["python3", "-m", "flowparts.secrets"]
+        executor["container"]["command"] = command[3:]
     assert spec == yaml.safe_load(without)
     assert "secret" not in (tmp_path / "components" / "split_table.yaml").read_text()
+
+
+def test_a_component_whose_source_is_embedded_is_started_with_secrets_as_well(tmp_path: Path) -> None:
+    secret = ["--secret", "TOKEN=projects/my-project/secrets/token/versions/latest"]
+    arguments = ["batch-prediction", "--embed-source", "--target", "vertex", "--out", str(tmp_path), *secret]
+    assert compile_command.main(arguments) == 0
+    spec = yaml.safe_load((tmp_path / "vertex" / "batch_prediction.yaml").read_text())
+    for executor in spec["deploymentSpec"]["executors"].values():
+        assert "python3 -m flowparts.secrets python3 -m kfp" in executor["container"]["command"][2]
 
 
 def test_a_container_component_cannot_be_given_secrets() -> None:

@@ -13,7 +13,7 @@ import pytest
 import compile as compile_command
 import run as run_command
 import submit as submit_command
-from targets import catalogue, package, parameters, settings
+from targets import catalogue, parameters, settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,16 +77,6 @@ def test_every_profile_that_is_shown_is_one(tmp_path: Path) -> None:
         file.write_text(text)
         for name, profile in tomllib.loads(text).items():
             settings.gather(kinds[profile["target"]], {"config": file, "profile": name}, {})
-
-
-def test_images_that_are_loaded_into_kind_are_those_that_the_pipeline_pulls() -> None:
-    text = package.compiled(
-        catalogue.pipeline("tabular-training"), package.image_references("flowparts", package.__version__)
-    )
-    (loaded,) = re.findall(
-        r"kind load docker-image --name flowparts (.*)", (ROOT / "docs/kubeflow.md").read_text()
-    )
-    assert set(loaded.split()) == set(re.findall(r"image: (\S+)", text))
 
 
 def test_workflows_that_are_shown_have_no_finding(tmp_path: Path) -> None:

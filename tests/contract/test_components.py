@@ -85,7 +85,7 @@ def test_takes_no_secret_as_a_parameter(name: str, component: PythonComponent) -
 def test_compiles_to_yaml_that_the_backend_takes(
     name: str, component: PythonComponent, check: object
 ) -> None:
-    text = package.compiled(component, REFERENCES)
+    text = package.compiled(component, REFERENCES, "1.2.3")
     assert re.search(r"image: registry\.example/team/flowparts-[a-z]+:1\.2\.3$", text, re.MULTILINE)
     assert "pip install" not in text
     check(text)

@@ -35,7 +35,7 @@ def test_every_parameter_has_a_default_and_a_description_that_the_interfaces_sho
 
 @every_pipeline
 def test_reads_well_in_the_lists_and_the_graph_of_the_interfaces(name: str, pipeline: BaseComponent) -> None:
-    spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
+    spec = package.documents(package.compiled(pipeline, REFERENCES, "1.2.3"))[0]
     assert re.fullmatch(r"[A-Z][\w ,-]{3,50}", spec["pipelineInfo"]["displayName"])
     assert spec["pipelineInfo"]["description"].splitlines()[0].endswith(".")
     for dag in [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]:
@@ -50,7 +50,7 @@ def test_reads_well_in_the_lists_and_the_graph_of_the_interfaces(name: str, pipe
 
 @every_pipeline
 def test_has_a_page_that_the_interfaces_open(name: str, pipeline: BaseComponent) -> None:
-    spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
+    spec = package.documents(package.compiled(pipeline, REFERENCES, "1.2.3"))[0]
     artifacts = [
         artifact["artifactType"]["schemaTitle"]
         for part in spec["components"].values()
@@ -62,7 +62,7 @@ def test_has_a_page_that_the_interfaces_open(name: str, pipeline: BaseComponent)
 @every_pipeline
 @pytest.mark.parametrize("check", [kubeflow.check, vertex.check], ids=["kubeflow", "vertex"])
 def test_compiles_to_yaml_that_the_backend_takes(name: str, pipeline: BaseComponent, check: object) -> None:
-    text = package.compiled(pipeline, REFERENCES)
+    text = package.compiled(pipeline, REFERENCES, "1.2.3")
     check(text)
     # Some Argo set-ups store no more than this.
     assert len(text.encode()) < 256_000
@@ -74,7 +74,7 @@ def component_of(task: dict[str, Any]) -> str:
 
 @every_pipeline
 def test_steps_that_act_on_the_world_are_never_cached(name: str, pipeline: BaseComponent) -> None:
-    spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
+    spec = package.documents(package.compiled(pipeline, REFERENCES, "1.2.3"))[0]
     dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
     for dag in dags:
         for task_name, task in dag["tasks"].items():
@@ -87,7 +87,7 @@ def test_steps_that_act_on_the_world_are_never_cached(name: str, pipeline: BaseC
 def test_a_condition_reads_only_what_its_group_is_given(name: str, pipeline: BaseComponent) -> None:
     # kfp.local 2.17 takes a condition on an output of a task beside it as false, without a word; with an
     # Else, or in a pipeline of its own, the output reaches the condition as an input.
-    spec = package.documents(package.compiled(pipeline, REFERENCES))[0]
+    spec = package.documents(package.compiled(pipeline, REFERENCES, "1.2.3"))[0]
     dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
     for dag in dags:
         for task_name, task in dag["tasks"].items():
@@ -105,7 +105,7 @@ def test_vertex_client_makes_a_job_of_the_compiled_file(
     from google.cloud import aiplatform
 
     file = tmp_path / f"{name}.yaml"
-    file.write_text(package.compiled(pipeline, REFERENCES), encoding="utf-8")
+    file.write_text(package.compiled(pipeline, REFERENCES, "1.2.3"), encoding="utf-8")
     job = aiplatform.PipelineJob(
         display_name=name,
         template_path=str(file),

@@ -12,7 +12,7 @@ import yaml
 from kfp import dsl
 
 import submit
-from targets import package, submission
+from targets import images, package, submission
 from tests.stand_in import Trouble
 from tests.submit.kubeflow_server import KubeflowServer
 
@@ -83,7 +83,7 @@ def test_the_same_content_is_uploaded_once_whatever_the_commit(
     assert len(kubeflow.versions) == 1
     assert do("upload", "batch-prediction", "--version", "9.9") == 0
     assert [version.display_name[:16] for version in kubeflow.versions] == [
-        "0.1.0-0123456789",
+        images.version()[:16],
         "9.9-ffffffffffff",
     ]
     assert len(kubeflow.pipelines) == 1

@@ -1,8 +1,10 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from flowparts import __version__
 from targets import images
 
 DIGEST = "sha256:" + "0a" * 32
@@ -13,7 +15,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     parents = {"zoo": "", "ant": "bee", "bee": "zoo"}
     for name, parent in parents.items():
         (tmp_path / name).mkdir()
-        argument = f"ARG PARENT_IMAGE=flowparts/flowparts-{parent}:1-environment\n" if parent else ""
+        argument = f"ARG PARENT_IMAGE=flowparts/flowparts-{parent}:environment\n" if parent else ""
         (tmp_path / name / "Dockerfile").write_text(f"ARG BASE_IMAGE=python\n{argument}FROM x\n")
     monkeypatch.setattr(images, "CONTAINERS", tmp_path)
     return tmp_path
@@ -68,6 +70,23 @@ def test_builds_with_the_first_client_on_the_path_that_knows_buildkit(
     monkeypatch.setenv("PATH", str(without.parent))
     with pytest.raises(ValueError, match="no Docker client here builds with BuildKit; install its plugin"):
         images._builder()
+
+
+@pytest.mark.parametrize("changed", ["containers/base/requirements.txt", "components/prepare/split.py"])
+def test_the_tag_follows_the_content(changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("containers/base/requirements.txt", "components/prepare/split.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("a")
+    for constant, folder in (("ROOT", ""), ("CONTAINERS", "containers"), ("COMPONENTS", "components")):
+        monkeypatch.setattr(images, constant, tmp_path / folder)
+    version = images.version.__wrapped__
+    before = version()
+    assert re.fullmatch(rf"{re.escape(__version__)}-[0-9a-f]{{12}}", before)
+    (tmp_path / "components" / "__pycache__").mkdir()
+    (tmp_path / "components" / "__pycache__" / "split.pyc").write_text("b")
+    assert version() == before
+    (tmp_path / changed).write_text("b")
+    assert version() != before
 
 
 def test_a_parent_without_a_folder_is_refused(folders: Path) -> None:

@@ -52,6 +52,34 @@ def test_an_image_that_was_never_pushed_has_no_digest_to_pin(tmp_path: Path) -> 
         package.image_references("registry.example", "1", file)
 
 
+@pytest.mark.parametrize(
+    ("tags", "sentence"),
+    [
+        (["1", "2"], "don't have one tag but '1', '2'; build all of them at once"),
+        ([], "don't have one tag but none"),
+    ],
+    ids=["different", "none"],
+)
+def test_pinned_images_say_their_version_if_they_have_one(
+    tmp_path: Path, tags: list[str], sentence: str
+) -> None:
+    def described(tags: list[str]) -> Path:
+        file = tmp_path / "images.json"
+        parts = {f"flowparts-{tag}-{n}": {"image": f"r/x:{tag}", "id": DIGEST} for n, tag in enumerate(tags)}
+        file.write_text(json.dumps(parts))
+        return file
+
+    assert package.images_version(None, described(["3", "3"])) == "3"
+    assert package.images_version("4", described(["3"])) == "4"
+    with pytest.raises(ValueError, match=sentence):
+        package.images_version(None, described(tags))
+
+
+@dsl.component(base_image="registry.example/mine:1", install_kfp_package=False)
+def of_a_user(table: dsl.Input[dsl.Dataset]) -> None:
+    """Do what only a user needs."""
+
+
 @dsl.pipeline(name="halves")
 def halves(source: str, destination: str) -> None:
     table = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset)
@@ -91,6 +119,36 @@ def test_nested_pipelines_are_written_once_however_often_they_are_used() -> None
     assert {task["componentRef"]["name"] for task in tasks.values()} == {"comp-halves"}
     sources = [task["inputs"]["parameters"]["source"]["componentInputParameter"] for task in tasks.values()]
     assert sorted(sources) == ["destination", "source"]
+
+
+def test_what_runs_stands_in_the_image_and_ports_are_described_where_a_person_sees_them() -> None:
+    @dsl.pipeline(name="mine")
+    def mine(source: str = "file:///a") -> None:
+        """Split a table.
+
+        Args:
+            source: Where it is.
+        """
+        table = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset)
+        of_a_user(table=split_table(table=table.output).outputs["train"])
+
+    (spec,) = package.documents(package.compiled(mine, lambda name: name, "1.2.3"))
+    executors = spec["deploymentSpec"]["executors"]
+    assert executors["exec-split-table"]["container"]["command"] == [
+        *("python3", "-m", "flowparts.step", "split_table", "--version", "1.2.3"),
+    ]
+    assert executors["exec-split-table"]["container"]["args"] == ["--executor_input", "{{$}}"]
+    assert "def of_a_user(" in executors["exec-of-a-user"]["container"]["command"][-1]
+    assert spec["root"]["inputDefinitions"]["parameters"]["source"]["description"] == "Where it is."
+    assert "description" not in json.dumps(spec["components"])
+    (alone,) = package.documents(package.compiled(split_table, lambda name: name, "1.2.3"))
+    assert "Rows to split." in json.dumps(alone["components"])
+
+
+def test_the_source_stands_in_the_yaml_where_it_is_asked_for() -> None:
+    (spec,) = package.documents(package.compiled(split_table, lambda name: name))
+    command = spec["deploymentSpec"]["executors"]["exec-split-table"]["container"]["command"]
+    assert "def split_table(" in command[-1]
 
 
 def test_parts_that_differ_in_their_secrets_or_limits_stay_apart() -> None:
