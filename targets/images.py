@@ -77,7 +77,8 @@ def version() -> str:
     for folder in (CONTAINERS, COMPONENTS):
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(f"{file.relative_to(ROOT)}\0{file.stat().st_mode & 0o111}\0".encode())
+                name = file.relative_to(folder.parent)
+                digest.update(f"{name}\0{file.stat().st_mode & 0o111}\0".encode())
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
     return f"{__version__}-{digest.hexdigest()[:12]}"
 

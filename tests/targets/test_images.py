@@ -77,7 +77,7 @@ def test_the_tag_follows_the_content(changed: str, tmp_path: Path, monkeypatch: 
     for name in ("containers/base/requirements.txt", "components/prepare/split.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("a")
-    for constant, folder in (("ROOT", ""), ("CONTAINERS", "containers"), ("COMPONENTS", "components")):
+    for constant, folder in (("CONTAINERS", "containers"), ("COMPONENTS", "components")):
         monkeypatch.setattr(images, constant, tmp_path / folder)
     version = images.version.__wrapped__
     before = version()
