@@ -30,13 +30,31 @@ push: images
 load: images
 	$(BIN)/python -m targets.load $(IMAGES) $(if $(INTO),--into $(INTO))
 
+# Kubeflow Pipelines in a kind cluster on this machine, with the images; PORT=8080 of its UI. Needs the internet.
+kubeflow: images
+	scripts/kubeflow.sh $(if $(PORT),--port $(PORT))
+
+# Every pipeline on the Kubeflow Pipelines at ENDPOINT=http://localhost:8080, whose nodes have the images or pull
+# them from REGISTRY. NAMESPACE= and TOKEN= where it serves many users; with TRACKING_URI= (an MLflow server) and
+# S3=s3://BUCKET/FOLDER (with the secret S3_SECRET=bucket), both as steps reach them, also what needs these.
+ifneq ($(TOKEN),)
+test-cluster: export FLOWPARTS_TOKEN := $(TOKEN)
+endif
+test-cluster: .venv/installed
+	$(if $(ENDPOINT),,$(error give the address of a Kubeflow Pipelines: make test-cluster ENDPOINT=http://localhost:8080))
+	FLOWPARTS_TEST_ENDPOINT=$(ENDPOINT) FLOWPARTS_TEST_TRACKING_URI=$(TRACKING_URI) \
+	    FLOWPARTS_TEST_S3=$(S3) FLOWPARTS_TEST_S3_SECRET=$(S3_SECRET) \
+	    $(if $(NAMESPACE),FLOWPARTS_NAMESPACE=$(NAMESPACE)) \
+	    $(if $(REGISTRY),FLOWPARTS_REGISTRY=$(REGISTRY)) $(if $(VERSION),FLOWPARTS_VERSION=$(VERSION)) \
+	    $(if $(DIGESTS),FLOWPARTS_DIGESTS=$(DIGESTS)) $(BIN)/pytest -v tests/cluster
+
 # The distribution for other repositories; its components run in REGISTRY's images, DIGESTS=build/images.json pins them.
 wheel: .venv/installed
 	$(BIN)/python -m targets.wheel $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
 
 # Debian packages that only the tests need; a machine that has them is left alone.
 system:
-	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver openssl:openssl
+	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver openssl:openssl shellcheck:shellcheck
 
 # tensorflow-serving-api asks for the plain tensorflow, beside which tensorflow-cpu would stand twice; jsonschema
 # can do without rfc3987-syntax, whose grammar is built anew, for 1.5 s, wherever kfp is imported.
@@ -91,4 +109,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push load wheel system lock docs readme bench bench-keras bench-containers proto bench-serving
+.PHONY: run test compile images push load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-containers proto bench-serving

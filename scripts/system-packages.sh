@@ -21,5 +21,5 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-# shellcheck disable=SC2086 one package a word
+# shellcheck disable=SC2086 # one package a word
 apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -207,28 +207,23 @@ def image_references(registry: str, version: str, digests: Path | None = None) -
         digests: The images.json of `make push`; an image named in it is pinned by digest instead.
 
     Raises:
-        ValueError: An option is malformed, or an image in the file has no digest.
+        ValueError: An option is malformed. The function that is returned raises it for an image in the file
+            that has no digest.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*", registry):
         raise ValueError(f"registry {registry!r} is not a registry and path such as registry.example/team")
     if version == "latest" or not re.fullmatch(r"\w[\w.-]{0,127}", version):
         raise ValueError(f"version {version!r} is not a fixed image tag such as {__version__}")
-    pinned = _read_digests(digests) if digests else {}
+    described = images.read(digests) if digests else {}
 
     def reference(name: str) -> str:
-        if name in pinned:
-            return f"{registry}/{name}@{pinned[name]}"
-        return f"{registry}/{name}:{version}"
+        if name not in described:
+            return f"{registry}/{name}:{version}"
+        # The file may also hold images that were only built, which no step here uses.
+        if not described[name]["digest"]:
+            raise ValueError(
+                f"{name} in {digests} was never pushed, so it has no digest; make push gives it one"
+            )
+        return f"{registry}/{name}@{described[name]['digest']}"
 
     return reference
-
-
-def _read_digests(file: Path) -> dict[str, str]:
-    pinned = {}
-    for name, image in images.read(file).items():
-        if not image["digest"]:
-            raise ValueError(
-                f"{name} in {file} was never pushed, so it has no digest; make push gives it one"
-            )
-        pinned[name] = str(image["digest"])
-    return pinned

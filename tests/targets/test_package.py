@@ -47,9 +47,15 @@ def test_unusable_digests_are_refused(tmp_path: Path, content: str | None) -> No
 
 def test_an_image_that_was_never_pushed_has_no_digest_to_pin(tmp_path: Path) -> None:
     file = tmp_path / "images.json"
-    file.write_text(json.dumps({"flowparts-base": {"id": DIGEST, "digest": None}}))
-    with pytest.raises(ValueError, match=r"flowparts-base in .* was never pushed, so it has no digest"):
-        package.image_references("registry.example", "1", file)
+    described = {
+        "flowparts-base": {"id": DIGEST, "digest": DIGEST},
+        "flowparts-tensorflow": {"id": DIGEST, "digest": None},
+    }
+    file.write_text(json.dumps(described))
+    reference = package.image_references("registry.example", "1", file)
+    assert reference("flowparts-base") == f"registry.example/flowparts-base@{DIGEST}"
+    with pytest.raises(ValueError, match=r"flowparts-tensorflow in .* was never pushed, so it has no digest"):
+        reference("flowparts-tensorflow")
 
 
 @pytest.mark.parametrize(
