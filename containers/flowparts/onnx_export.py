@@ -81,8 +81,8 @@ def export(
     The graph takes the float32 features and says in its metadata how they are made of raw columns. It is
     compared with the estimator on rows of the sample, on the preprocessor's example and on made-up rows:
     missing values, known and unseen categories, extreme numbers and times. Features must be equal to the bit,
-    predicted classes equal unless tied, probabilities and numbers equal within `TOLERANCE`. Where 32-bit
-    arithmetic doesn't suffice, 64 bits are tried.
+    predicted classes equal (see `serving_check.classes_may_differ`), probabilities and numbers equal within
+    `TOLERANCE`. Where 32-bit arithmetic doesn't suffice, 64 bits are tried.
 
     Args:
         estimator: A fitted scikit-learn, XGBoost or LightGBM estimator; left as it is.
@@ -167,10 +167,9 @@ def _compare(
     apart = np.abs(found[answered] - truth[answered]) / units
     wrong = ~(apart <= TOLERANCE).all(axis=1)
     if classes:
-        ranked = np.sort(truth[answered], axis=1)
-        tied = ranked[:, -1] - ranked[:, -2] <= 2 * TOLERANCE
+        leads = [np.diff(np.sort(side[answered], axis=1)[:, -2:], axis=1)[:, 0] for side in (truth, found)]
         same = np.array(expected["prediction"].to_list(), dtype=object) == online["prediction"]
-        wrong |= ~same[answered] & ~tied
+        wrong |= ~same[answered] & ~serving_check.classes_may_differ(*leads)
     rows, largest = int(answered.sum()), float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
     if wrong.any():
         differing = f"{int(wrong.sum())} of {rows} rows otherwise, by up to {largest:.2g}"

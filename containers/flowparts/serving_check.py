@@ -67,7 +67,7 @@ def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) ->
     """Serve a model with the real server, and compare its answers with the offline ones.
 
     The server runs in a process of its own and gets the rows as JSON over HTTP, first all at once, then
-    some one by one. Classes must be equal unless they are tied, probabilities and numbers equal within
+    some one by one. Classes must be equal (see `classes_may_differ`), probabilities and numbers equal within
     `TOLERANCE`.
 
     Args:
@@ -255,9 +255,26 @@ def differences(
         return columns.select(beyond.fill_null(value=True)).to_series()
     names = [name for name in expected.columns if name.startswith("probability_")]
     apart = [((online[name] - expected[name]).abs() > TOLERANCE).fill_null(value=True) for name in names]
-    ranked = expected.select(pl.concat_list(names).list.sort(descending=True).alias("p"))["p"]
-    tied = ranked.list.get(0) - ranked.list.get(1) <= 2 * TOLERANCE
-    other = (online["prediction"] != expected["prediction"]).fill_null(value=True) & ~tied
+    other = (online["prediction"] != expected["prediction"]).fill_null(value=True)
+    other &= ~classes_may_differ(*(_lead(frame, names) for frame in (expected, online)))
     for difference in apart:
         other = other | difference
     return other
+
+
+def classes_may_differ(expected_lead: Any, online_lead: Any) -> Any:
+    """Say of each row whether float arithmetic can explain another predicted class.
+
+    Where both sides find the two most probable classes exactly equal, it can't: then the class was decided by
+    something else, such as a decision function, and must be the same.
+
+    Args:
+        expected_lead: How much more probable the most probable class is than the next one (array or series).
+        online_lead: The same of the other side.
+    """
+    return (expected_lead <= 2 * TOLERANCE) & ~((expected_lead == 0) & (online_lead == 0))
+
+
+def _lead(predictions: pl.DataFrame, names: list[str]) -> pl.Series:
+    ranked = predictions.select(pl.concat_list(names).list.sort(descending=True).alias("p"))["p"]
+    return (ranked.list.get(0) - ranked.list.get(1)).fill_null(1.0)

@@ -193,6 +193,20 @@ def test_a_graph_that_predicts_otherwise_is_not_kept_and_the_model_is_served_as_
     ]
 
 
+def test_where_probabilities_tie_the_served_class_is_the_estimators(tmp_path: Path) -> None:
+    # modified_huber cuts probabilities off at 0 and 1, so that many tie; the decision function still tells.
+    rows = table(600)
+    saved(tmp_path / "model", rows, "level", "SGDClassifier", loss="modified_huber", random_state=0)
+    offline = models.load(tmp_path / "model").predict(rows)
+    names = [name for name in offline.columns if name.startswith("probability_")]
+    ranked = np.sort(offline.select(names).to_numpy(), axis=1)
+    assert (ranked[:, -1] == ranked[:, -2]).sum() > 10
+    records = serving_check.to_records(rows.select(FEATURES))
+    columns = {name: [record[name] for record in records] for name in FEATURES}
+    served = engines.load(tmp_path / "model").predict_columns(columns)
+    assert served["prediction"].tolist() == offline["prediction"].to_list()
+
+
 @pytest.mark.parametrize(
     ("estimator", "reason"),
     [

@@ -129,11 +129,13 @@ def frames(old: list[Any], new: list[Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
         (("a", 0.9, 0.1), ("a", 0.9 + 1e-7, 0.1 - 1e-7), False),
         (("a", 0.9, 0.1), ("a", 0.8, 0.2), True),
         (("a", 0.9, 0.1), ("b", 0.9, 0.1), True),
-        (("a", 0.5, 0.5), ("b", 0.5, 0.5), False),
+        (("a", 0.5, 0.5), ("b", 0.5 - 1e-7, 0.5 + 1e-7), False),
+        (("a", 0.5 + 1e-7, 0.5 - 1e-7), ("b", 0.5, 0.5), False),
+        (("a", 0.5, 0.5), ("b", 0.5, 0.5), True),
         (("a", 0.9, 0.1), ("a", None, 0.1), True),
     ],
 )
-def test_classes_may_differ_only_where_they_are_tied(old: Any, new: Any, differs: bool) -> None:
+def test_classes_may_differ_only_where_rounding_can_explain_it(old: Any, new: Any, differs: bool) -> None:
     assert serving_check.differences(*frames([old], [new]), "classification").to_list() == [differs]
 
 
