@@ -277,5 +277,5 @@ def classes_may_differ(expected_lead: Any, online_lead: Any) -> Any:
 
 def _lead(predictions: pl.DataFrame, names: list[str]) -> pl.Series:
     ranked = predictions.select(pl.concat_list(names).list.sort(descending=True).alias("p"))["p"]
-    lead: pl.Series = ranked.list.get(0) - ranked.list.get(1)
-    return lead.fill_null(1.0)
+    lead: pl.Series = (ranked.list.get(0) - ranked.list.get(1)).fill_null(1.0)
+    return lead
