@@ -255,8 +255,8 @@ def differences(
         return columns.select(beyond.fill_null(value=True)).to_series()
     names = [name for name in expected.columns if name.startswith("probability_")]
     apart = [((online[name] - expected[name]).abs() > TOLERANCE).fill_null(value=True) for name in names]
-    other = (online["prediction"] != expected["prediction"]).fill_null(value=True)
-    other &= ~classes_may_differ(*(_lead(frame, names) for frame in (expected, online)))
+    may_differ: pl.Series = classes_may_differ(*(_lead(frame, names) for frame in (expected, online)))
+    other = (online["prediction"] != expected["prediction"]).fill_null(value=True) & ~may_differ
     for difference in apart:
         other = other | difference
     return other
@@ -277,5 +277,4 @@ def classes_may_differ(expected_lead: Any, online_lead: Any) -> Any:
 
 def _lead(predictions: pl.DataFrame, names: list[str]) -> pl.Series:
     ranked = predictions.select(pl.concat_list(names).list.sort(descending=True).alias("p"))["p"]
-    lead: pl.Series = (ranked.list.get(0) - ranked.list.get(1)).fill_null(1.0)
-    return lead
+    return (ranked.list.get(0) - ranked.list.get(1)).fill_null(1.0)
