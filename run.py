@@ -1,8 +1,10 @@
 """Run a pipeline on this machine and watch it."""
 
 import argparse
+import functools
 import sys
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,21 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
         if options.list or not options.name:
             _list_pipelines(console)
             return 0
-        pipeline = catalogue.pipeline(options.name)
-        given = parameters.gather(pipeline.component_spec.inputs or {}, options.params, options.parameter)
         environment = parameters.environment(options.env_file) if options.env_file else {}
-        containers = docker.prepare(options.images) if options.runner == "docker" else None
+        run = _strict_run(options, console) if options.strict else _local_run(options)
+        view = LiveView(console)
+        with view:
+            record = run(use_cache=not options.no_cache, on_change=view.update, environment=environment)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    from targets import local, run_page
+    from targets import run_page
 
-    view = LiveView(console)
-    with view:
-        record = local.run(
-            pipeline, given, options.runs, not options.no_cache, view.update, containers, environment
-        )
     _conclude(console, record)
     page = run_page.write(record)
     run_page.write_index(options.runs)
@@ -46,6 +44,38 @@ def main(arguments: list[str] | None = None) -> int:
     if options.open:
         webbrowser.open(page.resolve().as_uri())
     return 0 if record.succeeded else 1
+
+
+def _local_run(options: argparse.Namespace) -> "Callable[..., Run]":
+    """Return what runs a pipeline in this environment or in the images."""
+    if options.name.endswith((".yaml", ".yml")):
+        raise ValueError(
+            f"a compiled file runs with --strict, as a backend runs it: run.py --strict {options.name}"
+        )
+    pipeline = catalogue.pipeline(options.name)
+    given = parameters.gather(pipeline.component_spec.inputs or {}, options.params, options.parameter)
+    containers = docker.prepare(options.images) if options.runner == "docker" else None
+
+    from targets import local
+
+    return functools.partial(local.run, pipeline, given, options.runs, containers=containers)
+
+
+def _strict_run(options: argparse.Namespace, console: Console) -> "Callable[..., Run]":
+    """Return what runs a pipeline, or a compiled file, as a real backend would."""
+    from targets import strict, strict_pod
+
+    if options.runner == "docker":
+        raise ValueError("--strict runs steps in this environment; leave out --runner docker")
+    text = strict.compiled(options.name)
+    inputs = strict.inputs(text)
+    given = parameters.gather(inputs, options.params, options.parameter)
+    if problem := strict_pod.isolation_problem():
+        console.print(
+            f"note: this machine gives steps no root and no user of their own ({problem}), so what they may "
+            "read and write isn't checked"
+        )
+    return functools.partial(strict.run, text, given, options.runs, node=strict_pod.node(options.node))
 
 
 def _conclude(console: Console, record: "Run") -> None:
@@ -83,7 +113,12 @@ def _list_pipelines(console: Console) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the pipeline, such as tabular-training")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="the pipeline, such as tabular-training; with --strict also a compiled YAML file",
+    )
     parser.add_argument(
         "-p",
         "--parameter",
@@ -102,6 +137,17 @@ def _parser() -> argparse.ArgumentParser:
         choices=["subprocess", "docker"],
         default="subprocess",
         help="where steps run: in this environment, or in the images of `make images` (%(default)s)",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="run the compiled pipeline as a real Kubeflow backend would, and fail where it would fail",
+    )
+    parser.add_argument(
+        "--node",
+        default="2,8Gi",
+        metavar="CPUS,MEMORY",
+        help="what --strict takes the cluster's node to have (%(default)s)",
     )
     parser.add_argument(
         "--images",

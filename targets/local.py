@@ -53,6 +53,7 @@ class Task:
     pages: dict[str, Path] = field(default_factory=dict)  # HTML outputs by name
     last_line: str = ""
     exit_code: int | None = None
+    reason: str = ""  # why it failed, where its own output doesn't say
 
     @property
     def elapsed_seconds(self) -> float:
@@ -61,7 +62,9 @@ class Task:
 
     @property
     def error(self) -> str:
-        """The failed step's own error line, from its log."""
+        """Why the step failed: its own error line, from its log, where nothing else is known."""
+        if self.reason:
+            return self.reason
         lines = (
             self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
         )
@@ -123,7 +126,7 @@ def run(
     """
     runs = runs.resolve()
     name = pipeline.pipeline_spec.pipeline_info.name
-    folder = _new_folder(runs / name)
+    folder = new_folder(runs / name)
     parameters = {**parameters, **data_version(pipeline, parameters)}
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
     environment = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], **(environment or {})}
@@ -135,7 +138,11 @@ def run(
     document = unshared(package.documents(text)[0])
     record = Run(name, folder, parameters, steps(document))
     executors = document["deploymentSpec"]["executors"].values()
-    images = {Path(executor["container"]["image"].partition(":")[0]).name for executor in executors}
+    images = {
+        Path(executor["container"]["image"].partition(":")[0]).name
+        for executor in executors
+        if "container" in executor  # an importer has none
+    }
     loaded = components.load_component_from_text(package.dumped(document))
     started = time.monotonic()
     with (
@@ -159,9 +166,14 @@ def run(
         except Exception as error:  # whatever kfp.local raises is told with the failed tasks
             record.problem = _COLOUR.sub("", str(error))
     record.seconds = time.monotonic() - started
-    _collect_reports(record)
-    outputs.write_text(folder / "run.json", json.dumps(_summary(record), indent=2, default=str))
+    finish(record)
     return record
+
+
+def finish(record: Run) -> None:
+    """Copy the reports of a run that has ended, and write its run.json."""
+    _collect_reports(record)
+    outputs.write_text(record.folder / "run.json", json.dumps(_summary(record), indent=2, default=str))
 
 
 def reports(record: Run) -> dict[str, Path]:
@@ -224,7 +236,7 @@ def _observed(
 
     def observed_execute(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
         with lock:
-            name = _unique(kwargs["task_name"], record)
+            name = unique(kwargs["task_name"], record)
             task = Task(
                 name=name,
                 component=kwargs["task_spec"].component_ref.name,
@@ -330,13 +342,14 @@ def _shown(value: Any) -> Any:
     return [_shown(item) for item in value] if isinstance(value, list) else value
 
 
-def _unique(task_name: str, record: Run) -> str:
+def unique(task_name: str, record: Run) -> str:
+    """Return a task's name, numbered where the run has one of that name."""
     taken = {task.name for task in record.tasks}
     names = itertools.chain([task_name], (f"{task_name}-{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 
 
-def _new_folder(parent: Path) -> Path:
+def new_folder(parent: Path) -> Path:
     """Make a folder named by the time, in an order that sorting by name keeps."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     for suffix in itertools.count():

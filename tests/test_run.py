@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kfp import compiler, dsl
 
 import run as run_command
 
@@ -24,6 +25,13 @@ def test_lists_the_pipelines_with_their_parameters_and_descriptions(capsys: pyte
         (["tabular-trainin"], "unknown pipeline 'tabular-trainin'; did you mean 'tabular_training'?"),
         (["tabular-training", "-p", "sorce=x"], "unknown parameter 'sorce'; did you mean 'source'?"),
         (["tabular-training", "-p", "seed=x"], "parameter 'seed' takes a whole number, not 'x'"),
+        (
+            ["mine.yaml"],
+            "a compiled file runs with --strict, as a backend runs it: run.py --strict mine.yaml",
+        ),
+        (["--strict", "missing.yaml"], "cannot read the compiled pipeline in missing.yaml"),
+        (["--strict", "tabular-training", "--node", "2"], "a node is written CPUS,MEMORY such as 2,8Gi"),
+        (["--strict", "tabular-training", "--runner", "docker"], "leave out --runner docker"),
     ],
 )
 def test_a_wrong_call_is_answered_with_a_sentence_and_runs_nothing(
@@ -66,3 +74,26 @@ def test_what_a_user_gets_wrong_first_is_told_with_task_sentence_and_log(
     log = Path(failed.partition("log: ")[2].split("\n")[0])
     assert log.is_file()
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_compiled_file_of_ones_own_is_checked_in_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    @dsl.component(base_image="registry.example/base:1", install_kfp_package=False)
+    def say(text: str, made: dsl.Output[dsl.Model]) -> float:
+        made.metadata["labels"] = None
+        return 0.5
+
+    @dsl.pipeline(name="mine")
+    def mine(text: str) -> None:
+        say(text=text)
+
+    file = tmp_path / "mine.yaml"
+    compiler.Compiler().compile(mine, str(file))
+    command = ["--strict", str(file), "--runs", str(tmp_path / "runs")]
+    assert run_command.main(command) == 2
+    assert "parameter 'text' has no default; give it as -p text=value" in capsys.readouterr().err
+    assert run_command.main([*command, "-p", "text=hello"]) == 1
+    shown = capsys.readouterr().out
+    assert "metadata 'labels' of output 'made' is null" in shown
+    assert (tmp_path / "runs" / "mine").is_dir()

@@ -139,6 +139,24 @@ def test_a_killed_step_is_told_by_its_exit_code(tmp_path: Path) -> None:
     ]
 
 
+def test_a_pipeline_with_an_importer_runs(tmp_path: Path) -> None:
+    @dsl.component(**IMAGE)
+    def opens(rows: Input[Dataset]) -> str:
+        from pathlib import Path
+
+        return Path(rows.path).read_text()
+
+    @dsl.pipeline(name="imports")
+    def imports(uri: str) -> None:
+        opens(rows=dsl.importer(artifact_uri=uri, artifact_class=Dataset).output)
+
+    (tmp_path / "rows.csv").write_text("a,b")
+    record = local.run(imports, {"uri": str(tmp_path / "rows.csv")}, tmp_path / "runs")
+    assert record.succeeded, record.problem
+    assert states(record)["opens"] == "succeeded"
+    assert record.tasks[-1].outputs["Output"] == "a,b"
+
+
 def test_kfp_is_left_as_it_was(tmp_path: Path) -> None:
     from kfp.local import docker_task_handler, executor_input_utils, subprocess_task_handler
     from kfp.local.orchestrator import task_executor
