@@ -1,6 +1,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model
 
+from components.deploy.roll_out import roll_out
 from components.evaluate.check_serving import check_serving
 from components.evaluate.compare_with_champion import compare_with_champion
 from components.evaluate.evaluate_classification import evaluate_classification
@@ -8,6 +9,7 @@ from components.evaluate.evaluate_regression import evaluate_regression
 from components.evaluate.select_best import select_best
 from components.evaluate.summarize_run import summarize_run
 from components.ingest.ingest_table import ingest_table
+from components.predict.batch_predict import batch_predict
 from components.prepare.fit_preprocessor import fit_preprocessor
 from components.prepare.split_table import split_table
 from components.register.register_mlflow import register_mlflow
@@ -16,7 +18,6 @@ from components.train.train_sklearn import train_sklearn
 from components.validate.infer_schema import infer_schema
 from components.validate.profile_table import profile_table
 from components.validate.validate_table import validate_table
-from pipelines.deploy_with_canary import canary
 
 CANDIDATES = [
     {"estimator": "Linear", "parameters": {}},
@@ -77,7 +78,14 @@ def decide_and_register(
         ).set_caching_options(False)
         summarize_run(**facts, version=registered.outputs["version"]).set_caching_options(False)
         with dsl.If(deploy_target != "", name="deploy"):
-            canary(model=model, table=test, target=deploy_target, name=endpoint_name, options=deploy_options)
+            predicted = batch_predict(table=test, model=model)
+            roll_out(
+                model=model,
+                predictions=predicted.outputs["predictions"],
+                target=deploy_target,
+                name=endpoint_name,
+                options=deploy_options,
+            ).set_caching_options(False)
     with dsl.Else(name="champion-stays"):
         summarize_run(**facts).set_caching_options(False)
 

@@ -1,9 +1,10 @@
-"""Names for endpoints that tests deploy to this machine's Docker engine, and an end to those left behind."""
+"""Endpoints that tests deploy to this machine's Docker engine: their names, and the end of leftovers."""
 
 import os
 import re
 import uuid
 from contextlib import suppress
+from typing import Any
 
 import psutil
 
@@ -36,3 +37,17 @@ def remove_left_behind() -> None:
             owner = re.fullmatch(r".+-of-(\d+)-[0-9a-f]{8}(-too)?", name)
             if owner and not psutil.pid_exists(int(owner[1])):
                 docker.remove(name)
+
+
+def kill(engine: Any, container: Any) -> None:
+    """Kill a container's first process from outside: the engine restarts what it hasn't stopped itself."""
+    command = ["sh", "-c", f"kill -9 {container.attrs['State']['Pid']}"]
+    engine.containers.run(
+        container.image.id,
+        command,
+        entrypoint=[],
+        user="0",
+        pid_mode="host",
+        network_mode="none",
+        remove=True,
+    )

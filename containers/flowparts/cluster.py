@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from flowparts.deploy import log_text
+
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
 _BACK_OFF = "CrashLoopBackOff"
@@ -158,7 +160,10 @@ class Cluster:
                 said = _line(state.get("waiting", {}).get("message") or "")
                 if ended:
                     log = self._last_log_line(name, container["name"], "terminated" in last)
-                    said = f"exit code {ended.get('exitCode')} ({ended.get('reason')}), last log line: {log}"
+                    restarts = container.get("restartCount", 0)
+                    often = f", {restarts} restarts" if restarts else ""
+                    said = f"exit code {ended.get('exitCode')} ({ended.get('reason')}{often}), "
+                    said += f"last log line: {log}"
                 return f"{reason} in pod {name}: {said}", reason in HOPELESS
             for condition in status.get("conditions", []):
                 if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -204,7 +209,7 @@ class Cluster:
         except ValueError as error:
             return str(error)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return _line(lines[-1]) if lines else "none"
+        return _line(log_text(lines[-1])) if lines else "none"
 
     def _of_service(self, service: str, path: str) -> str:
         return f"/api/v1/namespaces/{self.namespace}/services/{service}/proxy/{path}"

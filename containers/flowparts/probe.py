@@ -1,10 +1,14 @@
 """Probe a live endpoint: send real requests, compare the answers with the offline ones, measure and judge.
 
-The current and the previous revision are asked in turn, so that whatever else the machine does slows both.
+The current and the previous revision are asked one right after the other, so that whatever else the machine
+does slows both, and latencies are compared pair by pair.
 """
 
 import logging
+import math
+import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,13 +16,20 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import deploy, progress, report, serving_check, tables
+from flowparts import deploy, ending, progress, report, serving_check, tables
 from flowparts.endpoint import Endpoint
 
 _PERCENTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
 # Differences of latency below this are noise, whatever their ratio.
 _NOISE_MS = 2.0
 _SHOWN = 5
+# A revision that is as fast as the other one is called too slow at most once in so many probes, however its
+# latencies vary: of a pair of requests at one moment, each is the slower one equally often.
+_FALSE_ALARMS = 1 / 1000
+# So many pairs it takes at least; they are sent even where the time is over.
+_LEAST_PAIRS = 10
+# Points of a revision in a chart.
+_POINTS = 150
 # A revision with a share of 10 % answers one of so many requests for all but one in a billion.
 _TRIES = 200
 
@@ -31,8 +42,9 @@ class Rules:
 
     Attributes:
         max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
-        max_slowdown: Largest ratio of its median latency to the previous revision's; differences of less than
-            2 ms don't count.
+        max_slowdown: Largest ratio of its latency to the previous revision's at the same moment; differences
+            of less than 2 ms don't count. It is exceeded when so many pairs of requests exceed it that chance
+            explains it less than once in 1,000 times.
     """
 
     max_error_rate: float = 0.01
@@ -46,18 +58,19 @@ class Rules:
 
 
 @dataclass
-class Lane:
-    """What the requests to one revision came to.
+class Responses:
+    """How a revision answered the requests.
 
     Attributes:
         revision: The revision.
-        latencies_ms: Milliseconds of those that were answered.
+        latencies_ms: Milliseconds of each request that was answered, by the second of the probe at which both
+            revisions were asked.
         errors: Why the others weren't.
         crashes: How often its servers ended by themselves meanwhile; None where the platform doesn't tell.
     """
 
     revision: str
-    latencies_ms: list[float] = field(default_factory=list)
+    latencies_ms: dict[float, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     crashes: int | None = None
 
@@ -73,23 +86,24 @@ class Lane:
 
     def latency_ms(self, quantile: float) -> float:
         """Return a quantile of the answered requests' milliseconds; 0 where none was answered."""
-        return float(pl.Series(self.latencies_ms, dtype=pl.Float64).quantile(quantile, "linear") or 0.0)
+        latencies = pl.Series(self.latencies_ms.values(), dtype=pl.Float64)
+        return float(latencies.quantile(quantile, "linear") or 0.0)
 
     def measures(self) -> dict[str, Any]:
-        """Return what is told of the lane: requests, error_rate, crashes and latency_ms_* (milliseconds)."""
+        """Return requests, error_rate, crashes and latency_ms_* (milliseconds)."""
         latencies = {f"latency_ms_{name}": self.latency_ms(share) for name, share in _PERCENTILES.items()}
         crashes = {} if self.crashes is None else {"crashes": self.crashes}
         return {"requests": self.requests, "error_rate": self.error_rate, **latencies, **crashes}
 
 
 @dataclass(frozen=True)
-class Finding:
+class Verdict:
     """What a probe found.
 
     Attributes:
         healthy: Whether the current revision keeps to the rules.
         reason: Why, in one sentence.
-        current: The current revision's requests.
+        current: The current revision's responses.
         previous: The previous revision's; None where there is none.
         different: Examples of rows whose prediction differs: the row's number, the served prediction and the
             offline one.
@@ -97,8 +111,8 @@ class Finding:
 
     healthy: bool
     reason: str
-    current: Lane
-    previous: Lane | None
+    current: Responses
+    previous: Responses | None
     different: list[dict[str, Any]]
 
 
@@ -107,6 +121,11 @@ def check_options(requests: int, seconds: float, sample_rows: int) -> None:
     for name, value in {"requests": requests, "seconds": seconds, "sample_rows": sample_rows}.items():
         if not value > 0:
             raise ValueError(f"{name} must be more than 0, not {value:g}")
+
+
+def check_predictions(model: Mapping[str, Any], predictions: pl.LazyFrame) -> None:
+    """Raise ValueError unless a table has a model's features and what it predicts."""
+    tables.require_columns(predictions, [*model["features"], *_predicted(model)], "column")
 
 
 def probe(
@@ -118,7 +137,8 @@ def probe(
     seconds: float,
     sample_rows: int,
     rules: Rules,
-) -> Finding:
+    crashes_before: Mapping[str, int] | None = None,
+) -> Verdict:
     """Send requests of one row to the current revision, as many to the previous one, and judge the current.
 
     Args:
@@ -126,83 +146,97 @@ def probe(
         model: Metadata of the model that the current revision was made from.
         predictions: Raw rows with what that model predicts for them offline, as batch_predict writes it.
         requests: Number of requests to each revision, spread evenly over the time.
-        seconds: The time; what isn't sent by then is left out.
+        seconds: The time; what isn't sent by then is left out, except for the first 10.
         sample_rows: Number of different rows to send, spread over the table, again and again.
         rules: What the current revision must keep to.
+        crashes_before: What `crashes` returned at the time from which crashes count; if not given, now.
 
     Raises:
         ValueError: An option makes no sense, or a column is missing.
+        EndedError: The step was told to end.
     """
     check_options(requests, seconds, sample_rows)
-    predicted = ["prediction", *(f"probability_{value}" for value in model["classes"] or [])]
-    tables.require_columns(predictions, [*model["features"], *predicted], "column")
+    check_predictions(model, predictions)
     rows = serving_check.sample(predictions, sample_rows)
-    offline = rows.select(predicted)
+    offline = rows.select(_predicted(model))
     records = serving_check.to_records(tables.select(rows, model["features"]))
-    current = Lane(endpoint.revision)
-    previous = Lane(endpoint.previous_revision) if endpoint.previous_revision else None
+    current = Responses(endpoint.revision)
+    previous = Responses(endpoint.previous_revision) if endpoint.previous_revision else None
     answers: dict[int, dict[str, Any]] = {}
-    lanes = [current, *([previous] if previous else [])]
+    asked = [current, *([previous] if previous else [])]
     target = deploy.target(endpoint.target)
-    ends = _crashes(target, endpoint)
-    for lane in lanes:  # the first request opens what the others find open
+    ends = crashes(endpoint) if crashes_before is None else crashes_before
+    for each in asked:  # the first request opens what the others find open
         with suppress(ValueError):
-            _ask(target, endpoint, records[0], lane.revision)
+            _ask(target, endpoint, records[0], each.revision)
     start = time.monotonic()
     with progress.reported(f"probing {endpoint.name}", lambda: current.requests, requests, "requests"):
         for number in range(requests):
-            time.sleep(max(0.0, start + number * seconds / requests - time.monotonic()))
-            if time.monotonic() - start > seconds:
+            ending.pause(start + number * seconds / requests - time.monotonic())
+            moment = time.monotonic() - start
+            if moment > seconds and number >= _LEAST_PAIRS:
                 break
             index = number % len(records)
-            for lane in lanes:
+            # Each goes first as often as the other, since the first of a pair may find the machine asleep.
+            for each in asked if number % 2 else reversed(asked):
                 try:
-                    answer, latency_ms = _ask(target, endpoint, records[index], lane.revision)
+                    answer, latency_ms = _ask(target, endpoint, records[index], each.revision)
                 except ValueError as error:
-                    lane.errors.append(str(error))
+                    each.errors.append(str(error))
                     continue
-                lane.latencies_ms.append(latency_ms)
-                if lane is current:
+                each.latencies_ms[moment] = latency_ms
+                if each is current:
                     answers[index] = answer
     different = _different(model["task"], offline, answers)
-    current.crashes = _more(ends, _crashes(target, endpoint))
-    healthy, reason = judge(current, previous, different, len(answers), rules)
+    current.crashes = _more(ends, crashes(endpoint))
+    # Asked now: a rollback takes the servers away, and what they say with them.
+    trouble = _told("trouble", endpoint) if current.errors or current.crashes else None
+    healthy, reason = judge(current, previous, different, len(answers), rules, trouble or "")
     _log.info(reason)
-    return Finding(healthy, reason, current, previous, different)
+    return Verdict(healthy, reason, current, previous, different)
+
+
+def crashes(endpoint: Endpoint) -> Mapping[str, int] | None:
+    """Return how often each server of the current revision has ended by itself; None where nothing tells."""
+    found: Mapping[str, int] | None = _told("crashes", endpoint)
+    return found
 
 
 def judge(
-    current: Lane,
-    previous: Lane | None,
+    current: Responses,
+    previous: Responses | None,
     different: Sequence[Mapping[str, Any]],
     compared: int,
     rules: Rules,
+    trouble: str = "",
 ) -> tuple[bool, str]:
     """Decide whether a revision is healthy.
 
     Args:
-        current: Its requests.
-        previous: The previous revision's requests, if there is one.
+        current: Its responses.
+        previous: The previous revision's responses, if there is one.
         different: The rows whose prediction is not the offline one, from all that were compared.
         compared: Number of rows that were compared.
         rules: What it must keep to.
+        trouble: What the platform says is wrong with its servers; empty if nothing is known.
 
     Returns:
         The decision, and why in one sentence.
     """
     who = f"revision {current.revision}"
     last = current.errors[-1] if current.errors else "none was sent"
+    why = f"; {trouble}" if trouble else ""
     # A previous revision without any answer, such as one that is kept without servers, excuses nothing.
     before = previous if previous and previous.latencies_ms else None
     allowed = rules.max_error_rate + (before.error_rate if before else 0.0)
     if current.error_rate > allowed or not current.latencies_ms:
         return False, (
             f"{who} left {len(current.errors)} of {current.requests} requests without a prediction, "
-            f"{allowed:.1%} are allowed; the last one: {last}"
+            f"{allowed:.1%} are allowed; the last one: {last}{why}"
         )
     if current.crashes:
         # A balancer asks another server where one doesn't answer, so requests alone don't show it.
-        return False, f"servers of {who} crashed {current.crashes}x while it was watched"
+        return False, f"servers of {who} crashed {current.crashes}x while it was watched{why}"
     if different:
         row = different[0]
         return False, (
@@ -210,85 +244,138 @@ def judge(
             f"row {row['row']}: {row['served']!r} for {row['offline']!r}"
         )
     median = current.latency_ms(0.5)
-    if before:
-        usual = before.latency_ms(0.5)
-        if median > usual * rules.max_slowdown and median - usual > _NOISE_MS:
-            return False, (
-                f"{who} takes {median:.1f} ms for a row, {median / usual:.1f} times the {usual:.1f} ms of "
-                f"{before.revision}; {rules.max_slowdown:g} times is allowed"
-            )
+    if before and (ratio := _slowdown(current, before, rules)):
+        return False, (
+            f"{who} takes {ratio:.1f} times as long as {before.revision} for a row at the same moment, "
+            f"{median:.1f} ms against {before.latency_ms(0.5):.1f} ms at the median; "
+            f"{rules.max_slowdown:g} times is allowed"
+        )
     return True, (
         f"{who} answered {len(current.latencies_ms)} of {current.requests} requests, in {median:.1f} ms "
         f"at the median, and predicts {compared} rows as the model does offline"
     )
 
 
-def measures(finding: Finding) -> dict[str, Any]:
+def measures(verdict: Verdict) -> dict[str, Any]:
     """Return the numbers of a probe: those of the current revision, and with `previous_` of the other one."""
-    previous = finding.previous.measures() if finding.previous else {}
+    previous = verdict.previous.measures() if verdict.previous else {}
     return {
-        "healthy": int(finding.healthy),
-        **finding.current.measures(),
+        "healthy": int(verdict.healthy),
+        **verdict.current.measures(),
         **{f"previous_{name}": value for name, value in previous.items()},
     }
 
 
-def probe_page(endpoint: Endpoint, finding: Finding) -> str:
+def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
     """Return the HTML report of a probe."""
-    lanes = [lane for lane in (finding.current, finding.previous) if lane]
+    responses = [each for each in (verdict.current, verdict.previous) if each]
     rows = [
         {
-            "revision": lane.revision,
-            "share of the traffic": f"{endpoint.traffic[lane.revision]}%",
-            "requests": lane.requests,
-            "without a prediction": len(lane.errors),
-            **{f"{name}, ms": lane.latency_ms(share) for name, share in _PERCENTILES.items()},
+            "revision": each.revision,
+            "share of the traffic": f"{endpoint.traffic[each.revision]}%",
+            "requests": each.requests,
+            "without a prediction": len(each.errors),
+            **{f"{name}, ms": each.latency_ms(share) for name, share in _PERCENTILES.items()},
         }
-        for lane in lanes
+        for each in responses
     ]
-    over_requests = {
-        lane.revision: (list(range(1, len(lane.latencies_ms) + 1)), lane.latencies_ms) for lane in lanes
-    }
     percentiles = {
-        f"{lane.revision} {name}": lane.latency_ms(share)
+        f"{each.revision} {name}": each.latency_ms(share)
         for name, share in _PERCENTILES.items()
-        for lane in lanes
+        for each in responses
     }
-    blocks = [
-        report.callout(finding.reason, "good" if finding.healthy else "bad"),
+    return report.page(
+        "Probe of an endpoint",
+        report.callout(verdict.reason, "good" if verdict.healthy else "bad"),
         report.facts(
             {
                 "share of the traffic": f"{endpoint.share}%",
-                "median, ms": finding.current.latency_ms(0.5),
-                "p95, ms": finding.current.latency_ms(0.95),
-                "error rate": f"{finding.current.error_rate:.1%}",
+                "median, ms": verdict.current.latency_ms(0.5),
+                "p95, ms": verdict.current.latency_ms(0.95),
+                "error rate": f"{verdict.current.error_rate:.1%}",
             }
         ),
         report.section(
             "Requests",
             report.table(rows),
             report.grid(
-                report.lines(over_requests, "answered request", "ms"),
+                latency_chart([verdict]),
                 report.bars(percentiles, label="milliseconds for a request of one row"),
             ),
         ),
-    ]
-    if finding.different:
-        blocks.append(
-            report.section("Rows predicted otherwise than offline", report.table(finding.different[:_SHOWN]))
-        )
-    errors = [
-        {"revision": lane.revision, "requests": lane.errors.count(text), "what happened": text}
-        for lane in lanes
-        for text in list(dict.fromkeys(lane.errors))[:_SHOWN]
-    ]
-    if errors:
-        blocks.append(report.section("Requests without a prediction", report.table(errors)))
-    return report.page(
-        "Probe of an endpoint",
-        *blocks,
+        *problems([verdict]),
         subtitle=f"{endpoint.name} on {endpoint.target}, {endpoint.url}",
     )
+
+
+def latency_chart(verdicts: Sequence[Verdict]) -> report.Block:
+    """Draw the latencies of both revisions over the time of one probe after another."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    start = 0.0
+    for verdict in verdicts:
+        responses = [each for each in (verdict.current, verdict.previous) if each and each.latencies_ms]
+        for each in responses:
+            seconds, latencies = series.setdefault(each.revision, ([], []))
+            thinned = _thinned(each.latencies_ms)
+            seconds += [start + second for second in thinned]
+            latencies += thinned.values()
+        start += max((max(each.latencies_ms) for each in responses), default=0.0)
+    return report.lines(series, "seconds of the watch", "ms for a request of one row")
+
+
+def problems(verdicts: Sequence[Verdict]) -> list[report.Block]:
+    """Show examples of the rows that were predicted otherwise than offline, and of requests that failed."""
+    blocks = []
+    if different := [row for verdict in verdicts for row in verdict.different]:
+        blocks.append(
+            report.section("Rows predicted otherwise than offline", report.table(different[:_SHOWN]))
+        )
+    failed = Counter(
+        (each.revision, text)
+        for verdict in verdicts
+        for each in (verdict.current, verdict.previous)
+        if each
+        for text in each.errors
+    )
+    if failed:
+        errors = [
+            {"revision": revision, "requests": count, "what happened": text}
+            for (revision, text), count in failed.most_common(2 * _SHOWN)
+        ]
+        blocks.append(report.section("Requests without a prediction", report.table(errors)))
+    return blocks
+
+
+def _thinned(latencies_ms: Mapping[float, float]) -> dict[float, float]:
+    """Return medians of neighbouring latencies, so that there are at most `_POINTS`."""
+    each = math.ceil(len(latencies_ms) / _POINTS)
+    if each < 2:
+        return dict(latencies_ms)
+    moments = sorted(latencies_ms)
+    parts = [moments[first : first + each] for first in range(0, len(moments), each)]
+    return {
+        part[len(part) // 2]: statistics.median(latencies_ms[moment] for moment in part) for part in parts
+    }
+
+
+def _predicted(model: Mapping[str, Any]) -> list[str]:
+    return ["prediction", *(f"probability_{value}" for value in model["classes"] or [])]
+
+
+def _slowdown(current: Responses, before: Responses, rules: Rules) -> float:
+    """Return how many times as long a revision takes at the same moment, if that is too long; else 0.
+
+    A sign test: if the true slowdown were what is allowed, half of the pairs would exceed it.
+    """
+    pairs = [
+        (latency_ms, before.latencies_ms[moment])
+        for moment, latency_ms in current.latencies_ms.items()
+        if moment in before.latencies_ms
+    ]
+    exceeding = sum(now > usual * rules.max_slowdown and now - usual > _NOISE_MS for now, usual in pairs)
+    if _chance(exceeding, len(pairs)) > _FALSE_ALARMS:
+        return 0.0
+    return statistics.median(now / usual for now, usual in pairs)
 
 
 def _ask(
@@ -310,17 +397,28 @@ def _ask(
     raise missed
 
 
-def _crashes(target: deploy.Target, endpoint: Endpoint) -> Mapping[str, int] | None:
-    """Return how often each server of the current revision has ended by itself; None where nothing tells."""
-    count = getattr(target, "crashes", None)
-    if count is None:
+def _chance(heads: int, tosses: int) -> float:
+    """Return how likely a fair coin shows at least so many heads."""
+    logs = (
+        math.lgamma(tosses + 1)
+        - math.lgamma(count + 1)
+        - math.lgamma(tosses - count + 1)
+        - tosses * math.log(2)
+        for count in range(heads, tosses + 1)
+    )
+    return sum(map(math.exp, logs))
+
+
+def _told(question: str, endpoint: Endpoint) -> Any:
+    """Return what an endpoint's target says of the current revision; None where it can't tell."""
+    ask = getattr(deploy.target(endpoint.target), question, None)
+    if ask is None:
         return None
     try:
-        found: Mapping[str, int] = count(endpoint, endpoint.revision)
+        return ask(endpoint, endpoint.revision)
     except ValueError as error:
-        _log.warning("whether servers of %s crash can't be found out: %s", endpoint.revision, error)
+        _log.warning("%s of %s can't be found out: %s", question, endpoint.revision, error)
         return None
-    return found
 
 
 def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> int | None:

@@ -16,11 +16,16 @@ from kfp import dsl
 from components.deploy.deploy_docker import deploy_docker
 from components.deploy.deploy_kserve import deploy_kserve
 from components.deploy.deploy_kubernetes import deploy_kubernetes
+from components.deploy.deploy_model import deploy_model
 from components.deploy.deploy_sagemaker import deploy_sagemaker
 from components.deploy.deploy_seldon import deploy_seldon
 from components.deploy.deploy_tf_serving import deploy_tf_serving
 from components.deploy.deploy_vertex import deploy_vertex
+from components.deploy.probe_endpoint import probe_endpoint
 from components.deploy.rollback import rollback
+from components.deploy.shift_traffic import shift_traffic
+from components.ingest.ingest_table import ingest_table
+from components.predict.batch_predict import batch_predict
 from components.register.load_champion import load_champion
 from targets import catalogue, docker, graph, package
 from tests import clouds
@@ -40,12 +45,17 @@ WATCH = {"name": "{endpoint}", "requests": 10, "seconds": 1.0, "options": {"memo
 
 @dsl.pipeline(name="deploy-and-roll-back")
 def deploy_and_roll_back(name: str, tracking_uri: str = "") -> None:
-    """Run what no pipeline of the library does on these data."""
+    """Run the parts of a rollout one by one, which no pipeline of the library does."""
     first = load_champion(model_name="tabular-training", tracking_uri=tracking_uri)
-    second = load_champion(model_name="diabetes", tracking_uri=tracking_uri)
+    second = load_champion(model_name="diabetes", tracking_uri=tracking_uri).outputs["model"]
+    rows = ingest_table(source="sample://diabetes").outputs["table"]
+    predicted = batch_predict(table=rows, model=second).outputs["predictions"]
     deployed = deploy_docker(model=first.outputs["model"], name=name, memory="512Mi")
-    canary = deploy_docker(model=second.outputs["model"], name=name, memory="512Mi", share=10)
-    rollback(endpoint=canary.after(deployed).outputs["endpoint"], reason="to see it go")
+    options = {"memory": "512Mi"}
+    canary = deploy_model(model=second, target="docker", name=name, options=options, share=10).after(deployed)
+    shifted = shift_traffic(endpoint=canary.outputs["endpoint"], percent=50).outputs["shifted"]
+    probed = probe_endpoint(endpoint=shifted, model=second, predictions=predicted, requests=10, seconds=1.0)
+    rollback(endpoint=shifted, reason="to see it go").after(probed)
 
 
 @dsl.pipeline(name="deploy-to-clusters")

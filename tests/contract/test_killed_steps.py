@@ -16,7 +16,9 @@ COMPONENTS = list(catalogue.components())
 # Write no output, but act on the world: a test below says what a killed one leaves there.
 ACTS_ON_THE_WORLD = {"register_mlflow"}
 # Hold measured times, which no two runs share.
-TIMED = {("check_serving", "metrics"), ("probe_endpoint", "metrics"), ("probe_endpoint", "report")}
+TIMED = {("check_serving", "metrics")} | {
+    (component, output) for component in ("probe_endpoint", "roll_out") for output in ("metrics", "report")
+}
 
 
 def outputs(folder: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_steps_that_act_on_the_world_are_never_cached(name: str, pipeline: BaseC
     dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
     for dag in dags:
         for task_name, task in dag["tasks"].items():
-            acts = ("register", "deploy", "shift", "rollback", "probe", "monitor", "compare-with-champion")
+            acts = ("register", "deploy", "shift", "roll", "probe", "monitor", "compare-with-champion")
             if task_name.startswith(acts) and "executorLabel" in spec["components"][component_of(task)]:
                 assert not task["cachingOptions"], task_name
 

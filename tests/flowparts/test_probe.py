@@ -1,57 +1,80 @@
-"""What a probe concludes; probes of live endpoints are in the tests of probe_endpoint and of the canary."""
+"""What a probe concludes; probes of live endpoints are in the tests of probe_endpoint and roll_out."""
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from flowparts import probe
-from flowparts.probe import Lane, Rules
+from flowparts.probe import Responses, Rules
 
 
-def lane(
+def responses(
     milliseconds: float, answered: int = 100, lost: int = 0, revision: str = "r2", crashes: int = 0
-) -> Lane:
-    return Lane(revision, [milliseconds] * answered, ["the server gave no answer"] * lost, crashes)
+) -> Responses:
+    latencies = dict.fromkeys(map(float, range(answered)), milliseconds)
+    return Responses(revision, latencies, ["the server gave no answer"] * lost, crashes)
 
 
 DIFFERENT = [{"row": 3, "served": "no", "offline": "yes"}]
-CASES: dict[str, tuple[Lane, Lane | None, list[Any], bool, str]] = {
-    "alone and well": (lane(5), None, [], True, "100 of 100 requests, in 5.0 ms"),
-    "as fast as before": (lane(5), lane(5, revision="r1"), [], True, "predicts 50 rows as the model"),
+CASES: dict[str, tuple[Responses, Responses | None, list[Any], bool, str]] = {
+    "alone and well": (responses(5), None, [], True, "100 of 100 requests, in 5.0 ms"),
+    "as fast as before": (
+        responses(5),
+        responses(5, revision="r1"),
+        [],
+        True,
+        "predicts 50 rows as the model",
+    ),
     "much slower": (
-        lane(30),
-        lane(5, revision="r1"),
+        responses(30),
+        responses(5, revision="r1"),
         [],
         False,
-        "30.0 ms for a row, 6.0 times the 5.0 ms of r1",
+        "takes 6.0 times as long as r1 for a row at the same moment, 30.0 ms against 5.0 ms at the median",
     ),
-    "slower by less than the noise": (lane(2.5), lane(1, revision="r1"), [], True, "2.5 ms"),
-    "slow with nothing to compare": (lane(3000), None, [], True, "3000.0 ms"),
-    "requests lost": (lane(5, 90, 10), None, [], False, "left 10 of 100 requests .* 1.0% are allowed"),
-    "no more lost than before": (lane(5, 90, 10), lane(5, 90, 10, "r1"), [], True, "90 of 100"),
+    "as slow as is allowed": (responses(10), responses(5, revision="r1"), [], True, "in 10.0 ms"),
+    "slow in too few pairs to tell": (responses(30, 9), responses(5, 9, revision="r1"), [], True, "9 of 9"),
+    "slow in few pairs": (responses(30, 10), responses(5, 10, revision="r1"), [], False, "6.0 times as long"),
+    "slower by less than the noise": (responses(2.5), responses(1, revision="r1"), [], True, "2.5 ms"),
+    "slow with nothing to compare": (responses(3000), None, [], True, "3000.0 ms"),
+    "requests lost": (responses(5, 90, 10), None, [], False, "left 10 of 100 requests .* 1.0% are allowed"),
+    "no more lost than before": (responses(5, 90, 10), responses(5, 90, 10, "r1"), [], True, "90 of 100"),
     "no answer before excuses none": (
-        lane(5, 90, 10),
-        lane(5, 0, 100, "r1"),
+        responses(5, 90, 10),
+        responses(5, 0, 100, "r1"),
         [],
         False,
         "left 10 of 100 requests .* 1.0% are allowed",
     ),
-    "no answer at all": (lane(5, 0, 3), lane(5, 0, 3, "r1"), [], False, "the last one: the server gave no"),
+    "no answer at all": (
+        responses(5, 0, 3),
+        responses(5, 0, 3, "r1"),
+        [],
+        False,
+        "the last one: the server gave no",
+    ),
     "servers that crash": (
-        lane(5, crashes=2),
-        lane(5, revision="r1"),
+        responses(5, crashes=2),
+        responses(5, revision="r1"),
         [],
         False,
         "servers of revision r2 crashed 2x while it was watched",
     ),
-    "other predictions": (lane(5), None, DIFFERENT, False, "1 of 50 rows otherwise .* row 3: 'no' for 'yes'"),
+    "other predictions": (
+        responses(5),
+        None,
+        DIFFERENT,
+        False,
+        "1 of 50 rows otherwise .* row 3: 'no' for 'yes'",
+    ),
 }
 
 
 @pytest.mark.parametrize(("current", "previous", "different", "healthy", "words"), CASES.values(), ids=CASES)
 def test_verdict(
-    current: Lane, previous: Lane | None, different: list[Any], healthy: bool, words: str
+    current: Responses, previous: Responses | None, different: list[Any], healthy: bool, words: str
 ) -> None:
     found, reason = probe.judge(current, previous, different, 50, Rules())
     assert found is healthy
@@ -59,8 +82,40 @@ def test_verdict(
         raise ValueError(reason)
 
 
+def test_what_a_server_died_of_is_part_of_the_reason() -> None:
+    for unhealthy in (responses(5, crashes=1), responses(5, 0, 3)):
+        _, reason = probe.judge(
+            unhealthy, None, [], 0, Rules(), "its server ended with exit code 3: no memory"
+        )
+        assert reason.endswith("; its server ended with exit code 3: no memory")
+
+
+@pytest.mark.parametrize(("requests", "factor"), [(30, 100.0), (200, 10.0)])
+def test_a_busy_machine_makes_nothing_slow_and_hides_nothing_that_is(requests: int, factor: float) -> None:
+    """Latencies vary a hundredfold, in bursts that hit both revisions, as on an overloaded host."""
+    called_slow, slower_medians = 0, 0
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        bursts = np.repeat(generator.lognormal(3.5, 1.5, requests // 5), 5)
+
+        def watched(
+            revision: str, factor: float = 1.0, noise: Any = bursts, draw: Any = generator
+        ) -> Responses:
+            latencies = factor * noise * draw.lognormal(0, 1.2, len(noise))
+            return Responses(revision, dict(enumerate(latencies.tolist())), [], 0)
+
+        usual, same, slow = watched("r1"), watched("r2"), watched("r2", factor)
+        called_slow += not probe.judge(same, usual, [], 50, Rules())[0]
+        slower_medians += same.latency_ms(0.5) > 2 * usual.latency_ms(0.5)
+        assert not probe.judge(slow, usual, [], 50, Rules())[0]
+    assert called_slow == 0
+    if requests == 30:
+        assert slower_medians  # what a comparison of medians would have called slow
+
+
 def test_latencies_and_errors_are_summed_up() -> None:
-    measured = Lane("r1", [float(number) for number in range(1, 101)], ["lost"] * 25).measures()
+    latencies = {number / 7: float(number) for number in range(1, 101)}
+    measured = Responses("r1", latencies, ["lost"] * 25).measures()
     expected = pl.Series(range(1, 101))
     assert measured == {
         "requests": 125,
@@ -69,7 +124,7 @@ def test_latencies_and_errors_are_summed_up() -> None:
         "latency_ms_p95": pytest.approx(expected.quantile(0.95, "linear")),
         "latency_ms_p99": pytest.approx(expected.quantile(0.99, "linear")),
     }
-    assert Lane("r1").measures()["error_rate"] == 0
+    assert Responses("r1").measures()["error_rate"] == 0
 
 
 def test_crashes_are_what_has_grown_on_each_server_meanwhile() -> None:

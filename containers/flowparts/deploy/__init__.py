@@ -11,7 +11,11 @@
   Raises ValueError when there is no answer, and AnotherRevisionError where clients can't choose the revision
   and the platform chose another one; then asking again may help.
 - `crashes(endpoint, revision) -> dict[str, int]` says of each server of a revision how often it has ended by
-  itself. Only where the platform tells: Vertex AI and SageMaker don't.
+  itself, and `trouble(endpoint, revision) -> str` why one has ended or doesn't run: exit code, lack of
+  memory, the last line of its log; "" if nothing is wrong. Only where the platform tells: Vertex AI and
+  SageMaker don't.
+- `release(endpoint)` takes the servers from a previous revision without requests; a rollback brings them
+  back. Only on Kubernetes; elsewhere they stay until another model is deployed.
 """
 
 import hashlib
@@ -32,7 +36,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from flowparts import __version__, sources, trees
+from flowparts import __version__, ending, sources, trees
 from flowparts.endpoint import Endpoint
 from flowparts.names import unknown
 
@@ -271,6 +275,7 @@ def not_deployed(
         kept: The revisions that serve as before.
         undo: Sees to it that they do; raises ValueError if it can't.
     """
+    ending.disarm()
     try:
         undo()
         still = " and ".join(kept)
@@ -318,16 +323,19 @@ def rolled_back(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpo
     return unchanged(endpoint, state, where).rolled_back()
 
 
-def wait(what: str, look: Callable[[], str], timeout_seconds: float) -> None:
+def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interruptible: bool = True) -> None:
     """Wait until something is ready, and log how it stands.
 
     Args:
         what: What is waited for, such as "revision r1 of endpoint 'churn'".
         look: Returns "" when it is ready, else how it stands; raises ValueError when it never will be.
         timeout_seconds: How long to wait.
+        interruptible: Whether a step that is told to end stops waiting; False where the platform finishes
+            the change anyway, which only then can be undone.
 
     Raises:
         ValueError: It isn't ready in time, or never will be.
+        EndedError: The step was told to end.
     """
     start = time.monotonic()
     said = start - _SAY_EVERY_SECONDS
@@ -339,7 +347,11 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float) -> None:
             _log.info("%s: %s, %.0f of at most %g s", what, state, waited, timeout_seconds)
             said = time.monotonic()
         pause = min(max(_LOOK_EVERY_SECONDS, waited * _LOOK_EVERY_SHARE), _LOOK_EVERY_SECONDS_MOST)
-        time.sleep(min(pause, timeout_seconds - waited))
+        pause = min(pause, timeout_seconds - waited)
+        if interruptible:
+            ending.pause(pause)
+        else:
+            time.sleep(pause)
 
 
 def ask(

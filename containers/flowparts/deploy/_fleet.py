@@ -92,11 +92,13 @@ class Fleet:
                 self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
             ) from None
         self.tidy(after)
+        if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
+            self.release(after)
         self._watch(monitor_labels)
         return self.measured(after)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
-        """Give the current revision a share; at 100 the previous one keeps no pods."""
+        """Give the current revision a share; the previous one keeps its pods, at 100 too."""
         after = targets.unchanged(endpoint, self.state(), self.where).with_share(percent)
         self.steer(after)
         return self.measured(after)
@@ -107,6 +109,11 @@ class Fleet:
         self.steer(after)
         self.tidy(after)
         return after
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Take the pods from a previous revision without requests."""
+        if endpoint.previous_revision and endpoint.share == 100:
+            self.there.scale(self._of(endpoint.previous_revision), 0)
 
     def ask(
         self, endpoint: Endpoint, path: str, rows: list[dict[str, Any]], revision: str
@@ -126,6 +133,10 @@ class Fleet:
     def crashes(self, revision: str) -> dict[str, int]:
         """Return how often each container of a revision's pods has ended by itself."""
         return self.there.crashes({**self.labels, _REVISION: revision})
+
+    def trouble(self, revision: str) -> str:
+        """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+        return self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))[0]
 
     @property
     def where(self) -> str:
@@ -181,24 +192,32 @@ class Fleet:
         self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
-        """Share the requests out: first more pods, then the routes, then fewer pods."""
+        """Share the requests out: first more pods, then the routes, then fewer pods.
+
+        The revision that is asked for must be ready, and so must pods that another one gets for it. How the
+        other one fares otherwise is no condition: one that crashes is what a new revision is to replace.
+        """
         pods = self._pods(asked)
+        expected = {asked.revision: pods[asked.revision]}
         for revision, count in pods.items():
             if count and self._placed(revision) < count:
+                expected[revision] = count
                 self.there.scale(self._of(revision), count)
             if count and self.max_replicas:
-                scaler = self._scaler(revision, count)
+                scaler = self._scaler(revision, min(count, self.replicas))
                 self._apply("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision), scaler)
         what = f"revision {asked.revision} of endpoint {self.name!r}"
         targets.wait(
-            what, lambda: "; ".join(filter(None, map(self._look, pods, pods.values()))), timeout_seconds
+            what,
+            lambda: "; ".join(filter(None, map(self._look, expected, expected.values()))),
+            timeout_seconds,
         )
         self._route(asked)
         if self.gateway:
             targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
         for revision, count in pods.items():
-            # The autoscaler has the say above its minimum; at 0 pods it leaves a Deployment alone.
-            if not self.max_replicas or not count:
+            # The autoscaler has the say above its minimum.
+            if count and not self.max_replicas:
                 self.there.scale(self._of(revision), count)
 
     def undo(self, revision: str, before: Endpoint | None) -> None:
@@ -257,8 +276,14 @@ class Fleet:
         return {"name": name, "namespace": self.there.namespace, "labels": labels}
 
     def _pods(self, asked: Endpoint) -> dict[str, int]:
-        """Return how many pods each revision has; without a Gateway their ratio is the share."""
+        """Return how many pods each revision has; without a Gateway their ratio is the share.
+
+        At 0 the revision keeps those that it has: it gets no requests, and can take them over at once.
+        """
         full, share = self.replicas, asked.share
+        if self.max_replicas and asked.previous_revision:
+            # What comes must be able to take over from what the autoscaler has made larger.
+            full = min(self.max_replicas, max(full, self._placed(asked.previous_revision)))
         if asked.previous_revision is None or share == 100:
             current, previous = full, 0
         elif share == 0:

@@ -169,10 +169,20 @@ def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
         ValueError: No engine answers.
     """
     with _engine() as engine:
-        mine = {"label": [f"{_ENDPOINT}={endpoint.name}", f"{_REVISION}={revision}", f"{_ROLE}=server"]}
-        servers = engine.containers.list(all=True, filters=mine)
-        # The engine counts when it starts one again.
-        return {server.id: server.attrs["RestartCount"] + (server.status != "running") for server in servers}
+        return {server.id: _ends(server) for server in _Host(engine, endpoint.name).servers(revision)}
+
+
+def trouble(endpoint: Endpoint, revision: str) -> str:
+    """Return how the servers of a revision ended last, and how often; empty if none has ended by itself.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine:
+        servers = _Host(engine, endpoint.name).servers(revision)
+        return "; ".join(
+            f"its server {_last_end(server)} (ended {_ends(server)}x)" for server in servers if _ends(server)
+        )
 
 
 class _Host:
@@ -204,6 +214,12 @@ class _Host:
         # The splitter is gone, but not what it was told.
         with self._loader(self.prefix, str(servers[0].image.id)) as loader:
             return _file_of(loader, f"{_MODEL_FOLDER}/{_CONFIGURATION}")
+
+    def servers(self, revision: str) -> "list[Container]":
+        """Return the containers that serve a revision, running or not."""
+        parts = [f"{_ENDPOINT}={self.name}", f"{_REVISION}={revision}", f"{_ROLE}=server"]
+        found: list[Container] = self.engine.containers.list(all=True, filters={"label": parts})
+        return found
 
     def image(self, reference: str) -> str:
         """Return the id of an image, which is pulled if it isn't there."""
@@ -576,21 +592,46 @@ def _file_of(container: "Container", path: str) -> str:
         return file.read().decode() if file else ""
 
 
-def _lines(container: "Container") -> list[str]:
-    text = container.logs(tail=_LOG_LINES).decode(errors="replace")
+def _lines(container: "Container", **period: Any) -> list[str]:
+    text = container.logs(tail=_LOG_LINES, **period).decode(errors="replace")
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _last_line(container: "Container") -> str:
+def _last_line(container: "Container", **period: Any) -> str:
     """Return the last thing that a container said; of a line of JSON its message."""
-    lines = _lines(container)
+    lines = _lines(container, **period)
     return targets.log_text(lines[-1])[:_SAID] if lines else "it has said nothing"
 
 
+def _ends(container: "Container") -> int:
+    """Return how often a container has ended by itself; the engine counts when it starts it again."""
+    return int(container.attrs["RestartCount"] + (container.status != "running"))
+
+
+def _last_end(container: "Container") -> str:
+    """Say how a container ended last, which may run again: of that only the engine's events tell."""
+    if container.status != "running":
+        return _ending(container)
+    wanted = {"container": container.id, "event": ["die", "oom"]}
+    events = list(container.client.events(since=0, until=int(time.time()) + 1, filters=wanted, decode=True))
+    ends = [event for event in events if event["Action"] == "die"]
+    if not ends:  # the engine remembers the latest of all containers only
+        return "has ended before"
+    last = ends[-1]
+    if any(event["Action"] == "oom" for event in events):
+        return f"was killed: {_too_little(container)}"
+    code = last["Actor"]["Attributes"]["exitCode"]
+    return f"ended with exit code {code}: {_last_line(container, until=last['time'] + 1)}"
+
+
 def _ending(container: "Container") -> str:
-    """Say how a container came to an end."""
+    """Say how a container that doesn't run came to an end."""
     state = container.attrs["State"]
     if state.get("OOMKilled"):
-        limit = container.attrs["HostConfig"]["Memory"] / 2**20
-        return f"was killed: it needs more memory than its limit, {limit:,.0f} MiB"
+        return f"was killed: {_too_little(container)}"
     return f"ended with exit code {state['ExitCode']}: {_last_line(container)}"
+
+
+def _too_little(container: "Container") -> str:
+    limit = container.attrs["HostConfig"]["Memory"] / 2**20
+    return f"it needs more memory than its limit, {limit:,.0f} MiB"

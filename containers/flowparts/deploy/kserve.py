@@ -121,6 +121,11 @@ def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
     return _Service.of(endpoint).there.crashes({_REVISION: revision})
 
 
+def trouble(endpoint: Endpoint, revision: str) -> str:
+    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+    return _Service.of(endpoint).there.trouble({_REVISION: revision})[0]
+
+
 @dataclass(frozen=True)
 class _Service:
     """An InferenceService."""

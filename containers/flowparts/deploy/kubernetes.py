@@ -56,7 +56,7 @@ def deploy(
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
-    """Give the current revision a share; at 100 the previous one keeps no pods, but can be brought back."""
+    """Give the current revision a share; the previous one keeps its pods, at 100 too, for a rollback."""
     return Fleet.of(endpoint, ServerPod).shift(endpoint, percent)
 
 
@@ -73,3 +73,13 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
     """Return how often each container of a revision's pods has ended by itself."""
     return Fleet.of(endpoint, ServerPod).crashes(revision)
+
+
+def trouble(endpoint: Endpoint, revision: str) -> str:
+    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+    return Fleet.of(endpoint, ServerPod).trouble(revision)
+
+
+def release(endpoint: Endpoint) -> None:
+    """Take the pods from a previous revision without requests; a rollback brings them back."""
+    Fleet.of(endpoint, ServerPod).release(endpoint)

@@ -223,7 +223,7 @@ class _Place:
             status = described["EndpointStatus"] if described else ""
             return f"SageMaker says {status}" if status in _BUSY else ""
 
-        targets.wait(f"endpoint {self.name!r}", look, timeout_seconds)
+        targets.wait(f"endpoint {self.name!r}", look, timeout_seconds, interruptible=False)
         return described
 
     def state(self, described: dict[str, Any] | None) -> Endpoint | None:

@@ -126,6 +126,12 @@ def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
     return fleet.there.crashes(fleet.pods_of(revision))
 
 
+def trouble(endpoint: Endpoint, revision: str) -> str:
+    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+    fleet = _Fleet.of(endpoint)
+    return fleet.there.trouble(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
+
+
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
     """Return rows as a request of the Open Inference Protocol: a tensor of shape [rows] for each column."""
     inputs = []

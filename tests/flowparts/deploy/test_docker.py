@@ -69,20 +69,6 @@ def volumes_of(engine: Any, endpoint: Endpoint) -> set[str]:
     }
 
 
-def kill(engine: Any, container: Any) -> None:
-    """Kill a container's first process from outside: the engine restarts what it hasn't stopped itself."""
-    command = ["sh", "-c", f"kill -9 {container.attrs['State']['Pid']}"]
-    engine.containers.run(
-        container.image.id,
-        command,
-        entrypoint=[],
-        user="0",
-        pid_mode="host",
-        network_mode="none",
-        remove=True,
-    )
-
-
 class Client(threading.Thread):
     """Sends requests over an open connection until told to stop; notes who answered and what was lost."""
 
@@ -290,7 +276,7 @@ def test_a_server_that_is_killed_is_replaced_and_costs_no_more_than_what_it_was_
     started = container.attrs["State"]["StartedAt"]
     with load(first) as clients:
         time.sleep(0.5)
-        kill(engine, container)
+        endpoints.kill(engine, container)
         deadline = time.monotonic() + 60
         while container.attrs["State"]["StartedAt"] == started:
             assert time.monotonic() < deadline, "the engine did not restart the server"

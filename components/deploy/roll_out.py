@@ -1,0 +1,81 @@
+from typing import NamedTuple
+
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("deploy")
+def roll_out(
+    model: Input[Model],
+    predictions: Input[Dataset],
+    endpoint: Output[Artifact],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    target: str,
+    name: str,
+    share: int = 10,
+    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    requests: int = 200,
+    seconds: float = 20.0,
+    max_error_rate: float = 0.01,
+    max_slowdown: float = 2.0,
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Outputs", [("promoted", bool), ("reason", str), ("revision", str), ("url", str)]
+):
+    """Deploy a model beside the one that serves, watch it, and promote it in steps or roll it back.
+
+    The new revision gets its share of the requests, then 50 %, then all; a first revision gets all at once.
+    At each share it is probed: it is healthy if it predicts what the model does offline, answers no fewer
+    requests than the previous revision, isn't much slower at the same moments, and none of its servers
+    crashes, where the platform tells. An unhealthy one is rolled back, which doesn't fail this step. A step
+    that is told to end rolls back as well; one that was killed is picked up when it is run again.
+
+    Args:
+        model: The model directory.
+        predictions: Raw rows to send, with what the model predicts for them offline (of batch_predict).
+        endpoint: The endpoint as it is in the end (JSON).
+        metrics: promoted (1 or 0), stages, share, and of the last stage requests, error_rate, crashes and
+            latency_ms_median, _p95 and _p99 of the new revision, with previous_ of the other one.
+        report: The stages with their shares, requests, errors and latencies, and the decision, as a page.
+        target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
+        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        share: Percent of the requests that the new revision gets at first.
+        options: The target's own options, such as replicas, cpu and memory, as its component takes them.
+        requests: Requests of one row to each revision at each share; 10 at least to judge the latency.
+        seconds: How long to watch at each share; requests that didn't fit in are left out.
+        max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
+        max_slowdown: Largest ratio of the latency to the previous revision's at the same moment.
+
+    Returns:
+        promoted: Whether the model has all requests; if not, it was rolled back.
+        reason: Why, in one sentence.
+        revision: The revision that serves now.
+        url: Where requests go.
+    """
+    from flowparts import endpoint as endpoints
+    from flowparts import metadata, models, outputs, probe, rollout, tables
+
+    watch = rollout.Watch(requests, seconds, probe.Rules(max_error_rate, max_slowdown))
+    result = rollout.roll_out(
+        model.uri,
+        models.metadata(model.path),
+        tables.scan(predictions.path),
+        target=target,
+        name=name,
+        share=share,
+        options=options,
+        watch=watch,
+    )
+    measured = rollout.measures(result)
+    for measure, value in measured.items():
+        metrics.log_metric(measure, value)
+    outputs.write_json(metrics.path, measured)
+    outputs.write_text(report.path, rollout.rollout_page(result, watch))
+    url, revision, _ = endpoints.publish(result.endpoint, endpoint)
+    reason = metadata.plain(result.reason)
+    if result.is_rolled_back:
+        metadata.describe(endpoint, {"rolled_back": result.revision, "reason": reason})
+    if result.problem:
+        raise ValueError(result.problem)
+    return result.promoted, reason, revision, url

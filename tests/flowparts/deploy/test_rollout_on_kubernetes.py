@@ -1,0 +1,156 @@
+"""Rollouts against the stand-in for the Kubernetes API, with a real model server behind its services."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from flowparts import models, probe, rollout
+from flowparts.deploy import kubernetes
+from flowparts.endpoint import Endpoint
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.serving.conftest import Server, rows
+
+FIRST, SECOND = "s3://models/churn/1", "s3://models/churn/2"
+OPTIONS = {"image": "registry.example/flowparts-serving:0.1.0", "replicas": 3, "timeout_seconds": 5.0}
+WATCH = rollout.Watch(requests=10, seconds=0.5, rules=probe.Rules(max_slowdown=100.0))
+
+
+@pytest.fixture
+def first(api: KubernetesApi) -> Endpoint:
+    return kubernetes.deploy(FIRST, "churn", **OPTIONS)
+
+
+@pytest.fixture
+def roll_out(model: Path) -> Callable[..., rollout.Rollout]:
+    offline = pl.concat([rows().head(20), models.load(model).predict(rows().head(20))], how="horizontal")
+
+    def run(share: int = 10) -> rollout.Rollout:
+        return rollout.roll_out(
+            SECOND,
+            models.metadata(model),
+            offline.lazy(),
+            target="kubernetes",
+            name="churn",
+            share=share,
+            options=OPTIONS,
+            watch=WATCH,
+        )
+
+    return run
+
+
+def pods(api: KubernetesApi, revision: str) -> int:
+    return int(api.get("deployments", f"churn-{revision}")["spec"]["replicas"])
+
+
+@pytest.mark.parametrize("share", [10, 100])
+def test_the_previous_revision_stays_warm_until_the_new_one_is_judged(
+    share: int,
+    api: KubernetesApi,
+    server: Server,
+    first: Endpoint,
+    roll_out: Callable[..., rollout.Rollout],
+) -> None:
+    warm: set[int] = set()
+
+    def backend(service: str) -> str:
+        warm.add(pods(api, first.revision))
+        return server.url
+
+    api.backend = backend
+    result = roll_out(share)
+    assert result.promoted, result.reason
+    assert [stage.asked for stage in result.stages] == ([10, 50, 100] if share == 10 else [100])
+    # A ratio of pods is the share without a gateway: one of four, then three of six.
+    assert [stage.traffic[result.revision] for stage in result.stages] == (
+        [25, 50, 100] if share == 10 else [100]
+    )
+    assert warm == {3}
+    assert result.stages[-1].verdict.previous
+    assert not result.stages[-1].verdict.previous.errors
+    assert pods(api, first.revision) == 0
+    assert pods(api, result.revision) == 3
+    assert kubernetes.rollback(result.endpoint).traffic == {first.revision: 100}
+    assert pods(api, first.revision) == 3
+
+
+def test_why_pods_crash_under_the_watch_is_asked_before_they_are_removed(
+    api: KubernetesApi,
+    server: Server,
+    first: Endpoint,
+    roll_out: Callable[..., rollout.Rollout],
+) -> None:
+    def backend(service: str) -> str:
+        if service not in ("churn", f"churn-{first.revision}"):
+            api.born_as[service] = "crash"
+            api.step()
+        return server.url
+
+    api.backend = backend
+    result = roll_out()
+    assert result.is_rolled_back
+    assert not result.problem
+    assert result.endpoint.traffic == {first.revision: 100}
+    assert "crashed 4x while it was watched; CrashLoopBackOff in pod" in result.reason
+    assert "exit code 1 (Error, 3 restarts), last log line: model is damaged" in result.reason
+    assert api.names("deployments") == [f"churn-{first.revision}"]
+    assert result.reason in rollout.rollout_page(result, WATCH)
+
+
+def test_a_rollout_that_cannot_go_on_is_rolled_back_and_fails(
+    api: KubernetesApi,
+    server: Server,
+    first: Endpoint,
+    roll_out: Callable[..., rollout.Rollout],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(endpoint: Endpoint, percent: int) -> Endpoint:
+        raise ValueError("no node has room for another pod")
+
+    api.backend = lambda service: server.url
+    monkeypatch.setattr(kubernetes, "shift", refused)
+    result = roll_out()
+    assert result.endpoint.traffic == {first.revision: 100}
+    assert result.problem == (
+        f"the rollout of revision {result.revision} did not come to its end: no node has room for another "
+        f"pod; it is rolled back, and {first.revision} serves as before"
+    )
+
+
+def test_a_revision_that_crashes_is_replaced_by_one_that_does_not(
+    api: KubernetesApi, server: Server, first: Endpoint, roll_out: Callable[..., rollout.Rollout]
+) -> None:
+    def backend(service: str) -> str:
+        return server.url if service.removeprefix("churn-") != first.revision else "http://127.0.0.1:9"
+
+    api.backend = backend
+    api.born_as[f"churn-{first.revision}"] = "crash"
+    api.step()
+    result = roll_out()
+    assert result.promoted, result.reason
+    assert result.endpoint.share == 100
+
+
+def test_a_bad_parameter_is_answered_before_anything_is_deployed(
+    api: KubernetesApi, model: Path, first: Endpoint
+) -> None:
+    before = api.versions()
+    given: dict[str, Any] = {
+        "target": "kubernetes",
+        "name": "churn",
+        "share": 10,
+        "options": {},
+        "watch": WATCH,
+    }
+    for wrong, words in [
+        ({"share": 101}, "share must be a percentage"),
+        ({"target": "kuber"}, "unknown deployment target"),
+        ({"options": {"replica": 1}}, "unknown option of the target kubernetes"),
+        ({}, "column 'prediction' is not in the table"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            rollout.roll_out(SECOND, models.metadata(model), rows().lazy(), **{**given, **wrong})
+    assert api.versions() == before
