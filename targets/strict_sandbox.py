@@ -80,6 +80,8 @@ def main() -> None:
     else:
         _unshare(_CLONE_NEWUSER | _CLONE_NEWNS, f"0 {os.geteuid()} 1", f"0 {os.getegid()} 1")
     _build(root, settings["read_only"], settings["writable"])
+    if not is_root:  # a process with another root may not make a user namespace
+        _unshare(_CLONE_NEWUSER, f"{user} 0 1", f"{group} 0 1")
     os.chroot(root)
     os.chdir(settings["directory"])
     os.umask(0)  # as KFP's launcher has it
@@ -87,8 +89,6 @@ def main() -> None:
         os.setgroups([])
         os.setgid(group)
         os.setuid(user)
-    else:
-        _unshare(_CLONE_NEWUSER, f"{user} 0 1", f"{group} 0 1")
     _check(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "cannot give up privileges")
     command = sys.argv[2:]
     os.execvpe(command[0], command, settings["environment"])  # noqa: S606 it is what the pipeline says

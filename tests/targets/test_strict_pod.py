@@ -1,0 +1,109 @@
+"""Runs commands in a root of their own, as root and as anyone else."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from targets import strict_pod
+from targets.strict_pod import Node, Pod, quantity
+from targets.strict_values import BackendError
+
+SANDBOX = Path(strict_pod.__file__).with_name("strict_sandbox.py")
+LOOK = "id -u; id -g; touch /x || true; echo new > /minio/made; cat /given/file; touch /usr/x || true; exit 3"
+
+
+@pytest.mark.parametrize("user", [0, 1000], ids=["root", "anyone"])
+def test_a_command_sees_only_its_folders_and_writes_only_to_them(tmp_path: Path, user: int) -> None:
+    python = "/usr/bin/python3"  # that of the project may lie where only root can go
+    if os.geteuid() != 0 or not Path(python).exists():
+        pytest.skip("needs root, who can be anyone, and a Python that everyone has")
+    # Anyone must reach these: pytest's own folders are root's.
+    folder = Path(shutil.copytree(tmp_path, f"/tmp/{tmp_path.parent.name}-{tmp_path.name}-{user}"))
+    try:
+        for name in ("root", "tmp", "minio", "given"):
+            (folder / name).mkdir()
+            (folder / name).chmod(0o777)
+        (folder / "given" / "file").write_text("given\n")
+        folder.chmod(0o755)
+        shutil.copy(SANDBOX, folder / "sandbox.py")
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, user, user)
+        settings = {
+            "root": str(folder / "root"),
+            "read_only": [path for path in ("/bin", "/lib", "/lib64", "/usr") if os.path.lexists(path)],
+            "writable": {f"/{name}": str(folder / name) for name in ("tmp", "minio", "given")},
+            "user": 65532,
+            "group": 0,
+            "directory": "/tmp",
+            "environment": {"PATH": "/usr/bin:/bin"},
+        }
+        command = [python, "-I", "-S", str(folder / "sandbox.py"), json.dumps(settings), "sh", "-c", LOOK]
+        done = subprocess.run(command, user=user, group=user, extra_groups=[], capture_output=True, text=True)
+        if user and "cannot make a namespace" in done.stderr:
+            pytest.skip("this machine lets only root make namespaces")
+        assert done.stdout == "65532\n0\ngiven\n", done.stderr
+        assert done.stderr.count("Read-only file system") == 2
+        assert done.returncode == 3
+        assert (folder / "minio" / "made").read_text() == "new\n"
+        assert not Path("/minio").exists()
+        assert list((folder / "root").iterdir()) == []
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_killed_command_ends_as_a_shell_says_it(tmp_path: Path) -> None:
+    pod = Pod(tmp_path, {"PATH": os.defpath})
+    lines: list[str] = []
+    assert pod.run(["sh", "-c", "echo before; kill -9 $$"], lines.append) == 137
+    assert lines == ["before\n"]
+
+
+def test_paths_and_addresses_are_those_of_this_machine_where_there_is_no_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strict_pod, "isolation_problem", lambda: "not allowed")
+    pod = Pod(tmp_path, {"PATH": os.defpath})
+    lines: list[str] = []
+    words = ["minio://b/a", "/minio/b/a", "/tmp/kfp/outputs/x", "s3://b/a", "/data/minio/x", "x/tmp/kfp/y"]
+    assert pod.run(["printf", "%s\\n", *words], lines.append) == 0
+    here = tmp_path / "volumes"
+    assert [line.strip() for line in lines] == [
+        *(f"{here}/{path}" for path in ("minio/b/a", "minio/b/a", "tmp/kfp/outputs/x", "s3/b/a")),
+        *words[4:],
+    ]
+    assert pod.as_seen("".join(lines)).splitlines()[0] == "/minio/b/a"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("500m", 0.5),
+        ("2", 2),
+        ("1.5", 1.5),
+        ("4Gi", 4 * 1024**3),
+        ("4G", 4e9),
+        ("512Mi", 2**29),
+        (0.25, 0.25),
+    ],
+)
+def test_quantities_of_kubernetes(text: str | float, number: float) -> None:
+    assert quantity(text) == pytest.approx(number)
+
+
+@pytest.mark.parametrize("text", ["two", "4GB", "-1"])
+def test_what_is_no_quantity(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a quantity such as 500m or 4Gi"):
+        quantity(text)
+
+
+def test_a_limit_alone_is_the_request() -> None:
+    Node().refuse(
+        "step", {"resourceCpuLimit": "4", "resourceCpuRequest": "100m", "resourceMemoryLimit": "4Gi"}
+    )
+    with pytest.raises(BackendError, match=r"asks for 2\.0 of cpu") as raised:
+        Node().refuse("step", {"cpuLimit": 2.0})
+    assert raised.value.words == "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."
