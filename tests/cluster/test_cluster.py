@@ -18,12 +18,12 @@ from tests.cluster.backend import Backend
 
 # What keeps a run short; everything else stays at its default.
 SMALL: dict[str, dict[str, Any]] = {
-    "tabular_training": {"candidates": [{"estimator": "Linear", "parameters": {}}]},
-    "image_training": {"epochs": 2},
-    "deploy_with_canary": {"target": "kubernetes", "requests": 50, "seconds": 5.0},
+    "tabular-training": {"candidates": [{"estimator": "Linear", "parameters": {}}]},
+    "image-training": {"epochs": 2},
+    "deploy-with-canary": {"target": "kubernetes", "requests": 50, "seconds": 5.0},
 }
 # These need the champion that tabular-training has registered.
-OF_A_CHAMPION = ("batch_prediction", "deploy_with_canary")
+OF_A_CHAMPION = ("batch-prediction", "deploy-with-canary")
 AWS = ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"]
 
 
@@ -71,33 +71,43 @@ def undeploy(name: str) -> None:
     remove_endpoint(name=name).set_caching_options(False)
 
 
-def parameters(backend: Backend, name: str, inputs: Any) -> dict[str, Any]:
+# Runs of the pipelines here: what is run, with which parameters.
+OWN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "look": (look, {}),
+    "failing": (look, {"source": "sample://nothing"}),
+    "too-large": (too_large, {}),
+}
+
+
+def parameters(backend: Backend, key: str, inputs: Any) -> dict[str, Any]:
     """Return what a shipped pipeline is given."""
     own = {"tracking_uri": backend.tracking_uri, "name": backend.name("endpoint")}
-    own["model_name"] = backend.name("tabular_training" if name in OF_A_CHAMPION else name)
-    given = {key: value for key, value in own.items() if key in inputs and value}
-    if name == "deploy_with_canary" and backend.bucket:
+    own["model_name"] = backend.name("tabular-training" if key in OF_A_CHAMPION else key)
+    given: dict[str, Any] = {name: value for name, value in own.items() if name in inputs and value}
+    if key == "deploy-with-canary":
         given["options"] = {"environment_from": backend.bucket_secret}
-    return {**given, **SMALL.get(name, {})}
+    return {**given, **SMALL.get(key, {})}
 
 
-def start(backend: Backend, name: str) -> None:
-    """Start a shipped pipeline."""
-    pipeline = catalogue.pipeline(name)
-    key = name.replace("_", "-")
+def start(backend: Backend, key: str) -> None:
+    """Start the run of a key: one of a pipeline here, or of a shipped one."""
+    if key in OWN:
+        pipeline, given = OWN[key]
+        backend.start(key, backend.package(key, pipeline), given)
+        return
+    pipeline = catalogue.pipeline(key)
     inputs = pipeline.component_spec.inputs or {}
-    backend.start(key, backend.package(key, pipeline), parameters(backend, name, inputs))
+    backend.start(key, backend.package(key, pipeline), parameters(backend, key, inputs))
 
 
 @pytest.fixture(scope="session")
-def started(backend: Backend) -> Backend:
-    """Start everything that depends on nothing else."""
-    for name in catalogue.pipelines():
-        if name not in OF_A_CHAMPION:
-            start(backend, name)
-    backend.start("look", backend.package("look", look), {})
-    backend.start("failing", backend.package("failing", look), {"source": "sample://nothing"})
-    backend.start("too-large", backend.package("too-large", too_large), {})
+def started(backend: Backend, request: pytest.FixtureRequest) -> Backend:
+    """Start the runs that the chosen tests need, beside each other."""
+    needed = {
+        key for item in request.session.items for mark in item.iter_markers("needs") for key in mark.args
+    }
+    for key in sorted(needed):
+        start(backend, key)
     return backend
 
 
@@ -114,32 +124,42 @@ def green(started: Backend) -> Any:
     return wait
 
 
-@pytest.mark.parametrize("name", [name for name in catalogue.pipelines() if name not in OF_A_CHAMPION])
-def test_a_pipeline_is_green(green: Any, name: str) -> None:
-    run = green(name.replace("_", "-"))
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=pytest.mark.needs(key))
+        for key in (name.replace("_", "-") for name in catalogue.pipelines())
+        if key not in OF_A_CHAMPION
+    ],
+)
+def test_a_pipeline_is_green(green: Any, key: str) -> None:
+    run = green(key)
     assert {task.state for task in run.tasks} <= {"succeeded", "cached", "skipped", "not run"}
 
 
-@pytest.mark.parametrize("name", OF_A_CHAMPION)
-def test_a_pipeline_that_uses_a_champion_is_green(started: Backend, green: Any, name: str) -> None:
+@pytest.mark.needs("tabular-training")
+@pytest.mark.parametrize("key", OF_A_CHAMPION)
+def test_a_pipeline_that_uses_a_champion_is_green(started: Backend, green: Any, key: str) -> None:
     if not started.tracking_uri:
         pytest.skip(
             "needs an MLflow server that the cluster reaches: TRACKING_URI=http://mlflow.mlflow.svc:5000"
         )
-    if name == "deploy_with_canary" and not started.bucket:
+    deploys = key == "deploy-with-canary"
+    if deploys and not started.bucket:
         pytest.skip("needs S3=s3://BUCKET/FOLDER, from which the server fetches the model; docs/kubeflow.md")
     green("tabular-training")
-    start(started, name)
+    start(started, key)
     try:
-        green(name.replace("_", "-"))
+        green(key)
     finally:
-        if name == "deploy_with_canary":
+        if deploys:
             started.start(
                 "undeploy", started.package("undeploy", undeploy), {"name": started.name("endpoint")}
             )
             green("undeploy")
 
 
+@pytest.mark.needs("tabular-training")
 def test_metrics_are_numbers_on_an_artifact(started: Backend, green: Any) -> None:
     metrics = artifacts(started, green("tabular-training"), "system.Metrics")
     numbers = [value for each in metrics for value in each.metadata.values() if isinstance(value, float)]
@@ -147,6 +167,7 @@ def test_metrics_are_numbers_on_an_artifact(started: Backend, green: Any) -> Non
     assert all(map(math.isfinite, numbers))
 
 
+@pytest.mark.needs("tabular-training")
 def test_a_roc_curve_is_drawn(started: Backend, green: Any) -> None:
     curves = artifacts(started, green("tabular-training"), "system.ClassificationMetrics")
     points = [
@@ -156,6 +177,7 @@ def test_a_roc_curve_is_drawn(started: Backend, green: Any) -> None:
     assert {"confidenceThreshold", "falsePositiveRate", "recall"} <= set(points[0])
 
 
+@pytest.mark.needs("tabular-training")
 def test_reports_are_whole_pages(started: Backend, green: Any) -> None:
     pages = artifacts(started, green("tabular-training"), "system.HTML")
     assert pages
@@ -165,12 +187,14 @@ def test_reports_are_whole_pages(started: Backend, green: Any) -> None:
         assert text.rstrip().endswith("</html>"), page.uri
 
 
+@pytest.mark.needs("tabular-training")
 def test_every_artifact_has_a_name_that_says_what_it_is(started: Backend, green: Any) -> None:
     shown = artifacts(started, green("tabular-training"), "")
     assert shown
     assert {each.name.lower() for each in shown} & {"", "output", "artifact", "out", "data"} == set()
 
 
+@pytest.mark.needs("look")
 def test_a_second_run_is_served_from_the_cache(
     started: Backend, green: Any, capsys: pytest.CaptureFixture
 ) -> None:
@@ -180,6 +204,7 @@ def test_a_second_run_is_served_from_the_cache(
     assert {task.state for task in again.tasks} == {"cached"}
 
 
+@pytest.mark.needs("failing")
 def test_a_failing_step_says_why(started: Backend, capsys: pytest.CaptureFixture) -> None:
     run = started.ended("failing")
     assert run.state == "failed"
@@ -190,6 +215,7 @@ def test_a_failing_step_says_why(started: Backend, capsys: pytest.CaptureFixture
     assert run.failed[0].error in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.needs("too-large")
 def test_a_step_that_fits_no_node_is_told_with_the_reason_and_can_be_cancelled(
     started: Backend, capsys: pytest.CaptureFixture
 ) -> None:
