@@ -43,8 +43,8 @@ def run(
     """Run a compiled pipeline as a real backend would.
 
     Logs, copies of the HTML reports and `run.json` go to RUNS/NAME/ID; objects, artifacts' numbers and the
-    cache to RUNS/strict. Unless the environment says otherwise, MLflow's tracking database is
-    RUNS/strict/mlflow/mlflow.db, on a volume that every step has.
+    cache to RUNS/.strict. Unless the environment says otherwise, MLflow's tracking database is
+    RUNS/.strict/mlflow/mlflow.db, on a volume that every step has.
 
     Args:
         text: The compiled YAML.
@@ -70,15 +70,15 @@ def run(
     runs = runs.resolve()
     folder = local.new_folder(runs / name)
     (folder / "logs").mkdir()
-    tracking = runs / "strict" / "mlflow"
+    tracking = runs / ".strict" / "mlflow"
     tracking.mkdir(parents=True, exist_ok=True)
     tracking.chmod(0o777)
     record = Run(name, folder, dict(given), steps(unshared(spec)))
     backend = Backend(
         pipeline=name,
         run_id=str(uuid.uuid4()),
-        objects=ObjectStore(runs / "strict" / "objects"),
-        metadata=MetadataStore(runs / "strict" / "metadata.db"),
+        objects=ObjectStore(runs / ".strict" / "objects"),
+        metadata=MetadataStore(runs / ".strict" / "metadata.db"),
         use_cache=use_cache,
         overlay=next(iter(overlays), {}),
         environment={"MLFLOW_TRACKING_URI": f"sqlite:///{tracking}/mlflow.db", **(environment or {})},

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from targets.strict_values import BackendError, through_json
+from targets.strict_values import BackendError, as_text, through_json
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)"""
@@ -44,8 +44,6 @@ def selected(text: str, value: Any) -> Any:
     Raises:
         BackendError: The value has no such part, or the expression can't be read.
     """
-    from targets.strict_values import as_text
-
     kind = {str: "string_value", bool: "bool_value", list: "list_value", dict: "struct_value"}
     fields = {kind.get(type(value), "number_value"): value, "string_value": as_text(value)}
     return through_json(_evaluated(text, fields))

@@ -572,7 +572,7 @@ def test_an_imported_artifact_is_read_from_the_runs_own_store(tmp_path: Path) ->
     def imports(uri: str):
         opens(d=dsl.importer(artifact_uri=uri, artifact_class=Dataset, metadata={"rows": 5}).output)
 
-    stored = tmp_path / "strict" / "objects" / "s3" / "bucket" / "rows.csv"
+    stored = tmp_path / ".strict" / "objects" / "s3" / "bucket" / "rows.csv"
     stored.parent.mkdir(parents=True)
     stored.write_text("a,b")
     record = run(imports, tmp_path, {"uri": "s3://bucket/rows.csv"})
