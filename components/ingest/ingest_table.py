@@ -1,6 +1,6 @@
 from typing import NamedTuple, Optional
 
-from kfp.dsl import Dataset, Output
+from kfp.dsl import Artifact, Dataset, Input, Output
 
 from .. import runs_in
 
@@ -15,18 +15,24 @@ def ingest_table(
     column_types: Optional[dict] = None,
     null_values: Optional[list[str]] = None,
     on_bad_rows: str = "fail",
+    delimiter: Optional[str] = None,
+    decimal: Optional[str] = None,
+    column_names: Optional[list[str]] = None,
+    schema: Optional[Input[Artifact]] = None,
+    schema_uri: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
     """Read CSV, JSON Lines or Parquet files into one table, with types inferred over all rows.
 
     Text is UTF-8, plain or compressed (gzip, Zstandard). Dates and timestamps follow ISO 8601; timestamps
     with an offset become UTC. Numbers are doubles and NaN becomes null, nested JSON values become JSON text.
-    Integers with leading zeros or beyond 64 bits stay text. Files of the same columns become one table, in
-    the order of their names.
+    Integers with leading zeros or beyond 64 bits stay text. Values that are unlike almost all others of their
+    column, such as "unknown" among numbers, are bad. Files of the same columns become one table, in the order
+    of their names.
 
     Args:
         table: The good rows, a table: a directory of Parquet files.
-        rejected: The bad rows, a table of file, line (from 1), column, reason and text; empty if there are
-            none.
+        rejected: The bad rows, a table of file, line (from 1), column, reason and text; with on_bad_rows=null
+            the bad values. Empty if there are none.
         source: A file, a directory or a glob pattern (a path, file://, s3:// or gs://), the address of one
             file (https://, http://), or real example data: sample://breast_cancer, sample://diabetes,
             sample://digits, sample://iris or sample://wine.
@@ -34,19 +40,37 @@ def ingest_table(
             whose content changed is read again only when this changes too.
         file_format: csv, jsonl or parquet; by default the file names tell.
         column_types: Types of columns by name: boolean, integer, number, date, timestamp or string. The types
-            of the other columns are inferred.
-        null_values: Texts that mean null, such as NA; they replace the default, which is the empty field of a
-            CSV file.
-        on_bad_rows: What to do with rows that can't be read or hold a value that is not of the given type:
-            fail (with file, line number and reason) or quarantine (into rejected).
+            of the other columns are those of the schema, or inferred.
+        null_values: Texts that mean null; they replace the default, which for CSV files is the empty field,
+            NA, N/A, n/a, NaN, NULL, null, None and ?.
+        on_bad_rows: What to do with rows that can't be read or hold a value that is not of their column's
+            type: fail (with file, line number and reason), quarantine (into rejected), or null (take such a
+            value for missing, quarantine what can't be read).
+        delimiter: Character between two fields of a CSV file; by default the beginning of the file tells.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; by default told for each column.
+        column_names: Names of the columns of CSV files without a header.
+        schema: Schema that the table must satisfy, such as a model's: its columns get the types that it says.
+        schema_uri: The same as a path or URI of a JSON file.
 
     Returns:
         rows: Number of rows in the table.
-        rejected_rows: Number of bad rows that were set apart.
+        rejected_rows: Number of rows of rejected.
     """
     from flowparts import ingest, metadata
+    from flowparts import schema as schemas
 
-    options = ingest.Options(file_format or None, column_types, null_values or None, on_bad_rows)
+    reviewed = schema.path if schema else schema_uri
+    expected = schemas.read(reviewed).types if reviewed else None
+    options = ingest.Options(
+        file_format or None,
+        column_types,
+        null_values or None,
+        on_bad_rows,
+        delimiter or None,
+        decimal or None,
+        column_names or None,
+        expected,
+    )
     good, bad = ingest.ingest(source, table.path, rejected.path, options)
     metadata.describe(table, {**good, "data_version": data_version})
     metadata.describe(rejected, {**bad, "data_version": data_version})

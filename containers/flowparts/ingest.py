@@ -8,6 +8,7 @@ infer again. Only when a line can't be read, or a value isn't of the type that a
 looked at one by one (`flowparts.screening`).
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,30 +17,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowparts import outputs, progress, screening, sources, sql, tables, text_types
+from flowparts import (
+    outputs,
+    progress,
+    screening,
+    sources,
+    sql,
+    tables,
+    text_inference,
+    text_types,
+)
 from flowparts.names import hint
 from flowparts.screening import BadRows
 from flowparts.sources import File
-from flowparts.text_files import PLACE, SAMPLE_ROWS, Csv, JsonLines, TextFiles
+from flowparts.text_files import PLACE, Csv, JsonLines, TextFiles
+from flowparts.text_inference import Kind
 
 if TYPE_CHECKING:
     import duckdb
 
 FORMATS = ("csv", "jsonl", "parquet")
-ON_BAD_ROWS = ("fail", "quarantine")
+ON_BAD_ROWS = ("fail", "quarantine", "null")
 SHOWN_CHARACTERS = 100
-# In JSON these are not written as strings.
-UNQUOTED_KINDS = ("boolean", "integer", "number")
 
 MAX_THREADS = 8
 # Measured, not derived: what the reader's buffers and the writer's row groups take.
 MEMORY_MB = 200
 MEMORY_MB_PER_THREAD = 100
 
-# A dictionary of more values than this takes longer to build than it saves.
-_PARQUET = (
-    f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {tables.ROW_GROUP_ROWS}, DICTIONARY_SIZE_LIMIT 5000"
-)
+# What a column takes beyond the first ones.
+MEMORY_KB_PER_COLUMN = 500
+MANY_COLUMNS = 100
+# Planning them takes time that grows with the square of the columns.
+_SLOW_OPTIMIZERS = "common_subexpressions,expression_rewriter,statistics_propagation"
+
+_log = logging.getLogger("flowparts")
 
 
 @dataclass(frozen=True)
@@ -49,14 +61,25 @@ class Options:
     Attributes:
         file_format: "csv", "jsonl" or "parquet"; by default the files' suffixes tell.
         column_types: Types of columns by name, each one of `text_types.TYPES`; the others are inferred.
-        null_values: Texts that mean null; by default the empty field of a CSV file.
-        on_bad_rows: "fail" or "quarantine".
+        null_values: Texts that mean null; by default `text_types.MISSING` in CSV files, none in others.
+        on_bad_rows: What becomes of rows that can't be read or hold a value that is not of its column's type:
+            "fail", "quarantine", or "null" to take such values for missing and quarantine what can't be read.
+        delimiter: The character between two fields of a CSV file; by default its beginning tells.
+        decimal: "." or ",", the character between whole and decimal digits, the other one being between
+            thousands; by default told for each column of a text file.
+        column_names: Names of the columns of CSV files without a header.
+        expected_types: Types of columns by name, as a schema has them; those that aren't in the source, and
+            those that `column_types` has, don't matter.
     """
 
     file_format: str | None = None
     column_types: Mapping[str, str] | None = None
     null_values: Sequence[str] | None = None
     on_bad_rows: str = "fail"
+    delimiter: str | None = None
+    decimal: str | None = None
+    column_names: Sequence[str] | None = None
+    expected_types: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.file_format is not None:
@@ -68,6 +91,34 @@ class Options:
             isinstance(text, str) for text in self.null_values or []
         ):
             raise ValueError(f"null_values is {self.null_values!r}; give a list of texts, such as ['', 'NA']")
+        if self.decimal is not None:
+            _require_known(self.decimal, text_types.DECIMALS, "decimal")
+        if self.delimiter is not None and not (
+            len(self.delimiter) == 1 and not self.delimiter.isalnum() and self.delimiter not in '" \r\n\0'
+        ):
+            raise ValueError(
+                f"delimiter is {self.delimiter!r}; give one character, but no letter, digit, blank or quote"
+            )
+        if isinstance(self.column_names, str) or not all(
+            isinstance(name, str) for name in self.column_names or []
+        ):
+            raise ValueError(f"column_names is {self.column_names!r}; give a list of names")
+
+    def types_of(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the given and expected types of the columns that a source has.
+
+        Raises:
+            ValueError: The source lacks a column whose type is given.
+        """
+        for name in self.column_types or {}:
+            if name not in names:
+                near = hint(name, names)
+                raise ValueError(
+                    f"column {name!r} of column_types is not in the source; {near}"
+                    f"columns are: {', '.join(names)}"
+                )
+        known = {**(self.expected_types or {}), **(self.column_types or {})}
+        return {name: kind for name, kind in known.items() if name in names and kind in text_types.TYPES}
 
 
 def ingest(
@@ -102,6 +153,9 @@ def ingest(
         scratch = Path(scratch_name)
         files = sources.fetch(source, _folder(scratch, "remote"))
         file_format = sources.format_of(files, options.file_format)
+        if file_format != "csv" and (options.delimiter or options.column_names):
+            named = "delimiter" if options.delimiter else "column_names"
+            raise ValueError(f"{named} is for CSV files, but {sources.shown(source)} is {file_format}")
         if file_format != "parquet":
             unpacked = _folder(scratch, "unpacked")
             files = [sources.decompressed(file, unpacked) for file in files]
@@ -112,6 +166,8 @@ def ingest(
             if not read(_Job(files, _links(files, scratch), options, scratch, target, bad)):
                 reason = f"has no good row; {bad.listed()}" if bad.count else "has no rows"
                 raise ValueError(f"{sources.shown(source)} {reason}")
+            if bad.count:
+                _log.warning("%s", bad.listed())
             tables.write(bad.frame(), whole_rejected)
     shown = sources.shown(source)
     return tables.record(table, shown), tables.record(rejected, shown)
@@ -132,10 +188,6 @@ class _Job:
         return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
 
     @property
-    def given(self) -> Mapping[str, str]:
-        return self.options.column_types or {}
-
-    @property
     def megabytes(self) -> float:
         return sum(file.path.stat().st_size for file in self.files) / 1e6
 
@@ -147,14 +199,14 @@ class _Column:
     Attributes:
         name: Its name.
         value: Its value; null also where a text can't be converted.
-        text: The text that is converted.
-        kind: The type it is converted to; None where nothing is converted.
+        kind: What it holds; None where nothing is converted.
+        text: The text that is converted; None where it is known that all can be.
     """
 
     name: str
     value: str
-    text: str = "NULL"
     kind: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -164,44 +216,54 @@ class _Rows:
     columns: Sequence[_Column]
     scan: str
 
-    def query(self, strictly: bool = False) -> str:
-        """Return a query for the good rows; where `strictly`, it fails at a bad one instead."""
+    def query(self, on_bad_rows: str) -> str:
+        """Return a query for the rows that fails at a bad value, leaves out its row, or makes it null."""
+        if not self._doubtful:
+            columns = (f"{column.value} AS {sql.identifier(column.name)}" for column in self.columns)
+            return f"SELECT {', '.join(columns)} FROM ({self.scan})"
+        bad = " OR ".join(map(_bad, self._doubtful))
         selected = []
         for place, column in enumerate(self.columns):
             value = f"v{place}"
-            if strictly and place == 0:
-                value = f"CASE WHEN {self._is_bad} THEN error('bad') ELSE {value} END"
-            if column.kind == "number":
+            if column.kind in text_types.NUMBERS and column.text is not None:
                 # DuckDB takes NaN for equal to NaN.
                 value = f"nullif({value}, 'NaN'::DOUBLE)"
+            if on_bad_rows == "fail" and place == 0:
+                value = f"CASE WHEN {bad} THEN error('bad') ELSE {value} END"
             selected.append(f"{value} AS {sql.identifier(column.name)}")
-        where = "" if strictly else f" WHERE NOT ({self._is_bad})"
+        where = f" WHERE NOT ({bad})" if on_bad_rows == "quarantine" else ""
         return f"SELECT {', '.join(selected)} FROM ({self._converted()}){where}"
 
-    def bad_values(self) -> str:
-        """Return a query for the first value of each row that can't be converted: place, column and text."""
-        bad = [place for place, column in enumerate(self.columns) if column.kind]
-        whens = " ".join(f"WHEN v{place} IS NULL AND t{place} IS NOT NULL THEN {place}" for place in bad)
-        texts = " ".join(f"WHEN v{place} IS NULL AND t{place} IS NOT NULL THEN t{place}" for place in bad)
-        return (
-            f"SELECT {', '.join(PLACE)}, CASE {whens} END, CASE {texts} END "
-            f"FROM ({self._converted(*PLACE)}) WHERE {self._is_bad} ORDER BY position, line"
+    def bad_values(self, first: bool) -> str:
+        """Return a query for values that can't be converted, or the first of a row: place, column, text."""
+        bad = ", ".join(
+            f"CASE WHEN {_bad(place)} THEN {{'place': {place}, 'text': t{place}}} END"
+            for place in self._doubtful
         )
+        listed = f"list_filter([{bad}], lambda bad: bad IS NOT NULL)" + ("[:1]" if first else "")
+        places = ", ".join(PLACE)
+        rows = f"SELECT {places}, unnest({listed}) AS bad FROM ({self._converted(*PLACE)})"
+        return f"SELECT {places}, bad.place, bad.text FROM ({rows}) ORDER BY position, line"
+
+    @property
+    def _doubtful(self) -> list[int]:
+        return [place for place, column in enumerate(self.columns) if column.text is not None]
 
     def _converted(self, *further: str) -> str:
         # A query of its own, so that a value is computed once, however often it is looked at.
         values = [f"{column.value} AS v{place}" for place, column in enumerate(self.columns)]
-        texts = [f"{column.text} AS t{place}" for place, column in enumerate(self.columns) if column.kind]
+        texts = [f"{self.columns[place].text} AS t{place}" for place in self._doubtful]
         return f"SELECT {', '.join([*values, *texts, *further])} FROM ({self.scan})"
 
-    @property
-    def _is_bad(self) -> str:
-        bad = [place for place, column in enumerate(self.columns) if column.kind]
-        return " OR ".join(f"(v{place} IS NULL AND t{place} IS NOT NULL)" for place in bad) or "false"
+
+def _bad(place: int) -> str:
+    return f"(v{place} IS NULL AND t{place} IS NOT NULL)"
 
 
 def _read_csv(job: _Job) -> int:
-    return _read_text(job, Csv(job.files, job.links, job.options.null_values))
+    options = job.options
+    files = Csv(job.files, job.links, options.null_values, options.delimiter, options.column_names)
+    return _read_text(job, files)
 
 
 def _read_jsonl(job: _Job) -> int:
@@ -215,8 +277,9 @@ def _read_text(job: _Job, files: TextFiles) -> int:
         for everything in (False, True):
             # Whatever goes wrong here, the last attempt finds the lines it goes wrong at.
             with suppress(duckdb.Error):
-                rows = _text_rows(database, files, job.given, everything)
-                return _copy(database, job, rows.query(strictly=True))
+                rows, bad = _text_rows(database, files, job, everything)
+                if not bad:
+                    return _copy(database, job, rows, "fail")
         try:
             return _read_screened(database, job, files)
         except duckdb.Error as error:
@@ -231,64 +294,48 @@ def _read_screened(database: "duckdb.DuckDBPyConnection", job: _Job, files: Text
     if not good.stat().st_size:
         _refuse_bad_rows(job)
         return 0
-    rows = _text_rows(database, files, job.given, everything=True)
-    _note_bad_values(database, job, rows)
-    return _copy(database, job, rows.query())
+    rows, almost = _text_rows(database, files, job, everything=True)
+    _note_bad_values(database, job, rows, almost)
+    return _copy(database, job, rows, "null" if job.options.on_bad_rows == "null" else "quarantine")
 
 
 def _text_rows(
-    database: "duckdb.DuckDBPyConnection", files: TextFiles, given: Mapping[str, str], everything: bool
-) -> _Rows:
+    database: "duckdb.DuckDBPyConnection", files: TextFiles, job: _Job, everything: bool
+) -> tuple[_Rows, dict[str, Kind]]:
+    """Return the rows as a query, and the columns with values that are not of the kind of the others."""
     files.look(database, everything)
-    _require_columns(given, files.names)
-    places = {name: f"t{position}" for position, name in enumerate(files.names)}
-    unknown = [place for name, place in places.items() if name not in given]
-    kinds = _infer(database, files, unknown, everything)
-    columns = [
-        _Column(name, text_types.given(given[name], text), text, given[name])
-        if name in given
-        else _inferred(files, name, text, kinds[text])
-        for name, text in places.items()
-    ]
-    return _Rows(columns, files.scan())
+    given = job.options.types_of(files.names)
+    inferred = text_inference.infer(database, files, given, job.options.decimal, everything)
+    columns, almost = [], {}
+    for place, (name, kind) in enumerate(zip(files.names, inferred.kinds, strict=True)):
+        text = f"t{place}"
+        if kind.ambiguous:
+            if not inferred.complete:
+                return _Rows([], files.scan()), {name: kind}
+            raise ValueError(
+                f"column {name!r} of {job.names} holds numbers such as 1,234, whose comma may be a decimal "
+                "comma or one between thousands; pass decimal=',' or '.', or column_types for a string"
+            )
+        if kind.bad:
+            almost[name] = kind
+        if kind.name is None:
+            # Any value after all makes the row bad, and so the next attempt look at all rows.
+            columns.append(_Column(name, "CAST(NULL AS VARCHAR)", "string", text))
+        elif name in given and kind.name == given[name]:
+            columns.append(_Column(name, text_types.given(given[name], text), kind.name, text))
+        elif inferred.complete and not kind.bad and kind.name != "string":
+            columns.append(_Column(name, text_inference.checked(files, text, kind), kind.name))
+        else:
+            columns.append(_Column(name, text_inference.value(files, text, kind.name), kind.name, text))
+    return _Rows(columns, files.scan()), almost
 
 
-def _infer(
-    database: "duckdb.DuckDBPyConnection", files: TextFiles, places: Sequence[str], everything: bool
-) -> dict[str, str | None]:
-    """Return the narrowest type that every value of each column has; None where there are no values."""
-    scan = files.scan()
-    kinds: dict[str, str | None] = dict.fromkeys(places)
-    for rows in (f"{scan} LIMIT {SAMPLE_ROWS}", scan) if everything else (f"{scan} LIMIT {SAMPLE_ROWS}",):
-        counts = {
-            (place, kind): f"count({_inferred(files, '', place, kind).value})"
-            for place in places
-            for kind in text_types.WIDER[kinds[place]]
-        }
-        if not counts:
-            break
-        values = database.execute(f"SELECT {', '.join(counts.values())} FROM ({rows})").fetchall()[0]
-        found = dict(zip(counts, values, strict=True))
-        for place in places:
-            # Every text counts as a string, the last candidate.
-            texts = found[place, "string"]
-            fitting = (kind for kind in text_types.WIDER[kinds[place]] if found[place, kind] == texts)
-            kinds[place] = next(fitting) if texts else None
-    return kinds
-
-
-def _inferred(files: TextFiles, name: str, text: str, kind: str | None) -> _Column:
-    if kind is None:
-        # Any value after all makes the row bad, and so the next attempt look at all rows.
-        return _Column(name, "CAST(NULL AS VARCHAR)", text, "string")
-    literal = files.unquoted(text) if kind in UNQUOTED_KINDS else text
-    return _Column(name, text_types.inferred(kind, literal), text, kind)
-
-
-def _note_bad_values(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows) -> None:
+def _note_bad_values(
+    database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, almost: Mapping[str, Kind] | None = None
+) -> None:
     """Take note of values that can't be converted; raise ValueError if there are bad rows and none may be."""
-    if any(column.kind for column in rows.columns):
-        found = database.execute(rows.bad_values())
+    if any(column.text is not None for column in rows.columns):
+        found = database.execute(rows.bad_values(first=job.options.on_bad_rows != "null"))
         while values := found.fetchmany(1000):
             for position, line, start, length, place, text in values:
                 file, column = job.files[position], rows.columns[place]
@@ -296,14 +343,19 @@ def _note_bad_values(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Ro
                 reason = f"{shown!r} is not {text_types.rule(str(column.kind))}"
                 row = text if length is None else screening.text_at(file.path, start, length)
                 job.bad.add(position, file, line, column.name, reason, row)
-    _refuse_bad_rows(job)
+    _refuse_bad_rows(job, almost)
 
 
-def _refuse_bad_rows(job: _Job) -> None:
+def _refuse_bad_rows(job: _Job, almost: Mapping[str, Kind] | None = None) -> None:
     if job.bad.count and job.options.on_bad_rows == "fail":
-        raise ValueError(
-            f"{job.bad.listed()}. Correct the source, or pass on_bad_rows='quarantine' to set them apart"
-        )
+        ways = "Correct the source, or pass on_bad_rows='quarantine' to leave them out"
+        for name, kind in [*(almost or {}).items()][:1]:
+            ways += (
+                f"; {kind.values - kind.bad:,} of {kind.values:,} values of {name!r} are each "
+                f"{text_types.rule(str(kind.name))}: on_bad_rows='null' or null_values take the others for "
+                f"missing, column_types={{{name!r}: 'string'}} keeps all as text"
+            )
+        raise ValueError(f"{job.bad.listed()}. {ways}")
 
 
 def _read_parquet(job: _Job) -> int:
@@ -317,16 +369,16 @@ def _read_parquet(job: _Job) -> int:
                 names = names or found
                 sources.require_distinct(file, found)
                 sources.require_same_columns(job.files[0], names, file, found)
-            _require_columns(job.given, names)
+            given = job.options.types_of(names)
             source = f"read_parquet({sql.list_of(map(str, job.links))}, union_by_name=true)"
             types = {
                 row[0]: row[1] for row in database.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
             }
             place = "file_index AS position, file_row_number + 1 AS line, NULL AS start, NULL AS length"
-            columns = [_parquet_column(job, name, types[name]) for name in names]
+            columns = [_parquet_column(job, name, types[name], given.get(name)) for name in names]
             rows = _Rows(columns, f"SELECT *, {place} FROM {source}")
             _note_bad_values(database, job, rows)
-            return _copy(database, job, rows.query())
+            return _copy(database, job, rows, "null" if job.options.on_bad_rows == "null" else "quarantine")
     except duckdb.Error as error:
         raise ValueError(_cannot_read(job, error)) from None
 
@@ -355,7 +407,7 @@ def _parquet_names(database: "duckdb.DuckDBPyConnection", file: File, link: Path
     return names
 
 
-def _parquet_column(job: _Job, name: str, sql_type: str) -> _Column:
+def _parquet_column(job: _Job, name: str, sql_type: str, given: str | None) -> _Column:
     column = sql.identifier(name)
     nulls = job.options.null_values
     match sql_type.partition("(")[0]:
@@ -383,33 +435,46 @@ def _parquet_column(job: _Job, name: str, sql_type: str) -> _Column:
             value = column
         case _:
             value = f"CAST({column} AS VARCHAR)"
-    if name not in job.given:
+    if given is None:
         return _Column(name, value)
     text = f"CAST({value} AS VARCHAR)"
-    return _Column(name, text_types.given(job.given[name], text), text, job.given[name])
+    return _Column(name, text_types.given(given, text), given, text)
 
 
-def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, query: str) -> int:
-    total = job.megabytes
+def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_rows: str) -> int:
+    total, columns = job.megabytes, len(rows.columns)
+    if columns > MANY_COLUMNS:
+        database.execute(f"SET memory_limit = '{_memory_mb() + columns * MEMORY_KB_PER_COLUMN // 1000}MB'")
+        database.execute(f"SET disabled_optimizers = '{_SLOW_OPTIMIZERS}'")
 
     def done() -> float:
         return total * max(database.query_progress(), 0.0) / 100
 
+    # A dictionary of more values than this takes longer to build than it saves.
+    form = "FORMAT parquet, COMPRESSION zstd, DICTIONARY_SIZE_LIMIT 5000"
+    form += f", ROW_GROUP_SIZE {tables.group_rows(columns)}"
     with progress.reported(f"ingesting {job.names}", done, total, "MB"):
         written = database.execute(
-            f"COPY ({query}) TO {sql.literal(str(job.target))} ({_PARQUET})"
+            f"COPY ({rows.query(on_bad_rows)}) TO {sql.literal(str(job.target))} ({form})"
         ).fetchall()
     return int(written[0][0])
+
+
+def _threads() -> int:
+    return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+
+
+def _memory_mb() -> int:
+    return MEMORY_MB + _threads() * MEMORY_MB_PER_THREAD
 
 
 @contextmanager
 def _database(scratch: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     import duckdb
 
-    threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "threads": threads,
-        "memory_limit": f"{MEMORY_MB + threads * MEMORY_MB_PER_THREAD}MB",
+        "threads": _threads(),
+        "memory_limit": f"{_memory_mb()}MB",
         "temp_directory": str(_folder(scratch, "spill")),
         "preserve_insertion_order": True,
         # Nothing is fetched while a step runs, and all that is needed is built in.
@@ -448,12 +513,3 @@ def _require_known(value: object, known: Sequence[str], what: str) -> None:
     if value not in known:
         near = hint(str(value).lower(), known)
         raise ValueError(f"{what} is {value!r}; {near}use one of: {', '.join(known)}")
-
-
-def _require_columns(given: Mapping[str, str], names: Sequence[str]) -> None:
-    for name in given:
-        if name not in names:
-            near = hint(name, names)
-            raise ValueError(
-                f"column {name!r} of column_types is not in the source; {near}columns are: {', '.join(names)}"
-            )

@@ -18,6 +18,9 @@ _REJECTED = {"path": pl.String(), "reason": pl.String()}
 _SIZES = {"width": pl.Int64(), "height": pl.Int64()}
 
 
+ON_BAD_IMAGES = ("fail", "quarantine")
+
+
 @dataclass(frozen=True)
 class Options:
     """How images are read.
@@ -34,9 +37,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise ValueError unless every option is known."""
-        if self.on_bad_images not in ingest.ON_BAD_ROWS:
+        if self.on_bad_images not in ON_BAD_IMAGES:
             raise ValueError(
-                f"on_bad_images must be one of {', '.join(ingest.ON_BAD_ROWS)}, not {self.on_bad_images!r}"
+                f"on_bad_images must be one of {', '.join(ON_BAD_IMAGES)}, not {self.on_bad_images!r}"
             )
 
 

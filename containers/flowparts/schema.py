@@ -80,6 +80,11 @@ class Schema:
     columns: list[Column] = field(default_factory=list)
     additional_columns: bool = False
 
+    @property
+    def types(self) -> dict[str, str]:
+        """The type of each column by name."""
+        return {column.name: column.type for column in self.columns}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {

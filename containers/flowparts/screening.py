@@ -4,12 +4,11 @@ This is the slow and exact reading of a text file, for when the fast one found t
 numbers are those of an editor, and one bad line costs that line only.
 """
 
-import csv
 import json
+import re
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
@@ -25,6 +24,12 @@ UTF8_BOM = b"\xef\xbb\xbf"
 NOT_UTF8 = "is not UTF-8 text; convert the file, for example with: iconv -f WINDOWS-1252 -t UTF-8"
 
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
+
+# A quoted field up to where it ends, or where the line does; quotes inside are doubled.
+_OPENING = re.compile(' *"')
+_CLOSING = re.compile('[^"]*(?:""[^"]*)*"(?!") *')
+_OPEN = "opens a quote that is not closed, or not where the value ends"
+_AFTER = "has text after a closing quote; a quote inside a value must be doubled"
 
 # Can't occur in a line of JSON, where control characters are escaped.
 JSON_SEPARATOR = "\x01"
@@ -130,7 +135,9 @@ class Sink(NamedTuple):
     bad: BadRows
 
 
-def screen_csv(source: Source, sink: Sink, delimiter: str, columns: int, skip: int) -> Iterator[int]:
+def screen_csv(
+    source: Source, sink: Sink, delimiter: str, columns: int, skip: int, blank_rows: bool
+) -> Iterator[int]:
     """Split a CSV file into records that hold one field for each column, and bad rows.
 
     Args:
@@ -139,6 +146,7 @@ def screen_csv(source: Source, sink: Sink, delimiter: str, columns: int, skip: i
         delimiter: What stands between two fields.
         columns: How many fields a record must have.
         skip: How many lines the header takes.
+        blank_rows: Whether a blank line is a row, one that lacks the value of its only column.
 
     Yields:
         How many bytes were read, now and then.
@@ -155,8 +163,11 @@ def screen_csv(source: Source, sink: Sink, delimiter: str, columns: int, skip: i
             if record.length > MAX_LINE_BYTES:
                 reason = reason or _TOO_LONG
             if record.fields is not None and not reason:
-                if not record.fields and columns > 1:
+                if not record.fields and not blank_rows:
                     continue
+                if len(record.fields) == columns + 1 and not record.fields[-1]:
+                    # Some programs write a delimiter behind the last field too.
+                    record.fields.pop()
                 found = max(len(record.fields), 1)
                 if found != columns:
                     reason = (
@@ -165,8 +176,8 @@ def screen_csv(source: Source, sink: Sink, delimiter: str, columns: int, skip: i
             if reason:
                 sink.bad.add(position, file, record.line, None, reason, _decoded(record.text))
                 continue
-            content = record.text.rstrip("\r\n")
-            sink.good.write(f":{position}:{record.line}:{record.start}:{record.length}{delimiter}{content}\n")
+            place = f":{position}:{record.line}:{record.start}:{record.length}"
+            sink.good.write(_csv_line([place, *(record.fields or [""])], delimiter))
 
 
 def screen_jsonl(source: Source, sink: Sink) -> Iterator[int]:
@@ -194,45 +205,89 @@ def text_at(path: Path, start: int, length: int) -> str:
         return stream.read(min(length, 4 * MAX_TEXT_CHARACTERS)).decode("utf-8", "replace")
 
 
+def csv_records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """Split lines into records: the fields of each, none for a blank line.
+
+    A field may be in quotes, with blanks around them, and then hold delimiters, line ends and doubled quotes.
+    In a field that doesn't begin with a quote, quotes are text like any other.
+
+    Raises:
+        ValueError: A quote isn't closed, or text follows one that is.
+    """
+    fields: list[str] = []
+    inside: list[str] | None = None
+    for line in lines:
+        content = line.rstrip("\r\n")
+        if inside is None and '"' not in content:
+            yield content.split(delimiter) if content else []
+            continue
+        place = 0
+        while True:
+            if inside is None:
+                opening = _OPENING.match(content, place)
+                if not opening:
+                    end = content.find(delimiter, place)
+                    end = len(content) if end < 0 else end
+                    fields.append(content[place:end])
+                    place = end
+                else:
+                    inside, place = [], opening.end()
+            if inside is not None:
+                closing = _CLOSING.match(line, place)
+                if not closing:
+                    inside.append(line[place:])
+                    break
+                inside.append(closing[0].rstrip(" ")[:-1])
+                fields.append("".join(inside).replace('""', '"'))
+                inside, place = None, closing.end()
+                if place < len(content) and content[place] != delimiter:
+                    raise ValueError(_AFTER)
+            if place >= len(content):
+                yield fields
+                fields = []
+                break
+            place += 1
+    if inside is not None:
+        raise ValueError(_OPEN)
+
+
 def _csv_records(raw: BinaryIO, start: int, delimiter: str) -> Iterator[_Record]:
     source = _lines(raw)
     again: deque[tuple[str, int]] = deque()
     taken: list[tuple[str, int]] = []
 
     def lines() -> Iterator[str]:
+        characters = 0
         while following := again.popleft() if again else next(source, None):
             taken.append(following)
-            text = following[0]
-            if len(text) >= MAX_LINE_BYTES:
-                raise csv.Error(_TOO_LONG)
-            yield text
+            characters = characters + len(following[0]) if len(taken) > 1 else len(following[0])
+            if characters >= MAX_LINE_BYTES:
+                raise ValueError(_OPEN if len(taken) > 1 else _TOO_LONG)
+            yield following[0]
 
     number = 1
-    with field_size_limit(MAX_LINE_BYTES // 2):
-        while True:
-            try:
-                reader = csv.reader(lines(), delimiter=delimiter, skipinitialspace=True, strict=True)
-                for fields in reader:
-                    length = sum(size for _, size in taken)
-                    yield _Record(number, start, length, "".join(text for text, _ in taken), fields, "")
-                    start, number = start + length, number + len(taken)
-                    taken.clear()
-                return
-            except csv.Error as error:
-                # What follows the first line may be fine: a stray quote swallows lines up to the next one.
-                (text, length), *rest = taken
-                again.extendleft(reversed(rest))
+    while True:
+        try:
+            for fields in csv_records(lines(), delimiter):
+                length = sum(size for _, size in taken)
+                yield _Record(number, start, length, "".join(text for text, _ in taken), fields, "")
+                start, number = start + length, number + len(taken)
                 taken.clear()
-                yield _Record(number, start, length, text, None, _csv_error(str(error), len(rest)))
-                start, number = start + length, number + 1
+            return
+        except ValueError as error:
+            # What follows the first line may be fine: a stray quote swallows lines up to the next one.
+            (text, length), *rest = taken
+            again.extendleft(reversed(rest))
+            taken.clear()
+            yield _Record(number, start, length, text, None, _OPEN if rest else str(error))
+            start, number = start + length, number + 1
 
 
-def _csv_error(message: str, further_lines: int) -> str:
-    if message == _TOO_LONG and not further_lines:
-        return message
-    if "expected after" in message and not further_lines:
-        return "has text after a closing quote; a quote inside a value must be doubled"
-    return "opens a quote that is not closed, or not where the value ends"
+def _csv_line(fields: list[str], delimiter: str) -> str:
+    line = delimiter.join(fields)
+    if '"' in line or line.count(delimiter) >= len(fields) or "\n" in line or "\r" in line:
+        line = delimiter.join('"' + field.replace('"', '""') + '"' for field in fields)
+    return line + "\n"
 
 
 def _lines(raw: BinaryIO) -> Iterator[tuple[str, int]]:
@@ -251,16 +306,6 @@ def _lines(raw: BinaryIO) -> Iterator[tuple[str, int]]:
             yield text, length
     finally:
         stream.detach()
-
-
-@contextmanager
-def field_size_limit(limit: int) -> Iterator[None]:
-    """Set how many characters a field may have for the csv module, for a while."""
-    before = csv.field_size_limit(limit)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _text_error(text: str) -> str:

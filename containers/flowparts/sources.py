@@ -142,13 +142,13 @@ def format_of(files: Sequence[File], file_format: str | None = None) -> str:
         return file_format
     formats: dict[str, str] = {}
     for file in files:
-        suffix = _suffix(file.name)
-        if suffix not in FORMATS:
+        ending = suffix(file.name)
+        if ending not in FORMATS:
             raise ValueError(
                 f"the format of {file.name} can't be told from its name; pass file_format='csv', 'jsonl' or "
                 f"'parquet', or use one of the suffixes: {', '.join(FORMATS)}, each also with .gz or .zst"
             )
-        formats.setdefault(FORMATS[suffix], file.name)
+        formats.setdefault(FORMATS[ending], file.name)
     if len(formats) > 1:
         examples = ", ".join(f"{name} ({kind})" for kind, name in sorted(formats.items()))
         raise ValueError(
@@ -200,7 +200,8 @@ def _inside(directory: Path, name: str, source: str) -> Path:
         raise ValueError(f"{source} can't be copied: {error}") from None
 
 
-def _suffix(name: str) -> str:
+def suffix(name: str) -> str:
+    """Return the suffix of a file's name in lower case, without that of a compression."""
     path = Path(name)
     if path.suffix.lower() in COMPRESSIONS:
         path = path.with_suffix("")

@@ -30,6 +30,10 @@ _MOST_NAMED = 10
 # Small row groups take less memory wherever a table is written or read; a multiple of what DuckDB handles.
 ROW_GROUP_ROWS = 61_440
 
+# Columns that row groups of this size are meant for; of wider tables they have fewer rows.
+_GROUP_COLUMNS = 64
+_LEAST_GROUP_ROWS = 2_048
+
 # What Python code sees of a table at once.
 _CHUNK_ROWS = 25_000
 # Of a table that holds images, which take more memory than a row of numbers.
@@ -98,9 +102,15 @@ def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
         frame.lazy().with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
             file,
             compression="zstd",
-            row_group_size=_IMAGES_AT_ONCE if has_images(frame) else ROW_GROUP_ROWS,
+            row_group_size=_IMAGES_AT_ONCE if has_images(frame) else group_rows(len(frame.collect_schema())),
             engine="streaming",
         )
+
+
+def group_rows(columns: int) -> int:
+    """Return how many rows a row group has in a file of so many columns."""
+    rows = ROW_GROUP_ROWS * _GROUP_COLUMNS // max(columns, _GROUP_COLUMNS)
+    return max(_LEAST_GROUP_ROWS, rows // _LEAST_GROUP_ROWS * _LEAST_GROUP_ROWS)
 
 
 def has_images(frame: pl.LazyFrame | pl.DataFrame) -> bool:

@@ -2,27 +2,22 @@
 # ruff: noqa: S608
 """CSV and JSON Lines files as queries over texts, for DuckDB."""
 
-import codecs
-import csv
-import io
 import itertools
 import json
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowparts import screening, sources, sql
+from flowparts import csv_head, screening, sources, sql, text_types
 from flowparts.screening import BadRows
 from flowparts.sources import File
 
 if TYPE_CHECKING:
     import duckdb
 
-DELIMITERS = (",", ";", "\t", "|")
-SAMPLE_ROWS = 5_000
-MAX_HEAD_BYTES = 1 << 20
+# Values that tell the columns' types at first: as many rows as there are, but not too many.
+_SAMPLE_VALUES = 1_000_000
+_SAMPLE_ROWS = (100, 5_000)
 
 # Where a line that was screened stood in its file.
 PLACE = ("position", "line", "start", "length")
@@ -41,13 +36,22 @@ class TextFiles:
     Attributes:
         files: The files.
         names: The names of their columns, whose texts are t0, t1, … in `scan`.
+        parts: What `scan` has of each column; its place follows.
     """
+
+    parts: tuple[str, ...] = ("t",)
 
     def __init__(self, files: Sequence[File], links: Sequence[Path]):
         """Take files, and links to them under plain names."""
         self.files, self._links = files, list(links)
         self.names: list[str] = []
         self._screened: Path | None = None
+
+    @property
+    def sample_rows(self) -> int:
+        """How many rows tell the columns' types at first."""
+        fewest, most = _SAMPLE_ROWS
+        return min(max(fewest, _SAMPLE_VALUES // max(1, len(self.names))), most)
 
     def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
         """Find the names of the columns in the first rows, or in all."""
@@ -81,17 +85,31 @@ class TextFiles:
 
 
 class Csv(TextFiles):
-    """Comma-separated values, as RFC 4180 has them, with any of `DELIMITERS`."""
+    """Comma-separated values, as RFC 4180 has them, with any of `csv_head.DELIMITERS` or a given one."""
 
-    def __init__(self, files: Sequence[File], links: Sequence[Path], null_values: Sequence[str] | None):
+    def __init__(
+        self,
+        files: Sequence[File],
+        links: Sequence[Path],
+        null_values: Sequence[str] | None,
+        delimiter: str | None = None,
+        column_names: Sequence[str] | None = None,
+    ):
         """Read the headers of the files.
+
+        Args:
+            files: The files.
+            links: Links to them under plain names.
+            null_values: Texts that mean null; None for `text_types.MISSING`.
+            delimiter: What is between two fields; None if the beginning of each file tells.
+            column_names: Names for files without a header.
 
         Raises:
             ValueError: A header can't be read, or not all files have the same.
         """
         super().__init__(files, links)
-        self._null_values = [""] if null_values is None else [*null_values] or [_NOTHING]
-        self._headers = [_csv_header(file) for file in files]
+        self._null_values = text_types.MISSING if null_values is None else [*null_values] or [_NOTHING]
+        self._headers = [csv_head.read(file, delimiter, column_names) for file in files]
         self.names, self._delimiter = self._headers[0].names, self._headers[0].delimiter
         for file, header in zip(files, self._headers, strict=True):
             sources.require_same_columns(files[0], self.names, file, header.names)
@@ -123,11 +141,15 @@ class Csv(TextFiles):
 
     def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
         skip = self._headers[source.position].lines
-        return screening.screen_csv(source, sink, self._delimiter, len(self.names), skip)
+        # As DuckDB has it.
+        blank_rows = len(self.names) == 1 and "" in self._null_values
+        return screening.screen_csv(source, sink, self._delimiter, len(self.names), skip, blank_rows)
 
 
 class JsonLines(TextFiles):
     """One JSON object a line; the columns are the keys of all of them, in order of first appearance."""
+
+    parts = ("t", "j")
 
     def __init__(self, files: Sequence[File], links: Sequence[Path], null_values: Sequence[str] | None):
         """Look at the first bytes of the files.
@@ -138,7 +160,7 @@ class JsonLines(TextFiles):
         super().__init__(files, links)
         self._null_values = null_values
         for file in files:
-            head = _head(file)
+            head = csv_head.head(file)
             if head.removeprefix(screening.UTF8_BOM).lstrip().startswith(b"["):
                 raise ValueError(
                     f"{file.name} is a JSON array, not JSON Lines; write one object a line, "
@@ -147,7 +169,7 @@ class JsonLines(TextFiles):
 
     def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
         """Find the keys of the first objects, or of all."""
-        limit = "" if everything else f"LIMIT {SAMPLE_ROWS}"
+        limit = "" if everything else f"LIMIT {_SAMPLE_ROWS[1]}"
         numbered = f"SELECT j, row_number() OVER () AS n FROM ({self._lines()}) {limit}"
         keys = (
             "SELECT n, unnest(json_keys(j)) AS key, generate_subscripts(json_keys(j), 1) AS place "
@@ -196,53 +218,3 @@ class JsonLines(TextFiles):
 
     def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
         return screening.screen_jsonl(source, sink)
-
-
-@dataclass(frozen=True)
-class _Header:
-    names: list[str]
-    delimiter: str
-    lines: int
-
-
-def _csv_header(file: File) -> _Header:
-    head = _head(file)
-    # Latin-1 keeps every byte, so that quotes and delimiters are found whatever the encoding.
-    text = head.removeprefix(screening.UTF8_BOM).decode("latin-1")
-    outside = re.sub(r'"(?:[^"]|"")*"', "", text).splitlines()
-    delimiter = max(DELIMITERS, key=next(filter(str.strip, outside), "").count)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
-    try:
-        with screening.field_size_limit(MAX_HEAD_BYTES):
-            fields = next(filter(None, reader))
-    except (csv.Error, StopIteration) as error:
-        raise ValueError(f"the header of {file.name} is not valid CSV: {error}") from None
-    if len(head) == MAX_HEAD_BYTES and reader.line_num == len(text.splitlines()):
-        raise ValueError(
-            f"the header of {file.name} is longer than {MAX_HEAD_BYTES:,} bytes; is it a CSV file?"
-        )
-    try:
-        names = [field.encode("latin-1").decode("utf-8").strip() for field in fields]
-    except UnicodeDecodeError:
-        raise ValueError(f"the header of {file.name} {screening.NOT_UTF8}") from None
-    names = [name or f"column_{position}" for position, name in enumerate(names, 1)]
-    sources.require_distinct(file, names)
-    return _Header(names, delimiter, reader.line_num)
-
-
-def _head(file: File) -> bytes:
-    with file.path.open("rb") as stream:
-        head = stream.read(MAX_HEAD_BYTES)
-    if not head.removeprefix(screening.UTF8_BOM).strip():
-        raise ValueError(f"{file.name} is empty")
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError(
-            f"{file.name} is UTF-16 text; convert it, for example with: iconv -f UTF-16 -t UTF-8"
-        )
-    if b"\0" in head[:4096]:
-        raise ValueError(
-            f"{file.name} holds NUL bytes: it is binary, or text in an encoding other than UTF-8"
-        )
-    return head

@@ -92,6 +92,42 @@ def test_a_damaged_csv_file(changes: Any, on_bad_rows: str, tmp_path: Path) -> N
 
 
 @FUZZ
+@given(
+    lines=st.lists(st.text('a"", ;\t\r', max_size=8), min_size=1, max_size=5),
+    columns=st.integers(1, 3),
+    ending=st.sampled_from(["\n", "\r\n"]),
+)
+@example(lines=["1,2,", "1,2,"], columns=2, ending="\n")
+@example(lines=['"a" ,b', ' "a","b" '], columns=2, ending="\n")
+@example(lines=['a"b,"c""d"', '"x', 'y",z'], columns=2, ending="\r\n")
+@example(lines=["", "a", ""], columns=1, ending="\n")
+def test_a_bad_line_elsewhere_changes_nothing_about_the_others(
+    lines: list[str], columns: int, ending: str, tmp_path: Path
+) -> None:
+    """Rows are read quickly, and line by line if a line is bad: both take the same for a row."""
+    names = [f"c{place}" for place in range(columns)]
+    options = ingest.Options(
+        column_types=dict.fromkeys(names, "string"), null_values=[], on_bad_rows="quarantine", delimiter=","
+    )
+    content = ending.join([",".join(names), *lines, ""])
+    found: list[tuple[list[Any], list[Any] | None]] = []
+    for bad in ("", "a,a,a,a,a,a" + ending):
+        (tmp_path / "rows.csv").write_bytes((content + bad).encode())
+        try:
+            ingest.ingest(str(tmp_path / "rows.csv"), tmp_path / "table", tmp_path / "rejected", options)
+        except ValueError as error:
+            assert "has no" in str(error)  # noqa: PT017 - all lines may be bad
+            found.append(([], None))
+            continue
+        frames = [tables.scan(tmp_path / name).collect() for name in ("table", "rejected")]
+        found.append((frames[0].rows(), frames[1].rows()))
+    (rows, rejected), (same, and_one) = found
+    assert same == rows
+    if rejected is not None and and_one is not None:
+        assert and_one[:-1] == rejected
+
+
+@FUZZ
 @given(changes=edits(JSON), on_bad_rows=st.sampled_from(ingest.ON_BAD_ROWS))
 @example(changes=[(2 / 2000, 0, b"\\u0000")], on_bad_rows="fail")
 def test_a_damaged_json_lines_file(changes: Any, on_bad_rows: str, tmp_path: Path) -> None:

@@ -115,6 +115,57 @@ def test_line_endings_may_be_mixed(read: Ingest) -> None:
     assert read(b"a,b\r\n1,x\n2,y\r\n3,z")[0].rows() == [(1, "x"), (2, "y"), (3, "z")]
 
 
+GERMAN = "Umsatz, netto;Kosten, ges.\n1,5;2,5\n3,25;4,75\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "rows"),
+    [
+        (GERMAN, "data.csv", [(1.5, 2.5), (3.25, 4.75)]),
+        ("Preis\n1,5\n2,25\n", "data.csv", [(1.5,), (2.25,)]),
+        ("sep=;\nid;price\n1;2\n3;4\n", "data.csv", [(1, 2), (3, 4)]),
+        ('"sep=|"\r\na|b\r\n1|2,5\r\n', "data.csv", [(1, 2.5)]),
+        ("a, b\tc\n1\t2\n", "data.tsv", [(1, 2)]),
+        ('a,b\n"x;y",1\n"z;w;v",2\n', "data.csv", [("x;y", 1), ("z;w;v", 2)]),
+        ("a|b\nx, y|1\nz, w|2\n", "data.csv", [("x, y", 1), ("z, w", 2)]),
+        ("at;x\n2024-01-01 10:00:00;1\n", "data.csv", [(dt.datetime(2024, 1, 1, 10), 1)]),
+    ],
+    ids=["german", "one-column", "sep", "sep-quoted", "tsv", "semicolons-in-text", "commas-in-text", "times"],
+)
+def test_delimiter_cuts_rows_into_whole_values(
+    content: str, name: str, rows: list[Any], read: Ingest
+) -> None:
+    assert read(content.encode(), name)[0].rows() == rows
+
+
+def test_a_given_delimiter_takes_the_place_of_the_guess(read: Ingest, refused: Callable[..., str]) -> None:
+    assert read(b"a~b\n1~2\n", delimiter="~")[0].rows() == [(1, 2)]
+    assert read(b"a,b;c\n1,2;3\n", delimiter=";", decimal=".")[0].columns == ["a,b", "c"]
+    assert refused(b'{"a": 1}\n', "data.jsonl", delimiter=";") == (
+        "delimiter is for CSV files, but data.jsonl is jsonl"
+    )
+
+
+def test_a_file_without_a_header_is_refused_or_gets_its_names(
+    read: Ingest, refused: Callable[..., str]
+) -> None:
+    content = b"5.1,3.5,setosa\n4.9,3.0,setosa\n"
+    assert refused(content).startswith("data.csv seems to have no header, as its first line holds numbers")
+    names = ["length", "width", "species"]
+    table, _ = read(content, column_names=names)
+    assert table.columns == names
+    assert table.rows() == [(5.1, 3.5, "setosa"), (4.9, 3.0, "setosa")]
+    assert read(",".join(names).encode() + b"\n" + content, column_names=names)[0].height == 2
+    assert refused(content, column_names=["a"]) == (
+        "column_names has 1 names, but the first line of data.csv has 3 fields between delimiters ','"
+    )
+
+
+@pytest.mark.parametrize("header", ["id,x,no,2023,2024-01-01", "0,1,2,3,4", "a,2022,2023,2024,2025"])
+def test_numbers_may_be_names(header: str, read: Ingest) -> None:
+    assert read(f"{header}\n7,0.5,1.5,2.5,3.5\n".encode())[0].columns == header.split(",")
+
+
 def test_one_column_is_enough(read: Ingest) -> None:
     assert read(b"a\n1\n2\n")[0].to_dict(as_series=False) == {"a": [1, 2]}
 
@@ -147,10 +198,10 @@ def test_csv_agrees_with_pandas_on_a_file_that_is_larger_than_the_sample(
     ("late", "dtype", "value"),
     [
         (("1", "2.5"), pl.Float64(), 2.5),
-        (("1", "x"), pl.String(), "x"),
+        (("1", "x1"), pl.String(), "x1"),
         (("", "7"), pl.Int64(), 7),
         (("2024-01-01", "2024-01-02T03:04"), pl.Datetime("us"), dt.datetime(2024, 1, 2, 3, 4)),
-        (("true", "1"), pl.String(), "1"),
+        (("true", "B1"), pl.String(), "B1"),
         (("7", "007"), pl.String(), "007"),
     ],
     ids=["number", "string", "integer", "timestamp", "not-boolean", "leading-zero"],
@@ -188,7 +239,7 @@ def test_nan_is_null_and_an_empty_column_is_text(read: Ingest) -> None:
 @pytest.mark.parametrize(
     ("options", "values"),
     [
-        ({}, [None, "NA", "-"]),
+        ({}, [None, None, "-"]),
         ({"null_values": ["NA", "-"]}, ["", None, None]),
         ({"null_values": []}, ["", "NA", "-"]),
     ],
@@ -199,6 +250,110 @@ def test_null_values_are_what_they_are_named(
 ) -> None:
     table, _ = read(b"a,b\n,1\nNA,2\n-,3\n", **options)
     assert table["a"].to_list() == values
+
+
+@pytest.mark.parametrize("text", ["NA", "n/a", "NaN", "null", "?", "#N/A"])
+def test_usual_words_for_missing_are_null(text: str, read: Ingest) -> None:
+    table, _ = read(f"a,b,c\n1.5,x,2024-01-01\n{text},{text},{text}\n".encode())
+    assert table.rows() == [(1.5, "x", dt.date(2024, 1, 1)), (None, None, None)]
+
+
+NUMBERS = [f"{index / 7:.3f}" for index in range(1, 200)]
+DAYS = [f"2024-{1 + index % 12:02}-{1 + index % 28:02}" for index in range(199)]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (NUMBERS, "unknown"),
+        (NUMBERS, "-"),
+        (NUMBERS, "34,90"),
+        (NUMBERS, "1.234,5"),
+        (NUMBERS, "$ 5"),
+        (NUMBERS, "31.12.2021"),
+        (DAYS, "31.12.2021"),
+        (DAYS, "soon"),
+        (["true", "false"] * 100, "maybe"),
+        ([str(index) for index in range(200)], "-"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_bad_cell_does_not_turn_its_column_into_text(
+    values: list[str], text: str, read: Ingest, refused: Callable[..., str]
+) -> None:
+    content = "\n".join(
+        ["id;a", *(f"{index};{value}" for index, value in enumerate([*values, text]))]
+    ).encode()
+    sentence = refused(content)
+    assert sentence.startswith(f"1 bad row: data.csv line {len(values) + 2}, column 'a': {text!r} is not a")
+    assert f"{len(values)} of {len(values) + 1} values of 'a' are each" in sentence
+    assert "column_types={'a': 'string'} keeps all as text" in sentence
+    whole = read("\n".join(["id;a", *(f"{i};{value}" for i, value in enumerate(values))]).encode())[0]
+    table, rejected = read(content, on_bad_rows="quarantine")
+    assert_frame_equal(table, whole)
+    assert rejected.select("line", "column").rows() == [(len(values) + 2, "a")]
+    table, rejected = read(content, on_bad_rows="null")
+    assert table["a"].to_list() == [*whole["a"].to_list(), None]
+    assert rejected.select("line", "column").rows() == [(len(values) + 2, "a")]
+    assert read(content, null_values=["", text])[0]["a"].to_list() == [*whole["a"].to_list(), None]
+    assert read(content, column_types={"a": "string"})[0]["a"].to_list() == [*values, text]
+
+
+def test_a_mark_that_is_repeated_among_numbers_is_bad_however_often(refused: Callable[..., str]) -> None:
+    content = "a\n" + "1.5\n2.5\n-\n" * 20
+    assert "40 of 60 values of 'a' are each a number" in refused(content.encode())
+
+
+@pytest.mark.parametrize("text", ["C536379", "12a", "K1A 0B1", "007", "1234567890123456789012"])
+def test_an_identifier_among_numbers_makes_text(text: str, read: Ingest) -> None:
+    content = "a,b\n" + "".join(f"{index},x\n" for index in range(100)) + f"{text},x\n"
+    assert read(content.encode())[0]["a"].to_list() == [*map(str, range(100)), text]
+
+
+def test_every_bad_cell_becomes_null_and_is_listed_and_unreadable_rows_are_left_out(read: Ingest) -> None:
+    table, rejected = read(
+        b"a,b,c\n1,x,1.5\n?!,x,?!\n3\n4,y,2.5\n",
+        column_types={"a": "integer", "c": "number"},
+        on_bad_rows="null",
+    )
+    assert table.rows() == [(1, "x", 1.5), (None, "x", None), (4, "y", 2.5)]
+    assert rejected.select("line", "column", "text").rows() == [
+        (3, "a", "?!,x,?!"),
+        (3, "c", "?!,x,?!"),
+        (4, None, "3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["1,5", "-0,25", "3"], [1.5, -0.25, 3]),
+        (["1.234,5", "1.000.000", "7"], [1234.5, 1e6, 7]),
+        (["1,234.5", "1,000,000", "7"], [1234.5, 1e6, 7]),
+        (["0,125", "2,250"], [0.125, 2.25]),
+    ],
+)
+@pytest.mark.parametrize("given", [True, False])
+def test_numbers_with_commas_are_recognized_column_by_column(
+    texts: list[str], values: list[float], given: bool, read: Ingest
+) -> None:
+    content = "a;b\n" + "".join(f"{text};1.5\n" for text in texts)
+    table, _ = read(content.encode(), column_types={"a": "number"} if given else None)
+    assert table["a"].to_list() == values
+    assert table["b"].to_list() == [1.5] * len(values)
+
+
+def test_numbers_that_may_mean_two_things_need_a_word(read: Ingest, refused: Callable[..., str]) -> None:
+    content = b"a;b\n1,234;x\n5,678;y\n"
+    assert "column 'a' of data.csv holds numbers such as 1,234" in refused(content)
+    assert read(content, decimal=",")[0]["a"].to_list() == [1.234, 5.678]
+    assert read(content, decimal=".")[0]["a"].to_list() == [1234, 5678]
+    assert read(content, column_types={"a": "string"})[0]["a"].to_list() == ["1,234", "5,678"]
+
+
+def test_a_decimal_comma_far_behind_the_first_rows_is_recognized(read: Ingest) -> None:
+    table, _ = read(b"a;b\n" + b"1;x\n" * 20_000 + b"2,5;x\n")
+    assert table["a"][-1] == 2.5
 
 
 def test_null_values_hold_for_json_and_parquet_too(read: Ingest) -> None:
@@ -293,7 +448,7 @@ def test_bad_rows_fail_with_file_line_reason_and_the_way_out(refused: Callable[.
         "3 bad rows: data.csv line 5, column 'amount': 'abc' is not a number; "
         "data.csv line 6 has 1 field where the header has 3; "
         "data.csv line 7 has 4 fields where the header has 3. "
-        "Correct the source, or pass on_bad_rows='quarantine' to set them apart"
+        "Correct the source, or pass on_bad_rows='quarantine' to leave them out"
     )
 
 
@@ -399,7 +554,7 @@ def test_given_type_is_kept_and_nothing_is_rounded_into_it(
         ("a,b\n1,1\n".encode("utf-16-le"), "data.csv", "data.csv holds NUL bytes: it is binary"),
         (b"a,b\n1," + b"x" * 5000 + b"\0\n", "data.csv", "data.csv line 2 holds a NUL byte"),
         (b'a,b\n1,2\n3,"4\n5,6\n', "data.csv", "data.csv line 3 opens a quote that is not closed"),
-        (b'a,"b\n1,2\n', "data.csv", "the header of data.csv is not valid CSV"),
+        (b'a,"b\n1,2\n', "data.csv", "the header of data.csv opens a quote that is not closed"),
         (
             b"a" * (2 << 20),
             "data.csv",
@@ -456,10 +611,14 @@ def test_named_type_of_an_unknown_column_is_answered_with_the_near_match(refused
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"on_bad_rows": "skip"}, "on_bad_rows is 'skip'; use one of: fail, quarantine"),
+        ({"on_bad_rows": "skip"}, "on_bad_rows is 'skip'; use one of: fail, quarantine, null"),
         ({"file_format": "parket"}, "file_format is 'parket'; did you mean 'parquet'?"),
         ({"column_types": {"a": "int"}}, r"column_types\['a'\] is 'int'; did you mean 'integer'?"),
         ({"column_types": {"a": 3.0}}, r"column_types\['a'\] is 3.0; use one of: boolean, integer"),
+        ({"delimiter": ";;"}, "delimiter is ';;'; give one character"),
+        ({"delimiter": "a"}, "delimiter is 'a'; give one character"),
+        ({"decimal": ";"}, "decimal is ';'; use one of: ., ,"),
+        ({"column_names": "a"}, "column_names is 'a'; give a list of names"),
         ({"null_values": "NA"}, "null_values is 'NA'; give a list of texts"),
         ({"null_values": [0]}, r"null_values is \[0\]; give a list of texts"),
     ],
@@ -520,10 +679,10 @@ def test_any_text_survives_csv_and_json(rows: list[tuple[str, str]], read: Inges
 
 
 def _broken(kind: str) -> bytes:
-    compress = {"gz": gzip.compress, "zst": zstd.compress}
+    compress: dict[str, Any] = {"gz": gzip.compress, "zst": zstd.compress}
     name, _, packed = kind.partition(".")
     content = _write(pl.concat([MIXED] * 3), name)
-    return compress[packed](content) if packed else content
+    return bytes(compress[packed](content)) if packed else content
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "csv.gz", "jsonl.zst"])

@@ -145,7 +145,8 @@ def test_copies_of_a_row_under_another_identifier_stay_together() -> None:
 def test_excluded_columns_have_no_say_in_where_a_row_goes() -> None:
     frame = people().with_columns(pl.col("label").fill_null("none"))
     renumbered = frame.with_columns(pl.col("id").reverse())
-    for options in ({}, {"stratify_by": "label"}):
+    choices: list[dict[str, Any]] = [{}, {"stratify_by": "label"}]
+    for options in choices:
         pairs = zip(
             parts(frame, exclude_columns=["id"], **options),
             parts(renumbered, exclude_columns=["id"], **options),

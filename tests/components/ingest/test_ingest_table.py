@@ -60,5 +60,5 @@ def test_bad_rows_are_counted_in_quarantine_and_fail_otherwise(
 
 
 def test_unknown_option_is_refused(ingest: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match=r"on_bad_rows is 'ignore'; use one of: fail, quarantine"):
+    with pytest.raises(ValueError, match=r"on_bad_rows is 'ignore'; use one of: fail, quarantine, null"):
         ingest(on_bad_rows="ignore")
