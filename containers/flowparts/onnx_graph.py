@@ -219,6 +219,36 @@ def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
     return content
 
 
+def require_self_contained(graph: bytes) -> None:
+    """Raise ValueError if a tensor of a graph lies in another file, wherever in the graph the tensor is.
+
+    The runtime would look for it where the process was started, and the file may be anything there.
+    """
+    # The key of every tensor's entry that names a file. Most graphs hold no such word, and reading one costs
+    # a server time and memory at each start.
+    if b"location" not in graph:
+        return
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(graph)
+    except Exception as error:
+        raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
+    waiting: list[Any] = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto) and (
+            message.external_data or message.data_location == onnx.TensorProto.EXTERNAL
+        ):
+            raise ValueError(
+                f"the ONNX graph keeps the tensor {message.name!r} in another file, which isn't read; export "
+                "it with its weights inside"
+            )
+        for part, value in message.ListFields():
+            if part.message_type:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
+
+
 def _forget_notes(message: Any) -> None:
     for part, value in message.ListFields():
         if part.name in ("doc_string", "metadata_props"):
@@ -246,13 +276,13 @@ def read(path: str | Path, sha256: str | None = None) -> bytes:
 def _session(graph: bytes, threads: int) -> Any:
     import onnxruntime
 
+    require_self_contained(graph)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # What is wrong is raised as an error; the library would write it to the log as well.
     options.log_severity_level = 4
     try:
-        # From memory, so that the runtime refuses a graph that wants to read other files.
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     # The runtime's errors share no base class.
     except Exception as error:

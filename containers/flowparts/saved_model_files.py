@@ -7,28 +7,28 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flowparts import mlmodel, outputs, trees
+from flowparts import mlmodel, outputs, saved_model_audit, trees
 from flowparts.serving import model_files
 
 # Where a model directory has it.
 FOLDER = "saved_model"
-_FILE = "saved_model.pb"
 
 
 def require(directory: Path) -> Path:
     """Return the folder of the SavedModel in a model directory.
 
     Raises:
-        ValueError: There is no model, or it has no SavedModel.
+        ValueError: There is no model, or it has no SavedModel, or one that does more than compute.
     """
     described = mlmodel.read(directory)
-    if not (directory / FOLDER / _FILE).is_file():
+    if not (directory / FOLDER / saved_model_audit.FILE).is_file():
         framework = described.get("metadata", {}).get("framework", "unknown")
         raise ValueError(
             f"the model at {directory} has no SavedModel, which is all that TensorFlow Serving takes (its "
             f"framework is {framework}); train with train_keras_tabular or train_keras_images, or deploy it "
             "to another target, such as kubernetes"
         )
+    saved_model_audit.check(directory / FOLDER)
     return directory / FOLDER
 
 

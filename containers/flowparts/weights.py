@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from flowparts import weights_audit
+
 # Beside the public estimators of scikit-learn, which skops trusts by itself: the parts fitted estimators are
 # made of. They hold numbers, settings and other parts. The parts are checked against this list as well, so
 # the few that call something (scorers, a defaultdict) can only call what is trusted.
@@ -79,6 +81,11 @@ def dump(fitted: Any, path: str | Path) -> None:
             "choose other parameters or another estimator"
         )
     Path(path).write_bytes(_canonical(data))
+    try:
+        weights_audit.check(path, TRUSTED_TYPES)
+    except ValueError as error:
+        Path(path).unlink()
+        raise ValueError(f"a fitted {name} can't be stored: {error}") from None
 
 
 def load(path: str | Path) -> Any:
@@ -92,6 +99,13 @@ def load(path: str | Path) -> Any:
 
     if not Path(path).is_file():
         raise ValueError(f"the weights are not there: no file at {path}")
+    try:
+        weights_audit.check(path, TRUSTED_TYPES)
+    except weights_audit.UntrustedError as error:
+        raise ValueError(f"refused to load {path}: it holds objects that are not trusted: {error}") from None
+    # Whatever else a damaged file makes the reader stumble over is the same news to the user.
+    except Exception as error:
+        raise ValueError(f"{path} is not a valid skops file: {error}") from None
     try:
         return load_skops(path, trusted=list(TRUSTED_TYPES))
     except UntrustedTypesFoundException as error:

@@ -154,7 +154,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
         "text": (b"not a graph", "the ONNX graph can't be read"),
         "cut": (whole[: len(whole) // 2], "the ONNX graph"),
         "custom operator": (custom, "the ONNX graph can't be run: .*Steal"),
-        "external data": (external, "the ONNX graph can't be run"),
+        "external data": (external, "the ONNX graph keeps the tensor .w. in another file"),
         "other output": (whole.replace(b"prediction", b"predictiun"), "has no output 'prediction'"),
         "no row each": (
             graph(
