@@ -1,7 +1,7 @@
 """Run a command where nothing but this machine can be reached, and print what it tried to reach as JSON.
 
-`unshare --net --mount python looked_up.py COMMAND...`: the names it looked up, and how many packets had no way
-to go. The command's own output goes to stderr; its exit status is this one's.
+`unshare --net --mount python looked_up.py COMMAND...`: the names it looked up, and how many packets had no
+way to go. The command's own output goes to stderr; its exit status is this one's.
 """
 
 import fcntl

@@ -14,7 +14,7 @@ from tests.flowparts.serving.conftest import CODE, train
 LOOKED_UP = Path(__file__).with_name("looked_up.py")
 # Serves until it has answered.
 SERVER = """
-import json, signal, sys, threading, time, urllib.request
+import json, os, signal, sys, threading, time, urllib.request
 from flowparts.serving.__main__ import main
 
 def ask():
@@ -27,11 +27,17 @@ def ask():
             time.sleep(0.1)
     document = json.load(urllib.request.urlopen(f"{address}/openapi.json"))
     example = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    given = urllib.request.Request(f"{address}/predict", json.dumps(example).encode())
-    assert json.load(urllib.request.urlopen(given))["predictions"]
-    signal.raise_signal(signal.SIGTERM)
+    headers = {"content-type": "application/json"}
+    given = urllib.request.Request(f"{address}/predict", json.dumps(example).encode(), headers)
+    print(len(json.load(urllib.request.urlopen(given))["predictions"]), "predicted", file=sys.stderr)
 
-threading.Thread(target=ask).start()
+def stop():
+    try:
+        ask()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=stop).start()
 options = ["--host=127.0.0.1", "--port=18080", "--grpc-port=0", "--drain-seconds=0"]
 sys.exit(main([f"--model={sys.argv[1]}", *options]))
 """
@@ -70,8 +76,10 @@ def test_nothing_is_looked_up_and_nothing_is_left_at_home(program: str, model: P
         env=environment | {"HOME": str(home), "PYTHONPATH": f"{CODE}:{Path.cwd()}"},
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
+    assert program is STEPS or "1 predicted" in ended.stderr
     assert json.loads(ended.stdout) == {"names": [], "unroutable": 0}
     # ONNX Runtime makes a number for the device at once, and sends it later.
     assert not [path for path in home.rglob("*") if "microsoft" in str(path).lower()]
