@@ -21,7 +21,12 @@ _REFERENCES = Path(__file__).with_name("images.json")
 
 
 def runs_in(
-    image: str, *, cpu: str = "1", memory: str = "2Gi"
+    image: str,
+    *,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    cpu_request: str = "100m",
+    memory_request: str = "512Mi",
 ) -> Callable[[Callable[..., Any]], "PythonComponent"]:
     """Make a function a lightweight component that runs in one of the images under containers/.
 
@@ -30,9 +35,11 @@ def runs_in(
 
     Args:
         image: The image's folder name under containers/, such as "base" or "sklearn".
-        cpu: Processors for a step. A limit, which Kubernetes takes as the request too and Vertex AI picks the
-            machine by; a pipeline overrides it with `task.set_cpu_limit`.
-        memory: Memory for a step, likewise; `task.set_memory_limit`.
+        cpu: Processors that a step may use; Vertex AI picks the machine by this limit. A pipeline sets
+            another by `task.set_cpu_limit`, a profile by `resources`.
+        memory: Memory that a step may use, likewise; `task.set_memory_limit`.
+        cpu_request: Processors that a node must have free to start the step; Kubernetes only.
+        memory_request: Memory likewise: what the step takes on sample data, not what large data may take.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -48,7 +55,12 @@ def runs_in(
         )
         container = component.component_spec.implementation.container
         assert container
-        container.resources = structures.ResourceSpec(cpu_limit=cpu, memory_limit=memory)
+        container.resources = structures.ResourceSpec(
+            cpu_request=cpu_request,
+            cpu_limit=cpu,
+            memory_request=memory_request,
+            memory_limit=memory,
+        )
         _describe_ports(component, inspect.getdoc(function) or "")
         return component
 

@@ -78,7 +78,7 @@ def _walk(
         found: Steps by key, in topological order.
     """
     yields: dict[str, frozenset[str]] = {}
-    for name in _in_order(dag["tasks"]):
+    for name in in_order(dag["tasks"]):
         task = dag["tasks"][name]
         component_name = task["componentRef"]["name"]
         component = components[component_name]
@@ -99,7 +99,8 @@ def _walk(
     return frozenset().union(*(yields[subtask] for subtask in subtasks))
 
 
-def _in_order(tasks: Mapping[str, Any]) -> list[str]:
+def in_order(tasks: Mapping[str, Any]) -> list[str]:
+    """Return the names of a group's tasks, each after those that it waits for."""
     order: list[str] = []
     waiting = sorted(tasks)
     while waiting:

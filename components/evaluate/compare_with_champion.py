@@ -5,7 +5,7 @@ from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
 from .. import runs_in
 
 
-@runs_in("sklearn")
+@runs_in("sklearn", memory_request="768Mi")
 def compare_with_champion(
     model: Input[Model],
     test: Input[Dataset],

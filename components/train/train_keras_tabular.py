@@ -5,7 +5,7 @@ from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 from .. import runs_in
 
 
-@runs_in("tensorflow", cpu="2", memory="4Gi")
+@runs_in("tensorflow", cpu="2", memory="4Gi", memory_request="1Gi")
 def train_keras_tabular(
     train: Input[Dataset],
     validation: Input[Dataset],

@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 from .. import runs_in
 
 
-@runs_in("sklearn", cpu="2", memory="4Gi")
+@runs_in("sklearn", cpu="2", memory="4Gi", memory_request="768Mi")
 def train_sklearn(
     train_features: Input[Dataset],
     validation_features: Input[Dataset],
