@@ -1,73 +1,71 @@
 """Compile pipelines and components into YAML for Kubeflow or Vertex AI."""
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from targets import catalogue, kubeflow, package, settings, submission, vertex
+from targets import catalogue, compilation, kubeflow, package, plan, settings
 
-TARGETS: dict[str, Any] = {"kubeflow": kubeflow, "vertex": vertex}
+# Of all settings, those that a compiled pipeline depends on and a flag is worth; a profile gives the others.
+_FLAGS = ("registry", "version", "digests", "resources", "node")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one call has compiled."""
+
+    files: list[Path]
+    plans: dict[str, plan.Plan]  # by name of a pipeline for Kubeflow
+    warnings: list[str]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Compile what the command line asks for; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        for file in compile_all(
+        compiled = compile_all(
             names=options.names,
-            targets=[options.target] if options.target else list(TARGETS),
-            registry=options.registry,
-            version=options.version,
-            digests=options.digests,
-            embed_source=options.embed_source,
+            chosen=_settings(options),
             out=options.out,
-            secrets=options.secret,
-            profile=_profile(options),
+            embed_source=options.embed_source,
             as_manifest=options.format == "manifest",
-        ):
-            print(file)
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for file in compiled.files:
+        print(file)
+    for warning in compiled.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if compiled.plans:
+        print(plan.table(compiled.plans))
     return 0
 
 
 def compile_all(
     names: list[str],
-    targets: list[str],
-    registry: str,
-    version: str | None,
-    digests: Path | None,
+    chosen: Mapping[str, Any],
     out: Path,
     embed_source: bool = False,
-    secrets: Sequence[str] = (),
-    profile: settings.Kubeflow | None = None,
     as_manifest: bool = False,
-) -> list[Path]:
+) -> Compiled:
     """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/components/NAME.yaml.
 
     A component is the same for every target and is checked against each.
 
     Args:
         names: Pipelines and components, with hyphens or underscores; all of them when empty.
-        targets: Some of "kubeflow" and "vertex".
-        registry: Where the images are pulled from.
-        version: The images' tag; None for that of the images in `digests`, else for that of this tree.
-        digests: The images.json of `make push`, which pins the images it names.
+        chosen: Settings by their target, "kubeflow" or "vertex". Components take the first target's images.
         out: The folder to write to.
         embed_source: Whether the components' source stands in the YAML; else the images' own copy runs.
-        secrets: What becomes environment variables of every step of a pipeline, as the one target reads it:
-            keys of Kubernetes secrets or versions of secrets in Secret Manager.
-        profile: What else Kubernetes gives to the steps of a pipeline; the Kubeflow target only.
         as_manifest: Whether to write Pipeline and PipelineVersion resources to OUT/manifest/NAME.yaml
             instead; pipelines for the Kubeflow target only.
-
-    Returns:
-        The files written.
 
     Raises:
         ValueError: A name is unknown, or a backend would refuse the result; nothing is written then.
@@ -75,55 +73,60 @@ def compile_all(
     pipelines, components = catalogue.pipelines(), catalogue.components()
     everything = {**components, **pipelines}
     keys = [name.replace("-", "_") for name in names] or list(pipelines if as_manifest else everything)
-    chosen: dict[str, BaseComponent] = {
+    parts: dict[str, BaseComponent] = {
         key: catalogue.find(key, everything, "pipeline or component") for key in keys
     }
-    version = package.images_version(version, digests)
-    references = package.image_references(registry, version, digests)
-    if secrets and len(targets) > 1:
+    if as_manifest and (list(chosen) != ["kubeflow"] or set(keys) - set(pipelines)):
+        raise ValueError(
+            "--format manifest describes pipelines to Kubeflow; give --target kubeflow and pipelines"
+        )
+    texts, plans, warnings = {}, {}, []
+    for key, part in parts.items():
+        if key in components:
+            text = compilation.component_text(part, next(iter(chosen.values())), embed_source)
+            for target in chosen:
+                compilation.TARGETS[target].check(text)
+            texts[out / "components" / f"{key}.yaml"] = text
+            continue
+        for target, theirs in chosen.items():
+            text = compilation.pipeline_text(part, target, theirs, embed_source)
+            sent = compilation.checked(text, target, theirs)
+            if as_manifest:
+                texts[out / "manifest" / f"{key}.yaml"] = kubeflow.manifest(sent, theirs.namespace)
+            else:
+                texts[out / target / f"{key}.yaml"] = sent.text
+            if target == "kubeflow":
+                plans[sent.name] = plan.of(sent.text)
+                warnings += kubeflow.warnings(sent.text)
+    for file, text in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return Compiled(list(texts), plans, warnings)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of each target; secrets of the command line go beside those of the profile."""
+    targets = [options.target] if options.target else settings.targets(vars(options))
+    if options.secret and len(targets) > 1:
         raise ValueError(
             "a secret is written NAME=KEY,KEY for Kubeflow and VARIABLE=projects/... for Vertex AI; "
             "compile with --target"
         )
-    if as_manifest and (targets != ["kubeflow"] or set(keys) - set(pipelines)):
-        raise ValueError(
-            "--format manifest describes pipelines to Kubeflow; give --target kubeflow and pipelines"
-        )
-    texts = {}
-    for key, component in chosen.items():
-        compiled = package.compiled(component, references, None if embed_source else version)
-        for target in targets:
-            text = TARGETS[target].with_secrets(compiled, secrets if key in pipelines else ())
-            if profile and target == "kubeflow" and key in pipelines:
-                text = kubeflow.with_overlay(text, profile)
-            TARGETS[target].check(text)
-            if as_manifest:
-                sent = submission.Package(text, version)
-                texts[out / "manifest" / f"{key}.yaml"] = kubeflow.manifest(
-                    sent, profile.namespace if profile else ""
-                )
-                continue
-            texts[out / (target if key in pipelines else "components") / f"{key}.yaml"] = text
-    for file, text in texts.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    return list(texts)
-
-
-def _profile(options: argparse.Namespace) -> settings.Kubeflow | None:
-    asked = options.profile or options.config
-    return (
-        settings.gather(settings.Kubeflow, {"profile": options.profile, "config": options.config})
-        if asked
-        else None
-    )
+    chosen = {}
+    for target in targets:
+        theirs = settings.gather(compilation.SETTINGS[target], vars(options))
+        secrets = compilation.TARGETS[target].secrets(options.secret)
+        chosen[target] = dataclasses.replace(theirs, secrets={**theirs.secrets, **secrets})
+    return chosen
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compile.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="pipelines and components; default: all")
-    parser.add_argument("--target", choices=list(TARGETS), help="default: both, each into its own folder")
-    package.add_image_options(parser)
+    parser.add_argument(
+        "--target", choices=list(compilation.TARGETS), help="default: that of the profile, else both"
+    )
+    settings.add_flags(parser, settings.Kubeflow, only=_FLAGS)
     package.add_embed_option(parser)
     parser.add_argument(
         "--secret",
@@ -134,12 +137,6 @@ def _parser() -> argparse.ArgumentParser:
         "NAME=KEY,KEY: keys, and so variables, of a Kubernetes secret. For Vertex AI "
         "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION: a version in Secret Manager",
     )
-    parser.add_argument(
-        "--profile",
-        metavar="NAME",
-        help="profile of flowparts.toml: secrets, volumes and nodes of the steps on Kubeflow",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"where profiles are ({settings.FILE})")
     parser.add_argument(
         "--format",
         choices=["package", "manifest"],

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from flowparts.names import unknown
-from targets import catalogue, faults, kubeflow, package, parameters, settings, submission, vertex
+from targets import catalogue, compilation, faults, kubeflow, package, parameters, settings, submission
 from targets.live_view import LiveView
 
-TARGETS: dict[str, Any] = {"kubeflow": settings.Kubeflow, "vertex": settings.Vertex}
 # As the shell has it for a command that Ctrl-C ended.
 INTERRUPTED = 130
 
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     console = Console()
     try:
-        chosen = settings.gather(TARGETS[options.target], vars(options))
+        chosen = settings.gather(compilation.SETTINGS[options.target], vars(options))
         return int(options.do(options, chosen, console))
     except (ValueError, faults.Fault) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,28 +93,27 @@ def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
 
 
 def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
-    digests = Path(chosen.digests) if chosen.digests else None
-    version = package.images_version(chosen.version, digests)
-    if options.package:
-        try:
-            text = options.package.read_text(encoding="utf-8")
-            named = package.documents(text)[0]["pipelineInfo"]["name"]
-        except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-            raise ValueError(f"{options.package} is not a compiled pipeline: {error}") from None
-        if options.name.replace("_", "-") != named:
-            raise ValueError(f"{options.package} holds the pipeline {named!r}, not {options.name!r}")
-    else:
-        references = package.image_references(chosen.registry, version, digests)
-        text = package.compiled(
-            catalogue.pipeline(options.name), references, None if options.embed_source else version
+    if not options.package:
+        text = compilation.pipeline_text(
+            catalogue.pipeline(options.name), options.target, chosen, options.embed_source
         )
-        if options.target == "kubeflow":
-            text = kubeflow.with_overlay(text, chosen)
-        else:
-            text = vertex.with_secrets(text, [f"{name}={secret}" for name, secret in chosen.secrets.items()])
-    {"kubeflow": kubeflow.check, "vertex": vertex.check}[options.target](text)
-    text = text if chosen.caching else submission.without_caching(text)
-    return submission.Package(text, version)
+        return _checked(options, text, chosen)
+    try:
+        text = options.package.read_text(encoding="utf-8")
+        named = package.documents(text)[0]["pipelineInfo"]["name"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{options.package} is not a compiled pipeline: {error}") from None
+    if options.name.replace("_", "-") != named:
+        raise ValueError(f"{options.package} holds the pipeline {named!r}, not {options.name!r}")
+    return _checked(options, text, chosen)
+
+
+def _checked(options: argparse.Namespace, text: str, chosen: Any) -> submission.Package:
+    sent = compilation.checked(text, options.target, chosen)
+    if options.target == "kubeflow":
+        for warning in kubeflow.warnings(sent.text):
+            print(f"warning: {warning}", file=sys.stderr)
+    return sent
 
 
 def _parameters(options: argparse.Namespace, sent: submission.Package) -> dict[str, Any]:
@@ -160,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="submit.py", description=__doc__)
     targets = made.add_subparsers(dest="target", required=True, metavar="TARGET")
-    for target, kind in TARGETS.items():
+    for target, kind in compilation.SETTINGS.items():
         commands = targets.add_parser(target, help=kind.__doc__).add_subparsers(
             required=True, metavar="COMMAND"
         )

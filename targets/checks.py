@@ -1,5 +1,6 @@
 """What every backend refuses and the SDK doesn't check, said in one clear line before an upload."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ MAX_BYTES = 700_000
 MAX_PARAMETER_BYTES = 10_000
 # Vertex appends a hyphen and 14 digits and allows 128 in all.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,112}")
+_OPTIONAL_ARTIFACT = re.compile(r"\bOptional\[\s*(?:\w+\.)*Input\[")
 
 
 def check_pipeline_spec(text: str, spec: dict[str, Any]) -> None:
@@ -36,6 +38,10 @@ def _problems(text: str, spec: dict[str, Any]) -> Iterator[str]:
         return
 
     name = parsed.pipeline_info.name
+    for label, executor in spec.get("deploymentSpec", {}).get("executors", {}).items():
+        source = " ".join(map(str, executor.get("container", {}).get("command", [])))
+        if _OPTIONAL_ARTIFACT.search(source):
+            yield f"{name}: {label} would fail on its Optional[Input[...]]; write Input[...] = None instead"
     if not _NAME.fullmatch(name):
         yield f"name {name!r} must start with a letter and hold at most 113 of a-z, 0-9 and hyphen"
     if parsed.schema_version != "2.1.0":
@@ -48,6 +54,9 @@ def _problems(text: str, spec: dict[str, Any]) -> Iterator[str]:
     if not parsed.root.dag.tasks:
         yield f"{name}: the pipeline has no task"
     for parameter, definition in parsed.root.input_definitions.parameters.items():
+        if not all(map(math.isfinite, _numbers(definition.default_value))):
+            yield f"{name}: the default of {parameter!r} is NaN or infinite, which no backend takes"
+            continue
         size = len(json_format.MessageToJson(definition.default_value).encode())
         if size > MAX_PARAMETER_BYTES:
             yield f"{name}: the default of {parameter!r} takes {size:,} of {MAX_PARAMETER_BYTES:,} bytes"
@@ -66,6 +75,13 @@ def _problems(text: str, spec: dict[str, Any]) -> Iterator[str]:
         if label and label not in executors:
             yield f"{name}: {component_name} names the executor {label!r}, which does not exist"
         yield from _dag_problems(name, component.dag, everything, executors)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yield the number that a protobuf Value holds, or those of its list or mapping."""
+    yield value.number_value
+    for inner in (*value.list_value.values, *value.struct_value.fields.values()):
+        yield from _numbers(inner)
 
 
 def _dag_problems(

@@ -13,7 +13,7 @@ from kfp.compiler.pipeline_spec_builder import write_pipeline_spec_to_file
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from targets import checks, package
+from targets import checks, kubeflow_checks, package, plan, resources
 from targets.settings import Kubeflow
 from targets.submission import Package
 
@@ -24,6 +24,8 @@ def check(text: str) -> None:
     checks.check_pipeline_spec(text, spec)
     _check_producers(spec)
     name = spec["pipelineInfo"]["name"]
+    for problem in kubeflow_checks.errors(spec, plan.of(text)):
+        raise ValueError(f"{name}: {problem}")
     if len(overlays) > 1:
         raise ValueError(f"{name}: Kubeflow reads one platform document, not {len(overlays)}")
     for overlay in overlays:
@@ -37,28 +39,33 @@ def check(text: str) -> None:
                 ) from None
 
 
-def with_secrets(text: str, given: Sequence[str]) -> str:
-    """Add to a compiled package that every step gets keys of Kubernetes secrets as environment variables.
-
-    Args:
-        text: The compiled YAML.
-        given: Secrets with their keys, such as "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"; a key is
-            also the variable's name.
-
-    Raises:
-        ValueError: A secret is written otherwise.
-    """
-    return with_overlay(text, Kubeflow(secrets=_secrets(given)))
+def check_fits(text: str, node: str) -> None:
+    """Raise ValueError when a step of the compiled YAML asks for more than a node has, such as "2 8Gi"."""
+    for problem in kubeflow_checks.unfit(plan.of(text), node):
+        raise ValueError(f"{package.documents(text)[0]['pipelineInfo']['name']}: {problem}")
 
 
-def with_overlay(text: str, settings: Kubeflow) -> str:
-    """Add to a compiled package what Kubernetes gives to the steps: secrets, volumes, nodes.
+def warnings(text: str) -> list[str]:
+    """Return what Kubeflow Pipelines may fail on, or do otherwise than meant, in a sentence each."""
+    spec = package.documents(text)[0]
+    found = kubeflow_checks.warnings(spec, plan.of(text))
+    return [f"{spec['pipelineInfo']['name']}: {sentence}" for sentence in found]
+
+
+def with_settings(text: str, settings: Kubeflow) -> str:
+    """Add to a compiled package what Kubernetes gives to the steps: CPU, memory, secrets, volumes, nodes.
 
     Args:
         text: The compiled YAML.
         settings: Whose secrets' keys become environment variables of every step, and so on.
+
+    Raises:
+        ValueError: The resources name an unknown step, or are no such numbers.
     """
     spec, *overlays = package.documents(text)
+    if settings.resources:
+        resources.override(spec, settings.resources)
+        text = package.with_pipeline(text, spec)
     overlay = (
         overlays[0] if overlays else {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
     )
@@ -158,8 +165,16 @@ def _check_producers(spec: dict[str, Any]) -> None:
                     )
 
 
-def _secrets(given: Sequence[str]) -> dict[str, list[str]]:
-    """Return keys by the name of their Kubernetes secret."""
+def secrets(given: Sequence[str]) -> dict[str, list[str]]:
+    """Return keys by the name of their Kubernetes secret, as the settings have them.
+
+    Args:
+        given: Secrets with their keys, such as "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"; a key is
+            also the variable's name.
+
+    Raises:
+        ValueError: A secret is written otherwise.
+    """
     found: dict[str, list[str]] = {}
     for text in given:
         name, _, keys = text.partition("=")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from google.protobuf import json_format
 from kfp import compiler
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.python_component import PythonComponent
@@ -42,7 +43,10 @@ def compiled(
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "package.yaml"
-        compiler.Compiler().compile(component, str(file))
+        try:
+            compiler.Compiler().compile(component, str(file))
+        except json_format.SerializeToJsonError as error:
+            raise ValueError(f"{component.name}: no backend takes NaN or infinity: {error}") from None
         text = file.read_text(encoding="utf-8")
     text = _shared(
         _DEFAULT.sub(lambda match: match[1] + _ordered(match[2]) + match[3], text),
@@ -64,8 +68,11 @@ def _shared(text: str, version: str | None, describe_steps: bool) -> str:
         describe_steps: Whether the steps' ports keep their descriptions. No UI shows them, and Kubeflow
             copies what a step carries about six times into a workflow of at most 1 MiB.
     """
-    header = "".join(re.findall(r"^#.*\n", text, re.MULTILINE))
-    spec, *overlays = documents(text)
+    # A default with line breaks goes on outside of the comment that kfp shows it in.
+    start = re.search(r"^components:\n  comp-", text, re.MULTILINE)
+    assert start
+    header = "".join(re.findall(r"^#.*\n", text[: start.start()], re.MULTILINE))
+    spec, *overlays = documents(text[start.start() :])
     holders = [spec, *(overlay["platforms"]["kubernetes"] for overlay in overlays)]
     executors = [holder["deploymentSpec"]["executors"] for holder in holders]
     components: dict[str, Any] = {}  # as they are written
@@ -159,6 +166,13 @@ def documents(text: str) -> list[dict[str, Any]]:
 def dumped(document: dict[str, Any]) -> str:
     """Return the text of one YAML document."""
     return str(yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), allow_unicode=True))
+
+
+def with_pipeline(text: str, spec: dict[str, Any]) -> str:
+    """Return a compiled package with another pipeline document; comments and a platform document stay."""
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    overlays = documents(text)[1:]
+    return header + "---\n".join(yaml.safe_dump(part, sort_keys=True) for part in (spec, *overlays))
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:

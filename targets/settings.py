@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,11 @@ class _Common:
     pipeline_root: str = _setting("where artifacts go, such as gs://bucket/runs")
     service_account: str = _setting("the account that steps run as")
     caching: bool = _setting("whether results of equal steps are used again", True)
+    resources: dict[str, dict[str, Any]] = _setting(
+        "by a step's name, or * for every step, its cpu_limit and memory_limit, on Kubeflow also its "
+        "cpu_request and memory_request",
+        {},
+    )
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ class Kubeflow(_Common):
     tolerations: list[dict[str, Any]] = _setting("taints that steps tolerate, as Kubernetes writes them", [])
     gpu_node_selector: dict[str, str] = _setting("further labels for steps that use a GPU", {})
     gpu_tolerations: list[dict[str, Any]] = _setting("further tolerations for steps that use a GPU", [])
+    node: str = _setting(
+        'free CPU and memory of the largest node, such as "2 8Gi": a step that asks for more is refused'
+    )
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,16 @@ class Vertex(_Common):
 Settings = TypeVar("Settings", Kubeflow, Vertex)
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: type[_Common]) -> None:
-    """Give a parser `--profile`, `--config` and a flag for each setting."""
+def add_flags(
+    parser: argparse.ArgumentParser, kind: type[_Common], only: Container[str] | None = None
+) -> None:
+    """Give a parser `--profile`, `--config` and a flag for each setting, or for some."""
     parser.add_argument("--profile", metavar="NAME", help="a profile of the configuration file")
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"configuration file ({FILE})")
     group = parser.add_argument_group("settings (flag, else FLOWPARTS_<NAME>, else the profile)")
     for setting in dataclasses.fields(kind):
+        if only is not None and setting.name not in only:
+            continue
         flag, explained = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
         if setting.type is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=explained)
@@ -122,11 +134,37 @@ def gather(
     return kind(**{name: _typed(name, value, settings[name].type) for name, value in values.items()})
 
 
+def targets(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the target of the profile that is named, or all if none is.
+
+    Raises:
+        ValueError: The profile is unknown, or the file can't be read.
+    """
+    name = flags.get("profile") or environment.get("FLOWPARTS_PROFILE")
+    if not name:
+        return ["kubeflow", "vertex"]
+    profiles = _profiles(flags.get("config") or FILE)
+    if name not in profiles:
+        raise ValueError(unknown("profile", name, list(profiles)))
+    return [profiles[name]["target"]]
+
+
 def _profile(target: str, name: str | None, file: Path | None) -> dict[str, Any]:
     """Return a profile's settings; without a name, those of the only profile for the target."""
     path = file or FILE
     if not path.exists() and not file and not name:
         return {}
+    profiles = _profiles(path)
+    fitting = [profile for profile, settings in profiles.items() if settings["target"] == target]
+    if name and name not in fitting:
+        raise ValueError(unknown(f"{target} profile", name, fitting))
+    if not name and len(fitting) > 1:
+        raise ValueError(f"{path} has several profiles for {target}; give --profile {' or '.join(fitting)}")
+    chosen = profiles[name or fitting[0]] if name or fitting else {}
+    return {key: value for key, value in chosen.items() if key != "target"}
+
+
+def _profiles(path: Path) -> dict[str, dict[str, Any]]:
     try:
         profiles = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -139,13 +177,7 @@ def _profile(target: str, name: str | None, file: Path | None) -> dict[str, Any]
                 raise ValueError(
                     f"{setting} doesn't belong into {path}; set FLOWPARTS_{setting.upper()} instead"
                 )
-    fitting = [profile for profile, settings in profiles.items() if settings["target"] == target]
-    if name and name not in fitting:
-        raise ValueError(unknown(f"{target} profile", name, fitting))
-    if not name and len(fitting) > 1:
-        raise ValueError(f"{path} has several profiles for {target}; give --profile {' or '.join(fitting)}")
-    chosen = profiles[name or fitting[0]] if name or fitting else {}
-    return {key: value for key, value in chosen.items() if key != "target"}
+    return profiles
 
 
 def _parsed(source: str, text: Any, kind: Any) -> Any:
@@ -165,6 +197,10 @@ _SHAPES = {
     dict[str, list[str]]: (
         "a mapping such as {name: [KEY]}",
         lambda value: isinstance(value, dict) and all(_all(str, keys) for keys in value.values()),
+    ),
+    dict[str, dict[str, Any]]: (
+        "a mapping of mappings such as {step: {memory_limit: 8Gi}}",
+        lambda value: _pairs(value, dict),
     ),
     list[dict[str, Any]]: ("a list of mappings such as [{key: a}]", lambda value: _all(dict, value)),
 }

@@ -1,12 +1,12 @@
 """The Vertex AI target: one document, within what Vertex AI Pipelines can run."""
 
 import re
-from collections.abc import Sequence
-
-import yaml
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flowparts.secrets import SCHEME
-from targets import checks, package
+from targets import checks, package, resources
+from targets.settings import Vertex
 
 MAX_CPUS = 96
 MAX_MEMORY_GB = 624
@@ -47,41 +47,62 @@ def check(text: str) -> None:
             )
 
 
-def with_secrets(text: str, given: Sequence[str]) -> str:
-    """Add to a compiled package that every step reads secrets of Secret Manager into environment variables.
-
-    The specification has no field for a secret: the variables hold references, and the step starts through
-    `flowparts.secrets`, which reads them.
+def with_settings(text: str, settings: Vertex) -> str:
+    """Settle in a compiled package what Vertex AI gives to the steps: CPU, memory and secrets.
 
     Args:
         text: The compiled YAML.
+        settings: Whose secrets become environment variables of every step, and so on.
+
+    Raises:
+        ValueError: A secret is malformed or a step can't take it, or the resources name an unknown step or
+            are no such numbers.
+    """
+    spec = package.documents(text)[0]
+    resources.override(spec, settings.resources)
+    resources.without_requests(spec)
+    _add_secrets(spec, secrets([f"{name}={secret}" for name, secret in settings.secrets.items()]))
+    return package.with_pipeline(text, spec)
+
+
+def secrets(given: Sequence[str]) -> dict[str, str]:
+    """Return secrets of Secret Manager by their variables, as the settings have them.
+
+    Args:
         given: A variable and its secret each, such as "TOKEN=projects/p/secrets/token/versions/3".
 
     Raises:
-        ValueError: A secret is written otherwise, or a step isn't started as kfp starts a function.
+        ValueError: A secret is written otherwise.
     """
-    if not given:
-        return text
-    variables = []
-    for reference in given:
-        found = _SECRET.fullmatch(reference)
-        if not found:
+    found = {}
+    for number, reference in enumerate(given, 1):
+        match = _SECRET.fullmatch(reference)
+        if not match:
             # Not repeated: a value may have been given by mistake.
             raise ValueError(
-                f"secret number {given.index(reference) + 1} must be written "
+                f"secret number {number} must be written "
                 "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION"
             )
-        variables.append({"name": found[1], "value": SCHEME + found[2]})
-    (spec,) = package.documents(text)
+        found[match[1]] = match[2]
+    return found
+
+
+def _add_secrets(spec: dict[str, Any], secrets: Mapping[str, str]) -> None:
+    """Have every step read secrets of Secret Manager into environment variables.
+
+    The specification has no field for a secret: the variables hold references, and the step starts through
+    `flowparts.secrets`, which reads them.
+    """
     for label, executor in spec["deploymentSpec"]["executors"].items():
-        if container := executor.get("container"):
-            command = container["command"]
-            if command[: len(_STEP)] == _STEP:
-                container["command"] = ["python3", "-m", "flowparts.secrets", *command]
-            else:
-                container["command"] = [part.replace(_START, _START_WITH_SECRETS) for part in command]
-            if container["command"] == command:
-                raise ValueError(f"{label} has a command of its own, which can't be given secrets")
-            container.setdefault("env", []).extend(map(dict, variables))
-    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    return header + yaml.safe_dump(spec, sort_keys=True)
+        container = executor.get("container")
+        if not container or not secrets:
+            continue
+        command = container["command"]
+        if command[: len(_STEP)] == _STEP:
+            container["command"] = ["python3", "-m", "flowparts.secrets", *command]
+        else:
+            container["command"] = [part.replace(_START, _START_WITH_SECRETS) for part in command]
+        if container["command"] == command:
+            raise ValueError(f"{label} has a command of its own, which can't be given secrets")
+        variables = [{"name": name, "value": SCHEME + secret} for name, secret in secrets.items()]
+        container.setdefault("env", []).extend(variables)

@@ -1,11 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from kfp import dsl
 
 import compile as compile_command
-from targets import package, vertex
+from targets import catalogue, package, vertex
+from targets.settings import Vertex
 
 
 def test_writes_pipelines_for_both_targets_and_components_once(
@@ -18,7 +20,10 @@ def test_writes_pipelines_for_both_targets_and_components_once(
         "kubeflow/tabular_training.yaml",
         "vertex/tabular_training.yaml",
     ]
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    files, table = capsys.readouterr().out.split("on Kubeflow")
+    assert sorted(files.splitlines()) == [str(tmp_path / file) for file in written]
+    # One row for the pipeline, and one for what its default parameters leave out.
+    assert table.splitlines()[1].split()[0] == "tabular-training"
 
 
 def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
@@ -41,6 +46,12 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
         ),
         (["split_table", "--version", "latest"], "version 'latest' is not a fixed image tag"),
         (["split_table", "--digests", "missing.json"], "cannot read the images in missing.json"),
+        (["batch-prediction", "--resources", "{trian: {}}"], "unknown step 'trian'; known: "),
+        (["batch-prediction", "--resources", "{a: 2}"], "setting 'resources' takes a mapping of mappings"),
+        (
+            ["batch-prediction", "--node", "50m 8Gi"],
+            "batch-prediction: step 'batch-predict' asks for 100m CPU 512 Mi and the largest node has 50m",
+        ),
     ],
 )
 def test_a_wrong_option_is_answered_with_a_sentence_and_nothing_is_written(
@@ -113,7 +124,7 @@ def test_a_container_component_cannot_be_given_secrets() -> None:
 
     text = package.compiled(greet, str)
     with pytest.raises(ValueError, match="exec-greet has a command of its own"):
-        vertex.with_secrets(text, ["TOKEN=projects/p/secrets/token/versions/1"])
+        vertex.with_settings(text, Vertex(secrets={"TOKEN": "projects/p/secrets/token/versions/1"}))
 
 
 def test_writes_resources_for_gitops(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -131,3 +142,94 @@ def test_writes_resources_for_gitops(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert pipeline["spec"]["displayName"] == "Train on a table"
     executors = version["spec"]["platformSpec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert executors["exec-ingest-table"]["nodeSelector"] == {"labels": {"pool": "ml"}}
+
+
+CONFIG = """
+[team]
+target = "kubeflow"
+registry = "registry.example/team"
+version = "2.0"
+resources = { "*" = { cpu_request = "50m" }, batch-predict = { memory_limit = "8Gi" } }
+
+[cloud]
+target = "vertex"
+registry = "registry.example/cloud"
+resources = { batch-predict = { memory_limit = "16Gi" } }
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> list[str]:
+    file = tmp_path / "flowparts.toml"
+    file.write_text(CONFIG)
+    return ["--config", str(file), "--out", str(tmp_path)]
+
+
+def executors(file: Path) -> dict[str, dict[str, Any]]:
+    spec = next(yaml.safe_load_all(file.read_text()))
+    return {label: part["container"] for label, part in spec["deploymentSpec"]["executors"].items()}
+
+
+def test_a_profile_settles_images_and_resources_of_its_own_target(tmp_path: Path, config: list[str]) -> None:
+    assert compile_command.main(["batch-prediction", *config, "--profile", "team"]) == 0
+    assert not (tmp_path / "vertex").exists()
+    containers = executors(tmp_path / "kubeflow" / "batch_prediction.yaml")
+    assert containers["exec-ingest-table"]["image"] == "registry.example/team/flowparts-base:2.0"
+    resources = containers["exec-batch-predict"]["resources"]
+    assert (resources["resourceCpuRequest"], resources["resourceMemoryLimit"]) == ("50m", "8Gi")
+    assert containers["exec-ingest-table"]["resources"]["resourceMemoryLimit"] == "2Gi"
+
+
+def test_flags_win_over_the_profile(tmp_path: Path, config: list[str]) -> None:
+    flags = ["--version", "3.0", "--resources", "{ingest-table: {cpu_limit: 4}}"]
+    assert compile_command.main(["batch-prediction", *config, "--profile", "team", *flags]) == 0
+    container = executors(tmp_path / "kubeflow" / "batch_prediction.yaml")["exec-ingest-table"]
+    assert container["image"] == "registry.example/team/flowparts-base:3.0"
+    assert container["resources"]["resourceCpuLimit"] == "4"
+    assert container["resources"]["resourceCpuRequest"] == "100m"
+
+
+def test_every_target_takes_its_only_profile(tmp_path: Path, config: list[str]) -> None:
+    assert compile_command.main(["batch-prediction", *config]) == 0
+    images = {
+        target: executors(tmp_path / target / "batch_prediction.yaml")["exec-ingest-table"]["image"]
+        for target in ("kubeflow", "vertex")
+    }
+    assert images["kubeflow"] == "registry.example/team/flowparts-base:2.0"
+    assert images["vertex"].startswith("registry.example/cloud/flowparts-base:")
+
+
+def test_vertex_gets_limits_only(tmp_path: Path, config: list[str]) -> None:
+    assert compile_command.main(["batch-prediction", *config, "--profile", "cloud"]) == 0
+    resources = executors(tmp_path / "vertex" / "batch_prediction.yaml")["exec-batch-predict"]["resources"]
+    assert resources == {
+        "cpuLimit": 1.0,
+        "memoryLimit": pytest.approx(16 * 2**30 / 1e9),
+        "resourceCpuLimit": "1",
+        "resourceMemoryLimit": "16Gi",
+    }
+
+
+def test_an_unknown_profile_is_answered_with_a_sentence(
+    config: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert compile_command.main(["batch-prediction", *config, "--profile", "taem"]) == 1
+    assert (
+        capsys.readouterr().err == "error: unknown profile 'taem'; did you mean 'team'? known: team, cloud\n"
+    )
+
+
+def test_what_may_go_wrong_is_told_beside_what_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    ingest_table = catalogue.components()["ingest_table"]
+
+    @dsl.pipeline(name="batch-prediction")
+    def retried() -> None:
+        ingest_table(source="sample://iris").set_retry(2)
+
+    monkeypatch.setattr(catalogue, "pipelines", lambda: {"batch_prediction": retried})
+    assert compile_command.main(["batch-prediction", "--target", "kubeflow", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.startswith(
+        "warning: batch-prediction: set_retry of ingest-table doesn't run"
+    )

@@ -93,6 +93,17 @@ def large_default(spec: dict[str, Any]) -> None:
     }
 
 
+def not_a_number(spec: dict[str, Any]) -> None:
+    spec["root"]["inputDefinitions"] = {
+        "parameters": {"rates": {"parameterType": "LIST", "defaultValue": [0.5, float("inf")]}}
+    }
+
+
+def optional_artifact(spec: dict[str, Any]) -> None:
+    command = spec["deploymentSpec"]["executors"]["exec-consume"]["container"]["command"]
+    command[-1] = command[-1].replace("text: str", "table: Optional[dsl.Input[Dataset]] = None")
+
+
 def large_document(spec: dict[str, Any]) -> None:
     spec["deploymentSpec"]["executors"]["exec-produce"]["container"]["args"].append("x" * 700_000)
 
@@ -124,6 +135,8 @@ def loop_over_artifacts(spec: dict[str, Any]) -> None:
         (latest_image, "fixed version or a digest"),
         (empty_variable, "sets EMPTY to nothing"),
         (large_default, "'text' takes 10,00"),
+        (not_a_number, "the default of 'rates' is NaN or infinite"),
+        (optional_artifact, "exec-consume would fail on its Optional"),
         (large_document, "a workflow may take 700,000"),
         (not_ascii, "'ö' is not ASCII"),
         (loop_over_artifacts, "loops over artifacts"),

@@ -53,25 +53,25 @@ SETTINGS = Kubeflow(
 
 
 def test_settings_give_the_steps_what_the_authoring_library_would(tmp_path: Path) -> None:
-    text = kubeflow.with_overlay(compiled(False, tmp_path), SETTINGS)
+    text = kubeflow.with_settings(compiled(False, tmp_path), SETTINGS)
     kubeflow.check(text)
     assert package.documents(text) == package.documents(compiled(True, tmp_path))
 
 
 def test_without_settings_a_package_stays_as_it_is(tmp_path: Path) -> None:
     text = compiled(False, tmp_path)
-    assert kubeflow.with_overlay(text, Kubeflow()) == text
+    assert kubeflow.with_settings(text, Kubeflow()) == text
 
 
 def test_a_toleration_that_kubernetes_has_not_is_refused(tmp_path: Path) -> None:
-    text = kubeflow.with_overlay(compiled(False, tmp_path), Kubeflow(tolerations=[{"kei": "a"}]))
+    text = kubeflow.with_settings(compiled(False, tmp_path), Kubeflow(tolerations=[{"kei": "a"}]))
     with pytest.raises(ValueError, match="the Kubernetes settings of exec-prepare are not valid"):
         kubeflow.check(text)
 
 
 def test_resources_for_gitops_hold_the_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWPARTS_GIT_COMMIT", "0123456789abcdef")
-    sent = Package(kubeflow.with_overlay(compiled(False, tmp_path), SETTINGS), "1.2.3")
+    sent = Package(kubeflow.with_settings(compiled(False, tmp_path), SETTINGS), "1.2.3")
     pipeline, version = yaml.safe_load_all(kubeflow.manifest(sent, "team"))
     assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
     assert pipeline["metadata"] == {"name": "two-steps", "namespace": "team"}

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,30 @@ def test_parts_that_differ_in_their_secrets_or_limits_stay_apart() -> None:
     assert limits["exec-export-table"] == 2.0
     held = overlay["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert list(held) == ["exec-export-table-2"]
+
+
+@dsl.component(base_image="registry.example/image:1", install_kfp_package=False)
+def say(text: str, number: float = 0.5) -> None:
+    print(text, number)
+
+
+def test_a_default_with_line_breaks_stays_a_default() -> None:
+    @dsl.pipeline(name="broken-lines")
+    def broken_lines(text: str = "one\ncomponents:\n\n  two") -> None:
+        """Say it."""
+        say(text=text)
+
+    text = package.compiled(broken_lines, str)
+    assert re.match("# PIPELINE DEFINITION\n# Name: broken-lines\n# Description: Say it.\n# Inputs:\n", text)
+    (spec,) = package.documents(text)
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert parameters["text"]["defaultValue"] == "one\ncomponents:\n\n  two"
+
+
+def test_a_number_that_json_lacks_is_answered_with_a_sentence() -> None:
+    @dsl.pipeline(name="no-number")
+    def no_number(number: float = float("nan")) -> None:
+        say(text="a", number=number)
+
+    with pytest.raises(ValueError, match="no-number: no backend takes NaN or infinity"):
+        package.compiled(no_number, str)
