@@ -131,7 +131,6 @@ class Pod:
     def run(self, command: list[str], say: Callable[[str], None]) -> int:
         """Run a command to its end; return its exit code, and say each line of its output."""
         if isolation_problem():
-            command = [self._on_this_machine(word) for word in command]
             private = {"HOME": str(self.host_path("/tmp")), "TMPDIR": str(self.host_path("/tmp"))}  # noqa: S108
             return _run(command, {**self.variables, **private}, self.host_path("/tmp"), say)  # noqa: S108
         for path in [self.folder / "volumes", *(self.folder / "volumes").rglob("*")]:
@@ -142,14 +141,6 @@ class Pod:
         writable = {path: str(self.host_path(path)) for path in _WRITABLE}
         writable |= {path: str(source) for path, source in self.volumes.items()}
         return _run(_isolated(root, writable, self.variables, command), {}, self.folder, say)
-
-    def _on_this_machine(self, word: str) -> str:
-        """Return a word in which what a container would have is where this machine has it."""
-        for place in (*PLACES.values(), "/tmp/kfp"):  # noqa: S108
-            word = re.sub(rf"(?<![\w./]){place}/", f"{self.host_path(place)}/", word)
-        for scheme, place in PLACES.items():  # the SDK takes an address that it doesn't know for a path
-            word = word.replace(f"{scheme}://", f"{self.host_path(place)}/")
-        return word
 
     def as_seen(self, text: str) -> str:
         """Return a text of the step in which private folders are named as the container sees them."""

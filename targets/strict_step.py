@@ -198,7 +198,9 @@ class Step:
                     "out of parameters and metadata, above all in text that comes from data"
                 )
         for what, content in (("inputs", given), ("component's description", self.component)):
-            size = len(strict_values.written(content).encode())
+            # The backend's JSON may have a space after each comma; its builds differ.
+            text = json.dumps(content, ensure_ascii=False, separators=(", ", ":"))
+            size = len(text.encode())
             if size >= strict_values.MAX_ARGUMENT_BYTES:
                 raise BackendError(
                     f"the {what} of {self.name!r} take {size:,} bytes and travel in one argument of a "
@@ -218,13 +220,14 @@ class Step:
             pod.host_path(_OUTPUTS).mkdir(parents=True)
         told = json.loads(json.dumps(given))
         self._add_defaults(told)
-        paths = {
-            item["uri"]: path
-            for ports in (told["inputs"].get("artifacts", {}), told["outputs"]["artifacts"])
-            for entry in ports.values()
-            for item in entry["artifacts"]
-            if (path := local_path(item["uri"]))
-        }
+        paths = {item["uri"]: path for item in _artifacts(told) if (path := self._path(pod, item["uri"]))}
+        if strict_pod.isolation_problem():
+            # Without a root of its own the program finds nothing at /minio; the SDK takes a path for a URI.
+            for item in _artifacts(told):
+                item["uri"] = paths.get(item["uri"], item["uri"])
+            paths = {path: path for path in paths.values()}
+            for output in (*told["outputs"].get("parameters", {}).values(), told["outputs"]):
+                output["outputFile"] = str(pod.host_path(output["outputFile"]))
         values = told["inputs"].get("parameterValues", {})
         command = strict_values.arguments(
             [*self.container.get("command", []), *self.container.get("args", [])],
@@ -242,6 +245,11 @@ class Step:
         self._collect(pod, given, written)
         self._store(pod, given, written["artifacts"])
         self.execution.outputs = written["parameterValues"]
+
+    def _path(self, pod: Pod, uri: str) -> str:
+        """Return where the program finds what a URI names; empty for a URI of no bucket."""
+        path = local_path(uri)
+        return str(pod.host_path(path)) if path and strict_pod.isolation_problem() else path
 
     def _add_defaults(self, told: dict[str, Any]) -> None:
         """Give the program the component's own defaults for what the pipeline doesn't set."""
@@ -283,8 +291,8 @@ class Step:
             return {"parameterValues": {}, "artifacts": {}}
         text = file.read_text(encoding="utf-8")
         if strict_pod.isolation_problem():
-            for item in (entry["artifacts"][0] for entry in given["outputs"]["artifacts"].values()):
-                text = text.replace(str(pod.host_path(local_path(item["uri"]))), item["uri"])
+            for item in _artifacts(given):
+                text = text.replace(self._path(pod, item["uri"]), item["uri"])
         return strict_values.executor_output(text, given["outputs"]["outputFile"])
 
     def _collect(self, pod: Pod, given: Mapping[str, Any], written: dict[str, Any]) -> None:
@@ -344,3 +352,9 @@ class Step:
             raise BackendError(pod.as_seen(str(failure)), pod.as_seen(failure.words)) from None
         if lost:
             raise BackendError(f"{pod.as_seen(lost)}, and the backend says nothing")
+
+
+def _artifacts(executor_input: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the artifacts of an executor input, those that come in and those that go out."""
+    ports = [executor_input["inputs"].get("artifacts", {}), executor_input["outputs"]["artifacts"]]
+    return [item for entries in ports for entry in entries.values() for item in entry["artifacts"]]

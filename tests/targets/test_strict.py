@@ -135,7 +135,6 @@ def test_every_step_sees_what_it_saw_on_the_real_backend(io_runs: tuple[Path, lo
     assert normal(json.dumps(seen(record, step)), {}) == normal(expected, {})
 
 
-@isolated
 def test_an_output_that_is_never_written_is_registered_without_files(io_runs: tuple[Path, local.Run]) -> None:
     _, record = io_runs
     assert "never written: False" in said(record, "io-read-again")
@@ -161,7 +160,6 @@ def test_a_second_run_is_served_from_the_cache_unless_an_input_differs(
     assert states(run(rec_io, runs, {"rows": 3}))["io-write"] == "succeeded"
 
 
-@isolated
 def test_a_cache_belongs_to_a_pipeline_and_to_the_name_of_the_image(tmp_path: Path) -> None:
     @dsl.component(**IMAGE)
     def quick() -> str:
@@ -215,7 +213,6 @@ def rec_fail(text: str = "no"):
         quick()
 
 
-@isolated
 def test_a_failed_step_stops_what_needs_it_and_the_exit_task_hears_of_it(tmp_path: Path) -> None:
     record = run(rec_fail, tmp_path)
     assert states(record) == {"fails": "failed", "quick-3": "succeeded", "note": "succeeded"}
@@ -233,7 +230,6 @@ def test_a_failed_step_stops_what_needs_it_and_the_exit_task_hears_of_it(tmp_pat
         assert found == expected
 
 
-@isolated
 def test_the_exit_task_sees_a_group_that_came_from_the_cache_as_running(tmp_path: Path) -> None:
     @dsl.pipeline(name="cached-group")
     def cached_group():
@@ -244,7 +240,6 @@ def test_the_exit_task_sees_a_group_that_came_from_the_cache_as_running(tmp_path
     assert "seen: RUNNING" in said(run(cached_group, tmp_path), "note")
 
 
-@isolated
 def test_optional_inputs_defaults_and_placeholders_reach_the_program(tmp_path: Path) -> None:
     @dsl.component(**IMAGE)
     def inputs(
@@ -282,7 +277,6 @@ def test_optional_inputs_defaults_and_placeholders_reach_the_program(tmp_path: P
     ) in said(record, "inputs")
 
 
-@isolated
 def test_a_loop_gathers_what_its_turns_gave_in_order(tmp_path: Path) -> None:
     @dsl.component(**IMAGE)
     def square(item: dict, page: Output[Dataset]) -> int:
@@ -327,7 +321,6 @@ def rec_oneof(text: str = "yes"):
     shows(text=dsl.OneOf(chosen.output, other.output))
 
 
-@isolated
 def test_one_of_two_branches_runs_and_is_not_found_when_it_came_from_the_cache(tmp_path: Path) -> None:
     first = run(rec_oneof, tmp_path)
     assert states(first) == {"quick": "succeeded", "quick-2": "succeeded", "shows": "succeeded"}
@@ -390,7 +383,6 @@ def rec_values(case: str):
     reads(x=first.outputs["Output"], d=first.outputs["d"])
 
 
-@isolated
 @pytest.mark.parametrize(
     ("case", "step", "sentence", "words"),
     [
@@ -414,7 +406,6 @@ def test_what_fails_on_the_backend_fails_here_with_a_sentence(
     assert ("reads" in states(record)) == (step == "reads")
 
 
-@isolated
 def test_a_path_with_another_end_stays_and_a_whole_float_arrives_as_int(tmp_path: Path) -> None:
     record = run(rec_values, tmp_path, {"case": "suffix"})
     assert record.succeeded
@@ -423,7 +414,6 @@ def test_a_path_with_another_end_stays_and_a_whole_float_arrives_as_int(tmp_path
     )
 
 
-@isolated
 def test_an_output_parameter_must_be_written(tmp_path: Path) -> None:
     @dsl.component(**IMAGE)
     def none() -> str:
@@ -544,7 +534,6 @@ def test_a_node_is_written_in_one_way(text: str) -> None:
         strict_pod.node(text)
 
 
-@isolated
 def test_a_failing_program_is_not_retried(tmp_path: Path) -> None:
     @dsl.component(**IMAGE)
     def flaky():
@@ -560,7 +549,6 @@ def test_a_failing_program_is_not_retried(tmp_path: Path) -> None:
     assert [(each.name, each.error) for each in record.tasks] == [("flaky", "try 0")]
 
 
-@isolated
 def test_an_imported_artifact_is_read_from_the_runs_own_store(tmp_path: Path) -> None:
     @dsl.component(**IMAGE)
     def opens(d: Input[Dataset]) -> str:
