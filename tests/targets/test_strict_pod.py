@@ -46,7 +46,8 @@ def test_a_command_sees_only_its_folders_and_writes_only_to_them(tmp_path: Path,
         if user and "cannot make a namespace" in done.stderr:
             pytest.skip("this machine lets only root make namespaces")
         assert done.stdout == "65532\n0\ngiven\n", done.stderr
-        assert done.stderr.count("Read-only file system") == 2
+        assert "cannot touch '/x': Read-only file system" in done.stderr
+        assert "cannot touch '/usr/x'" in done.stderr
         assert done.returncode == 3
         assert (folder / "minio" / "made").read_text() == "new\n"
         assert not Path("/minio").exists()
