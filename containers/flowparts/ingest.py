@@ -10,6 +10,7 @@ looked at one by one (`flowparts.screening`).
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -50,6 +51,12 @@ MEMORY_KB_PER_COLUMN = 500
 MANY_COLUMNS = 100
 # Planning them takes time that grows with the square of the columns.
 _SLOW_OPTIMIZERS = "common_subexpressions,expression_rewriter,statistics_propagation"
+
+# The name that pandas gives to an index without one.
+_PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
+# Whole numbers below these are exact.
+_EXACT_BELOW = {"DOUBLE": 2**53, "FLOAT": 2**24}
+_FOLDER_KINDS = ("integer", "date")
 
 _log = logging.getLogger("flowparts")
 
@@ -152,6 +159,8 @@ def ingest(
     ):
         scratch = Path(scratch_name)
         files = sources.fetch(source, _folder(scratch, "remote"))
+        # Spark writes a file without content for a part without rows.
+        files = [file for file in files if file.path.stat().st_size] or files
         file_format = sources.format_of(files, options.file_format)
         if file_format != "csv" and (options.delimiter or options.column_names):
             named = "delimiter" if options.delimiter else "column_names"
@@ -369,14 +378,31 @@ def _read_parquet(job: _Job) -> int:
                 names = names or found
                 sources.require_distinct(file, found)
                 sources.require_same_columns(job.files[0], names, file, found)
-            given = job.options.types_of(names)
-            source = f"read_parquet({sql.list_of(map(str, job.links))}, union_by_name=true)"
-            types = {
-                row[0]: row[1] for row in database.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+            folders = {
+                name: values for name, values in sources.partitions(job.files).items() if name not in names
             }
-            place = "file_index AS position, file_row_number + 1 AS line, NULL AS start, NULL AS length"
-            columns = [_parquet_column(job, name, types[name], given.get(name)) for name in names]
-            rows = _Rows(columns, f"SELECT *, {place} FROM {source}")
+            given = job.options.types_of([*names, *folders])
+            source = f"read_parquet({sql.list_of(map(str, job.links))}, union_by_name=true)"
+            described = database.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+            types = {row[0]: row[1] for row in described}
+            _require_exact(database, job, types)
+            # Names of their own, as a column may be called what the place of a row is.
+            read = [f"{sql.identifier(name)} AS c{place}" for place, name in enumerate(names)]
+            read += [
+                f"{sql.list_of(values)}[CAST(file_index AS BIGINT) + 1] AS c{len(names) + place}"
+                for place, values in enumerate(folders.values())
+            ]
+            where = "file_index AS position, file_row_number + 1 AS line, NULL AS start, NULL AS length"
+            scan = f"SELECT {', '.join(read)}, {where} FROM {source}"
+            columns = [
+                _parquet_column(database, job, name, f"c{place}", types[name], given.get(name), scan)
+                for place, name in enumerate(names)
+            ]
+            for place, (name, values) in enumerate(folders.items(), len(names)):
+                kind = given.get(name) or _kind_of_folders(database, values)
+                value = (text_types.given if name in given else text_types.inferred)(kind, f"c{place}")
+                columns.append(_Column(name, value, kind, f"c{place}"))
+            rows = _Rows(columns, scan)
             _note_bad_values(database, job, rows)
             return _copy(database, job, rows, "null" if job.options.on_bad_rows == "null" else "quarantine")
     except duckdb.Error as error:
@@ -384,7 +410,10 @@ def _read_parquet(job: _Job) -> int:
 
 
 def _parquet_names(database: "duckdb.DuckDBPyConnection", file: File, link: Path) -> list[str]:
-    """Return the columns' names as the file has them: DuckDB renames those that differ only in case."""
+    """Return the columns' names as the file has them: DuckDB renames those that differ only in case.
+
+    The index of a pandas frame is left out, unless it has a name: it numbers rows, which may tell the label.
+    """
     with file.path.open("rb") as stream:
         first = stream.read(4)
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4))
@@ -404,11 +433,49 @@ def _parquet_names(database: "duckdb.DuckDBPyConnection", file: File, link: Path
             names.append(name)
         # Nested fields follow their parent, depth first.
         inside += children or 0
-    return names
+    return [name for name in names if not _PANDAS_INDEX.fullmatch(name)]
 
 
-def _parquet_column(job: _Job, name: str, sql_type: str, given: str | None) -> _Column:
-    column = sql.identifier(name)
+def _require_exact(database: "duckdb.DuckDBPyConnection", job: _Job, types: Mapping[str, str]) -> None:
+    """Raise ValueError if a column has whole numbers in one file that the doubles of another can't hold."""
+    for name in (name for name, kind in types.items() if kind in _EXACT_BELOW and len(job.files) > 1):
+        for file, link in zip(job.files, job.links, strict=True):
+            column, source = sql.identifier(name), f"read_parquet({sql.literal(str(link))})"
+            kind = database.execute(f"DESCRIBE SELECT {column} FROM {source}").fetchall()[0][1]
+            if kind in _EXACT_BELOW:
+                continue
+            most = database.execute(f"SELECT max(abs(CAST({column} AS DOUBLE))) FROM {source}").fetchall()[0][
+                0
+            ]
+            if most is not None and most >= _EXACT_BELOW[types[name]]:
+                raise ValueError(
+                    f"column {name!r} is {kind} in {file.name} but {types[name]} in another file, which "
+                    f"doesn't hold numbers such as {most:.0f} exactly; write it as one type in all files"
+                )
+
+
+def _kind_of_folders(database: "duckdb.DuckDBPyConnection", values: Sequence[str | None]) -> str:
+    counts = ", ".join(f"count({text_types.inferred(kind, 't')}) = count(t)" for kind in _FOLDER_KINDS)
+    fits = database.execute(f"SELECT {counts} FROM (SELECT unnest({sql.list_of(values)}) AS t)").fetchall()[0]
+    return next((kind for kind, all_fit in zip(_FOLDER_KINDS, fits, strict=True) if all_fit), "string")
+
+
+def _whole(database: "duckdb.DuckDBPyConnection", column: str, scan: str) -> str:
+    """Return SQL for whole numbers of more than 64 bits: integers if all are small enough, else text."""
+    integer = f"TRY_CAST({column} AS BIGINT)"
+    large = f"SELECT count(*) FROM ({scan}) WHERE {column} IS NOT NULL AND {integer} IS NULL"
+    return f"CAST({column} AS VARCHAR)" if database.execute(large).fetchall()[0][0] else integer
+
+
+def _parquet_column(
+    database: "duckdb.DuckDBPyConnection",
+    job: _Job,
+    name: str,
+    column: str,
+    sql_type: str,
+    given: str | None,
+    scan: str,
+) -> _Column:
     nulls = job.options.null_values
     match sql_type.partition("(")[0]:
         case nested if nested.endswith("]") or nested in ("STRUCT", "MAP", "UNION", "VARIANT", "JSON"):
@@ -420,10 +487,12 @@ def _parquet_column(job: _Job, name: str, sql_type: str, given: str | None) -> _
         case "DOUBLE" | "FLOAT":
             # Not nullif(): statistics in Parquet files leave NaN out, and DuckDB concludes there is none.
             value = f"CASE WHEN NOT isnan({column}) THEN {column} END"
-        case "DECIMAL" | "HUGEINT" | "UHUGEINT" | "BIGNUM":
+        case "DECIMAL" if not sql_type.endswith(",0)"):
             value = f"CAST({column} AS DOUBLE)"
-        case "TIMESTAMP WITH TIME ZONE":
-            value = f"make_timestamp(epoch_us({column}))"
+        case "DECIMAL" | "HUGEINT" | "UHUGEINT" | "BIGNUM" | "UBIGINT":
+            value = _whole(database, column, scan)
+        case "TIMESTAMP WITH TIME ZONE" | "TIMESTAMPTZ_NS":
+            value = f"make_timestamp(epoch_us(CAST({column} AS TIMESTAMPTZ)))"
         case kind if kind.startswith("TIMESTAMP"):
             value = f"CAST({column} AS TIMESTAMP)"
         case "VARCHAR" | "ENUM" if nulls:

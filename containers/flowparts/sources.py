@@ -8,7 +8,7 @@ import socket
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -32,6 +32,9 @@ SAMPLES = Path(__file__).with_name("samples")
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _COPY_BYTES = 1 << 20
+# A folder that Hive, Spark and others make for the rows with one value of a column, and its name for null.
+_PARTITION = re.compile("([^=/]+)=(.*)")
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _CONNECT_SECONDS = 10
 
 
@@ -42,10 +45,13 @@ class File:
     Attributes:
         path: Where it lies on this machine.
         name: What the user calls it, for messages: its path, or its address without credentials.
+        partitions: Columns that the folders above it stand for (`year=2024/country=de`) and their values,
+            below the folder or the pattern that was named.
     """
 
     path: Path
     name: str
+    partitions: tuple[tuple[str, str | None], ...] = ()
 
 
 def fetch(source: str, directory: Path) -> list[File]:
@@ -54,8 +60,8 @@ def fetch(source: str, directory: Path) -> list[File]:
     Args:
         source: sample://NAME, or a file, a glob pattern or a directory on this machine (a path or file://),
             in S3 (s3://) or in Cloud Storage (gs://), or the address of one file (https://, http://).
-            In a directory, the files right inside it count, except hidden ones and those whose name starts
-            with an underscore.
+            In a directory, the files right inside it and in folders such as `year=2024` count, except hidden
+            ones and those whose name starts with an underscore.
         directory: An existing directory for copies of remote files.
 
     Raises:
@@ -190,7 +196,7 @@ def decompressed(file: File, directory: Path) -> File:
         raise ValueError(
             f"{file.name} is truncated or damaged {kind} data; make it again or copy it again ({error})"
         ) from None
-    return File(plain, file.name)
+    return replace(file, path=plain)
 
 
 def _inside(directory: Path, name: str, source: str) -> Path:
@@ -218,20 +224,49 @@ def _sample(name: str) -> File:
 def _local(source: str) -> list[File]:
     path = Path(source).expanduser()
     if path.is_file():
-        found = [path]
-    elif path.is_dir():
-        found = [entry for entry in path.iterdir() if entry.is_file() and _is_data(entry.name)]
+        return [File(path, str(path))]
+    if path.is_dir():
+        found = _below(path)
         if not found:
             raise ValueError(
                 f"the directory {source} holds no files; name a file, a directory or a glob pattern"
             )
     elif glob.has_magic(source):
-        found = [Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file()]
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        folders = [match for match in matches if match.is_dir() and _PARTITION.fullmatch(match.name)]
+        named = {match for match in matches if match.is_file() and _is_data(match.name)}
+        found = sorted(named.union(*map(_below, folders)))
         if not found:
             raise ValueError(f"no file matches {source}")
     else:
         raise ValueError(f"there is no file or directory at {source}")
-    return [File(entry, str(entry)) for entry in sorted(found)]
+    return [File(entry, str(entry), _partitions(str(entry), str(path))) for entry in found]
+
+
+def _below(directory: Path) -> list[Path]:
+    """Return the data files in a directory and in folders of it that stand for values of a column."""
+    found = []
+    for entry in sorted(directory.iterdir()):
+        if entry.is_dir() and _PARTITION.fullmatch(entry.name):
+            found += _below(entry)
+        elif entry.is_file() and _is_data(entry.name):
+            found.append(entry)
+    return found
+
+
+def _partitions(name: str, source: str) -> tuple[tuple[str, str | None], ...]:
+    """Return the columns that folders of a file stand for, below the directory or pattern that it is from."""
+    root = source.rstrip("/")
+    if not name.startswith(f"{root}/"):
+        magic = re.search(r"[*?[]", source)
+        root = source[: source.rfind("/", 0, magic.start()) + 1] if magic else name.rpartition("/")[0]
+    found = []
+    for folder in name.removeprefix(root).split("/")[:-1]:
+        named = _PARTITION.fullmatch(folder)
+        if named:
+            value = unquote(named[2])
+            found.append((unquote(named[1]), None if value == _NULL_PARTITION else value))
+    return tuple(found)
 
 
 def _is_data(name: str) -> bool:
@@ -249,8 +284,11 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
             folder.mkdir(exist_ok=True)
             target = trees.inside(folder, Path(urlsplit(name).path).name or "data")
             files.get_file(name, str(target))
-            address = shown(name) if scheme.startswith("http") else f"{scheme}://{name}"
-            found.append(File(target, address))
+            if scheme.startswith("http"):
+                found.append(File(target, shown(name)))
+            else:
+                partitions = _partitions(name, source.partition("://")[2])
+                found.append(File(target, f"{scheme}://{name}", partitions))
     except ValueError as error:
         if str(error).startswith("no file"):
             raise
@@ -305,22 +343,44 @@ def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
     if scheme.startswith("http"):
         return files, [source]
     path = source.partition("://")[2]
-    if glob.has_magic(path):
-        names = [name for name, info in files.glob(path, detail=True).items() if info["type"] == "file"]
+    try:
+        info = files.info(path)
+    except FileNotFoundError:
+        # A key may hold what looks like a pattern; only what isn't there is one.
+        if not glob.has_magic(path):
+            raise
+        matches = files.glob(path, detail=True).items()
+        names = [name for name, found in matches if found["type"] == "file" and _is_data(_last(name))]
+        folders = [
+            name
+            for name, found in matches
+            if found["type"] == "directory" and _PARTITION.fullmatch(_last(name))
+        ]
+        names += [name for folder in folders for name in _remote_below(files, folder)]
         if not names:
-            raise ValueError(f"no file matches {source}")
-        return files, sorted(names)
-    info = files.info(path)
+            raise ValueError(f"no file matches {source}") from None
+        return files, sorted({*names})
     if info["type"] != "directory":
         return files, [path]
-    entries = files.ls(path, detail=True)
-    names = [
-        entry["name"] for entry in entries if entry["type"] == "file" and _is_data(Path(entry["name"]).name)
-    ]
-    names = [name for name in names if name.rstrip("/") != path.rstrip("/")]
+    names = _remote_below(files, path)
     if not names:
         raise ValueError(f"no file is in the directory {source}")
     return files, sorted(names)
+
+
+def _remote_below(files: Any, directory: str) -> list[str]:
+    found = []
+    for entry in files.ls(directory, detail=True):
+        name = entry["name"]
+        if entry["type"] == "directory" and _PARTITION.fullmatch(_last(name)):
+            found += _remote_below(files, name)
+        elif entry["type"] == "file" and _is_data(_last(name)) and name.rstrip("/") != directory.rstrip("/"):
+            found.append(name)
+    return found
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
 
 
 def _reason(address: str, scheme: str, error: Exception) -> str:
@@ -358,6 +418,23 @@ def require_distinct(file: File, names: Sequence[str]) -> None:
                 f"{file.name} has columns that differ only in upper and lower case, {other!r} and {name!r}; "
                 "rename one"
             )
+
+
+def partitions(files: Sequence[File]) -> dict[str, list[str | None]]:
+    """Return the columns that the folders above the files stand for, with a value for each file.
+
+    Raises:
+        ValueError: Not all files are in folders of the same columns.
+    """
+    names = [name for name, _ in files[0].partitions]
+    for file in files:
+        own = [name for name, _ in file.partitions]
+        if own != names:
+            raise ValueError(
+                f"{file.name} and {files[0].name} are in folders of different columns: "
+                f"{', '.join(own) or 'none'} and {', '.join(names) or 'none'}; ingest them apart"
+            )
+    return {name: [dict(file.partitions)[name] for file in files] for name in names}
 
 
 def require_same_columns(first: File, expected: Sequence[str], file: File, names: Sequence[str]) -> None:

@@ -13,9 +13,9 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def list_of(texts: Iterable[str]) -> str:
-    """Return texts as a list of literals."""
-    return "[" + ", ".join(map(literal, texts)) + "]"
+def list_of(texts: Iterable[str | None]) -> str:
+    """Return texts as a list of literals; None is NULL."""
+    return "[" + ", ".join("NULL" if text is None else literal(text) for text in texts) + "]"
 
 
 def text_columns(names: Iterable[str]) -> str:

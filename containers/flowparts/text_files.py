@@ -110,26 +110,43 @@ class Csv(TextFiles):
         super().__init__(files, links)
         self._null_values = text_types.MISSING if null_values is None else [*null_values] or [_NOTHING]
         self._headers = [csv_head.read(file, delimiter, column_names) for file in files]
-        self.names, self._delimiter = self._headers[0].names, self._headers[0].delimiter
+        names, self._delimiter = self._headers[0].names, self._headers[0].delimiter
         for file, header in zip(files, self._headers, strict=True):
-            sources.require_same_columns(files[0], self.names, file, header.names)
+            sources.require_same_columns(files[0], names, file, header.names)
             if header.delimiter != self._delimiter:
                 raise ValueError(
                     f"{file.name} has the delimiter {header.delimiter!r} but {files[0].name} has "
                     f"{self._delimiter!r}; ingest them apart"
                 )
+        of_folders = sources.partitions(files)
+        self._fields = len(names)
+        self._partitions = [values for name, values in of_folders.items() if name not in names]
+        self.names = [*names, *(name for name in of_folders if name not in names)]
 
     def scan(self) -> str:
         """Return a query for the columns."""
-        names = [f"t{position}" for position in range(len(self.names))]
+        names = [f"t{position}" for position in range(self._fields)]
         if self._screened:
             rows = self._query([self._screened], ["place", *names], 0, ", new_line='\\n'")
-            return f"SELECT {self._where('place')}, {', '.join(names)} FROM ({rows})"
+            rows = f"SELECT {self._where('place')}, {', '.join(names)} FROM ({rows})"
+            return self._with_partitions(f"SELECT * FROM ({rows})", "position")
         pairs = zip(self._links, self._headers, strict=True)
-        return " UNION ALL ".join(
-            self._query([link for link, _ in group], names, lines)
+        more = ", filename=true" if self._partitions else ""
+        rows = " UNION ALL ".join(
+            self._query([link for link, _ in group], names, lines, more)
             for lines, group in itertools.groupby(pairs, key=lambda pair: pair[1].lines)
         )
+        # The links' names are the places of their files.
+        return self._with_partitions(rows, "CAST(parse_filename(filename) AS BIGINT)")
+
+    def _with_partitions(self, rows: str, position: str) -> str:
+        if not self._partitions:
+            return rows
+        values = ", ".join(
+            f"{sql.list_of(values)}[{position} + 1] AS t{self._fields + place}"
+            for place, values in enumerate(self._partitions)
+        )
+        return f"SELECT *, {values} FROM ({rows})"
 
     def _query(self, paths: list[Path], names: list[str], skip: int, more: str = "") -> str:
         return (
@@ -142,8 +159,8 @@ class Csv(TextFiles):
     def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
         skip = self._headers[source.position].lines
         # As DuckDB has it.
-        blank_rows = len(self.names) == 1 and "" in self._null_values
-        return screening.screen_csv(source, sink, self._delimiter, len(self.names), skip, blank_rows)
+        blank_rows = self._fields == 1 and "" in self._null_values
+        return screening.screen_csv(source, sink, self._delimiter, self._fields, skip, blank_rows)
 
 
 class JsonLines(TextFiles):
@@ -159,6 +176,10 @@ class JsonLines(TextFiles):
         """
         super().__init__(files, links)
         self._null_values = null_values
+        if sources.partitions(files):
+            raise ValueError(
+                f"{files[0].name} is in a folder that stands for a column; write it as CSV or Parquet"
+            )
         for file in files:
             head = csv_head.head(file)
             if head.removeprefix(screening.UTF8_BOM).lstrip().startswith(b"["):

@@ -29,10 +29,10 @@ WIDER: dict[str | None, tuple[str, ...]] = {
 # Texts that mean "missing" in the files of most programs; pandas, R and SQL clients write them.
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", "?")
 
-# A leading zero marks a code (a postal code, a number of a shop), and more than 18 digits don't fit a number
-# exactly: both stay text.
+# A leading zero marks a code (a postal code, a number of a shop), and a double may lose some of more than 15
+# digits: both stay text.
 _NUMBER = (
-    r"\s*[+-]?(((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|0|[1-9][0-9]{0,17})([eE][+-]?[0-9]+)?"
+    r"\s*[+-]?(((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|0|[1-9][0-9]{0,14})([eE][+-]?[0-9]+)?"
     r"|(?i:nan|inf|infinity))\s*"
 )
 _INTEGER = r"\s*[+-]?(0|[1-9][0-9]*)\s*"
@@ -40,10 +40,10 @@ _WHOLE = r"\s*[+-]?[0-9]+(\.0*)?\s*"
 # LIKE patterns: a full regular expression takes longer than the cast that follows, which checks the digits.
 _DATE = "____-__-__"
 _TIMESTAMP = "____-__-__%"
-_COMMA = r"\s*[+-]?(0|[1-9][0-9]{0,17}|[1-9][0-9]{0,2}(\.[0-9]{3})+)(,[0-9]+)?\s*"
-_THOUSANDS = r"\s*[+-]?(0|[1-9][0-9]{0,17}|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.[0-9]+)?\s*"
+_COMMA = r"\s*[+-]?(0|[1-9][0-9]{0,14}|[1-9][0-9]{0,2}(\.[0-9]{3})+)(,[0-9]+)?\s*"
+_THOUSANDS = r"\s*[+-]?(0|[1-9][0-9]{0,14}|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.[0-9]+)?\s*"
 # A letter beside a digit, a leading zero or too many digits: an identifier rather than a damaged number.
-_CODE = r"[[:alpha:]][^ ]*[0-9]|[0-9][^ ]*[[:alpha:]]|^\s*[+-]?0[0-9]|[0-9]{19}"
+_CODE = r"[[:alpha:]][^ ]*[0-9]|[0-9][^ ]*[[:alpha:]]|^\s*[+-]?0[0-9]|[0-9]{16}"
 _MIDNIGHT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]00:00(:00(\.0+)?)?"
 
 
@@ -76,7 +76,7 @@ def inferred(kind: str, text: str) -> str:
             doubtful = (
                 f"{text} < '!' OR contains({text}, '_') OR ({text} >= '+' AND {text} < ',') "
                 f"OR ({text} >= '00' AND {text} < '0:') OR ({text} >= '-00' AND {text} < '-0:') "
-                f"OR (strlen({text}) > 18 AND NOT contains({text}, '.'))"
+                f"OR (strlen({text}) > 15 AND NOT contains({text}, '.'))"
             )
             return (
                 f"CASE WHEN ({doubtful}) AND NOT regexp_full_match({text}, '{_NUMBER}') "

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,95 @@ def test_parquet_types_become_the_table_types(read: Ingest) -> None:
     assert table["kind"].to_list() == ["a", "b"]
     assert table["zoned"].to_list() == [dt.datetime(2024, 1, 1, 11), None]
     assert table["time"].to_list() == ["01:02:03", None]
+
+
+def test_whole_numbers_of_more_than_64_bits_are_never_rounded(read: Ingest) -> None:
+    fits = [2**53 + 1, 2**53 + 2, None]
+    large = [2**53 + 1, 2**64 - 1, None]
+    frame = pl.DataFrame(
+        {
+            "decimal": pl.Series(fits, dtype=pl.Decimal(38, 0)),
+            "large": pl.Series([Decimal(2**53 + 1), Decimal(10**30), None], dtype=pl.Decimal(38, 0)),
+            "unsigned": pl.Series(large, dtype=pl.UInt64),
+            "small": pl.Series([1, 2, None], dtype=pl.UInt64),
+        }
+    )
+    table, _ = read(_write(frame, "parquet"), "data.parquet")
+    assert table.to_dict(as_series=False) == {
+        "decimal": fits,
+        "large": [str(2**53 + 1), str(10**30), None],
+        "unsigned": [str(2**53 + 1), str(2**64 - 1), None],
+        "small": [1, 2, None],
+    }
+    huge = tuple(f"{2**53 + index}" for index in range(3))
+    assert read("\n".join(["a,b", *(f"{text},x" for text in [*huge, "0.5"])]).encode())[0]["a"][0] == huge[0]
+
+
+def test_parquet_types_that_would_lose_digits_are_refused(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pl.DataFrame({"a": [2**53 + 1]}).write_parquet(folder / "1.parquet")
+    pl.DataFrame({"a": [2.5]}).write_parquet(folder / "2.parquet")
+    assert refused(str(folder)).startswith(
+        "column 'a' is BIGINT in in/1.parquet but DOUBLE in another file, which doesn't hold numbers such as"
+    )
+
+
+def test_index_of_a_pandas_frame_is_left_out_unless_it_has_a_name(read: Ingest, tmp_path: Path) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"x": [1.5, 2.5, 3.5]}, index=[7, 3, 5])
+    frame.to_parquet(tmp_path / "data.parquet")
+    assert read(str(tmp_path / "data.parquet"))[0].columns == ["x"]
+    frame.rename_axis("id").to_parquet(tmp_path / "data.parquet")
+    assert read(str(tmp_path / "data.parquet"))[0].columns == ["x", "id"]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_timestamps_with_a_zone_are_read_in_any_unit(unit: Any, read: Ingest) -> None:
+    at = pl.Series([dt.datetime(2024, 1, 1, 12), None]).dt.replace_time_zone("Europe/Berlin")
+    table, _ = read(_write(pl.DataFrame({"at": at.dt.cast_time_unit(unit)}), "parquet"), "data.parquet")
+    assert table["at"].to_list() == [dt.datetime(2024, 1, 1, 11), None]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_folders_that_stand_for_columns_become_columns(kind: str, read: Ingest, tmp_path: Path) -> None:
+    for number, (day, code) in enumerate(
+        [("2024-01-31", "01"), ("2024-02-29", "__HIVE_DEFAULT_PARTITION__")]
+    ):
+        folder = tmp_path / "in" / f"day={day}" / f"code={code}"
+        folder.mkdir(parents=True)
+        (folder / f"part.{kind}").write_bytes(_write(pl.DataFrame({"x": [number, 10]}), kind))
+        (folder / f"empty.{kind}").touch()
+        (folder / "_SUCCESS").touch()
+    rows = [(0, dt.date(2024, 1, 31), "01"), (10, dt.date(2024, 1, 31), "01")]
+    rows += [(1, dt.date(2024, 2, 29), None), (10, dt.date(2024, 2, 29), None)]
+    for place in ("in", "in/*", f"in/*/*/*.{kind}", "in/**"):
+        table, _ = read(f"{tmp_path}/{place}", file_format=kind)
+        assert table.columns == ["x", "day", "code"]
+        assert table.rows() == rows
+    table, _ = read(f"{tmp_path}/in", file_format=kind, column_types={"day": "timestamp"})
+    assert table["day"].to_list()[0] == dt.datetime(2024, 1, 31)
+    if kind == "csv":
+        (tmp_path / "in/day=2024-01-31/code=01/part.csv").write_text("x\n0\n1,a,b\n")
+        table, rejected = read(f"{tmp_path}/in", on_bad_rows="quarantine")
+        assert table.rows() == [rows[0], *rows[2:]]
+        assert rejected["line"].to_list() == [3]
+
+
+def test_columns_may_be_called_what_the_place_of_a_row_is(read: Ingest, refused: Callable[..., str]) -> None:
+    frame = pl.DataFrame(
+        {name: ["1", "x"] for name in ("position", "line", "start", "length", "place", "bad")}
+    )
+    for kind in ("csv", "jsonl", "parquet"):
+        content = _write(frame, kind)
+        assert_frame_equal(read(content, f"data.{kind}")[0], frame)
+        types = {"position": "integer", "length": "integer"}
+        assert "column 'position': 'x' is not an integer" in refused(
+            content, f"data.{kind}", column_types=types
+        )
 
 
 def test_binary_parquet_column_is_refused(refused: Callable[..., str]) -> None:

@@ -91,6 +91,28 @@ def test_glob_gives_the_matching_files(pattern: str, data: Path, fetched: Path) 
     assert [file.path.name for file in found] == ["a.csv", "b.csv"]
 
 
+@pytest.mark.parametrize("pattern", ["", "/*/*/*", "/*", "/**/*.csv"])
+def test_folders_may_stand_for_columns(pattern: str, fetched: Path, tmp_path: Path) -> None:
+    for year, country in (("2023", "de%20at"), ("2024", "__HIVE_DEFAULT_PARTITION__")):
+        folder = tmp_path / "hive" / f"year={year}" / f"country={country}"
+        folder.mkdir(parents=True)
+        (folder / "part-0.csv").write_text("x\n1\n")
+        (folder / "_SUCCESS").touch()
+        (folder / ".part-0.csv.crc").touch()
+    files = sources.fetch(f"{tmp_path}/hive{pattern}", fetched)
+    assert sources.partitions(files) == {"year": ["2023", "2024"], "country": ["de at", None]}
+    one = sources.fetch(f"{tmp_path}/hive/year=2023/country=de%20at/part-0.csv", fetched)
+    assert sources.partitions(one) == {}
+
+
+def test_folders_of_different_columns_are_refused(fetched: Path, tmp_path: Path) -> None:
+    for folder in ("a=1", "b=1"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / "x.csv").touch()
+    with pytest.raises(ValueError, match="are in folders of different columns: b and a; ingest them apart"):
+        sources.partitions(sources.fetch(str(tmp_path / "in"), fetched))
+
+
 def test_file_url_is_a_local_path(data: Path, fetched: Path) -> None:
     (data / "with space.csv").write_bytes(CSV)
     (file,) = sources.fetch((data / "with space.csv").as_uri(), fetched)
@@ -204,6 +226,19 @@ def test_s3_gives_files_globs_and_directories(s3: str, tmp_path: Path) -> None:
         files = sources.fetch(f"{s3}/{place}", folder)
         assert [file.name for file in files] == [f"{s3}/{name}" for name in names]
         assert all(file.path.read_bytes() == CSV for file in files)
+    import boto3
+
+    for key in ("odd/a[1].csv", "odd/a?.csv", "odd/a1.csv", "odd/a*.csv"):
+        boto3.client("s3").put_object(Bucket="bucket", Key=key, Body=CSV)
+        (tmp_path / key.replace("/", "-")).mkdir()
+        files = sources.fetch(f"{s3}/{key}", tmp_path / key.replace("/", "-"))
+        assert [file.name for file in files] == [f"{s3}/{key}"]
+    for year in ("2023", "2024"):
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"hive/year={year}/a.csv", Body=CSV)
+    for number, place in enumerate(("hive", "hive/*", "hive/*/*.csv")):
+        (tmp_path / f"hive-{number}").mkdir()
+        files = sources.fetch(f"{s3}/{place}", tmp_path / f"hive-{number}")
+        assert sources.partitions(files) == {"year": ["2023", "2024"]}
     with pytest.raises(ValueError, match=r"there is nothing at s3://bucket/missing.csv"):
         sources.fetch(f"{s3}/missing.csv", tmp_path)
     with pytest.raises(ValueError, match=r"no file matches s3://bucket/in/\*.json"):

@@ -14,7 +14,7 @@ Convert = Callable[[str, str], Any]
 
 # The rule that text_types.inferred takes shortcuts to, written independently of it.
 NUMBER = re.compile(
-    r"\s*[+-]?(((0|[1-9]\d*)\.\d*|\.\d+|0|[1-9]\d{0,17})(e[+-]?\d+)?|nan|inf|infinity)\s*",
+    r"\s*[+-]?(((0|[1-9]\d*)\.\d*|\.\d+|0|[1-9]\d{0,14})(e[+-]?\d+)?|nan|inf|infinity)\s*",
     re.IGNORECASE | re.ASCII,
 )
 
@@ -93,7 +93,7 @@ def test_text_that_looks_like_a_type_gives_its_value(
         ("number", "-01.5"),
         ("number", "1_000"),
         ("number", "1,5"),
-        ("number", "1234567890123456789"),
+        ("number", "1234567890123456"),
         ("number", "abc"),
         ("number", ""),
         ("date", "2024-02-30"),
