@@ -1,5 +1,6 @@
 """Starts runs through submit.py, follows them, and removes everything again."""
 
+import dataclasses
 import json
 import os
 import time
@@ -10,11 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
-import yaml
 from kfp_server_api.exceptions import ApiException
 
 import submit
-from targets import faults, kubeflow, package, settings, submission
+from targets import compilation, faults, package, settings, submission
 from targets.kubeflow_service import KubeflowService
 from tests.cluster.metadata_store import MetadataStore
 
@@ -47,17 +47,13 @@ class Backend:
         return f"{self.prefix}-{key}"
 
     def package(self, key: str, pipeline: Any, secrets: Mapping[str, list[str]] | None = None) -> Path:
-        """Compile a pipeline under a name of this session, as submit.py would for this backend."""
-        chosen = self.settings
-        digests = Path(chosen.digests) if chosen.digests else None
-        version = package.images_version(chosen.version, digests)
-        references = package.image_references(chosen.registry, version, digests)
-        text = kubeflow.with_overlay(package.compiled(pipeline, references, version), chosen)
-        text = kubeflow.with_overlay(text, settings.Kubeflow(secrets=dict(secrets or {})))
-        spec, *overlays = package.documents(text)
+        """Compile a pipeline as submit.py does for this backend, under a name of this session."""
+        chosen = dataclasses.replace(self.settings, secrets={**self.settings.secrets, **(secrets or {})})
+        text = compilation.pipeline_text(pipeline, "kubeflow", chosen, embed_source=False)
+        spec = package.documents(text)[0]
         spec["pipelineInfo"]["name"] = self.name(key)
         file = Path(self._folder.name) / f"{key}.yaml"
-        file.write_text(yaml.safe_dump_all([spec, *overlays]), encoding="utf-8")
+        file.write_text(package.with_pipeline(text, spec), encoding="utf-8")
         return file
 
     def start(self, key: str, file: Path, parameters: Mapping[str, Any], again: str = "") -> None:
