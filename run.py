@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from targets import catalogue, docker, parameters
+from targets import catalogue, docker, parameters, resources
 from targets.live_view import LiveView
 
 if TYPE_CHECKING:
@@ -69,13 +69,14 @@ def _strict_run(options: argparse.Namespace, console: Console) -> "Callable[...,
         raise ValueError("--strict runs steps in this environment; leave out --runner docker")
     text = strict.compiled(options.name)
     inputs = strict.inputs(text)
+    resources.node(options.node or strict.NODE)
     given = parameters.gather(inputs, options.params, options.parameter)
     if problem := strict_pod.isolation_problem():
         console.print(
             f"note: this machine gives steps no root and no user of their own ({problem}), so what they may "
             "read and write isn't checked"
         )
-    return functools.partial(strict.run, text, given, options.runs, node=strict_pod.node(options.node))
+    return functools.partial(strict.run, text, given, options.runs, node=options.node or strict.NODE)
 
 
 def _conclude(console: Console, record: "Run") -> None:
@@ -145,9 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--node",
-        default="2,8Gi",
-        metavar="CPUS,MEMORY",
-        help="what --strict takes the cluster's node to have (%(default)s)",
+        metavar="CPUS MEMORY",
+        help='free CPUs and memory of the largest node for --strict, such as "3500m 14Gi"; default: what '
+        "Kubeflow leaves of a node of two CPUs and 8 GiB",
     )
     parser.add_argument(
         "--images",

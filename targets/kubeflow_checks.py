@@ -63,13 +63,7 @@ def unfit(whole: plan.Plan, node: str) -> Iterator[str]:
     Raises:
         ValueError: The node is written otherwise.
     """
-    try:
-        cpus, memory = node.split()
-        free = resources.Resources(
-            cpu_limit=resources.cpus(cpus), memory_limit=resources.memory_bytes(memory)
-        )
-    except ValueError:
-        raise ValueError(f'node {node!r} must be CPUs and memory such as "2 8Gi"') from None
+    free = resources.node(node)
     for name, step in whole.steps.items():
         if step.cpus_asked > free.cpus_asked or step.memory_asked > free.memory_asked:
             yield (

@@ -48,6 +48,19 @@ class Resources:
         return _words(self.cpu_limit, self.memory_limit)
 
 
+def node(text: str) -> Resources:
+    """Return the CPUs and memory that a node has free, from a text such as "2 8Gi", as limits.
+
+    Raises:
+        ValueError: The text is written otherwise.
+    """
+    try:
+        free_cpus, free_memory = text.split()
+        return Resources(cpu_limit=cpus(free_cpus), memory_limit=memory_bytes(free_memory))
+    except ValueError:
+        raise ValueError(f'node {text!r} must be CPUs and memory such as "2 8Gi"') from None
+
+
 def of(container: Mapping[str, Any]) -> Resources:
     """Return the resources of a compiled step's container."""
     written = container.get("resources", {})

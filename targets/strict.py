@@ -20,14 +20,16 @@ from kfp.dsl.structures import InputSpec
 from kfp.dsl.types import artifact_types
 
 from components import REGISTRY
-from targets import catalogue, images, local, package, strict_driver, strict_values
+from targets import catalogue, images, local, package, resources, strict_driver, strict_values
 from targets.graph import steps, unshared
 from targets.local import Run, Task
 from targets.strict_driver import Driver, Execution
-from targets.strict_pod import Node
 from targets.strict_step import LOGS, Backend, Step
 from targets.strict_store import MetadataStore, ObjectStore, Stored, local_path
 from targets.strict_values import BackendError
+
+# What Kubernetes and Kubeflow themselves leave of a node of two CPUs and 8 GiB.
+NODE = "1500m 6Gi"
 
 
 def run(
@@ -37,7 +39,7 @@ def run(
     use_cache: bool = True,
     on_change: Callable[[Run], None] = lambda _: None,
     environment: Mapping[str, str] | None = None,
-    node: Node | None = None,
+    node: str = NODE,
     volumes: Mapping[str, Path] | None = None,
 ) -> Run:
     """Run a compiled pipeline as a real backend would.
@@ -53,7 +55,7 @@ def run(
         use_cache: Whether a step with the same key as before is served from the cache.
         on_change: Called with the run whenever a step starts or ends.
         environment: Variables that every step gets; they are written nowhere.
-        node: What a pod may ask for; two CPUs and 8 GiB if not given.
+        node: Free CPUs and memory of the largest node, such as "2 8Gi".
         volumes: Folders that every step sees and may write to, by path.
 
     Returns:
@@ -83,7 +85,7 @@ def run(
         overlay=next(iter(overlays), {}),
         environment={"MLFLOW_TRACKING_URI": f"sqlite:///{tracking}/mlflow.db", **(environment or {})},
         volumes={str(tracking): tracking, **(volumes or {})},
-        node=node or Node(),
+        node=resources.node(node),
     )
     workflow = _Workflow(spec, record, backend, Driver(backend.workflow, backend.run_id), on_change)
     started = time.monotonic()

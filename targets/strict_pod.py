@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from targets import resources
+from targets.resources import Resources
 from targets.strict_store import PLACES
 from targets.strict_values import BackendError
 
@@ -24,83 +25,34 @@ USER, GROUP = 65532, 0
 # What a step can write to; Kubeflow mounts an empty folder at each.
 _WRITABLE = ("/tmp", *PLACES.values(), "/.local", "/.cache", "/.config", "/kfp-launcher")  # noqa: S108
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc", "/sys")
-_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
-    f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGT")
-}
 
 
-@dataclass(frozen=True)
-class Node:
-    """The one node of the cluster."""
+def refuse_unschedulable(step: str, container: Mapping[str, Any], free: Resources) -> None:
+    """Raise BackendError if a step's pod never starts because no node has what it asks for.
 
-    cpus: float = 2.0
-    memory_bytes: float = 8 * 1024.0**3
-
-    def refuse(self, step: str, resources: Mapping[str, Any]) -> None:
-        """Raise BackendError if no pod with these resources starts on the node, however long it waits.
-
-        A request must stay below the node: Kubeflow's own pods are on it.
-
-        Args:
-            step: The step's name.
-            resources: As compiled; where there is only a limit, Kubernetes takes it as the request.
-        """
-        asked = {
-            "cpu": _first(resources, "resourceCpuRequest", "resourceCpuLimit", "cpuRequest", "cpuLimit"),
-            "memory": _first(
-                resources, "resourceMemoryRequest", "resourceMemoryLimit", "memoryRequest", "memoryLimit"
-            ),
-        }
-        for kind, given in asked.items():
-            limit = self.cpus if kind == "cpu" else self.memory_bytes
-            if quantity(given) >= limit:
-                unit = "CPUs" if kind == "cpu" else "GiB of memory"
-                has = f"{limit:g}" if kind == "cpu" else f"{limit / 1024**3:g}"
-                raise _unschedulable(
-                    f"{step!r} asks for {given} of {kind}, and the node has {has} {unit} for it and Kubeflow "
-                    f"together; ask for less (the request, not the limit) or use larger nodes (--node)",
-                    kind,
-                )
-        accelerator = resources.get("accelerator", {})
-        if count := accelerator.get("resourceCount") or accelerator.get("count"):
-            kind = accelerator.get("resourceType") or accelerator.get("type")
-            raise _unschedulable(f"{step!r} asks for {count} of {kind}, and the node has none", kind)
-
-
-def _unschedulable(sentence: str, kind: str) -> BackendError:
-    words = f"Unschedulable: 0/1 nodes are available: 1 Insufficient {kind}."
-    return BackendError(f"{sentence}: it would wait for ever ({words.rstrip('.')})", words)
-
-
-def node(text: str) -> Node:
-    """Return the node that a text such as "2,8Gi" describes.
-
-    Raises:
-        ValueError: The text is not written so.
+    Args:
+        step: The step's name.
+        container: The step's container, as compiled.
+        free: What the largest node has free, as limits.
     """
-    cpus, comma, memory = text.partition(",")
-    try:
-        if not comma:
-            raise ValueError
-        return Node(quantity(cpus), quantity(memory))
-    except ValueError:
-        raise ValueError(f"a node is written CPUS,MEMORY such as 2,8Gi, not {text!r}") from None
-
-
-def quantity(text: str | float) -> float:
-    """Return a Kubernetes quantity such as "500m" or "4Gi" as a number; 0 for an empty one.
-
-    Raises:
-        ValueError: The text is not a quantity.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]*)", str(text or 0).strip())
-    if not match or match[2] not in _UNITS:
-        raise ValueError(f"{text!r} is not a quantity such as 500m or 4Gi")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _first(resources: Mapping[str, Any], *names: str) -> Any:
-    return next((resources[name] for name in names if resources.get(name)), 0)
+    wanted = resources.of(container)
+    short = [
+        *(["cpu"] if wanted.cpus_asked > free.cpus_asked else []),
+        *(["memory"] if wanted.memory_asked > free.memory_asked else []),
+    ]
+    accelerator = container.get("resources", {}).get("accelerator", {})
+    if accelerator.get("resourceCount") or accelerator.get("count"):
+        short.append(accelerator.get("resourceType") or accelerator.get("type"))
+    if short:
+        words = (
+            f"Unschedulable: 0/1 nodes are available: {', '.join(f'1 Insufficient {what}' for what in short)}"
+        )
+        asked = wanted.asked() if set(short) <= {"cpu", "memory"} else short[-1]
+        raise BackendError(
+            f"{step!r} asks for {asked} and the largest node has {free.asked()} free, so it would wait for "
+            f"ever ({words.partition(' ')[2]}); lower its requests, or give a larger node with --node",
+            f"{words}.",
+        )
 
 
 @dataclass

@@ -11,8 +11,9 @@ from typing import Any
 
 from targets import strict_pod, strict_values
 from targets.local import Task
+from targets.resources import Resources
 from targets.strict_driver import Execution
-from targets.strict_pod import Node, Pod
+from targets.strict_pod import Pod
 from targets.strict_store import BUCKET, SESSION, MetadataStore, ObjectStore, local_path
 from targets.strict_values import BackendError, through_json
 
@@ -33,7 +34,7 @@ class Backend:
         overlay: The second document of the compiled pipeline, for Kubernetes; may be empty.
         environment: Variables that every step gets.
         volumes: Folders that every step sees and may write to, by path.
-        node: What a pod may ask for.
+        node: What the largest node has free, as limits.
     """
 
     pipeline: str
@@ -44,7 +45,7 @@ class Backend:
     overlay: Mapping[str, Any]
     environment: Mapping[str, str]
     volumes: Mapping[str, Path]
-    node: Node
+    node: Resources
 
     @property
     def workflow(self) -> str:
@@ -83,7 +84,7 @@ class Step:
                 }
                 self.execution.state, self.told.state = "CACHED", "cached"
                 return
-        self.backend.node.refuse(self.name, self.container.get("resources", {}))
+        strict_pod.refuse_unschedulable(self.name, self.container, self.backend.node)
         variables = self._variables()
         self._refuse_values(given)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

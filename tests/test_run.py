@@ -30,7 +30,7 @@ def test_lists_the_pipelines_with_their_parameters_and_descriptions(capsys: pyte
             "a compiled file runs with --strict, as a backend runs it: run.py --strict mine.yaml",
         ),
         (["--strict", "missing.yaml"], "cannot read the compiled pipeline in missing.yaml"),
-        (["--strict", "tabular-training", "--node", "2"], "a node is written CPUS,MEMORY such as 2,8Gi"),
+        (["--strict", "tabular-training", "--node", "2"], "node '2' must be CPUs and memory"),
         (["--strict", "tabular-training", "--runner", "docker"], "leave out --runner docker"),
     ],
 )

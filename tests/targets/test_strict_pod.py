@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from targets import strict_pod
-from targets.strict_pod import Node, Pod, quantity
+from targets import resources, strict_pod
+from targets.strict_pod import Pod
 from targets.strict_values import BackendError
 
 SANDBOX = Path(strict_pod.__file__).with_name("strict_sandbox.py")
@@ -75,32 +75,12 @@ def test_where_there_is_no_root_a_command_has_folders_of_its_own_all_the_same(
     assert pod.as_seen(f"{here}/x") == "/tmp/x"
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("500m", 0.5),
-        ("2", 2),
-        ("1.5", 1.5),
-        ("4Gi", 4 * 1024**3),
-        ("4G", 4e9),
-        ("512Mi", 2**29),
-        (0.25, 0.25),
-    ],
-)
-def test_quantities_of_kubernetes(text: str | float, number: float) -> None:
-    assert quantity(text) == pytest.approx(number)
-
-
-@pytest.mark.parametrize("text", ["two", "4GB", "-1"])
-def test_what_is_no_quantity(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a quantity such as 500m or 4Gi"):
-        quantity(text)
-
-
 def test_a_limit_alone_is_the_request() -> None:
-    Node().refuse(
-        "step", {"resourceCpuLimit": "4", "resourceCpuRequest": "100m", "resourceMemoryLimit": "4Gi"}
-    )
-    with pytest.raises(BackendError, match=r"asks for 2\.0 of cpu") as raised:
-        Node().refuse("step", {"cpuLimit": 2.0})
+    free = resources.node("1500m 6Gi")
+    fits = {"resourceCpuLimit": "4", "resourceCpuRequest": "100m", "resourceMemoryLimit": "4Gi"}
+    strict_pod.refuse_unschedulable("step", {"resources": fits}, free)
+    with pytest.raises(
+        BackendError, match=r"asks for 2 CPU and the largest node has 1\.5 CPU 6 Gi free"
+    ) as raised:
+        strict_pod.refuse_unschedulable("step", {"resources": {"resourceCpuLimit": "2"}}, free)
     assert raised.value.words == "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."
