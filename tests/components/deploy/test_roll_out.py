@@ -239,7 +239,7 @@ def test_a_good_model_is_promoted_on_a_busy_machine_and_though_its_step_was_kill
     step.run()
     assert step.returned[0], step.returned
     assert step.measured["stages"] == 1
-    assert step.measured["previous_requests"] == 20
+    assert step.measured["previous_requests"] >= 10
 
     other = world.step("better", linear(0.05))
     with busy(processes=4):
@@ -263,6 +263,7 @@ def test_an_unhealthy_first_revision_fails_the_step_and_the_page_is_there(
         ValueError, match=r"rows otherwise than .* there is no revision before it, so it serves"
     ):
         step.run()
+    docker.remove(name)  # before its image is removed
     assert "rows otherwise than" in step.report.read_text()
 
 
