@@ -65,13 +65,13 @@ class Responses:
         revision: The revision.
         latencies_ms: Milliseconds of each request that was answered, by the second of the probe at which both
             revisions were asked.
-        errors: Why the others weren't.
+        errors: Why the others weren't, likewise.
         crashes: How often its servers ended by themselves meanwhile; None where the platform doesn't tell.
     """
 
     revision: str
     latencies_ms: dict[float, float] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
+    errors: dict[float, str] = field(default_factory=dict)
     crashes: int | None = None
 
     @property
@@ -182,7 +182,7 @@ def probe(
                 try:
                     answer, latency_ms = _ask(target, endpoint, records[index], each.revision)
                 except ValueError as error:
-                    each.errors.append(str(error))
+                    each.errors[moment] = str(error)
                     continue
                 each.latencies_ms[moment] = latency_ms
                 if each is current:
@@ -224,7 +224,7 @@ def judge(
         The decision, and why in one sentence.
     """
     who = f"revision {current.revision}"
-    last = current.errors[-1] if current.errors else "none was sent"
+    last = current.errors[max(current.errors)] if current.errors else "none was sent"
     why = f"; {trouble}" if trouble else ""
     # A previous revision without any answer, such as one that is kept without servers, excuses nothing.
     before = previous if previous and previous.latencies_ms else None
@@ -298,29 +298,52 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
         report.section(
             "Requests",
             report.table(rows),
-            report.grid(
-                latency_chart([verdict]),
-                report.bars(percentiles, label="milliseconds for a request of one row"),
-            ),
+            charts_over_time([verdict]),
+            report.bars(percentiles, label="milliseconds for a request of one row"),
         ),
         *problems([verdict]),
         subtitle=f"{endpoint.name} on {endpoint.target}, {endpoint.url}",
     )
 
 
-def latency_chart(verdicts: Sequence[Verdict]) -> report.Block:
-    """Draw the latencies of both revisions over the time of one probe after another."""
-    series: dict[str, tuple[list[float], list[float]]] = {}
+def charts_over_time(verdicts: Sequence[Verdict]) -> report.Block:
+    """Draw the latencies and the errors of both revisions over the time of one probe after another."""
+    latencies: dict[str, tuple[list[float], list[float]]] = {}
+    errors: dict[str, tuple[list[float], list[float]]] = {}
     start = 0.0
     for verdict in verdicts:
-        responses = [each for each in (verdict.current, verdict.previous) if each and each.latencies_ms]
-        for each in responses:
-            seconds, latencies = series.setdefault(each.revision, ([], []))
+        end = start
+        for each in (verdict.current, verdict.previous):
+            if each is None:
+                continue
+            moments = sorted({*each.latencies_ms, *each.errors})
+            end = max(end, start + (moments[-1] if moments else 0.0))
             thinned = _thinned(each.latencies_ms)
-            seconds += [start + second for second in thinned]
-            latencies += thinned.values()
-        start += max((max(each.latencies_ms) for each in responses), default=0.0)
-    return report.lines(series, "seconds of the watch", "ms for a request of one row")
+            _extend(latencies, each.revision, start, thinned)
+            # A point without a value separates the stages.
+            _extend(latencies, each.revision, start, {0.0: math.nan})
+            lost = (errors[each.revision][1] if each.revision in errors else [0.0])[-1]
+            so_far = {
+                moment: lost + sum(other <= moment for other in each.errors)
+                for moment in moments[:: math.ceil(len(moments) / _POINTS) or 1] + moments[-1:]
+            }
+            _extend(errors, each.revision, start, so_far)
+        start = end
+    return report.grid(
+        report.lines(latencies, "seconds of the watch", "ms for a request of one row"),
+        report.lines(errors, "seconds of the watch", "requests without a prediction so far"),
+    )
+
+
+def _extend(
+    series: dict[str, tuple[list[float], list[float]]],
+    name: str,
+    start: float,
+    points: Mapping[float, float],
+) -> None:
+    across, upright = series.setdefault(name, ([], []))
+    across += [start + second for second in points]
+    upright += points.values()
 
 
 def problems(verdicts: Sequence[Verdict]) -> list[report.Block]:
@@ -335,7 +358,7 @@ def problems(verdicts: Sequence[Verdict]) -> list[report.Block]:
         for verdict in verdicts
         for each in (verdict.current, verdict.previous)
         if each
-        for text in each.errors
+        for text in each.errors.values()
     )
     if failed:
         errors = [

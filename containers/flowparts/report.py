@@ -66,7 +66,7 @@ def facts(values: Mapping[str, object]) -> Block:
     tiles = []
     for name, value in values.items():
         text = _cell(value)
-        size = "" if isinstance(value, Markup) or len(text) <= 14 else "long"
+        size = "" if isinstance(value, Markup) or len(text) <= 12 else "long"
         tiles.append(
             Markup('<div><dt>{}</dt><dd class="{}">{}</dd></div>').format(_clean(str(name)), size, text)
         )

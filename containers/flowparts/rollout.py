@@ -241,7 +241,7 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
     endpoint = rollout.endpoint
     verdicts = [stage.verdict for stage in rollout.stages]
     result = report.Block("<strong>{}</strong><br>{}").format(
-        headline(rollout), rollout.problem or rollout.reason
+        *map(_sentence, (headline(rollout), rollout.problem or rollout.reason))
     )
     blocks = [
         report.callout(result, "good" if rollout.promoted else "bad"),
@@ -251,7 +251,7 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
                 "its share": f"{endpoint.share} %",
                 "stages": f"{len(rollout.stages)} of {len(rollout.shares)}",
                 "requests": sum(verdict.current.requests for verdict in verdicts),
-                "without a prediction": sum(len(verdict.current.errors) for verdict in verdicts),
+                "errors": sum(len(verdict.current.errors) for verdict in verdicts),
             }
         ),
         report.section(
@@ -262,7 +262,7 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
         ),
     ]
     if verdicts:
-        blocks.append(report.section("Latency", probe.latency_chart(verdicts)))
+        blocks.append(report.section("Over time", probe.charts_over_time(verdicts)))
     blocks += probe.problems(verdicts)
     blocks.append(report.section("Rules", report.table(_rules(rollout.shares, watch))))
     return report.page(
@@ -270,6 +270,10 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
         *blocks,
         subtitle=f"{endpoint.name} on {endpoint.target}, {endpoint.url}",
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _stage_rows(number: int, stage: Stage) -> list[dict[str, object]]:
@@ -283,15 +287,14 @@ def _stage_rows(number: int, stage: Stage) -> list[dict[str, object]]:
         rows.append(
             {
                 "stage": number if is_new else "",
+                "verdict": report.tag(word, level) if is_new else "(previous)",
                 "revision": responses.revision,
-                "role": "new" if is_new else "previous",
-                "share asked for": f"{stage.asked if is_new else 100 - stage.asked} %",
-                "share given": f"{stage.traffic[responses.revision]} %",
+                "share": f"{stage.traffic[responses.revision]} %",
+                "asked for": f"{stage.asked if is_new else 100 - stage.asked} %",
                 "requests": responses.requests,
-                "without a prediction": len(responses.errors),
+                "errors": len(responses.errors),
                 "median, ms": responses.latency_ms(0.5) if responses.latencies_ms else None,
                 "p95, ms": responses.latency_ms(0.95) if responses.latencies_ms else None,
-                "verdict": report.tag(word, level) if is_new else "",
             }
         )
     return rows
@@ -306,8 +309,8 @@ def _rules(shares: list[int], watch: Watch) -> list[dict[str, object]]:
             "value": f"{watch.requests} in {watch.seconds:g} s",
         },
         {
-            "rule": "requests without a prediction",
-            "value": f"at most {rules.max_error_rate:.1%}, beyond those of the previous revision",
+            "rule": "errors: requests without a prediction",
+            "value": f"at most {rules.max_error_rate:.1%}, beyond the rate of the previous revision",
         },
         {"rule": "crashes of its servers", "value": "none"},
         {"rule": "predictions", "value": "those of the model offline"},

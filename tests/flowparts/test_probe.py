@@ -14,7 +14,9 @@ def responses(
     milliseconds: float, answered: int = 100, lost: int = 0, revision: str = "r2", crashes: int = 0
 ) -> Responses:
     latencies = dict.fromkeys(map(float, range(answered)), milliseconds)
-    return Responses(revision, latencies, ["the server gave no answer"] * lost, crashes)
+    return Responses(
+        revision, latencies, dict.fromkeys(map(float, range(lost)), "the server gave no answer"), crashes
+    )
 
 
 DIFFERENT = [{"row": 3, "served": "no", "offline": "yes"}]
@@ -102,7 +104,7 @@ def test_a_busy_machine_makes_nothing_slow_and_hides_nothing_that_is(requests: i
             revision: str, factor: float = 1.0, noise: Any = bursts, draw: Any = generator
         ) -> Responses:
             latencies = factor * noise * draw.lognormal(0, 1.2, len(noise))
-            return Responses(revision, dict(enumerate(latencies.tolist())), [], 0)
+            return Responses(revision, dict(enumerate(latencies.tolist())), {}, 0)
 
         usual, same, slow = watched("r1"), watched("r2"), watched("r2", factor)
         called_slow += not probe.judge(same, usual, [], 50, Rules())[0]
@@ -115,7 +117,7 @@ def test_a_busy_machine_makes_nothing_slow_and_hides_nothing_that_is(requests: i
 
 def test_latencies_and_errors_are_summed_up() -> None:
     latencies = {number / 7: float(number) for number in range(1, 101)}
-    measured = Responses("r1", latencies, ["lost"] * 25).measures()
+    measured = Responses("r1", latencies, dict.fromkeys(map(float, range(25)), "lost")).measures()
     expected = pl.Series(range(1, 101))
     assert measured == {
         "requests": 125,

@@ -44,6 +44,7 @@ from flowparts.names import unknown
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,36}[a-z0-9])?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _CPU = re.compile(r"(\d+)m|(\d+(?:\.\d+)?)")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _LEAST_MEMORY = 64 * 2**20
 
@@ -421,7 +422,9 @@ def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) 
         with _opener().open(request, timeout=_ANSWER_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        said = " ".join(error.read(300).decode(errors="replace").split())
+        text = error.read(2000).decode(errors="replace")
+        # A proxy's page is for browsers.
+        said = log_text(_TAG.sub(" ", text) if text.lstrip().startswith("<") else text)[:300]
         raise ValueError(f"{url} answered {error.code}: {said}") from None
     except (OSError, http.client.HTTPException) as error:
         raise ValueError(f"{url} gave no answer: {error}") from None

@@ -251,7 +251,7 @@ def test_a_good_model_is_promoted_on_a_busy_machine_and_though_its_step_was_kill
     world.assert_serves(other.endpoint)
     page = open_page(other.report)
     rows = [row.text.split() for row in page.find_elements("css selector", "section tbody tr")]
-    assert [row[3] for row in rows if "new" in row] == ["10", "50", "100"]
+    assert [row[3] for row in rows if "healthy" in row] == ["10", "50", "100"]
 
 
 def test_an_unhealthy_first_revision_fails_the_step_and_the_page_is_there(
