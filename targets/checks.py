@@ -13,7 +13,6 @@ MAX_BYTES = 700_000
 MAX_PARAMETER_BYTES = 10_000
 # Vertex appends a hyphen and 14 digits and allows 128 in all.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,112}")
-_OPTIONAL_ARTIFACT = re.compile(r"\bOptional\[\s*(?:\w+\.)*Input\[")
 
 
 def check_pipeline_spec(text: str, spec: dict[str, Any]) -> None:
@@ -38,10 +37,6 @@ def _problems(text: str, spec: dict[str, Any]) -> Iterator[str]:
         return
 
     name = parsed.pipeline_info.name
-    for label, executor in spec.get("deploymentSpec", {}).get("executors", {}).items():
-        source = " ".join(map(str, executor.get("container", {}).get("command", [])))
-        if _OPTIONAL_ARTIFACT.search(source):
-            yield f"{name}: {label} would fail on its Optional[Input[...]]; write Input[...] = None instead"
     if not _NAME.fullmatch(name):
         yield f"name {name!r} must start with a letter and hold at most 113 of a-z, 0-9 and hyphen"
     if parsed.schema_version != "2.1.0":

@@ -13,6 +13,7 @@ from targets.strict_values import BackendError
 # Argo reads these in every text of a workflow. Others, such as kfp's own {{$.inputs...}}, it leaves alone.
 _EXPRESSION = re.compile(r"\{\{\s*(?:=|inputs\.)[^}]*\}{0,2}")
 _FILLED_IN = re.compile(r"\{\{\s*(?:workflow|pod)\.[^}]*\}\}")
+_OPTIONAL_ARTIFACT = re.compile(r"\bOptional\[\s*(?:\w+\.)*Input\[")
 _UNNAMED = re.compile(r"(condition|for-loop|exit-handler)-\d+")
 _PAGES = ("system.HTML", "system.Markdown")
 
@@ -30,6 +31,10 @@ def errors(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
                 f"{path} holds {found[0]!r}, which Argo evaluates or refuses wherever it stands; "
                 "write it without the two braces"
             )
+    for label, executor in spec["deploymentSpec"].get("executors", {}).items():
+        # Kubeflow gives an artifact without its type, and kfp takes this one for the artifact's class then.
+        if _OPTIONAL_ARTIFACT.search(" ".join(map(str, executor.get("container", {}).get("command", [])))):
+            yield f"{label} can't read its Optional[Input[...]]; write Input[...] = None instead"
     for name, task in _tasks(spec):
         text = task.get("triggerPolicy", {}).get("condition", "")
         try:

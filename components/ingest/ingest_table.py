@@ -18,7 +18,7 @@ def ingest_table(
     delimiter: Optional[str] = None,
     decimal: Optional[str] = None,
     column_names: Optional[list[str]] = None,
-    schema: Optional[Input[Artifact]] = None,
+    schema: Input[Artifact] = None,  # type: ignore[assignment] # kfp's form of an optional one
     schema_uri: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
     """Read CSV, JSON Lines or Parquet files into one table, with types inferred over all rows.

@@ -89,6 +89,8 @@ def test_compiles_to_yaml_that_the_backend_takes(
     assert re.search(r"image: registry\.example/team/flowparts-[a-z]+:1\.2\.3$", text, re.MULTILINE)
     assert "pip install" not in text
     check(text)
+    # What is looked for in the source shows only where it is embedded.
+    check(package.compiled(component, REFERENCES))
 
 
 def test_compiles_to_the_same_bytes_in_another_process(tmp_path: Path) -> None:

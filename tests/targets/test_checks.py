@@ -99,11 +99,6 @@ def not_a_number(spec: dict[str, Any]) -> None:
     }
 
 
-def optional_artifact(spec: dict[str, Any]) -> None:
-    command = spec["deploymentSpec"]["executors"]["exec-consume"]["container"]["command"]
-    command[-1] = command[-1].replace("text: str", "table: Optional[dsl.Input[Dataset]] = None")
-
-
 def large_document(spec: dict[str, Any]) -> None:
     spec["deploymentSpec"]["executors"]["exec-produce"]["container"]["args"].append("x" * 700_000)
 
@@ -136,7 +131,6 @@ def loop_over_artifacts(spec: dict[str, Any]) -> None:
         (empty_variable, "sets EMPTY to nothing"),
         (large_default, "'text' takes 10,00"),
         (not_a_number, "the default of 'rates' is NaN or infinite"),
-        (optional_artifact, "exec-consume would fail on its Optional"),
         (large_document, "a workflow may take 700,000"),
         (not_ascii, "'ö' is not ASCII"),
         (loop_over_artifacts, "loops over artifacts"),

@@ -1,6 +1,6 @@
 """What Kubeflow Pipelines 2.17.0 was seen to fail on, or to do otherwise than meant, in small pipelines."""
 
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from kfp import dsl
@@ -37,6 +37,11 @@ def page(report: Output[HTML]) -> None:
 
 
 @dsl.component(**IMAGE)
+def optional(rows: Optional[Input[Dataset]] = None) -> None:
+    pass
+
+
+@dsl.component(**IMAGE)
 def braces() -> str:
     return "{{inputs.parameters.x}}"
 
@@ -53,6 +58,11 @@ def compiled(pipeline: Any) -> str:
 @dsl.pipeline(name="refused")
 def template_in_a_source() -> None:
     braces()
+
+
+@dsl.pipeline(name="refused")
+def optional_artifact() -> None:
+    optional(rows=table().outputs["rows"])
 
 
 @dsl.pipeline(name="refused")
@@ -90,6 +100,7 @@ def large_argument() -> None:
 @pytest.mark.parametrize(
     ("pipeline", "sentence"),
     [
+        (optional_artifact, r"exec-optional can't read its Optional\[Input\[...\]\]; write Input"),
         (
             template_in_a_source,
             r"command.3 holds '\{\{inputs.parameters.x\}\}', which Argo evaluates or refuses",
