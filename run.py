@@ -89,7 +89,11 @@ def _conclude(console: Console, record: "Run") -> None:
         console.print(Text(f"report {name}: {file}"), soft_wrap=True)
     for name, address in local.endpoints(record).items():
         console.print(Text(f"endpoint {name}: {address}"), soft_wrap=True)
-    if model := local.model(record):
+    decision = local.decision(record)
+    if decision:
+        console.print(Text.assemble(("decision: ", "bold"), decision[1]), soft_wrap=True)
+    model = local.model(record)
+    if model and (decision is None or decision[0]):
         command = f"{sys.executable} -m flowparts.serving --model {model}"
         console.print(Text.assemble(("serve it: ", "bold"), command), soft_wrap=True)
     for task in record.failed:

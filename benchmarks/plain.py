@@ -9,14 +9,12 @@ import step
 
 from components.evaluate.check_serving import check_serving
 from components.evaluate.compare_with_champion import compare_with_champion
-from components.evaluate.evaluate_classification import evaluate_classification
-from components.evaluate.select_best import select_best
+from components.evaluate.evaluate_model import evaluate_model
 from components.evaluate.summarize_run import summarize_run
 from components.ingest.ingest_table import ingest_table
-from components.prepare.fit_preprocessor import fit_preprocessor
 from components.prepare.split_table import split_table
 from components.register.register_mlflow import register_mlflow
-from components.train.train_sklearn import train_sklearn
+from components.train.train_tabular import train_tabular
 from components.validate.infer_schema import infer_schema
 from components.validate.profile_table import profile_table
 from components.validate.validate_table import validate_table
@@ -31,16 +29,16 @@ def main(candidates: list[dict], out: Path) -> None:
     validated, _ = step.run(validate_table, out / "validate", table=table, **schema)
     parts, _ = step.run(split_table, out / "split", table=table, stratify_by="target")
     train, validation, test = parts.values()
-    prepared, _ = step.run(
-        fit_preprocessor, out / "prepare", train=train, validation=validation, label="target"
+    trained, _ = step.run(
+        train_tabular,
+        out / "train",
+        train=train,
+        validation=validation,
+        label="target",
+        candidates=candidates,
     )
-    trained = [
-        step.run(train_sklearn, out / f"train-{number}", **prepared, **candidate)[0]["model"]
-        for number, candidate in enumerate(candidates)
-    ]
-    best, _ = step.run(select_best, out / "select", candidates=trained)
-    model = best["model"]
-    evaluated, _ = step.run(evaluate_classification, out / "evaluate", model=model, test=test)
+    model = trained["model"]
+    evaluated, _ = step.run(evaluate_model, out / "evaluate", model=model, test=test)
     served, serving = step.run(check_serving, out / "serving", model=model, test=test)
     compared, decision = step.run(
         compare_with_champion,
@@ -55,20 +53,19 @@ def main(candidates: list[dict], out: Path) -> None:
         register_mlflow,
         out / "register",
         model=model,
-        metrics=evaluated["metrics"],
-        evaluation_report=evaluated["report"],
-        comparison_report=compared["report"],
+        metrics=evaluated["test_metrics"],
+        evaluation_report=evaluated["evaluation_report"],
+        comparison=compared["comparison"],
+        comparison_report=compared["comparison_report"],
         model_name="benchmark",
     )
     step.run(
         summarize_run,
         out / "summarize",
         table=table,
-        train=train,
-        test=test,
         anomalies=validated["anomalies"],
         model=model,
-        serving=served["metrics"],
+        serving_metrics=served["serving_metrics"],
         comparison=compared["comparison"],
         version=registered[0],
     )

@@ -11,8 +11,10 @@ from components.validate.validate_table import validate_table
 def batch_prediction(
     source: str = "sample://breast_cancer",
     data_version: str = "",
+    null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    on_bad_rows: str = "fail",
     model_name: str = "tabular-training",
-    key_columns: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    key_columns: list = [],  # noqa: B006
     destination: str = "",
     tracking_uri: str = "",
 ) -> None:
@@ -23,6 +25,9 @@ def batch_prediction(
             starts with file://, s3://, gs://, https:// or sample://.
         data_version: Names the state of the data; change it when the files behind the source have changed,
             so that cached results are not used.
+        null_values: Texts that mean a missing value, such as NA; empty for the default.
+        on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
+            quarantine, or null to take such a value for missing.
         model_name: Name of the model in the registry; tabular-training registers one.
         key_columns: Columns to keep beside the predictions, such as an identifier; empty to keep all.
         destination: File to write the predictions to as well, ending in .csv, .parquet or .jsonl: a path
@@ -30,8 +35,13 @@ def batch_prediction(
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
     """
     champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
-    ingested = ingest_table(source=source, data_version=data_version)
-    table = ingested.outputs["table"]
+    table = ingest_table(
+        source=source,
+        data_version=data_version,
+        null_values=null_values,
+        on_bad_rows=on_bad_rows,
+        schema=champion.outputs["schema"],
+    ).outputs["table"]
     validated = validate_table(table=table, schema=champion.outputs["schema"])
     scored = batch_predict(table=table, model=champion.outputs["model"], key_columns=key_columns).after(
         validated

@@ -1,12 +1,11 @@
 from kfp import dsl
 
-from components.evaluate.evaluate_classification import evaluate_classification
 from components.ingest.ingest_images import ingest_images
 from components.prepare.split_table import split_table
 from components.train.train_keras_images import train_keras_images
 from components.validate.infer_schema import infer_schema
 from components.validate.validate_table import validate_table
-from pipelines.tabular_training import decide_and_register
+from pipelines._judgement import judge_and_deploy
 
 
 @dsl.pipeline(name="image-training", display_name="Train on images")
@@ -24,6 +23,7 @@ def image_training(
     metric: str = "",
     model_name: str = "image-training",
     margin: float = 0.0,
+    floor: float = 0.0,
     tracking_uri: str = "",
     seed: int = 0,
     deploy_target: str = "",
@@ -43,11 +43,12 @@ def image_training(
         height: Pixels that images are resized to.
         width: Pixels that images are resized to.
         channels: 3 for colour, 1 for grey.
-        epochs: Most passes over the training images.
+        epochs: Maximum number of epochs.
         augment: How far training images are moved, scaled and turned at random, from 0 to 0.5.
         metric: Metric that promotes; empty for roc_auc.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
+        floor: Worst score with which a first model is promoted, in units of the metric; 0 for none.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
         seed: Seed of the split, the training and the bootstrap.
         deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
@@ -55,38 +56,39 @@ def image_training(
         endpoint_name: Name of the endpoint that it becomes a revision of.
         deploy_options: The target's own options, as its deploy component takes them.
     """
-    ingested = ingest_images(source=source, data_version=data_version, on_bad_images=on_bad_images)
-    table = ingested.outputs["table"]
+    table = ingest_images(source=source, data_version=data_version, on_bad_images=on_bad_images).outputs[
+        "table"
+    ]
     # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
     schema = infer_schema(table=table, schema_uri=schema_uri).set_caching_options(False)
     validated = validate_table(table=table, schema=schema.outputs["schema"])
     # By the image alone: copies of one under two paths stay together.
-    parts = split_table(table=table, key=["image"], stratify_by="label", seed=seed).after(validated)
-    test = parts.outputs["test"]
-    trained = train_keras_images(
-        train=parts.outputs["train"],
-        validation=parts.outputs["validation"],
-        weights=weights,
-        height=height,
-        width=width,
-        channels=channels,
-        augment=augment,
-        epochs=epochs,
-        seed=seed,
+    parts = split_table(table=table, key=["image"], stratify_by="label", seed=seed)
+    model = (
+        train_keras_images(
+            train=parts.outputs["train"],
+            validation=parts.outputs["validation"],
+            weights=weights,
+            height=height,
+            width=width,
+            channels=channels,
+            augment=augment,
+            epochs=epochs,
+            seed=seed,
+        )
+        .after(validated)
+        .outputs["model"]
     )
-    model = trained.outputs["model"]
-    evaluated = evaluate_classification(model=model, test=test, seed=seed)
-    decide_and_register(
+    judge_and_deploy(
         table=table,
-        train=parts.outputs["train"],
         anomalies=validated.outputs["anomalies"],
-        test=test,
         model=model,
-        metrics=evaluated.outputs["metrics"],
-        evaluation_report=evaluated.outputs["report"],
-        model_name=model_name,
+        test=parts.outputs["test"],
+        slice_columns=[],
         metric=metric,
+        model_name=model_name,
         margin=margin,
+        floor=floor,
         tracking_uri=tracking_uri,
         seed=seed,
         deploy_target=deploy_target,

@@ -20,9 +20,10 @@ class Step:
 
 
 def unshared(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pipeline document in which every step has a component of its own, named comp- and its key.
+    """Return a pipeline document as kfp.local can run it.
 
-    As compiled, the steps of a nested pipeline that stands in two branches can't be told apart.
+    Every step has a component of its own, named comp- and its key: as compiled, the steps of a nested
+    pipeline that stands in two branches can't be told apart. Conditions name the outputs that they read.
     """
     components: dict[str, Any] = {}
 
@@ -34,7 +35,7 @@ def unshared(spec: Mapping[str, Any]) -> dict[str, Any]:
             if "dag" in component:
                 component = {**component, "dag": owned(component["dag"], f"{key}/")}
             components[f"comp-{key}"] = component
-            tasks[name] = {**task, "componentRef": {"name": f"comp-{key}"}}
+            tasks[name] = {**_with_readable_condition(task), "componentRef": {"name": f"comp-{key}"}}
         return {**dag, "tasks": tasks}
 
     root = {**spec["root"], "dag": owned(spec["root"]["dag"], "")}
@@ -57,6 +58,22 @@ def layers(graph: list[Step]) -> list[list[Step]]:
         [step for step in graph if depth[step.key] == row]
         for row in range(max(depth.values(), default=-1) + 1)
     ]
+
+
+def _with_readable_condition(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Name outputs of tasks in a condition as kfp.local finds them, TASK--OUTPUT.
+
+    By the names that the compiler gives them, it takes a condition on them as false without a word.
+    """
+    policy = task.get("triggerPolicy", {})
+    condition = policy.get("condition")
+    if not condition:
+        return dict(task)
+    for name, value in task.get("inputs", {}).get("parameters", {}).items():
+        if output := value.get("taskOutputParameter"):
+            there = f"{output['producerTask']}--{output['outputParameterKey']}"
+            condition = condition.replace(f"'{name}'", f"'{there}'")
+    return {**task, "triggerPolicy": {**policy, "condition": condition}}
 
 
 def _walk(

@@ -192,6 +192,14 @@ def model(record: Run) -> Path | None:
     return found[-1] if found else None
 
 
+def decision(record: Run) -> tuple[bool, str] | None:
+    """Return whether the run's model was promoted, and why; None where nothing was to be decided."""
+    for task in record.tasks:
+        if {"promote", "reason"} <= task.outputs.keys():
+            return bool(task.outputs["promote"]), str(task.outputs["reason"])
+    return None
+
+
 def metrics(record: Run) -> dict[str, dict[str, float]]:
     """Return the scalars of every Metrics artifact, and every number a task returned, by task."""
     found: dict[str, dict[str, float]] = {}
@@ -396,7 +404,7 @@ def _collect_reports(record: Run) -> None:
     for task in record.tasks:
         for key, page in task.pages.items():
             if page.is_file():
-                name = task.name if key == "report" else f"{task.name}-{key}"
+                name = task.name if len(task.pages) == 1 else f"{task.name}-{key}"
                 shutil.copyfile(page, folder / f"{name}.html")
 
 

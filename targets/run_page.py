@@ -98,9 +98,10 @@ def _task_row(
     task: Task, numbers: Mapping[str, float], found_reports: Mapping[str, Path]
 ) -> dict[str, object]:
     links = [
-        _link(f"reports/{file.name}", "report" if name == task.name else name.removeprefix(f"{task.name}-"))
+        _link(f"reports/{file.name}", key.replace("_", " "))
+        for key in task.pages
         for name, file in found_reports.items()
-        if name == task.name or name in {f"{task.name}-{key}" for key in task.pages}
+        if name in (task.name, f"{task.name}-{key}")
     ]
     links += [_link(f"logs/{task.log.name}", "log")] if task.log.is_file() else []
     shown = {key: value for key, value in task.parameters.items() if value not in ("", [], {}, None)}

@@ -9,7 +9,7 @@ from .. import runs_in
 def check_serving(
     model: Input[Model],
     test: Input[Dataset],
-    metrics: Output[Metrics],
+    serving_metrics: Output[Metrics],
     sample_rows: int = 200,
     timeout_seconds: float = 120.0,
 ) -> NamedTuple("Outputs", [("servable", bool), ("reason", str), ("latency_ms", float)]):  # type: ignore[valid-type]
@@ -20,8 +20,8 @@ def check_serving(
     Args:
         model: Model directory to check.
         test: Raw rows to send, spread over the table.
-        metrics: servable (1 or 0), rows, load_seconds, and for requests of one row latency_ms_median and
-            latency_ms_p95.
+        serving_metrics: servable (1 or 0), rows, load_seconds, and for requests of one row
+            latency_ms_median and latency_ms_p95.
         sample_rows: Number of rows to send.
         timeout_seconds: Time for loading and all answers together.
 
@@ -31,13 +31,10 @@ def check_serving(
         latency_ms: Median milliseconds for a request of one row over HTTP on this machine; 0 if there was no
             answer.
     """
-    from flowparts import metadata, outputs, serving_check, tables
+    from flowparts import metadata, serving_check, tables
 
     serving_check.check_options(sample_rows, timeout_seconds)
     rows = serving_check.sample(tables.scan(test.path), sample_rows)
     verdict = serving_check.check(model.path, rows, timeout_seconds)
-    measured = {"servable": int(verdict.servable), **verdict.measures}
-    for name, value in measured.items():
-        metrics.log_metric(name, value)
-    outputs.write_json(metrics.path, measured)
+    metadata.log_metrics(serving_metrics, {"servable": int(verdict.servable), **verdict.measures})
     return verdict.servable, metadata.plain(verdict.reason), verdict.latency_ms

@@ -9,18 +9,18 @@ from .. import runs_in
 def select_best(
     candidates: Input[List[Model]],  # noqa: UP006
     model: Output[Model],
-    report: Output[HTML],
+    selection_report: Output[HTML],
     metric: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("estimator", str), ("score", float)]):  # type: ignore[valid-type]
     """Pick the candidate model that scored best on the validation table.
 
-    Only the candidates' metadata is read; the winner is copied whole. Equal scores go to the first by
+    Only the candidates' descriptions are read; the winner is copied whole. Equal scores go to the first by
     estimator name, then by parameters.
 
     Args:
         candidates: Models for the same task and label, trained in parallel.
-        model: The winner, unchanged; its metadata also lists the candidates, best first.
-        report: HTML page that ranks the candidates with their validation metrics and parameters.
+        model: The winner; its metadata also lists the candidates, best first.
+        selection_report: HTML page that ranks the candidates with their validation metrics and parameters.
         metric: Validation metric to compare by, such as accuracy, f1, roc_auc, log_loss, rmse, mae or r2;
             default: roc_auc for classification, rmse for regression.
 
@@ -28,13 +28,14 @@ def select_best(
         estimator: Class name of the winner's estimator.
         score: The winner's validation metric.
     """
-    from flowparts import models, outputs, selection, trees
+    from flowparts import metadata, models, outputs, selection, trees
 
     found = [models.metadata(candidate.path) for candidate in candidates]
     choice = selection.rank(found, metric)
     winner = choice.order[0]
     with outputs.whole(model.path) as partial:
         trees.copy(candidates[winner].path, partial)
-    model.metadata.update(found[winner], candidates=selection.ranking(found, choice))
-    outputs.write_text(report.path, selection.selection_report(found, choice))
+        stored = models.annotate(partial, {"candidates": selection.ranking(found, choice)})
+    metadata.describe(model, stored)
+    outputs.write_text(selection_report.path, selection.selection_report(found, choice))
     return str(found[winner]["estimator"]), choice.scores[0]

@@ -8,39 +8,32 @@ from .. import runs_in
 @runs_in("base")
 def summarize_run(
     table: Input[Dataset],
-    train: Input[Dataset],
-    test: Input[Dataset],
     anomalies: Input[Artifact],
     model: Input[Model],
-    serving: Input[Metrics],
+    serving_metrics: Input[Metrics],
     comparison: Input[Artifact],
-    report: Output[HTML],
+    run_summary: Output[HTML],
     version: Optional[str] = None,
 ) -> None:
     """Sum a training run up on one page: the decision and why, the scores, where data and model come from.
 
     Args:
-        table: The ingested table; only its metadata is read.
-        train: The training rows; only their metadata is read.
-        test: The test rows; only their metadata is read.
+        table: The ingested table; only its description is read.
         anomalies: What validate_table found, as JSON.
-        model: The model that was picked; only its metadata is read.
-        serving: What check_serving measured, as JSON.
+        model: The model that was trained; only its description is read.
+        serving_metrics: What check_serving measured, as JSON.
         comparison: What compare_with_champion found, as JSON.
-        report: The page.
-        version: The version that register_mlflow made; none when the champion stays.
+        run_summary: The page.
+        version: The version that register_mlflow made; empty if nothing was registered.
     """
-    from flowparts import models, outputs, summary
+    from flowparts import models, outputs, summary, tables
 
     page = summary.summary_page(
         comparison=outputs.read_json(comparison.path, "the comparison"),
         version=version or None,
-        table=table.metadata,
-        train=train.metadata,
-        test=test.metadata,
+        table=tables.description(table.path),
         anomalies=outputs.read_json(anomalies.path, "the list of anomalies"),
         model=models.metadata(model.path),
-        candidates=model.metadata.get("candidates", []),
-        serving=outputs.read_json(serving.path, "the serving check"),
+        serving=outputs.read_json(serving_metrics.path, "the serving check"),
     )
-    outputs.write_text(report.path, page)
+    outputs.write_text(run_summary.path, page)

@@ -10,8 +10,8 @@ def train_keras_images(
     train: Input[Dataset],
     validation: Input[Dataset],
     model: Output[Model],
-    metrics: Output[Metrics],
-    report: Output[HTML],
+    validation_metrics: Output[Metrics],
+    training_report: Output[HTML],
     label: str = "label",
     image_column: str = "image",
     weights: Optional[str] = None,
@@ -43,8 +43,8 @@ def train_keras_images(
         validation: Images that early stopping watches and that the model is scored with.
         model: MLflow model directory that takes encoded images (base64 in JSON), decoded and resized as its
             metadata says; the ONNX graph, the Keras archive and the SavedModel in it take the pixels.
-        metrics: Metrics on the validation table.
-        report: HTML page with the learning curves.
+        validation_metrics: Metrics on the validation table.
+        training_report: HTML page with the learning curves.
         label: Column to predict.
         image_column: Column of encoded images.
         weights: Path or URI of a .keras archive to start from, a network of pixels from 0 to 255; its last
@@ -96,9 +96,9 @@ def train_keras_images(
         return
     told = {"class_weight": class_weight or None, "git_commit": lineage.git_commit()}
     metadata.describe(model, image_model.save(network, model.path, told))
-    for name, value in network.scores.items():
-        metrics.log_metric(name, value)
-    outputs.write_json(metrics.path, network.scores)
-    outputs.write_text(report.path, curves.page(network.trained, options, f"classification of {label}"))
+    metadata.log_metrics(validation_metrics, network.scores)
+    outputs.write_text(
+        training_report.path, curves.page(network.trained, options, f"classification of {label}")
+    )
     if network.checkpoints:
         network.checkpoints.clear()

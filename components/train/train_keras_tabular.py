@@ -10,8 +10,8 @@ def train_keras_tabular(
     train: Input[Dataset],
     validation: Input[Dataset],
     model: Output[Model],
-    metrics: Output[Metrics],
-    report: Output[HTML],
+    validation_metrics: Output[Metrics],
+    training_report: Output[HTML],
     label: str,
     task: str = "classification",
     exclude_columns: Optional[list[str]] = None,
@@ -40,8 +40,8 @@ def train_keras_tabular(
         train: Raw rows to learn from.
         validation: Raw rows that early stopping watches and that the model is scored with.
         model: MLflow model directory that takes raw rows: ONNX, a Keras archive and a SavedModel that agree.
-        metrics: Metrics on the validation table.
-        report: HTML page with the learning curves.
+        validation_metrics: Metrics on the validation table.
+        training_report: HTML page with the learning curves.
         label: Column to predict.
         task: What is learned, classification or regression.
         exclude_columns: Columns that shall not become features, such as identifiers.
@@ -61,39 +61,27 @@ def train_keras_tabular(
         checkpoint_seconds: Least time between two checkpoints.
         seed: Decides the first weights, the order of the rows and dropout.
     """
-    from pathlib import Path
+    from flowparts import metadata, outputs, tables
+    from flowparts.networks import tabular_model, training
 
-    from flowparts import lineage, metadata, outputs, tables
-    from flowparts.networks import curves, tabular_model, training
-
-    shape = tabular_model.Shape(layers, units, dropout, max_categories)
-    options = training.Options(
-        epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
-    )
-    # Further workers don't see what lies beside the first one's model.
-    alone = training.workers() == 1
-    beside = str(Path(model.path).with_name(f".{Path(model.path).name}.checkpoints")) if alone else None
-    network = tabular_model.train(
+    trained = tabular_model.train_and_save(
         tables.scan(train.path),
         tables.scan(validation.path),
+        model.path,
         label=label,
         task=task,
         exclude_columns=exclude_columns or [],
         weight_column=weight_column or None,
         class_weight=class_weight or None,
-        shape=shape,
-        options=options,
-        checkpoints=checkpoints or beside,
+        shape=tabular_model.Shape(layers, units, dropout, max_categories),
+        options=training.Options(
+            epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
+        ),
+        checkpoints=checkpoints or None,
     )
-    if not training.is_chief():
+    if trained is None:
         return
-    stored = tabular_model.save(
-        network, model.path, {"class_weight": class_weight or None, "git_commit": lineage.git_commit()}
-    )
+    stored, page = trained
     metadata.describe(model, stored)
-    for name, value in network.scores.items():
-        metrics.log_metric(name, value)
-    outputs.write_json(metrics.path, network.scores)
-    outputs.write_text(report.path, curves.page(network.trained, options, f"{task} of {label}"))
-    if network.checkpoints:
-        network.checkpoints.clear()
+    metadata.log_metrics(validation_metrics, stored["validation"])
+    outputs.write_text(training_report.path, page)

@@ -11,7 +11,7 @@ def train_sklearn(
     validation_features: Input[Dataset],
     preprocessor: Input[Artifact],
     model: Output[Model],
-    metrics: Output[Metrics],
+    validation_metrics: Output[Metrics],
     estimator: str,
     parameters: Optional[dict] = None,
     class_weight: Optional[str] = None,
@@ -26,56 +26,28 @@ def train_sklearn(
         validation_features: Transformed validation rows; scored, and watched by early stopping.
         preprocessor: What fit_preprocessor learned; it knows the label and the task.
         model: MLflow model directory that takes raw rows; weights as skops, no pickle.
-        metrics: Metrics on the validation table.
+        validation_metrics: Metrics on the validation table.
         estimator: Class name of scikit-learn, XGBoost or LightGBM, such as RandomForestClassifier; or the
             family for the task at hand: RandomForest, HistGradientBoosting, XGB, LGBM, Linear.
         parameters: Parameters of its constructor. Where an estimator is wanted, give its name, or a
             dict with its name and parameters.
-        class_weight: "balanced" to weigh each class by the inverse of its share; none if not given.
+        class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
         weight_column: Column of sample weights, as given to fit_preprocessor.
-        early_stopping_rounds: Stop when the validation loss has not improved for so many rounds; for
+        early_stopping_rounds: Stop when the validation loss hasn't improved for this many rounds; for
             XGB, LGBM and HistGradientBoosting. 0 to train them all.
         seed: Random state of the estimator.
     """
-    from flowparts import estimators, lineage, metadata, models, outputs, preprocess, tables
-    from flowparts.metrics import score
+    from flowparts import candidates, estimators, metadata, preprocess, tables
 
-    class_weight, weight_column = class_weight or None, weight_column or None
+    options = candidates.Options(
+        class_weight or None, weight_column or None, early_stopping_rounds or None, seed
+    )
     learned = preprocess.load(preprocessor.path)
-    untrained = estimators.build(
-        estimator,
-        learned.task,
-        parameters,
-        class_weight=class_weight,
-        weighted=weight_column is not None,
-        early_stopping_rounds=early_stopping_rounds or None,
-        seed=seed,
+    (untrained,) = candidates.build(
+        [{"estimator": estimator, "parameters": parameters}], learned.task, options
     )
-    train = estimators.examples(tables.scan(train_features.path), learned, weight_column)
-    validation = estimators.examples(tables.scan(validation_features.path), learned, weight_column)
-    trained = estimators.fit(untrained, train, validation, class_weight, early_stopping_rounds or None)
-
-    predicted = models.predictions(trained, validation.matrix, learned.classes)
-    scores = score(learned.task, validation.truth, predicted, learned.classes)
-    stored = models.save(
-        model.path,
-        trained,
-        preprocessor=learned,
-        task=learned.task,
-        label=learned.label,
-        classes=learned.classes,
-        metadata={
-            "estimator": type(untrained).__name__,
-            "parameters": estimators.described(untrained, parameters),
-            "class_weight": class_weight,
-            "early_stopping_rounds": early_stopping_rounds,
-            "training_fingerprint": learned.training_fingerprint,
-            "git_commit": lineage.git_commit(),
-            "validation": scores,
-        },
-        train_features=train.matrix,
-    )
-    metadata.describe(model, stored)
-    for name, value in scores.items():
-        metrics.log_metric(name, value)
-    outputs.write_json(metrics.path, scores)
+    train = estimators.examples(tables.scan(train_features.path), learned, options.weight_column)
+    held_out = estimators.examples(tables.scan(validation_features.path), learned, options.weight_column)
+    trained = candidates.train(untrained, learned, train, held_out)
+    metadata.describe(model, trained.save(model.path, learned, train))
+    metadata.log_metrics(validation_metrics, trained.facts["validation"])

@@ -4,7 +4,7 @@ from .. import runs_in
 
 
 @runs_in("base")
-def profile_table(table: Input[Dataset], statistics: Output[Artifact], report: Output[HTML]) -> None:
+def profile_table(table: Input[Dataset], statistics: Output[Artifact], profile_report: Output[HTML]) -> None:
     """Measure every column of a table: missing and different values, range, quantiles, histogram, top values.
 
     Columns of more than about 100,000 different values are described approximately, and say so.
@@ -14,11 +14,14 @@ def profile_table(table: Input[Dataset], statistics: Output[Artifact], report: O
         statistics: The measures as JSON: rows, missing_cells, duplicate_rows, warnings, and for each column
             its name, type, count, nulls, distinct, exact, top_values, and where they apply min, max, mean,
             std, skewness, quantiles, histogram and text lengths.
-        report: The same for people: what deserves a look first, then a card with a chart for each column.
+        profile_report: The same for people: what deserves a look first, then a card with a chart for each
+            column.
     """
     from flowparts import metadata, outputs, profile, tables
 
     measured = profile.profile(tables.scan(table.path))
     outputs.write_json(statistics.path, measured)
-    outputs.write_text(report.path, profile.render(measured, source=tables.description(table.path)["source"]))
+    outputs.write_text(
+        profile_report.path, profile.render(measured, source=tables.description(table.path)["source"])
+    )
     metadata.describe(statistics, {"rows": measured["rows"], "warnings": measured["warnings"]})

@@ -10,7 +10,7 @@ def validate_table(
     table: Input[Dataset],
     schema: Input[Artifact],
     anomalies: Output[Artifact],
-    report: Output[HTML],
+    validation_report: Output[HTML],
     fail_on_anomaly: bool = True,
 ) -> NamedTuple("Outputs", [("valid", bool), ("anomaly_count", int)]):  # type: ignore[valid-type]
     """Check every row of a table against a schema and list what breaks it.
@@ -21,7 +21,7 @@ def validate_table(
         anomalies: The broken rules as a JSON list, empty if there are none; each with column, rule
             (missing_column, unexpected_column, type, null, minimum, maximum, category or duplicate),
             expected, count (of rows) and examples (up to five different values).
-        report: The same for people.
+        validation_report: The same for people.
         fail_on_anomaly: Fail after both outputs are written if any rule is broken. If false, leave the
             decision to whoever reads the returned values.
 
@@ -38,7 +38,7 @@ def validate_table(
     frame = tables.scan(table.path)
     found = schemas.validate(frame, expected)
     outputs.write_json(anomalies.path, [asdict(anomaly) for anomaly in found])
-    outputs.write_text(report.path, schemas.render(found, expected, tables.row_count(frame)))
+    outputs.write_text(validation_report.path, schemas.render(found, expected, tables.row_count(frame)))
     metadata.describe(anomalies, {"anomaly_count": len(found)})
     if found and fail_on_anomaly:
         raise ValueError(schemas.summary(found))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flowparts import directions, models, report, tables
+from flowparts import directions, models, registry, report, tables
 
 if TYPE_CHECKING:
     from flowparts.models import Model
@@ -72,8 +72,7 @@ def compare(
 
     check_rules(metric, margin, floor, confidence, samples)
     task = models.metadata(challenger)["task"]
-    metric = metric or directions.PRIMARY[task]
-    directions.require_fitting(metric, task)
+    metric = directions.chosen(metric, task)
     new = models.load(challenger)
     tables.require_columns(test, [new.label], "label column")
     tables.require_rows(test, "the test table")
@@ -164,6 +163,24 @@ def decide(comparison: Mapping[str, Any]) -> tuple[bool, str]:
     return True, f"promoted: {scores}, {share}"
 
 
+def require_compared(comparison: Mapping[str, Any], model: str | Path, model_name: str) -> None:
+    """Raise ValueError unless a comparison, as compare_with_champion writes it, is about this model.
+
+    Args:
+        comparison: The comparison.
+        model: The model's directory.
+        model_name: The registered model whose champion is to be replaced.
+    """
+    if comparison["model_fingerprint"] != registry.fingerprint(model):
+        raise ValueError(
+            f"the comparison is about another model than {model}; pass the one that was compared"
+        )
+    if comparison["model_name"] != model_name:
+        raise ValueError(
+            f"the comparison is with the champion of {comparison['model_name']!r}, not of {model_name!r}"
+        )
+
+
 def comparison_page(comparison: Mapping[str, Any]) -> str:
     """Return the HTML report of a comparison, with its keys `model_name` and `champion_version`."""
     metric, gain = comparison["metric"], comparison["improvement"]
@@ -178,6 +195,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         report.callout(comparison["reason"], "good" if comparison["promote"] else "note"),
         report.facts(tiles),
     ]
+    blocks += missing_registry(comparison)
     if comparison["champion_problem"]:
         blocks.append(
             report.callout(
@@ -211,9 +229,30 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     )
 
 
+def missing_registry(comparison: Mapping[str, Any]) -> list[report.Block]:
+    """Return a callout that says that there was no registry to ask, if so."""
+    if comparison["registry"]:
+        return []
+    text = (
+        "There was no champion to compare with, and a promoted model is not registered but kept as an "
+        f"artifact of this run only: {registry.NOT_CONFIGURED}."
+    )
+    return [report.callout(text, "bad")]
+
+
 def score(comparison: Mapping[str, Any], side: str) -> float:
     """Return the compared metric of the "challenger" or the "champion"."""
     return float(comparison[side]["metrics"][comparison["metric"]]["score"])
+
+
+def scores(comparison: Mapping[str, Any]) -> dict[str, float]:
+    """Return the compared metric of each model there is, and the improvement if there is a champion."""
+    metric = comparison["metric"]
+    found = {f"challenger_{metric}": score(comparison, "challenger")}
+    if comparison["champion"]:
+        found[f"champion_{metric}"] = score(comparison, "champion")
+        found["improvement"] = float(comparison["improvement"]["value"])
+    return found
 
 
 def scores_chart(comparison: Mapping[str, Any]) -> report.Block:

@@ -47,3 +47,14 @@ def require_fitting(metric: str, task: str) -> None:
     if metric not in HIGHER_IS_BETTER[task]:
         fitting = ", ".join(HIGHER_IS_BETTER[task])
         raise ValueError(f"metric {metric!r} does not fit {task}; its metrics are: {fitting}")
+
+
+def chosen(metric: str | None, task: str) -> str:
+    """Return the metric, or the task's primary one if none is given.
+
+    Raises:
+        ValueError: There is no such metric, or it doesn't measure this task.
+    """
+    metric = metric or PRIMARY[task]
+    require_fitting(metric, task)
+    return metric

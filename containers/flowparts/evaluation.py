@@ -1,6 +1,7 @@
 """Evaluating a model on a test table: its scored rows, its metrics with intervals, and its slices."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flowparts import metrics, tables
+from flowparts.metadata import plain
 
 if TYPE_CHECKING:
+    from kfp.dsl import ClassificationMetrics
+
     from flowparts import models
 
 # What slices are ranked by: defined for every slice, also where it holds one class only.
@@ -22,8 +26,11 @@ MIN_SLICE_ROWS = 20
 MAX_NUMBERS = 10
 MAX_TEXTS = 20
 MAX_MONTHS = 24
-# kfp keeps the confusion matrix in the artifact's metadata, which has to stay small.
 MAX_CLASSES = 30
+# User interfaces draw from the artifact's metadata, which has to stay small.
+_MOST_CLASSES_SHOWN = 10
+_MOST_POINTS_SHOWN = 18
+_LONGEST_NAME_SHOWN = 30
 EXAMPLE_ROWS = 10
 EXAMPLE_COLUMNS = 6
 
@@ -105,19 +112,17 @@ class Evaluation:
 def evaluate(
     model: "models.Model",
     test: pl.LazyFrame,
-    task: str,
     slice_columns: Sequence[str] | None = None,
     samples: int = 500,
     seed: int = 0,
 ) -> Evaluation:
     """Score a test table and measure the answers.
 
-    In memory stand the labels, the predictions and the slice columns, not the table.
+    Only labels, predictions and slice columns are held in memory.
 
     Args:
         model: The model.
         test: Raw rows with the model's features and its label column.
-        task: What the model must be for: "classification" or "regression".
         slice_columns: Columns to measure by: texts and up to 10 different numbers by value (past 20 texts the
             rarer ones together), more numbers in quartiles, dates and timestamps by month, or by year when
             there are more than 24 months.
@@ -125,12 +130,10 @@ def evaluate(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: The model is for another task, the label or a slice column is not there or unusable, there
-            are no rows, or labels are missing or unknown to the model.
+        ValueError: The label or a slice column is not there or unusable, there are no rows, or labels are
+            missing or unknown to the model.
     """
     metrics.check_bootstrap(samples)
-    if model.task != task:
-        raise ValueError(f"the model is for {model.task}; evaluate it with evaluate_{model.task}")
     columns = list(dict.fromkeys(slice_columns or []))
     tables.require_columns(test, [model.label], "label column")
     tables.require_columns(test, columns, "slice column")
@@ -143,7 +146,7 @@ def evaluate(
         metrics.floats(truth, "label")
     else:
         metrics.encode(truth, model.classes)
-    scored = _Scored(task, truth, model.predict(test), model.classes)
+    scored = _Scored(model.task, truth, model.predict(test), model.classes)
     overall = scored.score()
     slices = [
         (Slice(name, value, int(mask.sum()), scored.part(mask).score()), mask)
@@ -221,6 +224,38 @@ def curves(evaluation: Evaluation) -> dict[str, Any]:
         }
         found["precision_recall"][name] = {"recall": pr.x, "precision": pr.y, "threshold": pr.thresholds}
     return found
+
+
+def log_curves(artifact: "ClassificationMetrics", found: Mapping[str, Any]) -> None:
+    """Give user interfaces the confusion matrix and, of two classes, the ROC curve.
+
+    Both are cut short: the 10 most frequent classes, 18 points of the curve.
+
+    Args:
+        artifact: The output artifact.
+        found: What `curves` returned.
+    """
+    matrix = np.array(found["confusion_matrix"])
+    order = np.argsort(-matrix.sum(axis=1), kind="stable")[:_MOST_CLASSES_SHOWN]
+    shown = sorted(order.tolist())
+    names = [plain(found["classes"][index])[:_LONGEST_NAME_SHOWN] for index in shown]
+    artifact.log_confusion_matrix(names, matrix[np.ix_(shown, shown)].tolist())
+    if len(found["classes"]) > 2:
+        return
+    for roc in found["roc"].values():
+        points = len(roc["threshold"])
+        places = np.unique(np.linspace(0, points - 1, _MOST_POINTS_SHOWN).round().astype(int))
+        thinned = [
+            [round(roc[name][place], 4) for place in places]
+            for name in ("false_positive_rate", "true_positive_rate", "threshold")
+        ]
+        artifact.log_roc_curve(*thinned)
+
+
+def score(evaluation: Evaluation, metric: str) -> float:
+    """Return a metric; where it is undefined, 0, or the largest number for an error."""
+    worst = 0.0 if metrics.higher_is_better(metric) else sys.float_info.max
+    return evaluation.metrics.get(metric, worst)
 
 
 @dataclass(frozen=True)

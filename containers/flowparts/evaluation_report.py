@@ -40,6 +40,11 @@ _SLICE_COLUMNS = {
 }
 
 
+def page(evaluation: Evaluation) -> str:
+    """Return the HTML page of an evaluation."""
+    return (regression_page if evaluation.model["classes"] is None else classification_page)(evaluation)
+
+
 def classification_page(evaluation: Evaluation) -> str:
     """Return the HTML page of a classification's evaluation."""
     found = curves(evaluation)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from flowparts import outputs
+
 # Of all entries together, as JSON.
 MAX_BYTES = 2_000
 _MAX_CHARACTERS = 200
@@ -18,9 +20,13 @@ _LARGEST_EXACT = 2**53
 
 
 class Artifact(Protocol):
-    """An output artifact of a step, as far as its metadata goes."""
+    """An output artifact of a step, as far as its file and its metadata go."""
 
     metadata: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """Where its file belongs."""
 
 
 def describe(artifact: Artifact, facts: Mapping[str, Any]) -> None:
@@ -42,6 +48,23 @@ def describe(artifact: Artifact, facts: Mapping[str, Any]) -> None:
         if used > MAX_BYTES:
             return
         artifact.metadata[name] = short
+
+
+def log_metrics(
+    artifact: Artifact, values: Mapping[str, float], content: Mapping[str, Any] | None = None
+) -> None:
+    """Write metrics to an artifact's file, and to its metadata, where user interfaces find them.
+
+    Args:
+        artifact: The output artifact.
+        values: Name to value.
+        content: What the file holds; the values if not given.
+
+    Raises:
+        ValueError: A value is NaN or infinite, which a backend would fail the step for.
+    """
+    outputs.write_json(artifact.path, values if content is None else content)
+    artifact.metadata.update(values)
 
 
 def plain(text: str) -> str:

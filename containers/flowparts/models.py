@@ -357,6 +357,18 @@ def metadata(path: str | Path) -> dict[str, Any]:
     return stored
 
 
+def annotate(path: str | Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add facts to the metadata of a model directory; return the metadata.
+
+    Raises:
+        ValueError: There is no model at `path`.
+    """
+    description = mlmodel.read(path)
+    described: dict[str, Any] = {**description["metadata"], **facts}
+    _dump_mlmodel(Path(path), {**description, "metadata": described})
+    return described
+
+
 def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
     lazy = tables.select(table.lazy(), columns)
     rows = _CHUNK_IMAGES if tables.has_images(lazy) else _CHUNK_ROWS
@@ -523,8 +535,6 @@ def _write_mlmodel(
 ) -> None:
     import hashlib
 
-    import yaml
-
     with (directory / weights_file).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     description = {
@@ -540,7 +550,13 @@ def _write_mlmodel(
         },
         "signature": dict(signature),
     }
-    text = yaml.safe_dump(description, sort_keys=True, allow_unicode=True)
-    (directory / "MLmodel").write_text(text, encoding="utf-8")
+    _dump_mlmodel(directory, description)
     # By this file Seldon Core knows a model's directory, and it writes its own name for it there.
     (directory / "model-settings.json").write_text('{"name": "model"}\n', encoding="utf-8")
+
+
+def _dump_mlmodel(directory: Path, description: Mapping[str, Any]) -> None:
+    import yaml
+
+    text = yaml.safe_dump(dict(description), sort_keys=True, allow_unicode=True)
+    (directory / "MLmodel").write_text(text, encoding="utf-8")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ALIAS = "champion"
+NOT_CONFIGURED = (
+    "no MLflow registry is configured; give tracking_uri, or set MLFLOW_TRACKING_URI in the environment "
+    "of the steps, to an MLflow server or to a database on a mounted volume (sqlite:////mnt/mlflow/mlflow.db)"
+)
 
 # MLflow's own limits are minutes (seven retries, 120 s each), right for a busy server and wrong for one that
 # isn't there. So a server must first answer one small question within about twelve seconds.
@@ -34,12 +38,23 @@ _QUIET = {
 _TAGGED_METRICS = ("accuracy", "f1", "roc_auc", "log_loss", "rmse", "mae", "r2")
 
 
+def is_configured(tracking_uri: str | None = None) -> bool:
+    """Say whether there is a registry that outlives the step.
+
+    A container without a tracking URI has none: a file in its home directory is lost when it ends.
+    """
+    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return bool(named) or os.environ.get("_KFP_RUNTIME") != "true"
+
+
 def resolve_uri(tracking_uri: str | None = None) -> str:
     """Return the tracking URI: the one given, else MLFLOW_TRACKING_URI, else an SQLite file in ~/.flowparts.
 
     Raises:
-        ValueError: It is not a URI.
+        ValueError: It is not a URI, or none is given in a container.
     """
+    if not is_configured(tracking_uri):
+        raise ValueError(NOT_CONFIGURED)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         return f"sqlite:///{Path.home() / '.flowparts' / 'mlflow.db'}"
@@ -59,8 +74,7 @@ def champion_version(model_name: str, tracking_uri: str | None = None) -> str | 
     """
     require_name(model_name)
     with _mlflow(tracking_uri) as client:
-        version = _aliases(client, model_name).get(ALIAS)
-    return None if version is None else str(version)
+        return _aliases(client, model_name).get(ALIAS)
 
 
 def download(model_name: str, version: str, directory: str | Path, tracking_uri: str | None = None) -> Path:
@@ -133,6 +147,7 @@ def register(
     experiment: str = "flowparts",
     alias: str = ALIAS,
     pipeline_run_id: str = "",
+    compared_with: str | None = None,
 ) -> tuple[str, str]:
     """Log a model with parameters, metrics and reports as a run, and make it a version that bears an alias.
 
@@ -148,13 +163,15 @@ def register(
         experiment: The MLflow experiment of the run, made if it isn't there.
         alias: The alias that moves to the new version.
         pipeline_run_id: The pipeline run that made the model; empty outside of a pipeline.
+        compared_with: The champion that the model was compared with; "" for none. If another version has the
+            alias by now, nothing is registered. Not checked if not given.
 
     Returns:
         The version, such as "3", and its URI, such as "models:/churn/3".
 
     Raises:
-        ValueError: A name can't be one, there is no model at `model`, a report can't be read, or MLflow can't
-            be reached or refuses.
+        ValueError: A name can't be one, there is no model at `model`, a report can't be read, the champion is
+            another one by now, or MLflow can't be reached or refuses.
     """
     require_name(model_name)
     if not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"latest|v?\d+", alias):
@@ -176,6 +193,12 @@ def register(
     }
     with _mlflow(tracking_uri) as client:
         version = _version_of_run(client, model_name, tags) if pipeline_run_id else None
+        current = _aliases(client, model_name).get(alias)
+        if compared_with is not None and current not in (compared_with or None, version):
+            raise ValueError(
+                f"version {current} of model {model_name!r} got the alias {alias!r} after the comparison "
+                f"with {f'version {compared_with}' if compared_with else 'none'}; run the comparison again"
+            )
         if version is None:
             experiment_id = _experiment(client, experiment, resolve_uri(tracking_uri))
             parameters = {**metadata["parameters"], "estimator": metadata["estimator"]}
@@ -346,7 +369,8 @@ def _aliases(client: "MlflowClient", model_name: str) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
     try:
-        return dict(client.get_registered_model(model_name).aliases)
+        found = client.get_registered_model(model_name).aliases
+        return {alias: str(version) for alias, version in found.items()}
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from flowparts import report
-from flowparts.directions import PRIMARY, higher_is_better, require_fitting
+from flowparts.directions import HIGHER_IS_BETTER, chosen, higher_is_better
 
 
 class Choice(NamedTuple):
@@ -21,6 +22,10 @@ class Choice(NamedTuple):
     metric: str
     order: list[int]
     scores: list[float]
+
+    def score_of(self, position: int) -> float:
+        """Return the metric of the candidate at a position in the list of candidates."""
+        return self.scores[self.order.index(position)]
 
 
 def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> Choice:
@@ -44,8 +49,7 @@ def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
                 "select among models of the same preprocessor"
             )
     task = str(candidates[0]["task"])
-    metric = metric or PRIMARY[task]
-    require_fitting(metric, task)
+    metric = chosen(metric, task)
     scores = [_validation_score(candidate, metric) for candidate in candidates]
     sign = -1 if higher_is_better(metric) else 1
     keys = [(sign * value, *_name(each)) for value, each in zip(scores, candidates, strict=True)]
@@ -58,7 +62,7 @@ def ranking(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> list[dic
     return [
         {
             "estimator": candidates[index]["estimator"],
-            "parameters": candidates[index]["parameters"],
+            "parameters": deepcopy(candidates[index]["parameters"]),
             "metric": choice.metric,
             "score": score,
         }
@@ -81,7 +85,7 @@ def selection_report(candidates: Sequence[Mapping[str, Any]], choice: Choice) ->
         }
         for place, candidate in enumerate(ranked, start=1)
     ]
-    metrics = {name: None for row in rows for name in row if name not in ("place", "estimator", "parameters")}
+    metrics = [name for name in HIGHER_IS_BETTER[task] if any(name in row for row in rows)]
     columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric), "parameters"]
     return report.page(
         "Model selection",

@@ -11,35 +11,29 @@ def summary_page(
     comparison: Mapping[str, Any],
     version: str | None,
     table: Mapping[str, Any],
-    train: Mapping[str, Any],
-    test: Mapping[str, Any],
     anomalies: Sequence[Mapping[str, Any]],
     model: Mapping[str, Any],
-    candidates: Sequence[Mapping[str, Any]],
     serving: Mapping[str, Any],
 ) -> str:
     """Return the page as an HTML document.
 
     Args:
-        comparison: What `champion.compare` returned, with `model_name` and `champion_version`.
+        comparison: What compare_with_champion wrote.
         version: The registered version; None when nothing was registered.
         table: What `tables.description` says of the ingested table.
-        train: The same of the training table.
-        test: The same of the test table.
         anomalies: What validation found.
-        model: The model's metadata.
-        candidates: Each candidate's `estimator`, `metric` and `score` on the validation table; may be empty.
+        model: The model's metadata; `candidates` is there if it was chosen among several.
         serving: The numbers of the serving check.
     """
     return report.page(
         "Training run",
         _decision(comparison, version),
         _scores(comparison),
-        _candidates(candidates, model),
+        _candidates(model),
         report.section(
             "Lineage",
             report.grid(
-                _list("data", _data(table, train, test, anomalies)),
+                _list("data", _data(table, anomalies, model, comparison)),
                 _list("model", _model(model, comparison, version)),
                 _list("serving", _serving(comparison, serving)),
             ),
@@ -52,6 +46,8 @@ def _decision(comparison: Mapping[str, Any], version: str | None) -> report.Bloc
     old = comparison["champion_version"]
     if version:
         headline, level = f"Promoted as version {version}", "good"
+    elif comparison["promote"] and not comparison["registry"]:
+        headline, level = "Good enough, but not registered: there is no MLflow registry", "note"
     elif comparison["promote"]:
         headline, level = "To be promoted, not registered", "note"
     else:
@@ -63,7 +59,7 @@ def _decision(comparison: Mapping[str, Any], version: str | None) -> report.Bloc
         tiles["improvement"] = comparison["improvement"]["value"]
     tiles["estimator"] = comparison["challenger"]["estimator"]
     text = report.Block("<strong>{}</strong><br>{}").format(headline, comparison["reason"])
-    blocks = [report.callout(text, level), report.facts(tiles)]
+    blocks = [report.callout(text, level), report.facts(tiles), *champion.missing_registry(comparison)]
     if comparison["champion_problem"]:
         problem = f"Champion version {old} could not be compared: {comparison['champion_problem']}"
         blocks.append(report.callout(problem, "bad"))
@@ -78,8 +74,8 @@ def _scores(comparison: Mapping[str, Any]) -> report.Block:
     )
 
 
-def _candidates(candidates: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> report.Block:
-    if candidates:
+def _candidates(model: Mapping[str, Any]) -> report.Block:
+    if candidates := model.get("candidates"):
         rows: list[Mapping[str, object]] = [
             {
                 "estimator": candidate["estimator"],
@@ -95,19 +91,19 @@ def _candidates(candidates: Sequence[Mapping[str, Any]], model: Mapping[str, Any
 
 def _data(
     table: Mapping[str, Any],
-    train: Mapping[str, Any],
-    test: Mapping[str, Any],
     anomalies: Sequence[Mapping[str, Any]],
+    model: Mapping[str, Any],
+    comparison: Mapping[str, Any],
 ) -> list[tuple[str, object]]:
     return [
         ("source", table["source"]),
         ("rows", table["rows"]),
         ("columns", len(table["columns"])),
         ("fingerprint", table["fingerprint"]),
-        ("training rows", train["rows"]),
-        ("training fingerprint", train["fingerprint"]),
-        ("test rows", test["rows"]),
-        ("test fingerprint", test["fingerprint"]),
+        ("training rows", model.get("training_rows", "unknown")),
+        ("training fingerprint", model["training_fingerprint"]),
+        ("test rows", comparison["rows"]),
+        ("test fingerprint", comparison["test_fingerprint"]),
         ("validation", _anomalies(anomalies)),
     ]
 
@@ -129,7 +125,6 @@ def _model(
         ("framework", model["framework"]),
         ("parameters", _pairs(model["parameters"]) or "defaults"),
         ("features", len(model["features"])),
-        ("trained on fingerprint", model["training_fingerprint"]),
         ("git commit", model["git_commit"]),
     ]
     if version:

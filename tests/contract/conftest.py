@@ -24,9 +24,14 @@ from components.deploy.deploy_vertex import deploy_vertex
 from components.deploy.probe_endpoint import probe_endpoint
 from components.deploy.rollback import rollback
 from components.deploy.shift_traffic import shift_traffic
+from components.evaluate.select_best import select_best
 from components.ingest.ingest_table import ingest_table
 from components.predict.batch_predict import batch_predict
+from components.prepare.fit_preprocessor import fit_preprocessor
+from components.prepare.split_table import split_table
 from components.register.load_champion import load_champion
+from components.train.train_keras_tabular import train_keras_tabular
+from components.train.train_sklearn import train_sklearn
 from targets import catalogue, docker, graph, package
 from tests import clouds
 from tests.conftest import IMAGES
@@ -77,11 +82,31 @@ def deploy_to_clouds(uri: str, role: str, storage: str, tracking_uri: str = "") 
     deploy_sagemaker(model=champion.outputs["model"], name="churn", role=role, storage=storage)
 
 
+@dsl.pipeline(name="train-by-parts")
+def train_by_parts(source: str = "sample://breast_cancer", candidates: list = QUICK) -> None:
+    """Train with the components whose work train_tabular does in one step."""
+    table = ingest_table(source=source).outputs["table"]
+    parts = split_table(table=table, stratify_by="target").outputs
+    rows = {"train": parts["train"], "validation": parts["validation"], "label": "target"}
+    prepared = fit_preprocessor(**rows).outputs
+    with dsl.ParallelFor(candidates) as candidate:
+        trained = train_sklearn(
+            train_features=prepared["train_features"],
+            validation_features=prepared["validation_features"],
+            preprocessor=prepared["preprocessor"],
+            estimator=candidate.estimator,
+            parameters=candidate.parameters,
+        )
+    select_best(candidates=dsl.Collected(trained.outputs["model"]))
+    train_keras_tabular(**rows, epochs=3)
+
+
 # What the pipelines' parameters are here; one that isn't named runs after these, with its defaults.
 # The last step of a component is the one that is run again: of a table, where there is one.
 RUNS: list[tuple[str, dict[str, Any]]] = [
     ("image_training", {"epochs": 3}),
-    ("tabular_training", {"trainer": "keras", "model_name": "network"}),
+    ("train_by_parts", {}),
+    ("tabular_training", {"trainer": "keras", "network": {"epochs": 3}, "model_name": "network"}),
     ("tabular_training", {"candidates": QUICK}),
     (
         "tabular_training",
@@ -100,6 +125,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
 ]
 PIPELINES = {
     **catalogue.pipelines(),
+    "train_by_parts": train_by_parts,
     "deploy_and_roll_back": deploy_and_roll_back,
     "deploy_to_clusters": deploy_to_clusters,
     "deploy_to_clouds": deploy_to_clouds,

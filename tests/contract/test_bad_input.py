@@ -163,10 +163,10 @@ def test_bad_rows_can_be_set_apart_instead(call: Call, tmp_path: Path) -> None:
 
 
 def dataset_ports() -> Iterator[Any]:
-    """Find every port where a component reads a table; some read its metadata only, and say so."""
+    """Find every port where a component reads a table; some read its description only, and say so."""
     for name, component in COMPONENTS.items():
         for port, spec in (component.component_spec.inputs or {}).items():
-            if spec.type == "system.Dataset@0.0.1" and "metadata" not in spec.description:
+            if spec.type == "system.Dataset@0.0.1" and "only its description" not in spec.description:
                 yield pytest.param(name, port, id=f"{name}-{port}")
 
 
@@ -292,8 +292,9 @@ VANISHED = [
     ("train_sklearn", "train_features"),
     ("train_sklearn", "validation_features"),
     ("train_keras_tabular", "validation"),
-    ("evaluate_classification", "test"),
-    ("evaluate_regression", "test"),
+    ("train_tabular", "train"),
+    ("train_tabular", "validation"),
+    ("evaluate_model", "test"),
     ("compare_with_champion", "test"),
     ("batch_predict", "table"),
 ]
@@ -329,7 +330,7 @@ def test_a_vanished_column_makes_a_model_unservable_and_a_table_invalid(
         call.validate_table(table=poorer, schema=chain.schema)
     assert "\n" not in str(raised.value)
     # A person wants to see what is wrong, so these two are written before the step fails.
-    assert left_in(call.folder / "validate_table") == ["anomalies", "report"]
+    assert left_in(call.folder / "validate_table") == ["anomalies", "validation_report"]
 
 
 # Labels.
@@ -375,7 +376,7 @@ TEST_LABELS: dict[str, tuple[pl.Expr, list[str]]] = {
 
 
 @pytest.mark.parametrize(("label", "words"), TEST_LABELS.values(), ids=TEST_LABELS)
-@pytest.mark.parametrize("component", ["evaluate_classification", "compare_with_champion"])
+@pytest.mark.parametrize("component", ["evaluate_model", "compare_with_champion"])
 def test_a_label_that_can_not_be_scored_is_answered(
     component: str,
     label: pl.Expr,
@@ -397,7 +398,7 @@ def test_a_test_table_of_a_single_class_is_measured_as_far_as_it_goes(
     chain: Chain, call: Call, tmp_path: Path
 ) -> None:
     one = store(customers().filter(pl.col(LABEL) == "いいえ"), tmp_path / "one")
-    metrics = call.evaluate_classification(model=chain.model, test=one, bootstrap_samples=20)["metrics"]
+    metrics = call.evaluate_model(model=chain.model, test=one, bootstrap_samples=20)["test_metrics"]
     assert "accuracy" in metrics.metadata
     assert "roc_auc" not in metrics.metadata
 
@@ -420,12 +421,11 @@ def test_names_beyond_ascii_and_a_column_without_values_go_from_the_file_to_the_
     assert chain.prepared["preprocessor"].metadata["dropped_columns"] == {"leer": "is missing in every row"}
     assert chain.model.metadata["classes"] == ["ja, schön", "いいえ"]
 
-    evaluated = call.evaluate_classification(
+    evaluated = call.evaluate_model(
         model=chain.model, test=chain.parts["test"], slice_columns=["стране"], bootstrap_samples=20
     )
-    accuracy, *_ = call.returned
-    assert accuracy > 0.9
-    assert "Österreich" in Path(evaluated["report"].path).read_text(encoding="utf-8")
+    assert evaluated["test_metrics"].metadata["accuracy"] > 0.9
+    assert "Österreich" in Path(evaluated["evaluation_report"].path).read_text(encoding="utf-8")
     call.check_serving(model=chain.model, test=chain.parts["test"], sample_rows=5)
     assert call.returned[0], call.returned[1]
     predicted = call.batch_predict(table=table, model=chain.model, key_columns=["стране"])["predictions"]
@@ -438,9 +438,7 @@ def test_names_beyond_ascii_and_a_column_without_values_go_from_the_file_to_the_
 
 def test_an_unseen_category_is_scored_and_evaluated(chain: Chain, call: Call, tmp_path: Path) -> None:
     unseen = customers().with_columns(pl.lit("Atlantis").alias("стране"))
-    call.evaluate_classification(
-        model=chain.model, test=store(unseen, tmp_path / "unseen"), bootstrap_samples=20
-    )
+    call.evaluate_model(model=chain.model, test=store(unseen, tmp_path / "unseen"), bootstrap_samples=20)
     assert call.returned[0] > 0.9
     scored = call.batch_predict(table=store(unseen.drop(LABEL), tmp_path / "unseen rows"), model=chain.model)
     predictions = tables.scan(scored["predictions"].path).collect()

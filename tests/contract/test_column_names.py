@@ -73,7 +73,7 @@ def test_columns_of_any_name_go_from_a_file_to_predictions(columns: list[str]) -
         )
         assert prepared["preprocessor"].metadata["features"] == [number, text]
         model = call.train_sklearn(**prepared, estimator="Linear")["model"]
-        call.evaluate_classification(model=model, test=parts["test"], slice_columns=[text])
+        call.evaluate_model(model=model, test=parts["test"], slice_columns=[text])
         predictions = call.batch_predict(table=table, model=model, key_columns=[key, label])["predictions"]
         found = tables.scan(predictions.path).collect()
         assert found[key].equals(rows[key])

@@ -16,7 +16,7 @@ COMPONENTS = list(catalogue.components())
 # Write no output, but act on the world: a test below says what a killed one leaves there.
 ACTS_ON_THE_WORLD = {"register_mlflow"}
 # Hold measured times, which no two runs share.
-TIMED = {("check_serving", "metrics")} | {
+TIMED = {("check_serving", "serving_metrics")} | {
     (component, output) for component in ("probe_endpoint", "roll_out") for output in ("metrics", "report")
 }
 
@@ -101,19 +101,21 @@ def test_a_killed_registration_is_completed_by_the_next_try_and_never_doubled(
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     step = recorded.step("register_mlflow").inside(tmp_path / "step", recorded.outside)
-    step.executor_input["inputs"]["parameterValues"] |= {"tracking_uri": uri, "model_name": "killed"}
+    values = step.executor_input["inputs"]["parameterValues"]
+    values["tracking_uri"] = uri
+    name = values["model_name"]
     killed = step.run(tmp_path / "log", Stop(f"mlflow.MlflowClient.{function}", 1))
     assert killed.exit_code == -9, killed.log
     client = MlflowClient(uri, uri)
-    before = client.search_model_versions("name = 'killed'")
+    before = client.search_model_versions(f"name = '{name}'")
     assert len(before) == (function == "set_registered_model_alias")
     assert all(not version.aliases for version in before)
 
     for _ in range(2):
         ended = step.run(tmp_path / "log")
         assert ended.exit_code == 0, ended.log
-        (version,) = client.search_model_versions("name = 'killed'")
-        assert client.get_model_version_by_alias("killed", "champion").version == version.version
+        (version,) = client.search_model_versions(f"name = '{name}'")
+        assert client.get_model_version_by_alias(name, "champion").version == version.version
 
 
 @pytest.mark.parametrize(

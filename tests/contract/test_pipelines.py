@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-from targets import catalogue, kubeflow, package, vertex
+from targets import catalogue, graph, kubeflow, package, vertex
 
 PIPELINES = catalogue.pipelines()
 REFERENCES = package.image_references("registry.example/team", "1.2.3")
@@ -84,16 +84,22 @@ def test_steps_that_act_on_the_world_are_never_cached(name: str, pipeline: BaseC
 
 
 @every_pipeline
-def test_a_condition_reads_only_what_its_group_is_given(name: str, pipeline: BaseComponent) -> None:
-    # kfp.local 2.17 takes a condition on an output of a task beside it as false, without a word; with an
-    # Else, or in a pipeline of its own, the output reaches the condition as an input.
-    spec = package.documents(package.compiled(pipeline, REFERENCES, "1.2.3"))[0]
-    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
-    for dag in dags:
-        for task_name, task in dag["tasks"].items():
-            condition = task.get("triggerPolicy", {}).get("condition", "")
-            for parameter, value in task.get("inputs", {}).get("parameters", {}).items():
-                assert f"'{parameter}'" not in condition or "taskOutputParameter" not in value, task_name
+def test_no_two_artifacts_of_its_steps_are_named_alike(name: str, pipeline: BaseComponent) -> None:
+    # A user interface shows an artifact by the name of the output alone.
+    spec = graph.unshared(package.documents(package.compiled(pipeline, REFERENCES, "1.2.3"))[0])
+    parts = [spec["components"][step.component] for step in graph.steps(spec)]
+    written = [key for part in parts for key in part.get("outputDefinitions", {}).get("artifacts", {})]
+    assert sorted(written) == sorted(set(written))
+
+
+@pytest.mark.parametrize("name", ["tabular_training", "image_training"])
+def test_a_training_pipeline_shows_all_of_its_steps_but_those_of_the_deployment(name: str) -> None:
+    spec = package.documents(package.compiled(PIPELINES[name], REFERENCES, "1.2.3"))[0]
+    tasks = spec["root"]["dag"]["tasks"]
+    groups = [key for key, task in tasks.items() if "dag" in spec["components"][component_of(task)]]
+    assert [tasks[key]["taskInfo"]["name"] for key in groups] == ["deploy"]
+    assert max(step.key.count("/") for step in graph.steps(spec)) == 1
+    assert len(graph.layers(graph.steps(spec))) <= 9
 
 
 @every_pipeline

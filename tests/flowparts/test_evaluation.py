@@ -116,7 +116,7 @@ def test_a_slice_that_is_small_is_shown_but_not_called_the_worst(trained: Any) -
         .alias("label")
     )
     model = trained(rows(300, seed=1), LogisticRegression())
-    found = evaluation.evaluate(model, test.lazy(), "classification", ["where"], samples=50)
+    found = evaluation.evaluate(model, test.lazy(), ["where"], samples=50)
     by_value = {each.value: each for each in found.slices}
     assert by_value["tiny"].metrics["accuracy"] < min(
         by_value[v].metrics["accuracy"] for v in ("left", "right")
@@ -133,22 +133,22 @@ def test_a_slice_that_is_small_is_shown_but_not_called_the_worst(trained: Any) -
 def test_the_metrics_of_a_slice_are_those_of_its_rows(trained: Any) -> None:
     test = rows(200).with_columns(side=pl.col("x") > 0)
     model = trained(rows(200, seed=1), LogisticRegression())
-    found = evaluation.evaluate(model, test.lazy(), "classification", ["side"], samples=20)
+    found = evaluation.evaluate(model, test.lazy(), ["side"], samples=20)
     right = test.filter("side")
-    alone = evaluation.evaluate(model, right.lazy(), "classification", samples=20)
+    alone = evaluation.evaluate(model, right.lazy(), samples=20)
     assert {each.value: each.metrics for each in found.slices}["true"] == alone.metrics
 
 
 def test_slicing_by_the_label_or_twice_by_one_column_works(trained: Any) -> None:
     model = trained(rows(200, seed=1), LogisticRegression())
-    found = evaluation.evaluate(model, rows(100).lazy(), "classification", ["label", "x", "x"], samples=20)
+    found = evaluation.evaluate(model, rows(100).lazy(), ["label", "x", "x"], samples=20)
     assert [each.column for each in found.slices] == ["label"] * 2 + ["x"] * 4
 
 
 def test_the_examples_are_the_most_confident_mistakes_and_say_where_they_stand(trained: Any) -> None:
     test = rows(200).with_columns(id=pl.format("id{}", pl.int_range(pl.len())))
     model = trained(rows(200, seed=1), LogisticRegression())
-    found = evaluation.evaluate(model, test.lazy(), "classification", samples=20)
+    found = evaluation.evaluate(model, test.lazy(), samples=20)
     assert len(found.examples) == 10
     surest = [example["probability"] for example in found.examples]
     assert surest == sorted(surest, reverse=True)
@@ -161,9 +161,7 @@ def test_many_classes_show_the_most_frequent_ones(trained: Any) -> None:
     codes = [number for number in range(40) for _ in range(5 + number)]
     random = np.random.default_rng(0)
     many = pl.DataFrame({"x": np.array(codes) + random.normal(0, 1, len(codes)), "label": codes})
-    found = evaluation.evaluate(
-        trained(many, LogisticRegression()), many.lazy(), "classification", samples=20
-    )
+    found = evaluation.evaluate(trained(many, LogisticRegression()), many.lazy(), samples=20)
     curves = evaluation.curves(found)
     assert curves["classes"] == [str(number) for number in range(10, 40)]
     assert np.array(curves["confusion_matrix"]).shape == (30, 30)
@@ -174,9 +172,7 @@ def test_many_classes_show_the_most_frequent_ones(trained: Any) -> None:
 
 def test_a_perfect_model_has_no_mistakes_to_show(trained: Any, open_page: Any, tmp_path: Path) -> None:
     clear = pl.DataFrame({"x": [-3.0, 3.0] * 40, "label": [False, True] * 40})
-    found = evaluation.evaluate(
-        trained(clear, LogisticRegression()), clear.lazy(), "classification", samples=20
-    )
+    found = evaluation.evaluate(trained(clear, LogisticRegression()), clear.lazy(), samples=20)
     assert found.examples == []
     page = tmp_path / "perfect.html"
     page.write_text(evaluation_report.classification_page(found))
@@ -187,10 +183,10 @@ def test_a_perfect_model_has_no_mistakes_to_show(trained: Any, open_page: Any, t
 def test_honest_probabilities_are_trusted_and_exaggerated_ones_are_not(trained: Any) -> None:
     test, train = rows(3000), rows(3000, seed=1)
     honest = trained(train, LogisticRegression())
-    found = evaluation.evaluate(honest, test.lazy(), "classification", samples=20)
+    found = evaluation.evaluate(honest, test.lazy(), samples=20)
     assert "Its probabilities can be trusted" in evaluation_report.classification_page(found)
     honest.pipeline[-1].coef_ *= 5
-    found = evaluation.evaluate(honest, test.lazy(), "classification", samples=20)
+    found = evaluation.evaluate(honest, test.lazy(), samples=20)
     assert "The model is too sure of itself" in evaluation_report.classification_page(found)
 
 
@@ -201,7 +197,7 @@ def test_a_large_regression_gets_a_light_page_that_says_where_it_errs(
     x = random.uniform(0, 10, 6000)
     many = pl.DataFrame({"x": x, "label": x**2 + random.normal(0, 1, 6000) * x})
     model = trained(many.head(2000), RandomForestRegressor(10, max_depth=5, random_state=0), "regression")
-    found = evaluation.evaluate(model, many.tail(4000).lazy(), "regression", ["x"], samples=20)
+    found = evaluation.evaluate(model, many.tail(4000).lazy(), ["x"], samples=20)
     page = tmp_path / "regression.html"
     page.write_text(evaluation_report.regression_page(found))
     assert page.stat().st_size < 1_000_000
@@ -216,7 +212,7 @@ def test_a_biased_regression_is_called_so(trained: Any) -> None:
         pl.DataFrame({"x": x, "label": x}), RandomForestRegressor(5, random_state=0), "regression"
     )
     shifted = pl.DataFrame({"x": x, "label": x - 3})
-    found = evaluation.evaluate(model, shifted.lazy(), "regression", samples=20)
+    found = evaluation.evaluate(model, shifted.lazy(), samples=20)
     assert "Predictions are too high by 3 on average, more than chance." in evaluation_report.regression_page(
         found
     )

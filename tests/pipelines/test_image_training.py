@@ -19,7 +19,7 @@ def test_digits_are_read_learned_shown_and_registered_for_the_server(
     assert record.succeeded, [(task.name, task.error) for task in record.failed] or record.problem
     outputs = {task.name: task.outputs for task in record.tasks}
     assert outputs["ingest-images"]["rows"] == 1797
-    assert outputs["evaluate-classification"]["accuracy"] > 0.95
+    assert outputs["evaluate-model"]["test_metrics"].metadata["accuracy"] > 0.95
     assert outputs["check-serving"]["servable"] is True
     assert outputs["compare-with-champion"]["promote"] is True
     assert registry.champion_version("image-training", f"sqlite:///{tmp_path / 'mlflow.db'}") == "1"
@@ -28,13 +28,13 @@ def test_digits_are_read_learned_shown_and_registered_for_the_server(
     shared = parts[0].join(parts[2], on="image", how="semi").select(pl.len()).collect().item()
     assert not shared, "an image is in training and test"
 
-    page = open_page(Path(outputs["evaluate-classification"]["report"].path))
+    page = open_page(Path(outputs["evaluate-model"]["evaluation_report"].path))
     captions = [caption.text for caption in page.find_elements("css selector", ".pictures figcaption")]
     assert 0 < len(captions) <= 20
     assert all(" taken for " in caption and "%" in caption for caption in captions)
     shown = "return [...document.querySelectorAll('.pictures img')].every(img => img.naturalWidth === 8)"
     assert page.execute_script(shown)
     assert "predicted" in page.find_element("css selector", "svg").get_attribute("outerHTML")
-    curves = open_page(Path(outputs["train-keras-images"]["report"].path))
+    curves = open_page(Path(outputs["train-keras-images"]["training_report"].path))
     axes = {text.text for text in curves.find_elements("css selector", "svg text")}
     assert {"loss", "accuracy", "epoch"} <= axes

@@ -43,11 +43,16 @@ def outputs(record: local.Run, task: str) -> dict[str, Any]:
     return next(each.outputs for each in record.tasks if each.name == task)
 
 
+def measured(record: local.Run) -> dict[str, float]:
+    found: dict[str, float] = outputs(record, "evaluate-model")["test_metrics"].metadata
+    return found
+
+
 def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_page: Any
 ) -> None:
     first = run(tmp_path, monkeypatch)
-    assert outputs(first, "evaluate-classification")["roc_auc"] > 0.97
+    assert measured(first)["roc_auc"] > 0.97
     assert outputs(first, "check-serving")["servable"] is True
     assert outputs(first, "compare-with-champion")["promote"] is True
     assert outputs(first, "register-mlflow")["version"] == "1"
@@ -62,16 +67,17 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
     second = run(tmp_path, monkeypatch)
     states = {task.name: task.state for task in second.tasks}
     assert states["infer-schema"] == "succeeded"
-    assert states["ingest-table"] == states["train-sklearn"] == states["check-serving"] == "cached"
+    assert states["ingest-table"] == states["train-tabular"] == states["check-serving"] == "cached"
     assert outputs(second, "compare-with-champion")["promote"] is False
-    assert "register-mlflow" not in states
+    assert outputs(second, "register-mlflow")["version"] == ""
+    assert set(states) == {task.name for task in first.tasks}, "no step hides in a branch"
 
     page = run_page.write(second)
     index = run_page.write_index(tmp_path)
     driver = open_page(page)
     for link in driver.find_elements("css selector", "a:not(svg a)"):
         assert Path(link.get_attribute("href").removeprefix("file://")).is_file()
-    assert {"train-sklearn", "register-mlflow"} <= {
+    assert {"train-tabular", "register-mlflow"} <= {
         text.text for text in driver.find_elements("css selector", "svg.graph text")
     }
     for report in local.reports(second).values():
@@ -83,34 +89,42 @@ def test_a_network_meets_the_champion_of_scikit_learn_on_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(tmp_path, monkeypatch, candidates=QUICK)
-    second = run(tmp_path, monkeypatch, trainer="keras")
+    second = run(tmp_path, monkeypatch, trainer="keras", network={"epochs": 10})
     decision = outputs(second, "compare-with-champion")
-    scores = [outputs(each, "evaluate-classification")["roc_auc"] for each in (first, second)]
-    assert [decision["champion_score"], decision["challenger_score"]] == pytest.approx(scores)
-    wins = decision["challenger_score"] > decision["champion_score"]
-    assert wins or not decision["promote"], "it lost, and was promoted"
-    registered = "register-mlflow" in {task.name for task in second.tasks}
-    assert registered is decision["promote"]
+    scores = [measured(each)["roc_auc"] for each in (first, second)]
+    compared = decision["comparison_metrics"].metadata
+    assert [compared["champion_roc_auc"], compared["challenger_roc_auc"]] == pytest.approx(scores)
+    assert compared["improvement"] > 0 or not decision["promote"], "it lost, and was promoted"
+    assert bool(outputs(second, "register-mlflow")["version"]) is decision["promote"]
     for record in (first, second):
         assert outputs(record, "check-serving")["servable"] is True
-    trained = models.metadata(outputs(second, "train-keras-tabular")["model"].path)
+    trained = models.metadata(outputs(second, "train-tabular")["model"].path)
     assert trained["framework"] == "tensorflow"
     assert (
         trained["training_fingerprint"]
-        == models.metadata(outputs(first, "select-best")["model"].path)["training_fingerprint"]
+        == models.metadata(outputs(first, "train-tabular")["model"].path)["training_fingerprint"]
     )
+
+
+def test_an_unknown_trainer_fails_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    record = local.run(tabular_training, {"trainer": "it's keras"}, tmp_path)
+    assert [task.name for task in record.failed] == ["train-tabular"]
+    assert record.failed[0].error.startswith('unknown trainer "it\'s keras"')
 
 
 def test_three_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = run(tmp_path, monkeypatch, source="sample://wine", candidates=QUICK)
-    assert outputs(record, "evaluate-classification")["accuracy"] > 0.85
-    model = models.load(outputs(record, "select-best")["model"].path)
+    assert measured(record)["accuracy"] > 0.85
+    model = models.load(outputs(record, "train-tabular")["model"].path)
     assert model.classes == ["class_0", "class_1", "class_2"]
 
 
 def test_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = run(tmp_path, monkeypatch, source="sample://diabetes", task="regression", candidates=QUICK)
-    assert 40 < outputs(record, "evaluate-regression")["rmse"] < 70
+    assert 40 < measured(record)["rmse"] < 70
     assert outputs(record, "compare-with-champion")["promote"] is True
 
 
@@ -148,6 +162,6 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
     assert ingested.schema["joined"] == pl.Datetime("us")
     assert ingested.schema["loyal"] == pl.Boolean
     assert ingested["country"].null_count() > 50
-    assert outputs(record, "evaluate-classification")["roc_auc"] > 0.8
+    assert measured(record)["roc_auc"] > 0.8
     assert json.loads((record.folder / "run.json").read_text())["parameters"]["data_version"]
-    assert "country" in local.reports(record)["evaluate-classification"].read_text()
+    assert "country" in local.reports(record)["evaluate-model"].read_text()

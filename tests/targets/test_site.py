@@ -87,7 +87,7 @@ def test_pages_open_without_an_error_and_the_search_finds_a_component(
 def test_a_page_shows_the_report_and_gives_the_yaml(
     built: Path, open_page: Callable[[Path], Any], browser: Any
 ) -> None:
-    page = open_page(built / "components" / "evaluate_classification.html")
+    page = open_page(built / "components" / "evaluate_model.html")
     picture = page.find_element("css selector", "img[src*=reports]")
     assert page.execute_script("return arguments[0].naturalWidth", picture) == 1200
     files = sorted(built.glob("_downloads/*/*.yaml"))
@@ -95,7 +95,7 @@ def test_a_page_shows_the_report_and_gives_the_yaml(
     for file in files:
         load_component_from_file(str(file))
     page.execute_script("arguments[0].closest('a').click()", picture)
-    assert "reports/evaluate_classification.html" in browser.current_url
+    assert "reports/evaluate_model.html" in browser.current_url
     assert "No slices were asked for" in browser.page_source
 
 

@@ -1,21 +1,45 @@
 """Trains a network on a table and stores it as a model directory of raw rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from flowparts import models, outputs, preprocess, tables
+from flowparts import lineage, models, outputs, preprocess, selection, tables
 from flowparts.metrics import score
-from flowparts.networks import archive, encoding, feed, onnx_export, saved_model, tabular, target, training
+from flowparts.names import hint
+from flowparts.networks import (
+    archive,
+    curves,
+    encoding,
+    feed,
+    onnx_export,
+    saved_model,
+    tabular,
+    target,
+    training,
+)
 from flowparts.networks.checkpoints import Checkpoints
 
 _EXAMPLE_ROWS = 5
 _PARITY_ROWS = 1_000
 # Validation rows that are answered at once.
 _EVALUATED_AT_ONCE = 4_096
+# As train_keras_tabular has them.
+DEFAULTS: dict[str, Any] = {
+    "layers": 2,
+    "units": 64,
+    "dropout": 0.1,
+    "learning_rate": 0.003,
+    "schedule": "cosine",
+    "batch_size": 64,
+    "epochs": 40,
+    "patience": 8,
+    "max_categories": 10_000,
+    "checkpoint_seconds": 30.0,
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,97 @@ class Network:
     checkpoints: Checkpoints | None
     example: pl.DataFrame
     held_out: pl.DataFrame
+
+
+def settings(given: Mapping[str, Any], seed: int) -> tuple[Shape, training.Options]:
+    """Return what a network looks like and how it is trained.
+
+    Args:
+        given: Options other than `DEFAULTS`. Whole floats become the integers that are wanted.
+        seed: Of the first weights, the order of the rows and dropout.
+
+    Raises:
+        ValueError: An option is unknown, of a wrong type or out of range.
+    """
+    for name, value in given.items():
+        if name not in DEFAULTS:
+            raise ValueError(
+                f"a network has no option {name!r}; {hint(name, list(DEFAULTS))}it has: {', '.join(DEFAULTS)}"
+            )
+        whole, text = isinstance(DEFAULTS[name], int), isinstance(DEFAULTS[name], str)
+        if isinstance(value, bool) or not isinstance(value, str if text else int | float):
+            raise ValueError(f"{name} must be {'text' if text else 'a number'}, not {value!r}")
+        if whole and value != int(value):
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+    values: dict[str, Any] = {
+        name: type(default)(given.get(name, default)) for name, default in DEFAULTS.items()
+    }
+    shape = Shape(**{name: values.pop(name) for name in ("layers", "units", "dropout", "max_categories")})
+    return shape, training.Options(**values, seed=seed)
+
+
+def train_and_save(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    path: str | Path,
+    *,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    weight_column: str | None,
+    class_weight: str | None,
+    shape: Shape,
+    options: training.Options,
+    checkpoints: str | None = None,
+    metric: str | None = None,
+) -> tuple[dict[str, Any], str] | None:
+    """Train a network as `train` does and write its model directory.
+
+    Args:
+        table: Raw training rows.
+        validation: Raw rows that early stopping watches and that the network is scored with.
+        path: The model directory to make.
+        label: The column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns to exclude from the features.
+        weight_column: Column of sample weights; not a feature.
+        class_weight: "balanced" to weight classes inversely to their frequency.
+        shape: What the network looks like.
+        options: How it is trained.
+        checkpoints: As for `train`; if not given, a folder beside the model, which is removed at the end, or
+            none with several workers.
+        metric: A metric that the validation table must define; none if not given.
+
+    Returns:
+        The model's metadata, and a page with the learning curves. None in all workers but the first, which
+        alone writes.
+
+    Raises:
+        ValueError: As `train` and `save`.
+    """
+    # Further workers don't see what lies beside the first one's model.
+    alone = training.workers() == 1
+    beside = str(Path(path).with_name(f".{Path(path).name}.checkpoints")) if alone else None
+    network = train(
+        table,
+        validation,
+        label=label,
+        task=task,
+        exclude_columns=exclude_columns,
+        weight_column=weight_column,
+        class_weight=class_weight,
+        shape=shape,
+        options=options,
+        checkpoints=checkpoints or beside,
+    )
+    if not training.is_chief():
+        return None
+    if metric:
+        selection.rank([{**network.facts, "task": task, "label": label}], metric)
+    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()})
+    if network.checkpoints:
+        network.checkpoints.clear()
+    return stored, curves.page(network.trained, options, f"{task} of {label}")
 
 
 def train(
@@ -161,6 +276,7 @@ def train(
             "epochs_done": len(trained.history["loss"]),
             "dropped_columns": found.dropped,
             "training_fingerprint": fingerprint,
+            "training_rows": learning.count,
             "validation": scores,
         },
         states,

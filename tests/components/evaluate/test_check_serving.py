@@ -36,7 +36,7 @@ def model(artifact: Callable[..., Any]) -> dsl.Model:
 def test_a_sound_model_is_servable(
     model: dsl.Model, table: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
-    metrics = artifact("metrics", dsl.Metrics)
+    metrics = artifact("serving_metrics", dsl.Metrics)
     servable, reason, latency_ms = check_serving.python_func(model, table(ROWS), metrics, sample_rows=20)
     assert servable, reason
     assert reason.startswith("20 rows are predicted as offline")
@@ -49,7 +49,7 @@ def test_a_sound_model_is_servable(
 def test_a_broken_model_is_not_servable_and_the_step_succeeds(
     model: dsl.Model, table: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
-    metrics = artifact("metrics", dsl.Metrics)
+    metrics = artifact("serving_metrics", dsl.Metrics)
     (Path(model.path) / "model.skops").unlink()
     servable, reason, latency_ms = check_serving.python_func(model, table(ROWS), metrics)
     assert (servable, latency_ms) == (False, 0.0)
@@ -61,4 +61,4 @@ def test_bad_options_give_a_sentence(
     model: dsl.Model, table: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
     with pytest.raises(ValueError, match="sample_rows must be at least 1"):
-        check_serving.python_func(model, table(ROWS), artifact("metrics", dsl.Metrics), sample_rows=0)
+        check_serving.python_func(model, table(ROWS), artifact("serving_metrics", dsl.Metrics), sample_rows=0)

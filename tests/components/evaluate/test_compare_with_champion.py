@@ -23,14 +23,18 @@ def compare(
 
     def run(model: dsl.Model, rows: Any, **options: Any) -> tuple[Any, dict[str, Any], Path]:
         comparison, report = artifact("comparison"), artifact("comparison report", dsl.HTML)
+        metrics = artifact("comparison metrics", dsl.Metrics)
         returned = compare_with_champion.python_func(
             model=model,
             test=table(rows, "test"),
             comparison=comparison,
-            report=report,
+            comparison_metrics=metrics,
+            comparison_report=report,
             **{"tracking_uri": database} | options,
         )
-        return returned, json.loads(Path(comparison.path).read_text()), Path(report.path)
+        found = json.loads(Path(comparison.path).read_text())
+        assert json.loads(Path(metrics.path).read_text()) == metrics.metadata
+        return returned, {**found, "numbers": metrics.metadata}, Path(report.path)
 
     return run
 
@@ -57,15 +61,18 @@ def test_first_model_then_a_better_one_then_the_same_again(
     strong = trained(rows, "malignant", LogisticRegression(max_iter=1000), name="strong")
 
     returned, found, page = compare(weak, test, model_name="tumours", tracking_uri=uri)
-    assert returned == (True, found["reason"], found["challenger"]["metrics"]["roc_auc"]["score"], 0.0)
+    assert returned == (True, found["reason"])
+    first = found["numbers"]
+    assert first == {"challenger_roc_auc": found["challenger"]["metrics"]["roc_auc"]["score"]}
     assert (found["champion"], found["champion_version"]) == (None, None)
     assert "first model" in open_page(page).page_source
     assert register(weak, "tumours", uri) == "1"
 
-    (promote, reason, new, old), found, page = compare(strong, test, model_name="tumours", tracking_uri=uri)
+    (promote, reason), found, page = compare(strong, test, model_name="tumours", tracking_uri=uri)
     assert promote
-    assert old == pytest.approx(returned[2])
-    assert new > old
+    new, old = found["numbers"]["challenger_roc_auc"], found["numbers"]["champion_roc_auc"]
+    assert old == pytest.approx(first["challenger_roc_auc"])
+    assert found["numbers"]["improvement"] == pytest.approx(new - old)
     assert found["champion_version"] == "1"
     low, high = found["improvement"]["low"], found["improvement"]["high"]
     assert 0 < low < new - old < high
@@ -74,9 +81,9 @@ def test_first_model_then_a_better_one_then_the_same_again(
     assert "champion, version 1" in text
     assert register(strong, "tumours", uri) == "2"
 
-    (promote, reason, new, old), found, _ = compare(strong, test, model_name="tumours", tracking_uri=uri)
+    (promote, reason), found, _ = compare(strong, test, model_name="tumours", tracking_uri=uri)
     assert not promote
-    assert new == old
+    assert found["numbers"]["improvement"] == 0
     assert "no improvement" in reason
     assert found["champion_version"] == "2"
 
@@ -90,10 +97,10 @@ def test_a_regression_is_compared_by_rmse_against_a_ceiling(
 
     rows, test = sklearn_rows("diabetes", "progression")
     model = trained(rows, "progression", Ridge(), "regression")
-    (promote, _, score, floor), found, _ = compare(model, test, model_name="diabetes", floor=100.0, metric="")
-    assert (promote, floor, found["metric"]) == (True, 100.0, "rmse")
-    assert score == found["challenger"]["metrics"]["rmse"]["score"] < 100
-    (promote, reason, _, _), _, _ = compare(model, test, model_name="diabetes", floor=10.0)
+    (promote, _), found, _ = compare(model, test, model_name="diabetes", floor=100.0, metric="")
+    assert (promote, found["floor"], found["metric"]) == (True, 100.0, "rmse")
+    assert found["numbers"]["challenger_rmse"] < 100
+    (promote, reason), _, _ = compare(model, test, model_name="diabetes", floor=10.0)
     assert not promote
     assert "misses the floor 10" in reason
 
@@ -113,8 +120,9 @@ def test_a_damaged_champion_gives_way_and_the_report_says_so(
     register(model, "iris", uri)
     for file in (tmp_path / "mlflow").rglob("model.skops"):
         file.write_bytes(b"damaged")
-    (promote, reason, _, old), found, page = compare(model, test, model_name="iris", tracking_uri=uri)
-    assert (promote, old) == (True, 0.0)
+    (promote, reason), found, page = compare(model, test, model_name="iris", tracking_uri=uri)
+    assert promote
+    assert found["numbers"].keys() == {"challenger_roc_auc"}
     assert reason.startswith("promoted: no usable champion (")
     assert found["champion_problem"]
     assert "Champion version 1 could not be compared" in open_page(page).find_element("tag name", "body").text
@@ -143,7 +151,29 @@ def test_a_model_that_can_not_serve_is_never_promoted(
 
     rows, test = sklearn_rows("iris", "species")
     model = trained(rows, "species", LogisticRegression(max_iter=1000))
-    (promote, reason, _, _), found, _ = compare(model, test, model_name="unservable", servable=False)
+    (promote, reason), found, _ = compare(model, test, model_name="unservable", servable=False)
     assert not promote
     assert not found["servable"]
     assert reason == "not promoted: the model failed the serving check"
+
+
+def test_in_a_container_without_a_registry_there_is_no_champion_and_the_page_says_so(
+    compare: Callable[..., Any],
+    trained: Callable[..., dsl.Model],
+    sklearn_rows: Callable[..., Any],
+    open_page: Callable[[Path], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    monkeypatch.setenv("_KFP_RUNTIME", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    rows, test = sklearn_rows("iris", "species")
+    model = trained(rows, "species", LogisticRegression(max_iter=1000))
+    (promote, reason), found, page = compare(model, test, model_name="iris", tracking_uri="")
+    assert promote
+    assert reason.startswith("promoted: first model")
+    assert (found["registry"], found["champion_version"]) == (False, None)
+    text = open_page(page).find_element("tag name", "body").text
+    assert "not registered but kept as an artifact of this run only" in text
+    assert "set MLFLOW_TRACKING_URI" in text

@@ -13,7 +13,7 @@ from flowparts import models
 
 
 def run(artifact: Any, candidates: list[dsl.Model], **options: Any) -> dict[str, Any]:
-    made = {"model": artifact("best", dsl.Model), "report": artifact("report", dsl.HTML)}
+    made = {"model": artifact("best", dsl.Model), "selection_report": artifact("report", dsl.HTML)}
     made["returned"] = select_best.python_func(candidates=candidates, **made, **options)
     return made
 
@@ -43,13 +43,17 @@ def test_the_best_candidate_is_copied_whole_with_its_metadata(
     models_, test = candidates
     made = run(artifact, models_)
     assert made["returned"] == ("LogisticRegression", 0.994)
-    assert files(made["model"].path) == files(models_[1].path)
-    candidates = made["model"].metadata.pop("candidates")
-    assert made["model"].metadata == models.metadata(models_[1].path)
+    winner, copy = files(models_[1].path), files(made["model"].path)
+    assert {name: copy[name] for name in copy if name != "MLmodel"} == {
+        name: winner[name] for name in winner if name != "MLmodel"
+    }
+    described = models.metadata(made["model"].path)
+    candidates = described.pop("candidates")
+    assert described == models.metadata(models_[1].path)
     assert candidates[0]["score"] == max(candidate["score"] for candidate in candidates)
     assert len(candidates) == len(models_)
     assert models.load(made["model"].path).predict(test).equals(models.load(models_[1].path).predict(test))
-    page = open_page(Path(made["report"].path)).page_source
+    page = open_page(Path(made["selection_report"].path)).page_source
     assert "LogisticRegression has the best roc_auc on the validation table, 0.994" in page
 
 
@@ -61,10 +65,10 @@ def test_the_order_of_the_candidates_changes_neither_winner_nor_report(
     candidates: Any, artifact: Any
 ) -> None:
     first, second = run(artifact, candidates[0]), None
-    text = Path(first["report"].path).read_text()
+    text = Path(first["selection_report"].path).read_text()
     second = run(artifact, candidates[0][::-1])
     assert second["returned"] == first["returned"]
-    assert Path(second["report"].path).read_text() == text
+    assert Path(second["selection_report"].path).read_text() == text
 
 
 def test_an_unknown_metric_writes_nothing(candidates: Any, artifact: Any, tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ from kfp import dsl
 
 from components.evaluate.compare_with_champion import compare_with_champion
 from components.evaluate.summarize_run import summarize_run
-from flowparts import outputs, registry, tables
+from flowparts import models, outputs, registry, tables
+
+
+def backend_copy(artifact: dsl.Artifact) -> dsl.Artifact:
+    """Return an artifact as a backend hands it on: the same files, and of the metadata nothing to rely on."""
+    return dsl.Artifact(name="7", uri=artifact.uri, metadata={"columns": {"list": []}, "display_name": "x"})
 
 
 @pytest.fixture
@@ -24,8 +29,8 @@ def summarize(
 
     rows, held_out = sklearn_rows("breast_cancer", "malignant")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    ingested, train, test = table(rows.vstack(held_out)), table(rows, "train"), table(held_out, "test")
-    ingested.metadata.update(tables.record(ingested.path, "sample://breast_cancer"))
+    ingested, test = table(rows.vstack(held_out)), table(held_out, "test")
+    tables.record(ingested.path, "sample://breast_cancer")
     weak = trained(rows.select("mean smoothness", "malignant"), "malignant", GaussianNB(), name="weak")
     registry.register(weak.path, "tumours", metrics={}, reports={}, tracking_uri=uri)
     model = trained(
@@ -34,6 +39,7 @@ def summarize(
         LogisticRegression(C=0.5, max_iter=1000),
         parameters={"C": 0.5, "max_iter": 1000},
         git_commit="0123456789abcdef",
+        training_rows=rows.height,
         validation={"roc_auc": 0.991, "accuracy": 0.97},
     )
     anomalies, serving = artifact("anomalies"), artifact("serving", dsl.Metrics)
@@ -50,22 +56,20 @@ def summarize(
             model=model,
             test=test,
             comparison=comparison,
-            report=artifact("comparison report", dsl.HTML),
+            comparison_metrics=artifact("comparison metrics", dsl.Metrics),
+            comparison_report=artifact("comparison report", dsl.HTML),
             model_name=model_name,
-            tracking_uri=uri,
             bootstrap_samples=50,
-            **rules,
+            **{"tracking_uri": uri, **rules},
         )
         outputs.write_json(anomalies.path, found or [])
         summarize_run.python_func(
-            table=ingested,
-            train=train,
-            test=test,
+            table=backend_copy(ingested),
             anomalies=anomalies,
-            model=model,
-            serving=serving,
+            model=backend_copy(model),
+            serving_metrics=serving,
             comparison=comparison,
-            report=report,
+            run_summary=report,
             version=version,
         )
         page = Path(report.path)
@@ -78,10 +82,11 @@ def summarize(
 def test_tells_the_decision_first_then_numbers_and_lineage(
     summarize: Any, open_page: Callable[[Path], Any]
 ) -> None:
-    summarize.model.metadata["candidates"] = [
+    ranking = [
         {"estimator": "LogisticRegression", "metric": "roc_auc", "score": 0.991, "parameters": {"C": 0.5}},
         {"estimator": "RandomForestClassifier", "metric": "roc_auc", "score": 0.9876},
     ]
+    models.annotate(summarize.model.path, {"candidates": ranking})
     text = open_page(summarize(version="2")).find_element("tag name", "body").text
     assert 0 < text.index("Promoted as version 2") < text.index("Scores on the 190 test rows")
     for expected in (
@@ -90,8 +95,8 @@ def test_tells_the_decision_first_then_numbers_and_lineage(
         "RandomForestClassifier",
         "0.9876",
         "sample://breast_cancer",
-        summarize.ingested.metadata["fingerprint"],
-        summarize.model.metadata["training_fingerprint"],
+        tables.description(summarize.ingested.path)["fingerprint"],
+        models.metadata(summarize.model.path)["training_fingerprint"],
         "0123456789abcdef",
         "C=0.5, max_iter=1000",
         "models:/tumours/2",
@@ -121,3 +126,13 @@ def test_tells_when_there_is_no_champion_at_all(summarize: Any, open_page: Calla
 
 def test_the_same_run_gives_the_same_page(summarize: Any) -> None:
     assert summarize(version="2").read_bytes() == summarize(version="2").read_bytes()
+
+
+def test_tells_that_nothing_was_registered_where_there_is_no_registry(
+    summarize: Any, open_page: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_KFP_RUNTIME", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    text = open_page(summarize(tracking_uri="")).find_element("tag name", "body").text
+    assert "Good enough, but not registered: there is no MLflow registry" in text
+    assert "set MLFLOW_TRACKING_URI" in text

@@ -42,7 +42,11 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         for name, frame in (("train", train), ("validation", validation)):
             tables.write(frame, folder / name)
             made[name] = dsl.Dataset(name=name, uri=str(folder / name))
-        for name, kind in (("model", dsl.Model), ("metrics", dsl.Metrics), ("report", dsl.HTML)):
+        for name, kind in (
+            ("model", dsl.Model),
+            ("validation_metrics", dsl.Metrics),
+            ("training_report", dsl.HTML),
+        ):
             made[name] = kind(name=name, uri=str(folder / name))
         train_keras_images.python_func(**made, **{**QUICK, **options})
         return folder
@@ -58,7 +62,7 @@ def trained(train: Callable[..., Path]) -> Path:
 def test_a_trained_network_tells_images_apart(trained: Path) -> None:
     found = models.load(trained / "model").predict(HELD_OUT)
     assert (found["prediction"] == HELD_OUT["label"]).mean() > 0.95
-    assert "Learning curves" in (trained / "report").read_text()
+    assert "Learning curves" in (trained / "training_report").read_text()
 
 
 def test_archive_saved_model_and_onnx_agree_on_pixels(trained: Path) -> None:
@@ -141,7 +145,7 @@ def test_images_of_another_size_and_format_are_brought_to_the_models(trained: Pa
 def test_mistakes_are_shown_with_their_images(trained: Path) -> None:
     swapped = HELD_OUT.with_columns(label=HELD_OUT["label"].reverse())
     model = models.load(trained / "model")
-    found = evaluation.evaluate(model, swapped.lazy(), "classification", samples=20)
+    found = evaluation.evaluate(model, swapped.lazy(), samples=20)
     worst = found.examples[0]
     page = evaluation_report.classification_page(found)
     assert page.count("data:image/png;base64,") == len(found.examples)

@@ -77,8 +77,8 @@ class Trained:
             train=dsl.Dataset(uri=str(folder / "train")),
             validation=dsl.Dataset(uri=str(folder / "validation")),
             model=self.model,
-            metrics=self.metrics,
-            report=dsl.HTML(name="report", uri=str(self.report)),
+            validation_metrics=self.metrics,
+            training_report=dsl.HTML(name="report", uri=str(self.report)),
             **{**SMALL, **options},
         )
 
@@ -194,7 +194,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_network(
     states = [Path(path).name for path in ended.moved if "epoch-" in Path(path).name]
     assert states[0] == "epoch-000006"
     weights = "model/saved_model/variables/variables.data-00000-of-00001"
-    for name in ("metrics", "report", weights):
+    for name in ("validation_metrics", "training_report", weights):
         assert (disturbed / "made" / name).read_bytes() == (undisturbed / "made" / name).read_bytes()
     predicted = [
         models.load(each / "made" / "model").predict(VALIDATION) for each in (disturbed, undisturbed)
@@ -210,7 +210,7 @@ def as_step(tables_: Path, **options: Any) -> Step:
         return {"artifacts": [{"name": name, "uri": str(tables_ / name), "type": schema}]}
 
     inputs = {name: artifact(name, "Dataset") for name in ("train", "validation")}
-    outputs = {"model": "Model", "metrics": "Metrics", "report": "HTML"}
+    outputs = {"model": "Model", "validation_metrics": "Metrics", "training_report": "HTML"}
     values = {**SMALL, **LABELS["classification"], **options}
     return Step(
         "train_keras_tabular",

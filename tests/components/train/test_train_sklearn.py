@@ -46,7 +46,9 @@ class Step:
 
     def run(self, estimator: str, name: str = "model", **options: Any) -> tuple[dsl.Model, dsl.Metrics]:
         model, metrics = self.artifact(name, dsl.Model), self.artifact(f"{name}_metrics", dsl.Metrics)
-        train_sklearn.python_func(**self.inputs, model=model, metrics=metrics, estimator=estimator, **options)
+        train_sklearn.python_func(
+            **self.inputs, model=model, validation_metrics=metrics, estimator=estimator, **options
+        )
         return model, metrics
 
 

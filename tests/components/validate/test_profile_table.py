@@ -15,7 +15,7 @@ def test_writes_statistics_and_a_page(
 ) -> None:
     frame = pl.DataFrame({"age": [31, 42, None, 42], "plan": ["a", "b", "b", "b"], "constant": [1.5] * 4})
     statistics, report = artifact("statistics"), artifact("report", dsl.HTML)
-    profile_table.python_func(table=table(frame), statistics=statistics, report=report)
+    profile_table.python_func(table=table(frame), statistics=statistics, profile_report=report)
     measured = json.loads(Path(statistics.path).read_text(encoding="utf-8"))
     assert [column["name"] for column in measured["columns"]] == ["age", "plan", "constant"]
     assert measured["columns"][0]["nulls"] == 1
@@ -30,7 +30,9 @@ def test_an_empty_table_leaves_nothing_behind(
     statistics, report = artifact("statistics"), artifact("report", dsl.HTML)
     with pytest.raises(ValueError, match="the table has no rows"):
         profile_table.python_func(
-            table=table(pl.DataFrame({"x": []}, schema={"x": pl.Int64})), statistics=statistics, report=report
+            table=table(pl.DataFrame({"x": []}, schema={"x": pl.Int64})),
+            statistics=statistics,
+            profile_report=report,
         )
     assert not Path(statistics.path).exists()
     assert not Path(report.path).exists()

@@ -27,9 +27,13 @@ def check(
     """Validate a frame against the rules; return what the component returned and its outputs."""
 
     def run(frame: pl.DataFrame, **options: bool) -> tuple[Any, dsl.Artifact, dsl.HTML]:
-        schema, anomalies, report = artifact("schema"), artifact("anomalies"), artifact("report", dsl.HTML)
+        schema, anomalies, report = (
+            artifact("schema"),
+            artifact("anomalies"),
+            artifact("validation_report", dsl.HTML),
+        )
         schemas.write(RULES, schema.path)
-        outputs = {"anomalies": anomalies, "report": report}
+        outputs = {"anomalies": anomalies, "validation_report": report}
         returned = validate_table.python_func(table=table(frame), schema=schema, **outputs, **options)
         return returned, anomalies, report
 
@@ -67,9 +71,9 @@ def test_failure_names_the_anomalies_after_both_outputs_are_whole(
     with pytest.raises(ValueError, match=r"breaks its schema, 2 anomalies: column 'age': null.*such as 430"):
         check(BAD)
     written = {file.name for file in (tmp_path / "artifacts").iterdir()}
-    assert written == {"table", "schema", "anomalies", "report"}
+    assert written == {"table", "schema", "anomalies", "validation_report"}
     assert len(json.loads((tmp_path / "artifacts/anomalies").read_text(encoding="utf-8"))) == 2
-    assert (tmp_path / "artifacts/report").read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert (tmp_path / "artifacts/validation_report").read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
 def test_an_empty_table_is_refused_and_leaves_nothing_behind(

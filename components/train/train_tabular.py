@@ -1,0 +1,80 @@
+from typing import NamedTuple, Optional
+
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+
+from .. import runs_in
+
+
+# One image for both trainers: which one it is can't be known when the pipeline is compiled.
+@runs_in("tensorflow", cpu="2", memory="4Gi")
+def train_tabular(
+    train: Input[Dataset],
+    validation: Input[Dataset],
+    model: Output[Model],
+    validation_metrics: Output[Metrics],
+    training_report: Output[HTML],
+    label: str,
+    task: str = "classification",
+    trainer: str = "sklearn",
+    candidates: Optional[list] = None,
+    network: Optional[dict] = None,
+    metric: Optional[str] = None,
+    exclude_columns: Optional[list[str]] = None,
+    weight_column: Optional[str] = None,
+    class_weight: Optional[str] = None,
+    early_stopping_rounds: int = 0,
+    seed: int = 0,
+) -> NamedTuple("Outputs", [("estimator", str), ("metric", str), ("score", float)]):  # type: ignore[valid-type]
+    """Train the best of several estimators, or a neural network, as one model of raw rows.
+
+    The preprocessing is fitted once; the candidates are trained one after the other, each on all processors,
+    and the one that scores best on the validation table is kept. A network is trained as by
+    train_keras_tabular. Options are checked before any row is read.
+
+    Args:
+        train: Raw rows to learn from.
+        validation: Raw rows to choose by, which early stopping watches.
+        model: MLflow model directory that takes raw rows; its metadata lists the candidates, best first.
+        validation_metrics: The model's metrics on the validation table.
+        training_report: HTML page that ranks the candidates, or the learning curves of a network.
+        label: Column to predict.
+        task: What is learned, classification or regression.
+        trainer: sklearn to pick the best of the candidates, or keras for a neural network.
+        candidates: For sklearn: estimators to try, each by its name, or as a mapping of estimator (as for
+            train_sklearn) and parameters. Linear, RandomForest and HistGradientBoosting if not given.
+        network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
+            epochs, layers and units.
+        metric: Validation metric to choose by; roc_auc for classification and rmse for regression if not
+            given.
+        exclude_columns: Columns to exclude from the features, such as identifiers.
+        weight_column: Column of sample weights, numbers of 0 or more; not a feature.
+        class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
+        early_stopping_rounds: For sklearn: stop when the validation loss hasn't improved for this many
+            rounds; XGB, LGBM and HistGradientBoosting only. 0 to train them all.
+        seed: Seed of the preprocessing and the training.
+
+    Returns:
+        estimator: Class name of the model's estimator.
+        metric: The validation metric that it was chosen by.
+        score: The model's validation metric.
+    """
+    from flowparts import metadata, outputs, tables, trainers
+    from flowparts.candidates import Options
+
+    stored, page, chosen_by = trainers.train(
+        tables.scan(train.path),
+        tables.scan(validation.path),
+        model.path,
+        label=label,
+        task=task,
+        trainer=trainer,
+        entries=candidates or [],
+        network=network,
+        metric=metric or None,
+        exclude_columns=exclude_columns or [],
+        options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
+    )
+    metadata.describe(model, stored)
+    metadata.log_metrics(validation_metrics, stored["validation"])
+    outputs.write_text(training_report.path, page)
+    return stored["estimator"], chosen_by, stored["validation"][chosen_by]

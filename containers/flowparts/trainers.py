@@ -1,0 +1,80 @@
+"""Train a model of raw rows with the library that a name stands for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import candidates, directions, names, preprocess
+
+TRAINERS = ("sklearn", "keras")
+# What sklearn tries if no candidates are given.
+DEFAULT = ("Linear", "RandomForest", "HistGradientBoosting")
+
+
+def train(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    path: str | Path,
+    *,
+    label: str,
+    task: str,
+    trainer: str,
+    entries: Sequence[Any] = (),
+    network: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    exclude_columns: Sequence[str] = (),
+    options: candidates.Options,
+) -> tuple[dict[str, Any], str, str]:
+    """Train the best of several estimators, or a network, and write its model directory.
+
+    Args:
+        table: Raw rows to learn from.
+        validation: Raw rows to choose by.
+        path: The model directory to make.
+        label: Column to predict.
+        task: "classification" or "regression".
+        trainer: One of `TRAINERS`.
+        entries: What sklearn tries, as `candidates.build` takes it; `DEFAULT` if empty.
+        network: Options of the network, as `networks.tabular_model.settings` takes them.
+        metric: The metric to choose by; the task's primary one if not given.
+        exclude_columns: Columns to exclude from the features.
+        options: What holds for every trainer.
+
+    Returns:
+        The model's metadata, a page about the training, and the metric.
+
+    Raises:
+        ValueError: An option is unknown or out of range, which is found before any row is read, or a table's
+            content makes training impossible.
+    """
+    if trainer not in TRAINERS:
+        raise ValueError(names.unknown("trainer", trainer, TRAINERS))
+    preprocess.check_options(label, task, exclude_columns, options.weight_column, 1)
+    metric = directions.chosen(metric, task)
+    what: dict[str, Any] = {"label": label, "task": task, "exclude_columns": exclude_columns}
+    if trainer == "sklearn":
+        built = candidates.build(entries or DEFAULT, task, options)
+        stored, page = candidates.train_best(built, table, validation, path, **what, metric=metric)
+        return stored, page, metric
+    from flowparts.networks import tabular_model, training
+
+    if options.early_stopping_rounds:
+        raise ValueError("early_stopping_rounds is for trainer 'sklearn'; give network={'patience': ...}")
+    if training.workers() > 1:
+        raise ValueError("TF_CONFIG names several workers; train on them with train_keras_tabular")
+    shape, how = tabular_model.settings(network or {}, options.seed)
+    trained = tabular_model.train_and_save(
+        table,
+        validation,
+        path,
+        **what,
+        weight_column=options.weight_column,
+        class_weight=options.class_weight,
+        shape=shape,
+        options=how,
+        metric=metric,
+    )
+    assert trained
+    return *trained, metric

@@ -1,0 +1,147 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+from sklearn.metrics import roc_auc_score
+
+from components.evaluate.select_best import select_best
+from components.prepare.fit_preprocessor import fit_preprocessor
+from components.train.train_keras_tabular import train_keras_tabular
+from components.train.train_sklearn import train_sklearn
+from components.train.train_tabular import train_tabular
+from flowparts import models, tables
+from flowparts.networks import tabular_model
+from tests.components.train.test_train_keras_tabular import LABELS, SMALL, TRAIN, VALIDATION
+
+CANDIDATES = ["Linear", {"estimator": "XGB", "parameters": {"n_estimators": 20.0}}]
+
+
+class Step:
+    """The artifacts around one training step."""
+
+    def __init__(self, artifact: Callable[..., Any]):
+        self.artifact = artifact
+        self.tables = {name: artifact(name, dsl.Dataset) for name in ("train", "validation")}
+        tables.write(TRAIN, self.tables["train"].path)
+        tables.write(VALIDATION, self.tables["validation"].path)
+
+    def run(self, **options: Any) -> dict[str, Any]:
+        made = {
+            "model": self.artifact("model", dsl.Model),
+            "validation_metrics": self.artifact("metrics", dsl.Metrics),
+            "training_report": self.artifact("report", dsl.HTML),
+        }
+        options = {**LABELS["classification"], "candidates": CANDIDATES, **options}
+        made["returned"] = train_tabular.python_func(**self.tables, **made, **options)
+        return made
+
+
+@pytest.fixture
+def step(artifact: Callable[..., Any]) -> Step:
+    return Step(artifact)
+
+
+def test_the_best_candidate_becomes_a_model_of_raw_rows_that_lists_them_all(
+    step: Step, open_page: Callable[[Path], Any]
+) -> None:
+    made = step.run()
+    loaded = models.load(made["model"].path)
+    probability = loaded.predict(VALIDATION)["probability_yes"]
+    expected = roc_auc_score(VALIDATION["bought"] == "yes", probability)
+    estimator, metric, score = made["returned"]
+    assert (metric, score) == ("roc_auc", pytest.approx(expected))
+    ranking = loaded.metadata["candidates"]
+    assert len(ranking) == 2
+    assert ranking[0]["estimator"] == estimator == loaded.metadata["estimator"]
+    assert ranking[0]["score"] == score >= ranking[1]["score"]
+    assert json.loads(Path(made["validation_metrics"].path).read_text()) == loaded.metadata["validation"]
+    assert made["validation_metrics"].metadata == loaded.metadata["validation"]
+    assert loaded.metadata["training_rows"] == TRAIN.height
+    page = open_page(Path(made["training_report"].path)).page_source
+    assert f"{estimator} has the best roc_auc" in page
+
+
+def test_gives_what_the_single_components_give(step: Step, artifact: Callable[..., Any]) -> None:
+    prepared = {
+        "preprocessor": artifact("preprocessor"),
+        "train_features": artifact("train_features", dsl.Dataset),
+        "validation_features": artifact("validation_features", dsl.Dataset),
+    }
+    fit_preprocessor.python_func(**step.tables, **prepared, **LABELS["classification"])
+    trained = [artifact(f"candidate {number}", dsl.Model) for number in range(2)]
+    for model, candidate in zip(trained, [{"estimator": "Linear"}, CANDIDATES[1]], strict=True):
+        metrics = artifact("single metrics", dsl.Metrics)
+        train_sklearn.python_func(**prepared, model=model, validation_metrics=metrics, **candidate)
+    best, page = artifact("best", dsl.Model), artifact("page", dsl.HTML)
+    select_best.python_func(candidates=trained, model=best, selection_report=page)
+
+    made = step.run()
+    assert models.metadata(made["model"].path) == models.metadata(best.path)
+    predicted = [models.load(model.path).predict(VALIDATION) for model in (made["model"], best)]
+    assert predicted[0].equals(predicted[1])
+    assert Path(made["training_report"].path).read_text() == Path(page.path).read_text()
+
+
+def test_the_same_seed_gives_the_same_files(step: Step) -> None:
+    def files() -> dict[str, bytes]:
+        folder = Path(step.run(seed=3)["model"].path)
+        return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    assert files() == files()
+
+
+def test_a_network_is_that_of_train_keras_tabular(step: Step, artifact: Callable[..., Any]) -> None:
+    network = {**SMALL, "epochs": 3.0}
+    made = step.run(trainer="keras", network=network, metric="log_loss")
+    single = {
+        "model": artifact("single", dsl.Model),
+        "validation_metrics": artifact("single metrics", dsl.Metrics),
+        "training_report": artifact("single report", dsl.HTML),
+    }
+    options = {**LABELS["classification"], **SMALL, "epochs": 3}
+    train_keras_tabular.python_func(**step.tables, **single, **options)
+    assert models.metadata(made["model"].path) == models.metadata(single["model"].path)
+    predicted = [models.load(each["model"].path).predict(VALIDATION) for each in (made, single)]
+    assert predicted[0].equals(predicted[1])
+    assert made["returned"] == (
+        "KerasDenseNetwork",
+        "log_loss",
+        made["validation_metrics"].metadata["log_loss"],
+    )
+    assert "Learning curves" in Path(made["training_report"].path).read_text()
+
+
+def test_the_networks_defaults_are_those_of_train_keras_tabular() -> None:
+    inputs = train_keras_tabular.component_spec.inputs
+    assert {name: inputs[name].default for name in tabular_model.DEFAULTS} == tabular_model.DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"trainer": "kears"}, "unknown trainer 'kears'; did you mean 'keras'"),
+        ({"task": "ranking"}, "task must be one of classification, regression, not 'ranking'"),
+        ({"metric": "acuracy"}, "metric 'acuracy' is unknown .did you mean 'accuracy'"),
+        ({"metric": "rmse"}, "metric 'rmse' does not fit classification"),
+        ({"candidates": ["Linear", "Forrest"]}, "estimator 'Forrest' is unknown"),
+        ({"trainer": "keras", "network": {"epoch": 3}}, "no option 'epoch'; did you mean 'epochs'"),
+        ({"trainer": "keras", "network": {"epochs": 2.5}}, "epochs must be a whole number, not 2.5"),
+        ({"trainer": "keras", "network": {"units": "many"}}, "units must be a number, not 'many'"),
+        ({"trainer": "keras", "early_stopping_rounds": 3}, "early_stopping_rounds is for trainer 'sklearn'"),
+        ({"exclude_columns": ["bought"]}, "label column 'bought' is in exclude_columns"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_bad_option_is_answered_before_a_row_is_read(
+    options: dict[str, Any], sentence: str, artifact: Callable[..., Any], tmp_path: Path
+) -> None:
+    nowhere = dsl.Dataset(name="gone", uri=str(tmp_path / "gone"))
+    tables.write(TRAIN.head(0), nowhere.path)
+    step = Step(artifact)
+    step.tables = {"train": nowhere, "validation": nowhere}
+    with pytest.raises(ValueError, match=sentence):
+        step.run(**options)
+    assert not (tmp_path / "artifacts" / "model").exists()
