@@ -9,7 +9,7 @@ from .. import runs_in
 def export_table(table: Input[Dataset], destination: str, file_format: Optional[str] = None) -> str:
     """Write a table as one file to a path or URI, where people and other systems pick it up.
 
-    The file appears whole or not at all and replaces an earlier one.
+    The file appears whole and replaces an earlier one, which stays if the export fails.
 
     Args:
         table: Table to export.

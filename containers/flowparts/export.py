@@ -17,7 +17,7 @@ _WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
 
 
 def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = None) -> None:
-    """Write a table to a local path or an object store; the file appears whole or not at all.
+    """Write a table to a local path or an object store; the file appears whole or stays as it was.
 
     Args:
         frame: Rows to write, in order.
@@ -25,7 +25,7 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
         file_format: "csv", "parquet" or "jsonl"; None to go by the destination's suffix.
 
     Raises:
-        ValueError: The format isn't known, or the destination can't be written.
+        ValueError: The format isn't known, or the destination is a directory or can't be written.
     """
     chosen = file_format or Path(destination).suffix.removeprefix(".")
     if chosen not in _WRITERS:
@@ -33,8 +33,9 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
         raise ValueError(
             f"can't tell the format of {destination!r}; end it with, or give file_format: {known}"
         )
-    local = destination.removeprefix("file://")
-    if "://" not in local:
+    local = sources.local_path(destination)
+    if local is not None:
+        outputs.require_no_directory(local)
         with outputs.whole(local) as partial:
             _write(frame, partial, chosen)
         return

@@ -13,25 +13,42 @@ from typing import Any
 def whole(path: str | Path) -> Iterator[Path]:
     """Give a place to write a file or directory that appears at `path` only when the block succeeds.
 
-    Whatever an interrupted earlier attempt left behind is removed first, so running a killed step again
-    gives a correct output.
+    An earlier output stays until the new one takes its place. What an interrupted attempt left behind is
+    removed first, so running a killed step again gives a correct output.
 
     Args:
-        path: Where the finished file or directory shall stand; its parents are created.
+        path: Where the finished file or directory shall be; its parents are created.
 
     Yields:
         A path beside it that does not exist yet; create a file or a directory there.
+
+    Raises:
+        ValueError: A file was written, but `path` is a directory, which may hold anything.
     """
     final = Path(path)
-    partial = final.with_name(f".{final.name}.partial")
+    partial, earlier = (final.with_name(f".{final.name}.{state}") for state in ("partial", "earlier"))
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)
-    _remove(final)
+    if os.path.lexists(earlier):
+        # An attempt ended between taking the earlier output away and putting the new one there.
+        if os.path.lexists(final):
+            _remove(earlier)
+        else:
+            earlier.rename(final)
     try:
         yield partial
-        _move(partial, final)
+        if partial.is_dir():
+            _replace_directory(partial, final, earlier)
+        else:
+            _replace_file(partial, final)
     finally:
         _remove(partial)
+
+
+def require_no_directory(path: str | Path) -> None:
+    """Raise ValueError if a path to which a file is to be written is a directory."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a directory; name the file to write in it")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -63,15 +80,32 @@ def read_json(path: str | Path, what: str) -> Any:
         raise ValueError(f"{what} at {path} is not valid JSON: {error}") from None
 
 
-def _move(partial: Path, final: Path) -> None:
+def _replace_file(partial: Path, final: Path) -> None:
+    require_no_directory(final)
+    try:
+        partial.rename(final)
+    except OSError:
+        shutil.copyfile(partial, final)
+
+
+def _replace_directory(partial: Path, final: Path, earlier: Path) -> None:
+    if os.path.lexists(final):
+        try:
+            final.rename(earlier)
+        except OSError:
+            _remove(final)
     try:
         partial.rename(final)
     except OSError:
         # Cloud Storage mounts refuse to rename directories: copy file by file instead.
-        if partial.is_dir():
+        try:
             shutil.copytree(partial, final)
-        else:
-            shutil.copyfile(partial, final)
+        except BaseException:
+            _remove(final)
+            if os.path.lexists(earlier):
+                earlier.rename(final)
+            raise
+    _remove(earlier)
 
 
 def _remove(path: Path) -> None:

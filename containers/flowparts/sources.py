@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 import re
 import shutil
 import socket
@@ -113,17 +114,30 @@ def fetch_tree(source: str, directory: Path) -> None:
         raise ValueError(_reason(source, scheme, error)) from None
 
 
+def local_path(source: str) -> str | None:
+    """Return the path on this machine that a path or a file:// address names; None for other addresses.
+
+    `~` is the home directory; file:///data.csv and file://localhost/data.csv name the same file, and in both
+    %20 stands for a blank.
+    """
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return os.path.expanduser(source)
+    if scheme != "file":
+        return None
+    return os.path.expanduser(
+        unquote(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest)
+    )
+
+
 def local_files(source: str) -> list[File]:
     """Find the files on this machine that a source names; none when it is of another scheme.
 
     Raises:
         ValueError: Nothing is there.
     """
-    scheme, separator, rest = source.partition("://")
-    if not separator:
-        return _local(source)
-    # file:///data.csv and file://localhost/data.csv name the same file.
-    return _local(unquote(rest.removeprefix("localhost"))) if scheme == "file" else []
+    path = local_path(source)
+    return [] if path is None else _local(source, path)
 
 
 def shown(source: str) -> str:
@@ -221,8 +235,8 @@ def _sample(name: str) -> File:
     return File(SAMPLES / f"{name}.parquet", f"sample://{name}.parquet")
 
 
-def _local(source: str) -> list[File]:
-    path = Path(source).expanduser()
+def _local(source: str, named: str) -> list[File]:
+    path = Path(named)
     if path.is_file():
         return [File(path, str(path))]
     if path.is_dir():
@@ -231,7 +245,7 @@ def _local(source: str) -> list[File]:
             raise ValueError(
                 f"the directory {source} holds no files; name a file, a directory or a glob pattern"
             )
-    elif glob.has_magic(source):
+    elif glob.has_magic(named):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         folders = [match for match in matches if match.is_dir() and _PARTITION.fullmatch(match.name)]
         named = {match for match in matches if match.is_file() and _is_data(match.name)}

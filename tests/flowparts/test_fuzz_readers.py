@@ -1,6 +1,7 @@
 """Damaged files of every kind that flowparts reads give a result or a sentence, and never half an output."""
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def test_a_damaged_parquet_file(changes: Any, on_bad_rows: str, tmp_path: Path) 
 def ingested(content: bytes, name: str, on_bad_rows: str, folder: Path) -> None:
     (folder / name).write_bytes(content)
     out, options = folder / "out", ingest.Options(on_bad_rows=on_bad_rows)
+    shutil.rmtree(out, ignore_errors=True)
     sentence = sentence_of(
         lambda: ingest.ingest(str(folder / name), out / "table", out / "rejected", options)
     )

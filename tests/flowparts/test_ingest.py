@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -64,6 +65,7 @@ def refused(tmp_path: Path, read: Ingest) -> Callable[..., str]:
     """Ingest what must be refused; return the sentence. Nothing may be left behind."""
 
     def run(source: bytes | str, name: str = "data.csv", **options: Any) -> str:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - every test looks at the sentence
             read(source, name, **options)
         assert not list((tmp_path / "out").rglob("*"))
@@ -807,6 +809,7 @@ def test_arbitrary_bytes_give_a_table_or_a_sentence(content: bytes, kind: str, t
 
 def _sentence(path: Path, out: Path, on_bad_rows: str) -> str:
     """Ingest a file; return the error's sentence, empty where there is a whole table."""
+    shutil.rmtree(out, ignore_errors=True)
     try:
         good, _ = ingest.ingest(str(path), out / "table", out / "rejected", Options(on_bad_rows=on_bad_rows))
     except ValueError as error:

@@ -56,6 +56,45 @@ def test_an_earlier_output_is_replaced_not_mixed(tmp_path: Path) -> None:
     assert names(tmp_path / "table") == ["second"]
 
 
+def test_an_earlier_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    def replace(fail: bool) -> None:
+        with outputs.whole(tmp_path / "table") as table, outputs.whole(tmp_path / "text") as text:
+            table.mkdir()
+            (table / "part").write_text("new")
+            text.write_text("new")
+            assert (tmp_path / "table" / "part").read_text() == "old"
+            assert (tmp_path / "text").read_text() == "old"
+            if fail:
+                raise RuntimeError("stopped")
+
+    (tmp_path / "table").mkdir()
+    for file in ("table/part", "text"):
+        (tmp_path / file).write_text("old")
+    with pytest.raises(RuntimeError, match="stopped"):
+        replace(fail=True)
+    assert (tmp_path / "table" / "part").read_text() == (tmp_path / "text").read_text() == "old"
+    replace(fail=False)
+    assert (tmp_path / "table" / "part").read_text() == (tmp_path / "text").read_text() == "new"
+    assert names(tmp_path) == ["table", "text"]
+
+
+def test_an_output_that_was_taken_away_by_a_killed_attempt_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".table.earlier").mkdir()
+    (tmp_path / ".table.earlier" / "part").touch()
+    with pytest.raises(RuntimeError, match="stopped"), outputs.whole(tmp_path / "table"):
+        raise RuntimeError("stopped")
+    assert names(tmp_path) == ["table"]
+    assert names(tmp_path / "table") == ["part"]
+
+
+def test_a_file_never_replaces_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "home" / "important").mkdir(parents=True)
+    with pytest.raises(ValueError, match="home is a directory; name the file to write in it"):
+        outputs.write_text(tmp_path / "home", "text")
+    assert names(tmp_path) == ["home"]
+    assert names(tmp_path / "home") == ["important"]
+
+
 def test_a_mount_that_refuses_renames_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> None:
         raise OSError("Operation not permitted")

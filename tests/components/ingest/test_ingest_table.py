@@ -7,7 +7,7 @@ import pytest
 from kfp import dsl
 
 from components.ingest.ingest_table import ingest_table
-from flowparts import tables
+from flowparts import schema, tables
 
 
 @pytest.fixture
@@ -49,14 +49,49 @@ def test_bad_rows_are_counted_in_quarantine_and_fail_otherwise(
     source = tmp_path / "data.csv"
     source.write_text("a,b\n1,x\n2\nthree,y\n")
     types = {"a": "integer"}
-    table, rejected, counts = ingest(source=str(source), column_types=types, on_bad_rows="quarantine")
+    with pytest.raises(ValueError, match=r"2 bad rows: .*data.csv line 3 has 1 field"):
+        ingest(source=str(source), column_types=types)
+    assert not (tmp_path / "artifacts" / "table").exists()
+    _, rejected, counts = ingest(source=str(source), column_types=types, on_bad_rows="quarantine")
     assert counts == (1, 2)
     assert rejected.metadata["rows"] == 2
     assert tables.scan(rejected.path).collect()["line"].to_list() == [3, 4]
-    with pytest.raises(ValueError, match=r"2 bad rows: .*data.csv line 3 has 1 field"):
-        ingest(source=str(source), column_types=types)
-    assert not Path(table.path).exists()
-    assert not Path(rejected.path).exists()
+
+
+BATCH = "id,zip,plan,flag,at,note,amount"
+TYPES = ["integer", "string", "string", "string", "timestamp", "string", "number"]
+
+
+@pytest.mark.parametrize("given", ["schema", "schema_uri"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "9,01234,A12,unknown,2024-05-01 10:00:00,text,0.5",
+        "9,94110,77,unknown,2024-05-01 10:00:00,text,0.5",
+        "9,01234,A12,true,2024-05-01 10:00:00,text,0.5",
+        "9,01234,A12,unknown,2024-05-01,text,0.5",
+        "9,01234,A12,unknown,2024-05-01 10:00:00,2024-01-05,3",
+        "9,01234,A12,unknown,2024-05-01 10:00:00,n/a,",
+        "9.0,01234,A12,unknown,2024-05-01 10:00:00,n/a,NA",
+    ],
+    ids=["like-training", "digits", "boolean", "midnight", "date", "missing", "whole-as-decimal"],
+)
+def test_a_schema_gives_the_types_of_a_small_batch(
+    row: str, given: str, ingest: Callable[..., Any], artifact: Callable[..., Any], tmp_path: Path
+) -> None:
+    columns = [
+        schema.Column(name, kind, nullable=True) for name, kind in zip(BATCH.split(","), TYPES, strict=True)
+    ]
+    reviewed = artifact("schema", dsl.Artifact)
+    schema.write(schema.Schema([*columns, schema.Column("churned", "integer")]), reviewed.path)
+    (tmp_path / "batch.csv").write_text(f"{BATCH},extra\n{row},7\n")
+    table, _, _ = ingest(
+        source=str(tmp_path / "batch.csv"), **{given: reviewed if given == "schema" else reviewed.path}
+    )
+    frame = tables.scan(table.path)
+    assert [*schema.types_of(frame).values()] == [*TYPES, "integer"]
+    assert not schema.validate(frame, schema.Schema(columns, additional_columns=True))
+    assert frame.collect()["id"].to_list() == [9]
 
 
 def test_unknown_option_is_refused(ingest: Callable[..., Any]) -> None:

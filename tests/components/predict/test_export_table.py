@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from components.predict.export_table import export_table
+from flowparts import sources
 
 ROWS = pl.DataFrame(
     {"id": [1, 2], "naïve": ["é, x", None], "when": [datetime.datetime(2024, 1, 2, 3, 4, 5), None]}
@@ -29,6 +30,32 @@ def test_a_format_may_be_given(table: Any, tmp_path: Path) -> None:
     destination = f"file://{tmp_path}/rows.data"
     export_table.python_func(table=table(ROWS), destination=destination, file_format="parquet")
     assert pl.read_parquet(tmp_path / "rows.data").equals(ROWS)
+
+
+@pytest.mark.parametrize("form", ["~/a b.csv", "file://{}/a%20b.csv", "file://localhost{}/a%20b.csv"])
+def test_a_destination_is_what_it_is_as_a_source(
+    form: str, table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    destination = form.format(tmp_path)
+    export_table.python_func(table=table(ROWS), destination=destination)
+    assert pl.read_csv(tmp_path / "a b.csv").height == 2
+    assert [file.path for file in sources.fetch(destination, tmp_path)] == [tmp_path / "a b.csv"]
+
+
+def test_a_directory_is_never_replaced(table: Any, tmp_path: Path) -> None:
+    (tmp_path / "reports.csv" / "2024").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"reports\.csv is a directory; name the file to write in it"):
+        export_table.python_func(table=table(ROWS), destination=f"{tmp_path}/reports.csv")
+    assert (tmp_path / "reports.csv" / "2024").is_dir()
+
+
+def test_a_failed_export_leaves_the_earlier_file(table: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("yesterday")
+    lists = table(pl.DataFrame({"a": [[1, 2]]}))
+    with pytest.raises(pl.exceptions.ComputeError):
+        export_table.python_func(table=lists, destination=f"{tmp_path}/rows.csv")
+    assert (tmp_path / "rows.csv").read_text() == "yesterday"
 
 
 def test_an_object_store_gets_the_file(
