@@ -97,7 +97,7 @@ def _conclude(console: Console, record: "Run") -> None:
         command = f"{sys.executable} -m flowparts.serving --model {model}"
         console.print(Text.assemble(("serve it: ", "bold"), command), soft_wrap=True)
     for task in record.failed:
-        console.print(Text(f"failed: {task.name}", "bold red"))
+        console.print(Text(f"failed: {task.name}", "bold red"), soft_wrap=True)
         console.print(Text(f"  {task.error}"), soft_wrap=True)
         console.print(Text(f"  log: {task.log}"), soft_wrap=True)
     if record.problem and not record.failed:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ from flowparts.names import unknown
 from targets import catalogue, compilation, faults, kubeflow, package, parameters, settings, submission
 from targets.live_view import LiveView
 
+LOST_SIGHT = 4
 # As the shell has it for a command that Ctrl-C ended.
 INTERRUPTED = 130
+# Where the same run is found again.
+_PLACE = ("profile", "config", "endpoint", "namespace", "project", "location")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status.
 
     0 is success, also of the run that is followed or asked about; 1 is a failed run, 3 a cancelled one;
-    2 means that what was asked for couldn't be done.
+    2 means that what was asked for couldn't be done, 4 that the service was lost sight of while a run that
+    goes on was followed.
     """
     options = parser().parse_args(arguments)
     console = Console()
@@ -46,45 +51,68 @@ def _run(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     name = submission.check_name(options.run_name or submission.run_name(sent.name))
     service = _service(options, chosen)
     run = service.run(sent, given, name)
-    _say(console, f"run {run.name}", run.url)
-    if not options.wait:
-        return 0
-    view = LiveView(console)
-    try:
-        with view:
-            run = submission.follow(service, run, view.update)
-    except KeyboardInterrupt:
-        _say(console, f"{run.name} goes on; end it with: submit.py {options.target} cancel {run.name}")
-        return INTERRUPTED
-    return _conclude(run, console)
+    _describe(run, console)
+    return _follow(options, service, run, console) if options.wait else 0
 
 
 def _schedule(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     sent = _packaged(options, chosen)
     name = submission.check_name(options.schedule_name or sent.name)
+    service, say = _service(options, chosen), partial(_say, console)
     if options.remove:
-        outcome = submission.unschedule(_service(options, chosen), name)
+        outcome = submission.unschedule(service, name, options.wait, say)
     else:
         cron, given = submission.check_cron(options.cron), _parameters(options, sent)
         wanted = submission.Wanted(name, cron, sent, given, chosen)
-        outcome = submission.schedule(_service(options, chosen), wanted)
+        outcome = submission.schedule(service, wanted, options.wait, say)
     _say(console, f"schedule {name}: {outcome}")
     return 0
 
 
 def _status(options: argparse.Namespace, chosen: Any, console: Console) -> int:
-    run = _found(options, _service(options, chosen))
-    _say(console, f"run {run.name}", run.url)
+    service = _service(options, chosen)
+    run = _found(options, service)
+    _describe(run, console)
+    if options.wait and run.goes_on:
+        return _follow(options, service, run, console)
     view = LiveView(console)
     with view:
         view.update(run)
     return _conclude(run, console)
 
 
+def _follow(
+    options: argparse.Namespace, service: submission.Service, run: submission.Run, console: Console
+) -> int:
+    """Show a run until it has ended; return the exit status."""
+    place = "".join(f" --{name} {value}" for name in _PLACE if (value := getattr(options, name, None)))
+    again = f"submit.py {options.target} status {run.name} --wait{place}"
+    view = LiveView(console)
+    try:
+        with view:
+            run = submission.follow(
+                service,
+                run,
+                view.update,
+                partial(_say, console),
+                options.reconnect_timeout,
+                options.start_timeout,
+            )
+    except submission.LostSightError as lost:
+        print(f"error: lost sight of {run.name}: {lost}", file=sys.stderr)
+        _say(console, f"{run.name} goes on; follow it again with: {again}")
+        return LOST_SIGHT
+    except KeyboardInterrupt:
+        _say(console, f"{run.name} goes on; follow it again with: {again}")
+        _say(console, f"end it with: submit.py {options.target} cancel {run.name}{place}")
+        return INTERRUPTED
+    return _conclude(run, console)
+
+
 def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     service = _service(options, chosen)
     run = _found(options, service)
-    if run.state == "running":
+    if run.goes_on:
         service.cancel(run)
         _say(console, f"run {run.name}: cancelling", run.url)
     else:
@@ -140,13 +168,24 @@ def _found(options: argparse.Namespace, service: submission.Service) -> submissi
     return run
 
 
+def _describe(run: submission.Run, console: Console) -> None:
+    _say(console, f"run {run.name}", run.url)
+    for what, text in (("version", run.version), ("images", ", ".join(run.images))):
+        if text:
+            _say(console, f"  {what}: {text}")
+    for name, value in run.parameters.items():
+        _say(console, f"  {name} = {parameters.without_credentials(value)}")
+
+
 def _conclude(run: submission.Run, console: Console) -> int:
     for task in run.failed:
-        console.print(Text(f"failed: {task.name}", "bold red"))
+        console.print(Text(f"failed: {task.name}", "bold red"), soft_wrap=True)
         _say(console, f"  {task.error}")
     if run.error and not run.failed:
         console.print(Text(f"failed: {run.error}", "bold red"), soft_wrap=True)
-    _say(console, f"{run.name} {'is ' if run.state == 'running' else ''}{run.state}", run.url)
+    if run.state == "failed" and not run.failed and not run.error:
+        _say(console, "failed: the service gives no reason; the run's page may show more")
+    _say(console, f"{run.name} {'is ' if run.goes_on else ''}{run.state}", run.url)
     return submission.EXIT_CODES.get(run.state, 0)
 
 
@@ -173,6 +212,8 @@ def parser() -> argparse.ArgumentParser:
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("status", "cancel"):
         command.add_argument("name", metavar="RUN", help="the run, as `run` named it, or its ID")
+        if name == "status":
+            _add_wait(command)
         return
     command.add_argument("name", metavar="NAME", help="the pipeline, such as tabular-training")
     command.add_argument("--package", type=Path, metavar="FILE", help="compiled YAML, sent as it is")
@@ -184,14 +225,34 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--params", type=Path, metavar="FILE", help="YAML or JSON file of parameters")
     if name == "run":
         command.add_argument("--run-name", metavar="RUN", help="a run of this name isn't started twice")
-        command.add_argument("--wait", action="store_true", help="follow the run to its end")
+        _add_wait(command)
     if name == "schedule":
+        command.add_argument(
+            "--wait", action="store_true", help="wait for runs of the former schedule before it is removed"
+        )
         command.add_argument("--schedule-name", metavar="SCHEDULE", help="default: the pipeline's name")
         which = command.add_mutually_exclusive_group(required=True)
         which.add_argument(
             "--cron", metavar="FIELDS", help="minute, hour, day of month, month, day of week, in UTC"
         )
         which.add_argument("--remove", action="store_true", help="end the schedule")
+
+
+def _add_wait(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--wait", action="store_true", help="follow the run to its end")
+    command.add_argument(
+        "--start-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="with --wait, end the run as failed if a step waits longer to be started (default: it may wait)",
+    )
+    command.add_argument(
+        "--reconnect-timeout",
+        type=float,
+        metavar="SECONDS",
+        default=submission.RECONNECT_SECONDS,
+        help="with --wait, how long to try when the service can't be reached (%(default)s)",
+    )
 
 
 _COMMANDS = {

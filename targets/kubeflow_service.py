@@ -1,51 +1,28 @@
-"""Kubeflow Pipelines as a service: kfp's own client, with time limits, and faults said in sentences."""
+"""Kubeflow Pipelines as a service: what is uploaded, run and scheduled there."""
 
-import contextlib
-import io
 import json
 import os
 import re
 import tempfile
-import warnings
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import urllib3
-from kfp.client import KF_PIPELINES_SA_TOKEN_PATH
-from kfp.client.client import Client
-from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 from kfp_server_api.api.pipeline_service_api import PipelineServiceApi
-from kfp_server_api.api_client import ApiClient
-from kfp_server_api.exceptions import ApiException
-from kfp_server_api.models.v2beta1_get_healthz_response import V2beta1GetHealthzResponse
 from kfp_server_api.models.v2beta1_pipeline import V2beta1Pipeline
-from kfp_server_api.models.v2beta1_pipeline_task_detail import V2beta1PipelineTaskDetail
 from kfp_server_api.models.v2beta1_recurring_run_status import V2beta1RecurringRunStatus
-from kfp_server_api.models.v2beta1_run import V2beta1Run
 
-from targets import faults, graph, step_error
+from targets import faults
+from targets.kubeflow_client import KubeflowClient
+from targets.kubeflow_runs import KubeflowRuns
 from targets.settings import Kubeflow
-from targets.submission import Package, Run, Schedule, Task, Wanted, uniquely_named
+from targets.submission import Package, Run, Schedule, Wanted, images_in
 
-# To connect, and to wait for an answer.
-TIMEOUT_SECONDS = (10, 60)
-_IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
-_STATES = {
-    "SUCCEEDED": "succeeded",
-    "SKIPPED": "skipped",
-    "FAILED": "failed",
-    "CANCELED": "cancelled",
-}
-_HINTS = {
-    401: "set FLOWPARTS_TOKEN or FLOWPARTS_COOKIE anew, as docs/kubeflow.md says; both expire",
-    403: "ask for the role kubeflow-edit in the namespace, or set the namespace that is yours",
-    404: "check the endpoint; it ends where /apis would follow",
-}
+# A run that was due just before its schedule was disabled appears about three seconds later.
+SETTLE_SECONDS = 5.0
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"flowparts ([0-9a-f]{16})")
-_Answer = TypeVar("_Answer")
 
 
 class KubeflowService:
@@ -63,25 +40,10 @@ class KubeflowService:
         Raises:
             ValueError: There is no endpoint.
         """
-        in_cluster = "KUBERNETES_SERVICE_HOST" in environment
         self._settings = settings
-        self._endpoint = (settings.endpoint or (_IN_CLUSTER if in_cluster else "")).rstrip("/")
-        if not self._endpoint.startswith(("http://", "https://")):
-            raise ValueError(
-                f"endpoint {settings.endpoint!r} must be the address of Kubeflow Pipelines, such as "
-                "http://localhost:8080; give --endpoint, FLOWPARTS_ENDPOINT or a profile in flowparts.toml"
-            )
-        token_file = environment.get("KF_PIPELINES_SA_TOKEN_PATH", KF_PIPELINES_SA_TOKEN_PATH)
-        projected = not environment.get("FLOWPARTS_TOKEN") and Path(token_file).is_file()
-        self._specs: dict[str, Any] = {}
-        self._client = _Client(
-            host=self._endpoint,
-            namespace=settings.namespace or None,
-            existing_token=environment.get("FLOWPARTS_TOKEN"),
-            cookies=environment.get("FLOWPARTS_COOKIE"),
-            credentials=ServiceAccountTokenVolumeCredentials(token_file) if projected else None,
-            ssl_ca_cert=settings.ca_certificate or None,
-        )
+        client = KubeflowClient(settings, environment)
+        self._client, self._ask, self._endpoint = client.api, client.ask, client.endpoint
+        self._runs = KubeflowRuns(client)
 
     def upload(self, sent: Package) -> tuple[str, bool]:
         """Keep a pipeline as a new version; the same content isn't kept twice."""
@@ -95,7 +57,7 @@ class KubeflowService:
             return earlier
         pipeline, version, _ = self._uploaded(sent)
         experiment = self._experiment()
-        self._ask(
+        started = self._ask(
             lambda: self._client.run_pipeline(
                 experiment_id=experiment,
                 job_name=name,
@@ -106,8 +68,17 @@ class KubeflowService:
                 service_account=self._settings.service_account or None,
             ),
             made=lambda: self._named(name),
+            starts=True,
         )
-        return self.find(name) or Run(name, name, "running", self._endpoint)
+        return Run(
+            name=name,
+            key=started.run_id,
+            state="running",
+            url=self._runs.page(started.run_id),
+            parameters=parameters,
+            version=sent.version,
+            images=images_in(sent.spec),
+        )
 
     def find(self, name: str) -> Run | None:
         """Return a run by its name or ID; None if there is none."""
@@ -120,26 +91,7 @@ class KubeflowService:
             if fault.status == 404:
                 return None
             raise
-        steps = self._steps(run)
-        details = (run.run_details.task_details if run.run_details else None) or []
-        tasks = [
-            Task(
-                name=detail.display_name,
-                state=_STATES.get(detail.state, "running"),
-                seconds=_seconds(detail),
-                error=self._error(run.run_id, detail) if detail.state == "FAILED" else "",
-            )
-            for detail in sorted(details, key=lambda detail: str(detail.start_time or detail.create_time))
-            if detail.display_name in steps
-        ]
-        return Run(
-            name=run.display_name,
-            key=run.run_id,
-            state=_STATES.get(run.state, "running"),
-            url=f"{self._endpoint}/#/runs/details/{run.run_id}",
-            tasks=uniquely_named(tasks),
-            error=_message(run.error) or self._driver_error(run.run_id, details, steps),
-        )
+        return self._runs.read(run)
 
     def recent(self) -> list[str]:
         """Return the names of the latest runs."""
@@ -188,6 +140,7 @@ class KubeflowService:
                 (old for old in self.schedules(wanted.name) if old.active and old.digest == wanted.digest),
                 None,
             ),
+            starts=True,
         )
 
     def set_active(self, schedule: Schedule, active: bool) -> None:
@@ -202,6 +155,24 @@ class KubeflowService:
         except faults.Fault as fault:
             if fault.status != 404:
                 raise
+
+    def runs_in_progress(self, schedule: Schedule) -> list[str]:
+        """Return a schedule's runs that go on: deleting it deletes their workflows and pods."""
+        if schedule.active:
+            time.sleep(SETTLE_SECONDS)
+        listed = self._ask(
+            lambda: self._client.list_runs(
+                page_size=100,
+                sort_by="created_at desc",
+                namespace=self._settings.namespace or None,
+                filter=_filter("EQUALS", schedule.key, "recurring_run_id"),
+            )
+        )
+        return [
+            run.display_name
+            for run in listed.runs or []
+            if self._runs.state(run) in ("running", "cancelling")
+        ]
 
     def _uploaded(self, sent: Package) -> tuple[str, str, bool]:
         """Return the IDs of a package's pipeline and version, and whether the version is new."""
@@ -271,146 +242,11 @@ class KubeflowService:
         )
         return next(iter(listed.runs or []), None)
 
-    def _steps(self, run: V2beta1Run) -> set[str]:
-        """Return the names of a run's steps; the service lists drivers and groups beside them."""
-        spec = run.pipeline_spec
-        reference = run.pipeline_version_reference
-        if not spec and reference:
-            spec = self._spec(reference.pipeline_id, reference.pipeline_version_id)
-        spec = (spec or {}).get("pipeline_spec", spec)
-        return {step.name for step in graph.steps(spec)} if spec else set()
-
-    def _spec(self, pipeline: str, version: str) -> Any:
-        if version not in self._specs:
-            try:
-                found = self._ask(lambda: self._client.get_pipeline_version(pipeline, version))
-            except faults.Fault as fault:
-                if fault.status != 404:  # a version may be deleted before its runs
-                    raise
-                return None
-            self._specs[version] = found.pipeline_spec
-        return self._specs[version]
-
-    def _error(self, run: str, detail: V2beta1PipelineTaskDetail) -> str:
-        """Return what a failed step said, from the service or from the log of its pod."""
-        pods = [child.pod_name for child in detail.child_tasks or [] if child.pod_name]
-        for pod in filter(None, [*pods, detail.pod_name]):
-            if said := step_error.error_in(self._log(run, pod)):
-                return said
-        return _message(detail.error) or "the step left no message; its log is in the UI"
-
-    def _driver_error(self, run: str, details: list[Any], steps: set[str]) -> str:
-        """Return what failed beside the steps, such as the driver that prepares one."""
-        failed = [detail for detail in details if detail.state == "FAILED"]
-        drivers = [detail for detail in failed if (detail.display_name or "").endswith("-driver")]
-        if not drivers or any(detail.display_name in steps for detail in failed):
-            return ""
-        return f"{drivers[0].display_name}: {self._error(run, drivers[0])}"
-
-    def _log(self, run: str, pod: str) -> list[str]:
-        try:
-            answer = self._client.api_client.call_api(
-                f"/apis/v1alpha1/runs/{run}/nodes/{pod}/log",
-                "GET",
-                auth_settings=["Bearer"],
-                response_type="str",
-                _return_http_data_only=True,
-            )
-        except (ApiException, urllib3.exceptions.HTTPError):  # logs are kept for a while only
-            return []
-        return str(answer).splitlines()
-
-    def _ask(self, ask: Callable[[], _Answer], made: Callable[[], _Answer | None] | None = None) -> _Answer:
-        # The client prints links to what it makes.
-        with contextlib.redirect_stdout(io.StringIO()):
-            return faults.answered(ask, self._fault, made)
-
-    def _fault(self, error: Exception) -> faults.Fault | None:
-        service = f"Kubeflow Pipelines at {self._endpoint}"
-        if isinstance(error, ApiException) and error.status:
-            return faults.from_status(service, error.status, _said(error.body or error.reason), _HINTS)
-        if isinstance(error, _LogInPageError):
-            return faults.from_status(service, 401, "it sent its log-in page", _HINTS)
-        cause = (
-            getattr(error, "reason", error) if isinstance(error, urllib3.exceptions.MaxRetryError) else error
-        )
-        if isinstance(cause, urllib3.exceptions.SSLError | ApiException):
-            return faults.Fault(f"{service} has no certificate to trust: {cause}; give --ca-certificate")
-        if isinstance(cause, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
-            return faults.Fault(
-                f"{service} can't be reached; is the address right, and kubectl port-forward running?",
-                transient=True,
-            )
-        if isinstance(cause, urllib3.exceptions.HTTPError):
-            return faults.Fault(
-                f"{service} gave no answer ({type(cause).__name__}); try again, and see what it has done",
-                transient=True,
-                perhaps_done=True,
-            )
-        return None
-
-
-class _LogInPageError(Exception):
-    """A page for people came where an answer was due."""
-
-
-class _Client(Client):
-    """The client with a time limit for every request, and without retries of its own."""
-
-    def __init__(self, **given: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # it only speaks to servers of version 2
-            super().__init__(**given)
-        self.api_client: ApiClient = self._run_api.api_client
-        rest = self.api_client.rest_client
-        request = rest.request
-
-        def limited(*args: Any, **more: Any) -> Any:
-            answer = request(*args, **{**more, "_request_timeout": TIMEOUT_SECONDS})
-            # Behind an OIDC log-in, who isn't known is sent to a page for people, with a status of success.
-            if "text/html" in answer.urllib3_response.headers.get("content-type", ""):
-                raise _LogInPageError
-            return answer
-
-        rest.request = limited
-
-    def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:  # noqa: ARG002 the client's own signature
-        """Answer without a request: the client would ask five times and log a traceback each."""
-        return V2beta1GetHealthzResponse(multi_user=False)
-
-    def _load_config(self, *given: Any) -> Any:
-        config = super()._load_config(*given)
-        # Whether to send again is decided where it is known what the request does.
-        config.retries = urllib3.Retry(0, redirect=5)
-        return config
-
-
-def _message(error: Any) -> str:
-    """Return a status object's message on one line; empty for none."""
-    return " ".join((error.message or "").split()) if error else ""
-
-
-def _said(body: str) -> str:
-    """Return the message of an error's body, which is JSON unless it comes from a gateway."""
-    try:
-        parsed = json.loads(body)
-    except ValueError:
-        return body[:300]
-    return str(parsed.get("message") or parsed.get("error") or body) if isinstance(parsed, dict) else body
-
-
-def _seconds(detail: V2beta1PipelineTaskDetail) -> float:
-    start = detail.start_time or detail.create_time
-    if not start:
-        return 0.0
-    end = detail.end_time if detail.end_time and detail.end_time > start else datetime.now(UTC)
-    return max(0.0, float((end - start).total_seconds()))
-
 
 def _equals(name: str) -> str:
     return _filter("EQUALS", name)
 
 
-def _filter(operation: str, value: str) -> str:
-    predicate = {"operation": operation, "key": "display_name", "stringValue": value}
+def _filter(operation: str, value: str, key: str = "display_name") -> str:
+    predicate = {"operation": operation, "key": key, "stringValue": value}
     return json.dumps({"predicates": [predicate]})

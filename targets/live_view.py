@@ -14,8 +14,17 @@ _MARKS = {
     "cached": ("✓", "cyan"),
     "failed": ("✗", "red"),
     "running": ("…", "yellow"),
+    "waiting": ("○", "yellow"),
     "skipped": ("-", "dim"),
     "cancelled": ("✗", "yellow"),
+    "unknown": ("?", "dim"),
+}
+# What follows the name where a duration would tell nothing.
+_WORDS = {
+    "running": "",
+    "skipped": "not run",
+    "waiting": "waiting",
+    "unknown": "not told by the service",
 }
 
 
@@ -32,6 +41,8 @@ class Task(Protocol):
     def elapsed_seconds(self) -> float: ...  # noqa: D102
     @property
     def last_line(self) -> str: ...  # noqa: D102
+    @property
+    def error(self) -> str: ...  # noqa: D102
 
 
 class Run(Protocol):
@@ -49,7 +60,7 @@ class LiveView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._run: Run | None = None
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[tuple[str, str, str]] = set()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> "LiveView":
@@ -62,7 +73,7 @@ class LiveView:
             self._live.stop()
             if self._run:
                 for task in self._run.tasks:
-                    self._console.print(line(task))
+                    self._console.print(line(task), soft_wrap=True)
 
     def update(self, record: Run) -> None:
         """Take note of a change in the run."""
@@ -70,9 +81,12 @@ class LiveView:
         if self._console.is_terminal:
             return
         for task in list(record.tasks):
-            if (task.name, task.state) not in self._told:
-                self._told.add((task.name, task.state))
+            change = (task.name, task.state, task.last_line if task.state == "waiting" else "")
+            if change not in self._told:
+                self._told.add(change)
                 self._console.print(line(task), soft_wrap=True)
+                if task.state == "failed":
+                    self._console.print(Text(f"  {task.error}"), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         if not self._run:
@@ -85,17 +99,27 @@ class LiveView:
                 Text(task.name),
                 Text(f"{task.elapsed_seconds:6.1f} s", "dim"),
                 Text(
-                    task.last_line[: max(20, self._console.width - 60)] if task.state == "running" else "",
-                    "dim",
+                    _beside(task)[: max(20, self._console.width - 60)],
+                    "red" if task.state == "failed" else "dim",
                 ),
             )
-        done = sum(task.state != "running" for task in self._run.tasks)
+        done = sum(task.state not in ("running", "waiting") for task in self._run.tasks)
         return Group(Text(f"{self._run.name}: {done} tasks done", "bold"), table)
 
 
 def line(task: Task) -> Text:
     """Return the line of a task: mark, name and how long it took."""
     mark, colour = _MARKS[task.state]
-    after = "" if task.state in ("running", "skipped") else f"{task.seconds:6.1f} s"
+    after = _WORDS.get(task.state, f"{task.seconds:6.1f} s")
     after += "  (from the cache)" if task.state == "cached" else ""
-    return Text.assemble((mark, colour), f" {task.name:<40}", (after, "dim"))
+    after += f": {task.last_line}" if task.state == "waiting" and task.last_line else ""
+    return Text.assemble((mark, colour), f" {task.name:<40} ", (after, "dim"))
+
+
+def _beside(task: Task) -> str:
+    """Return what stands beside a task while its run goes on."""
+    if task.state == "running":
+        return task.last_line
+    if task.state == "failed":
+        return task.error
+    return ": ".join(filter(None, (_WORDS.get(task.state, ""), task.last_line)))

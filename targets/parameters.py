@@ -1,5 +1,6 @@
 """Pipeline parameters from the command line and from files, typed and checked before anything runs."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -80,6 +81,18 @@ def typed(name: str, value: Any, kind: str) -> Any:
     if not isinstance(value, expected) or (isinstance(value, bool) and kind != "Boolean"):
         raise ValueError(f"parameter {name!r} takes {_describe(kind)}, not {value!r}")
     return float(value) if isinstance(value, int) and kind == "Float" else value
+
+
+def without_credentials(value: Any) -> str:
+    """Return a parameter as it is shown: as JSON, with what opens doors in its URIs replaced by ***."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = re.sub(r"(\w://)(?:[^\s\"/@]*:[^\s\"]*|[^\s\"/@]*)@", r"\1***@", text)
+    return re.sub(
+        r"([?&][^=&\s\"]*(?:sig|token|secret|key|password|credential)[^=&\s\"]*=)[^&\s\"]+",
+        r"\1***",
+        text,
+        flags=re.IGNORECASE,
+    )
 
 
 def _describe(kind: str) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import secrets
 import time
@@ -17,9 +18,10 @@ from kfp import components
 from kfp.dsl.structures import InputSpec
 
 from flowparts import lineage
-from targets import checks, package
+from targets import checks, faults, package
 
 POLL_SECONDS = 5.0
+RECONNECT_SECONDS = 600
 EXIT_CODES = {"failed": 1, "cancelled": 3}
 # Vertex AI takes 128 characters; the time and what makes the name unique need 20.
 _MAX_STEM = 107
@@ -75,10 +77,10 @@ class Task:
     """A task of a run, as the service tells it."""
 
     name: str
-    state: str  # running, succeeded, cached, skipped, cancelled or failed
+    state: str  # waiting, running, succeeded, cached, skipped, cancelled, failed; unknown where nobody says
     seconds: float = 0.0
     error: str = ""
-    last_line: str = ""  # services don't send a running step's output
+    last_line: str = ""  # why it waits; services don't send a running step's output
 
     @property
     def elapsed_seconds(self) -> float:
@@ -92,10 +94,18 @@ class Run:
 
     name: str
     key: str  # the service's own name for it
-    state: str  # running, succeeded, failed or cancelled
+    state: str  # running, cancelling, succeeded, failed or cancelled
     url: str  # its page
     tasks: Sequence[Task] = ()
     error: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # those that were given
+    version: str = ""  # of the pipeline
+    images: Sequence[str] = ()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run has not ended."""
+        return self.state in ("running", "cancelling")
 
     @property
     def failed(self) -> list[Task]:
@@ -155,8 +165,21 @@ class Service(Protocol):
     def set_active(self, schedule: Schedule, active: bool) -> None:
         """Pause or resume a schedule."""
 
+    def runs_in_progress(self, schedule: Schedule) -> list[str]:
+        """Return the names of the runs that would be cut off if a schedule were removed now."""
+
     def delete_schedule(self, schedule: Schedule) -> None:
         """Remove a schedule."""
+
+
+class LostSightError(Exception):
+    """A run that was followed goes on, but the service can't be asked about it any more."""
+
+
+def images_in(spec: Mapping[str, Any]) -> list[str]:
+    """Return the images of a pipeline document, each once."""
+    executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
+    return sorted({each["container"]["image"] for each in executors if "container" in each})
 
 
 def run_name(pipeline: str) -> str:
@@ -214,20 +237,75 @@ def uniquely_named(tasks: list[Task]) -> list[Task]:
     return named
 
 
-def follow(service: Service, run: Run, on_change: Callable[[Run], None]) -> Run:
-    """Look at a run until it has ended; return it as it was last seen."""
+def follow(
+    service: Service,
+    run: Run,
+    on_change: Callable[[Run], None],
+    say: Callable[[str], None],
+    reconnect_seconds: float = RECONNECT_SECONDS,
+    start_timeout_seconds: float | None = None,
+) -> Run:
+    """Look at a run until it has ended; return it as it was last seen.
+
+    Args:
+        service: Where it runs.
+        run: The run.
+        on_change: Takes the run as it is at each look.
+        say: Takes a sentence for the user.
+        reconnect_seconds: How long to keep trying while the service can't be reached.
+        start_timeout_seconds: How long a step may wait to be started; then the run is ended and counts as
+            failed. None for as long as it takes.
+
+    Raises:
+        LostSightError: The service couldn't be reached for that long, or doesn't answer this user any more.
+        ValueError: The run was deleted.
+    """
+    lost_since = None
     while True:
-        found = service.find(run.key)
+        try:
+            found = service.find(run.key)
+        except faults.Fault as fault:
+            now = time.monotonic()
+            if not fault.transient or (lost_since is not None and now - lost_since >= reconnect_seconds):
+                raise LostSightError(str(fault)) from None
+            if lost_since is None:
+                lost_since = now
+                say(f"lost sight of {run.name}, which goes on: {fault}; trying for {reconnect_seconds:g} s")
+            time.sleep(POLL_SECONDS)
+            continue
         if not found:
             raise ValueError(f"run {run.name} was deleted while it was followed")
+        if lost_since is not None:
+            lost_since = None
+            say(f"{run.name} is in sight again")
         on_change(found)
-        if found.state != "running":
+        if not found.goes_on:
             return found
+        late = [
+            task
+            for task in found.tasks
+            if task.state == "waiting" and task.seconds >= (start_timeout_seconds or math.inf)
+        ]
+        if late and found.state == "running":
+            service.cancel(found)
+            reason = f"it couldn't start within {start_timeout_seconds:g} s, so the run was ended: " + (
+                late[0].last_line or "the service gives no reason"
+            )
+            failed = dataclasses.replace(late[0], state="failed", error=reason)
+            tasks = [failed if task is late[0] else task for task in found.tasks]
+            return dataclasses.replace(found, state="failed", tasks=tasks)
         time.sleep(POLL_SECONDS)
 
 
-def schedule(service: Service, wanted: Wanted) -> str:
-    """Make the one schedule of a name what it should be; return created, updated or unchanged."""
+def schedule(service: Service, wanted: Wanted, wait: bool, say: Callable[[str], None]) -> str:
+    """Make the one schedule of a name what it should be; return what was done.
+
+    Args:
+        service: Where.
+        wanted: The schedule.
+        wait: Whether to wait for runs of the former schedule, which removing it would cut off.
+        say: Takes a sentence for the user.
+    """
     existing = service.schedules(wanted.name)
     fitting = next((old for old in existing if old.active and old.digest == wanted.digest), None)
     others = [old for old in existing if old is not fitting]
@@ -242,16 +320,47 @@ def schedule(service: Service, wanted: Wanted) -> str:
         for old in paused:
             service.set_active(old, True)
         raise
-    for old in others:
-        service.delete_schedule(old)
-    if not existing:
-        return "created"
-    return "updated" if others else "unchanged"
+    done = "unchanged" if fitting else "updated" if existing else "created"
+    running = _delete(service, others, wait, say)
+    if running:
+        done += (
+            f"; the former one is disabled, but not removed, because that would cut off {', '.join(running)}"
+            ": give the same command again once that has ended, or now with --wait"
+        )
+    return done
 
 
-def unschedule(service: Service, name: str) -> str:
-    """Remove the schedules of a name; return removed or absent."""
+def unschedule(service: Service, name: str, wait: bool, say: Callable[[str], None]) -> str:
+    """Remove the schedules of a name; return what was done. The arguments are those of `schedule`."""
     existing = service.schedules(name)
     for old in existing:
-        service.delete_schedule(old)
+        if old.active:
+            service.set_active(old, False)
+    running = _delete(service, existing, wait, say)
+    if running:
+        return (
+            f"disabled, but not removed, because that would cut off {', '.join(running)}: "
+            "give the same command again once that has ended, or now with --wait"
+        )
     return "removed" if existing else "absent"
+
+
+def _delete(
+    service: Service, resting: Sequence[Schedule], wait: bool, say: Callable[[str], None]
+) -> list[str]:
+    """Delete schedules that rest; those whose runs go on stay. Return the names of these runs."""
+    told: set[str] = set()
+    left = resting
+    while True:
+        running = {old.key: service.runs_in_progress(old) for old in left}
+        for old in left:
+            if not running[old.key]:
+                service.delete_schedule(old)
+        left = [old for old in left if running[old.key]]
+        going_on = sorted(name for names in running.values() for name in names)
+        if not going_on or not wait:
+            return going_on
+        for name in [name for name in going_on if name not in told]:
+            say(f"waiting for run {name} to end; removing its schedule now would cut it off")
+        told.update(going_on)
+        time.sleep(POLL_SECONDS)

@@ -25,7 +25,7 @@ from requests.exceptions import ConnectTimeout, HTTPError, RequestException
 
 from targets import faults, graph
 from targets.settings import Vertex
-from targets.submission import Package, Run, Schedule, Task, Wanted, uniquely_named
+from targets.submission import Package, Run, Schedule, Task, Wanted, images_in, uniquely_named
 
 TIMEOUT_SECONDS = 60
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
@@ -33,8 +33,10 @@ _STATES = {
     PipelineState.PIPELINE_STATE_SUCCEEDED: "succeeded",
     PipelineState.PIPELINE_STATE_FAILED: "failed",
     PipelineState.PIPELINE_STATE_CANCELLED: "cancelled",
+    PipelineState.PIPELINE_STATE_CANCELLING: "cancelling",
 }
 _TASK_STATES = {
+    PipelineTaskDetail.State.PENDING: "waiting",
     PipelineTaskDetail.State.SUCCEEDED: "succeeded",
     PipelineTaskDetail.State.SKIPPED: "cached",
     PipelineTaskDetail.State.NOT_TRIGGERED: "skipped",
@@ -192,6 +194,10 @@ class VertexService:
         found = self._ask(lambda: aiplatform.PipelineJobSchedule.get(schedule.key))
         self._ask(found.resume if active else found.pause)
 
+    def runs_in_progress(self, schedule: Schedule) -> list[str]:  # noqa: ARG002 nothing hangs on it
+        """Return no run: Vertex AI lets the runs of a schedule go on when it is removed."""
+        return []
+
     def delete_schedule(self, schedule: Schedule) -> None:
         """Remove a schedule."""
         try:
@@ -243,7 +249,8 @@ class VertexService:
 
     def _told(self, job: PipelineJob) -> Run:
         # The service lists groups beside the steps.
-        steps = {step.name for step in graph.steps(json_format.MessageToDict(job._pb.pipeline_spec))}
+        spec = json_format.MessageToDict(job._pb.pipeline_spec)
+        steps = {step.name for step in graph.steps(spec)}
         tasks = [
             Task(
                 name=detail.task_name,
@@ -264,6 +271,9 @@ class VertexService:
             f"?project={settings.project}",
             tasks=uniquely_named(tasks),
             error=" ".join(job.error.message.split()),
+            parameters=json_format.MessageToDict(job._pb.runtime_config).get("parameterValues", {}),
+            version=job.labels.get("flowparts", ""),
+            images=images_in(spec),
         )
 
     def _registry(self) -> RegistryClient:
@@ -317,6 +327,8 @@ def _key(job: PipelineJob) -> str:
 
 
 def _seconds(detail: PipelineTaskDetail) -> float:
-    if not detail.start_time:
+    start = detail.start_time or detail.create_time
+    # What came from the cache took no time, whatever the service's clocks say.
+    if not start or detail.state == PipelineTaskDetail.State.SKIPPED:
         return 0.0
-    return float(((detail.end_time or datetime.now(UTC)) - detail.start_time).total_seconds())
+    return float(((detail.end_time or datetime.now(UTC)) - start).total_seconds())

@@ -1,15 +1,17 @@
-"""Kubeflow Pipelines' API v2beta1 as far as it is used here; a real server needs a cluster.
+"""Kubeflow Pipelines' API as far as it is used here; a real server needs a cluster.
 
 Every request is read into the client's own models and every answer is written from them, so neither can have
-a field that the API hasn't.
+a field that the API hasn't. Runs that a real server had are in recorded/, and `replay` serves them.
 """
 
+import base64
 import itertools
 import json
 import re
 import ssl
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import kfp_server_api
@@ -18,7 +20,10 @@ from kfp_server_api import models
 
 from tests.stand_in import Answer, Request, StandIn
 
+RECORDED = Path(__file__).parent / "recorded"
+ANSWERS = json.loads((RECORDED / "answers.json").read_text())
 _CODEC = kfp_server_api.ApiClient()
+_TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class _Body:
@@ -65,7 +70,11 @@ class KubeflowServer(StandIn):
         ("POST", "/apis/v2beta1/runs", "create_run"),
         ("GET", "/apis/v2beta1/runs/([^/:]+)", "get_run"),
         ("POST", "/apis/v2beta1/runs/([^/:]+):terminate", "terminate_run"),
+        ("GET", "/apis/v1beta1/runs/([^/:]+)", "get_workflow"),
+        ("GET", "/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", "read_archived_log"),
         ("GET", "/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", "read_log"),
+        ("GET", "/k8s/pod/logs", "read_log_by_ui"),
+        ("GET", "/artifacts/get", "read_artifact_by_ui"),
         ("GET", "/apis/v2beta1/recurringruns", "list_recurring_runs"),
         ("POST", "/apis/v2beta1/recurringruns", "create_recurring_run"),
         ("POST", "/apis/v2beta1/recurringruns/([^/:]+):(enable|disable)", "set_mode"),
@@ -79,7 +88,12 @@ class KubeflowServer(StandIn):
         self.experiments: list[Any] = []
         self.runs: list[Any] = []
         self.recurring: list[Any] = []
-        self.logs: dict[str, str] = {}
+        self.logs: dict[str, str] = {}  # by node
+        self.pod_logs: dict[str, str] = {}  # by pod, as Kubernetes has them
+        self.artifacts: dict[str, str] = {}  # by key
+        self.workflows: dict[str, str] = {}  # by run
+        self.serves_workflows = True
+        self.is_the_ui = True  # the documented address; else the API's own
         # What a run is when it is looked at for the first time, the second and so on; the last one stays.
         self.story: list[tuple[str, list[tuple[str, str, list[str]]]]] = [("SUCCEEDED", [])]
         self._looks: dict[str, Any] = {}
@@ -101,7 +115,7 @@ class KubeflowServer(StandIn):
     def upload_version(self, request: Request) -> Answer:
         if any(each.name == request.query["name"] for each in self.versions):
             return self.error(409, f"The name {request.query['name']} already exist")
-        documents = list(yaml.safe_load_all(request.parts["uploadfile"]))
+        documents = list(yaml.load_all(request.parts["uploadfile"], yaml.CSafeLoader))
         spec = (
             documents[0]
             if len(documents) == 1
@@ -147,7 +161,7 @@ class KubeflowServer(StandIn):
 
     def get_run(self, request: Request, key: str) -> Answer:
         found = [each for each in self.runs if each.run_id == key]
-        if found and found[0].state != "CANCELED":
+        if found and key in self._looks and found[0].state != "CANCELED":
             state, tasks = next(self._looks[key])
             found[0].state = state
             found[0].run_details = models.V2beta1RunDetails(
@@ -166,16 +180,69 @@ class KubeflowServer(StandIn):
             )
         return self._one(found)
 
+    def replay(self, name: str, spec: Any = None) -> str:
+        """Serve a recorded run, as if it had been recorded now; return its ID."""
+        text = (RECORDED / "runs" / f"{name}.json").read_text()
+        later = datetime.now(UTC) - datetime.fromisoformat(json.loads(text)["at"])
+        moved = _TIME.sub(lambda time: f"{datetime.fromisoformat(time[0]) + later:%Y-%m-%dT%H:%M:%SZ}", text)
+        recorded = json.loads(moved)
+        run = read(
+            json.dumps(
+                {
+                    **recorded["run"],
+                    "run_details": {"task_details": recorded["task_details"]},
+                    "pipeline_spec": spec,
+                }
+            ).encode(),
+            "V2beta1Run",
+        )
+        self.runs.append(run)
+        if workflow := recorded.get("workflow"):
+            if "nodes" in recorded:
+                workflow["status"]["nodes"] = {node["id"]: node for node in recorded["nodes"]}
+            self.workflows[run.run_id] = json.dumps(workflow)
+        return run.run_id
+
+    def get_workflow(self, request: Request, key: str) -> Answer:
+        if not self.serves_workflows or key not in self.workflows:
+            return self.error(404, "Not Found")
+        return Answer({"run": {"id": key}, "pipeline_runtime": {"workflow_manifest": self.workflows[key]}})
+
     def terminate_run(self, request: Request, key: str) -> Answer:
         for run in self.runs:
             if run.run_id == key:
                 run.state = "CANCELED"
         return Answer({})
 
-    def read_log(self, request: Request, pod: str) -> Answer:
-        if pod not in self.logs:
-            return self.error(404, "pod not found")
-        return Answer(self.logs[pod], content_type="text/plain; charset=utf-8")
+    def recorded(self, name: str) -> Answer:
+        """Return an answer that a real server gave."""
+        answer = ANSWERS[name]
+        kind = "text/html" if str(answer["body"]).startswith("<") else "application/json"
+        return Answer(answer["body"], answer["status"], kind)
+
+    def read_archived_log(self, request: Request, node: str) -> Answer:
+        if node not in self.logs:
+            return self.recorded("main-logs-of-compressed")
+        return Answer({"data": base64.b64encode(self.logs[node].encode()).decode()})
+
+    def read_log(self, request: Request, node: str) -> Answer:
+        if self.is_the_ui:
+            return self.recorded("log-path-through-the-ui")
+        if node not in self.logs:
+            return self.recorded("log-of-unknown-node")
+        return Answer(self.logs[node], content_type="text/plain; charset=utf-8")
+
+    def read_log_by_ui(self, request: Request) -> Answer:
+        log = self.pod_logs.get(request.query["podname"])
+        if not self.is_the_ui or log is None or not request.query["podnamespace"]:
+            return Answer("Could not get main container logs", 500 if self.is_the_ui else 404, "text/plain")
+        return Answer(log, content_type="text/plain")
+
+    def read_artifact_by_ui(self, request: Request) -> Answer:
+        text = self.artifacts.get(f"{request.query['bucket']}/{request.query['key']}")
+        if not self.is_the_ui or text is None or request.query["source"] != "minio":
+            return self.recorded("artifact-not-there")
+        return Answer(text, content_type="text/plain")
 
     def list_recurring_runs(self, request: Request) -> Answer:
         return self._listed("V2beta1ListRecurringRunsResponse", "recurring_runs", self.recurring, request)

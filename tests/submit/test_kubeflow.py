@@ -120,11 +120,12 @@ def test_waiting_shows_each_step_once_and_ends_well(
     ]
     assert do("run", "batch-prediction", "--wait") == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^([…✓✗-]) ([\w-]+)", out, re.MULTILINE) == [
-        ("…", "load-champion"),
-        ("✓", "load-champion"),
-        ("-", "export-table"),
-    ]
+    told = re.findall(r"^([…✓✗-]) ([\w/-]+)", out, re.MULTILINE)
+    assert told[:2] == [("…", "load-champion"), ("✓", "load-champion")]
+    # Neither what the service says isn't run nor what it never came to.
+    assert {mark for mark, name in told[2:]} == {"-"}
+    assert len(told) == len({name for _, name in told}) + 1
+    assert re.search(r"^- [\w/-]*export-table +not run$", out, re.MULTILINE)
     assert f"{kubeflow.url}/#/runs/details/{kubeflow.runs[0].run_id}" in out
     assert "succeeded" in out
 
@@ -175,13 +176,62 @@ def test_a_run_of_a_name_that_exists_is_followed_instead_of_started_again(
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", 500, 502, 503, 504, 429])
 def test_a_passing_fault_starts_a_run_exactly_once(kubeflow: KubeflowServer, do: Do, kind: int | str) -> None:
     kubeflow.troubles = [
-        Trouble(kind, "POST", "/runs$"),
+        # After a 500 a workflow may run of which the server keeps nothing.
+        *([] if kind == 500 else [Trouble(kind, "POST", "/runs$")]),
         Trouble(kind, "POST", "/upload_version$"),
         Trouble(kind, "POST", "/pipelines$"),
         Trouble(503, "GET", "/runs$"),
     ]
     assert do("run", "batch-prediction") == 0
     assert [len(made) for made in (kubeflow.runs, kubeflow.versions, kubeflow.pipelines)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("command", ["run", "schedule"])
+def test_what_starts_a_workflow_is_not_sent_again_after_a_500(
+    kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, command: str
+) -> None:
+    kubeflow.troubles = [Trouble(500, "POST", "runs$", times=9, message="Incorrect string value")]
+    assert do(command, "batch-prediction", *(["--cron", "30 6 * * *"] if command == "schedule" else [])) == 2
+    error = capsys.readouterr().err
+    assert "is out of order (500): Incorrect string value; its workflow may run all the same: look" in error
+    assert len(kubeflow.sent("POST", "runs$")) == 1
+
+
+@pytest.mark.parametrize(
+    ("recorded", "sentence"),
+    [
+        (
+            "create-with-unknown-version",
+            r"refused the request \(500\): Failed to create a new run: .* PipelineVersion 0\S+ not found$",
+        ),
+        (
+            "create-with-placeholder",
+            r"refused the request \(500\): .* failed to resolve {{inputs.parameters.x}}; Argo evaluates "
+            "{{…}} in parameters and in components' source: take it out$",
+        ),
+        (
+            "create-with-placeholder-in-source",
+            r"refused the request \(500\): .* failed to resolve {{inputs.parameters.x}}; Argo evaluates",
+        ),
+        ("create-with-unknown-pipeline", r"refused the request \(500\): .* Pipeline 0\S+ not found$"),
+        (
+            "create-with-unknown-parameter",
+            r"refused the request \(400\): .*are not required by pipeline: nosuch$",
+        ),
+    ],
+)
+def test_a_run_that_the_server_can_never_start_is_asked_for_once(
+    kubeflow: KubeflowServer,
+    do: Do,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: str,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(kubeflow, "create_run", lambda _: kubeflow.recorded(recorded))
+    assert do("run", "batch-prediction") == 2
+    assert re.search(sentence, capsys.readouterr().err.strip())
+    assert len(kubeflow.sent("POST", "/runs$")) == 1
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", 503])
@@ -361,6 +411,46 @@ def test_a_schedule_is_made_kept_changed_and_removed(
     assert [each.display_name for each in kubeflow.recurring] == ["second"]
 
 
+def test_a_schedule_whose_run_goes_on_is_disabled_and_stays_until_the_run_has_ended(
+    kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture
+) -> None:
+    def schedule(*arguments: str) -> str:
+        assert do("schedule", "batch-prediction", *arguments) == 0
+        return capsys.readouterr().out
+
+    schedule("--cron", "30 6 * * *")
+    (old,) = kubeflow.recurring
+    kubeflow.replay("running")
+    kubeflow.runs[0].recurring_run_id = old.recurring_run_id
+    said = schedule("--cron", "30 7 * * *")
+    assert (
+        "updated; the former one is disabled, but not removed, because that would cut off rec-slow: " in said
+    )
+    assert [each.status for each in kubeflow.recurring] == ["DISABLED", "ENABLED"]
+    assert "unchanged; the former one is disabled, but not removed" in schedule("--cron", "30 7 * * *")
+    said = schedule("--remove")
+    assert (
+        "disabled, but not removed, because that would cut off rec-slow: give the same command again" in said
+    )
+    # The new one had no run and is gone.
+    assert [each.status for each in kubeflow.recurring] == ["DISABLED"]
+
+    looks = []
+    list_runs = kubeflow.list_runs
+
+    def ending(request: object) -> object:
+        looks.append(request)
+        if len(looks) == 3:
+            kubeflow.runs[0].state = "SUCCEEDED"
+        return list_runs(request)
+
+    kubeflow.list_runs = ending
+    said = schedule("--remove", "--wait")
+    assert said.count("waiting for run rec-slow to end; removing its schedule now would cut it off") == 1
+    assert said.endswith(": removed\n")
+    assert (len(looks), kubeflow.recurring) == (3, [])
+
+
 def test_a_schedule_that_can_not_be_changed_goes_on_as_it_was(kubeflow: KubeflowServer, do: Do) -> None:
     assert do("schedule", "batch-prediction", "--cron", "30 6 * * *") == 0
     kubeflow.troubles = [Trouble(400, "POST", "/recurringruns$")]
@@ -458,5 +548,8 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_end_it(
     kubeflow.story = [("RUNNING", [])]
     monkeypatch.setattr(submission.time, "sleep", interrupt)
     assert do("run", "batch-prediction", "--run-name", "nightly", "--wait") == 130
-    assert "nightly goes on; end it with: submit.py kubeflow cancel nightly" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    place = f"--endpoint {kubeflow.url}"
+    assert f"nightly goes on; follow it again with: submit.py kubeflow status nightly --wait {place}" in out
+    assert f"end it with: submit.py kubeflow cancel nightly {place}" in out
     assert kubeflow.runs[0].state == "RUNNING"

@@ -1,0 +1,256 @@
+"""Read an Argo workflow, as which Kubeflow runs a pipeline: what became of every step, and why it waits.
+
+Kubeflow makes a driver pod and an executor pod of each step, a driver pod of each group, and wraps all of
+them in retries: `WORKFLOW(0).root(0).for-loop-1(0).iteration-iterations(2:2)(0).iteration-item(0).train(0)`.
+"""
+
+import base64
+import binascii
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+_PART = re.compile(r"(?P<name>.*?)(\((?P<turn>\d+):.*\))?(\((?P<attempt>\d+)\))?", re.DOTALL)
+# Levels that Kubeflow adds around the tasks of a pipeline.
+_PLUMBING = {"root", "iteration-iterations", "iteration-item", "iteration"}
+# Retries and labels of a task add to the front of these names, a workspace to the end.
+_STEP = re.compile(r"system-(container-(executor|impl|driver)|importer)")
+_EXECUTOR = re.compile(r"system-(container-impl|importer)")
+_LEAVES = ("Pod", "Plugin", "Skipped")
+_STATES = {
+    "Pending": "waiting",
+    "Running": "running",
+    "Succeeded": "succeeded",
+    "Failed": "failed",
+    "Error": "failed",
+    "Skipped": "skipped",
+    "Omitted": "skipped",
+}
+# What Argo writes on pods that it ends because the run is terminated.
+_TERMINATED = re.compile(r"Step exceeded its deadline|exit code 143|[Ww]orkflow shutdown")
+_PROGRAM_FAILED = re.compile(r"((main|wait|init): )?Error \(exit code \d+\).*|No more retries left")
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a step, as far as its log is looked for.
+
+    Attributes:
+        node: ID of its node in the workflow.
+        name: The pod's name.
+        namespace: The pod's namespace.
+        day: When it was made, as YYYY-MM-DD.
+        output: URI of the artifact that holds the program's own output; empty for a driver.
+    """
+
+    node: str
+    name: str
+    namespace: str
+    day: str
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step, or a group that failed or waits before its steps.
+
+    Attributes:
+        name: The groups around it and its own name, joined by "/", with the turn of a loop in brackets.
+        state: waiting, running, succeeded, cached, skipped, cancelled or failed.
+        seconds: How long its program ran or has run so far; how long it has waited where it waits.
+        message: What Argo says of it: why it waits, or why it failed where its program can't say so.
+        pod: Whose log says why it failed; None where no pod was made.
+        started: When it started, for the order.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    message: str
+    pod: Pod | None
+    started: str
+
+
+def read_nodes(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the nodes of a workflow; Argo compresses those of a large one.
+
+    Raises:
+        ValueError: They can't be read.
+    """
+    status = workflow.get("status") or {}
+    nodes = status.get("nodes")
+    if not nodes and status.get("compressedNodes"):
+        try:
+            nodes = json.loads(gzip.decompress(base64.b64decode(status["compressedNodes"])))
+        except (binascii.Error, OSError, EOFError) as error:
+            raise ValueError(f"the workflow's compressed nodes can't be read: {error}") from None
+    return list((nodes or {}).values())
+
+
+def read_steps(workflow: Mapping[str, Any], cancelled: bool = False) -> list[Step]:
+    """Return the steps of a workflow in the order in which they started.
+
+    Args:
+        workflow: The workflow.
+        cancelled: Whether the run was ended by someone.
+    """
+    attempts: dict[tuple[str, ...], dict[tuple[int, ...], dict[str, dict[str, Any]]]] = {}
+    for node in read_nodes(workflow):
+        if node["type"] in _LEAVES:
+            path, outer, kind = _place(node)
+            attempt = attempts.setdefault(path, {}).setdefault(outer, {})
+            # Retries of one pod: the last one counts.
+            if kind not in attempt or _numbers(attempt[kind]) < _numbers(node):
+                attempt[kind] = node
+    metadata = workflow.get("metadata") or {}
+    steps = [
+        step
+        for path, tries in attempts.items()
+        for step in _step(path, [tries[outer] for outer in sorted(tries)], metadata, cancelled)
+    ]
+    return sorted(steps, key=lambda step: (step.started, step.name))
+
+
+def without_turns(name: str) -> str:
+    """Return a step's name as its pipeline has it, the same for every turn of a loop."""
+    return re.sub(r"\[\d+\]", "", name)
+
+
+def _place(node: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...], str]:
+    """Return the path of a node's task, the attempts of the groups around it, and what the node is to it."""
+    parts = node["name"].split(".")
+    path = [_named(part) for part in parts[1:]]
+    kind, template = "gate", node.get("templateName") or ""
+    if _EXECUTOR.search(template):
+        kind = "executor"
+        if "importer" not in template:
+            path.pop()
+    elif template.endswith("-driver"):
+        kind = "driver"
+        path[-1] = path[-1].removesuffix("-driver")
+    return tuple(path), _numbers(node)[: len(path)], kind
+
+
+def _named(part: str) -> str:
+    match = _PART.fullmatch(part)
+    assert match
+    return match["name"] + (f"[{match['turn']}]" if match["turn"] else "")
+
+
+def _numbers(node: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the attempt of each level of a node's name."""
+    matches = (_PART.fullmatch(part) for part in node["name"].split("."))
+    return tuple(int(match["attempt"] or 0) for match in matches if match)
+
+
+def _step(
+    path: tuple[str, ...],
+    tries: list[dict[str, dict[str, Any]]],
+    metadata: Mapping[str, Any],
+    cancelled: bool,
+) -> Iterator[Step]:
+    last = tries[-1]
+    executor, driver, gate = (last.get(kind) for kind in ("executor", "driver", "gate"))
+    is_step = any(_STEP.search(node.get("templateName") or "") for node in last.values())
+    node = executor or gate or driver
+    assert node
+    if not executor and driver and _STATES.get(driver["phase"]) not in ("succeeded", "skipped"):
+        node = driver
+    state = _STATES.get(node["phase"], "running")
+    if node is executor and node["phase"] == "Skipped":
+        state = "cached"
+    if node is driver and state == "succeeded":
+        state = "running"  # its executor is about to be made
+    message = node.get("message") or ""
+    if state == "failed":
+        if cancelled and _TERMINATED.search(message):
+            state = "cancelled"
+        message = next(filter(None, (_cause(node), *(_cause(each.get("gate")) for each in tries))), "")
+    # Groups are told about only where they are why nothing goes on.
+    if is_step or state in ("failed", "waiting"):
+        yield Step(
+            name=_joined(path),
+            state=state,
+            seconds=_seconds(node) if node is executor or state == "waiting" else 0.0,
+            message=message if state != "waiting" else _waits_for(message),
+            pod=_pod(node, metadata) if node["type"] != "Skipped" else None,
+            started=node.get("startedAt") or "",
+        )
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    """Return a task's path as in its pipeline: without Kubeflow's levels, exit tasks beside their group."""
+    names: list[str] = []
+    for name in path:
+        plain, bracket, turn = name.partition("[")
+        if plain.endswith(".onExit") or plain == "onExit":
+            names.pop()
+        elif plain == "iteration-iterations" and names:
+            names[-1] += bracket + turn
+        elif plain not in _PLUMBING:
+            names.append(name)
+    return "/".join(names) or "start of the run"
+
+
+def _seconds(node: Mapping[str, Any]) -> float:
+    start, end = node.get("startedAt"), node.get("finishedAt")
+    if not start or node["phase"] == "Skipped":
+        return 0.0
+    ended = datetime.fromisoformat(end) if end else datetime.now(UTC)
+    return max(0.0, (ended - datetime.fromisoformat(start)).total_seconds())
+
+
+def _cause(node: Mapping[str, Any] | None) -> str:
+    """Return why a node failed where Argo or Kubernetes ended it; empty where the program itself failed."""
+    if not node or node["phase"] not in ("Failed", "Error"):
+        return ""
+    message = " ".join((node.get("message") or "").split())
+    if "OOMKilled" in message:
+        limit = _container(node).get("resources", {}).get("limits", {}).get("memory")
+        at = f" of {limit}" if limit else ""
+        return f"out of memory: it was killed at its limit{at} (OOMKilled); give it more"
+    if "longer than the specified deadline" in message:
+        return "timed out: it ran longer than the timeout that the pipeline sets for it"
+    if "failed to evaluate expression" in message:
+        return f"{message}; Argo evaluates {{{{…}}}} in values: an input of the step holds such text"
+    return "" if _PROGRAM_FAILED.fullmatch(message) else message
+
+
+def _waits_for(message: str) -> str:
+    """Return why a pod waits, in Kubernetes' words without what it adds on preemption."""
+    text = " ".join(message.split()).removeprefix("Unschedulable: ")
+    if text in ("ContainerCreating", "PodInitializing"):
+        return f"{text}: its image is pulled, or a volume or secret that it mounts isn't there"
+    return re.sub(r"\. (no new claims|preemption:).*", "", text)
+
+
+def _pod(node: Mapping[str, Any], metadata: Mapping[str, Any]) -> Pod:
+    workflow = str(metadata.get("name", ""))
+    number = node["id"].removeprefix(f"{workflow}-")
+    arguments = _container(node).get("command", [])
+    try:
+        given = json.loads(arguments[arguments.index("--executor_input") + 1])
+        output = given["outputs"]["artifacts"]["executor-logs"]["artifacts"][0]["uri"]
+    except (ValueError, LookupError, TypeError):
+        output = ""
+    return Pod(
+        node=node["id"],
+        name=f"{workflow}-{node['templateName']}-{number}",
+        namespace=str(metadata.get("namespace", "")),
+        day=(node.get("startedAt") or "")[:10],
+        output=f"{output}-{_numbers(node)[-1]}" if output else "",
+    )
+
+
+def _container(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the container of an executor's pod as its driver settled it; empty where that isn't said."""
+    parameters = (node.get("inputs") or {}).get("parameters") or []
+    patch = next((each.get("value") for each in parameters if each["name"] == "pod-spec-patch"), None)
+    try:
+        return dict(json.loads(patch or "{}").get("containers", [{}])[0])
+    except (ValueError, LookupError):  # cut, or of another version
+        return {}
