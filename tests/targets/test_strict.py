@@ -190,8 +190,8 @@ def fails(msg: str) -> str:
 
 
 @dsl.component(**IMAGE)
-def quick(text: str = "ok", number: Optional[int] = None) -> str:
-    print("quick got", repr(text), repr(number))
+def quick(text: str = "ok", more: Optional[str] = None) -> str:
+    print("quick got", repr(text), repr(more))
     return text
 
 
@@ -309,6 +309,34 @@ def test_a_loop_gathers_what_its_turns_gave_in_order(tmp_path: Path) -> None:
 @dsl.component(**IMAGE)
 def shows(text: str):
     print("shows", text)
+
+
+def test_values_pass_through_nested_pipelines_loops_over_parts_and_steps_that_only_wait(
+    tmp_path: Path,
+) -> None:
+    @dsl.pipeline(name="innermost")
+    def innermost(text: str, more: str = " by default") -> str:
+        return quick(text=text).output
+
+    @dsl.pipeline(name="inner")
+    def inner(text: str) -> str:
+        return innermost(text=text).output
+
+    @dsl.pipeline(name="rec-nested")
+    def rec_nested(text: str = "in"):
+        nested = inner(text=text)
+        with dsl.ParallelFor([{"a": "x", "b": "1"}, {"a": "y", "b": "2"}]) as item:
+            quick(text=item.a, more=item.b)
+        shows(text=nested.output)
+        shows(text="last").after(nested)
+
+    record = run(rec_nested, tmp_path)
+    assert record.succeeded, [each.error for each in record.failed] or record.problem
+    assert list(states(record)) == ["quick", "quick-2", "quick-3", "shows", "shows-2"]
+    turns = [said(record, name) for name in ("quick", "quick-2", "quick-3")]
+    assert "quick got 'x' '1'" in turns[0]
+    assert "quick got 'y' '2'" in turns[1]
+    assert "shows in\n" in said(record, "shows")
 
 
 @dsl.pipeline(name="rec-oneof")
