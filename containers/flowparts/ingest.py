@@ -495,15 +495,22 @@ def _parquet_column(
             value = f"make_timestamp(epoch_us(CAST({column} AS TIMESTAMPTZ)))"
         case kind if kind.startswith("TIMESTAMP"):
             value = f"CAST({column} AS TIMESTAMP)"
+        case "DATE":
+            value = column
         case "VARCHAR" | "ENUM" if nulls:
             value = f"CAST({column} AS VARCHAR)"
             value = f"CASE WHEN {value} NOT IN {sql.list_of(nulls)} THEN {value} END"
-        case "BOOLEAN" | "DATE":
+        case "BOOLEAN":
             value = column
         case kind if kind.endswith("INT") or kind == "INTEGER" or kind == "UINTEGER":
             value = column
         case _:
             value = f"CAST({column} AS VARCHAR)"
+    if given is None and (sql_type == "DATE" or sql_type.startswith("TIMESTAMP")):
+        known = f"CASE WHEN {text_types.in_calendar(value)} THEN {value} END"
+        return _Column(
+            name, known, "date" if sql_type == "DATE" else "timestamp", f"CAST({value} AS VARCHAR)"
+        )
     if given is None:
         return _Column(name, value)
     text = f"CAST({value} AS VARCHAR)"

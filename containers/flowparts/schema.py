@@ -199,9 +199,9 @@ def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
 def infer(frame: pl.LazyFrame) -> Schema:
     """Describe a table by the tightest schema that it satisfies; loosen it by hand before reusing it.
 
-    A column is nullable when it holds nulls. Numbers, timestamps and dates get the smallest and largest
-    finite value as bounds. Text gets categories when it has at most 50 different values, each in 10 rows on
-    average. Integers and text are unique when there are at least 20 rows and no two alike.
+    A column is nullable when it holds nulls. Numbers, timestamps and dates get the smallest and largest value
+    as bounds, unless it is infinite. Text gets categories when it has at most 50 different values, each in 10
+    rows on average. Integers and text are unique when there are at least 20 rows and no two alike.
 
     Raises:
         ValueError: The table has no rows, or a column of no schema type.
@@ -214,8 +214,7 @@ def infer(frame: pl.LazyFrame) -> Schema:
         value = pl.col(str(index))
         sums[f"{index} nulls"] = value.null_count()
         if kind in ORDERED:
-            finite = value.filter(value.is_finite()) if kind == "number" else value
-            sums |= {f"{index} minimum": finite.min(), f"{index} maximum": finite.max()}
+            sums |= {f"{index} minimum": value.min(), f"{index} maximum": value.max()}
         if kind in ("integer", "string"):
             sums[f"{index} distinct"] = value.approx_n_unique()
     with tables.watched(plain, "looking at every column") as watched:
@@ -226,16 +225,21 @@ def infer(frame: pl.LazyFrame) -> Schema:
         # The number of different values is an estimate, some per cent off: it only says where to look.
         about = seen.get(f"{index} distinct", 0)
         if kind in ORDERED:
-            column.minimum = plain_value(seen[f"{index} minimum"])
+            column.minimum = _bound_of(seen[f"{index} minimum"])
             # The latest moment of today's data is no rule for tomorrow's.
             if kind in ("integer", "number"):
-                column.maximum = plain_value(seen[f"{index} maximum"])
+                column.maximum = _bound_of(seen[f"{index} maximum"])
         if kind == "string" and 0 < about <= 2 * MAX_CATEGORIES:
             column.categories = _categories(plain, str(index), rows - seen[f"{index} nulls"])
         if kind in ("integer", "string") and rows >= _MIN_ROWS_UNIQUE and about > 0.7 * rows:
             column.unique = not column.nullable and _duplicates(plain, str(index), rows)[0] == 0
         columns.append(column)
     return Schema(columns)
+
+
+def _bound_of(value: Any) -> Any:
+    # Where infinity occurs, nothing is out of bounds.
+    return None if isinstance(value, float) and not math.isfinite(value) else plain_value(value)
 
 
 def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:

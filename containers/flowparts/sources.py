@@ -248,8 +248,8 @@ def _local(source: str, named: str) -> list[File]:
     elif glob.has_magic(named):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         folders = [match for match in matches if match.is_dir() and _PARTITION.fullmatch(match.name)]
-        named = {match for match in matches if match.is_file() and _is_data(match.name)}
-        found = sorted(named.union(*map(_below, folders)))
+        files = {match for match in matches if match.is_file() and _is_data(match.name)}
+        found = sorted(files.union(*map(_below, folders)))
         if not found:
             raise ValueError(f"no file matches {source}")
     else:

@@ -50,8 +50,8 @@ _MIDNIGHT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]00:00(:00(\.0+)?)?"
 def inferred(kind: str, text: str) -> str:
     """Return SQL that gives a text's value in a type, or NULL where the text does not look like one.
 
-    Integers are 64 bits wide and numbers are doubles. Dates and timestamps follow ISO 8601; a timestamp with
-    an offset becomes UTC, one without is taken as it stands.
+    Integers are 64 bits wide and numbers are doubles. Dates and timestamps follow ISO 8601, in the years 1 to
+    9999; a timestamp with an offset becomes UTC, one without is taken as it stands.
 
     Args:
         kind: One of `TYPES`, `COMMA` or `THOUSANDS`.
@@ -89,13 +89,20 @@ def inferred(kind: str, text: str) -> str:
             plain = f"replace({text}, ',', '')"
             return f"CASE WHEN regexp_full_match({text}, '{_THOUSANDS}') THEN TRY_CAST({plain} AS DOUBLE) END"
         case "date":
-            return _trimmed_if_needed(text, _DATE, "TRY_CAST({} AS DATE)")
+            return _trimmed_if_needed(text, _DATE, "CASE WHEN {0} >= '0001' THEN TRY_CAST({0} AS DATE) END")
         case "timestamp":
-            return _trimmed_if_needed(
-                text, _TIMESTAMP, "make_timestamp(epoch_us(TRY_CAST({} AS TIMESTAMPTZ)))"
-            )
+            moment = "make_timestamp(epoch_us(TRY_CAST({0} AS TIMESTAMPTZ)))"
+            # An offset may lead beyond the years that a calendar has; only these texts need a look.
+            ends = "({0} LIKE '9999-12-31%' OR {0} LIKE '0001-01-01%')"
+            known = f"CASE WHEN {{0}} >= '0001' AND (NOT {ends} OR {in_calendar(moment)}) THEN {moment} END"
+            return _trimmed_if_needed(text, _TIMESTAMP, known)
         case _:
             return f"CASE WHEN NOT contains({text}, chr(0)) THEN {text} END"
+
+
+def in_calendar(moment: str) -> str:
+    """Return SQL that says whether a date or timestamp is in the years 1 to 9999, which Python can hold."""
+    return f"{moment} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999'"
 
 
 def checked(kind: str, text: str) -> str:
@@ -112,7 +119,7 @@ def checked(kind: str, text: str) -> str:
 
 def looks_like_a_code(text: str) -> str:
     """Return SQL that says whether a text that is no number or time is an identifier, not a damaged value."""
-    return f"regexp_matches({text}, '{_CODE}')"
+    return f"(regexp_matches({text}, '{_CODE}') AND NOT {text} LIKE '{_TIMESTAMP}')"
 
 
 def given(kind: str, text: str) -> str:
@@ -145,8 +152,8 @@ def rule(kind: str) -> str:
         "number": "a number",
         COMMA: "a number with a decimal comma",
         THOUSANDS: "a number with commas between thousands",
-        "date": "a date (such as 2024-01-31)",
-        "timestamp": "a timestamp (such as 2024-01-31T23:59:00)",
+        "date": "a date of the years 1 to 9999 (such as 2024-01-31)",
+        "timestamp": "a timestamp of the years 1 to 9999 in UTC (such as 2024-01-31T23:59:00)",
     }.get(kind, "text without NUL bytes")
 
 

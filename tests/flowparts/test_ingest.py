@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from flowparts import ingest, screening, tables
+from flowparts import ingest, schema, screening, tables
 from flowparts.ingest import Options
 
 FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -487,6 +487,30 @@ def test_columns_may_be_called_what_the_place_of_a_row_is(read: Ingest, refused:
         assert "column 'position': 'x' is not an integer" in refused(
             content, f"data.{kind}", column_types=types
         )
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp"])
+def test_times_that_no_calendar_has_are_named(kind: str, read: Ingest, refused: Callable[..., str]) -> None:
+    days = pl.Series([19_000, 10_000_000, None])
+    times = days.cast(pl.Date) if kind == "date" else (days * 86_400_000_000).cast(pl.Datetime("us"))
+    content = _write(times.to_frame("valid_to"), "parquet")
+    assert "line 2, column 'valid_to': '29349-01-2" in refused(content, "data.parquet")
+    assert read(content, "data.parquet", on_bad_rows="null")[0]["valid_to"].null_count() == 2
+    sentinel = "".join(
+        f"{year}-01-01T00:00:00-05:00,x\n9999-12-31T23:59:59-05:00,x\n" for year in range(2000, 2020)
+    )
+    assert (
+        "column 'valid_to': '9999-12-31T23:59:59-05:00' is not a timestamp of the years 1 to 9999"
+        in refused(f"valid_to,x\n{sentinel}".encode())
+    )
+
+
+def test_a_table_satisfies_the_schema_that_is_inferred_from_it(read: Ingest) -> None:
+    rows = [f"{index},1.5,2024-01-01T10:00:00-05:00,x" for index in range(30)]
+    rows += ["inf,1e400,9999-12-31T23:59:59,", "-inf,-1e400,0001-01-01,y", "1,2,,z"]
+    table, _ = read("\n".join(["a,b,c,d", *rows]).encode())
+    assert table.dtypes == [pl.Float64(), pl.Float64(), pl.Datetime("us"), pl.String()]
+    assert schema.validate(table.lazy(), schema.infer(table.lazy())) == []
 
 
 def test_binary_parquet_column_is_refused(refused: Callable[..., str]) -> None:
