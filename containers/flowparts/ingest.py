@@ -526,9 +526,10 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
     def done() -> float:
         return total * max(database.query_progress(), 0.0) / 100
 
-    # A dictionary of more values than this takes longer to build than it saves.
-    form = "FORMAT parquet, COMPRESSION zstd, DICTIONARY_SIZE_LIMIT 5000"
-    form += f", ROW_GROUP_SIZE {tables.group_rows(columns)}"
+    group = tables.group_rows(columns)
+    # A dictionary of more values than a twelfth of the rows takes longer to build than it saves.
+    form = "FORMAT parquet, COMPRESSION zstd"
+    form += f", ROW_GROUP_SIZE {group}, DICTIONARY_SIZE_LIMIT {group // 12}"
     with progress.reported(f"ingesting {job.names}", done, total, "MB"):
         written = database.execute(
             f"COPY ({rows.query(on_bad_rows)}) TO {sql.literal(str(job.target))} ({form})"
