@@ -52,6 +52,10 @@ test-cluster: .venv/installed
 wheel: .venv/installed
 	$(BIN)/python -m targets.wheel $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
 
+# Mutations of what strangers send, SECONDS=10 for each kind; what fails is kept in build/fuzz.
+fuzz: .venv/installed
+	$(BIN)/python tests/fuzz/mutate.py $(or $(SECONDS),10)
+
 # Debian packages that only the tests need; a machine that has them is left alone.
 system:
 	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver openssl:openssl shellcheck:shellcheck
@@ -109,4 +113,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test compile images push load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-containers proto bench-serving
+.PHONY: run test fuzz compile images push load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-containers proto bench-serving

@@ -20,6 +20,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # A small file can unpack to any number of pixels.
 MAX_PIXELS = 100_000_000
 _MODES = {1: "L", 3: "RGB"}
+_DAMAGES = (OSError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,28 @@ def pixels(contents: Sequence[bytes], size: Size) -> "npt.NDArray[np.uint8]":
     return found
 
 
+def require_affordable(contents: Sequence[bytes]) -> None:
+    """Raise ValueError where images that come in one request have more pixels in all than one image may.
+
+    Only their heads are read. What is no image is left to whoever decodes it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    total = 0
+    for content in contents:
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                total += image.width * image.height
+        except (UnidentifiedImageError, *_DAMAGES):
+            continue
+        except Image.DecompressionBombError:
+            total = MAX_PIXELS + 1
+        if total > MAX_PIXELS:
+            raise ValueError(
+                f"the images have more than {MAX_PIXELS:,} pixels in all; send fewer or smaller ones"
+            )
+
+
 def to_text(content: bytes) -> str:
     """Return an image as JSON holds it: base64."""
     return base64.b64encode(content).decode()
@@ -126,7 +149,7 @@ def _opened(content: bytes) -> Any:
     except (UnidentifiedImageError, Image.DecompressionBombError):
         raise ValueError(f"it is no image in one of the formats {', '.join(FORMATS)}") from None
     # Each decoder has errors of its own for damaged files.
-    except (OSError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError) as error:
+    except _DAMAGES as error:
         raise ValueError(f"the image is damaged: {str(error).splitlines()[0][:200]}") from None
     turned.format = kind
     return turned

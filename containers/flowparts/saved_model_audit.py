@@ -112,8 +112,8 @@ def _check_graph(graph: Any, folder: Path) -> None:
     for nodes in (graph.graph_def.node, *functions.values()):
         if unknown := sorted({node.op for node in nodes} - _COMPUTES - files):
             raise ValueError(
-                f"the SavedModel at {folder} has the operation {unknown[0]}, which may do more than compute; "
-                "export the network without it"
+                f"the SavedModel at {folder} has the operation {unknown[0]!r}, which may do more than "
+                "compute; export the network without it"
             )
     touching = _touching(functions)
     saver = graph.saver_def

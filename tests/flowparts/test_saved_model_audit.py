@@ -93,7 +93,7 @@ def test_a_write_is_refused_wherever_it_is_called_from(tmp_path: Path) -> None:
     def call(given: Any) -> dict[str, Any]:
         return {"x": tf.cond(tf.size(given) > 0, lambda: inner(given), lambda: given)}
 
-    with pytest.raises(ValueError, match="has the operation WriteFile, which may do more than compute"):
+    with pytest.raises(ValueError, match="has the operation 'WriteFile', which may do more than compute"):
         saved_model_audit.check(saved(tmp_path / "model", call))
 
 

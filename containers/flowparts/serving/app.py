@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from flowparts.serving.repository import Repository
 
 _CSV = b"content-type: text/csv; charset=utf-8\r\n"
-_HTML = b"content-type: text/html; charset=utf-8\r\n"
+_HTML = (
+    b"content-type: text/html; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
+    b"content-security-policy: %b\r\nreferrer-policy: no-referrer\r\n"
+) % openapi.CONTENT_POLICY
 _PROMETHEUS = b"content-type: text/plain; version=1.0.0; charset=utf-8\r\n"
 _CHALLENGE = b"www-authenticate: Bearer\r\n"
 # What follows a model's V2 address.
@@ -85,12 +88,21 @@ class App:
         self._tasks: set[asyncio.Task[None]] = set()
         self._add_routes()
 
+    def unwanted(self, request: Request) -> Refusal | None:
+        """Return why a request whose body hasn't come will be refused, whatever that is."""
+        try:
+            request.found = self._route(request)
+        except Refusal as refusal:
+            return refusal
+        return None
+
     def handle(self, request: Request, done: Callable[[Response], None]) -> Cancellable | None:
         """Answer a request by calling `done`, now or later; return what to cancel if the client goes."""
         exchange = _Exchange(self, request, done)
         self._metrics.started()
         try:
-            route = self._route(request)
+            # Models that come and go may have gone while the body came.
+            route = request.found if request.found and not self.repository else self._route(request)
             exchange.protocol = route.protocol
             _check_encoding(request)
             asked = route.handler(request)
@@ -166,7 +178,7 @@ class App:
         """Return the answer to a request that gets no prediction, and count it."""
         self._metrics.rejected(refusal.reason)
         head = JSON
-        if refusal.reason in ("busy", "draining"):
+        if refusal.reason in ("busy", "draining", "stuck"):
             head += b"retry-after: 1\r\n"
         if refusal.reason == "unauthorized":
             head += _CHALLENGE
@@ -198,7 +210,7 @@ class App:
         # Open Inference V2.
         extensions = ["model_repository"] if self._settings.repository else []
         self._get("/v2", "v2", _fixed(open_inference.server_metadata(extensions)))
-        self._get("/v2/health/live", "v2", _fixed({"live": True}), needs_token=False)
+        self._get("/v2/health/live", "v2", self._live, needs_token=False)
         self._get("/v2/health/ready", "v2", self._ready({"ready": True}), needs_token=False)
         if self._settings.repository:
             self._post("/v2/repository/index", "v2", self._index)
@@ -275,9 +287,23 @@ class App:
         def answer(_: Request) -> Response:
             if self.draining:
                 raise Refusal("draining", "the server is shutting down; send requests to another one")
+            self._check_alive()
             return Response(body)
 
         return answer
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a model has been working on one batch for longer than any request waits."""
+        return any(scorer.stuck for scorer in self.scorers.values())
+
+    def _check_alive(self) -> None:
+        if self.stuck:
+            raise Refusal("stuck", "the model has not come back from a request; the server must be restarted")
+
+    def _live(self, _: Request) -> Response:
+        self._check_alive()
+        return Response(_json({"live": True}))
 
     def _render_metrics(self, _: Request) -> Response:
         return Response(self._metrics.render(), head=_PROMETHEUS)
@@ -286,14 +312,16 @@ class App:
         signature = scorer.model.signature
         _check_json(request)
         return Prediction(
-            scorer, signature.rows_of_json(request.body), lambda answer: Response(signature.json_of(answer))
+            scorer,
+            signature.rows_of_json(request.body, self._settings.max_rows),
+            lambda answer: Response(signature.json_of(answer)),
         )
 
     def _invoke(self, scorer: Scorer, request: Request) -> Prediction:
         signature = scorer.model.signature
         if _media_type(request) != b"text/csv":
             return self._predict_json(scorer, request)
-        rows = comma_separated.rows(request.body, signature)
+        rows = comma_separated.rows(request.body, signature, self._settings.max_rows)
         if b"text/csv" in request.headers.get(b"accept", b""):
             return Prediction(
                 scorer, rows, lambda answer: Response(comma_separated.write(answer, signature), head=_CSV)
@@ -307,6 +335,8 @@ class App:
             _check_json(request)
         asked, binary = open_inference.read(request.body, length)
         rows = open_inference.rows(asked, binary, signature, self._settings.max_rows)
+        # What has become rows need not wait for the answer with them.
+        asked.inputs = []
         open_inference.wanted(asked.output_names, signature)
 
         def render(answer: Answer) -> Response:

@@ -91,6 +91,7 @@ class Batcher:
         # Of the latest batch; nothing is known before the first.
         self._seconds_per_row = math.inf
         self._running: list[Job] = []
+        self._since = 0.0
         self._batches: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -127,11 +128,16 @@ class Batcher:
         """Whether requests wait or are being scored."""
         return self._busy
 
-    def close(self) -> None:
-        """End the thread when it has answered what it has."""
+    @property
+    def seconds_on_batch(self) -> float:
+        """For how long the engine's thread has been working on its batch; 0 where it has none."""
+        return monotonic() - self._since if self._running else 0.0
+
+    def close(self, seconds: float) -> None:
+        """End the thread when it has answered what it has; one that takes longer ends with the process."""
         self._ticker.cancel()
         self._batches.put(None)
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _tick(self) -> None:
         # One clock for all: a timer for each request would cost more than its batch.
@@ -160,6 +166,7 @@ class Batcher:
             self._loop.call_soon(self._dispatch)
         else:
             self._running = batch
+            self._since = monotonic()
             self._batches.put(batch)
 
     def _run(self) -> None:

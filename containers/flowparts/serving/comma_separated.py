@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from itertools import islice
 from typing import Any
 
 from flowparts.serving.batching import Answer, Row
@@ -12,7 +13,7 @@ from flowparts.serving.signature import Signature
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
-def rows(body: bytes, signature: Signature) -> list[Row]:
+def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     """Return the rows of CSV text (UTF-8): with the columns' names in the first line, or in their order.
 
     An empty field is a missing value, and so is a blank line where there is one column.
@@ -21,7 +22,9 @@ def rows(body: bytes, signature: Signature) -> list[Row]:
         Refusal: It isn't CSV, a line has another number of fields, or a value is of another type.
     """
     try:
-        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
+        reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+        # One more for the names; further lines would take a hundred times the memory of the body.
+        lines = list(islice(reader, max_rows + 2))
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refusal("malformed", f"the body is not valid CSV: {error}") from None
     names = list(signature.features)
@@ -32,6 +35,10 @@ def rows(body: bytes, signature: Signature) -> list[Row]:
         if len(set(names)) < len(names):
             raise Refusal("signature", "the first line names a column twice")
     lines = [line or [""] for line in lines] if len(names) == 1 else [line for line in lines if line]
+    if len(lines) > max_rows:
+        raise Refusal(
+            "too_many_rows", f"the request has more than the {max_rows} rows that are taken at once"
+        )
     for number, line in enumerate(lines, first):
         if len(line) != len(names):
             raise Refusal(

@@ -5,9 +5,14 @@ clients and shutting down are in our own hands. httptools (the parser of Node.js
 """
 
 import asyncio
+import ctypes
+import re
+import resource
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -17,6 +22,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from flowparts.serving.logs import say
 from flowparts.serving.refusals import Refusal
 
 _MAX_HEAD_BYTES = 65_536
@@ -26,19 +32,33 @@ _BACKLOG = 2048
 _IDLE_SECONDS = 75.0
 _ARRIVAL_SECONDS = 30.0
 _LINGER_SECONDS = 2.0
+# Linux' numbers for a filter of a socket's packets, and for its instruction that ends with a constant.
+_SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
+# Bodies that are being read or answered, as multiples of the largest one.
+_BODIES_AT_ONCE = 8
+# Files, sockets to the engine's threads and what a model opens while it works.
+_OTHER_FILES = 128
+_MAX_CONNECTIONS = 4096
+# Headers that must not be there twice: whoever is in front might go by the other one.
+# A request's first line in a version that isn't spoken here; that of HTTP/0.9 names none.
+_OTHER_VERSION = re.compile(rb"[A-Z]+ \S+(?: HTTP/(?!1\.[01]$)\S*)?")
+_ONCE = frozenset([b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding"])
 _CLOSE, _KEEP_ALIVE = b"connection: close\r\n", b"connection: keep-alive\r\n"
 _STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
-JSON = b"content-type: application/json\r\n"
+# Browsers take an answer for what it says that it is.
+_NO_SNIFFING = b"x-content-type-options: nosniff\r\n"
+JSON = b"content-type: application/json\r\n" + _NO_SNIFFING
 
 
 @dataclass(slots=True)
 class Request:
-    """A whole request; names of headers are in lower case."""
+    """A request; names of headers are in lower case. `found` is what the application found by the head."""
 
     method: str
     path: str
     headers: Mapping[bytes, bytes]
     body: bytes
+    found: Any = None
 
 
 @dataclass(slots=True)
@@ -63,6 +83,9 @@ class Application(Protocol):
     max_body: int
     draining: bool
 
+    def unwanted(self, request: Request) -> Refusal | None:
+        """Return why a request whose body hasn't come will be refused, whatever that is."""
+
     def handle(self, request: Request, done: Callable[[Response], None]) -> Cancellable | None:
         """Answer a request by calling `done`, now or later; return what can be cancelled until then."""
 
@@ -75,14 +98,21 @@ class Server:
 
     Args:
         application: What answers requests.
+        shared: Whether other processes take connections on the same socket, and go on when this one ends.
     """
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, shared: bool = False) -> None:
         self.application = application
-        self.connections: set[Connection] = set()
+        self._shared = shared
+        # In the order in which they came.
+        self.connections: dict[Connection, None] = {}
         self.date = b""
         self.closing = False
         self.loop = asyncio.get_running_loop()
+        self.body_bytes = 0
+        self.max_body_bytes = _BODIES_AT_ONCE * application.max_body
+        self._max_connections = min(_MAX_CONNECTIONS, max(_files() - _OTHER_FILES, 16))
+        self._closed_for_room = 0
         self._listener: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -94,6 +124,7 @@ class Server:
         """
         # Here, because uvloop says nothing when it can't listen.
         listener.listen(_BACKLOG)
+        self._waiting = listener.dup()
         self._tick()
         self._listener = await self.loop.create_server(
             lambda: Connection(self), sock=listener, backlog=_BACKLOG
@@ -103,6 +134,7 @@ class Server:
         """Take no more connections, answer what has been asked, for so many seconds at most."""
         if self._listener:
             self._listener.close()
+            await self._take_waiting()
         self.closing = True
         # What lies in the kernel's buffers by now is read before connections without a request are closed.
         await asyncio.sleep(0.1)
@@ -116,12 +148,60 @@ class Server:
         if self._ticker:
             self._ticker.cancel()
 
+    async def _take_waiting(self) -> None:
+        """Take the connections that the kernel has made; closing its list of them would reset them."""
+        with self._waiting as waiting:
+            if not self._shared:
+                deafen(waiting)
+            waiting.setblocking(False)
+            while True:
+                try:
+                    client, _ = waiting.accept()
+                except OSError:
+                    return
+                await self.loop.connect_accepted_socket(lambda: Connection(self), client)
+
+    def add(self, connection: "Connection") -> None:
+        """Take note of a connection; where there are as many as files allow, another one is closed for it.
+
+        So a health check is answered, however many clients hold connections without asking anything.
+        """
+        if len(self.connections) >= self._max_connections:
+            # In the order in which they came; what is being answered stays.
+            spare = next((one for one in self.connections if one.idle), None)
+            spare = spare or next((one for one in self.connections if not one.busy), connection)
+            spare.abort()
+            self.connections.pop(spare, None)
+            self._closed_for_room += 1
+            if spare is connection:
+                return
+        self.connections[connection] = None
+
     def _tick(self) -> None:
+        if self._closed_for_room:
+            say("connections were closed to make room for others", 30, closed=self._closed_for_room,
+                most=self._max_connections)  # fmt: skip
+            self._closed_for_room = 0
         self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
         now = monotonic()
         for connection in list(self.connections):
             connection.check_time(now)
         self._ticker = self.loop.call_later(1, self._tick)
+
+
+def deafen(listener: socket.socket) -> None:
+    """Let no new connection reach a listening socket, by a filter that lets no packet through."""
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    with suppress(OSError):
+        program = struct.pack("HP", 1, ctypes.addressof(nothing))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def _files() -> int:
+    """Return how many files this process may open, after asking for all that it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else 1 << 20
 
 
 class Connection(asyncio.Protocol):
@@ -132,18 +212,25 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_after", "_ahead", "_arriving", "_blocked", "_body", "_body_bytes", "_busy", "_ended",
-        "_head_bytes", "_headers", "_line_bytes", "_method", "_parser", "_read_paused", "_refused", "_server",
-        "_since", "_transport", "_url", "_work",
+        "_after", "_ahead", "_answering", "_arriving", "_blocked", "_body", "_body_bytes", "_busy", "_ended",
+        "_frame_bytes", "_head_bytes", "_headers", "_held", "_line_bytes", "_method", "_parser",
+        "_read_paused", "_refused", "_request", "_server", "_since", "_transport", "_url", "_version",
+        "_wanted", "_work",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._transport: Any = None
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
         self._ahead: deque[tuple[Request | Response, bytes]] = deque()
         self._work: Cancellable | None = None
+        self._request: Any = None
+        self._version = ""
         self._method, self._after = "", _CLOSE
+        # Bytes of all bodies that are kept here, and of the one that is being answered.
+        self._held = self._answering = 0
         self._busy = self._blocked = self._read_paused = self._refused = self._ended = False
         self.on_message_begin()
         self._arriving, self._head_bytes = False, -1
@@ -153,30 +240,54 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = transport
-        self._server.connections.add(self)
+        self._server.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
         """End; nobody waits for an answer any more."""
-        self._server.connections.discard(self)
+        self._server.connections.pop(self, None)
         self._ahead.clear()
         self._refused = True
         if self._work:
             self._work.cancel()
+        # The parser and this know each other: without this, what they hold would wait for the collector.
+        self._release(self._held)
+        self._parser = self._work = None
+        self._body, self._headers, self._request = [], {}, None
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
         if self._refused:
             return
+        size = len(data)
+        self._frame_bytes += size
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            data = self._decline_upgrade(data[upgrade.args[0] :])
+            while data:
+                data = self._read_again(data)
             return
         except httptools.HttpParserError as error:
-            self._refuse(Refusal("malformed", f"the request is not valid HTTP: {error}"))
+            self._refuse(_invalid(error, data))
         if self._head_bytes >= 0:
-            self._head_bytes += len(data) if self._head_bytes else self._begun(data)
+            self._head_bytes += size if self._head_bytes else self._begun(data)
             self._check_head(self._head_bytes)
+        elif self._frame_bytes > _MAX_HEAD_BYTES + size:
+            self._refuse(Refusal("too_large", "a chunk's extension or the trailers are too long"))
+
+    def _read_again(self, data: bytes) -> bytes:
+        """Read a request whose offer was declined, and return the next one that makes an offer."""
+        if self._refused:
+            return b""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse(_invalid(error, data))
+        if self._head_bytes >= 0:
+            self._head_bytes += self._begun(data)
+        return b""
 
     def eof_received(self) -> bool:
         """Keep the connection of a client that only listens any more until it is answered."""
@@ -197,9 +308,12 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._url = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
+        self._headers = {}
+        self._body = []
         self._body_bytes = 0
+        # Of the body's frame since the latest part of it: extensions of chunks, or trailers.
+        self._frame_bytes = 0
+        self._wanted = True
         # Of the headers so far: all that was read, and lines that ended.
         self._head_bytes = self._line_bytes = 0
         self._arriving = True
@@ -214,7 +328,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those after the body aren't asked for."""
         if self._head_bytes >= 0:
-            self._headers[name.lower()] = value
+            key = name.lower()
+            if key in _ONCE and key in self._headers:
+                self._refuse(Refusal("malformed", f"the header {key.decode()} is there twice; send it once"))
+            self._headers[key] = value
             self._line_bytes += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
@@ -223,19 +340,48 @@ class Connection(asyncio.Protocol):
         self._check_head(self._line_bytes)
         if self._refused:
             return
-        if int(self._headers.get(b"content-length", b"0")) > self._server.application.max_body:
+        headers = self._headers
+        version = self._version = self._parser.get_http_version()
+        coding = headers.get(b"transfer-encoding")
+        if version != "1.1" or coding or b"host" not in headers:
+            refusal = _unspoken(version, headers)
+            if refusal:
+                self._refuse(refusal)
+                return
+        url = self._url
+        # A client may name the whole address, as it does to a proxy.
+        path = (url.partition(b"?")[0] if url[:1] == b"/" else _path(url)).decode("latin-1")
+        path = unquote(path) if "%" in path else path
+        self._request = Request(self._parser.get_method().decode(), path, headers, b"")
+        length = int(headers.get(b"content-length", b"0"))
+        if length > self._server.application.max_body:
             self._refuse(self._too_large())
-        elif self._headers.get(b"expect", b"").lower() == b"100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return
+        unwanted = None
+        if length or coding:
+            unwanted = self._server.application.unwanted(self._request)
+            self._wanted = unwanted is None
+        if headers.get(b"expect", b"").lower() == b"100-continue" and version == "1.1":
+            if unwanted:
+                self._refuse(unwanted)
+            else:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
         """Take a part of the body."""
         if self._refused:
             return
-        self._body.append(part)
-        self._body_bytes += len(part)
+        size = len(part)
+        self._frame_bytes = 0
+        self._body_bytes += size
         if self._body_bytes > self._server.application.max_body:
             self._refuse(self._too_large())
+        elif self._wanted:
+            self._body.append(part)
+            self._held += size
+            self._server.body_bytes += size
+            if self._server.body_bytes > self._server.max_body_bytes:
+                self._refuse(Refusal("busy", "the server holds too many bodies already; try again later"))
 
     def on_message_complete(self) -> None:
         """Answer the request, or keep it until those before it are answered."""
@@ -243,16 +389,13 @@ class Connection(asyncio.Protocol):
             return
         self._arriving = False
         self._since = 0.0
-        url = self._url
-        # A client may name the whole address, as it does to a proxy.
-        path = (url.partition(b"?")[0] if url[:1] == b"/" else _path(url)).decode("latin-1")
-        if "%" in path:
-            path = unquote(path)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(self._parser.get_method().decode(), path, self._headers, body)
+        self._body = []
+        request = self._request
+        request.body = body
         after = _CLOSE
         if self._parser.should_keep_alive():
-            after = b"" if self._parser.get_http_version() == "1.1" else _KEEP_ALIVE
+            after = b"" if self._version == "1.1" else _KEEP_ALIVE
         if not self._busy and not self._blocked:
             self._answer(request, after)
             return
@@ -263,9 +406,19 @@ class Connection(asyncio.Protocol):
 
     # What follows from it.
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._busy or bool(self._ahead)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered or read."""
+        return not (self._busy or self._ahead or self._arriving)
+
     def close_if_idle(self) -> None:
         """Close the connection unless a request is being answered or read."""
-        if not (self._busy or self._ahead or self._arriving):
+        if self.idle:
             self._transport.close()
 
     def abort(self) -> None:
@@ -285,19 +438,19 @@ class Connection(asyncio.Protocol):
         elif elapsed > _IDLE_SECONDS:
             self._transport.close()
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Read a request again without its offer to speak something else, such as HTTP/2 or WebSocket."""
+    def _decline_upgrade(self, rest: bytes) -> bytes:
+        """Return a request as it is to be read again: without its offer to speak HTTP/2 or WebSocket."""
         method = self._parser.get_method()
         self._parser = httptools.HttpRequestParser(self)
         if method == b"CONNECT":
             self._refuse(Refusal("malformed", "the server is no proxy: it takes no CONNECT"))
-            return
+            return b""
         kept = [
             b"%b: %b\r\n" % header
             for header in self._headers.items()
             if header[0] not in (b"connection", b"upgrade", b"http2-settings")
         ]
-        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, b"".join(kept), rest))
+        return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, b"".join(kept), rest)
 
     def _begun(self, data: bytes) -> int:
         """Return how much of what was read belongs to the headers that begin in it and don't end."""
@@ -318,6 +471,9 @@ class Connection(asyncio.Protocol):
         if self._refused:
             return
         self._refused = True
+        # What has come of it is of no use any more.
+        self._release(sum(map(len, self._body)))
+        self._body = []
         response = self._server.application.refuse(refusal, self._headers)
         if self._busy or self._blocked:
             self._ahead.append((response, _CLOSE))
@@ -329,11 +485,15 @@ class Connection(asyncio.Protocol):
         self._busy = True
         self._method = request.method
         self._after = after
+        self._answering = len(request.body)
         self._work = self._server.application.handle(request, self._write)
 
     def _write(self, response: Response) -> None:
         self._work = None
         self._busy = False
+        if self._answering:
+            self._release(self._answering)
+            self._answering = 0
         if self._transport.is_closing():
             return
         body = response.body
@@ -350,6 +510,11 @@ class Connection(asyncio.Protocol):
             self._leave()
         elif self._ahead:
             self._server.loop.call_soon(self._next)
+
+    def _release(self, size: int) -> None:
+        size = min(size, self._held)
+        self._held -= size
+        self._server.body_bytes -= size
 
     def _leave(self) -> None:
         """Close when the client has had time to read; closing on unread data would discard the answer."""
@@ -373,6 +538,26 @@ class Connection(asyncio.Protocol):
             self._write(request)
         else:
             self._answer(request, after)
+
+
+def _unspoken(version: str, headers: Mapping[bytes, bytes]) -> Refusal | None:
+    """Return why a request isn't read: servers in front may read such ones otherwise."""
+    if version not in ("1.1", "1.0"):
+        return Refusal("version", f"the server speaks HTTP/1.1, not HTTP/{version}")
+    if b"host" not in headers and version == "1.1":
+        return Refusal("malformed", "the request has no header Host")
+    coding = headers.get(b"transfer-encoding", b"chunked").decode("latin-1")
+    if coding.lower() != "chunked":
+        return Refusal("not_implemented", f"the transfer coding must be chunked, not {coding!r}")
+    return None
+
+
+def _invalid(error: Exception, data: bytes) -> Refusal:
+    """Say what is wrong with what the parser couldn't read."""
+    line = data.partition(b"\n")[0].rstrip(b"\r")
+    if "version" in str(error).lower() or _OTHER_VERSION.fullmatch(line):
+        return Refusal("version", "the server speaks HTTP/1.1 only")
+    return Refusal("malformed", f"the request is not valid HTTP: {error}")
 
 
 def _path(url: bytes) -> bytes:

@@ -57,6 +57,7 @@ class Metrics:
                 yield ("requests", protocol, code), 1
         for reason in REASONS:
             yield ("rejected", reason), 1
+        yield ("unlogged",), 1
         yield ("batch_rows",), len(ROWS) + 2
         yield ("batch_seconds",), len(SECONDS) + 2
         for name in self._classes:
@@ -76,6 +77,10 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count a request that got no prediction."""
         self._cells[self._places["rejected", reason]] += 1
+
+    def unlogged(self, rows: int) -> None:
+        """Count predictions that the prediction log lacks; only its thread does."""
+        self._cells[self._places["unlogged",]] += rows
 
     def scored(self, rows: int, seconds: float, predictions: Sequence[Any]) -> None:
         """Count what the engine did at once."""
@@ -145,6 +150,11 @@ class Metrics:
         for reason in REASONS:
             rejected.add_metric([reason], number("rejected", reason))
         yield rejected
+        yield CounterMetricFamily(
+            "flowparts_prediction_log_lost_rows",
+            "Predicted rows that the prediction log lacks: it was too slow, or its disk full.",
+            value=number("unlogged"),
+        )
         rows = HistogramMetricFamily("flowparts_batch_rows", "Rows scored together.", labels=[])
         histogram(rows, [], ("batch_rows",), ROWS)
         yield rows

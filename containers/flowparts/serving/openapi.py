@@ -1,5 +1,7 @@
 """The OpenAPI document of the server, made from the model's signature, and a page to read and try it."""
 
+import base64
+import hashlib
 import html
 import json
 from collections.abc import Sequence
@@ -82,15 +84,15 @@ def document(model: ServedModel, needs_token: bool) -> dict[str, Any]:
 def page(model: ServedModel) -> bytes:
     """Return an HTML page that needs nothing else: the columns, and an example to change and send."""
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{kind}</td>"
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(kind)}</td>"
         f"<td>{'may be left out' if name in model.signature.optional else 'needed; may be null'}</td></tr>"
         for name, kind in model.signature.features.items()
     )
     example = html.escape(json.dumps({"instances": model.example[:1]}, indent=2, ensure_ascii=False))
     outputs = ", ".join(html.escape(name) for name in model.signature.outputs)
     return _PAGE.format(
-        name=html.escape(model.name), version=model.version, engine=model.engine.name,
-        task=model.engine.task, rows=rows, example=example, outputs=outputs,
+        name=html.escape(model.name), version=html.escape(model.version), engine=model.engine.name,
+        task=html.escape(model.engine.task), rows=rows, example=example, outputs=outputs,
     ).encode()  # fmt: skip
 
 
@@ -99,6 +101,12 @@ def _name(schema: dict[str, Any], names: Sequence[str]) -> None:
     named = dict(zip(schema["properties"], names, strict=True))
     schema["properties"] = {named[field]: described for field, described in schema["properties"].items()}
     schema["required"] = [named[field] for field in schema["required"]]
+
+
+def _hash(page: str) -> str:
+    """Return a page's script as a content security policy names it."""
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _check(summary: str, name: str, further: dict[str, str]) -> dict[str, Any]:
@@ -183,3 +191,10 @@ document.getElementById("form").onsubmit = async (event) => {
 </script>
 </body></html>
 """
+
+# The pages' own scripts run, and no others; the token's page becomes the other one, under its own policy.
+CONTENT_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; "
+    f"img-src data:; style-src 'unsafe-inline'; "
+    f"script-src {_hash(_PAGE.replace('{{', '{').replace('}}', '}'))} {_hash(TOKEN_PAGE.decode())}"
+).encode()

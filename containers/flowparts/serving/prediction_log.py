@@ -4,7 +4,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,27 @@ class PredictionLog:
         share: Share of the requests to keep.
         rows: Rows after which a file is written.
         seconds: Seconds after which one is written that has any.
+        lost: Told how many rows were dropped or couldn't be written, by the log's own thread.
 
     Raises:
         ValueError: The directory can't be made.
     """
 
-    def __init__(self, directory: Path, model: ServedModel, share: float, rows: int, seconds: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        model: ServedModel,
+        share: float,
+        rows: int,
+        seconds: float,
+        lost: Callable[[int], None],
+    ) -> None:
         self._directory = directory
         self._model = model
         self._share = share
         self._rows = rows
         self._seconds = seconds
+        self._lost = lost
         self._kept: list[tuple[float, str, Sequence[Row], Answer]] = []
         self._kept_rows = 0
         self._dropped_rows = 0
@@ -84,6 +94,7 @@ class PredictionLog:
                 dropped, self._dropped_rows = self._dropped_rows, 0
                 closed = self._closed
             if dropped:
+                self._lost(dropped)
                 say(
                     "the prediction log lacks rows, which came faster than files can be written; "
                     "a smaller --prediction-log-share keeps up",
@@ -96,6 +107,7 @@ class PredictionLog:
                 self._write(kept)
             except Exception as error:
                 # Predictions matter more than their log: the server goes on.
+                self._lost(sum(len(rows) for _, _, rows, _ in kept))
                 say(
                     "the prediction log can't be written",
                     40,

@@ -14,8 +14,11 @@ REASONS = {
     "content_type": (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT"),
     "busy": (HTTPStatus.TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
     "failed": (HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL"),
+    "not_implemented": (HTTPStatus.NOT_IMPLEMENTED, "UNIMPLEMENTED"),
     "draining": (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+    "stuck": (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
     "deadline": (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
+    "version": (HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "UNIMPLEMENTED"),
     # Nobody is there any more to read this status, which is nginx' own; it tells in the metrics.
     "cancelled": (499, "CANCELLED"),
 }

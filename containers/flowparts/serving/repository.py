@@ -99,7 +99,11 @@ class Repository:
         if loaded and loaded.model.version == served_model.version(mlmodel.read(folder)):
             return None
         settings = dataclasses.replace(self._settings, name=name)
-        model = await asyncio.to_thread(served_model.load, folder, settings)
+        loading = asyncio.to_thread(served_model.load, folder, settings)
+        try:
+            model = await asyncio.wait_for(loading, settings.load_seconds)
+        except TimeoutError:
+            raise ValueError(f"it was not loaded within {settings.load_seconds:g} s") from None
         say("model loaded", model=name, version=model.version, engine=model.engine.name)
         return Scorer(model, self._settings, self._metrics)
 

@@ -1,7 +1,7 @@
 """The Open Inference Protocol V2 over gRPC; `make proto` generates its messages from open_inference.proto."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
@@ -33,6 +33,13 @@ _CODES = {
 }  # fmt: skip
 # A client counts its deadline from when it sends, and so gives a call up before the server would.
 _CLIENT_AHEAD_SECONDS = 0.1
+_ARRIVAL_SECONDS = 30.0
+# Messages that are being received, each of up to the largest body.
+_RECEIVED_AT_ONCE = 32
+# Parts of a message, such as its tensors: an empty one takes two bytes here and a hundred when it is read.
+_MAX_PARTS = 20_000
+# How protobuf writes a part, beside the numbers of variable length.
+_WITH_LENGTH, _FIXED_BYTES = 2, {1: 8, 5: 4}
 
 
 class Service:
@@ -48,13 +55,14 @@ class Service:
         self._app = app
         self._metrics = metrics
         self._settings = settings
+        self._receiving = asyncio.Semaphore(_RECEIVED_AT_ONCE)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of the service."""
         calls: dict[str, tuple[Callable[[Any, Any], Awaitable[Any]], bool]] = {
             "ServerLive": (self._server_live, True),
             "ServerReady": (self._server_ready, True),
-            "ModelReady": (self._model_ready, True),
+            "ModelReady": (self._model_ready, False),
             "ServerMetadata": (self._server_metadata, False),
             "ModelMetadata": (self._model_metadata, False),
             "ModelInfer": (self._infer, False),
@@ -65,8 +73,9 @@ class Service:
         found: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             _SERVICE,
             {
-                # Read within the guard: what can't be is a call like any other.
-                name: grpc.unary_unary_rpc_method_handler(
+                # Read within the guard: what can't be is a call like any other. As a stream of one message,
+                # since that one is received when it is asked for, and so after the token.
+                name: grpc.stream_unary_rpc_method_handler(
                     self._guarded(call, getattr(messages, f"{name}Request"), is_open),
                     response_serializer=getattr(messages, f"{name}Response").SerializeToString,
                 )
@@ -76,14 +85,14 @@ class Service:
         return found
 
     def _guarded(self, call: Callable[[Any, Any], Awaitable[Any]], message: Any, is_open: bool) -> Any:
-        async def answer(content: bytes, context: grpc.aio.ServicerContext) -> Any:
+        async def answer(sent: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
             started = perf_counter()
             self._metrics.started()
             refusal = None
             try:
                 if not is_open:
                     self._authorize(context)
-                return await call(_read(message, content), context)
+                return await call(await self._received(message, sent), context)
             except Refusal as found:
                 refusal = found
             except asyncio.CancelledError:
@@ -101,6 +110,21 @@ class Service:
             return await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.sentence)
 
         return answer
+
+    async def _received(self, message: Any, sent: AsyncIterator[bytes]) -> Any:
+        """Return the message of a call; only so many are received and read at once.
+
+        Raises:
+            Refusal: There is none, it doesn't come in time or isn't one.
+        """
+        try:
+            async with asyncio.timeout(_ARRIVAL_SECONDS), self._receiving:
+                content = await anext(aiter(sent), None)
+        except TimeoutError:
+            raise Refusal("slow", f"the message did not arrive within {_ARRIVAL_SECONDS:g} s") from None
+        if content is None:
+            raise Refusal("malformed", f"the call has no {message.DESCRIPTOR.name}")
+        return _read(message, content)
 
     def _authorize(self, context: grpc.aio.ServicerContext) -> None:
         given = next(
@@ -198,10 +222,40 @@ class Service:
 
 
 def _read(message: Any, content: bytes) -> Any:
+    _require_few_parts(content)
     try:
         return message.FromString(content)
     except DecodeError:
         raise Refusal("malformed", f"the call's message is no {message.DESCRIPTOR.name}") from None
+
+
+def _require_few_parts(content: bytes) -> None:
+    """Raise a Refusal where a message has more parts than any that is meant, by the bytes between them."""
+    place, end = 0, len(content)
+    for _ in range(_MAX_PARTS):
+        if place >= end:
+            return
+        key, place = _varint(content, place)
+        if key & 7 in _FIXED_BYTES:
+            place += _FIXED_BYTES[key & 7]
+            continue
+        size, place = _varint(content, place)
+        if key & 7 == _WITH_LENGTH:
+            place += size
+    raise Refusal("malformed", f"the message has more than {_MAX_PARTS:,} parts")
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(content):
+            break
+        byte = content[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            break
+    return value, place
 
 
 def _given_up(context: grpc.aio.ServicerContext) -> Refusal:
@@ -233,12 +287,15 @@ def _of_bytes(tensor: Any, raw: bytes) -> tensors.Tensor:
 
 
 def _of_contents(tensor: Any) -> tensors.Tensor:
-    def values(kind: str, _: int, __: int) -> list[Any]:
+    def values(kind: str, count: int, width: int) -> list[Any]:
         if tensor.datatype not in _CONTENTS:
             raise Refusal(
                 "signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only"
             )
-        found = list(getattr(tensor.contents, _CONTENTS[tensor.datatype]))
+        contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+        # Before they become objects, of which each takes eight times as much.
+        tensors.require_count(tensor.name, len(contents), count * width)
+        found = list(contents)
         if tensor.datatype == "BYTES":
             found = tensors.text(tensor.name, found)
         return tensors.plain(tensor.name, kind, found)

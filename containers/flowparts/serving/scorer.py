@@ -11,6 +11,10 @@ from flowparts.serving.refusals import Refusal
 from flowparts.serving.served_model import ServedModel
 from flowparts.serving.settings import Settings
 
+# A batch may begin just before its requests give up, and take that long once more.
+_STUCK_SECONDS = 30.0
+_CLOSE_SECONDS = 5.0
+
 
 class Scorer:
     """Scores the rows of requests for one model.
@@ -27,6 +31,7 @@ class Scorer:
     def __init__(self, model: ServedModel, settings: Settings, metrics: Metrics) -> None:
         self.model = model
         self._max_rows = settings.max_rows
+        self._stuck_seconds = settings.timeout_seconds + _STUCK_SECONDS
         self._batcher = Batcher(
             model.predict,
             settings.max_batch_rows,
@@ -37,7 +42,7 @@ class Scorer:
         if settings.prediction_log:
             self._prediction_log = PredictionLog(
                 Path(settings.prediction_log), model, settings.prediction_log_share,
-                settings.prediction_log_rows, settings.prediction_log_seconds,
+                settings.prediction_log_rows, settings.prediction_log_seconds, metrics.unlogged,
             )  # fmt: skip
 
     def predict(self, rows: list[Row], seconds: float, protocol: str, done: Callable[[Outcome], None]) -> Job:
@@ -62,6 +67,11 @@ class Scorer:
 
         return self._batcher.submit(rows, seconds, answered)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the engine has been working on one batch for longer than any request waits."""
+        return self._batcher.seconds_on_batch > self._stuck_seconds
+
     async def drain(self) -> None:
         """Wait until no request does."""
         while self._batcher.busy:
@@ -69,6 +79,6 @@ class Scorer:
 
     def close(self) -> None:
         """End, with what is kept written down."""
-        self._batcher.close()
+        self._batcher.close(_CLOSE_SECONDS)
         if self._prediction_log:
             self._prediction_log.close()

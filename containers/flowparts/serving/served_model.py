@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowparts import engines, mlmodel
+from flowparts import engines, images, mlmodel
+from flowparts.serving import limits
 from flowparts.serving.batching import Columns, Row
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.settings import Settings
@@ -43,6 +44,8 @@ class ServedModel:
             ValueError: A value isn't of its column's type.
         """
         columns = dict(zip(self.signature.features, zip(*rows, strict=True), strict=True))
+        for name in self.signature.images:
+            images.require_affordable([images.from_text(text) for text in columns[name] if text])
         return {name: values.tolist() for name, values in self.engine.predict_columns(columns).items()}
 
 
@@ -58,7 +61,12 @@ def load(directory: Path, settings: Settings) -> ServedModel:
         ValueError: There is no model, it is damaged, or it can't score its own example.
     """
     try:
-        return _load(directory, settings)
+        with limits.memory(limits.memory_bytes()):
+            return _load(directory, settings)
+    except MemoryError:
+        raise ValueError(
+            f"the model at {directory} takes more memory than the server has; give it more"
+        ) from None
     # What MLmodel holds is as good as the file that it is.
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(
@@ -89,7 +97,7 @@ def _load(directory: Path, settings: Settings) -> ServedModel:
     served = ServedModel(settings.name, version(described), engine, signature, example)
     try:
         # As clients send it: what the example's types are in JSON must fit too.
-        rows = signature.rows_of_json(json.dumps({"instances": example}).encode())
+        rows = signature.rows_of_json(json.dumps({"instances": example}).encode(), len(example))
         predicted = served.predict(rows)
     except (Refusal, ValueError) as error:
         raise ValueError(f"the model at {directory} can't score its own input example: {error}") from None

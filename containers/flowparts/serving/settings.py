@@ -29,6 +29,7 @@ class Settings:
     grpc_port: int = _option(8081, "gRPC port of the Open Inference Protocol; 0 serves no gRPC")
     workers: int = _option(1, "processes, each with the model")
     timeout_seconds: float = _option(60.0, "time for a request, unless it brings X-Request-Timeout-Ms")
+    load_seconds: float = _option(300.0, "time for loading a model")
     drain_seconds: float = _option(5.0, "time after SIGTERM in which requests are still taken")
     max_rows: int = _option(10_000, "most rows in a request")
     max_body_mb: float = _option(16.0, "largest request body, in MB of 1,000,000 bytes")
@@ -131,7 +132,7 @@ def _check(settings: Settings) -> None:
     for name in ("workers", "max_rows", "max_batch_rows", "max_waiting_rows", "prediction_log_rows"):
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
-    for name in ("timeout_seconds", "max_body_mb", "prediction_log_seconds"):
+    for name in ("timeout_seconds", "load_seconds", "max_body_mb", "prediction_log_seconds"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise ValueError(
                 f"--{name.replace('_', '-')} must be more than 0, not {getattr(settings, name):g}"

@@ -33,6 +33,15 @@ _WORDS = {
 }
 
 
+class _Counted(msgspec.Struct):
+    """A request whose rows aren't read yet."""
+
+    instances: list[msgspec.Raw]
+
+
+_counted = msgspec.json.Decoder(_Counted)
+
+
 class Signature:
     """What a model takes and gives.
 
@@ -46,6 +55,7 @@ class Signature:
     Attributes:
         features: As given.
         optional: As given.
+        images: Columns of images.
         classes: As given.
         outputs: Names of the columns of a prediction, in order.
         request_type: Type of the body `{"instances": [{"column": value, ...}]}`; a row may also be the list
@@ -64,6 +74,7 @@ class Signature:
     ) -> None:
         self.features = features
         self.optional = frozenset(optional)
+        self.images = [name for name, kind in features.items() if kind == "image"]
         self.classes = classes
         self.outputs = ["prediction", *(f"probability_{value}" for value in classes or [])]
         self._rejects_unknown = unknown_fields == "reject"
@@ -107,12 +118,19 @@ class Signature:
             if categories and name in categories
         ]
 
-    def rows_of_json(self, body: bytes) -> list[Row]:
+    def rows_of_json(self, body: bytes, max_rows: int) -> list[Row]:
         """Return the rows of a body of `request_type`, values in the order of the features.
 
         Raises:
-            Refusal: It isn't JSON, or a row doesn't fit the signature.
+            Refusal: It isn't JSON, has too many rows, or a row doesn't fit the signature.
         """
+        # A row of two bytes may become one of hundreds of values: so many are counted before they are made.
+        if len(body) > 3 * max_rows and body.count(b"{") + body.count(b"[") > max_rows + 2:
+            count = len(decoded(_counted, body).instances)
+            if count > max_rows:
+                raise Refusal(
+                    "too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once"
+                )
         instances = decoded(self._request, body).instances
         if not self._typed:
             return self.checked(

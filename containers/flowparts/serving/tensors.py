@@ -86,7 +86,8 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
     for tensor in inputs:
         kind = signature.features.get(tensor.name)
         if kind is None:
-            columns[tensor.name] = [None] * count
+            # Known by its name alone: nobody reads its values.
+            columns[tensor.name] = []
             continue
         found, _ = _extent(tensor, (1,))
         if found != count:
@@ -121,12 +122,14 @@ def _values(tensor: Tensor, kind: str, count: int, width: int = 1) -> list[Any]:
             + ", ".join(dict.fromkeys(accepted)),
         )
     values = tensor.values(kind, count, width)
-    if len(values) != count * width:
-        raise Refusal(
-            "signature",
-            f"tensor {tensor.name!r} has {len(values)} values, but its shape asks for {count * width}",
-        )
+    require_count(tensor.name, len(values), count * width)
     return values
+
+
+def require_count(name: str, found: int, wanted: int) -> None:
+    """Raise a Refusal unless a tensor has as many values as its shape says."""
+    if found != wanted:
+        raise Refusal("signature", f"tensor {name!r} has {found} values, but its shape asks for {wanted}")
 
 
 def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list[Any]]:

@@ -8,13 +8,14 @@ import os
 import signal
 import socket
 import sys
+import threading
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from flowparts.serving import logs, served_model
+from flowparts.serving import limits, logs, served_model
 from flowparts.serving.app import App
 from flowparts.serving.http import Server
 from flowparts.serving.metrics import Metrics
@@ -25,7 +26,11 @@ from flowparts.serving.settings import Settings
 # The exit status of a worker that can't start: starting it again would not help.
 CANNOT_START = 3
 # With the time to drain, less than the 30 s that Kubernetes grants.
-_SECONDS_TO_FINISH = 20
+_SECONDS_TO_FINISH = 16
+# After it, a process that hangs in a library ends without being asked.
+SECONDS_TO_END = _SECONDS_TO_FINISH + 6
+# Begins the name of the file that a worker touches every second while it works.
+ALIVE = "alive-"
 
 
 def run(settings: Settings, listener: socket.socket, number: int, shared: Path, parent: int = -1) -> int:
@@ -41,8 +46,10 @@ def run(settings: Settings, listener: socket.socket, number: int, shared: Path, 
     started = perf_counter()
     model = None
     if settings.model:
+        slow = f"the model at {settings.model} was not loaded within {settings.load_seconds:g} s"
         try:
-            model = served_model.load(Path(settings.model), settings)
+            with limits.time(settings.load_seconds, CANNOT_START, slow):
+                model = served_model.load(Path(settings.model), settings)
         except ValueError as error:
             logs.say(str(error), logging.ERROR)
             return CANNOT_START
@@ -85,7 +92,7 @@ async def _serve(
         app.serve(Scorer(model, settings, metrics))
     else:
         app.repository = Repository(app, settings, metrics)
-    server = Server(app)
+    server = Server(app, shared=settings.workers > 1)
     calls = None
     if settings.grpc_port:
         from flowparts.serving import rpc
@@ -96,6 +103,7 @@ async def _serve(
         await calls.start()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
+    last: list[threading.Timer] = []
 
     def stop(seconds: float) -> None:
         if app.draining:
@@ -106,7 +114,17 @@ async def _serve(
         loop.call_later(seconds, stopped.set)
 
     def ask(seconds: float, *_: object) -> None:
+        if not last:
+            # In a thread, since the loop may be what hangs.
+            last.append(threading.Timer(seconds + SECONDS_TO_END, _end, [number]))
+            last[0].daemon = True
+            last[0].start()
         loop.call_soon_threadsafe(stop, seconds)
+
+    def live() -> None:
+        if not app.stuck:
+            (shared / f"{ALIVE}{number}").touch()
+        loop.call_later(1, live)
 
     # Not the loop's own handlers: closing the loop would give the signals back their deadly meaning.
     for signum, seconds in ((signal.SIGTERM, settings.drain_seconds), (signal.SIGINT, 0.0)):
@@ -131,6 +149,7 @@ async def _serve(
         f"serving {what} at http://{_bracketed('127.0.0.1' if host == '0.0.0.0' else host)}:{port}",  # noqa: S104
         worker=number, http_port=port, grpc_port=settings.grpc_port,
     )  # fmt: skip
+    live()
     await stopped.wait()
     if calls:
         await asyncio.gather(server.stop(_SECONDS_TO_FINISH), calls.stop(_SECONDS_TO_FINISH))
@@ -140,6 +159,12 @@ async def _serve(
         scorer.close()
     logs.say("stopped", worker=number)
     ignore_stops()
+
+
+def _end(number: int) -> None:
+    """End a process that doesn't end by itself."""
+    logs.say("requests or a library did not end in time, the process does", 40, worker=number)
+    os._exit(1)
 
 
 def ignore_stops() -> None:

@@ -150,9 +150,9 @@ def test_addresses_and_methods_that_are_none(server: Server, path: str, method: 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    [b"nonsense\r\n\r\n", b"POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n",
      b"POST /predict HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
-     b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
      b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
      b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"],
 )  # fmt: skip
@@ -183,7 +183,7 @@ def test_limits_of_rows_and_bytes(serve: Callable[..., Server], model: Path, rec
     assert headers["connection"] == "close"
     # Without its length being said first.
     chunk = b"2000\r\n" + b" " * 0x2000 + b"\r\n"
-    head = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert talk(server, head + chunk * 3).startswith(b"HTTP/1.1 413 ")
     status, answer, _ = server.call("/predict", {"instances": [records[0] | {"Town": "Paris"}]})
     assert (status, answer["error"]) == (400, "instances[0] has a field that the model doesn't know: 'Town'")
@@ -266,8 +266,8 @@ def test_browsers_of_other_origins_are_let_in_only_when_named(
 
 @pytest.mark.parametrize(
     ("request_line", "status"),
-    [(b"POST /predict HTTP/1.1\r\nContent-Length: 99999999", b"413"),
-     (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked", b"400")],
+    [(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999", b"413"),
+     (b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked", b"400")],
 )  # fmt: skip
 def test_browsers_may_read_why_a_request_was_not_even_read(
     serve: Callable[..., Server], model: Path, request_line: bytes, status: bytes

@@ -186,7 +186,7 @@ def test_a_client_that_resets_its_connection_is_counted_and_no_more_in_flight(
 ) -> None:
     server = serve(model, code=SLOW)
     body = json.dumps({"instances": records[:1]}).encode()
-    head = f"POST /predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(head + body)

@@ -79,7 +79,7 @@ def test_a_slow_client_keeps_nobody_waiting(server: Server, records: Any) -> Non
 def test_chunked_bodies_are_read(server: Server, records: Any) -> None:
     body = json.dumps({"instances": records[:1]}).encode()
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:])) + b"0\r\n\r\n"
-    head = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connected(server) as connection:
         connection.sendall((head + chunks) * 2)
         assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
@@ -111,6 +111,9 @@ def statuses(reads: list[bytes]) -> list[int]:
         max_body = 1_000_000
         draining = False
 
+        def unwanted(self, *_: Any) -> None:
+            return None
+
         def handle(self, _: Request, done: Callable[[Response], None]) -> None:
             done(Response(b""))
 
@@ -118,7 +121,7 @@ def statuses(reads: list[bytes]) -> list[int]:
             return Response(b"", refusal.status)
 
     transport = mock.Mock(is_closing=lambda: False)
-    server = mock.Mock(application=Application(), connections=set(), date=b"")
+    server = mock.Mock(application=Application(), date=b"", body_bytes=0, max_body_bytes=10**9)
     connection = Connection(server)
     connection.connection_made(transport)
     for read in reads:

@@ -100,7 +100,8 @@ def test_what_comes_while_a_file_is_written_is_kept_and_what_is_too_much_is_told
         written.append(len(kept))
 
     monkeypatch.setattr(PredictionLog, "_write", write)
-    log: Any = PredictionLog(tmp_path / "log", None, share=1.0, rows=1, seconds=60)
+    lost: list[int] = []
+    log: Any = PredictionLog(tmp_path / "log", None, share=1.0, rows=1, seconds=60, lost=lost.append)
     log.add([("row",)], None, "predict")
     assert begun.wait(10)
     for _ in range(99):
@@ -111,6 +112,7 @@ def test_what_comes_while_a_file_is_written_is_kept_and_what_is_too_much_is_told
     [told] = [record for record in caplog.records if "the prediction log lacks rows" in record.message]
     assert written == [1, 11]
     assert told.facts == {"rows": 88}
+    assert lost == [88]
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_predictions(
@@ -124,13 +126,16 @@ def test_a_log_that_cannot_be_written_does_not_stop_predictions(
     while not server.say("the prediction log can't be written") and time.monotonic() < deadline:
         assert server.call("/predict", {"instances": records[:1]})[0] == 200
     assert server.say("the prediction log can't be written")
+    counted = b"flowparts_prediction_log_lost_rows_total "
+    lost = next(line for line in server.call("/metrics")[1].splitlines() if line.startswith(counted))
+    assert float(lost.removeprefix(counted)) >= 1
 
 
 def test_features_with_the_names_of_other_columns_keep_them(tmp_path: Path) -> None:
     taken = ["time", "request_time", "prediction", "served_prediction"]
     signature = Signature(dict.fromkeys(taken, "number"), [], None)
     model: Any = SimpleNamespace(name="m", version="1", signature=signature)
-    log = PredictionLog(tmp_path / "log", model, share=1.0, rows=1, seconds=60)
+    log = PredictionLog(tmp_path / "log", model, share=1.0, rows=1, seconds=60, lost=lambda _: None)
     log.add([(1.0, 2.0, 3.0, 4.0)], Answer({"prediction": [5.0]}, 0, 1), "predict")
     log.close()
     found = tables.scan(tmp_path / "log").collect()

@@ -1,0 +1,60 @@
+"""What loading a model may take: somebody else's model may ask for any time and memory."""
+
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# A control group without a limit names a number near 2**63.
+_NO_LIMIT = 1 << 60
+
+
+def memory_bytes() -> int | None:
+    """Return how much memory the container has; None where nothing limits it."""
+    for file in _CGROUPS:
+        try:
+            text = Path(file).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
+    return None
+
+
+@contextmanager
+def memory(limit: int | None) -> Iterator[None]:
+    """Let a block of code take so many further bytes of address space: what asks for more gets a MemoryError.
+
+    Without it the kernel would end the process when it uses what it was given, without a word.
+    """
+    if limit is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    wanted = taken + limit
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if before[1] < 0 else min(wanted, before[1]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextmanager
+def time(seconds: float, status: int, sentence: str) -> Iterator[None]:
+    """End the process with a status if a block of code takes longer; libraries can't be interrupted."""
+    from flowparts.serving import logs
+
+    def end() -> None:
+        logs.say(sentence, 40)
+        os._exit(status)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
