@@ -39,7 +39,7 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
     # A handler may interrupt itself, and whatever runs here: it does no more than take note.
     received: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda signum, _: received.append(signum))
+        signal.signal(signum, lambda number, _: received.append(number))
     lanes = {number: _Lane(shared / f"{worker.ALIVE}{number}") for number in range(settings.workers)}
 
     def start(number: int) -> None:
@@ -53,11 +53,11 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
     while workers:
         now = time.monotonic()
         while received:
-            signum = received.pop(0)
+            asked = received.pop(0)
             if not end:
                 end = now + settings.drain_seconds + worker.SECONDS_TO_END
             for process in workers.values():
-                process.send_signal(signum)
+                process.send_signal(asked)
         if end and now > end - worker.SECONDS_TO_END:
             # The workers take what has come, and close their ends.
             deafen(listener)
