@@ -81,8 +81,8 @@ class Way:
 class Plan:
     """What a pipeline takes."""
 
-    usual: Way  # with its default parameters; a branch that a step decides on goes the longest way
-    longest: Way  # whatever its parameters
+    usual: Way  # with its default parameters, without an If of no Else that a step decides on
+    longest: Way  # whatever its parameters, through every If
     yaml_bytes: int
     spec_bytes: int  # of the workflow
     steps: Mapping[str, resources.Resources]  # by name of the executor
@@ -183,11 +183,11 @@ class _Backend:
             given = {**_defaults(self._component(task)), **_known(task, values)}
             before = [ways[other].path for other in task.get("dependentTasks", [])]
             begin = max([start, *before], key=lambda path: path.seconds)
-            verdicts[name] = self._verdict(task, given)
+            verdicts[name] = self._verdict(task, given, is_rare=not are_branches)
             ways[name] = (
                 self._skipped(task, begin)
                 if verdicts[name] is False
-                else self._task(name, task, given, begin, level, _lengths(task, tasks, values))
+                else self._task(name, task, given, begin, level, _artifacts(task, tasks, values))
             )
         if are_branches:
             certain = [name for name, verdict in verdicts.items() if verdict]
@@ -208,11 +208,11 @@ class _Backend:
         given: Mapping[str, Any],
         start: Path,
         level: int,
-        lengths: Mapping[str, int],
+        artifacts: Mapping[str, int],
     ) -> Way:
         component = self._component(task)
         if "dag" not in component:
-            return self._step(name, task, given, start, level, lengths)
+            return self._step(name, task, given, start, level, artifacts)
         size = workflow_size.quoted(component) + workflow_size.quoted(task)
         driver = self._driver(start, size)
         if "parameterIterator" not in task and "artifactIterator" not in task:
@@ -236,7 +236,7 @@ class _Backend:
         given: Mapping[str, Any],
         start: Path,
         level: int,
-        lengths: Mapping[str, int],
+        artifacts: Mapping[str, int],
     ) -> Way:
         component = self._component(task)
         label = component["executorLabel"]
@@ -246,7 +246,7 @@ class _Backend:
             return self._driver(start, workflow_size.quoted(component) + workflow_size.quoted(task))
         container, config = executor["container"], self._configs.get(label)
         own = workflow_size.executor_input(
-            self._spec["pipelineInfo"]["name"], name, component, given, lengths
+            self._spec["pipelineInfo"]["name"], name, component, given, artifacts
         )
         patch = workflow_size.of_patch(
             workflow_size.quoted(own),
@@ -283,15 +283,15 @@ class _Backend:
             driver, status_bytes=workflow_size.of_group(size, workflow_size.SKIPPED_NODES)
         )
 
-    def _verdict(self, task: Mapping[str, Any], given: Mapping[str, Any]) -> bool | None:
-        """Return whether a task's condition holds; None where that shows at run time only."""
+    def _verdict(self, task: Mapping[str, Any], given: Mapping[str, Any], is_rare: bool) -> bool | None:
+        """Return whether a task's condition holds; None, or False for a rare one, if a step decides on it."""
         text = _condition(task)
         if not text or not self._with_defaults:
             return None
         try:
             return condition(text, given)
         except BackendError:
-            return None
+            return False if is_rare else None
 
     def _component(self, task: Mapping[str, Any]) -> Mapping[str, Any]:
         component: Mapping[str, Any] = self._spec["components"][task["componentRef"]["name"]]
@@ -331,11 +331,13 @@ def _iterations(task: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     return len(listed) if isinstance(listed, list) else 1
 
 
-def _lengths(task: Mapping[str, Any], tasks: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, int]:
-    """Return by input artifact how many a loop beside the task gives to it."""
-    lengths = {}
+def _artifacts(
+    task: Mapping[str, Any], tasks: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, int]:
+    """Return by input artifact how many a task is given; a loop beside it gives one for each iteration."""
+    counts = {}
     for name, source in task.get("inputs", {}).get("artifacts", {}).items():
         producer = tasks.get(source.get("taskOutputArtifact", {}).get("producerTask"), {})
-        if "parameterIterator" in producer:
-            lengths[name] = _iterations(producer, _known(producer, values))
-    return lengths
+        is_loop = "parameterIterator" in producer
+        counts[name] = _iterations(producer, _known(producer, values)) if is_loop else 1
+    return counts

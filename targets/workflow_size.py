@@ -22,8 +22,8 @@ _PATCH_BYTES = 1_300
 _PATCH_COPIES, _SPECIFICATION_COPIES = 6, 2
 # The specification besides the components, containers and tasks that it quotes.
 _SPEC_BYTES, _SPEC_TASK_BYTES, _SPEC_DAG_BYTES = 2_000, 1_000, 600
-# What is only known at run time: a parameter, and an artifact's metadata, of which half is Kubeflow's own.
-_VALUE, _METADATA = "x" * 40, {"": "x" * 600}
+# What is only known at run time: a parameter, and an artifact's metadata, of which most is Kubeflow's own.
+_VALUE, _METADATA = "x" * 40, {"": "x" * 500}
 _UUID = "x" * 36
 
 
@@ -81,7 +81,7 @@ def executor_input(
     task: str,
     component: Mapping[str, Any],
     values: Mapping[str, Any],
-    lengths: Mapping[str, int],
+    given: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return a step's executor input as it may look, with texts of a usual length for what isn't known yet.
 
@@ -90,7 +90,7 @@ def executor_input(
         task: The task's name.
         component: Its component.
         values: Values of its parameters as far as they are known.
-        lengths: By input artifact, how many there are where it is a list.
+        given: By input artifact that it is given, how many there are: more than one in a list.
     """
     inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
     folder = f"minio://mlpipeline/v2/artifacts/{pipeline}/{_UUID}/{task}/{_UUID}"
@@ -107,8 +107,8 @@ def executor_input(
         "inputs": {
             "parameterValues": {name: values.get(name, _VALUE) for name in inputs.get("parameters", {})},
             "artifacts": {
-                name: {"artifacts": [artifact(name, metadata=_METADATA)] * lengths.get(name, 1)}
-                for name in inputs.get("artifacts", {})
+                name: {"artifacts": [artifact(name, metadata=_METADATA)] * count}
+                for name, count in given.items()
             },
         },
         "outputs": {

@@ -6,7 +6,7 @@ from .. import runs_in
 
 
 # One image for both trainers: which one it is can't be known when the pipeline is compiled.
-@runs_in("tensorflow", cpu="2", memory="4Gi")
+@runs_in("tensorflow", cpu="2", memory="4Gi", memory_request="1Gi")
 def train_tabular(
     train: Input[Dataset],
     validation: Input[Dataset],

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-from targets import catalogue, graph, kubeflow, package, vertex
+from targets import catalogue, graph, kubeflow, package, plan, resources, strict, vertex, workflow_size
 
 PIPELINES = catalogue.pipelines()
 REFERENCES = package.image_references("registry.example/team", "1.2.3")
@@ -64,8 +64,37 @@ def test_has_a_page_that_the_interfaces_open(name: str, pipeline: BaseComponent)
 def test_compiles_to_yaml_that_the_backend_takes(name: str, pipeline: BaseComponent, check: object) -> None:
     text = package.compiled(pipeline, REFERENCES, "1.2.3")
     check(text)
-    # Some Argo set-ups store no more than this.
-    assert len(text.encode()) < 256_000
+
+
+# On Kubeflow each step costs 20 s and each group 10 s, whatever they do, and nobody opens nested groups.
+STEPS, LEVELS = 9, 2
+DEPLOYMENT_STEPS, DEPLOYMENT_LEVELS = 4, 1
+
+
+@every_pipeline
+def test_is_short_flat_and_small_on_kubeflow(name: str, pipeline: BaseComponent) -> None:
+    whole = plan.of(package.compiled(pipeline, REFERENCES, "1.2.3"))
+    path, deploys = whole.longest.path, name == "deploy_with_canary"
+    assert path.steps <= (DEPLOYMENT_STEPS if deploys else STEPS)
+    assert path.levels <= (DEPLOYMENT_LEVELS if deploys else LEVELS)
+    assert whole.yaml_bytes <= 60_000
+    assert whole.workflow_bytes(whole.longest) <= 0.75 * workflow_size.MAX_WORKFLOW_BYTES
+
+
+@every_pipeline
+def test_runs_beside_kubeflow_on_a_laptops_node(name: str, pipeline: BaseComponent) -> None:
+    text = package.compiled(pipeline, REFERENCES, "1.2.3")
+    kubeflow.check_fits(text, strict.NODE)
+    # Even all that may run at the same time, so that nothing waits.
+    cpus, memory = plan.of(text).longest.asked_at_once()
+    free = resources.node(strict.NODE)
+    assert cpus <= free.cpus_asked
+    assert memory <= free.memory_asked
+
+
+@every_pipeline
+def test_kubeflow_has_nothing_to_warn_of(name: str, pipeline: BaseComponent) -> None:
+    assert kubeflow.warnings(package.compiled(pipeline, REFERENCES, "1.2.3")) == []
 
 
 def component_of(task: dict[str, Any]) -> str:

@@ -191,7 +191,7 @@ def pages() -> None:
 
 @dsl.pipeline(name="warned")
 def large_input() -> None:
-    consume(text="x" * 80_000)
+    consume(text="x" * 110_000)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def large_input() -> None:
         (filled_in, "holds {{workflow.name}}, which Argo replaces"),
         (unnamed, "the UI will show condition-1 and for-loop-3; say what a group does"),
         (pages, "2 pages are called 'report' beside each other in the UI"),
-        (large_input, "'consume' is given about 8"),
+        (large_input, "'consume' is given about 11"),
     ],
     ids=lambda value: getattr(getattr(value, "pipeline_func", None), "__name__", ""),
 )
@@ -246,7 +246,7 @@ def test_a_group_that_others_read_from_needs_no_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("iterations", "words"), [(7, "kB; use fewer steps"), (12, "so the API's details of a run stop changing")]
+    ("iterations", "words"), [(8, "kB; use fewer steps"), (12, "so the API's details of a run stop changing")]
 )
 def test_a_workflow_that_grows_large_is_told(iterations: int, words: str) -> None:
     @dsl.pipeline(name="grown")
