@@ -13,6 +13,10 @@ def batch_prediction(
     data_version: str = "",
     null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
     on_bad_rows: str = "fail",
+    file_format: str = "",
+    delimiter: str = "",
+    decimal: str = "",
+    column_names: list = [],  # noqa: B006
     model_name: str = "tabular-training",
     key_columns: list = [],  # noqa: B006
     destination: str = "",
@@ -28,6 +32,10 @@ def batch_prediction(
         null_values: Texts that mean a missing value, such as NA; empty for the default.
         on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
             quarantine, or null to take such a value for missing.
+        file_format: csv, jsonl or parquet; empty to go by the files' names.
+        delimiter: Character between two fields of a CSV file; empty to tell it from the file.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
+        column_names: Names of the columns of CSV files without a header; empty if they have one.
         model_name: Name of the model in the registry; tabular-training registers one.
         key_columns: Columns to keep beside the predictions, such as an identifier; empty to keep all.
         destination: File to write the predictions to as well, ending in .csv, .parquet or .jsonl: a path
@@ -40,6 +48,10 @@ def batch_prediction(
         data_version=data_version,
         null_values=null_values,
         on_bad_rows=on_bad_rows,
+        file_format=file_format,
+        delimiter=delimiter,
+        decimal=decimal,
+        column_names=column_names,
         schema=champion.outputs["schema"],
     ).outputs["table"]
     validated = validate_table(table=table, schema=champion.outputs["schema"])

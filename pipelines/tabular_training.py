@@ -22,6 +22,11 @@ def tabular_training(
     data_version: str = "",
     null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
     on_bad_rows: str = "fail",
+    file_format: str = "",
+    delimiter: str = "",
+    decimal: str = "",
+    column_names: list = [],  # noqa: B006
+    column_types: dict = {},  # noqa: B006
     schema_uri: str = "",
     label: str = "target",
     task: str = "classification",
@@ -53,6 +58,12 @@ def tabular_training(
         null_values: Texts that mean a missing value, such as NA; empty for the default.
         on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
             quarantine, or null to take such a value for missing.
+        file_format: csv, jsonl or parquet; empty to go by the files' names.
+        delimiter: Character between two fields of a CSV file; empty to tell it from the file.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
+        column_names: Names of the columns of CSV files without a header; empty if they have one.
+        column_types: Types of columns by name, where the inferred ones are wrong: boolean, integer, number,
+            date, timestamp or string.
         schema_uri: Reviewed schema (JSON, a path or URI) that the data must satisfy; empty to infer one. When
             a type in it changes, change data_version too.
         label: Column to predict.
@@ -85,6 +96,11 @@ def tabular_training(
         data_version=data_version,
         null_values=null_values,
         on_bad_rows=on_bad_rows,
+        file_format=file_format,
+        delimiter=delimiter,
+        decimal=decimal,
+        column_names=column_names,
+        column_types=column_types,
         schema_uri=schema_uri,
     ).outputs["table"]
     profile_table(table=table)
