@@ -37,10 +37,7 @@ def whole(path: str | Path) -> Iterator[Path]:
             earlier.rename(final)
     try:
         yield partial
-        if partial.is_dir():
-            _replace_directory(partial, final, earlier)
-        else:
-            _replace_file(partial, final)
+        _move(partial, earlier, final)
     finally:
         _remove(partial)
 
@@ -78,6 +75,13 @@ def read_json(path: str | Path, what: str) -> Any:
         raise ValueError(f"{what} is not there: no file at {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{what} at {path} is not valid JSON: {error}") from None
+
+
+def _move(partial: Path, earlier: Path, final: Path) -> None:
+    if partial.is_dir():
+        _replace_directory(partial, final, earlier)
+    else:
+        _replace_file(partial, final)
 
 
 def _replace_file(partial: Path, final: Path) -> None:

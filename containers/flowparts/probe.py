@@ -179,6 +179,7 @@ def probe(
             index = number % len(records)
             # Each goes first as often as the other, since the first of a pair may find the machine asleep.
             for each in asked if number % 2 else reversed(asked):
+                ending.check()
                 try:
                     answer, latency_ms = _ask(target, endpoint, records[index], each.revision)
                 except ValueError as error:
