@@ -32,9 +32,10 @@ _MAX_ZOOMS = 5
 
 _MANY_NULLS = 0.2
 _STRONG_SKEW = 3.0
+_ALMOST_NUMBERS = 0.9
 _ALMOST_ALL = 0.99
 _MIN_ROWS_ID = 20
-_SERIOUS = ("all missing", "constant", "infinite values")
+_SERIOUS = ("all missing", "constant", "infinite values", "text among numbers")
 _ENDS = ("min", "max")
 _EPOCH = datetime(1970, 1, 1)
 
@@ -131,6 +132,9 @@ def _first_look(plain: pl.LazyFrame, kinds: Sequence[str]) -> dict[str, Any]:
         if kind == "string":
             length = value.str.len_chars()
             measures |= {"min_length": length.min(), "max_length": length.max(), "mean_length": length.mean()}
+            number = value.cast(pl.Float64, strict=False)
+            odd = value.filter(number.is_null() & value.is_not_null())
+            measures |= {"numbers": number.count(), "not_a_number": odd.min()}
         sums |= {f"{index} {name}": measure for name, measure in measures.items()}
     with tables.watched(plain, "looking at every column") as watched:
         return watched.select(**sums).pipe(tables.collect).row(0, named=True)
@@ -328,6 +332,14 @@ def _warnings(column: Mapping[str, Any], rows: int) -> list[tuple[str, str]]:
             found.append(("looks like an identifier", "no two values alike"))
         elif column["type"] == "string" and distinct > max(100, 0.1 * count):
             found.append(("many categories", f"{distinct:,} different texts in {count:,} values"))
+    if _ALMOST_NUMBERS * count <= column.get("numbers", 0) < count and count >= _MIN_ROWS_ID:
+        found.append(
+            (
+                "text among numbers",
+                f"{column['numbers']:,} of {count:,} values are numbers, others are not, such as "
+                f"{column['not_a_number']!r}",
+            )
+        )
     if column.get("infinite"):
         found.append(("infinite values", f"{column['infinite']:,} infinite"))
     if abs(column.get("skewness") or 0) > _STRONG_SKEW and "almost constant" not in dict(found):

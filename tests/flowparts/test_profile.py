@@ -269,3 +269,14 @@ def test_report_shows_a_card_for_each_column(tmp_path: Path, open_page: Callable
     assert any(name.startswith("<script>") for name in names)
     assert "holds no value at all" in driver.find_element("css selector", ".callout.bad").text
     assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_numbers_among_which_are_other_texts_are_named() -> None:
+    frame = pl.DataFrame(
+        {"a": [*map(str, range(95)), *["unknown"] * 5], "zip": [f"0{n:04}" for n in range(100)]}
+    )
+    warnings = profile.profile(frame.lazy())["warnings"]
+    found = [
+        (warning["column"], warning["message"]) for warning in warnings if "numbers" in warning["warning"]
+    ]
+    assert found == [("a", "95 of 100 values are numbers, others are not, such as 'unknown'")]
