@@ -297,6 +297,11 @@ class App:
         """Whether a model has been working on one batch for longer than any request waits."""
         return any(scorer.stuck for scorer in self.scorers.values())
 
+    @property
+    def ready(self) -> bool:
+        """Whether the server wants requests."""
+        return not self.draining and not self.stuck
+
     def _check_alive(self) -> None:
         if self.stuck:
             raise Refusal("stuck", "the model has not come back from a request; the server must be restarted")

@@ -136,14 +136,14 @@ class Service:
             )
 
     async def _server_live(self, _: Any, __: Any) -> Any:
-        return messages.ServerLiveResponse(live=True)
+        return messages.ServerLiveResponse(live=not self._app.stuck)
 
     async def _server_ready(self, _: Any, __: Any) -> Any:
-        return messages.ServerReadyResponse(ready=not self._app.draining)
+        return messages.ServerReadyResponse(ready=self._app.ready)
 
     async def _model_ready(self, request: Any, _: Any) -> Any:
         self._scorer(request.name, request.version)
-        return messages.ModelReadyResponse(ready=not self._app.draining)
+        return messages.ModelReadyResponse(ready=self._app.ready)
 
     async def _server_metadata(self, _: Any, __: Any) -> Any:
         extensions = ["model_repository"] if self._app.repository else []

@@ -1,5 +1,6 @@
 """The HTTP of the server: what a connection may do."""
 
+import asyncio
 import json
 import socket
 import time
@@ -10,6 +11,7 @@ from unittest import mock
 import pytest
 
 from flowparts.serving.http import Connection, Request, Response
+from flowparts.serving.http import Server as HttpServer
 from flowparts.serving.refusals import Refusal
 from tests.flowparts.serving.conftest import Server
 
@@ -220,3 +222,36 @@ def test_addresses_may_have_queries_and_escapes(server: Server) -> None:
         with connected(server) as connection:
             connection.sendall(request(path=path))
             assert answers(connection, 1)[0][0] == 200, path
+
+
+def test_connections_that_the_kernel_has_made_are_answered_when_the_server_stops() -> None:
+    class Application:
+        max_body = 1_000_000
+        draining = False
+
+        def unwanted(self, _: Request) -> None:
+            return None
+
+        def handle(self, _: Request, done: Callable[[Response], None]) -> None:
+            done(Response(b"{}"))
+
+        def refuse(self, refusal: Refusal, _: Any) -> Response:
+            return Response(b"", refusal.status)
+
+    async def stopped_with_clients_waiting() -> list[bytes]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = HttpServer(Application())
+        await server.start(listener)
+        # Nothing is awaited, so that the loop can't take them before it closes the listener.
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(50)]
+        for client in clients:
+            client.sendall(request(b"x"))
+        await server.stop(5)
+        found = []
+        for client in clients:
+            with client:
+                client.settimeout(5)
+                found.append(client.recv(12))
+        return found
+
+    assert set(asyncio.run(stopped_with_clients_waiting())) == {b"HTTP/1.1 200"}
