@@ -13,7 +13,7 @@ from kfp.compiler.pipeline_spec_builder import write_pipeline_spec_to_file
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from targets import checks, kubeflow_checks, package, plan, resources
+from targets import catalogue, checks, kubeflow_checks, package, plan, resources
 from targets.settings import Kubeflow
 from targets.submission import Package
 
@@ -64,7 +64,7 @@ def with_settings(text: str, settings: Kubeflow) -> str:
     """
     spec, *overlays = package.documents(text)
     if settings.resources:
-        resources.override(spec, settings.resources)
+        resources.override(spec, settings.resources, catalogue.components())
         text = package.with_pipeline(text, spec)
     overlay = (
         overlays[0] if overlays else {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}

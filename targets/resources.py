@@ -1,7 +1,7 @@
 """CPU and memory of a compiled pipeline's steps: what each asks for and may use, and how to change it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,13 +103,16 @@ def memory_bytes(text: str) -> int:
     return size
 
 
-def override(spec: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]]) -> None:
+def override(
+    spec: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], elsewhere: Iterable[str] = ()
+) -> None:
     """Set other requests and limits in a pipeline document.
 
     Args:
         spec: The document, which is changed.
         given: By a step's name, or "*" for every step, some of cpu_request, cpu_limit, memory_request and
             memory_limit. A step's own entry wins over "*", and `train` also means what kfp calls `train-2`.
+        elsewhere: Steps of other pipelines, which may be given too: one profile serves many pipelines.
 
     Raises:
         ValueError: A step, key or value is unknown, or a request is over its limit.
@@ -122,9 +125,10 @@ def override(spec: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]]) ->
     entries = {step.replace("_", "-"): _checked(step, entry) for step, entry in given.items()}
     meant = {name: [name, re.sub(r"-\d+$", "", name)] for name in executors}
     names = {name for both in meant.values() for name in both}
+    names.update(name.replace("_", "-") for name in elsewhere)
     for step in entries:
         if step != "*" and step not in names:
-            raise ValueError(unknown("step", step, sorted(executors)))
+            raise ValueError(unknown("step", step, sorted(names)))
     for name, container in executors.items():
         own = next((entries[key] for key in meant[name] if key in entries), {})
         if wanted := {**entries.get("*", {}), **own}:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowparts.secrets import SCHEME
-from targets import checks, package, resources
+from targets import catalogue, checks, package, resources
 from targets.settings import Vertex
 
 MAX_CPUS = 96
@@ -59,7 +59,7 @@ def with_settings(text: str, settings: Vertex) -> str:
             are no such numbers.
     """
     spec = package.documents(text)[0]
-    resources.override(spec, settings.resources)
+    resources.override(spec, settings.resources, catalogue.components())
     resources.without_requests(spec)
     _add_secrets(spec, secrets([f"{name}={secret}" for name, secret in settings.secrets.items()]))
     return package.with_pipeline(text, spec)

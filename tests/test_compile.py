@@ -46,7 +46,7 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
         ),
         (["split_table", "--version", "latest"], "version 'latest' is not a fixed image tag"),
         (["split_table", "--digests", "missing.json"], "cannot read the images in missing.json"),
-        (["batch-prediction", "--resources", "{trian: {}}"], "unknown step 'trian'; known: "),
+        (["batch-prediction", "--resources", "{trian: {}}"], "unknown step 'trian'; "),
         (["batch-prediction", "--resources", "{a: 2}"], "setting 'resources' takes a mapping of mappings"),
         (
             ["batch-prediction", "--node", "50m 8Gi"],
@@ -149,7 +149,11 @@ CONFIG = """
 target = "kubeflow"
 registry = "registry.example/team"
 version = "2.0"
-resources = { "*" = { cpu_request = "50m" }, batch-predict = { memory_limit = "8Gi" } }
+
+[team.resources]
+"*" = { cpu_request = "50m" }
+batch-predict = { memory_limit = "8Gi" }
+roll-out = { cpu_limit = "2" }
 
 [cloud]
 target = "vertex"
@@ -178,6 +182,8 @@ def test_a_profile_settles_images_and_resources_of_its_own_target(tmp_path: Path
     resources = containers["exec-batch-predict"]["resources"]
     assert (resources["resourceCpuRequest"], resources["resourceMemoryLimit"]) == ("50m", "8Gi")
     assert containers["exec-ingest-table"]["resources"]["resourceMemoryLimit"] == "2Gi"
+    # What is said of a step of other pipelines doesn't matter here.
+    assert "exec-roll-out" not in containers
 
 
 def test_flags_win_over_the_profile(tmp_path: Path, config: list[str]) -> None:
