@@ -49,18 +49,18 @@ WATCH = {"name": "{endpoint}", "requests": 10, "seconds": 1.0, "options": {"memo
 
 
 @dsl.pipeline(name="deploy-and-roll-back")
-def deploy_and_roll_back(name: str, tracking_uri: str = "") -> None:
-    """Run the parts of a rollout one by one, which no pipeline of the library does."""
+def deploy_and_roll_back(name: str, rolled_out: str, tracking_uri: str = "") -> None:
+    """Run the parts of a rollout one by one, which no pipeline of the library does; each can be run again."""
     first = load_champion(model_name="tabular-training", tracking_uri=tracking_uri)
     second = load_champion(model_name="diabetes", tracking_uri=tracking_uri).outputs["model"]
     rows = ingest_table(source="sample://diabetes").outputs["table"]
     predicted = batch_predict(table=rows, model=second).outputs["predictions"]
     deployed = deploy_docker(model=first.outputs["model"], name=name, memory="512Mi")
-    options = {"memory": "512Mi"}
-    canary = deploy_model(model=second, target="docker", name=name, options=options, share=10).after(deployed)
-    shifted = shift_traffic(endpoint=canary.outputs["endpoint"], percent=50).outputs["shifted"]
-    probed = probe_endpoint(endpoint=shifted, model=second, predictions=predicted, requests=10, seconds=1.0)
-    rollback(endpoint=shifted, reason="to see it go").after(probed)
+    canary = deploy_docker(model=second, name=name, memory="512Mi", share=10)
+    rollback(endpoint=canary.after(deployed).outputs["endpoint"], reason="to see it go")
+    there = deploy_model(model=second, target="docker", name=rolled_out, options=WATCH["options"])
+    shifted = shift_traffic(endpoint=there.outputs["endpoint"], percent=100).outputs["shifted"]
+    probe_endpoint(endpoint=shifted, model=second, predictions=predicted, requests=10, seconds=1.0)
 
 
 @dsl.pipeline(name="deploy-to-clusters")
@@ -120,7 +120,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("batch_prediction", {"destination": "{outside}/predictions.csv"}),
     ("deploy_with_canary", WATCH),
     ("deploy_with_canary", {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}),
-    ("deploy_and_roll_back", {"name": "{endpoint}-too"}),
+    ("deploy_and_roll_back", {"name": "{endpoint}-too", "rolled_out": "{endpoint}"}),
     ("deploy_to_clouds", {"uri": "{bucket}", "role": ROLE, "storage": f"s3://{clouds.ARCHIVES}/models"}),
 ]
 PIPELINES = {
