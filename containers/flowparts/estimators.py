@@ -177,6 +177,9 @@ def fit(
         estimator.set_params(n_jobs=threads)
     if early_stopping_rounds is not None:
         options |= _validation_options(estimator, train, validation, early_stopping_rounds)
+    if getattr(estimator, "early_stopping", None) == "auto" and _has_single_row_class(estimator, train.label):
+        # scikit-learn holds rows of every class out for it, which takes two.
+        estimator.set_params(early_stopping=False)
     if library == "xgboost":
         options["verbose"] = False
         if not _counts_from_zero(estimator, train.label):
@@ -191,6 +194,13 @@ def fit(
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"estimator {name!r} can't be trained on this table: {reason.strip()}") from error
+
+
+def _has_single_row_class(estimator: Any, label: Any) -> bool:
+    import numpy as np
+    from sklearn.base import is_classifier
+
+    return bool(is_classifier(estimator)) and bool(np.unique(label, return_counts=True)[1].min() < 2)
 
 
 def described(estimator: Any, parameters: Mapping[str, Any] | None) -> dict[str, Any]:

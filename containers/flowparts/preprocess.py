@@ -1,5 +1,6 @@
 """Turn raw columns into the numbers that estimators take, learning from the training table only."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ _ISO_8601 = (
 )
 _FOLDS = 5
 _EXAMPLE_ROWS = 5
+
+_log = logging.getLogger("flowparts")
 
 
 @dataclass(frozen=True)
@@ -404,6 +407,16 @@ def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
             f"label column {label!r} holds a single class in the training table: {classes[0]!r}; "
             "a classification needs at least two"
         )
+    if classes is not None:
+        rows = train.select(tables.column(label).alias("class")).group_by("class").len("rows")
+        rare = rows.filter(pl.col("rows") == 1).sort("class").pipe(tables.collect)["class"].to_list()
+        if rare:
+            _log.warning(
+                "label column %r has one row each of %s in the training table, too few to learn it from; "
+                "merge or drop such classes",
+                label,
+                ", ".join(map(repr, rare[:5])),
+            )
     return classes
 
 

@@ -309,3 +309,17 @@ def test_parameters_are_described_as_the_estimator_took_them() -> None:
     given = {"n_estimators": 5.0, "class_weight": {"no": 1.0}}
     built = estimators.build("RandomForest", C, given)
     assert estimators.described(built, given) == {"n_estimators": 5, "class_weight": {"no": 1.0}}
+
+
+def test_a_class_of_a_single_row_is_named_and_does_not_stop_the_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    x = np.random.default_rng(0).normal(size=10_500)
+    frame = pl.DataFrame({"x": x, "label": np.where(x > 0, "a", "b")}).with_row_index("row")
+    rare = pl.when(pl.col("row") == 7).then(pl.lit("rare")).otherwise("label").alias("label")
+    frame = frame.with_columns(rare).drop("row")
+    assert preprocess.check_label(frame.lazy(), "label", "classification") == ["a", "b", "rare"]
+    assert "label column 'label' has one row each of 'rare' in the training table" in caplog.text
+    rows = estimators.Examples(frame.select("x").to_numpy(), frame["label"], None)
+    fitted = estimators.fit(estimators.build("HistGradientBoosting", C, {"max_iter": 5}), rows, rows)
+    assert {*fitted.predict(np.array([[2.0], [-2.0]]))} == {"a", "b"}
