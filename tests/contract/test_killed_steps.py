@@ -30,7 +30,9 @@ def outputs(folder: Path) -> dict[str, Any]:
 def content(path: Path) -> Any:
     if path.is_file():
         return path.read_bytes()
-    if list(path.glob("*.parquet")) == list(path.iterdir()):
+    # What is hidden is being written; no reader looks at it.
+    visible = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    if all(entry.suffix == ".parquet" for entry in visible):
         return tables.fingerprint(tables.scan(path))
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
