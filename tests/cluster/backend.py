@@ -15,6 +15,7 @@ from kfp_server_api.exceptions import ApiException
 
 import submit
 from targets import compilation, faults, package, settings, submission
+from targets.kubeflow_client import KubeflowClient
 from targets.kubeflow_service import KubeflowService
 from tests.cluster.metadata_store import MetadataStore
 
@@ -35,8 +36,9 @@ class Backend:
         self.bucket = os.environ.get("FLOWPARTS_TEST_S3", "").rstrip("/")
         self.bucket_secret = os.environ.get("FLOWPARTS_TEST_S3_SECRET") or "bucket"
         self.service = KubeflowService(chosen)
-        self.client = self.service._client
-        self.store = MetadataStore(self.service._endpoint, os.environ.get("FLOWPARTS_TOKEN", ""))
+        connection = KubeflowClient(chosen)
+        self.client, self.endpoint = connection.api, connection.endpoint
+        self.store = MetadataStore(self.endpoint, os.environ.get("FLOWPARTS_TOKEN", ""))
         # Pipelines, runs, models and endpoints of this session bear it; so nothing of others is touched.
         self.prefix = f"test-{os.urandom(3).hex()}"
         self.runs: dict[str, str] = {}  # names by keys
@@ -76,7 +78,7 @@ class Backend:
 
     def submit(self, *arguments: str, expected: int = 0) -> None:
         """Call submit.py."""
-        more = ["--endpoint", self.service._endpoint, "--experiment", self.prefix]
+        more = ["--endpoint", self.endpoint, "--experiment", self.prefix]
         assert submit.main(["kubeflow", *arguments, *more]) == expected, arguments
 
     def run(self, key: str) -> submission.Run:
