@@ -112,6 +112,10 @@ def read_steps(workflow: Mapping[str, Any], cancelled: bool = False) -> list[Ste
         for path, tries in attempts.items()
         for step in _step(path, [tries[outer] for outer in sorted(tries)], metadata, cancelled)
     ]
+    if not attempts and not (workflow.get("status") or {}).get("phase"):
+        made = str(metadata.get("creationTimestamp") or "")
+        waits_for = "no workflow controller of Argo has taken it up"
+        return [Step(_joined(()), "waiting", _seconds({"startedAt": made}), waits_for, None, made)]
     return sorted(steps, key=lambda step: (step.started, step.name))
 
 
@@ -198,7 +202,7 @@ def _joined(path: tuple[str, ...]) -> str:
 
 def _seconds(node: Mapping[str, Any]) -> float:
     start, end = node.get("startedAt"), node.get("finishedAt")
-    if not start or node["phase"] == "Skipped":
+    if not start or node.get("phase") == "Skipped":
         return 0.0
     ended = datetime.fromisoformat(end) if end else datetime.now(UTC)
     return max(0.0, (ended - datetime.fromisoformat(start)).total_seconds())

@@ -88,7 +88,7 @@ class KubeflowRuns:
                 state = "unknown"
             if state == "waiting" and step.seconds >= EXPLAINED_AFTER_SECONDS:
                 waits_for = step.message
-            error = ""
+            error = step.message if state == "waiting" else ""
             if state == "failed":
                 error = step.message or self._cause(run, step.pod) or _NO_MESSAGE
             tasks.append(Task(step.name, state, step.seconds, error, waits_for))

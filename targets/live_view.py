@@ -98,13 +98,18 @@ class LiveView:
                 Spinner("dots") if task.state == "running" else Text(mark, colour),
                 Text(task.name),
                 Text(f"{task.elapsed_seconds:6.1f} s", "dim"),
-                Text(
-                    _beside(task)[: max(20, self._console.width - 60)],
-                    "red" if task.state == "failed" else "dim",
-                ),
+                Text(self._beside(task), "red" if task.state == "failed" else "dim"),
             )
         done = sum(task.state not in ("running", "waiting") for task in self._run.tasks)
         return Group(Text(f"{self._run.name}: {done} tasks done", "bold"), table)
+
+    def _beside(self, task: Task) -> str:
+        """Return what stands beside a task while its run goes on."""
+        if task.state == "running":
+            return task.last_line[: max(20, self._console.width - 60)]
+        if task.state == "failed":
+            return task.error
+        return ": ".join(filter(None, (_WORDS.get(task.state, ""), task.last_line)))
 
 
 def line(task: Task) -> Text:
@@ -114,12 +119,3 @@ def line(task: Task) -> Text:
     after += "  (from the cache)" if task.state == "cached" else ""
     after += f": {task.last_line}" if task.state == "waiting" and task.last_line else ""
     return Text.assemble((mark, colour), f" {task.name:<40} ", (after, "dim"))
-
-
-def _beside(task: Task) -> str:
-    """Return what stands beside a task while its run goes on."""
-    if task.state == "running":
-        return task.last_line
-    if task.state == "failed":
-        return task.error
-    return ": ".join(filter(None, (_WORDS.get(task.state, ""), task.last_line)))

@@ -79,8 +79,8 @@ class Task:
     name: str
     state: str  # waiting, running, succeeded, cached, skipped, cancelled, failed; unknown where nobody says
     seconds: float = 0.0
-    error: str = ""
-    last_line: str = ""  # why it waits; services don't send a running step's output
+    error: str = ""  # why it failed, or what keeps it waiting
+    last_line: str = ""  # why it waits, once that has taken long; services don't send a running step's output
 
     @property
     def elapsed_seconds(self) -> float:
@@ -289,7 +289,7 @@ def follow(
         if late and found.state == "running":
             service.cancel(found)
             reason = f"it couldn't start within {start_timeout_seconds:g} s, so the run was ended: " + (
-                late[0].last_line or "the service gives no reason"
+                late[0].error or "the service gives no reason"
             )
             failed = dataclasses.replace(late[0], state="failed", error=reason)
             tasks = [failed if task is late[0] else task for task in found.tasks]

@@ -2,14 +2,18 @@
 
 import base64
 import gzip
+import io
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import submit
+from targets import submission
+from targets.live_view import LiveView
 from tests.stand_in import Trouble
 from tests.submit.kubeflow_server import RECORDED, KubeflowServer
 
@@ -304,6 +308,19 @@ def test_what_else_a_pod_waits_for_is_told(
     assert steps(capsys.readouterr().out) == {"○ quick": said}
 
 
+def test_a_workflow_that_nobody_takes_up_waits(
+    kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture
+) -> None:
+    key = kubeflow.replay("running")
+    workflow = json.loads(kubeflow.workflows[key])
+    first = min(node["startedAt"] for node in workflow["status"]["nodes"].values())
+    metadata = {**workflow["metadata"], "creationTimestamp": first}
+    kubeflow.workflows[key] = json.dumps({"metadata": metadata, "status": {}})
+    assert do("status", key) == 0
+    told = {"○ start of the run": "waiting: no workflow controller of Argo has taken it up"}
+    assert steps(capsys.readouterr().out) == told
+
+
 def test_a_pod_that_was_made_just_now_waits_without_a_reason(
     shown: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,8 +330,10 @@ def test_a_pod_that_was_made_just_now_waits_without_a_reason(
 
 
 def test_a_run_whose_step_can_not_start_in_time_is_ended_as_failed(
-    kubeflow: KubeflowServer, shown: Callable[..., Any]
+    kubeflow: KubeflowServer, shown: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The reason is said then, however short the time.
+    monkeypatch.setattr("targets.kubeflow_runs.EXPLAINED_AFTER_SECONDS", 3600)
     code, text = shown("never-scheduled-cpu-request", None, "--wait", "--start-timeout", "120")
     assert code == 1
     assert kubeflow.runs[0].state == "CANCELED"
@@ -413,6 +432,24 @@ def test_a_request_that_never_goes_well_is_not_sent_again(
     assert do("cancel", key) == 2
     assert "refused the request (500): Failed to terminate a run: " in capsys.readouterr().err
     assert len(kubeflow.sent("POST", ":terminate")) == 1
+
+
+def test_a_terminal_shows_reasons_whole_while_the_run_goes_on() -> None:
+    waits_for = "0/1 nodes are available: 1 node(s) had untolerated taint(s), 1 Insufficient nvidia.com/gpu"
+    tasks = [
+        submission.Task(
+            "read", "failed", 3.0, "the table has no column 'x', only a, b and c; see the schema"
+        ),
+        submission.Task("train", "waiting", 90.0, waits_for, waits_for),
+    ]
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, legacy_windows=False)
+    with LiveView(screen) as view:
+        view.update(submission.Run("nightly", "key", "running", "", tasks))
+        view._live.refresh()
+        drawn = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.file.getvalue())
+    shown = " ".join(drawn.split())
+    assert waits_for.split()[-1] in shown
+    assert "schema" in shown
 
 
 def test_every_recorded_run_is_tested() -> None:

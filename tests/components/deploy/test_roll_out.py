@@ -215,8 +215,8 @@ def test_a_rollout_that_is_told_to_end_is_rolled_back(world: World) -> None:
 
 
 def test_a_deployment_that_is_told_to_end_is_undone(world: World) -> None:
-    # With a hundredth of a processor the server takes minutes to start.
-    step = world.step("ended-early", linear(0.15), options={"cpu": "10m", "memory": "1Gi"})
+    # With a tenth of a processor the server takes long to start.
+    step = world.step("ended-early", linear(0.15), options={"cpu": "100m", "memory": "1Gi"})
     code, said = step.until("the server loads the model", signal.SIGTERM)
     assert world.serving
     assert code == 1
