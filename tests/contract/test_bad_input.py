@@ -184,13 +184,13 @@ def no_files(table: Path, copy: Path) -> None:
 
 def truncated(table: Path, copy: Path) -> None:
     copy.mkdir(parents=True)
-    whole = next(table.glob("*.parquet")).read_bytes()
+    whole = (table / "part-00000.parquet").read_bytes()
     (copy / "part-00000.parquet").write_bytes(whole[: len(whole) // 2])
 
 
 def damaged_pages(table: Path, copy: Path) -> None:
     copy.mkdir(parents=True)
-    whole = next(table.glob("*.parquet")).read_bytes()
+    whole = (table / "part-00000.parquet").read_bytes()
     # The footer, with its length in front of the last four bytes, is left as it is.
     pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     (copy / "part-00000.parquet").write_bytes(whole[:4] + b"\xff" * (pages - 4) + whole[pages:])
