@@ -21,7 +21,7 @@ def test_writes_pipelines_for_both_targets_and_components_once(
         "vertex/tabular_training.yaml",
     ]
     files, table = capsys.readouterr().out.split("on Kubeflow")
-    assert sorted(files.splitlines()) == [str(tmp_path / file) for file in written]
+    assert sorted(files.split()) == [str(tmp_path / file) for file in written]
     # One row for the pipeline, and one for what its default parameters leave out.
     assert table.splitlines()[1].split()[0] == "tabular-training"
 

@@ -47,13 +47,13 @@ def test_a_wrong_call_is_answered_with_a_sentence_and_runs_nothing(
     [
         (["source=missing.csv"], "ingest-table", "missing.csv"),
         (["label=price"], "split-table", "'price' is not in the table; columns are: mean_radius"),
-        (["candidates=[{estimator: RandomForrest, parameters: {}}]"], "train-sklearn", "RandomForest"),
+        (["candidates=[{estimator: RandomForrest, parameters: {}}]"], "train-tabular", "RandomForest"),
         (
             ["candidates=[{estimator: RandomForest, parameters: {n_estimator: 5}}]"],
-            "train-sklearn",
+            "train-tabular",
             "n_estimators",
         ),
-        (["task=classify"], "fit-preprocessor", "classify"),
+        (["task=classify"], "train-tabular", "classify"),
     ],
     ids=["missing file", "missing label", "unknown estimator", "unknown parameter", "unknown task"],
 )

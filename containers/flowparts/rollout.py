@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import deploy, ending, probe, report
+from flowparts import deploy, ending, probe, report, serving_check
 from flowparts.endpoint import Endpoint
 
 # Percent of the requests after the share that is asked for.
@@ -122,13 +122,15 @@ def roll_out(
     deploy.check_share(share)
     chosen = deploy.options(target, options)
     probe.check_predictions(metadata, predictions)
+    # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
+    sample = serving_check.sample(predictions, watch.sample_rows).lazy()
     with ending.in_order():
         # All requests are given by a shift, which keeps the previous revision warm; a deployment may not.
         live = platform.deploy(model, name, share=share if share < 100 else 0, **chosen)
         shares = [100] if live.share == 100 else [share, *(step for step in STEPS if step > share)]
         rollout = Rollout(live, live.revision, shares)
         try:
-            _climb(platform, rollout, metadata, predictions, watch)
+            _climb(platform, rollout, metadata, sample, watch)
         except Exception as error:
             ending.disarm()
             rollout.reason = str(error)

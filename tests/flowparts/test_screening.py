@@ -20,7 +20,7 @@ WIDE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 def _rows(source: Source, sink: Sink, columns: int, kind: str) -> Iterator[int]:
     if kind == "jsonl":
         return screening.screen_jsonl(source, sink)
-    return screening.screen_csv(source, sink, ",", columns, 1)
+    return screening.screen_csv(source, sink, ",", columns, 1, blank_rows=False)
 
 
 def _screened(

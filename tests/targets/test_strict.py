@@ -143,7 +143,7 @@ def test_an_output_that_is_never_written_is_registered_without_files(io_runs: tu
 def test_a_run_shows_itself_like_any_other(io_runs: tuple[Path, local.Run]) -> None:
     _, record = io_runs
     assert local.metrics(record)["io-write"] == {"accuracy": 0.9, "n": 2}
-    assert local.reports(record)["io-write-page"].read_text() == "<h1>page</h1>"
+    assert local.reports(record)["io-write"].read_text() == "<h1>page</h1>"
     assert task(record, "io-write").parameters == {"rows": 2}
     assert [step.name for step in record.graph] == ["io-write", "io-read", "io-read-again"]
     summary = json.loads((record.folder / "run.json").read_text())

@@ -10,6 +10,8 @@ from pathlib import Path
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # A control group without a limit names a number near 2**63.
 _NO_LIMIT = 1 << 60
+# Libraries reserve address space that they never use: numerical ones about 1.5 GB as they are imported.
+_RESERVED = 2 << 30
 
 
 def memory_bytes() -> int | None:
@@ -34,7 +36,7 @@ def memory(limit: int | None) -> Iterator[None]:
         return
     before = resource.getrlimit(resource.RLIMIT_AS)
     taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    wanted = taken + limit
+    wanted = taken + limit + _RESERVED
     resource.setrlimit(resource.RLIMIT_AS, (wanted if before[1] < 0 else min(wanted, before[1]), before[1]))
     try:
         yield

@@ -275,7 +275,11 @@ def of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, frame in (("train", TRAIN), ("validation", HELD_OUT)):
         tables.write(frame, folder / name)
         parts[name] = dsl.Dataset(name=name, uri=str(folder / name))
-    for name, kind in (("model", dsl.Model), ("metrics", dsl.Metrics), ("report", dsl.HTML)):
+    for name, kind in (
+        ("model", dsl.Model),
+        ("validation_metrics", dsl.Metrics),
+        ("training_report", dsl.HTML),
+    ):
         parts[name] = kind(name=name, uri=str(folder / name))
     train_keras_images.python_func(**parts, **{**QUICK, "epochs": 1})
     return folder / "model"
