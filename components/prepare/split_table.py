@@ -24,8 +24,8 @@ def split_table(
 ) -> NamedTuple("Outputs", [("train_rows", int), ("validation_rows", int), ("test_rows", int)]):  # type: ignore[valid-type]
     """Split the rows of a table by a hash of their key or features into train, validation and test.
 
-    No row is lost or twice, and the same seed gives the same split whatever the order of the rows. Of key,
-    stratify_by, group_by and time_column only the first two go together.
+    No row is lost or duplicated, and the same seed gives the same split whatever the order of the rows. Give
+    at most one of key, group_by and time_column.
 
     Args:
         table: Rows to split.
@@ -34,7 +34,8 @@ def split_table(
         test: Rows for the final verdict, which nothing is learned from.
         key: Columns that identify a row; rows with equal keys stay together.
         stratify_by: Column, usually the label, whose values have the same shares in every part; a number with
-            more than 20 distinct values counts by decile, a missing value as a value of its own.
+            more than 20 distinct values counts by decile, a missing value as a value of its own. Has no
+            effect with group_by or time_column.
         group_by: Column whose equal values stay together, such as a patient or a customer.
         time_column: Column of timestamps, dates or numbers; the oldest rows train, the newest test.
         exclude_columns: Columns that are not features, such as identifiers; they and stratify_by have no say
@@ -57,7 +58,7 @@ def split_table(
     key, stratify_by = key or None, stratify_by or None
     group_by, time_column = group_by or None, time_column or None
     fractions = (train_fraction, validation_fraction, test_fraction)
-    split.check_options(fractions, key, stratify_by, group_by, time_column, repeated_rows)
+    split.check_options(fractions, key, group_by, time_column, repeated_rows)
     frame = tables.scan(table.path)
     parts = split.assign(
         frame,

@@ -29,7 +29,6 @@ _log = logging.getLogger("flowparts")
 def check_options(
     fractions: Sequence[float],
     key: Sequence[str] | None,
-    stratify_by: str | None,
     group_by: str | None,
     time_column: str | None,
     repeated_rows: str = "auto",
@@ -47,13 +46,10 @@ def check_options(
         )
     if key is not None and not key:
         raise ValueError("key is an empty list; name its columns, or leave it out to use all columns")
-    given = {"key": key, "stratify_by": stratify_by, "group_by": group_by, "time_column": time_column}
+    given = {"key": key, "group_by": group_by, "time_column": time_column}
     named_options = [name for name, value in given.items() if value]
-    if len(named_options) > 1 and named_options != ["key", "stratify_by"]:
-        raise ValueError(
-            f"{' and '.join(named_options)} contradict each other: give one of them "
-            "(only key and stratify_by go together)"
-        )
+    if len(named_options) > 1:
+        raise ValueError(f"{' and '.join(named_options)} contradict each other: give one of them")
     if repeated_rows not in REPEATED_ROWS:
         near = hint(str(repeated_rows), REPEATED_ROWS)
         raise ValueError(f"repeated_rows is {repeated_rows!r}; {near}use one of: {', '.join(REPEATED_ROWS)}")
@@ -82,7 +78,8 @@ def assign(
         fractions: Shares of train, validation and test.
         key: Columns that identify a row; rows with equal keys stay together.
         stratify_by: Column, usually the label, whose values get the same shares in each part, to the row. A
-            number with more than 20 distinct values counts by decile; missing is a value of its own.
+            number with more than 20 distinct values counts by decile; missing is a value of its own. Has no
+            effect with `group_by` or `time_column`.
         group_by: Column whose equal values stay together; missing counts as one group.
         time_column: Column by which the oldest rows train and the newest test; equal times stay together.
         exclude_columns: Columns that are no features, such as identifiers.
@@ -98,13 +95,15 @@ def assign(
     Raises:
         ValueError: An option is wrong, a column is missing or unfit, or a part would get no rows.
     """
-    check_options(fractions, key, stratify_by, group_by, time_column, repeated_rows)
+    check_options(fractions, key, group_by, time_column, repeated_rows)
     tables.require_columns(frame, key or [], "key column")
     tables.require_columns(frame, [stratify_by] if stratify_by else [], "stratify_by column")
     tables.require_columns(frame, [group_by] if group_by else [], "group_by column")
     tables.require_columns(frame, [time_column] if time_column else [], "time column")
     tables.require_columns(frame, exclude_columns, "excluded column")
     rows = tables.require_rows(frame)
+    if group_by or time_column:
+        stratify_by = None  # where a group or a time goes is settled, whatever the shares
     stratum_type = frame.collect_schema().get(stratify_by or "", pl.Null())
     if stratum_type.is_nested() or stratum_type == pl.Binary:
         raise ValueError(

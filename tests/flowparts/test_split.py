@@ -263,6 +263,12 @@ def test_time_puts_the_oldest_first_and_ties_on_one_side() -> None:
     assert validation["at"].max() < test["at"].min()  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("option", [{"group_by": "patient"}, {"time_column": "at"}], ids=str)
+def test_strata_have_no_say_in_a_split_by_group_or_time(option: dict[str, str]) -> None:
+    plain = split.assign(people().lazy(), SHARES, **option)  # type: ignore[arg-type]
+    assert split.assign(people().lazy(), SHARES, **option, stratify_by="label").equals(plain)  # type: ignore[arg-type]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.tuples(st.one_of(st.none(), st.text(max_size=3)), st.integers(-5, 5)), min_size=12),

@@ -143,7 +143,8 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
                 "customer_id": f"c{number}",
                 "country": country or None,
                 "spent, in EUR": spent if generator.random() > 0.1 else None,
-                "joined": joined if generator.random() > 0.05 else None,
+                "joined": joined,
+                "seen": joined if generator.random() > 0.05 else None,
                 "loyal": generator.random() > 0.5,
                 "churned": "yes" if score > 4.5 else "no",
             }
@@ -155,6 +156,7 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
         source=str(source),
         label="churned",
         exclude_columns=["customer_id"],
+        time_column="joined",
         slice_columns=["country"],
         candidates=QUICK,
     )
@@ -164,4 +166,6 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
     assert ingested["country"].null_count() > 50
     assert measured(record)["roc_auc"] > 0.8
     assert json.loads((record.folder / "run.json").read_text())["parameters"]["data_version"]
+    parts = [tables.scan(outputs(record, "split-table")[part].path).collect() for part in ("train", "test")]
+    assert parts[0]["joined"].max() < parts[1]["joined"].min()  # type: ignore[operator]
     assert "country" in local.reports(record)["evaluate-model"].read_text()
