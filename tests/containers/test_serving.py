@@ -127,7 +127,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         candidates = [{"estimator": "Linear", "parameters": {}}]
         record = local.run(tabular_training, {"candidates": candidates}, runs)
     assert record.succeeded, record.problem
-    (chosen,) = [task.outputs["model"].path for task in record.tasks if task.name == "select-best"]
+    (chosen,) = [task.outputs["model"].path for task in record.tasks if task.name == "train-tabular"]
     # The server's user must read it, as it could on a mounted volume.
     model = runs / "model"
     shutil.copytree(chosen, model)

@@ -8,7 +8,7 @@ import polars as pl
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flowparts import tables
+from flowparts import preprocess, tables
 from tests.contract.test_bad_input import Call
 
 # Polars takes the first for patterns.
@@ -71,7 +71,7 @@ def test_columns_of_any_name_go_from_a_file_to_predictions(columns: list[str]) -
         prepared = call.fit_preprocessor(
             train=parts["train"], validation=parts["validation"], label=label, exclude_columns=[key]
         )
-        assert prepared["preprocessor"].metadata["features"] == [number, text]
+        assert list(preprocess.load(prepared["preprocessor"].path).features) == [number, text]
         model = call.train_sklearn(**prepared, estimator="Linear")["model"]
         call.evaluate_model(model=model, test=parts["test"], slice_columns=[text])
         predictions = call.batch_predict(table=table, model=model, key_columns=[key, label])["predictions"]

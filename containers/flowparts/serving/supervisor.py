@@ -70,7 +70,7 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
             elif end:
                 del workers[number]
             elif code == worker.CANNOT_START or lane.hopeless():
-                if code != worker.CANNOT_START:
+                if code != worker.CANNOT_START and not status:  # once, however many workers find it out
                     logs.say(_hopeless(code), 40, worker=number)
                 status = 1
                 del workers[number]
