@@ -16,6 +16,12 @@ fi
 if [ -d /run/systemd/system ]; then
     systemctl start docker
 elif ! docker version >/dev/null 2>&1; then
+    # dockerd dials this socket wherever it exists, also one that a containerd which was killed left behind;
+    # where there is none, it starts a containerd of its own.
+    containerd=/run/containerd/containerd.sock
+    if [ -S "$containerd" ] && ! ctr --connect-timeout 5s --address "$containerd" version >/dev/null 2>&1; then
+        rm -f "$containerd"
+    fi
     setsid nohup dockerd -H "${DOCKER_HOST:-unix:///var/run/docker.sock}" >/var/log/dockerd.log 2>&1 &
 fi
 for _ in $(seq 60); do
