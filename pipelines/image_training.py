@@ -20,6 +20,7 @@ def image_training(
     channels: int = 1,
     epochs: int = 12,
     augment: float = 0.05,
+    checkpoints: str = "",
     metric: str = "",
     model_name: str = "image-training",
     margin: float = 0.0,
@@ -45,6 +46,8 @@ def image_training(
         channels: 3 for colour, 1 for grey.
         epochs: Maximum number of epochs.
         augment: How far training images are moved, scaled and turned at random, from 0 to 0.5.
+        checkpoints: Path or URI of a folder for checkpoints that outlives a step, from which a training that
+            was killed resumes; empty for that of run.py, or none on a cluster.
         metric: Metric that promotes; empty for roc_auc.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
@@ -74,6 +77,7 @@ def image_training(
             channels=channels,
             augment=augment,
             epochs=epochs,
+            checkpoints=checkpoints,
             seed=seed,
         )
         .after(validated)

@@ -77,7 +77,7 @@ def tabular_training(
         candidates: Estimators for sklearn to try, each by its name or with its estimator and parameters; one
             is a class of scikit-learn, XGBoost or LightGBM, or Linear, RandomForest, HistGradientBoosting,
             XGB or LGBM, which fit both tasks.
-        network: Options for keras other than the defaults, such as epochs, layers and units.
+        network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
         metric: Metric that selects and promotes; empty for roc_auc (classification) or rmse (regression).
         slice_columns: Columns whose values cut the test table into slices, each evaluated separately.
         model_name: Name of the model in the registry.

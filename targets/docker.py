@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from flowparts.networks import checkpoints
 from targets import images
 
 # For a caller who is root: the images' own user, in root's group.
@@ -65,21 +66,25 @@ class Containers:
             shutil.rmtree(scratch, ignore_errors=True)
 
     @contextmanager
-    def access(self, run: Path, tracking_uri: str) -> Iterator[None]:
-        """Let the steps write to a run and to MLflow's file; afterwards everything belongs to the caller."""
+    def access(self, run: Path, tracking_uri: str, environment: Mapping[str, str]) -> Iterator[None]:
+        """Let the steps write to a run, to MLflow's file and to the folder of checkpoints.
+
+        Afterwards everything belongs to the caller.
+        """
         home = database_folder(tracking_uri)
-        if home:
-            home.mkdir(parents=True, exist_ok=True)
+        folders = [run, *_checkpoints(environment)]
+        for folder in [*folders, *([home] if home else [])]:
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             if os.getuid() == 0:  # other callers' steps run as the caller
                 mask = os.umask(0o002)
-                _share(run, home)
+                _share(folders, home)
             yield
         finally:
             shutil.rmtree(run / "scratch", ignore_errors=True)
             if os.getuid() == 0:
                 os.umask(mask)
-                _share(run, home)
+                _share(folders, home)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Step:
         memory_bytes: Its memory limit; 0 for none.
         environment: Its environment.
         online: Whether it talks to a platform, whatever its inputs.
+        stores_checkpoints: Whether it writes to the folder of checkpoints that its environment names.
     """
 
     run: Path
@@ -99,6 +105,7 @@ class Step:
     memory_bytes: int
     environment: Mapping[str, str]
     online: bool = False
+    stores_checkpoints: bool = False
 
     def options(self, scratch: Path) -> list[str]:
         """Return the options of `docker run` that differ between steps; /tmp is the scratch folder.
@@ -110,6 +117,9 @@ class Step:
         mounts = {runs: (runs, "readonly"), self.run: (self.run, ""), _TMP: (scratch, "")}
         mounts |= {path: (path, "readonly") for path in local_paths(self.inputs) if runs not in path.parents}
         remote = self.online or is_remote(self.inputs)
+        if self.stores_checkpoints:
+            mounts |= {folder: (folder, "") for folder in _checkpoints(self.environment)}
+            remote = remote or is_remote(self.environment.get(checkpoints.ENVIRONMENT))
         if "tracking_uri" in self.inputs:
             tracking_uri = self.inputs["tracking_uri"] or self.environment.get("MLFLOW_TRACKING_URI", "")
             remote = remote or is_remote(tracking_uri)
@@ -197,9 +207,15 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _share(run: Path, database: Path | None) -> None:
+def _checkpoints(environment: Mapping[str, str]) -> list[Path]:
+    """Return the folder of checkpoints on this machine, if the environment names one."""
+    folder = environment.get(checkpoints.ENVIRONMENT, "")
+    return [Path(folder).absolute()] if folder and not is_remote(folder) else []
+
+
+def _share(folders: Sequence[Path], database: Path | None) -> None:
     """Make root the owner, and let the steps write by their group."""
-    files = [run, *run.rglob("*")]
+    files = [file for folder in folders for file in (folder, *folder.rglob("*"))]
     if database:
         artifacts = database / "artifacts"
         files += [database, artifacts, *artifacts.rglob("*"), *database.glob("*.db*")]

@@ -30,6 +30,7 @@ from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
 from flowparts import __version__, outputs, sources
+from flowparts.networks import checkpoints
 from targets import docker, package, step_error, step_server
 from targets.graph import Step, steps, unshared
 
@@ -110,7 +111,8 @@ def run(
     """Run a pipeline with kfp.local, in subprocesses of this environment or in containers.
 
     Artifacts, one log per task, copies of the HTML reports and `run.json` go to RUNS/NAME/ID. Unless the
-    environment says otherwise, MLflow's tracking database is RUNS/mlflow.db.
+    environment says otherwise, MLflow's tracking database is RUNS/mlflow.db, and the checkpoints of all
+    trainings, from which the next run resumes one that was killed, are in RUNS/.checkpoints.
 
     Args:
         pipeline: What to run.
@@ -129,7 +131,11 @@ def run(
     folder = new_folder(runs / name)
     parameters = {**parameters, **data_version(pipeline, parameters)}
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
-    environment = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], **(environment or {})}
+    environment = {
+        "MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"],
+        checkpoints.ENVIRONMENT: os.environ.get(checkpoints.ENVIRONMENT, str(runs / ".checkpoints")),
+        **(environment or {}),
+    }
     tracking_uri = parameters.get("tracking_uri") or environment["MLFLOW_TRACKING_URI"]
 
     # What stands for the image carries the code's digest, so a changed flowparts never meets a stale cache.
@@ -147,7 +153,7 @@ def run(
     started = time.monotonic()
     with (
         (folder / "kfp.log").open("w", encoding="utf-8") as kfp_log,
-        containers.access(folder, tracking_uri) if containers else contextlib.nullcontext(),
+        containers.access(folder, tracking_uri, environment) if containers else contextlib.nullcontext(),
         contextlib.nullcontext() if containers else step_server.StepServer(images, environment) as server,
         _observed(record, on_change, containers, server, environment),
         contextlib.redirect_stdout(kfp_log),
@@ -293,6 +299,7 @@ def _observed(
             memory_bytes=docker.memory_limit_bytes(executor),
             environment=variables,
             online=image == containers.ids.get("flowparts-deploy"),
+            stores_checkpoints=image == containers.ids.get("flowparts-tensorflow"),
         )
         with containers.started(step) as docker_run:
             code = process([*docker_run, image, *command], variables)

@@ -135,6 +135,9 @@ def _serve(requests: socket.socket, modules: list[str]) -> list[str] | None:
         if requests in ready:
             request, descriptors, _, _ = socket.recv_fds(requests, 4096, 2)
             if not request:
+                # Whoever asked for them has ended; nobody reads what they would still do.
+                for process in running:
+                    os.kill(process, signal.SIGKILL)
                 return None
             output, end = descriptors
             gc.freeze()  # a step neither copies nor tears down what it was given: half a second

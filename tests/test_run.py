@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,21 @@ def test_a_compiled_file_of_ones_own_is_checked_in_one_command(
     shown = capsys.readouterr().out
     assert "metadata 'labels' of output 'made' is null" in shown
     assert (tmp_path / "runs" / "mine").is_dir()
+
+
+def test_a_training_that_was_killed_resumes_when_the_pipeline_runs_again(tmp_path: Path) -> None:
+    network = "network={epochs: 300, patience: 30, units: 8, layers: 1, checkpoint_seconds: 0}"
+    command = [sys.executable, "run.py", "tabular-training", "-p", "trainer=keras", "-p", network]
+    command += ["--runs", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as killed:
+        try:
+            while not list(tmp_path.glob(".checkpoints/*/epoch-??????")):
+                assert killed.poll() is None, "it ended without a checkpoint"
+                time.sleep(0.01)
+        finally:
+            killed.send_signal(signal.SIGKILL)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    log = max(tmp_path.glob("tabular-training/*/logs/train-tabular.log"))
+    assert "an interrupted try had done" in log.read_text()
+    assert not list(tmp_path.glob(".checkpoints/*"))

@@ -64,41 +64,32 @@ def train_keras_images(
         batch_size: Images in a training step.
         epochs: Most passes over the training images.
         patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
-        checkpoints: Path or URI of a folder for checkpoints, which outlives the step and which all workers
-            see; if not given, beside the model, or nowhere with several workers.
-        checkpoint_seconds: Least time between two checkpoints.
+        checkpoints: Path or URI of a folder for checkpoints that outlives the step; several workers must
+            share it. Default: the folder in FLOWPARTS_CHECKPOINTS, which run.py sets, else beside the model,
+            which a step that is retried in another pod doesn't see; none with several workers.
+        checkpoint_seconds: Minimum seconds between two checkpoints.
         seed: Decides the first weights, the order of the images, how they are varied, and dropout.
     """
-    from pathlib import Path
+    from flowparts import images, metadata, outputs, tables
+    from flowparts.networks import image_model, training
 
-    from flowparts import images, lineage, metadata, outputs, tables
-    from flowparts.networks import curves, image_model, training
-
-    shape = image_model.Shape(images.Size(height, width, channels), blocks, filters, dropout, augment)
-    options = training.Options(
-        epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
-    )
-    # Further workers don't see what lies beside the first one's model.
-    alone = training.workers() == 1
-    beside = str(Path(model.path).with_name(f".{Path(model.path).name}.checkpoints")) if alone else None
-    network = image_model.train(
+    trained = image_model.train_and_save(
         tables.scan(train.path),
         tables.scan(validation.path),
+        model.path,
         column=image_column,
         label=label,
         class_weight=class_weight or None,
         weights=weights or None,
-        shape=shape,
-        options=options,
-        checkpoints=checkpoints or beside,
+        shape=image_model.Shape(images.Size(height, width, channels), blocks, filters, dropout, augment),
+        options=training.Options(
+            epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
+        ),
+        checkpoints=checkpoints or None,
     )
-    if not training.is_chief():
+    if trained is None:
         return
-    told = {"class_weight": class_weight or None, "git_commit": lineage.git_commit()}
-    metadata.describe(model, image_model.save(network, model.path, told))
-    metadata.log_metrics(validation_metrics, network.scores)
-    outputs.write_text(
-        training_report.path, curves.page(network.trained, options, f"classification of {label}")
-    )
-    if network.checkpoints:
-        network.checkpoints.clear()
+    stored, page = trained
+    metadata.describe(model, stored)
+    metadata.log_metrics(validation_metrics, stored["validation"])
+    outputs.write_text(training_report.path, page)

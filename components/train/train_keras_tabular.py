@@ -56,9 +56,10 @@ def train_keras_tabular(
         epochs: Most passes over the training rows.
         patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
         max_categories: Most values of a text column that are told apart, the most frequent ones.
-        checkpoints: Path or URI of a folder for checkpoints, which outlives the step and which all workers
-            see; if not given, beside the model, or nowhere with several workers.
-        checkpoint_seconds: Least time between two checkpoints.
+        checkpoints: Path or URI of a folder for checkpoints that outlives the step; several workers must
+            share it. Default: the folder in FLOWPARTS_CHECKPOINTS, which run.py sets, else beside the model,
+            which a step that is retried in another pod doesn't see; none with several workers.
+        checkpoint_seconds: Minimum seconds between two checkpoints.
         seed: Decides the first weights, the order of the rows and dropout.
     """
     from flowparts import metadata, outputs, tables

@@ -43,7 +43,7 @@ def train_tabular(
         candidates: For sklearn: estimators to try, each by its name, or as a mapping of estimator (as for
             train_sklearn) and parameters. Linear, RandomForest and HistGradientBoosting if not given.
         network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
-            epochs, layers and units.
+            epochs, layers, units and checkpoints.
         metric: Validation metric to choose by; roc_auc for classification and rmse for regression if not
             given.
         exclude_columns: Columns to exclude from the features, such as identifiers.

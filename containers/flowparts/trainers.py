@@ -64,7 +64,7 @@ def train(
         raise ValueError("early_stopping_rounds is for trainer 'sklearn'; give network={'patience': ...}")
     if training.workers() > 1:
         raise ValueError("TF_CONFIG names several workers; train on them with train_keras_tabular")
-    shape, how = tabular_model.settings(network or {}, options.seed)
+    shape, how, checkpoints = tabular_model.settings(network or {}, options.seed)
     trained = tabular_model.train_and_save(
         table,
         validation,
@@ -74,6 +74,7 @@ def train(
         class_weight=options.class_weight,
         shape=shape,
         options=how,
+        checkpoints=checkpoints,
         metric=metric,
     )
     assert trained

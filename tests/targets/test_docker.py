@@ -48,6 +48,19 @@ def test_only_the_run_and_a_registry_in_use_can_be_written() -> None:
     assert f"--mount=type=bind,source={RUN}/scratch/a,target=/tmp" in options
 
 
+@pytest.mark.parametrize("stores_checkpoints", [True, False])
+def test_only_a_step_that_stores_checkpoints_can_write_to_their_folder(stores_checkpoints: bool) -> None:
+    def options(folder: str) -> list[str]:
+        made = docker.Step(
+            RUN, {}, 0, {"FLOWPARTS_CHECKPOINTS": folder}, stores_checkpoints=stores_checkpoints
+        )
+        return made.options(RUN / "scratch" / "a")
+
+    mount = "--mount=type=bind,source=/data/runs/.checkpoints,target=/data/runs/.checkpoints"
+    assert (mount in options("/data/runs/.checkpoints")) == stores_checkpoints
+    assert f"--network={'host' if stores_checkpoints else 'none'}" in options("s3://bucket/states")
+
+
 def test_local_sources_are_seen_read_only_and_a_glob_by_its_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a\n")
     for source in (str(tmp_path / "*.csv"), f"file://{tmp_path}"):

@@ -174,17 +174,24 @@ def test_without_the_server_steps_run_as_processes(server: step_server.StepServe
     assert not found(lines)["preloaded"]
 
 
-def test_the_server_ends_with_the_one_who_started_it(tmp_path: Path) -> None:
+def test_server_and_steps_end_with_the_one_who_started_them(tmp_path: Path) -> None:
     script = tmp_path / "start.py"
     script.write_text(
-        "import os, signal\n"
+        "import json, os, signal, sys\n"
         "from targets import step_server\n"
-        "print(step_server.StepServer([], {})._process.pid, flush=True)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+        "server = step_server.StepServer([], {})\n"
+        "def say(line):\n"
+        "    if line.startswith('process '):\n"
+        "        print(server._process.pid, line.split()[1], flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "server.run(json.loads(sys.argv[1]), {}, say)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(step_server.ROOT)}
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    arguments = [sys.executable, script, json.dumps(command(end, how="wait"))]
+    ended = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+    processes = [int(word) for word in ended.stdout.split()]
+    assert len(processes) == 2
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{int(ended.stdout)}/cmdline").exists():
+    while any(Path(f"/proc/{process}/cmdline").exists() for process in processes):
         assert time.monotonic() < deadline
         time.sleep(0.05)

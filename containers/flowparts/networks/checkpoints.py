@@ -1,7 +1,11 @@
 """Training states that outlive a killed process, so that the next try goes on from the last one."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -9,25 +13,49 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flowparts import outputs, trees
+from flowparts import __version__, outputs, trees
 
+# A folder for the states of every training, a path or URI; run.py sets one that all runs share.
+ENVIRONMENT = "FLOWPARTS_CHECKPOINTS"
 _STATE = "state.json"
 _PREFIX = "epoch-"
+_LOCK = ".lock"
+
+_log = logging.getLogger("flowparts")
+
+
+def place(given: str | None, model: str | Path, workers: int) -> str | None:
+    """Return the folder for the states of a training; None to keep none.
+
+    Args:
+        given: A path or URI that a user named; it comes first.
+        model: The model directory to make. If the environment names no folder either, states lie beside it,
+            where a step that is tried again in place finds them.
+        workers: How many processes train together. Several share only a folder that was named for them.
+    """
+    if given or workers > 1:
+        return given or None
+    beside = Path(model).with_name(f".{Path(model).name}.checkpoints")
+    return os.environ.get(ENVIRONMENT) or str(beside)
 
 
 class Checkpoints:
     """A folder of training states, of which the newest is kept.
 
+    Equal trainings may run at the same time: all read, and the first to write is the one that writes.
+
     Args:
         place: The folder: a path, or a URI such as s3://bucket/folder.
-        run: What a state belongs to: data and options. States of anything else are not taken up.
+        run: What a state belongs to: data and options. States of anything else, or of another version of
+            flowparts, are not resumed.
     """
 
     def __init__(self, place: str, run: Mapping[str, object]):
-        text = json.dumps(run, sort_keys=True, default=str)
+        text = json.dumps({"flowparts": __version__, **run}, sort_keys=True, default=str)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._remote = f"{place.rstrip('/')}/{key}" if "://" in place else ""
         self._folder = Path(place) / key
+        self._lock: int | None = None
 
     def write(self, epoch: int, model: Any, state: Mapping[str, Any], best: Any | None = None) -> None:
         """Store a model with its optimizer and what else is needed to go on after an epoch.
@@ -40,6 +68,9 @@ class Checkpoints:
         """
         import numpy as np
 
+        if not self._is_mine():
+            _log.info("training: another process stores the states of an equal training")
+            return
         with self._local() as folder:
             with outputs.whole(folder / f"{_PREFIX}{epoch:06}") as partial:
                 partial.mkdir()
@@ -61,15 +92,20 @@ class Checkpoints:
         with self._local() as folder:
             if self._remote:
                 self._download(folder)
-            stored = _stored(folder)
-            if not stored:
-                return None
-            state = outputs.read_json(stored[-1] / _STATE, "the training state")
-            best = None
-            if (stored[-1] / "best.npz").is_file():
-                with np.load(stored[-1] / "best.npz", allow_pickle=False) as file:
-                    best = [file[f"arr_{index}"] for index in range(len(file.files))]
-            return archive.load(stored[-1] / "model.keras", compiled=True), state, best
+            while stored := _stored(folder):
+                newest = stored[-1]
+                try:
+                    state = json.loads((newest / _STATE).read_text(encoding="utf-8"))
+                    best = None
+                    if (newest / "best.npz").is_file():
+                        with np.load(newest / "best.npz", allow_pickle=False) as file:
+                            best = [file[f"arr_{index}"] for index in range(len(file.files))]
+                    return archive.load(newest / "model.keras", compiled=True), state, best
+                except (OSError, ValueError):
+                    if newest.is_dir():
+                        raise
+                    # The process that writes has stored a newer one meanwhile, or has ended.
+            return None
 
     def clear(self) -> None:
         """Remove every state of this run."""
@@ -78,9 +114,36 @@ class Checkpoints:
             if files.exists(address):
                 files.rm(address, recursive=True)
             return
+        if not self._folder.exists() or not self._is_mine():
+            return
         shutil.rmtree(self._folder, ignore_errors=True)
-        if self._folder.parent.is_dir() and not any(self._folder.parent.iterdir()):
+        self._release()
+        with contextlib.suppress(OSError):  # states of other trainings are in it
             self._folder.parent.rmdir()
+
+    def _is_mine(self) -> bool:
+        """Whether this process is the one that writes; from then on it is until it ends or clears."""
+        if self._remote or self._lock is not None:
+            return True
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._release()
+            return False
+        except OSError:  # a file system without locks
+            return True
+        return True
+
+    def __del__(self) -> None:
+        """Let another training of this process write."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @contextmanager
     def _local(self) -> Iterator[Path]:

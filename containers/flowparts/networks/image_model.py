@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import images, models, outputs, preprocess, sources, tables
+from flowparts import images, lineage, models, outputs, preprocess, sources, tables
 from flowparts.images import Size
 from flowparts.metrics import score
-from flowparts.networks import archive, feed, image, onnx_export, saved_model, target, training
-from flowparts.networks.checkpoints import Checkpoints
+from flowparts.networks import archive, curves, feed, image, onnx_export, saved_model, target, training
+from flowparts.networks.checkpoints import Checkpoints, place
 from flowparts.networks.tabular_model import predictions
 
 _EXAMPLE_ROWS = 3
@@ -82,6 +82,59 @@ class Network:
     column: str
     example: pl.DataFrame
     held_out: pl.DataFrame
+
+
+def train_and_save(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    path: str | Path,
+    *,
+    column: str,
+    label: str,
+    class_weight: str | None,
+    weights: str | None,
+    shape: Shape,
+    options: training.Options,
+    checkpoints: str | None = None,
+) -> tuple[dict[str, Any], str] | None:
+    """Train a network as `train` does and write its model directory.
+
+    Args:
+        table: Training images.
+        validation: Images that early stopping watches and that the network is scored with.
+        path: The model directory to make.
+        column: The column of encoded images.
+        label: The column to predict.
+        class_weight: "balanced" to weight classes inversely to their frequency.
+        weights: As for `train`.
+        shape: What the network looks like.
+        options: How it is trained.
+        checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
+
+    Returns:
+        The model's metadata, and a page with the learning curves. None in all workers but the first, which
+        alone writes.
+
+    Raises:
+        ValueError: As `train` and `save`.
+    """
+    network = train(
+        table,
+        validation,
+        column=column,
+        label=label,
+        class_weight=class_weight,
+        weights=weights,
+        shape=shape,
+        options=options,
+        checkpoints=place(checkpoints, path, training.workers()),
+    )
+    if not training.is_chief():
+        return None
+    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()})
+    if network.checkpoints:
+        network.checkpoints.clear()
+    return stored, curves.page(network.trained, options, f"classification of {label}")
 
 
 def train(

@@ -1,13 +1,14 @@
 """Trains a network on a table and stores it as a model directory of raw rows."""
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from flowparts import lineage, models, outputs, preprocess, selection, tables
+from flowparts import lineage, models, outputs, preprocess, selection, step, tables
 from flowparts.metrics import score
 from flowparts.names import hint
 from flowparts.networks import (
@@ -21,25 +22,13 @@ from flowparts.networks import (
     target,
     training,
 )
-from flowparts.networks.checkpoints import Checkpoints
+from flowparts.networks.checkpoints import Checkpoints, place
 
 _EXAMPLE_ROWS = 5
 _PARITY_ROWS = 1_000
 # Validation rows that are answered at once.
 _EVALUATED_AT_ONCE = 4_096
-# As train_keras_tabular has them.
-DEFAULTS: dict[str, Any] = {
-    "layers": 2,
-    "units": 64,
-    "dropout": 0.1,
-    "learning_rate": 0.003,
-    "schedule": "cosine",
-    "batch_size": 64,
-    "epochs": 40,
-    "patience": 8,
-    "max_categories": 10_000,
-    "checkpoint_seconds": 30.0,
-}
+_OPTIONS_OF = "train_keras_tabular"
 
 
 @dataclass(frozen=True)
@@ -96,31 +85,40 @@ class Network:
     held_out: pl.DataFrame
 
 
-def settings(given: Mapping[str, Any], seed: int) -> tuple[Shape, training.Options]:
-    """Return what a network looks like and how it is trained.
+def settings(given: Mapping[str, Any], seed: int) -> tuple[Shape, training.Options, str | None]:
+    """Return what a network looks like, how it is trained, and the folder named for its checkpoints.
 
     Args:
-        given: Options other than `DEFAULTS`. Whole floats become the integers that are wanted.
+        given: Options other than the defaults, by their names and types in train_keras_tabular. Whole floats
+            become the integers that are wanted.
         seed: Of the first weights, the order of the rows and dropout.
 
     Raises:
         ValueError: An option is unknown, of a wrong type or out of range.
     """
+    shape, options = (
+        [field.name for field in fields(part) if field.name != "seed"] for part in (Shape, training.Options)
+    )
+    component = step.component(_OPTIONS_OF)
+    parameters = inspect.signature(getattr(component, "python_func", component)).parameters
+    values = {name: parameters[name].default for name in (*shape, *options, "checkpoints")}
     for name, value in given.items():
-        if name not in DEFAULTS:
+        if name not in values:
             raise ValueError(
-                f"a network has no option {name!r}; {hint(name, list(DEFAULTS))}it has: {', '.join(DEFAULTS)}"
+                f"a network has no option {name!r}; {hint(name, list(values))}it has: {', '.join(values)}"
             )
-        whole, text = isinstance(DEFAULTS[name], int), isinstance(DEFAULTS[name], str)
+        kind = parameters[name].annotation
+        text = kind not in (int, float)
         if isinstance(value, bool) or not isinstance(value, str if text else int | float):
             raise ValueError(f"{name} must be {'text' if text else 'a number'}, not {value!r}")
-        if whole and value != int(value):
+        if kind is int and value != int(value):
             raise ValueError(f"{name} must be a whole number, not {value!r}")
-    values: dict[str, Any] = {
-        name: type(default)(given.get(name, default)) for name, default in DEFAULTS.items()
-    }
-    shape = Shape(**{name: values.pop(name) for name in ("layers", "units", "dropout", "max_categories")})
-    return shape, training.Options(**values, seed=seed)
+        values[name] = value if text else kind(value)
+    return (
+        Shape(**{name: values[name] for name in shape}),
+        training.Options(**{name: values[name] for name in options}, seed=seed),
+        values["checkpoints"],
+    )
 
 
 def train_and_save(
@@ -151,8 +149,7 @@ def train_and_save(
         class_weight: "balanced" to weight classes inversely to their frequency.
         shape: What the network looks like.
         options: How it is trained.
-        checkpoints: As for `train`; if not given, a folder beside the model, which is removed at the end, or
-            none with several workers.
+        checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
         metric: A metric that the validation table must define; none if not given.
 
     Returns:
@@ -162,9 +159,6 @@ def train_and_save(
     Raises:
         ValueError: As `train` and `save`.
     """
-    # Further workers don't see what lies beside the first one's model.
-    alone = training.workers() == 1
-    beside = str(Path(path).with_name(f".{Path(path).name}.checkpoints")) if alone else None
     network = train(
         table,
         validation,
@@ -175,7 +169,7 @@ def train_and_save(
         class_weight=class_weight,
         shape=shape,
         options=options,
-        checkpoints=checkpoints or beside,
+        checkpoints=place(checkpoints, path, training.workers()),
     )
     if not training.is_chief():
         return None

@@ -202,7 +202,7 @@ def fit(
     done = len(next(iter(state.history.values()), []))
     if done:
         _log.info(
-            "training: going on after epoch %d of %d, which an interrupted try had done", done, options.epochs
+            "training: resuming after epoch %d of %d, which an interrupted try had done", done, options.epochs
         )
     watch = _watch(state, best_weights, options, checkpoints, seeds)
     if not _is_over(state, options):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.train.train_keras_images import train_keras_images
 from flowparts import engines, evaluation, evaluation_report, images, models, preprocess, scoring, tables
-from flowparts.networks import archive, saved_model
+from flowparts.networks import archive, image_model, saved_model
 
 QUICK: dict[str, Any] = {"height": 8, "width": 8, "channels": 1, "filters": 8, "epochs": 6, "batch_size": 32}
 
@@ -192,3 +192,25 @@ def test_bad_input_is_answered(options: dict[str, Any], words: str, train: Calla
 def test_a_table_with_images_is_not_for_sklearn() -> None:
     with pytest.raises(ValueError, match="'image' holds images; train with train_keras_images"):
         preprocess.fit(TRAIN.lazy(), label="label", task="classification")
+
+
+def test_a_training_that_failed_at_its_end_resumes_elsewhere(
+    train: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("FLOWPARTS_CHECKPOINTS", str(tmp_path / "states"))
+    with monkeypatch.context() as patch:
+        patch.setattr(image_model, "save", _fail)
+        with pytest.raises(OSError, match="no space left"):
+            train(seed=5, checkpoint_seconds=0.0)
+    with caplog.at_level("INFO", "flowparts"):
+        folder = train(seed=5, checkpoint_seconds=0.0)
+    assert "resuming after epoch 6 of 6" in caplog.text
+    assert (folder / "model" / "MLmodel").is_file()
+    assert not (tmp_path / "states").exists()
+
+
+def _fail(*_: object) -> None:
+    raise OSError("no space left on device")

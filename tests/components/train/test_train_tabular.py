@@ -114,9 +114,13 @@ def test_a_network_is_that_of_train_keras_tabular(step: Step, artifact: Callable
     assert "Learning curves" in Path(made["training_report"].path).read_text()
 
 
-def test_the_networks_defaults_are_those_of_train_keras_tabular() -> None:
+def test_every_option_of_a_network_may_be_given_by_its_name() -> None:
+    given = {"layers": 1.0, "dropout": 0, "schedule": "constant", "checkpoints": "s3://bucket/states"}
+    shape, options, checkpoints = tabular_model.settings(given, seed=3)
     inputs = train_keras_tabular.component_spec.inputs
-    assert {name: inputs[name].default for name in tabular_model.DEFAULTS} == tabular_model.DEFAULTS
+    assert shape == tabular_model.Shape(1, inputs["units"].default, 0.0, inputs["max_categories"].default)
+    assert (options.schedule, options.epochs, options.seed) == ("constant", inputs["epochs"].default, 3)
+    assert checkpoints == "s3://bucket/states"
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,7 @@ def test_the_networks_defaults_are_those_of_train_keras_tabular() -> None:
         ({"trainer": "keras", "network": {"epoch": 3}}, "no option 'epoch'; did you mean 'epochs'"),
         ({"trainer": "keras", "network": {"epochs": 2.5}}, "epochs must be a whole number, not 2.5"),
         ({"trainer": "keras", "network": {"units": "many"}}, "units must be a number, not 'many'"),
+        ({"trainer": "keras", "network": {"checkpoints": 1}}, "checkpoints must be text, not 1"),
         ({"trainer": "keras", "early_stopping_rounds": 3}, "early_stopping_rounds is for trainer 'sklearn'"),
         ({"exclude_columns": ["bought"]}, "label column 'bought' is in exclude_columns"),
     ],

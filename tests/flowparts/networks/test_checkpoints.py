@@ -1,9 +1,11 @@
+import multiprocessing
 import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flowparts.networks import checkpoints
 from flowparts.networks.checkpoints import Checkpoints
 
 RUN = {"data": "abc", "units": 8}
@@ -46,3 +48,58 @@ def test_nothing_is_left_of_a_run_that_has_ended(place: str, model: object) -> N
     states.clear()
     assert Checkpoints(place, RUN).newest() is None
     assert not Path(place).exists()
+
+
+def test_of_equal_trainings_one_writes_and_another_follows_when_it_ends(
+    tmp_path: Path, model: object
+) -> None:
+    first, second = (Checkpoints(str(tmp_path), RUN) for _ in range(2))
+    first.write(3, model, {"best": 0.5})
+    second.write(1, model, {"best": 0.9})
+    second.clear()
+    found = second.newest()
+    assert found
+    assert found[1] == {"best": 0.5}, "what the first has stored is left alone"
+    first.clear()
+    second.write(2, model, {"best": 0.7})
+    found = Checkpoints(str(tmp_path), RUN).newest()
+    assert found
+    assert found[1] == {"best": 0.7}
+
+
+def test_a_process_that_was_killed_holds_nothing_back(tmp_path: Path, model: object) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    states = Checkpoints(str(tmp_path), RUN)
+    states.write(1, model, {"best": 0.5})
+    assert states.newest()
+
+
+def _hold(folder: str) -> None:
+    import os
+    import signal
+
+    assert Checkpoints(folder, RUN)._is_mine()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "workers", "expected"),
+    [
+        ("s3://bucket/states", "/shared", 1, "s3://bucket/states"),
+        ("/given", "", 2, "/given"),
+        (None, "/shared", 1, "/shared"),
+        (None, "/shared", 2, None),
+        ("", "", 1, "/run/.model.checkpoints"),
+    ],
+)
+def test_states_lie_where_the_next_try_looks(
+    given: str | None,
+    environment: str,
+    workers: int,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(checkpoints.ENVIRONMENT, environment)
+    assert checkpoints.place(given, "/run/model", workers) == expected
