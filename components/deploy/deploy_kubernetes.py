@@ -21,6 +21,7 @@ def deploy_kubernetes(
     service_account: str = "",
     gateway: str = "",
     monitor_labels: dict = {},  # noqa: B006
+    clients: list = [],  # noqa: B006
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from pods on Kubernetes, as a revision of an endpoint beside the one that serves.
@@ -40,13 +41,15 @@ def deploy_kubernetes(
         memory: Memory of a pod, such as "2Gi".
         image: The model server's image; empty for that of this release.
         namespace: Where to deploy; empty for the step's own namespace.
-        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
-            as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
+        environment_from: Name of a Secret in the namespace whose keys become the environment of what
+            fetches the model, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the server gets only
+            FLOWPARTS_SERVING_TOKEN of it. Empty for none.
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; empty for a ratio of
             pods.
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them, such as
             {"release": "kube-prometheus-stack"}.
+        clients: Namespaces whose pods may send requests, besides the endpoint's own; empty for everyone.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -71,6 +74,7 @@ def deploy_kubernetes(
         service_account=service_account,
         gateway=gateway,
         monitor_labels=monitor_labels,
+        clients=clients,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

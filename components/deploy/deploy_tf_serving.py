@@ -25,6 +25,7 @@ def deploy_tf_serving(
     service_account: str = "",
     gateway: str = "",
     monitor_labels: dict = {},  # noqa: B006
+    clients: list = [],  # noqa: B006
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
@@ -57,6 +58,7 @@ def deploy_tf_serving(
             pods.
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them, such as
             {"release": "kube-prometheus-stack"}.
+        clients: Namespaces whose pods may send requests, besides the endpoint's own; empty for everyone.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -85,6 +87,7 @@ def deploy_tf_serving(
         service_account=service_account,
         gateway=gateway,
         monitor_labels=monitor_labels,
+        clients=clients,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flowparts.deploy import log_text
+from flowparts.deploy import log_text, require_allowed
 
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
@@ -39,7 +39,7 @@ class Cluster:
         namespace: Where objects are; if not given, the namespace of this pod, or of the kubeconfig's context.
 
     Raises:
-        ValueError: There is neither a kubeconfig nor a service account.
+        ValueError: There is neither a kubeconfig nor a service account, or the namespace isn't allowed.
     """
 
     def __init__(self, namespace: str = ""):
@@ -66,6 +66,8 @@ class Cluster:
             ) from None
         # One failed attempt is enough to say so: the step itself is retried.
         settings.retries = False
+        if namespace != own:
+            require_allowed("namespace", namespace)
         self.namespace = namespace or own
         self._client = ApiClient(settings)
         self._paths: dict[tuple[str, str], str] = {}

@@ -13,6 +13,7 @@ from flowparts import deploy, trees
 # Fetching and loading the model come before readiness.
 START_PROBES = 120
 MODELS = "/mnt/models"
+TOKEN = "FLOWPARTS_SERVING_TOKEN"  # noqa: S105 a variable's name
 # What a container of a pod may do: as little as Kubernetes lets one say.
 LOCKED_DOWN = {
     "allowPrivilegeEscalation": False,
@@ -27,6 +28,10 @@ OUTSIDE_MESH = {"sidecar.istio.io/inject": "false"}
 
 # The user of the images. A number, so that Kubernetes can tell it isn't root.
 _USER = 65532
+# A network is stored three times, and memory holds it once. Logs and scratch files come on top.
+_DISK_PER_MEMORY = 4
+_SCRATCH_MIB = 1024
+_DISK_REQUEST = "100Mi"
 _PVC = re.compile(r"pvc://([a-z0-9][a-z0-9.-]*)(?:/(.*))?")
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _IMAGE = re.compile(r"\S+(:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})")
@@ -49,7 +54,7 @@ class ModelPod(ABC):
         cpu: Processors, as Kubernetes writes them.
         memory: Memory, likewise.
         environment_from: A Kubernetes Secret whose keys become the environment of what fetches the model,
-            such as AWS_ACCESS_KEY_ID.
+            such as AWS_ACCESS_KEY_ID. A server that fetches nothing gets only its token.
         service_account: The pod's account, for clouds that tie access rights to it.
 
     Raises:
@@ -88,6 +93,7 @@ class ModelPod(ABC):
         ):
             if given and not _OBJECT_NAME.fullmatch(given):
                 raise ValueError(f"{what} must be the name of an object in the namespace, not {given!r}")
+            deploy.require_allowed(what, given)
 
     @property
     def mounted(self) -> bool:
@@ -121,10 +127,19 @@ class ModelPod(ABC):
     def full_container(self, name: str) -> dict[str, Any]:
         """Return the server's container with all ports and probes."""
 
+    @property
+    def disk(self) -> str:
+        """How much of a node's disk a volume of the pod, or a container, may fill."""
+        model = _DISK_PER_MEMORY * deploy.memory_bytes(self.memory) // 2**20
+        return f"{model + _SCRATCH_MIB}Mi"
+
     def resources(self) -> dict[str, Any]:
-        """Return a container's resources."""
+        """Return a container's resources; a pod that fills the node's disk is evicted."""
         amounts = {"cpu": self.cpu, "memory": self.memory}
-        return {"requests": amounts, "limits": dict(amounts)}
+        return {
+            "requests": {**amounts, "ephemeral-storage": _DISK_REQUEST},
+            "limits": {**amounts, "ephemeral-storage": self.disk},
+        }
 
     def mounts(self) -> list[dict[str, Any]]:
         """Return where a container finds room for scratch files, and a mounted model."""
@@ -137,11 +152,18 @@ class ModelPod(ABC):
         """Return the part of a container that gives it what reading the model takes."""
         return {"envFrom": [{"secretRef": {"name": self.environment_from}}]} if self.environment_from else {}
 
+    def token(self) -> list[dict[str, Any]]:
+        """Return the variable of a server that fetches nothing: the token that clients must have, if any."""
+        if not self.environment_from:
+            return []
+        key = {"name": self.environment_from, "key": TOKEN, "optional": True}
+        return [{"name": TOKEN, "valueFrom": {"secretKeyRef": key}}]
+
     def spec(self) -> dict[str, Any]:
         """Return the rest of the pod's specification, without containers."""
         spec: dict[str, Any] = {
             "automountServiceAccountToken": False,
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": self.disk}}],
         }
         if claim := _PVC.fullmatch(self.model):
             source = {"claimName": claim[1], "readOnly": True}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flowparts.model_pod import LOCKED_DOWN, START_PROBES, ModelPod, port, probe
+from flowparts.model_pod import LOCKED_DOWN, MODELS, START_PROBES, ModelPod, port, probe
 
 HTTP_PORT = 8080
 GRPC_PORT = 8081
@@ -11,11 +11,18 @@ GRPC_PORT = 8081
 # does so itself, because Knative takes no hook that would hold the signal back.
 LEAVE_SECONDS = 5
 END_SECONDS = 60
+# Where a first container puts the model.
+_FETCHED = f"{MODELS}/model"
 
 
 @dataclass(frozen=True)
 class ServerPod(ModelPod):
-    """A model server for one model, which it fetches itself."""
+    """A model server for one model.
+
+    On a plain cluster a first container fetches the model, so that the one that strangers talk to has neither
+    keys of the store nor a place to write but its scratch. Knative takes no such container; there the server
+    fetches the model itself.
+    """
 
     http_port: ClassVar[int] = HTTP_PORT
     grpc_port: ClassVar[int] = GRPC_PORT
@@ -26,8 +33,31 @@ class ServerPod(ModelPod):
         """Return all that makes a revision another one."""
         return [self.spec(), self.container("server")]
 
+    def full_spec(self, labels: dict[str, str]) -> dict[str, Any]:
+        """Return a plain pod's specification, with the container that fetches the model."""
+        spec = super().full_spec(labels)
+        if self.mounted:
+            return spec
+        models = {"name": "models", "emptyDir": {"sizeLimit": self.disk}}
+        fetch = {
+            "name": "model",
+            "image": self.image,
+            "command": ["python", "-m", "flowparts.serving.model_files"],
+            "args": [self.address, _FETCHED],
+            "resources": self.resources(),
+            "securityContext": LOCKED_DOWN,
+            "volumeMounts": [*self.mounts(), {"name": "models", "mountPath": MODELS}],
+            **self.secrets(),
+        }
+        return {**spec, "initContainers": [fetch], "volumes": [*spec["volumes"], models]}
+
     def container(
-        self, name: str, http: int = HTTP_PORT, grpc: int = GRPC_PORT, repository: str = ""
+        self,
+        name: str,
+        http: int = HTTP_PORT,
+        grpc: int = GRPC_PORT,
+        repository: str = "",
+        fetched: str = "",
     ) -> dict[str, Any]:
         """Return the server's container with what every platform lets a pod say.
 
@@ -37,13 +67,15 @@ class ServerPod(ModelPod):
             grpc: Port of the Open Inference Protocol over gRPC.
             repository: Where the platform puts models and has them loaded, if the server doesn't fetch its
                 own.
+            fetched: Where another container has put the model, so that this one needs no keys to the store.
         """
         served = [
-            {"name": "FLOWPARTS_SERVING_MODEL", "value": self.address},
+            {"name": "FLOWPARTS_SERVING_MODEL", "value": fetched or self.address},
             {"name": "FLOWPARTS_SERVING_NAME", "value": self.name},
         ]
         if repository:
             served = [{"name": "FLOWPARTS_SERVING_REPOSITORY", "value": repository}]
+        fetches = not (fetched or self.mounted)
         return {
             "name": name,
             "image": self.image,
@@ -52,6 +84,7 @@ class ServerPod(ModelPod):
                 {"name": "FLOWPARTS_SERVING_PORT", "value": str(http)},
                 {"name": "FLOWPARTS_SERVING_GRPC_PORT", "value": str(grpc)},
                 {"name": "FLOWPARTS_SERVING_DRAIN_SECONDS", "value": str(LEAVE_SECONDS)},
+                *([] if fetches else self.token()),
             ],
             "resources": self.resources(),
             "securityContext": LOCKED_DOWN,
@@ -59,12 +92,17 @@ class ServerPod(ModelPod):
             "startupProbe": probe("/v2/health/ready", http, 5, START_PROBES),
             "readinessProbe": probe("/v2/health/ready", http, 5, 2),
             "livenessProbe": probe("/v2/health/live", http, 10, 3),
-            **self.secrets(),
+            **(self.secrets() if fetches else {}),
         }
 
     def full_container(self, name: str) -> dict[str, Any]:
-        """Return the server's container with what only a plain pod takes: all ports."""
+        """Return the server's container with what only a plain pod takes: all ports, a fetched model."""
+        container = self.container(name, fetched="" if self.mounted else _FETCHED)
+        mounts = container["volumeMounts"]
+        if not self.mounted:
+            mounts = [*mounts, {"name": "models", "mountPath": MODELS, "readOnly": True}]
         return {
-            **self.container(name),
+            **container,
+            "volumeMounts": mounts,
             "ports": [port("http", HTTP_PORT), port("grpc", GRPC_PORT)],
         }

@@ -96,7 +96,7 @@ class TensorFlowServingPod(ModelPod):
     def spec(self) -> dict[str, Any]:
         """Return the rest of the pod's specification: a container that lays the model out, and volumes."""
         spec = super().spec()
-        spec["volumes"].append({"name": "saved-model", "emptyDir": {}})
+        spec["volumes"].append({"name": "saved-model", "emptyDir": {"sizeLimit": self.disk}})
         lay_out = {
             "name": "model",
             "image": self.fetcher,

@@ -33,6 +33,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +51,16 @@ _LEAST_MEMORY = 64 * 2**20
 
 # Where Kubeflow and Vertex AI mount what a step reads.
 _MOUNTS = {"gs": Path("/gcs"), "s3": Path("/s3"), "minio": Path("/minio")}
+
+# Who runs pipelines chooses a deployment's options; the step's environment may hold them to lists.
+_ALLOWED = {
+    "image": "FLOWPARTS_ALLOWED_IMAGES",
+    "namespace": "FLOWPARTS_ALLOWED_NAMESPACES",
+    "environment_from": "FLOWPARTS_ALLOWED_SECRETS",
+    "storage_access": "FLOWPARTS_ALLOWED_SECRETS",
+    "service_account": "FLOWPARTS_ALLOWED_SERVICE_ACCOUNTS",
+    "role": "FLOWPARTS_ALLOWED_SERVICE_ACCOUNTS",
+}
 
 _SAY_EVERY_SECONDS = 5.0
 # What takes long is looked at less often: after this share of the time that was waited, up to the most.
@@ -198,11 +209,35 @@ def image(folder: str, given: str = "") -> str:
         folder: Such as "serving".
         given: Taken where it isn't empty. Else FLOWPARTS_SERVING_IMAGE of the environment, else that of the
             same registry and version as the image that this runs in, else what `make images` makes.
+
+    Raises:
+        ValueError: The given one isn't allowed.
     """
+    require_allowed("image", given)
     named = given or os.environ.get(f"FLOWPARTS_{folder.upper()}_IMAGE")
     registry = os.environ.get("FLOWPARTS_REGISTRY", "flowparts")
     version = os.environ.get("FLOWPARTS_IMAGE_VERSION", __version__)
     return named or f"{registry}/flowparts-{folder}:{version}"
+
+
+def require_allowed(option: str, value: str) -> None:
+    """Raise ValueError unless the step's environment allows a value of an option; it does without a list.
+
+    FLOWPARTS_ALLOWED_IMAGES, …_NAMESPACES, …_SECRETS and …_SERVICE_ACCOUNTS hold patterns such as
+    "registry.example/team/*", with blanks between them. What isn't given is the platform's default and is
+    always allowed.
+
+    Args:
+        option: The option's name, such as "environment_from".
+        value: Its value.
+    """
+    variable = _ALLOWED[option]
+    patterns = os.environ.get(variable)
+    if value and patterns is not None and not any(fnmatchcase(value, one) for one in patterns.split()):
+        raise ValueError(
+            f"{option} {value!r} is not allowed here; {variable} of the step's environment allows: "
+            f"{patterns.strip() or 'none'}"
+        )
 
 
 def check_name(name: str) -> None:

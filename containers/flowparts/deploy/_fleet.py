@@ -58,7 +58,12 @@ class Fleet:
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
     def deploy(
-        self, pod: ModelPod, share: int, monitor_labels: dict[str, str], timeout_seconds: float
+        self,
+        pod: ModelPod,
+        share: int,
+        monitor_labels: dict[str, str],
+        clients: list[str],
+        timeout_seconds: float,
     ) -> Endpoint:
         """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
 
@@ -66,6 +71,7 @@ class Fleet:
             pod: What serves the model.
             share: Percent of the requests for it while there is another revision.
             monitor_labels: Further labels of the ServiceMonitor.
+            clients: Namespaces whose pods may ask, besides the endpoint's own; everyone if there are none.
             timeout_seconds: How long to wait for the pods.
 
         Raises:
@@ -84,7 +90,7 @@ class Fleet:
             after = replace(before.deploying(pod.revision, share), url=self.url())
         after = replace(after, target=self.target, settings=self.settings)
         try:
-            self.place(pod)
+            self.place(pod, clients)
             self.steer(after, timeout_seconds)
         except ValueError as error:
             kept = before.traffic if before else []
@@ -161,9 +167,9 @@ class Fleet:
         written = (service or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
         return Endpoint(**json.loads(written)) if written else None
 
-    def place(self, pod: ModelPod) -> None:
+    def place(self, pod: ModelPod, clients: list[str]) -> None:
         """Apply what a revision is made of, and the rules that hold for all of them."""
-        self._apply("networking.k8s.io/v1", "NetworkPolicy", self.name, self._network(pod))
+        self._apply("networking.k8s.io/v1", "NetworkPolicy", self.name, self._network(pod, clients))
         disruption = {
             "selector": {"matchLabels": self.labels},
             "maxUnavailable": 1,
@@ -394,12 +400,17 @@ class Fleet:
         host = listener.get("hostname", addresses[0]["value"]).replace("*", self.name, 1)
         return f"{scheme}://{host}:{listener['port']}/{self.there.namespace}/{self.name}"
 
-    def _network(self, pod: ModelPod) -> Manifest:
+    def _network(self, pod: ModelPod, clients: list[str]) -> Manifest:
         ports = [{"protocol": "TCP", "port": port} for port in (self.kind.http_port, self.kind.grpc_port)]
+        rule: Manifest = {"ports": ports}
+        if clients:
+            named = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": sorted(clients)}
+            others = {"namespaceSelector": {"matchExpressions": [named]}}
+            rule["from"] = [{"podSelector": {}}, others]
         policy: Manifest = {
             "podSelector": {"matchLabels": self.labels},
             "policyTypes": ["Ingress"],
-            "ingress": [{"ports": ports}],
+            "ingress": [rule],
         }
         # A policy can't name where a model is fetched from, so only a mounted one does without a way out.
         return {**policy, "policyTypes": ["Ingress", "Egress"]} if pod.mounted else policy

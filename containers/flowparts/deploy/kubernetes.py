@@ -24,12 +24,13 @@ def deploy(
     service_account: str = "",
     gateway: str = "",
     monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
+    clients: list[str] = [],  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
     """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
 
     Args:
-        model: s3://, gs:// or pvc://CLAIM/PATH, which the server fetches itself.
+        model: s3://, gs:// or pvc://CLAIM/PATH, which the pods fetch.
         name: The endpoint; the Service's name.
         share: Percent of the requests for this revision while there is another one.
         replicas: Pods of a revision that gets all requests.
@@ -38,10 +39,13 @@ def deploy(
         memory: Memory of a pod.
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
-        environment_from: A Secret whose keys become the server's environment.
+        environment_from: A Secret whose keys become the environment of what fetches the model; the server
+            gets its token of it, FLOWPARTS_SERVING_TOKEN.
         service_account: The pods' service account.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
+        clients: Namespaces whose pods may ask, besides the endpoint's own, for a NetworkPolicy; everyone if
+            there are none.
         timeout_seconds: How long to wait for the pods.
 
     Raises:
@@ -52,7 +56,7 @@ def deploy(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
-    return fleet.deploy(pod, share, monitor_labels, timeout_seconds)
+    return fleet.deploy(pod, share, monitor_labels, clients, timeout_seconds)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

@@ -100,6 +100,7 @@ def deploy(
     targets.check_timeout(timeout_seconds)
     if not _ROLE.fullmatch(role):
         raise ValueError(f"role must be the ARN of a role, arn:aws:iam::ACCOUNT:role/NAME, not {role!r}")
+    targets.require_allowed("role", role)
     if not _INSTANCE.fullmatch(instance_type):
         raise ValueError(f"instance_type must be a type such as 'ml.m5.large', not {instance_type!r}")
     bucket, prefix = _place_of_archives(storage, model)

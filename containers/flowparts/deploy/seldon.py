@@ -26,6 +26,9 @@ _MESH = "seldon-mesh"
 _CONFIG = "mlserver"
 _CONFIG_PORTS = (9000, 9500)
 _CONFIG_MODELS = "/mnt/agent/models"
+# What Seldon puts beside the server, and what Pod Security's "restricted" wants each of them to say.
+_BESIDE = ("rclone", "agent")
+_RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 # An Experiment doesn't say when the mesh has taken a change; what loses its share stays for so long.
 _MESH_SECONDS = 10.0
 
@@ -67,6 +70,7 @@ def deploy(
     targets.check_share(share)
     targets.check_replicas(replicas)
     targets.check_timeout(timeout_seconds)
+    targets.require_allowed("storage_access", storage_access)
     pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, environment_from)
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
@@ -196,9 +200,12 @@ class _Fleet:
         labels = {**self.labels, _REVISION: pod.revision}
         # Merged by Seldon with what its configuration says: the agent, which needs the pod's account to read
         # Secrets, its volume, the user, and the time to end, which is the agent's to drain.
-        spec = {**pod.spec(), "containers": [pod.container(_CONFIG, *_CONFIG_PORTS, _CONFIG_MODELS)]}
+        server = pod.container(_CONFIG, *_CONFIG_PORTS, _CONFIG_MODELS)
+        beside = [{"name": name, "securityContext": _RESTRICTED} for name in _BESIDE]
+        security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        spec = {**pod.spec(), "containers": [server, *beside], "securityContext": security}
         del spec["automountServiceAccountToken"]
-        server = {
+        servers = {
             "serverConfig": _CONFIG,
             # Nobody else's model asks for this, so the server takes no other.
             "capabilities": [own],
@@ -208,7 +215,7 @@ class _Fleet:
         model = {"storageUri": pod.model, "server": own, "requirements": [own], "replicas": replicas}
         if storage_access:
             model["secretName"] = storage_access
-        self._apply("Server", own, server, labels)
+        self._apply("Server", own, servers, labels)
         self._apply("Model", own, model, labels)
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:

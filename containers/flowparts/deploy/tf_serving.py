@@ -42,6 +42,7 @@ def deploy(
     service_account: str = "",
     gateway: str = "",
     monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
+    clients: list[str] = [],  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
 ) -> Endpoint:
     """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
@@ -65,6 +66,8 @@ def deploy(
         service_account: The pods' service account.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
+        clients: Namespaces whose pods may ask, besides the endpoint's own, for a NetworkPolicy; everyone if
+            there are none.
         timeout_seconds: How long to wait for the pods.
 
     Raises:
@@ -74,6 +77,7 @@ def deploy(
     batching = Batching(
         max_batch_size, batch_timeout_micros, num_batch_threads or threads(cpu), max_enqueued_batches
     )
+    targets.require_allowed("image", image)
     pod = TensorFlowServingPod(
         model,
         name,
@@ -91,7 +95,7 @@ def deploy(
     fleet = Fleet(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
     )
-    return fleet.deploy(pod, share, monitor_labels, timeout_seconds)
+    return fleet.deploy(pod, share, monitor_labels, clients, timeout_seconds)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

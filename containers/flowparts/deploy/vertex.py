@@ -97,6 +97,7 @@ def deploy(
     }
     if not model.startswith("gs://"):
         raise ValueError(f"Vertex AI reads models from gs:// only, not {model!r}; copy it to a bucket first")
+    targets.require_allowed("service_account", service_account)
     server = targets.image("serving", image)
     with targets.local_copy(model) as directory:
         revision = targets.revision(directory, {"on": resources, "image": server, "as": service_account})

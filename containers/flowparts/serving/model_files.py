@@ -1,9 +1,14 @@
-"""The model's files on this machine: a directory as it is, anything remote downloaded whole."""
+"""The model's files on this machine: a directory as it is, anything remote downloaded whole.
 
+`python -m flowparts.serving.model_files MODEL DIRECTORY` downloads in a pod, before the server starts, so
+that the server needs no rights to the store.
+"""
+
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from flowparts import sources
+from flowparts import outputs, sources
 
 SCHEMES = ("file", "gs", "s3")
 
@@ -31,3 +36,25 @@ def fetch(model: str, directory: Path) -> Path:
         )
     sources.fetch_tree(model, directory)
     return directory
+
+
+def place(model: str, directory: Path) -> None:
+    """Download a model to a directory, which appears whole or not at all.
+
+    Args:
+        model: A URI that starts with s3:// or gs://.
+        directory: The directory to make.
+
+    Raises:
+        ValueError: As `fetch`.
+    """
+    with outputs.whole(directory) as partial:
+        partial.mkdir()
+        fetch(model, partial)
+
+
+if __name__ == "__main__":
+    try:
+        place(sys.argv[1], Path(sys.argv[2]))
+    except ValueError as error:
+        sys.exit(str(error))

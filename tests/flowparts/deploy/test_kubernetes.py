@@ -69,24 +69,28 @@ def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None
 def test_pods_are_locked_down_and_end_in_order(api: KubernetesApi) -> None:
     made = deploy(FIRST, cpu="500m", memory="1Gi", environment_from="s3", service_account="models")
     pod = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]
-    (server,) = pod["containers"]
+    (fetch,), (server,) = pod["initContainers"], pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
     assert pod["serviceAccountName"] == "models"
-    assert server["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "readOnlyRootFilesystem": True,
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    assert server["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
     assert (
-        server["resources"]["limits"] == server["resources"]["requests"] == {"cpu": "500m", "memory": "1Gi"}
+        fetch["securityContext"]
+        == server["securityContext"]
+        == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
     )
-    assert server["envFrom"] == [{"secretRef": {"name": "s3"}}]
-    assert {"name": "FLOWPARTS_SERVING_MODEL", "value": FIRST} in server["env"]
-    assert server["image"] == IMAGE
+    amounts = {"cpu": "500m", "memory": "1Gi"}
+    assert server["resources"] == {
+        "requests": {**amounts, "ephemeral-storage": "100Mi"},
+        "limits": {**amounts, "ephemeral-storage": "5120Mi"},
+    }
+    assert all(volume["emptyDir"]["sizeLimit"] == "5120Mi" for volume in pod["volumes"])
+    assert server["image"] == fetch["image"] == IMAGE
     assert server["startupProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8080}
     assert server["livenessProbe"]["httpGet"] == {"path": "/v2/health/live", "port": 8080}
     (leaving,) = (entry for entry in server["env"] if entry["name"] == "FLOWPARTS_SERVING_DRAIN_SECONDS")
@@ -95,6 +99,76 @@ def test_pods_are_locked_down_and_end_in_order(api: KubernetesApi) -> None:
         "kubernetes.io/hostname",
         "topology.kubernetes.io/zone",
     }
+
+
+def test_only_what_fetches_the_model_has_the_keys_to_the_store(api: KubernetesApi) -> None:
+    made = deploy(FIRST, environment_from="s3")
+    pod = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]
+    (fetch,), (server,) = pod["initContainers"], pod["containers"]
+    assert fetch["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert "envFrom" not in server
+    # The server has the token alone that its clients must have, and reads the model where it was put.
+    (token,) = (entry for entry in server["env"] if "valueFrom" in entry)
+    assert token["name"] == "FLOWPARTS_SERVING_TOKEN"
+    assert token["valueFrom"]["secretKeyRef"] == {
+        "name": "s3",
+        "key": "FLOWPARTS_SERVING_TOKEN",
+        "optional": True,
+    }
+    assert fetch["args"] == [FIRST, "/mnt/models/model"]
+    assert {"name": "FLOWPARTS_SERVING_MODEL", "value": "/mnt/models/model"} in server["env"]
+    shared = {"name": "models", "mountPath": "/mnt/models"}
+    assert shared in fetch["volumeMounts"]
+    assert {**shared, "readOnly": True} in server["volumeMounts"]
+
+
+def test_the_policy_names_who_may_ask(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    (rule,) = api.get("networkpolicies", "churn")["spec"]["ingress"]
+    assert "from" not in rule
+    deploy(FIRST, clients=["monitoring", "gateways"])
+    (rule,) = api.get("networkpolicies", "churn")["spec"]["ingress"]
+    own, others = rule["from"]
+    assert own == {"podSelector": {}}
+    (named,) = others["namespaceSelector"]["matchExpressions"]
+    assert named["key"] == "kubernetes.io/metadata.name"
+    assert named["values"] == ["gateways", "monitoring"]
+
+
+LIMITED = {
+    "another image": ("FLOWPARTS_ALLOWED_IMAGES", "registry.example/team/*", {}),
+    "another namespace": ("FLOWPARTS_ALLOWED_NAMESPACES", "team-*", {"namespace": "kube-system"}),
+    "another secret": ("FLOWPARTS_ALLOWED_SECRETS", "s3 gs", {"environment_from": "root"}),
+    "another account": ("FLOWPARTS_ALLOWED_SERVICE_ACCOUNTS", "", {"service_account": "admin"}),
+}
+
+
+@pytest.mark.parametrize(("variable", "allowed", "options"), LIMITED.values(), ids=LIMITED)
+def test_options_keep_to_what_the_environment_of_the_step_allows(
+    variable: str,
+    allowed: str,
+    options: dict[str, Any],
+    api: KubernetesApi,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, allowed)
+    with pytest.raises(ValueError, match=rf"is not allowed here; {variable} .* allows: "):
+        deploy(FIRST, **options)
+    assert not api.names("deployments")
+
+
+def test_what_the_environment_allows_and_defaults_are_deployed(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in {
+        "IMAGES": "registry.example/*",
+        "NAMESPACES": "",
+        "SECRETS": "s3",
+        "SERVICE_ACCOUNTS": "models",
+    }.items():
+        monkeypatch.setenv(f"FLOWPARTS_ALLOWED_{variable}", value)
+    deploy(FIRST, namespace="team", environment_from="s3")
+    assert api.names("deployments")
 
 
 def test_a_model_on_a_volume_is_mounted_and_its_server_has_no_way_out(api: KubernetesApi) -> None:

@@ -36,7 +36,13 @@ def test_a_revision_has_a_server_that_takes_no_other_model(api: KubernetesApi) -
     assert model["server"] == own
     assert model["storageUri"] == FIRST
     assert server["replicas"] == model["replicas"] == 2
-    (container,) = server["podSpec"]["containers"]
+    container, *beside = server["podSpec"]["containers"]
+    # With what Seldon merges in, every container is what Pod Security's "restricted" wants.
+    assert [(one["name"], one["securityContext"]["capabilities"]) for one in beside] == [
+        ("rclone", {"drop": ["ALL"]}),
+        ("agent", {"drop": ["ALL"]}),
+    ]
+    assert server["podSpec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert (container["name"], container["image"]) == ("mlserver", IMAGE)
     assert {entry["name"]: entry["value"] for entry in container["env"]} == {
         "FLOWPARTS_SERVING_REPOSITORY": "/mnt/agent/models",
@@ -169,7 +175,7 @@ def test_requests_for_the_experiment_or_a_revision_reach_what_the_agent_had_load
     first = deploy(FIRST)
     made = deploy(SECOND, share=20)
     # The server as the manifest starts it, but for the addresses.
-    (container,) = api.get("servers", f"churn-{made.revision}")["spec"]["podSpec"]["containers"]
+    container, *_ = api.get("servers", f"churn-{made.revision}")["spec"]["podSpec"]["containers"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     environment["FLOWPARTS_SERVING_REPOSITORY"] = str(tmp_path)
     server = wait(start("", environment=environment))

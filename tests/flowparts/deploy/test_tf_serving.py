@@ -106,7 +106,8 @@ def test_pods_are_locked_down_watched_and_end_in_order(api: KubernetesApi) -> No
     for container in (server, *pod["initContainers"]):
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert container["resources"]["limits"] == {"cpu": "500m", "memory": "2Gi"}
+        limits = {"cpu": "500m", "memory": "2Gi", "ephemeral-storage": "9216Mi"}
+        assert container["resources"]["limits"] == limits
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
     for check in ("startupProbe", "readinessProbe", "livenessProbe"):

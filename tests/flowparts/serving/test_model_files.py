@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +57,13 @@ def test_where_no_model_is_gives_a_sentence(bucket: str, tmp_path: Path, uri: st
 def test_a_directory_is_served_where_it_is(model: Path, tmp_path: Path) -> None:
     assert model_files.fetch(str(model), tmp_path) == model
     assert model_files.fetch(model.as_uri(), tmp_path) == model
+
+
+def test_what_fetches_a_model_in_a_pod_leaves_it_whole_or_not_at_all(bucket: str, tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "flowparts.serving.model_files"]
+    subprocess.run([*run, bucket, str(tmp_path / "model")], check=True)
+    assert (tmp_path / "model" / "MLmodel").is_file()
+    failed = subprocess.run([*run, f"{bucket}/elsewhere", str(tmp_path / "other")], stderr=subprocess.PIPE)
+    assert failed.returncode == 1
+    assert failed.stderr.decode().strip() == f"there is nothing at {bucket}/elsewhere"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
