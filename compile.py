@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="REFERENCE",
-        help="a secret that becomes environment variables of every step; may be repeated. For Kubeflow "
+        help="a secret that becomes variables of the steps that ask for them; may be repeated. For Kubeflow "
         "NAME=KEY,KEY: keys, and so variables, of a Kubernetes secret. For Vertex AI "
         "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION: a version in Secret Manager",
     )

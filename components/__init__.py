@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 # compile.py replaces the registry, and the version where a digest is known.
 REGISTRY = "flowparts"
 
+# Variables that steps ask for, as patterns. A profile's secrets reach no other step.
+STORES = (
+    *("AWS_*", "FSSPEC_*", "GOOGLE_*", "FLOWPARTS_ALLOWED_*"),
+    *("*_PROXY", "*_proxy", "*_CA_BUNDLE", "SSL_CERT_*"),
+)
+MLFLOW = ("MLFLOW_*", "DATABRICKS_*", *STORES)
+DEPLOYMENT = ("FLOWPARTS_*", "DOCKER_*", "KUBECONFIG", *STORES)
+# By a component's name, what it asks for.
+SECRETS: dict[str, tuple[str, ...]] = {}
+
 # A released distribution has its images' references beside this file; `make wheel` writes them.
 _REFERENCES = Path(__file__).with_name("images.json")
 
@@ -27,6 +37,7 @@ def runs_in(
     memory: str = "2Gi",
     cpu_request: str = "100m",
     memory_request: str = "512Mi",
+    secrets: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], "PythonComponent"]:
     """Make a function a lightweight component that runs in one of the images under containers/.
 
@@ -40,6 +51,8 @@ def runs_in(
         memory: Memory that a step may use, likewise; `task.set_memory_limit`.
         cpu_request: Processors that a node must have free to start the step; Kubernetes only.
         memory_request: Memory likewise: what the step takes on sample data, not what large data may take.
+        secrets: Patterns of the variables that the step takes from the secrets of a profile, such as
+            `STORES`; it gets no others.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -61,6 +74,7 @@ def runs_in(
             memory_request=memory_request,
             memory_limit=memory,
         )
+        SECRETS[function.__name__] = secrets
         _describe_ports(component, inspect.getdoc(function) or "")
         return component
 

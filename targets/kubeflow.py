@@ -13,9 +13,11 @@ from kfp.compiler.pipeline_spec_builder import write_pipeline_spec_to_file
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from targets import catalogue, checks, kubeflow_checks, package, plan, resources
+from targets import catalogue, checks, kubeflow_checks, package, plan, resources, secrets_of_steps
 from targets.settings import Kubeflow
 from targets.submission import Package
+
+_OUR_IMAGES = "flowparts-"
 
 
 def check(text: str) -> None:
@@ -57,11 +59,12 @@ def with_settings(text: str, settings: Kubeflow) -> str:
 
     Args:
         text: The compiled YAML.
-        settings: Whose secrets' keys become environment variables of every step, and so on.
+        settings: Whose secrets' keys become environment variables of the steps that ask for them, and so on.
 
     Raises:
-        ValueError: The resources name an unknown step, or are no such numbers.
+        ValueError: The resources name an unknown step, or are no such numbers, or no step asks for a secret.
     """
+    secrets_of_steps.require_asked(key for keys in settings.secrets.values() for key in keys)
     spec, *overlays = package.documents(text)
     if settings.resources:
         resources.override(spec, settings.resources, catalogue.components())
@@ -73,13 +76,15 @@ def with_settings(text: str, settings: Kubeflow) -> str:
     for label, executor in spec["deploymentSpec"]["executors"].items():
         if "container" not in executor:
             continue
-        gpu = "accelerator" in executor["container"].get("resources", {})
-        for key, value in _executor_config(settings, gpu).items():
+        for key, value in _executor_config(settings, executor["container"]).items():
             config = configs.setdefault(label, {})
             if isinstance(value, list):
                 config.setdefault(key, []).extend(value)
-            else:
+            elif key == "nodeSelector":
                 config.setdefault(key, {}).setdefault("labels", {}).update(value["labels"])
+            else:
+                # What the pipeline's author has set, stays.
+                config[key] = {**value, **config.get(key, {})}
     if not configs:
         return text
     pipeline = text.split("\n---\n")[0].rstrip("\n")
@@ -113,18 +118,21 @@ def manifest(sent: Package, namespace: str) -> str:
         return file.read_text(encoding="utf-8")
 
 
-def _executor_config(settings: Kubeflow, gpu: bool) -> dict[str, Any]:
+def _executor_config(settings: Kubeflow, container: dict[str, Any]) -> dict[str, Any]:
     """Return a step's Kubernetes settings; what isn't set is left away."""
+    gpu = "accelerator" in container.get("resources", {})
+    image = container.get("image", "").rpartition("/")[2]
     labels = {**settings.node_selector, **(settings.gpu_node_selector if gpu else {})}
     config = {
         "secretAsEnv": [
             {
                 "secretName": name,
                 "secretNameParameter": _constant(name),
-                "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
+                "keyToEnv": [{"secretKey": key, "envVar": key} for key in asked],
                 "optional": False,
             }
             for name, keys in settings.secrets.items()
+            if (asked := secrets_of_steps.asked(container, keys))
         ],
         "imagePullSecret": [
             {"secretName": name, "secretNameParameter": _constant(name)}
@@ -136,6 +144,9 @@ def _executor_config(settings: Kubeflow, gpu: bool) -> dict[str, Any]:
         ],
         "nodeSelector": {"labels": labels} if labels else {},
         "tolerations": [*settings.tolerations, *(settings.gpu_tolerations if gpu else [])],
+        # Kubeflow itself drops capabilities and refuses new privileges, but lets an image choose to be root.
+        # Of other images nobody here knows that they don't; a step of theirs would wait for ever.
+        "securityContext": {"runAsNonRoot": True} if image.startswith(_OUR_IMAGES) else {},
     }
     return {key: value for key, value in config.items() if value}
 

@@ -48,7 +48,7 @@ class Kubeflow(_Common):
     experiment: str = _setting("groups runs in the UI", "Default")
     ca_certificate: str = _setting("file with the certificate authority of the endpoint")
     secrets: dict[str, list[str]] = _setting(
-        "by a Kubernetes secret's name, its keys that become environment variables of every step", {}
+        "by a Kubernetes secret's name, its keys that become variables of the steps that ask for them", {}
     )
     image_pull_secrets: list[str] = _setting("secrets that images are pulled with", [])
     volumes: dict[str, str] = _setting("by a volume claim's name, the path where every step has it", {})
@@ -73,7 +73,9 @@ class Vertex(_Common):
     )
     labels: dict[str, str] = _setting("labels of every run, which billing shows", {})
     secrets: dict[str, str] = _setting(
-        "by a variable of every step, its secret: projects/PROJECT/secrets/SECRET/versions/VERSION", {}
+        "by a variable of the steps that ask for it, its secret: "
+        "projects/PROJECT/secrets/SECRET/versions/VERSION",
+        {},
     )
     templates: str = _setting("Artifact Registry of upload: https://LOCATION-kfp.pkg.dev/PROJECT/REPOSITORY")
 

@@ -168,6 +168,11 @@ class Step:
             own["KFP_RETRY_INDEX"] = "0"
         kubernetes = self.backend.overlay.get("platforms", {}).get("kubernetes", {})
         executors = kubernetes.get("deploymentSpec", {}).get("executors", {})
+        given = dict(self.backend.environment)
+        for other in executors.values():
+            for secret in other.get("secretAsEnv", []):
+                for key in secret["keyToEnv"]:
+                    given.pop(key["envVar"], None)
         for secret in executors.get(self.component["executorLabel"], {}).get("secretAsEnv", []):
             name = secret.get("secretName") or secret["secretNameParameter"]["runtimeValue"]["constant"]
             for key in secret["keyToEnv"]:
@@ -177,7 +182,9 @@ class Step:
                         f"is not here; give {key['envVar']} in --env-file",
                         f'CreateContainerConfigError: secret "{name}" not found',
                     )
-        given = {**own, **self.backend.environment}
+                if key["envVar"] in self.backend.environment:
+                    given[key["envVar"]] = self.backend.environment[key["envVar"]]
+        given = {**own, **given}
         return strict_pod.variables(
             self.container["image"], f"{self.backend.workflow}-{self.execution.id}", given.items()
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowparts.secrets import SCHEME
-from targets import catalogue, checks, package, resources
+from targets import catalogue, checks, package, resources, secrets_of_steps
 from targets.settings import Vertex
 
 MAX_CPUS = 96
@@ -52,10 +52,10 @@ def with_settings(text: str, settings: Vertex) -> str:
 
     Args:
         text: The compiled YAML.
-        settings: Whose secrets become environment variables of every step, and so on.
+        settings: Whose secrets become environment variables of the steps that ask for them, and so on.
 
     Raises:
-        ValueError: A secret is malformed or a step can't take it, or the resources name an unknown step or
+        ValueError: A secret is malformed or no step asks for it, or the resources name an unknown step or
             are no such numbers.
     """
     spec = package.documents(text)[0]
@@ -88,21 +88,21 @@ def secrets(given: Sequence[str]) -> dict[str, str]:
 
 
 def _add_secrets(spec: dict[str, Any], secrets: Mapping[str, str]) -> None:
-    """Have every step read secrets of Secret Manager into environment variables.
+    """Have steps read the secrets of Secret Manager that they ask for into environment variables.
 
     The specification has no field for a secret: the variables hold references, and the step starts through
     `flowparts.secrets`, which reads them.
     """
-    for label, executor in spec["deploymentSpec"]["executors"].items():
-        container = executor.get("container")
-        if not container or not secrets:
+    secrets_of_steps.require_asked(secrets)
+    for executor in spec["deploymentSpec"]["executors"].values():
+        container = executor.get("container", {})
+        asked = secrets_of_steps.asked(container, secrets)
+        if not asked:
             continue
         command = container["command"]
         if command[: len(_STEP)] == _STEP:
             container["command"] = ["python3", "-m", "flowparts.secrets", *command]
         else:
             container["command"] = [part.replace(_START, _START_WITH_SECRETS) for part in command]
-        if container["command"] == command:
-            raise ValueError(f"{label} has a command of its own, which can't be given secrets")
-        variables = [{"name": name, "value": SCHEME + secret} for name, secret in secrets.items()]
+        variables = [{"name": name, "value": SCHEME + secrets[name]} for name in asked]
         container.setdefault("env", []).extend(variables)

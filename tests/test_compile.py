@@ -62,7 +62,7 @@ def test_a_wrong_option_is_answered_with_a_sentence_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_kubernetes_secret_is_referred_to_by_every_step(
+def test_a_kubernetes_secret_is_referred_to_by_the_steps_that_ask_for_it(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     secret = ["--secret", "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"]
@@ -71,6 +71,9 @@ def test_a_kubernetes_secret_is_referred_to_by_every_step(
     spec, overlay = yaml.safe_load_all((tmp_path / "kubeflow" / "tabular_training.yaml").read_text())
     configs = overlay["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(configs) == set(spec["deploymentSpec"]["executors"])
+    given = {label.removeprefix("exec-") for label, config in configs.items() if "secretAsEnv" in config}
+    assert "ingest-table" in given
+    assert not given & {"split-table", "evaluate-model", "check-serving", "summarize-run"}
     (reference,) = configs["exec-ingest-table"]["secretAsEnv"]
     assert reference["secretName"] == "aws"
     assert [pair["envVar"] for pair in reference["keyToEnv"]] == [
@@ -85,22 +88,26 @@ def test_a_kubernetes_secret_is_referred_to_by_every_step(
     assert "compile with --target" in capsys.readouterr().err
 
 
-def test_a_secret_of_secret_manager_is_read_by_every_step_of_a_pipeline(tmp_path: Path) -> None:
-    secret = ["--secret", "TOKEN=projects/my-project/secrets/token/versions/latest"]
+def test_a_secret_of_secret_manager_is_read_by_the_steps_that_ask_for_it(tmp_path: Path) -> None:
+    secret = ["--secret", "MLFLOW_TRACKING_TOKEN=projects/my-project/secrets/token/versions/latest"]
     arguments = ["tabular-training", "split_table", "--target", "vertex", "--out", str(tmp_path), *secret]
     assert compile_command.main(arguments) == 0
     text = (tmp_path / "vertex" / "tabular_training.yaml").read_text()
     plain = ["tabular-training", "--target", "vertex", "--out", str(tmp_path / "plain")]
     assert compile_command.main(plain) == 0
     without = (tmp_path / "plain" / "vertex" / "tabular_training.yaml").read_text()
-    variable = {"name": "TOKEN", "value": "secretmanager://projects/my-project/secrets/token/versions/latest"}
-    for executor in yaml.safe_load(text)["deploymentSpec"]["executors"].values():
-        assert executor["container"]["env"] == [variable]
+    reference = "secretmanager://projects/my-project/secrets/token/versions/latest"
+    variable = {"name": "MLFLOW_TRACKING_TOKEN", "value": reference}
+    executors = yaml.safe_load(text)["deploymentSpec"]["executors"]
+    given = {label.removeprefix("exec-"): each["container"].get("env") for label, each in executors.items()}
+    assert given["register-mlflow"] == given["compare-with-champion"] == [variable]
+    assert given["split-table"] is given["ingest-table"] is None
     # Nothing else differs.
     assert text.count("#") == without.count("#")
     spec = yaml.safe_load(text)
     for executor in spec["deploymentSpec"]["executors"].values():
-        del executor["container"]["env"]
+        if not executor["container"].pop("env", None):
+            continue
         command = executor["container"]["command"]
         assert command[:3] == ["python3", "-m", "flowparts.secrets"]
         executor["container"]["command"] = command[3:]
@@ -109,22 +116,22 @@ def test_a_secret_of_secret_manager_is_read_by_every_step_of_a_pipeline(tmp_path
 
 
 def test_a_component_whose_source_is_embedded_is_started_with_secrets_as_well(tmp_path: Path) -> None:
-    secret = ["--secret", "TOKEN=projects/my-project/secrets/token/versions/latest"]
+    secret = ["--secret", "MLFLOW_TRACKING_TOKEN=projects/my-project/secrets/token/versions/latest"]
     arguments = ["batch-prediction", "--embed-source", "--target", "vertex", "--out", str(tmp_path), *secret]
     assert compile_command.main(arguments) == 0
     spec = yaml.safe_load((tmp_path / "vertex" / "batch_prediction.yaml").read_text())
-    for executor in spec["deploymentSpec"]["executors"].values():
-        assert "python3 -m flowparts.secrets python3 -m kfp" in executor["container"]["command"][2]
+    command = spec["deploymentSpec"]["executors"]["exec-load-champion"]["container"]["command"]
+    assert "python3 -m flowparts.secrets python3 -m kfp" in command[2]
 
 
-def test_a_container_component_cannot_be_given_secrets() -> None:
+def test_a_container_component_asks_for_no_secrets() -> None:
     @dsl.container_component
     def greet() -> dsl.ContainerSpec:
         return dsl.ContainerSpec(image="registry/greeter:1", command=["echo"], args=["hello"])
 
     text = package.compiled(greet, str)
-    with pytest.raises(ValueError, match="exec-greet has a command of its own"):
-        vertex.with_settings(text, Vertex(secrets={"TOKEN": "projects/p/secrets/token/versions/1"}))
+    given = vertex.with_settings(text, Vertex(secrets={"AWS_KEY": "projects/p/secrets/key/versions/1"}))
+    assert "secretmanager" not in given
 
 
 def test_writes_resources_for_gitops(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

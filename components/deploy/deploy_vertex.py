@@ -2,10 +2,10 @@ from typing import NamedTuple
 
 from kfp.dsl import Artifact, Input, Model, Output
 
-from .. import runs_in
+from .. import DEPLOYMENT, runs_in
 
 
-@runs_in("deploy")
+@runs_in("deploy", secrets=DEPLOYMENT)
 def deploy_vertex(
     model: Input[Model],
     endpoint: Output[Artifact],

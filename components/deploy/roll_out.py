@@ -2,10 +2,10 @@ from typing import NamedTuple
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from .. import runs_in
+from .. import DEPLOYMENT, runs_in
 
 
-@runs_in("deploy")
+@runs_in("deploy", secrets=DEPLOYMENT)
 def roll_out(
     model: Input[Model],
     predictions: Input[Dataset],

@@ -1,9 +1,9 @@
 from kfp.dsl import Artifact, Input, Output
 
-from .. import runs_in
+from .. import DEPLOYMENT, runs_in
 
 
-@runs_in("deploy")
+@runs_in("deploy", secrets=DEPLOYMENT)
 def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str = "") -> str:
     """Give all requests of an endpoint back to its previous revision and remove the current one.
 

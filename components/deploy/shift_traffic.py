@@ -1,9 +1,9 @@
 from kfp.dsl import Artifact, Input, Output
 
-from .. import runs_in
+from .. import DEPLOYMENT, runs_in
 
 
-@runs_in("deploy")
+@runs_in("deploy", secrets=DEPLOYMENT)
 def shift_traffic(endpoint: Input[Artifact], shifted: Output[Artifact], percent: int) -> int:
     """Give an endpoint's current revision a share of the requests; its previous revision keeps the rest.
 

@@ -2,10 +2,10 @@ from typing import NamedTuple, Optional
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from .. import runs_in
+from .. import MLFLOW, runs_in
 
 
-@runs_in("sklearn", memory_request="768Mi")
+@runs_in("sklearn", memory_request="768Mi", secrets=MLFLOW)
 def compare_with_champion(
     model: Input[Model],
     test: Input[Dataset],

@@ -2,10 +2,10 @@ from typing import NamedTuple
 
 from kfp.dsl import Dataset, Output
 
-from .. import runs_in
+from .. import STORES, runs_in
 
 
-@runs_in("base")
+@runs_in("base", secrets=STORES)
 def ingest_images(
     table: Output[Dataset],
     rejected: Output[Dataset],

@@ -2,10 +2,10 @@ from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
-from .. import runs_in
+from .. import STORES, runs_in
 
 
-@runs_in("base")
+@runs_in("base", secrets=STORES)
 def ingest_table(
     table: Output[Dataset],
     rejected: Output[Dataset],

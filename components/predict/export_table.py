@@ -2,10 +2,10 @@ from typing import Optional
 
 from kfp.dsl import Dataset, Input
 
-from .. import runs_in
+from .. import STORES, runs_in
 
 
-@runs_in("base")
+@runs_in("base", secrets=STORES)
 def export_table(table: Input[Dataset], destination: str, file_format: Optional[str] = None) -> str:
     """Write a table as one file to a path or URI, where people and other systems pick it up.
 

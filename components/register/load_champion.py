@@ -2,10 +2,10 @@ from typing import Optional
 
 from kfp.dsl import Artifact, Model, Output
 
-from .. import runs_in
+from .. import MLFLOW, runs_in
 
 
-@runs_in("sklearn")
+@runs_in("sklearn", secrets=MLFLOW)
 def load_champion(
     model: Output[Model],
     schema: Output[Artifact],

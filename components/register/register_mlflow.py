@@ -2,10 +2,10 @@ from typing import NamedTuple, Optional
 
 from kfp.dsl import HTML, Artifact, Input, Metrics, Model
 
-from .. import runs_in
+from .. import MLFLOW, runs_in
 
 
-@runs_in("sklearn")
+@runs_in("sklearn", secrets=MLFLOW)
 def register_mlflow(
     model: Input[Model],
     metrics: Input[Metrics],

@@ -2,10 +2,10 @@ from typing import Optional
 
 from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 
-from .. import runs_in
+from .. import STORES, runs_in
 
 
-@runs_in("tensorflow", cpu="2", memory="4Gi", memory_request="1Gi")
+@runs_in("tensorflow", cpu="2", memory="4Gi", memory_request="1Gi", secrets=STORES)
 def train_keras_images(
     train: Input[Dataset],
     validation: Input[Dataset],

@@ -2,11 +2,11 @@ from typing import NamedTuple, Optional
 
 from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 
-from .. import runs_in
+from .. import STORES, runs_in
 
 
 # One image for both trainers: which one it is can't be known when the pipeline is compiled.
-@runs_in("tensorflow", cpu="2", memory="4Gi", memory_request="1Gi")
+@runs_in("tensorflow", cpu="2", memory="4Gi", memory_request="1Gi", secrets=STORES)
 def train_tabular(
     train: Input[Dataset],
     validation: Input[Dataset],

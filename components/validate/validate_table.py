@@ -2,10 +2,10 @@ from typing import NamedTuple
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 
-from .. import runs_in
+from .. import STORES, runs_in
 
 
-@runs_in("base")
+@runs_in("base", secrets=STORES)
 def validate_table(
     table: Input[Dataset],
     schema: Input[Artifact],

@@ -51,9 +51,8 @@ def test_a_run_is_of_an_uploaded_version_and_says_all_that_was_asked_for(
     assert (pipeline.name, pipeline.display_name) == ("batch-prediction", "batch-prediction")
     assert pipeline.description.startswith("Score a table with the champion")
     assert re.fullmatch(r"1\.2\.3-0123456789ab-[0-9a-f]{12}", version.display_name)
-    images = {
-        each["container"]["image"] for each in version.pipeline_spec["deploymentSpec"]["executors"].values()
-    }
+    executors = version.pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"]
+    images = {each["container"]["image"] for each in executors.values()}
     assert "registry.example/team/flowparts-base:1.2.3" in images
     assert experiment.display_name == "team"
     (sent,) = kubeflow.sent("POST", "/runs$")
@@ -534,7 +533,8 @@ def test_a_package_is_sent_as_it_is(kubeflow: KubeflowServer, do: Do, tmp_path: 
     file = tmp_path / "kubeflow" / "batch_prediction.yaml"
     assert do("upload", "batch-prediction", "--package", str(file)) == 0
     assert kubeflow.sent("POST", "upload_version")[0].parts["uploadfile"] == file.read_bytes()
-    assert yaml.safe_load(file.read_text()) == kubeflow.versions[0].pipeline_spec
+    spec, overlay = yaml.safe_load_all(file.read_text())
+    assert kubeflow.versions[0].pipeline_spec == {"pipeline_spec": spec, "platform_spec": overlay}
     file.write_text("a: [")
     assert do("upload", "batch-prediction", "--package", str(file)) == 2
 

@@ -74,14 +74,16 @@ def test_what_is_sent_is_the_compiled_pipeline(vertex: VertexServer, do: Do, tmp
     assert vertex.sent("POST", "/pipelineJobs$")[0].json["pipelineSpec"] == compiled
 
 
-def test_a_secret_goes_to_every_step_as_a_reference(
+def test_a_secret_goes_to_the_steps_that_ask_for_it_as_a_reference(
     vertex: VertexServer, do: Do, capsys: pytest.CaptureFixture
 ) -> None:
-    assert do("run", "batch-prediction", "--secrets", "{TOKEN: projects/p/secrets/token/versions/1}") == 0
+    assert do("run", "batch-prediction", "--secrets", "{AWS_KEY: projects/p/secrets/key/versions/1}") == 0
     executors = vertex.sent("POST", "/pipelineJobs$")[0].json["pipelineSpec"]["deploymentSpec"]["executors"]
-    variable = {"name": "TOKEN", "value": "secretmanager://projects/p/secrets/token/versions/1"}
-    assert all(variable in executor["container"]["env"] for executor in executors.values())
-    assert do("run", "batch-prediction", "--secrets", "{TOKEN: s3cret}") == 2
+    variable = {"name": "AWS_KEY", "value": "secretmanager://projects/p/secrets/key/versions/1"}
+    given = {label for label, each in executors.items() if variable in each["container"].get("env", [])}
+    assert {"exec-export-table", "exec-ingest-table", "exec-load-champion"} <= given
+    assert "exec-batch-predict" not in given
+    assert do("run", "batch-prediction", "--secrets", "{AWS_KEY: s3cret}") == 2
     assert "must be written VARIABLE=projects/PROJECT/secrets/" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ import pytest
 import yaml
 from kfp import compiler, dsl, kubernetes
 
+from components import runs_in
 from targets import kubeflow, package
 from targets.settings import Kubeflow
 from targets.submission import Package
@@ -12,12 +13,12 @@ from targets.submission import Package
 TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
-@dsl.component(base_image="registry.example/image:1", install_kfp_package=False)
+@runs_in("base", secrets=("AWS_*",))
 def prepare() -> None:
     pass
 
 
-@dsl.component(base_image="registry.example/image:1", install_kfp_package=False)
+@runs_in("base")
 def train() -> None:
     pass
 
@@ -28,8 +29,10 @@ def compiled(settings: bool, folder: Path) -> str:
     @dsl.pipeline(name="two-steps")
     def pipeline() -> None:
         first, second = prepare(), train().set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
+        if settings:
+            kubernetes.use_secret_as_env(first, "s3", {"AWS_KEY": "AWS_KEY"})
         for task in (first, second) if settings else ():
-            kubernetes.use_secret_as_env(task, "s3", {"AWS_KEY": "AWS_KEY"})
+            kubernetes.set_security_context(task, run_as_non_root=True)
             kubernetes.set_image_pull_secrets(task, ["registry"])
             kubernetes.mount_pvc(task, "cache", "/cache")
             kubernetes.add_node_selector(task, "pool", "ml")
@@ -58,9 +61,41 @@ def test_settings_give_the_steps_what_the_authoring_library_would(tmp_path: Path
     assert package.documents(text) == package.documents(compiled(True, tmp_path))
 
 
-def test_without_settings_a_package_stays_as_it_is(tmp_path: Path) -> None:
-    text = compiled(False, tmp_path)
-    assert kubeflow.with_settings(text, Kubeflow()) == text
+def executors(text: str) -> dict[str, Any]:
+    """Return what Kubernetes gives to the steps of a package, by executor."""
+    _, overlay = package.documents(text)
+    found: dict[str, Any] = overlay["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return found
+
+
+def test_without_settings_steps_are_only_kept_from_being_root(tmp_path: Path) -> None:
+    text = kubeflow.with_settings(compiled(False, tmp_path), Kubeflow())
+    kubeflow.check(text)
+    restricted = {"securityContext": {"runAsNonRoot": True}}
+    assert executors(text) == {"exec-prepare": restricted, "exec-train": restricted}
+
+
+def test_what_an_author_says_of_a_steps_user_and_images_of_others_stay(tmp_path: Path) -> None:
+    @dsl.component(base_image="registry.example/theirs:1", install_kfp_package=False)
+    def foreign() -> None:
+        pass
+
+    @dsl.pipeline(name="users")
+    def pipeline() -> None:
+        kubernetes.set_security_context(prepare(), run_as_user=7, run_as_non_root=False)
+        foreign()
+
+    text = kubeflow.with_settings(package.compiled(pipeline, str), Kubeflow())
+    assert executors(text) == {"exec-prepare": {"securityContext": {"runAsNonRoot": False, "runAsUser": "7"}}}
+
+
+def test_a_secret_reaches_only_the_steps_that_ask_for_it(tmp_path: Path) -> None:
+    text = kubeflow.with_settings(compiled(False, tmp_path), Kubeflow(secrets={"s3": ["AWS_KEY"]}))
+    (given,) = executors(text)["exec-prepare"]["secretAsEnv"]
+    assert given["keyToEnv"] == [{"secretKey": "AWS_KEY", "envVar": "AWS_KEY"}]
+    assert "secretAsEnv" not in executors(text)["exec-train"]
+    with pytest.raises(ValueError, match="no step asks for the secret variable 'AWSKEY'; correct its name"):
+        kubeflow.with_settings(compiled(False, tmp_path), Kubeflow(secrets={"s3": ["AWSKEY"]}))
 
 
 def test_a_toleration_that_kubernetes_has_not_is_refused(tmp_path: Path) -> None:

@@ -607,6 +607,28 @@ def test_a_secret_that_is_not_given_is_named(tmp_path: Path) -> None:
     assert run(secrets, tmp_path, environment={"STORE_KEY": "x"}).succeeded
 
 
+def test_only_the_step_that_a_secret_was_given_to_has_it(tmp_path: Path) -> None:
+    from kfp import kubernetes
+
+    @dsl.component(base_image="registry.example/flowparts-base:1")
+    def key(number: int) -> str:
+        import os
+
+        return os.environ.get("STORE_KEY", "none")
+
+    @dsl.pipeline(name="one-of-two")
+    def one_of_two():
+        given = key(number=1)
+        kubernetes.use_secret_as_env(given, secret_name="store", secret_key_to_env={"key": "STORE_KEY"})
+        key(number=2)
+
+    record = run(one_of_two, tmp_path, environment={"STORE_KEY": "x"})
+    assert {name: task(record, name).outputs["Output"] for name in ("key", "key-2")} == {
+        "key": "x",
+        "key-2": "none",
+    }
+
+
 def test_a_submission_that_the_api_refuses_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError):
         run(rec_io, tmp_path, {"rows": "two"})
