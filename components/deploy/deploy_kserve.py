@@ -21,13 +21,14 @@ def deploy_kserve(
     service_account: str = "",
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
-    """Serve a model from a KServe InferenceService, as its newest revision with a share of the requests.
+    """Serve a model from a KServe InferenceService, as a revision with a share of the requests.
 
     Running it again changes nothing. Where a revision doesn't come up, the reason is told, and the service is
-    as it was before. KServe must run in its Knative mode, the one that shares requests between revisions.
+    as it was before. With Knative that shares the requests; without, KServe's Gateway does, and if it has
+    none a revision gets 0 or 100 %.
 
     Args:
-        model: The model, of which only the address is read: s3:// or gs://, where the server fetches it.
+        model: The model, of which only the address is read: s3:// or gs://, where the pods fetch it.
         endpoint: The endpoint as it is now (JSON).
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
@@ -40,6 +41,7 @@ def deploy_kserve(
         environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
             as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
+            Without Knative its Secrets are KServe's credentials for the model.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:

@@ -165,7 +165,7 @@ class ModelPod(ABC):
             "automountServiceAccountToken": False,
             "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": self.disk}}],
         }
-        if claim := _PVC.fullmatch(self.model):
+        if self.mounted and (claim := _PVC.fullmatch(self.model)):
             source = {"claimName": claim[1], "readOnly": True}
             spec["volumes"].append({"name": "models", "persistentVolumeClaim": source})
         if self.service_account:
@@ -181,13 +181,7 @@ class ModelPod(ABC):
         return {
             **self.spec(),
             "containers": [self.full_container("server")],
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": {**pod_security(), "runAsUser": _USER, "runAsGroup": _USER},
             "terminationGracePeriodSeconds": self.end_seconds,
             "topologySpreadConstraints": [
                 {
@@ -199,6 +193,11 @@ class ModelPod(ABC):
                 for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
             ],
         }
+
+
+def pod_security() -> dict[str, Any]:
+    """Return what holds for all containers of a pod, whichever user each of them has."""
+    return {"runAsNonRoot": True, "fsGroup": _USER, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def check_image(image: str) -> None:

@@ -43,6 +43,14 @@ KINDS = [
     *((version, kind, plural) for version, kind, plural, _ in custom_resources.ALL),
 ]
 
+# Why a Deployment gets no pods.
+REFUSED = {
+    "quota": "exceeded quota: compute, requested: cpu=1, limited: cpu=4",
+    "restricted": 'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container '
+    '"storage-initializer" must set securityContext.allowPrivilegeEscalation=false)',
+}
+MODE = "serving.kserve.io/deploymentMode"
+
 Object = dict[str, Any]
 
 
@@ -52,14 +60,18 @@ class KubernetesApi:
 
     Attributes:
         scenario: What becomes of pods that are made from now on: "ready", "slow", "crash", "image",
-            "unschedulable", "quota", "mount" (a warning about the pod is all that tells), "refused" (one
-            about what makes them) or "never".
+            "unschedulable", "quota" or "restricted" (see REFUSED), "mount" (a warning about the pod is all
+            that tells), "refused" (one about what makes them) or "never".
         denied: Verbs and plurals that the step's role lacks, such as ("patch", "deployments").
         role: What it may do, if not everything: namespaces, API groups, plurals and verbs.
         needed: What has been done of that.
         unknown: API versions that aren't installed.
         backend: Where requests for services go: from a service's name to an address.
-        shared: The percentages that Knative's revisions have had, one after another.
+        shared: The percentages that Knative's revisions, or the Services of KServe's Standard mode behind the
+            Gateway, have had, one after another.
+        has_gateway: Whether KServe makes HTTPRoutes.
+        has_canaries: Whether its InferenceService has spec.canary, as releases since 2026 have.
+        lost: Percent of the requests that went to what KServe removed while the route still named it.
     """
 
     url: str = ""
@@ -75,6 +87,9 @@ class KubernetesApi:
     looks: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     shared: list[dict[str, int]] = field(default_factory=list)
+    has_gateway: bool = True
+    has_canaries: bool = True
+    lost: int = 0
     version: int = 0
     lock: Any = field(default_factory=threading.RLock)
 
@@ -117,6 +132,8 @@ class KubernetesApi:
 
     def apply(self, plural: str, name: str, wanted: Object, manager: str) -> tuple[int, Object]:
         key = plural, name
+        if plural == "inferenceservices" and (refused := self._admit(wanted)):
+            return refused
         validate(wanted)
         owners = self.owners.setdefault(key, {})
         fields = dict(leaves({part: wanted[part] for part in wanted if part not in ("apiVersion", "kind")}))
@@ -139,6 +156,21 @@ class KubernetesApi:
         if plural == "deployments":
             after["spec"].setdefault("replicas", 1)
         return (200 if before else 201), self.store(key, after)
+
+    def _admit(self, service: Object) -> tuple[int, Object] | None:
+        """Refuse what KServe's webhook refuses, and a field that an older release doesn't have."""
+        if "canary" in service["spec"] and not self.has_canaries:
+            message = "failed to create typed patch object: .spec.canary: field not declared in schema"
+            return 400, failure(400, "BadRequest", message)
+        before = self.objects.get(("inferenceservices", service["metadata"]["name"]))
+        modes = [thing["metadata"].get("annotations", {}).get(MODE) for thing in (before or service, service)]
+        problem = custom_resources.canary_problem(service["spec"], modes[1])
+        if modes[0] not in (None, modes[1]):
+            problem = f"update rejected: deploymentMode cannot be changed from '{modes[0]}' to '{modes[1]}'"
+        if not problem:
+            return None
+        denied = 'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request'
+        return 400, failure(400, "BadRequest", f"{denied}: {problem}")
 
     def store(self, key: tuple[str, str], after: Object) -> Object:
         before = self.objects.get(key)
@@ -166,8 +198,8 @@ class KubernetesApi:
         self.objects.pop((plural, name), None)
         self.owners.pop((plural, name), None)
         if plural == "inferenceservices":
-            for revision in [key for key in self.objects if key[1].startswith(f"{name}-predictor-")]:
-                del self.objects[revision]
+            for key in [key for key, thing in self.objects.items() if thing.get("made_by") == name]:
+                self.delete(*key)
         for pod in [
             pod for kind, pod in self.objects if kind == "pods" and self.objects[kind, pod]["owner"] == name
         ]:
@@ -178,7 +210,7 @@ class KubernetesApi:
     def step(self) -> None:
         for key, thing in list(self.objects.items()):
             controller = getattr(self, f"_{key[0]}", None)
-            if controller and thing.get("kind"):
+            if controller and thing.get("kind") and key in self.objects:
                 controller(key, thing)
 
     def _pods_of(self, owner: str, count: int, labels: Object, container: str) -> str:
@@ -189,7 +221,8 @@ class KubernetesApi:
             scenario = "ready" if looks > 25 else "starting"
         if scenario == "refused":
             self.warn(owner, "FailedCreate", f'admission webhook "policy" denied the pods of {owner}')
-        wanted = [f"{owner}-{number}" for number in range(0 if scenario in ("quota", "refused") else count)]
+        is_refused = scenario == "refused" or scenario in REFUSED
+        wanted = [f"{owner}-{number}" for number in range(0 if is_refused else count)]
         for kind, name in list(self.objects):
             if kind == "pods" and self.objects[kind, name]["owner"] == owner and name not in wanted:
                 del self.objects[kind, name]
@@ -228,10 +261,8 @@ class KubernetesApi:
         ready = count if scenario == "ready" else 0
         status: Object = {"observedGeneration": thing["metadata"]["generation"], "replicas": count}
         status |= {"updatedReplicas": count, "availableReplicas": ready}
-        if scenario == "quota":
-            message = (
-                f'pods "{key[1]}-x" is forbidden: exceeded quota: compute, requested: cpu=1, limited: cpu=4'
-            )
+        if scenario in REFUSED:
+            message = f'pods "{key[1]}-x" is forbidden: {REFUSED[scenario]}'
             status["conditions"] = [
                 {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
             ]
@@ -254,6 +285,17 @@ class KubernetesApi:
         self.set_status(key, {"parents": [{"parentRef": parent, "conditions": [condition]}]})
 
     def _inferenceservices(self, key: tuple[str, str], thing: Object) -> None:
+        """Do as KServe does in the mode that is asked for."""
+        mode = thing["metadata"].get("annotations", {}).get(MODE)
+        if mode == "Standard":
+            self._standard(key, thing)
+        elif "serving.knative.dev/v1" in self.unknown:
+            message = "It is not possible to use Knative deployment mode when Knative is not available"
+            self.warn(key[1], "ServerlessModeRejected", message)
+        else:
+            self._serverless(key, thing)
+
+    def _serverless(self, key: tuple[str, str], thing: Object) -> None:
         """Do as KServe and Knative do: a revision for each predictor, shares by canaryTrafficPercent."""
         name, predictor = key[1], copy.deepcopy(thing["spec"]["predictor"])
         canary = predictor.pop("canaryTrafficPercent", None)
@@ -273,6 +315,7 @@ class KubernetesApi:
                 "spec": predictor,
                 "template": template,
                 "kind": "",
+                "made_by": name,
             }
             self.store(("revisions", revision), made)
             state["latestCreatedRevision"] = revision
@@ -308,10 +351,117 @@ class KubernetesApi:
         if state.get("latestReadyRevision") == latest:
             # It stays the latest ready one when it fails afterwards.
             ready["status"] = "True" if scenario == "ready" else "False"
+        elif scenario == "unschedulable":
+            # Knative calls a revision failed whose pods find no room, though it goes on trying.
+            ready |= {"status": "False", "reason": "RevisionFailed", "message": "Insufficient memory"}
         status["conditions"] = [ready, {**ready, "type": "PredictorReady"}]
-        status["deploymentMode"] = "RawDeployment" if self.scenario == "raw" else "Serverless"
+        status["deploymentMode"] = "Serverless"
         self.set_status(key, status)
-        shares = {entry["revisionName"]: entry["percent"] for entry in reversed(state.get("traffic", []))}
+        shares: dict[str, int] = {}
+        for entry in reversed(state.get("traffic", [])):
+            shares[entry["revisionName"]] = shares.get(entry["revisionName"], 0) + entry["percent"]
+        if shares != (self.shared or [{}])[-1]:
+            self.shared.append(shares)
+
+    def _standard(self, key: tuple[str, str], thing: Object) -> None:
+        """Do as KServe does without Knative: Deployments, and an HTTPRoute where it uses the Gateway API."""
+        name, spec = key[1], thing["spec"]
+        stable, entries = copy.deepcopy(spec["predictor"]), spec.get("canary", [])
+        ready = {entry["name"]: entry["ready"] for entry in thing.get("status", {}).get("canaryStatuses", [])}
+        taken = sum(
+            entry["predictor"]["minReplicas"] for entry in entries if ready.get(entry["predictor"]["name"])
+        )
+        wanted = {
+            standard_name(name, stable): {**stable, "minReplicas": max(stable["minReplicas"] - taken, 1)}
+        }
+        for entry in entries:
+            # What a canary doesn't say, the stable predictor says for it.
+            wanted[standard_name(name, entry["predictor"])] = {**stable, **entry["predictor"]}
+        route = self.objects.get(("httproutes", name))
+        weights = {
+            backend["name"]: backend.get("weight", 100)
+            for backend in (route["spec"]["rules"][0]["backendRefs"] if route else [])
+        }
+        for kind, owner in list(self.objects):
+            if (
+                kind == "deployments"
+                and self.objects[kind, owner].get("made_by") == name
+                and owner not in wanted
+            ):
+                # They go in the moment in which the route changes, and with them what is on its way.
+                self.lost += weights.get(owner, 0)
+                for plural in ("deployments", "services", "horizontalpodautoscalers"):
+                    self.delete(plural, owner)
+        for owner, predictor in wanted.items():
+            self._deploy_predictor(name, owner, predictor)
+        conditions = [{"type": "PredictorReady", "status": str(self._available(next(iter(wanted))))}]
+        conditions.append({**conditions[0], "type": "Ready"})
+        statuses = [
+            {
+                "name": entry["predictor"]["name"],
+                "ready": self._available(standard_name(name, entry["predictor"])),
+                "trafficPercent": entry["trafficPercent"],
+            }
+            for entry in entries
+        ]
+        status: Object = {
+            "conditions": conditions,
+            "deploymentMode": "Standard",
+            "address": {"url": f"http://{next(iter(wanted))}.{NAMESPACE}.svc.cluster.local"},
+        }
+        if statuses:
+            every = str(all(entry["ready"] for entry in statuses))
+            conditions.append({"type": "CanaryPredictorReady", "status": every})
+            status["canaryStatuses"] = statuses
+        if self._available(next(iter(wanted))):
+            status["url"] = f"http://{name}.{NAMESPACE}.example.com"
+        self.set_status(key, status)
+        if self.has_gateway and (route or conditions[0]["status"] == "True"):
+            self._route_standard(name, next(iter(wanted)), entries, statuses)
+
+    def _deploy_predictor(self, name: str, owner: str, predictor: Object) -> None:
+        labels = {
+            "app": f"isvc.{owner}",
+            "component": "predictor",
+            "serving.kserve.io/inferenceservice": name,
+            **predictor["labels"],
+        }
+        assert all(len(value) < 64 for value in labels.values())
+        template = {"metadata": {"labels": labels}, "spec": {"containers": predictor["containers"]}}
+        for plural, kind, spec in (
+            ("deployments", "Deployment", {"replicas": predictor["minReplicas"], "template": template}),
+            ("services", "Service", {"selector": {"app": labels["app"]}}),
+            (
+                "horizontalpodautoscalers",
+                "HorizontalPodAutoscaler",
+                {"minReplicas": predictor["minReplicas"]},
+            ),
+        ):
+            before = self.objects.get((plural, owner), {})
+            metadata = {"name": owner, "labels": labels, **before.get("metadata", {})}
+            made = {**before, "kind": kind, "metadata": metadata, "spec": spec, "made_by": name}
+            self.store((plural, owner), copy.deepcopy(made))
+
+    def _available(self, deployment: str) -> bool:
+        return bool(self.objects["deployments", deployment].get("status", {}).get("availableReplicas"))
+
+    def _route_standard(self, name: str, stable: str, entries: list[Object], statuses: list[Object]) -> None:
+        """Weigh the canaries that are ready; the others get nothing."""
+        backends = [{"name": stable, "port": 80}]
+        for entry, status in zip(entries, statuses, strict=True):
+            if status["ready"]:
+                weight = entry["trafficPercent"]
+                backends[0]["weight"] = 100 - weight
+                backends.append(
+                    {"name": standard_name(name, entry["predictor"]), "port": 80, "weight": weight}
+                )
+        for route in (name, f"{name}-predictor"):
+            before = self.objects.get(("httproutes", route), {})
+            spec = {"parentRefs": [{"name": "kserve"}], "rules": [{"backendRefs": backends}]}
+            metadata = {"name": route, **before.get("metadata", {})}
+            made = {**before, "kind": "", "metadata": metadata, "spec": spec, "made_by": name}
+            self.store(("httproutes", route), copy.deepcopy(made))
+        shares = {backend["name"]: backend.get("weight", 100) for backend in backends}
         if shares != (self.shared or [{}])[-1]:
             self.shared.append(shares)
 
@@ -333,6 +483,11 @@ class KubernetesApi:
     def _experiments(self, key: tuple[str, str], thing: Object) -> None:
         there = [("models", candidate["name"]) in self.objects for candidate in thing["spec"]["candidates"]]
         self.set_status(key, {"conditions": [{"type": "Ready", "status": str(all(there))}]})
+
+
+def standard_name(service: str, predictor: Object) -> str:
+    """Return what KServe calls a predictor's Deployment and Service in its Standard mode."""
+    return f"{service}-{predictor['name']}-predictor" if predictor.get("name") else f"{service}-predictor"
 
 
 def pod_status(scenario: str, container: str) -> Object:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from flowparts import deploy as targets
 from flowparts.cluster import Cluster
 from flowparts.deploy import kserve
+from flowparts.deploy._kserve_knative import KnativeService
 from flowparts.endpoint import Endpoint
 from tests.flowparts.deploy import typed
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -40,7 +42,8 @@ def served(api: KubernetesApi) -> dict[str, int]:
     shares = {}
     for target in traffic:
         environment = api.get("revisions", target["revisionName"])["spec"]["containers"][0]["env"]
-        shares[environment[0]["value"]] = target["percent"]
+        if target["percent"]:
+            shares[environment[0]["value"]] = target["percent"]
     return shares
 
 
@@ -72,11 +75,84 @@ def test_a_rollback_never_sends_more_to_the_bad_revision(share: int, api: Kubern
     bad = api.get("inferenceservices", "churn")["status"]["components"]["predictor"]["latestReadyRevision"]
     api.scenario = "slow"
     del api.shared[:-1]
+    before = api.names("revisions")
     back = kserve.rollback(made)
     assert back.traffic == {first.revision: 100}
     assert served(api) == {FIRST: 100}
     assert max(shares.get(bad, 0) for shares in api.shared) <= share
     assert all(sum(shares.values()) == 100 for shares in api.shared)
+    # No copy of a revision that is there.
+    assert api.names("revisions") == before
+    assert kserve.rollback(made) == deploy(FIRST) == back
+    assert api.names("revisions") == before
+
+
+def test_after_a_rollback_another_canary_shares_with_what_serves(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    kserve.rollback(deploy(SECOND, share=10))
+    api.shared.clear()
+    third = deploy(THIRD, share=30)
+    assert third.traffic == {third.revision: 30, first.revision: 70}
+    assert served(api) == {THIRD: 30, FIRST: 70}
+    assert {name for shares in api.shared for name, share in shares.items() if share} == {
+        "churn-predictor-00001",
+        "churn-predictor-00003",
+    }
+    assert kserve.rollback(third).traffic == {first.revision: 100}
+    assert deploy(SECOND, share=10).traffic[first.revision] == 90
+
+
+def test_a_rollback_from_all_requests_needs_no_room_for_another_pod(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    made = deploy(SECOND)
+    api.scenario = "unschedulable"
+    kserve.rollback(made)
+    assert served(api) == {FIRST: 100}
+
+
+def test_what_knative_has_cleared_away_is_deployed_again(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND)
+    del api.objects["revisions", "churn-predictor-00001"]
+    assert kserve.rollback(made).traffic == {first.revision: 100}
+    assert served(api) == {FIRST: 100}
+
+
+def test_a_node_that_is_full_for_a_moment_does_not_end_the_wait(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(FIRST)
+    api.scenario = "unschedulable"
+    look, seen = KnativeService._look, []
+
+    def later(service: Any, revision: str, traffic: Any) -> str:
+        seen.append(look(service, revision, traffic))
+        if len(seen) == 3:
+            api.born_as["churn-predictor-00002"] = "ready"
+        return seen[-1]
+
+    monkeypatch.setattr(KnativeService, "_look", later)
+    deploy(SECOND)
+    assert "Insufficient memory" in seen[2]
+    assert served(api) == {SECOND: 100}
+
+
+def test_the_loser_of_two_deployments_at_once_leaves_the_other_ones_service(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, winner = KnativeService._apply, []
+
+    def overtaken(service: Any, *arguments: Any) -> None:
+        apply(service, *arguments)
+        if not winner:
+            winner.append(None)
+            winner[0] = deploy(SECOND)
+
+    monkeypatch.setattr(KnativeService, "_apply", overtaken)
+    with pytest.raises(ValueError, match=r"another step has deployed revision (\w+) meanwhile; .*\1 since"):
+        deploy(FIRST)
+    assert served(api) == {SECOND: 100}
+    assert kserve.rollback(deploy(THIRD, share=10)).revision == winner[0].revision
 
 
 def test_a_canary_that_crashes_while_it_serves_is_rolled_back(api: KubernetesApi) -> None:
@@ -108,7 +184,7 @@ def test_a_deployment_that_fails_after_its_revision_is_ready_gives_it_nothing(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(FIRST)
-    look = kserve._Service._look
+    look = KnativeService._look
 
     def late(service: Any, revision: str, traffic: Any) -> str:
         found = look(service, revision, traffic)
@@ -116,7 +192,7 @@ def test_a_deployment_that_fails_after_its_revision_is_ready_gives_it_nothing(
         api.scenario = "slow"
         return found if found or revision == first.revision else "its address is not known yet"
 
-    monkeypatch.setattr(kserve._Service, "_look", late)
+    monkeypatch.setattr(KnativeService, "_look", late)
     with pytest.raises(ValueError, match=f"its address is not known yet; {first.revision} serves as before"):
         deploy(SECOND, share=10, timeout_seconds=0.5)
     assert served(api) == {FIRST: 100}
@@ -129,7 +205,7 @@ def test_a_revision_that_comes_up_after_its_time_gets_nothing(
 ) -> None:
     first = deploy(FIRST)
     api.scenario = "never"
-    apply = kserve._Service._apply
+    apply = KnativeService._apply
 
     def in_the_meantime(service: Any, revision: str, *arguments: Any) -> None:
         if revision == first.revision:
@@ -137,14 +213,14 @@ def test_a_revision_that_comes_up_after_its_time_gets_nothing(
             api.scenario = "ready"
         apply(service, revision, *arguments)
 
-    monkeypatch.setattr(kserve._Service, "_apply", in_the_meantime)
+    monkeypatch.setattr(KnativeService, "_apply", in_the_meantime)
     with pytest.raises(ValueError, match=f"pods are starting; {first.revision} serves as before"):
         deploy(SECOND, share=10, timeout_seconds=0.3)
     assert served(api) == {FIRST: 100}
     assert {share for shares in api.shared for name, share in shares.items() if name.endswith("2")} <= {0, 10}
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
 def test_a_step_that_is_killed_and_tried_again_ends_as_if_it_had_not_been(
     killed_at: int, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +254,7 @@ def test_a_killed_deployment_of_a_model_that_crashes_is_no_state(
     first = deploy(FIRST)
     api.scenario = "crash"
     with monkeypatch.context() as patch:
-        patch.setattr(kserve._Service, "_wait", lambda *_: sys.exit("killed"))
+        patch.setattr(KnativeService, "_wait", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             deploy(SECOND)
     served(api)
@@ -193,14 +269,14 @@ def test_what_comes_up_after_its_step_was_killed_is_what_serves(
 ) -> None:
     deploy(FIRST)
     with monkeypatch.context() as patch:
-        patch.setattr(kserve._Service, "_wait", lambda *_: sys.exit("killed"))
+        patch.setattr(KnativeService, "_wait", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             deploy(SECOND)
     assert served(api) == {SECOND: 100}
     third = deploy(THIRD, share=10)
     assert served(api) == {THIRD: 10, SECOND: 90}
     with monkeypatch.context() as patch:
-        patch.setattr(kserve._Service, "_wait", lambda *_: sys.exit("killed"))
+        patch.setattr(KnativeService, "_wait", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             kserve.shift(third, 100)
     assert served(api) == {THIRD: 100}
@@ -260,13 +336,13 @@ def test_a_revision_that_does_not_come_up_leaves_the_service_as_it_was(
 ) -> None:
     first = deploy(FIRST)
     before = copy.deepcopy(predictor(api))
-    apply = kserve._Service._apply
+    apply = KnativeService._apply
 
     def of_revision(service: Any, revision: str, *arguments: Any) -> None:
         api.scenario = "ready" if revision == first.revision else scenario
         apply(service, revision, *arguments)
 
-    monkeypatch.setattr(kserve._Service, "_apply", of_revision)
+    monkeypatch.setattr(KnativeService, "_apply", of_revision)
     with pytest.raises(ValueError, match=reason) as raised:
         deploy(SECOND, share=20, timeout_seconds=0.3)
     assert f"{first.revision} serves as before" in str(raised.value)
@@ -307,12 +383,6 @@ def test_the_server_is_probed_and_has_time_to_end(api: KubernetesApi) -> None:
     assert predictor(api)["timeout"] == 60
 
 
-def test_a_mode_without_shares_is_told(api: KubernetesApi) -> None:
-    api.scenario = "raw"
-    with pytest.raises(ValueError, match="KServe runs it in mode RawDeployment, which shares no requests"):
-        deploy(FIRST)
-
-
 def test_a_cluster_without_kserve_is_told(api: KubernetesApi) -> None:
     api.unknown.add("serving.kserve.io/v1beta1")
     with pytest.raises(
@@ -351,7 +421,7 @@ def test_requests_go_to_the_service_or_to_a_revisions_tag(
     first = deploy(FIRST)
     made = deploy(SECOND, share=20)
     asked: list[str] = []
-    ask = kserve.targets.ask
+    ask = targets.ask
 
     def through(url: str, *arguments: Any) -> Any:
         # Stands for the cluster's name service.

@@ -39,6 +39,11 @@ def test_they_are_what_deploying_probing_and_rolling_back_needs(
     api.role = granted()
     for name, options in TARGETS.items():
         use(name, {"image": "registry.example/server:0.1.0", "timeout_seconds": 5.0, **options}, api, records)
+    api.unknown.add("serving.knative.dev/v1")  # another cluster, with the same role
+    for plural, name in list(api.objects):
+        if plural == "inferenceservices":
+            api.delete(plural, name)
+    use("kserve", {"image": "registry.example/server:0.1.0", "timeout_seconds": 5.0}, api, records)
     # What is new and isn't taken by the Gateway or the mesh is deleted; here they take everything.
     unused = {
         ("team", "gateway.networking.k8s.io", "httproutes", "delete"),
