@@ -14,8 +14,8 @@ def select_best(
 ) -> NamedTuple("Outputs", [("estimator", str), ("score", float)]):  # type: ignore[valid-type]
     """Pick the candidate model that scored best on the validation table.
 
-    Only the candidates' descriptions are read; the winner is copied whole. Equal scores go to the first by
-    estimator name, then by parameters.
+    Only the candidates' descriptions are read; the winner is copied whole. Equal scores go to the smaller
+    model, then to the first by estimator name and parameters.
 
     Args:
         candidates: Models for the same task and label, trained in parallel.

@@ -28,7 +28,8 @@ def train_tabular(
     """Train the best of several estimators, or a neural network, as one model of raw rows.
 
     The preprocessing is fitted once; the candidates are trained one after the other, each on all processors,
-    and the one that scores best on the validation table is kept. A network is trained as by
+    and the one that scores best on the validation table is kept. On many rows, forests get fewer leaves, and
+    fewer rows for each tree, unless parameters say otherwise. A network is trained as by
     train_keras_tabular. Options are checked before any row is read.
 
     Args:

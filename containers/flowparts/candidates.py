@@ -1,14 +1,16 @@
 """Train candidate estimators one after the other on the same features and keep the best."""
 
 import logging
+import pickle
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from flowparts import estimators, lineage, models, preprocess, selection
+from flowparts import estimators, forests, lineage, models, preprocess, selection
 from flowparts.metrics import score
 from flowparts.names import hint
 from flowparts.preprocess import Preprocessor
@@ -50,12 +52,16 @@ class Trained:
 
     Attributes:
         estimator: The trained estimator.
-        facts: What its model's metadata says of it: estimator, parameters, task, label, the options and
-            validation (metric to value on the validation table).
+        facts: What its model's metadata says of it: estimator, parameters, task, label, the options,
+            megabytes (in memory) and validation (metric to value on the validation table).
+        seconds: How long training took.
+        milliseconds: How long predicting 1,000 rows takes; 0 if there are no validation rows.
     """
 
     estimator: Any
     facts: dict[str, Any]
+    seconds: float
+    milliseconds: float
 
     def save(self, path: str | Path, learned: Preprocessor, train: estimators.Examples) -> dict[str, Any]:
         """Write preprocessing and estimator as one model directory; return its metadata.
@@ -102,6 +108,8 @@ def train(
 ) -> Trained:
     """Train a candidate on all processors and score it.
 
+    Forests are bounded as `forests.bounds` says; the bounds are among the parameters in the facts.
+
     Args:
         candidate: What to train, once.
         learned: What made the features.
@@ -111,24 +119,35 @@ def train(
     Raises:
         ValueError: The estimator can't be trained on these rows.
     """
-    options = candidate.options
+    options, name = candidate.options, type(candidate.estimator).__name__
+    rows, columns = train.matrix.shape
+    bounds = forests.bounds(
+        candidate.estimator, candidate.parameters, rows, columns, len(learned.classes or [0])
+    )
+    if bounds:
+        _log.info("%s on %s rows: %s, to keep it small and quick", name, f"{rows:,}", _shown(bounds))
+        candidate.estimator.set_params(**bounds)
+    start = time.monotonic()
     trained = estimators.fit(
         candidate.estimator, train, validation, options.class_weight, options.early_stopping_rounds
     )
+    fitted = time.monotonic()
     predicted = models.predictions(trained, validation.matrix, learned.classes)
+    predicting = time.monotonic() - fitted
     facts = {
         "task": learned.task,
         "label": learned.label,
-        "estimator": type(candidate.estimator).__name__,
-        "parameters": estimators.described(candidate.estimator, candidate.parameters),
+        "estimator": name,
+        "parameters": estimators.described(candidate.estimator, {**candidate.parameters, **bounds}),
         "class_weight": options.class_weight,
         "early_stopping_rounds": options.early_stopping_rounds or 0,
         "training_fingerprint": learned.training_fingerprint,
-        "training_rows": len(train.truth),
+        "training_rows": rows,
+        "megabytes": round(_bytes(trained) / 1e6, 1),
         "git_commit": lineage.git_commit(),
         "validation": score(learned.task, validation.truth, predicted, learned.classes),
     }
-    return Trained(trained, facts)
+    return Trained(trained, facts, fitted - start, 1e6 * predicting / max(1, len(validation.truth)))
 
 
 def train_best(
@@ -184,12 +203,42 @@ def train_best(
         choice = selection.rank(found, metric)
         if choice.order[0] == len(found) - 1:
             best = trained
-        _log.info("%s: %s %.6g", trained.facts["estimator"], choice.metric, choice.score_of(len(found) - 1))
+        _log.info(
+            "%s: %s %.6g; trained in %.1f s, %s MB, predicts 1,000 rows in %.1f ms",
+            trained.facts["estimator"],
+            choice.metric,
+            choice.score_of(len(found) - 1),
+            trained.seconds,
+            trained.facts["megabytes"],
+            trained.milliseconds,
+        )
         del trained
     assert best
     ranked = {**best.facts, "candidates": selection.ranking(found, choice)}
-    stored = Trained(best.estimator, ranked).save(path, learned, rows)
+    stored = replace(best, facts=ranked).save(path, learned, rows)
     return stored, selection.selection_report(found, choice)
+
+
+class _Counter:
+    """A file that keeps nothing of what is written to it but the number of bytes."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def write(self, data: Any) -> int:
+        self.bytes += (size := memoryview(data).nbytes)
+        return size
+
+
+def _bytes(estimator: Any) -> int:
+    """Return about how much memory an estimator takes."""
+    counter = _Counter()
+    pickle.dump(estimator, counter, protocol=5)
+    return counter.bytes
+
+
+def _shown(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value:.4g}" for name, value in parameters.items())
 
 
 def _candidate(entry: Any, place: int, task: str, options: Options) -> Candidate:

@@ -29,7 +29,9 @@ class Choice(NamedTuple):
 
 
 def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> Choice:
-    """Rank candidates by a validation metric; equal scores by estimator name, then by parameters.
+    """Rank candidates by a validation metric; equal scores by size, estimator name, then parameters.
+
+    Seconds take no part: measured ones would let the choice depend on how busy the machine is.
 
     Args:
         candidates: The metadata of each model (`models.metadata`).
@@ -52,17 +54,20 @@ def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
     metric = chosen(metric, task)
     scores = [_validation_score(candidate, metric) for candidate in candidates]
     sign = -1 if higher_is_better(metric) else 1
-    keys = [(sign * value, *_name(each)) for value, each in zip(scores, candidates, strict=True)]
+    keys = [
+        (sign * value, _megabytes(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)
+    ]
     order = sorted(range(len(candidates)), key=keys.__getitem__)
     return Choice(metric, order, [scores[index] for index in order])
 
 
 def ranking(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> list[dict[str, Any]]:
-    """Return each candidate's estimator, parameters, metric and score, best first."""
+    """Return each candidate's estimator, parameters, megabytes (if known), metric and score, best first."""
     return [
         {
             "estimator": candidates[index]["estimator"],
             "parameters": deepcopy(candidates[index]["parameters"]),
+            **{key: candidates[index][key] for key in ("megabytes",) if key in candidates[index]},
             "metric": choice.metric,
             "score": score,
         }
@@ -81,12 +86,14 @@ def selection_report(candidates: Sequence[Mapping[str, Any]], choice: Choice) ->
             "place": f"{place} (chosen)" if place == 1 else str(place),
             "estimator": candidate["estimator"],
             **candidate["validation"],
+            "MB": candidate.get("megabytes", ""),
             "parameters": _parameters(candidate),
         }
         for place, candidate in enumerate(ranked, start=1)
     ]
     metrics = [name for name in HIGHER_IS_BETTER[task] if any(name in row for row in rows)]
-    columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric), "parameters"]
+    columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric)]
+    columns += ["MB", "parameters"]
     return report.page(
         "Model selection",
         report.facts(
@@ -116,6 +123,10 @@ def _validation_score(candidate: Mapping[str, Any], metric: str) -> float:
     return float(value)
 
 
+def _megabytes(candidate: Mapping[str, Any]) -> float:
+    return float(candidate.get("megabytes", math.inf))
+
+
 def _name(candidate: Mapping[str, Any]) -> tuple[str, str]:
     return str(candidate["estimator"]), json.dumps(candidate.get("parameters"), sort_keys=True, default=str)
 
@@ -131,5 +142,6 @@ def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice) -> str:
         return f"{text}; it was the only candidate."
     lead = abs(choice.scores[0] - choice.scores[1])
     if lead == 0:
-        return f"{text}, equal to {ranked[1]['estimator']}; the first by name was taken."
+        rule = "the first by name" if _megabytes(ranked[0]) == _megabytes(ranked[1]) else "the smaller one"
+        return f"{text}, equal to {ranked[1]['estimator']}; {rule} was taken."
     return f"{text}, {report.format_number(lead)} ahead of {ranked[1]['estimator']}."

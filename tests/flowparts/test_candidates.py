@@ -1,10 +1,12 @@
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import candidates
+from flowparts import candidates, forests
 
 
 def test_an_entry_is_a_name_or_a_mapping_with_or_without_parameters() -> None:
@@ -52,3 +54,21 @@ def test_a_failing_candidate_is_named_and_nothing_is_written(tmp_path: Any) -> N
             built, rows.lazy(), rows.lazy(), tmp_path / "model", label="label", task="classification"
         )
     assert not (tmp_path / "model").exists()
+
+
+def test_a_bounded_forest_says_so_in_its_log_and_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(forests, "MAX_BYTES", 200_000)
+    rng = np.random.default_rng(0)
+    rows = pl.DataFrame({"x": rng.random(3_000), "y": rng.random(3_000), "label": rng.integers(0, 2, 3_000)})
+    forest = {"estimator": "RandomForest", "parameters": {"n_estimators": 10}}
+    built = candidates.build([forest], "classification", candidates.Options())
+    with caplog.at_level("INFO", "flowparts"):
+        stored, _ = candidates.train_best(
+            built, rows.lazy(), rows.lazy(), tmp_path / "model", label="label", task="classification"
+        )
+    assert "RandomForestClassifier on 3,000 rows: max_leaf_nodes=125" in caplog.text
+    assert stored["parameters"] == {"n_estimators": 10, "max_leaf_nodes": 125}
+    assert 0 < stored["megabytes"] < 0.4
+    assert stored["candidates"][0]["megabytes"] == stored["megabytes"]

@@ -30,6 +30,18 @@ def test_equal_scores_go_by_estimator_then_by_parameters_whatever_the_order() ->
     assert selection.rank([tuned, other, plain]).order == [0, 2, 1]
 
 
+def test_of_equal_scores_the_smaller_model_is_chosen_and_the_page_says_why() -> None:
+    small, large = (
+        candidate(name, roc_auc=0.9) | {"megabytes": size} for name, size in (("B", 1.5), ("A", 60.0))
+    )
+    choice = selection.rank([large, candidate("C", roc_auc=0.9), small])
+    assert choice.order == [2, 0, 1]
+    assert [each["megabytes"] for each in selection.ranking([large, small], selection.rank([large, small]))]
+    page = selection.selection_report([large, small], selection.rank([large, small]))
+    assert "equal to A; the smaller one was taken." in page
+    assert ">MB</th>" in page
+
+
 @pytest.mark.parametrize(
     ("candidates", "metric", "message"),
     [

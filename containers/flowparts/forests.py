@@ -1,0 +1,68 @@
+"""Keep forests of scikit-learn small and quick on many rows.
+
+Their trees grow until every leaf is pure, so on noisy labels size and time grow with the rows: 200 trees on
+230,000 rows have 14 million nodes, which take minutes to train, gigabytes to load, and predict worse than
+smaller ones.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# Of the trees in memory; loading them takes three times as much.
+MAX_BYTES = 256_000_000
+# Values that one level of all trees sorts to find its splits: trees * rows of each * features tried. These
+# take about a minute of one processor.
+MAX_VALUES = 120_000_000
+
+_NODE_BYTES, _CLASS_BYTES = 64, 8
+_MIN_ROWS = 5_000
+# What Breiman's random forests take for regression; scikit-learn's trees try all features.
+_FEWER_FEATURES = 1 / 3
+
+
+def bounds(estimator: Any, given: Mapping[str, Any], rows: int, columns: int, classes: int) -> dict[str, Any]:
+    """Return the parameters that keep a forest within `MAX_BYTES` and `MAX_VALUES`.
+
+    Args:
+        estimator: An untrained estimator; only forests have bounds.
+        given: The parameters that a user chose, which are left alone.
+        rows: Number of training rows.
+        columns: Number of features.
+        classes: Number of classes; 1 for a regression.
+
+    Returns:
+        Values for max_leaf_nodes, max_samples and max_features; none for a forest that stays within.
+    """
+    from sklearn.ensemble import (
+        ExtraTreesClassifier,
+        ExtraTreesRegressor,
+        RandomForestClassifier,
+        RandomForestRegressor,
+    )
+
+    found: dict[str, Any] = {}
+    trees = getattr(estimator, "n_estimators", 0)
+    if isinstance(estimator, RandomForestClassifier | RandomForestRegressor) and estimator.bootstrap:
+        tried = _features_tried(estimator.max_features, columns)
+        if trees * rows * tried > MAX_VALUES and tried == columns > 1 and "max_features" not in given:
+            found["max_features"] = _FEWER_FEATURES
+            tried = _features_tried(_FEWER_FEATURES, columns)
+        each = max(_MIN_ROWS, MAX_VALUES // (trees * tried))
+        if each < rows and "max_samples" not in given:
+            found["max_samples"] = rows = each
+    elif not isinstance(estimator, ExtraTreesClassifier | ExtraTreesRegressor):
+        return {}
+    leaves = max(2, MAX_BYTES // (2 * trees * (_NODE_BYTES + _CLASS_BYTES * classes)))
+    if leaves < rows and "max_leaf_nodes" not in given:
+        found["max_leaf_nodes"] = leaves
+    return found
+
+
+def _features_tried(max_features: Any, columns: int) -> int:
+    """Return how many features a split tries, as scikit-learn reads the parameter."""
+    if max_features is None:
+        return columns
+    if isinstance(max_features, str):
+        return max(1, int(math.sqrt(columns) if max_features == "sqrt" else math.log2(columns)))
+    return max(1, int(max_features * columns)) if isinstance(max_features, float) else int(max_features)
