@@ -9,12 +9,14 @@ sentence.
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from flowparts.deploy import log_text, require_allowed
+from flowparts.deploy import _lease, log_text, require_allowed
 
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
@@ -24,6 +26,7 @@ HOPELESS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "Invali
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT_SECONDS = (10, 60)
+_LEASE = ("coordination.k8s.io/v1", "Lease")
 # Between this machine's clock and the cluster's.
 _CLOCKS_DIFFER = timedelta(minutes=1)
 
@@ -73,17 +76,54 @@ class Cluster:
         self._paths: dict[tuple[str, str], str] = {}
         self._since = datetime.now(UTC) - _CLOCKS_DIFFER
         self._is_blind = False
+        # How far the API server's clock is ahead of this machine's.
+        self._ahead = timedelta()
+        self._lease: _lease.Lease | None = None
+
+    @contextmanager
+    def writing(self, name: str, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Be the only one that changes an endpoint: hold its Lease while the block runs.
+
+        Whatever this writes in the block is refused once another step has taken the Lease.
+
+        Args:
+            name: The endpoint.
+            wait_seconds: How long to wait for a step that changes it already.
+
+        Raises:
+            ValueError: Another step changes it, in a sentence that says which and since when.
+        """
+        what = f"endpoint {name!r} in namespace {self.namespace}"
+        with _lease.writing(_LeaseObject(self.namespace, name), what, wait_seconds) as lease:
+            self._lease, before = lease, self._lease
+            try:
+                yield
+            finally:
+                self._lease = before
+
+    def now(self) -> datetime:
+        """Return the time by the API server's clock, as of its latest answer."""
+        return datetime.now(UTC) + self._ahead
 
     def apply(self, manifest: Manifest) -> Manifest:
         """Make an object what a manifest says, and return it; what is so already isn't touched.
 
+        With a resourceVersion in its metadata only that version is changed.
+
         Raises:
+            ChangedError: It has another resourceVersion.
             ValueError: The API refuses it, or another manager has set one of the fields otherwise.
         """
+        self._check_lease()
         path = self._path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
         applied: Manifest = self._json("PATCH", path, manifest, query, "application/apply-patch+yaml")
         return applied
+
+    @property
+    def host(self) -> str:
+        """The API's address."""
+        return str(self._client.configuration.host)
 
     @staticmethod
     def labels(name: str) -> dict[str, str]:
@@ -106,8 +146,41 @@ class Cluster:
         found = self.get(api_version, kind, name) or {}
         if found.get("metadata", {}).get("labels", {}).get(_MANAGED_BY) != MANAGER:
             return
-        query = [("propagationPolicy", "Background")]
-        self._json("DELETE", self._path(api_version, kind, name), query=query, missing=None)
+        self._check_lease()
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": found["metadata"]["uid"]}}
+        try:
+            self._json("DELETE", self._path(api_version, kind, name), options, missing=None)
+        except ChangedError:  # it is gone, and another one has its name
+            _log.info("%s %s was made anew meanwhile, and stays", kind, name)
+
+    def create(self, manifest: Manifest) -> Manifest:
+        """Make an object that isn't there yet.
+
+        Raises:
+            ChangedError: It is there.
+        """
+        path = self._path(manifest["apiVersion"], manifest["kind"])
+        made: Manifest = self._json("POST", path, manifest, [("fieldManager", MANAGER)])
+        return made
+
+    def replace(self, manifest: Manifest) -> Manifest:
+        """Make an object what a manifest says as a whole.
+
+        Raises:
+            ChangedError: It is gone, or has another resourceVersion than the manifest.
+        """
+        path = self._path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
+        made: Manifest = self._json("PUT", path, manifest, [("fieldManager", MANAGER)])
+        return made
+
+    def drop(self, api_version: str, kind: str, name: str, version: str) -> None:
+        """Delete an object if it has this resourceVersion.
+
+        Raises:
+            ChangedError: It has another one.
+        """
+        options = {"preconditions": {"resourceVersion": version}}
+        self._json("DELETE", self._path(api_version, kind, name), options, missing=None)
 
     def serves(self, api_version: str, kind: str) -> bool:
         """Return whether the cluster knows a kind of objects."""
@@ -115,6 +188,7 @@ class Cluster:
 
     def scale(self, deployment: str, replicas: int) -> None:
         """Set how many pods a Deployment has; if it is so already, it isn't touched."""
+        self._check_lease()
         path = f"{self._path('apps/v1', 'Deployment', deployment)}/scale"
         if self._json("GET", path)["spec"].get("replicas", 0) != replicas:
             patch = {"spec": {"replicas": replicas}}
@@ -213,6 +287,10 @@ class Cluster:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return _line(log_text(lines[-1])) if lines else "none"
 
+    def _check_lease(self) -> None:
+        if self._lease:
+            self._lease.check()
+
     def _of_service(self, service: str, path: str) -> str:
         return f"/api/v1/namespaces/{self.namespace}/services/{service}/proxy/{path}"
 
@@ -273,11 +351,13 @@ class Cluster:
                 _return_http_data_only=True,
                 _request_timeout=_TIMEOUT_SECONDS,
             )
+            if date := answer.headers.get("Date"):
+                self._ahead = parsedate_to_datetime(date) - datetime.now(UTC)
             return str(answer.data.decode("utf-8", "replace"))
         except ApiException as error:
             raise _sentence(error, method, path) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            host = self._client.configuration.host
+            host = self.host
             raise ValueError(
                 f"the Kubernetes API at {host} can't be reached; is the address right and the cluster up? "
                 f"({_line(str(error))})"
@@ -286,6 +366,60 @@ class Cluster:
 
 class _NotThereError(ValueError):
     """The API has no such object."""
+
+
+class ChangedError(ValueError):
+    """An object isn't the version any more that was to be changed, or is there already."""
+
+
+class _LeaseObject:
+    """An endpoint's lease as a Lease of Kubernetes, which is there only while a step has it.
+
+    It speaks to the API by a connection of its own, because it is renewed from another thread.
+    """
+
+    def __init__(self, namespace: str, name: str):
+        self._there = Cluster(namespace)
+        self._name = f"{name}-writer"
+        self._metadata = {"name": self._name, "namespace": namespace, "labels": Cluster.labels(name)}
+        self.key = f"{self._there.host}/{namespace}/{name}"
+
+    def now(self) -> datetime:
+        return self._there.now()
+
+    def read(self) -> tuple[_lease.Record | None, str]:
+        found = self._there.get(*_LEASE, self._name)
+        if found is None:
+            return None, ""
+        spec = found["spec"]
+        times = (_lease.utc(spec[name]) for name in ("acquireTime", "renewTime"))
+        return _lease.Record(spec["holderIdentity"], *times), found["metadata"]["resourceVersion"]
+
+    def write(self, record: _lease.Record, version: str) -> str:
+        lease = {
+            "apiVersion": _LEASE[0],
+            "kind": _LEASE[1],
+            "metadata": {**self._metadata, **({"resourceVersion": version} if version else {})},
+            "spec": {
+                "holderIdentity": record.holder,
+                "leaseDurationSeconds": int(_lease.SECONDS),
+                "acquireTime": _micro_time(record.since),
+                "renewTime": _micro_time(record.renewed),
+            },
+        }
+        try:
+            made = self._there.replace(lease) if version else self._there.create(lease)
+        except (ChangedError, _NotThereError):
+            return ""
+        return str(made["metadata"]["resourceVersion"])
+
+    def clear(self, version: str) -> None:
+        self._there.drop(*_LEASE, self._name, version)
+
+
+def _micro_time(moment: datetime) -> str:
+    """Return a time as Kubernetes' MicroTime has it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _moment(event: Manifest) -> datetime:
@@ -328,6 +462,8 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
         return ValueError(
             f"no permission to {method} {path}; give this step's service account a role for it ({said})"
         )
+    if error.status == 409 and not said.startswith("Apply failed"):
+        return ChangedError(f"{path} was changed by something else meanwhile; run this again ({said})")
     if error.status == 409:
         return ValueError(
             f"{path} has fields that something else has set otherwise; remove them there, or delete the "

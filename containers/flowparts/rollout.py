@@ -124,7 +124,7 @@ def roll_out(
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
     sample = serving_check.sample(predictions, watch.sample_rows).lazy()
-    with ending.in_order():
+    with ending.in_order(), deploy.one_writer():
         # All requests are given by a shift, which keeps the previous revision warm; a deployment may not.
         live = platform.deploy(model, name, share=share if share < 100 else 0, **chosen)
         shares = [100] if live.share == 100 else [share, *(step for step in STEPS if step > share)]

@@ -32,12 +32,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
 from flowparts import __version__, ending, sources, trees
+from flowparts.deploy import _lease
 from flowparts.endpoint import Endpoint
 from flowparts.names import unknown
 
@@ -110,6 +111,11 @@ def target(name: str) -> Target:
     module: Any = importlib.import_module(f"{__name__}.{name}")
     found: Target = module
     return found
+
+
+def one_writer() -> AbstractContextManager[None]:
+    """Let what happens in a block be one change of an endpoint, which no other step comes between."""
+    return _lease.kept()
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,16 +315,20 @@ def not_deployed(
         revision: What didn't come up.
         error: Why.
         kept: The revisions that serve as before.
-        undo: Sees to it that they do; raises ValueError if it can't.
+        undo: Sees to it that they do; raises ValueError if it can't. Not called where another step has taken
+            the endpoint over.
     """
     ending.disarm()
+    failed = f"revision {revision} of endpoint {name!r} is not deployed: {error}"
+    if isinstance(error, _lease.LostError):
+        return ValueError(failed)
     try:
         undo()
         still = " and ".join(kept)
         after = f"; {still} serves as before" if still else ""
     except ValueError as further:
         after = f"; and it could not be made as it was before: {further}"
-    return ValueError(f"revision {revision} of endpoint {name!r} is not deployed: {error}{after}")
+    return ValueError(f"{failed}{after}")
 
 
 def unchanged(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpoint:

@@ -24,12 +24,13 @@ _REVISION = "flowparts/revision"
 _BUSY_PERCENT = 70
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _ROUTE_SECONDS = 120.0
+_SWAP_TRIES = 5
 _MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 
 _log = logging.getLogger("flowparts")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fleet:
     """All that stands behind one endpoint.
 
@@ -50,6 +51,8 @@ class Fleet:
     replicas: int
     max_replicas: int
     gateway: str
+    # What stood on the Service when this step looked, or wrote it, last.
+    record: str = ""
 
     @classmethod
     def of(cls, endpoint: Endpoint, kind: type[ModelPod]) -> "Fleet":
@@ -64,6 +67,7 @@ class Fleet:
         monitor_labels: dict[str, str],
         clients: list[str],
         timeout_seconds: float,
+        wait_seconds: float,
     ) -> Endpoint:
         """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
 
@@ -73,11 +77,23 @@ class Fleet:
             monitor_labels: Further labels of the ServiceMonitor.
             clients: Namespaces whose pods may ask, besides the endpoint's own; everyone if there are none.
             timeout_seconds: How long to wait for the pods.
+            wait_seconds: How long to wait for another step that changes the endpoint.
 
         Raises:
             ValueError: The revision doesn't come up. It is removed then, and what served before still does.
         """
         _check_options(share, self.replicas, self.max_replicas, timeout_seconds)
+        with self.there.writing(self.name, wait_seconds):
+            return self._deploy(pod, share, monitor_labels, clients, timeout_seconds)
+
+    def _deploy(
+        self,
+        pod: ModelPod,
+        share: int,
+        monitor_labels: dict[str, str],
+        clients: list[str],
+        timeout_seconds: float,
+    ) -> Endpoint:
         before = self.state()
         if before and before.target != self.target:
             raise ValueError(
@@ -105,21 +121,25 @@ class Fleet:
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
         """Give the current revision a share; the previous one keeps its pods, at 100 too."""
-        after = targets.unchanged(endpoint, self.state(), self.where).with_share(percent)
-        self.steer(after)
-        return self.measured(after)
+        with self.there.writing(self.name):
+            after = targets.unchanged(endpoint, self.state(), self.where).with_share(percent)
+            self.steer(after)
+            return self.measured(after)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
         """Bring the previous revision to its full strength, give it all and remove the current one."""
-        after = targets.rolled_back(endpoint, self.state(), self.where)
-        self.steer(after)
-        self.tidy(after)
-        return after
+        with self.there.writing(self.name):
+            after = targets.rolled_back(endpoint, self.state(), self.where)
+            self.steer(after)
+            self.tidy(after)
+            return after
 
     def release(self, endpoint: Endpoint) -> None:
         """Take the pods from a previous revision without requests."""
         if endpoint.previous_revision and endpoint.share == 100:
-            self.there.scale(self._of(endpoint.previous_revision), 0)
+            with self.there.writing(self.name):
+                targets.unchanged(endpoint, self.state(), self.where)
+                self.there.scale(self._of(endpoint.previous_revision), 0)
 
     def ask(
         self, endpoint: Endpoint, path: str, rows: list[dict[str, Any]], revision: str
@@ -163,9 +183,13 @@ class Fleet:
 
     def state(self) -> Endpoint | None:
         """Return the endpoint as it was asked for last, which the cluster keeps."""
-        service = self.there.get("v1", "Service", self.name)
-        written = (service or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
-        return Endpoint(**json.loads(written)) if written else None
+        _, self.record = self._written()
+        return Endpoint(**json.loads(self.record)) if self.record else None
+
+    def _written(self) -> tuple[str, str]:
+        """Return the version of the Service, and what stands on it; both empty if there is none."""
+        metadata = (self.there.get("v1", "Service", self.name) or {}).get("metadata", {})
+        return metadata.get("resourceVersion", ""), metadata.get("annotations", {}).get(_STATE, "")
 
     def place(self, pod: ModelPod, clients: list[str]) -> None:
         """Apply what a revision is made of, and the rules that hold for all of them."""
@@ -229,7 +253,7 @@ class Fleet:
     def undo(self, revision: str, before: Endpoint | None) -> None:
         """Share the requests as before, then remove a revision that wasn't there before."""
         if before:
-            Fleet.of(before, self.kind)._route(before)
+            replace(Fleet.of(before, self.kind), there=self.there, record=self.record)._route(before)
             if self.gateway and not before.settings["gateway"]:
                 self.there.delete(*_ROUTE, self.name)
         if before is None or revision not in before.traffic:
@@ -332,10 +356,34 @@ class Fleet:
     def _route(self, asked: Endpoint) -> None:
         serving = [revision for revision, share in asked.traffic.items() if share]
         selector = self.labels if len(serving) > 1 else {**self.labels, _REVISION: serving[0]}
-        written = {_STATE: json.dumps(asdict(asked), sort_keys=True)}
-        self._apply("v1", "Service", self.name, self._service(selector), annotations=written)
+        record = json.dumps(asdict(asked), sort_keys=True)
+        self._swap(record, self._service(selector))
         if self.gateway:
             self._apply(*_ROUTE, self.name, self._http_route(asked))
+
+    def _swap(self, record: str, service: Manifest) -> None:
+        """Write the Service if what stands on it is what this step has read or written there last.
+
+        Others may have changed something else of it: then the newer version is changed.
+        """
+        for _ in range(_SWAP_TRIES):
+            version, found = self._written()
+            if found not in (self.record, record):
+                raise ValueError(
+                    f"endpoint {self.name!r} {self.where} was changed by something else meanwhile; look at "
+                    "its Service, and run this again"
+                )
+            marks: Manifest = {"annotations": {_STATE: record}}
+            if version:
+                marks["resourceVersion"] = version
+            try:
+                self._apply("v1", "Service", self.name, service, **marks)
+            except cluster.ChangedError as error:
+                last = error
+                continue
+            self.record = record
+            return
+        raise last
 
     def _watch(self, labels: dict[str, str]) -> None:
         # The revisions' own services: the shared one would count the same pods again.

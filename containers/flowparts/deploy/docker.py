@@ -17,14 +17,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowparts import deploy as targets
 from flowparts import trees
-from flowparts.deploy import _splitter
+from flowparts.deploy import _lease, _splitter
 from flowparts.deploy._splitter import State
 from flowparts.endpoint import Endpoint
 
@@ -66,6 +66,7 @@ def deploy(
     image: str = "",
     splitter_image: str = "",
     timeout_seconds: float = 300.0,
+    wait_seconds: float = 0.0,
 ) -> Endpoint:
     """Serve a model from this machine, as a revision of an endpoint.
 
@@ -80,6 +81,7 @@ def deploy(
         image: The model server's image; empty for that of this release.
         splitter_image: The image with HAProxy; empty for that of this release.
         timeout_seconds: Time for the servers to become ready.
+        wait_seconds: Time for another step that changes the endpoint to be done.
 
     Raises:
         ValueError: An option or the model can't be used, no engine answers, or the model doesn't serve.
@@ -93,7 +95,7 @@ def deploy(
     limits = {"nano_cpus": int(targets.cpus(cpu) * 1e9), "mem_limit": targets.memory_bytes(memory)}
     with targets.local_copy(model) as directory:
         revision = targets.revision(directory)
-        with _engine() as engine:
+        with _engine() as engine, _writing(name, wait_seconds):
             host = _Host(engine, name)
             before = host.state()
             host.tidy(before)
@@ -121,7 +123,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     Raises:
         ValueError: No engine answers, or the endpoint isn't there or has been deployed to since.
     """
-    with _engine() as engine:
+    with _engine() as engine, _writing(endpoint.name):
         host = _Host(engine, endpoint.name)
         state = host.state()
         found = targets.unchanged(endpoint, state.endpoint if state else None, _WHERE)
@@ -135,7 +137,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         ValueError: No engine answers, there is no previous revision, or the endpoint isn't there or has been
             deployed to since.
     """
-    with _engine() as engine:
+    with _engine() as engine, _writing(endpoint.name):
         host = _Host(engine, endpoint.name)
         state = host.state()
         after = targets.rolled_back(endpoint, state.endpoint if state else None, _WHERE)
@@ -148,7 +150,7 @@ def remove(name: str) -> None:
     Raises:
         ValueError: No engine answers.
     """
-    with _engine() as engine:
+    with _engine() as engine, _writing(name):
         _Host(engine, name).remove()
 
 
@@ -412,7 +414,9 @@ class _Host:
                 container.kill("SIGTERM")
         for container in doomed:
             _log.info("removing %s", container.name)
-            container.stop(timeout=_DRAIN_SECONDS)
+            # One that was never ready has nothing to finish, and doesn't listen to signals yet.
+            restarts = container.attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+            container.stop(timeout=_DRAIN_SECONDS if restarts else 0)
             container.remove(force=True)
         for volume in self.engine.volumes.list(filters=self._mine):
             if volume.name not in names:
@@ -526,6 +530,14 @@ def _engine() -> Iterator["DockerClient"]:
         raise ValueError(f"the Docker engine at {where} refused: {detail}") from None
     finally:
         engine.close()
+
+
+def _writing(name: str, wait_seconds: float = 0.0) -> AbstractContextManager[object]:
+    """Be the only step that changes an endpoint; whoever does runs on the engine's machine."""
+    engine = _digest(os.environ.get("DOCKER_HOST", ""))
+    return _lease.writing(
+        _lease.FileStore(f"endpoint-{name}-{engine}"), f"endpoint {name!r} on this machine", wait_seconds
+    )
 
 
 def _get(url: str) -> str:

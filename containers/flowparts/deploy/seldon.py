@@ -46,6 +46,7 @@ def deploy(
     environment_from: str = "",
     storage_access: str = "",
     timeout_seconds: float = 600.0,
+    wait_seconds: float = 0.0,
 ) -> Endpoint:
     """Load a model on servers of its own, wait until it is ready, and give it its share in the Experiment.
 
@@ -62,6 +63,7 @@ def deploy(
         storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
             https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
         timeout_seconds: How long to wait.
+        wait_seconds: How long to wait for another step that changes the endpoint.
 
     Raises:
         ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
@@ -75,40 +77,43 @@ def deploy(
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
     fleet = _Fleet(Cluster(namespace), name)
-    before = fleet.state()
-    after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
-    if before:
-        after = before.deploying(pod.revision, share)
-    after = replace(after, settings={"namespace": fleet.there.namespace})
-    try:
-        fleet.place(pod, replicas, storage_access)
-        what = f"revision {pod.revision} of endpoint {name!r}"
-        targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
-        fleet.steer(after, timeout_seconds)
-    except ValueError as error:
-        kept = before.traffic if before else []
-        raise targets.not_deployed(
-            name, pod.revision, error, kept, lambda: fleet.undo(pod.revision, before)
-        ) from None
-    fleet.tidy(after)
-    return after
+    with fleet.there.writing(name, wait_seconds):
+        before = fleet.state()
+        after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
+        if before:
+            after = before.deploying(pod.revision, share)
+        after = replace(after, settings={"namespace": fleet.there.namespace})
+        try:
+            fleet.place(pod, replicas, storage_access)
+            what = f"revision {pod.revision} of endpoint {name!r}"
+            targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
+            fleet.steer(after, timeout_seconds)
+        except ValueError as error:
+            kept = before.traffic if before else []
+            raise targets.not_deployed(
+                name, pod.revision, error, kept, lambda: fleet.undo(pod.revision, before)
+            ) from None
+        fleet.tidy(after)
+        return after
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Change the weights of the Experiment; the previous revision stays loaded."""
     fleet = _Fleet.of(endpoint)
-    after = targets.unchanged(endpoint, fleet.state(), fleet.where).with_share(percent)
-    fleet.steer(after)
-    return after
+    with fleet.there.writing(fleet.name):
+        after = targets.unchanged(endpoint, fleet.state(), fleet.where).with_share(percent)
+        fleet.steer(after)
+        return after
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
     """Give all requests to the previous revision, which is still loaded, and remove the current one."""
     fleet = _Fleet.of(endpoint)
-    after = targets.rolled_back(endpoint, fleet.state(), fleet.where)
-    fleet.steer(after)
-    fleet.tidy(after)
-    return after
+    with fleet.there.writing(fleet.name):
+        after = targets.rolled_back(endpoint, fleet.state(), fleet.where)
+        fleet.steer(after)
+        fleet.tidy(after)
+        return after
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ def deploy(
     monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
     clients: list[str] = [],  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
+    wait_seconds: float = 0.0,
 ) -> Endpoint:
     """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
 
@@ -69,6 +70,7 @@ def deploy(
         clients: Namespaces whose pods may ask, besides the endpoint's own, for a NetworkPolicy; everyone if
             there are none.
         timeout_seconds: How long to wait for the pods.
+        wait_seconds: How long to wait for another step that changes the endpoint.
 
     Raises:
         ValueError: An option is wrong, the model has no SavedModel, or the revision doesn't come up. It is
@@ -95,7 +97,7 @@ def deploy(
     fleet = Fleet(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
     )
-    return fleet.deploy(pod, share, monitor_labels, clients, timeout_seconds)
+    return fleet.deploy(pod, share, monitor_labels, clients, timeout_seconds, wait_seconds)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

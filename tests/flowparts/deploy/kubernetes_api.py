@@ -13,7 +13,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +38,7 @@ KINDS = [
     ("v1", "Event", "events"),
     ("apps/v1", "Deployment", "deployments"),
     ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
+    ("coordination.k8s.io/v1", "Lease", "leases"),
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     *((version, kind, plural) for version, kind, plural, _ in custom_resources.ALL),
@@ -146,6 +147,9 @@ class KubernetesApi:
                 said = f'conflict with "{other}" using {wanted["apiVersion"]}: {path}'
                 return 409, failure(409, "Conflict", f"Apply failed with 1 conflict: {said}")
         before = self.objects.get(key)
+        version = fields.pop(("metadata", "resourceVersion"), None)
+        if version and (not before or before["metadata"]["resourceVersion"] != version):
+            return 409, modified(plural, name)
         after = copy.deepcopy(before) if before else {part: wanted[part] for part in ("apiVersion", "kind")}
         for path in set(owners.get(manager, {})) - set(fields):
             if not any(path in owned for other, owned in owners.items() if other != manager):
@@ -180,6 +184,7 @@ class KubernetesApi:
         if before is None:
             self.born_as[key[1]] = self.scenario
             metadata["generation"] = 1
+            metadata["uid"] = f"uid-{self.version}"
         elif before.get("spec") != after.get("spec"):
             metadata["generation"] = before["metadata"]["generation"] + 1
         self.version += 1
@@ -484,6 +489,20 @@ class KubernetesApi:
         there = [("models", candidate["name"]) in self.objects for candidate in thing["spec"]["candidates"]]
         self.set_status(key, {"conditions": [{"type": "Ready", "status": str(all(there))}]})
 
+    def put_whole(self, key: tuple[str, str], wanted: Object, *, is_new: bool) -> tuple[int, Object]:
+        """Create an object, or replace the version of it that is named."""
+        validate(wanted)
+        before = self.objects.get(key)
+        if is_new and before:
+            return 409, failure(409, "AlreadyExists", f'{key[0]} "{key[1]}" already exists')
+        if not is_new and not before:
+            return 404, failure(404, "NotFound", f'{key[0]} "{key[1]}" not found')
+        if before and before["metadata"]["resourceVersion"] != wanted["metadata"]["resourceVersion"]:
+            return 409, modified(*key)
+        after = copy.deepcopy(wanted)
+        after["metadata"] = {**(before or {}).get("metadata", {}), **after["metadata"]}
+        return (201 if is_new else 200), self.store(key, after)
+
 
 def standard_name(service: str, predictor: Object) -> str:
     """Return what KServe calls a predictor's Deployment and Service in its Standard mode."""
@@ -559,6 +578,14 @@ def failure(code: int, reason: str, message: str) -> Object:
     return {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
 
 
+def modified(plural: str, name: str) -> Object:
+    message = (
+        f'Operation cannot be fulfilled on {plural} "{name}": the object has been modified; please apply '
+        "your changes to the latest version and try again"
+    )
+    return failure(409, "Conflict", message)
+
+
 @contextmanager
 def serving() -> Iterator[KubernetesApi]:
     """Run the API on a free port of this machine."""
@@ -570,14 +597,16 @@ def serving() -> Iterator[KubernetesApi]:
             body = json.loads(self.rfile.read(length)) if length else None
             with api.lock:
                 code, answer = respond(api, self, body)
-            text = answer if isinstance(answer, str) else json.dumps(answer)
-            self.send_response(code)
-            self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
-            self.send_header("Content-Length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
+                text = answer if isinstance(answer, str) else json.dumps(answer)
+            with suppress(ConnectionError):  # who asked was killed
+                self.send_response(code)
+                kind = "text/plain" if isinstance(answer, str) else "application/json"
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(text.encode())))
+                self.end_headers()
+                self.wfile.write(text.encode())
 
-        do_GET = do_PATCH = do_POST = do_DELETE = handle_any  # noqa: N815
+        do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -613,7 +642,7 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
     if not match:
         return 404, failure(404, "NotFound", "the server could not find the requested resource")
     namespace, plural, name, sub = match.groups()
-    verb = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
+    verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update"}.get(method, method.lower())
     resource = f"{plural}/{sub.partition('/')[0]}" if sub else plural
     group = path.split("/")[2] if path.startswith("/apis/") else ""
     needed = {(namespace, group, resource, verb)}
@@ -651,9 +680,15 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
             return api.apply(plural, name, body, query["fieldManager"])
         except (ValidationError, jsonschema.ValidationError) as error:
             return 422, failure(422, "Invalid", f"{body['kind']} is invalid: {error.message}")
+    if method in ("POST", "PUT"):
+        return api.put_whole((plural, name or body["metadata"]["name"]), body, is_new=method == "POST")
     if key not in api.objects:
         return 404, failure(404, "NotFound", f'{plural} "{name}" not found')
     if method == "DELETE":
+        metadata = api.objects[key]["metadata"]
+        for part, wanted in ((body or {}).get("preconditions") or {}).items():
+            if metadata[part] != wanted:
+                return 409, failure(409, "Conflict", f"Precondition failed: {part} in precondition: {wanted}")
         api.delete(plural, name)
         return 200, {"status": "Success"}
     if sub == "scale":

@@ -31,8 +31,13 @@ def granted() -> set[tuple[str, str, str, str]]:
 
 
 def test_they_are_what_deploying_probing_and_rolling_back_needs(
-    api: KubernetesApi, server: Server, records: list[Any], caplog: pytest.LogCaptureFixture
+    api: KubernetesApi,
+    server: Server,
+    records: list[Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("flowparts.deploy._lease._RENEW_SECONDS", 0.01)
     api.put("gateways", {**GATEWAY, "metadata": {"name": "public", "namespace": "gateways"}})
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     api.backend = lambda _: server.url
