@@ -37,6 +37,7 @@ def deploy(
     environment_from: str = "",
     service_account: str = "",
     timeout_seconds: float = 600.0,
+    wait_seconds: float = 0.0,
 ) -> Endpoint:
     """Make a model a revision of an InferenceService, with a share, and wait until it is ready.
 
@@ -57,6 +58,7 @@ def deploy(
         service_account: The pods' service account; without Knative the one whose Secrets KServe's storage
             initializer reads models with.
         timeout_seconds: How long to wait.
+        wait_seconds: How long to wait for another step that changes the endpoint.
 
     Raises:
         ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
@@ -67,7 +69,16 @@ def deploy(
     asked = ServerPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
-    service = _service(Cluster(namespace), name)
+    there = Cluster(namespace)
+    with there.writing(name, wait_seconds):
+        return _deploy(there, asked, share, replicas, max_replicas, timeout_seconds)
+
+
+def _deploy(
+    there: Cluster, asked: ServerPod, share: int, replicas: int, max_replicas: int, timeout_seconds: float
+) -> Endpoint:
+    name = asked.name
+    service = _service(there, name)
     pod = service.pod_type(**vars(asked))
     before, predictors = service.state()
     predictors[pod.revision] = service.predictor(pod, replicas, max_replicas)
@@ -96,23 +107,28 @@ def deploy(
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Set the revision's share of the requests; the previous one keeps its pods where it may serve again."""
     service = _of(endpoint)
-    state, predictors = service.state()
-    before = targets.unchanged(endpoint, state, service.where)
-    after = before.with_share(percent)
-    service.check_share(after.share)
-    return service.move(before, after, predictors)
+    with service.there.writing(service.name):
+        state, predictors = service.state()
+        before = targets.unchanged(endpoint, state, service.where)
+        after = before.with_share(percent)
+        service.check_share(after.share)
+        return service.move(before, after, predictors)
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
     """Send all requests to the previous revision."""
     service = _of(endpoint)
-    before, predictors = service.state()
-    return service.move(before, targets.rolled_back(endpoint, before, service.where), predictors)
+    with service.there.writing(service.name):
+        before, predictors = service.state()
+        return service.move(before, targets.rolled_back(endpoint, before, service.where), predictors)
 
 
 def release(endpoint: Endpoint) -> None:
     """Take the pods from a previous revision without requests; a rollback brings them back."""
-    _of(endpoint).release(endpoint)
+    service = _of(endpoint)
+    with service.there.writing(service.name):
+        targets.unchanged(endpoint, service.state()[0], service.where)
+        service.release(endpoint)
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
