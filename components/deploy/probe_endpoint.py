@@ -61,9 +61,7 @@ def probe_endpoint(
         rules=probe.Rules(max_error_rate, max_slowdown),
     )
     measured = probe.measures(finding)
-    for name, value in measured.items():
-        metrics.log_metric(name, value)
-    outputs.write_json(metrics.path, measured)
+    metadata.log_metrics(metrics, measured)
     outputs.write_text(report.path, probe.probe_page(live, finding))
     reason, current = metadata.plain(finding.reason), finding.current
     return finding.healthy, reason, current.latency_ms(0.5), current.error_rate

@@ -68,9 +68,7 @@ def roll_out(
         watch=watch,
     )
     measured = rollout.measures(result)
-    for measure, value in measured.items():
-        metrics.log_metric(measure, value)
-    outputs.write_json(metrics.path, measured)
+    metadata.log_metrics(metrics, measured)
     outputs.write_text(report.path, rollout.rollout_page(result, watch))
     url, revision, _ = endpoints.publish(result.endpoint, endpoint)
     reason = metadata.plain(result.reason)

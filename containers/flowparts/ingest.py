@@ -177,9 +177,8 @@ def ingest(
                 raise ValueError(f"{sources.shown(source)} {reason}")
             if bad.count:
                 _log.warning("%s", bad.listed())
-            tables.write(bad.frame(), whole_rejected)
-    shown = sources.shown(source)
-    return tables.record(table, shown), tables.record(rejected, shown)
+            described = tables.write(bad.frame(), whole_rejected, sources.shown(source))
+    return tables.record(table, sources.shown(source)), described
 
 
 @dataclass(frozen=True)

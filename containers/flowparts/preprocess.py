@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import outputs, tables
+from flowparts import outputs, tables, times
 from flowparts.schema import type_of
 
 TASKS = ("classification", "regression")
@@ -380,8 +380,10 @@ def _to_moment(column: pl.Series, kind: str, name: str) -> pl.Series:
 
 
 def _parse_moments(column: pl.Series) -> pl.Series:
-    """Read ISO 8601, to the day, minute, second or below; UTC unless the value has an offset."""
-    text = column.str.strip_chars().str.replace(" ", "T", literal=True)
+    """Read what `times.parse` reads."""
+    text = column.set(~column.str.contains(f"^(?:{times.PATTERN})$"), None)
+    text = text.str.replace(" UTC", "Z", literal=True).str.strip_chars(" ")
+    text = text.str.replace(" ", "T", literal=True)
     parsed = pl.Series(column.name, [None] * len(text), dtype=pl.Datetime("us"))
     for pattern in _ISO_8601:
         if parsed.null_count() == text.null_count():
@@ -391,12 +393,13 @@ def _parse_moments(column: pl.Series) -> pl.Series:
         parsed = pl.select(
             pl.coalesce(parsed, found.dt.replace_time_zone(None)).alias(column.name)
         ).to_series()
-    return parsed
+    return parsed.set(~parsed.dt.year().is_between(1, 9999), None)
 
 
 def _wrong(column: pl.Series, kind: str, name: str, values: Sequence[object]) -> str:
     value = f"{values[0]!r}" if values else str(column.dtype)
-    return f"feature column {name!r} holds {kind} values in the training table; {value} is none"
+    form = " in ISO 8601, of the years 1 to 9999" if kind in _MOMENTS else ""
+    return f"feature column {name!r} holds {kind} values in the training table; {value} isn't one{form}"
 
 
 def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:

@@ -5,14 +5,13 @@ arithmetic; this is the same arithmetic with nothing around it, and gives the sa
 """
 
 import datetime
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flowparts import images
+from flowparts import images, times
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,12 +23,7 @@ Columns = Mapping[str, Sequence[Any]]
 _NUMBER_TYPES = frozenset[type]({float, int, bool, type(None)})
 _TEXT_TYPES = frozenset[type]({str, type(None)})
 _MOMENT_TYPES = frozenset[type]({datetime.datetime, type(None)})
-_MOMENTS = ("timestamp", "date")
 _EPOCH = datetime.datetime(1970, 1, 1)
-# The common ways to write a time; any other is left to `preprocess.conform`.
-_ISO_8601 = re.compile(
-    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII
-)
 _TOO_LARGE = "the request holds a whole number that is too large for a 64-bit float"
 _LIMIT = float(np.finfo(np.float32).max)
 
@@ -121,16 +115,8 @@ _CONFORM: dict[str, Callable[[str, str, Sequence[Any]], Sequence[Any]]] = {
 
 
 def _moment(value: Any) -> Any:
-    """Read a time that is written as usual; return anything else as it is."""
-    if type(value) is str and _ISO_8601.fullmatch(value):
-        try:
-            moment = datetime.datetime.fromisoformat(value)
-            if moment.tzinfo is not None:
-                moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
-        except (ValueError, OverflowError):
-            return value
-        return moment
-    return value
+    """Read a time that is written as text; return anything else as it is."""
+    return (times.parse(value) or value) if type(value) is str else value
 
 
 def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[type]) -> list[Any]:
@@ -151,17 +137,9 @@ def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[t
         except (TypeError, OverflowError, pl.exceptions.PolarsError):
             raise ValueError(
                 f"feature column {name!r} holds {kind} values in the training table; "
-                f"{values[at[0]]!r} is none"
+                f"{values[at[0]]!r} isn't one"
             ) from None
         cast = preprocess.conform(column.to_frame(), {name: kind})[name]
-        if kind in _MOMENTS:
-            # Python's own times, unlike those of a table, have no other years.
-            beyond = ~cast.dt.year().is_between(1, 9999)
-            if beyond.any():
-                raise ValueError(
-                    f"feature column {name!r} holds {kind} values in the training table; "
-                    f"{column.filter(beyond)[0]!r} is none of the years 1 to 9999"
-                )
         for index, value in zip(at, cast.to_list(), strict=True):
             result[index] = value
     return result

@@ -29,14 +29,14 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from flowparts import outputs, progress, sources, tables
+from flowparts import outputs, progress, sources, tables, times
 
 VERSION = 1
 TYPES = ("integer", "number", "string", "boolean", "timestamp", "date", "image")
@@ -445,8 +445,10 @@ def _checks(column: Column, at: str, dtype: pl.DataType) -> list[_Check]:
 
 def _bound(kind: str, value: Any) -> Any:
     if kind == "timestamp":
-        moment = datetime.fromisoformat(value)
-        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        moment = times.parse(value)
+        if moment is None:
+            raise ValueError(f"{value!r} is no time")
+        return moment
     return date.fromisoformat(value) if kind == "date" else value
 
 

@@ -4,6 +4,8 @@ DuckDB's own casts are too lenient to infer from: '1.5' becomes the integer 2, '
 '2024-01-02 03:04:05' becomes a date, and an offset is dropped from a timestamp.
 """
 
+from flowparts import times
+
 TYPES = ("boolean", "integer", "number", "date", "timestamp", "string")
 
 # Numbers as they are written with a decimal comma (1.234,5) and with commas between thousands (1,234.5).
@@ -94,8 +96,9 @@ def inferred(kind: str, text: str) -> str:
             moment = "make_timestamp(epoch_us(TRY_CAST({0} AS TIMESTAMPTZ)))"
             # An offset may lead beyond the years that a calendar has; only these texts need a look.
             ends = "({0} LIKE '9999-12-31%' OR {0} LIKE '0001-01-01%')"
-            known = f"CASE WHEN {{0}} >= '0001' AND (NOT {ends} OR {in_calendar(moment)}) THEN {moment} END"
-            return _trimmed_if_needed(text, _TIMESTAMP, known)
+            known = f"{{0}} >= '0001' AND (NOT {ends} OR {in_calendar(moment)})"
+            cast = _trimmed_if_needed(text, _TIMESTAMP, f"CASE WHEN {known} THEN {moment} END")
+            return f"CASE WHEN regexp_full_match({text}, '{times.PATTERN}') THEN {cast} END"
         case _:
             return f"CASE WHEN NOT contains({text}, chr(0)) THEN {text} END"
 
@@ -160,6 +163,6 @@ def rule(kind: str) -> str:
 def _trimmed_if_needed(text: str, pattern: str, cast: str) -> str:
     trimmed = f"trim({text})"
     return (
-        f"CASE WHEN {text} LIKE '{pattern}' THEN {cast.format(text)} "
+        f"CASE WHEN {text} LIKE '{pattern}' AND NOT {text} LIKE '% ' THEN {cast.format(text)} "
         f"WHEN {trimmed} LIKE '{pattern}' THEN {cast.format(trimmed)} END"
     )

@@ -156,7 +156,7 @@ def test_a_missing_column_gives_a_sentence(saved: Path) -> None:
 def test_a_value_that_does_not_fit_gives_a_sentence(saved: Path) -> None:
     frame = raw().with_columns(visits=pl.lit("often"))
     with pytest.raises(
-        ValueError, match="'visits' holds integer values in the training table; 'often' is none"
+        ValueError, match="'visits' holds integer values in the training table; 'often' isn't one"
     ):
         models.load(saved).predict(frame)
 

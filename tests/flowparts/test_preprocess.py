@@ -230,19 +230,23 @@ def test_a_table_that_does_not_fit_gives_a_sentence(other: pl.DataFrame, message
         (
             pl.Series("x", ["1.5", "many"]),
             "number",
-            "'x' holds number values in the training table; 'many' is none",
+            "'x' holds number values in the training table; 'many' isn't one",
         ),
         (pl.Series("x", [datetime.date(2024, 1, 1)]), "number", "'x' holds number values"),
         (
             pl.Series("x", ["2024-01-01", "soon"]),
             "timestamp",
-            "'x' holds timestamp values .*; 'soon' is none",
+            "'x' holds timestamp values .*; 'soon' isn't one in ISO 8601",
         ),
-        (pl.Series("x", [17]), "date", "'x' holds date values in the training table; 17 is none"),
+        (
+            pl.Series("x", [17]),
+            "date",
+            "'x' holds date values in the training table; 17 isn't one in ISO 8601",
+        ),
         (
             pl.Series("x", [["a"]]),
             "string",
-            r"'x' holds string values in the training table; \['a'\] is none",
+            r"'x' holds string values in the training table; \['a'\] isn't one",
         ),
     ],
 )

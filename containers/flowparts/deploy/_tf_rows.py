@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flowparts import times
+
 _SIGNATURE = "serving_default"
 # Where a model has this signature too, what it names are images, which the other one takes as files.
 _PIXELS = "pixels"
 _NUMBERS = ("DT_DOUBLE", "DT_FLOAT")
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_EPOCH = datetime.datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,7 @@ def _value(name: str, value: Any, into: Input) -> Any:
 
 def _microseconds(name: str, text: str) -> float:
     """Return the microseconds from 1970 to a time or a date; one without an offset is UTC."""
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"column {name!r} takes numbers or times as ISO 8601, not {text!r}") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+    moment = times.parse(text)
+    if moment is None:
+        raise ValueError(f"column {name!r} takes numbers or times as ISO 8601, not {text!r}")
     return float((moment - _EPOCH) // datetime.timedelta(microseconds=1))

@@ -6,6 +6,7 @@ import math
 from itertools import islice
 from typing import Any
 
+from flowparts import text_types
 from flowparts.serving.batching import Answer, Row
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.signature import Signature
@@ -16,7 +17,9 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     """Return the rows of CSV text (UTF-8): with the columns' names in the first line, or in their order.
 
-    An empty field is a missing value, and so is a blank line where there is one column.
+    The first line is a header if it names only columns of the model, or all of them beside others. A missing
+    value is an empty field or one of `text_types.MISSING`, as in the files that a model is trained on, and a
+    blank line where there is one column.
 
     Raises:
         Refusal: It isn't CSV, a line has another number of fields, or a value is of another type.
@@ -30,10 +33,11 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     names = list(signature.features)
     first = 1
     begin = next((line for line in lines if line), [])
-    if set(begin) & set(names):
-        names, lines, first = begin, lines[lines.index(begin) + 1 :], 2
-        if len(set(names)) < len(names):
+    # A single value may be called like a column.
+    if begin and (set(begin) <= set(names) or set(begin) >= set(names)):
+        if len(set(begin)) < len(begin):
             raise Refusal("signature", "the first line names a column twice")
+        names, lines, first = begin, lines[lines.index(begin) + 1 :], 2
     lines = [line or [""] for line in lines] if len(names) == 1 else [line for line in lines if line]
     if len(lines) > max_rows:
         raise Refusal(
@@ -63,11 +67,12 @@ def write(answer: Answer, signature: Signature) -> bytes:
 
 
 def _value(name: str, kind: str, text: str, line: int) -> Any:
-    if text == "":
+    if text in text_types.MISSING:
         return None
     if kind in ("integer", "number"):
         try:
-            number = float(text)
+            # Python's own numbers may have underscores between digits, and digits of other scripts.
+            number = float(text if text.isascii() and "_" not in text else "no number")
         except ValueError:
             raise Refusal("signature", f"line {line}: {name!r} must be a number, not {text!r}") from None
         return number if math.isfinite(number) else None

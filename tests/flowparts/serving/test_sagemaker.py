@@ -105,6 +105,7 @@ def test_named_columns_may_come_in_any_order_beside_others(
         (b"1,2\n", "line 1 has 2 fields; expected are 6"),
         (b"a,1,true,Paris,2024-01-01,2000-01-01\n", "line 1: 'size (cm)' must be a number, not 'a'"),
         (b"1,1,maybe,Paris,2024-01-01,2000-01-01\n", "line 1: 'member' must be true or false, not 'maybe'"),
+        (b"1_0,1,true,Paris,2024-01-01,2000-01-01\n", "'size (cm)' must be a number, not '1_0'"),
         (b"visits,visits\n1,2\n", "names a column twice"),
         (b"town,visits\nParis,1\n", "column 'member' is missing"),
         (b"\xff", "is not valid CSV"),
@@ -117,6 +118,22 @@ def test_bad_csv_gets_a_sentence(runtime: Any, body: bytes, message: str) -> Non
         runtime.invoke_endpoint(EndpointName="plans", ContentType="text/csv", Body=body)
     assert caught.value.response["OriginalStatusCode"] == 400
     assert message in json.loads(caught.value.response["OriginalMessage"])["error"]
+
+
+def test_a_value_may_be_the_name_of_a_column(server: Server, records: Any) -> None:
+    record = {**records[0], "town": "member"}
+    status, answer, _ = server.call(
+        "/invocations", text([record], header=False), {"content-type": "text/csv"}
+    )
+    assert status == 200, answer
+    assert answer == server.call("/predict", {"instances": [record]})[1]
+
+
+def test_words_for_a_missing_value_are_missing_as_in_files(server: Server, records: Any) -> None:
+    record = {**records[0], "town": "NA", "visits": "NULL", "member": "n/a"}
+    answer = server.call("/invocations", text([record], header=True), {"content-type": "text/csv"})[1]
+    missing = {**records[0], "town": None, "visits": None, "member": None}
+    assert answer == server.call("/predict", {"instances": [missing]})[1]
 
 
 @pytest.mark.parametrize("header", ["", "visits\n", "\nvisits\n"])
