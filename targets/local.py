@@ -25,17 +25,20 @@ from typing import Any
 
 from kfp import components, dsl, local
 from kfp.dsl.base_component import BaseComponent
-from kfp.local import docker_task_handler, executor_input_utils, status, subprocess_task_handler
+from kfp.local import cache, docker_task_handler, executor_input_utils, status, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
 from flowparts import __version__, outputs, sources
+from flowparts.masking import masked
 from flowparts.networks import checkpoints
-from targets import docker, package, step_error, step_server
+from targets import docker, local_cache, package, step_error, step_server
 from targets.graph import Step, steps, unshared
 
 # What a shell makes of a process that got SIGKILL.
 KILLED = 137
+# What pages about runs read of a run.json.
+_SUMMARY = {"pipeline": str, "succeeded": bool, "seconds": int | float, "parameters": dict, "metrics": dict}
 _COLOUR = re.compile(r"\x1b\[\d+m")
 
 
@@ -170,7 +173,7 @@ def run(
         try:
             loaded(**parameters)
         except Exception as error:  # whatever kfp.local raises is told with the failed tasks
-            record.problem = _COLOUR.sub("", str(error))
+            record.problem = masked(_COLOUR.sub("", str(error)))
     record.seconds = time.monotonic() - started
     finish(record)
     return record
@@ -179,7 +182,23 @@ def run(
 def finish(record: Run) -> None:
     """Copy the reports of a run that has ended, and write its run.json."""
     _collect_reports(record)
-    outputs.write_text(record.folder / "run.json", json.dumps(_summary(record), indent=2, default=str))
+    summary = masked(_summary(record))
+    outputs.write_text(record.folder / "run.json", json.dumps(summary, indent=2, default=str))
+
+
+def summaries(runs: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the run.json of all runs by pipeline and run, newest first; what can't be read is left out."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in sorted(runs.glob("*/*/run.json"), key=lambda file: file.parent.name, reverse=True):
+        try:
+            summary = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(summary, dict) and all(
+            isinstance(summary.get(key), kind) for key, kind in _SUMMARY.items()
+        ):
+            found.setdefault(file.parent.parent.name, {})[file.parent.name] = summary
+    return found
 
 
 def reports(record: Run) -> dict[str, Path]:
@@ -244,6 +263,7 @@ def _observed(
     run_subprocess = subprocess_task_handler.run_local_subprocess
     run_container = docker_task_handler.run_docker_container
     resource_name = executor_input_utils.get_local_pipeline_resource_name
+    kfp_cache = cache.LocalCache
     current = threading.local()
     lock = threading.Lock()
     (record.folder / "logs").mkdir()
@@ -263,7 +283,8 @@ def _observed(
         try:
             outputs, task_status = execute(*args, **kwargs)
         except Exception as error:
-            task.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            told = masked("".join(traceback.format_exception(error)))
+            task.log.write_text(told, encoding="utf-8")
             outputs, task_status = {}, status.Status.FAILURE
         task.seconds = time.monotonic() - task.started
         task.outputs = outputs
@@ -315,9 +336,11 @@ def _observed(
         with task.log.open("w", encoding="utf-8") as log:
 
             def say(line: str) -> None:
-                log.write(line)
+                # kfp's executor prints all inputs of a step.
+                shown = masked(line)
+                log.write(shown)
                 log.flush()
-                task.last_line = line.strip() or task.last_line
+                task.last_line = shown.strip() or task.last_line
 
             task.exit_code = (server.run if server else step_server.run)(command, variables, say)
         return task.exit_code
@@ -326,9 +349,11 @@ def _observed(
     subprocess_task_handler.run_local_subprocess = observed_subprocess
     docker_task_handler.run_docker_container = observed_container
     executor_input_utils.get_local_pipeline_resource_name = run_id
+    cache.LocalCache = local_cache.Cache  # type: ignore[misc]
     try:
         yield
     finally:
+        cache.LocalCache = kfp_cache  # type: ignore[misc]
         task_executor.execute_single_task = execute
         subprocess_task_handler.run_local_subprocess = run_subprocess
         docker_task_handler.run_docker_container = run_container

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from kfp.dsl.structures import InputSpec
 
+from flowparts.masking import masked
 from flowparts.names import unknown
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
@@ -85,14 +86,7 @@ def typed(name: str, value: Any, kind: str) -> Any:
 
 def without_credentials(value: Any) -> str:
     """Return a parameter as it is shown: as JSON, with what opens doors in its URIs replaced by ***."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = re.sub(r"(\w://)(?:[^\s\"/@]*:[^\s\"]*|[^\s\"/@]*)@", r"\1***@", text)
-    return re.sub(
-        r"([?&][^=&\s\"]*(?:sig|token|secret|key|password|credential)[^=&\s\"]*=)[^&\s\"]+",
-        r"\1***",
-        text,
-        flags=re.IGNORECASE,
-    )
+    return str(masked(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
 
 
 def _describe(kind: str) -> str:

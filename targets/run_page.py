@@ -8,8 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from flowparts import outputs, report
+from flowparts.masking import masked
 from targets.graph import Step, layers
-from targets.local import Run, Task, metrics, reports
+from targets.local import Run, Task, metrics, reports, summaries
 
 STATE_COLOURS = {
     "succeeded": "#2a9d6f",
@@ -53,13 +54,10 @@ def write(record: Run) -> Path:
 
 def write_index(runs: Path) -> Path:
     """Write the page that compares all runs as RUNS/index.html and return it."""
-    blocks = []
-    for pipeline in sorted({file.parent.parent.name for file in runs.glob("*/*/run.json")}):
-        summaries = {
-            file.parent.name: json.loads(file.read_text(encoding="utf-8"))
-            for file in sorted((runs / pipeline).glob("*/run.json"), reverse=True)
-        }
-        blocks.append(report.section(pipeline, _comparison(pipeline, summaries)))
+    blocks = [
+        report.section(pipeline, _comparison(pipeline, found))
+        for pipeline, found in sorted(summaries(runs).items())
+    ]
     file = runs / "index.html"
     outputs.write_text(
         file, report.page("Runs", *blocks, subtitle="newest first; parameters against metrics")
@@ -211,7 +209,8 @@ def _link(target: str, text: str) -> Markup:
 
 
 def _text(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    shown = masked(value)
+    return json.dumps(shown, ensure_ascii=False) if isinstance(shown, list | dict) else shown
 
 
 def _ordered(names: Iterable[str]) -> list[str]:

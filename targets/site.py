@@ -16,7 +16,7 @@ from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.python_component import PythonComponent
 from kfp.dsl.structures import InputSpec, OutputSpec
 
-from targets import catalogue, package
+from targets import catalogue, local, package
 
 ROOT = Path(__file__).parents[1]
 _PYTHON_TYPES = {
@@ -260,12 +260,16 @@ def _reports(runs: Path) -> dict[str, Path]:
     """Return the newest page of each pipeline and report of each component, of runs that went well."""
     components = catalogue.components()
     found: dict[str, Path] = {}
-    for summary in sorted(runs.glob("*/*/run.json"), key=lambda file: file.parent.name, reverse=True):
-        run = json.loads(summary.read_text(encoding="utf-8"))
-        if not run["succeeded"]:
+    all_runs = [
+        (name, runs / pipeline / name, summary)
+        for pipeline, each in local.summaries(runs).items()
+        for name, summary in each.items()
+    ]
+    for _, folder, summary in sorted(all_runs, key=lambda run: run[0], reverse=True):
+        if not summary["succeeded"]:
             continue
-        found.setdefault(run["pipeline"].replace("-", "_"), summary.parent / "index.html")
-        for report in sorted(summary.parent.glob("reports/*.html")):
+        found.setdefault(summary["pipeline"].replace("-", "_"), folder / "index.html")
+        for report in sorted(folder.glob("reports/*.html")):
             stem = report.stem.replace("-", "_")
             owners = [name for name in components if stem.startswith(name)]
             if owners:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowparts.masking import masked
 from targets import strict_pod, strict_values
 from targets.local import Task
 from targets.resources import Resources
@@ -283,7 +284,7 @@ class Step:
         with self.told.log.open("w", encoding="utf-8") as log:
 
             def say(line: str) -> None:
-                log.write(pod.as_seen(line))
+                log.write(masked(pod.as_seen(line)))
                 log.flush()
                 self.told.last_line = line.strip() or self.told.last_line
 

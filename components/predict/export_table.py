@@ -17,9 +17,10 @@ def export_table(table: Input[Dataset], destination: str, file_format: Optional[
         file_format: csv, parquet or jsonl; if not given, the destination's suffix tells.
 
     Returns:
-        The destination.
+        The destination, without a password or signature in it.
     """
     from flowparts import export, tables
+    from flowparts.masking import masked
 
     export.write_file(tables.scan(table.path), destination, file_format)
-    return destination
+    return str(masked(destination))

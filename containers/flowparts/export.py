@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import outputs, sources, tables
+from flowparts.masking import masked
 
 _WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
     "csv": lambda frame, file: frame.sink_csv(file, engine="streaming"),
@@ -31,7 +32,7 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
     if chosen not in _WRITERS:
         known = ", ".join(_WRITERS)
         raise ValueError(
-            f"can't tell the format of {destination!r}; end it with, or give file_format: {known}"
+            f"can't tell the format of {masked(destination)!r}; end it with, or give file_format: {known}"
         )
     local = sources.local_path(destination)
     if local is not None:
@@ -45,7 +46,8 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
         try:
             sources.filesystem(destination.partition("://")[0]).put_file(str(file), destination)
         except Exception as error:  # each store's client has exceptions of its own
-            raise ValueError(f"can't write {destination}: {type(error).__name__}: {error}") from None
+            reason = masked(f"{destination}: {type(error).__name__}: {error}")
+            raise ValueError(f"can't write {reason}") from None
 
 
 def _write(frame: pl.LazyFrame, file: Path, chosen: str) -> None:

@@ -142,8 +142,8 @@ def _listing(source: str, scratch: Path, options: Options) -> Iterator[_Listing]
     elif separator and scheme != "file":
         if scheme not in sources.SCHEMES:
             raise ValueError(
-                f"source {source!r} has the unknown scheme {scheme!r}; use a local path or one of: "
-                + ", ".join(f"{known}://" for known in sources.SCHEMES)
+                f"source {sources.shown(source)!r} has the unknown scheme {scheme!r}; "
+                "use a local path or one of: " + ", ".join(f"{known}://" for known in sources.SCHEMES)
             )
         folder = scratch / "tree"
         folder.mkdir()
@@ -196,7 +196,7 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
                     yield "", label, ValueError("its URI is missing")
                     continue
                 whole = uri if "://" in uri or uri.startswith("/") or not beside else f"{beside}/{uri}"
-                yield uri, label, _fetched(whole)
+                yield sources.shown(uri), label, _fetched(whole)
 
     return _Listing(frame.collect_schema()[options.label_column], tables.row_count(frame), entries())
 
@@ -206,7 +206,7 @@ def _fetched(uri: str) -> bytes | ValueError:
         try:
             files = sources.fetch(uri, Path(folder))
             if len(files) > 1:
-                raise ValueError(f"{uri} names {len(files)} files, not one image")
+                raise ValueError(f"{sources.shown(uri)} names {len(files)} files, not one image")
             return files[0].path.read_bytes()
         except ValueError as error:
             return error

@@ -3,7 +3,9 @@
 Runs, metrics and the registry live behind one tracking URI: a server, or an SQLite file that needs no server.
 """
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import sqlite3
@@ -11,11 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from flowparts import models, outputs, trees
+from flowparts.masking import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_log = logging.getLogger("flowparts")
 
 ALIAS = "champion"
 NOT_CONFIGURED = (
@@ -35,6 +41,15 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+# What the client sends to any server, as variables.
+_CREDENTIALS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
+)
 _TAGGED_METRICS = ("accuracy", "f1", "roc_auc", "log_loss", "rmse", "mae", "r2")
 
 
@@ -58,9 +73,16 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         return f"sqlite:///{Path.home() / '.flowparts' / 'mlflow.db'}"
+    try:
+        _host(uri)
+    except ValueError:
+        raise ValueError(
+            f"tracking URI {masked(uri)!r} has no port that is a number; write / and @ in a password as %2F "
+            "and %40"
+        ) from None
     if "://" not in uri and not uri.startswith("databricks"):
         raise ValueError(
-            f"tracking URI {uri!r} is not a URI; give a server (http://host:5000) or a database file "
+            f"tracking URI {masked(uri)!r} is not a URI; give a server (http://host:5000) or a database file "
             f"(sqlite:////absolute/path/mlflow.db)"
         )
     return uri
@@ -127,7 +149,7 @@ def fetch_champion(model_name: str, path: str | Path, tracking_uri: str | None =
     if version is None:
         raise ValueError(
             f"model {model_name!r} has no version with the alias {ALIAS!r} at "
-            f"{_shown(resolve_uri(tracking_uri))}; train and register one first, or correct name or URI"
+            f"{masked(resolve_uri(tracking_uri))}; train and register one first, or correct name or URI"
         )
     with outputs.whole(path) as partial:
         partial.mkdir()
@@ -232,16 +254,16 @@ def fingerprint(directory: str | Path) -> str:
 @contextmanager
 def _mlflow(tracking_uri: str | None) -> Iterator["MlflowClient"]:
     """Open a client without MLflow's chatter; what MLflow raises becomes one sentence."""
-    import logging
     import warnings
 
     uri = resolve_uri(tracking_uri)
-    shown = _shown(uri)
+    shown = masked(uri)
     if uri.startswith("sqlite:"):
         _prepare_sqlite(uri)
     # Some of MLflow's calls take no URI and ask the environment.
     everywhere = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
-    with _environment({**_QUIET, **everywhere}), warnings.catch_warnings():
+    credentials = contextlib.nullcontext() if _is_own(uri) else _without_credentials(shown)
+    with credentials, _environment({**_QUIET, **everywhere}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -264,8 +286,34 @@ def _mlflow(tracking_uri: str | None) -> Iterator["MlflowClient"]:
             logger.setLevel(level)
 
 
-def _shown(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _is_own(uri: str) -> bool:
+    """Say whether a tracking URI is the one of the environment, to which its credentials belong."""
+    return not uri.startswith("http") or _host(uri) == _host(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+def _host(uri: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(uri)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+@contextmanager
+def _without_credentials(server: str) -> Iterator[None]:
+    """Keep the client from sending credentials of the environment or the home directory to a server."""
+    from mlflow.utils import credentials
+
+    if any(os.environ.get(name) for name in _CREDENTIALS):
+        _log.warning(
+            "MLflow at %s gets no credentials: those in MLFLOW_TRACKING_* are for the server that "
+            "MLFLOW_TRACKING_URI names",
+            server,
+        )
+    read_file = credentials._read_mlflow_creds_from_file
+    credentials._read_mlflow_creds_from_file = lambda: (None, None)
+    try:
+        with _environment(dict.fromkeys(_CREDENTIALS)):
+            yield
+    finally:
+        credentials._read_mlflow_creds_from_file = read_file
 
 
 def _prepare_sqlite(uri: str) -> None:
@@ -273,15 +321,45 @@ def _prepare_sqlite(uri: str) -> None:
     path = _sqlite_path(uri)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=30)) as connection:
-            connection.execute("PRAGMA schema_version")
+        if not _is_new(path):
+            with closing(sqlite3.connect(path, timeout=30)) as connection:
+                connection.execute("PRAGMA schema_version")
     except (OSError, sqlite3.Error) as error:
         raise ValueError(f"MLflow's database {path} can't be opened: {error}") from None
 
 
+def _is_new(database: Path) -> bool:
+    return not database.exists() or (database.is_file() and not database.stat().st_size)
+
+
+def _build(database: Path) -> None:
+    """Make MLflow's tables in a database file that isn't there yet, which appears whole or not at all.
+
+    Making them takes dozens of migrations. A step that is killed, or finds the disk full, between two of them
+    would leave a file that MLflow can't use and doesn't mend.
+    """
+    if not _is_new(database):
+        return
+    from mlflow.store.db import utils
+
+    with outputs.whole(database) as partial:
+        _remove_journals(partial)
+        engine = utils.create_sqlalchemy_engine(f"sqlite:///{partial}")
+        try:
+            utils._initialize_tables(engine)
+        finally:
+            engine.dispose()
+            _remove_journals(partial)
+
+
+def _remove_journals(database: Path) -> None:
+    for rest in ("-journal", "-wal", "-shm"):
+        Path(f"{database}{rest}").unlink(missing_ok=True)
+
+
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Let one process at a time open a database file: two that migrate a fresh one at once break it."""
+    """Let one process at a time open a database file, and make it first if it isn't there."""
     if not uri.startswith("sqlite:"):
         yield
         return
@@ -289,6 +367,7 @@ def _alone(uri: str) -> Iterator[None]:
 
     with Path(f"{_sqlite_path(uri)}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(_sqlite_path(uri))
         yield
 
 
@@ -297,7 +376,9 @@ def _sqlite_path(uri: str) -> Path:
 
     database = make_url(uri).database
     if not database or database == ":memory:":
-        raise ValueError(f"tracking URI {uri!r} names no file; give sqlite:////absolute/path/mlflow.db")
+        raise ValueError(
+            f"tracking URI {masked(uri)!r} names no file; give sqlite:////absolute/path/mlflow.db"
+        )
     return Path(database).absolute()
 
 
@@ -386,17 +467,22 @@ def _version_of_run(client: "MlflowClient", model_name: str, tags: Mapping[str, 
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables, or remove those whose value is None, until the block ends."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _trouble(error: BaseException) -> str:
@@ -413,4 +499,4 @@ def _trouble(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+    return str(masked(text.splitlines()[0]))[:300] if text else type(error).__name__

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flowparts import trees
+from flowparts.masking import masked
 from flowparts.names import hint
 
 SCHEMES = ("file", "gs", "http", "https", "s3", "sample")
@@ -103,7 +104,7 @@ def fetch_tree(source: str, directory: Path) -> None:
     except Exception as error:
         raise ValueError(_reason(source, scheme, error)) from None
     if not names:
-        raise ValueError(f"there is nothing at {source}")
+        raise ValueError(f"there is nothing at {shown(source)}")
     # An object may have any name: all are held inside the directory before the first one is written.
     targets = {name: _inside(directory, name.removeprefix(f"{root}/"), source) for name in sorted(names)}
     try:
@@ -143,7 +144,7 @@ def local_files(source: str) -> list[File]:
 def shown(source: str) -> str:
     """Return a source without what may be secret in it: user, password and query (presigned addresses)."""
     if not re.match(r"https?://", source):
-        return source
+        return str(masked(source))
     parts = urlsplit(source)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -413,7 +414,7 @@ def _reason(address: str, scheme: str, error: Exception) -> str:
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     # Addresses in the libraries' messages may hold presigned queries.
-    return re.sub(r"\?\S+", "", text[0])[:300] if text else type(error).__name__
+    return str(masked(re.sub(r"\?\S+", "", text[0])))[:300] if text else type(error).__name__
 
 
 def require_distinct(file: File, names: Sequence[str]) -> None:

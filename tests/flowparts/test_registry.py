@@ -1,10 +1,14 @@
+import http.server
 import multiprocessing
 import os
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -218,12 +222,126 @@ def test_processes_that_meet_a_fresh_database_together_each_get_their_version(
     assert registry.champion_version("shared", arguments[2]) in ("1", "2")
 
 
+BREAKS = {
+    "killed": "lambda engine: os.kill(os.getpid(), signal.SIGKILL)",
+    "a full disk": "lambda engine: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2) or whole(engine)",
+}
+
+
+@pytest.mark.parametrize("breaks", BREAKS.values(), ids=BREAKS)
+def test_a_database_that_was_not_made_whole_is_made_by_the_next_one(breaks: str, tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    code = f"""
+import os, resource, signal
+from flowparts import registry
+from mlflow.store.db import utils
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+whole = utils._upgrade_db
+utils._upgrade_db = {breaks}
+registry.champion_version("any", "sqlite:///{database}")
+"""
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode != 0
+    assert not database.exists()
+    assert registry.champion_version("any", f"sqlite:///{database}") is None
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    assert registry.champion_version("any", f"sqlite:///{tmp_path / 'mlflow.db'}") is None
+
+
+@pytest.fixture
+def tracking_server() -> Iterator[tuple[str, list[str]]]:
+    """Give the address of a server that knows no experiments, and the credentials that it is sent."""
+    received: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if sent := self.headers.get("authorization"):
+                received.append(sent)
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_POST = do_GET  # noqa: N815 by its base class
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", received
+        server.shutdown()
+        thread.join()
+
+
+CREDENTIALS = {
+    "a token": ({"MLFLOW_TRACKING_TOKEN": "s3cret"}, "Bearer s3cret"),
+    "a password": (
+        {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "s3cret"},
+        "Basic bWU6czNjcmV0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variables", "header"), CREDENTIALS.values(), ids=CREDENTIALS)
+def test_credentials_go_only_to_the_server_that_the_environment_names(
+    variables: dict[str, str],
+    header: str,
+    tracking_server: tuple[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uri, received = tracking_server
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for named in ("http://127.0.0.1:1", "https://mlflow.example", ""):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+        registry.champion_version("any", uri)
+        assert received == []
+        assert "gets no credentials" in caplog.text
+    assert os.environ[next(iter(variables))]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{uri}/")
+    registry.champion_version("any", uri)
+    assert set(received) == {header}
+
+
+def test_credentials_of_the_home_directory_stay_too(
+    tracking_server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, received = tracking_server
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow" / "credentials").write_text(
+        "[mlflow]\nmlflow_tracking_username = me\nmlflow_tracking_password = s3cret\n"
+    )
+    registry.champion_version("any", uri)
+    assert received == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    registry.champion_version("any", uri)
+    assert set(received) == {"Basic bWU6czNjcmV0"}
+
+
+def test_a_password_in_a_tracking_uri_is_never_told() -> None:
+    for uri in ("http://me:hid/den@127.0.0.1:1", "sqlite://me:hidden@/", "ftp://me:hidden@host"):
+        with pytest.raises(ValueError, match=r"MLflow|tracking URI") as raised:
+            registry.champion_version("any", uri)
+        assert "hid" not in str(raised.value)
+
+
 def test_a_server_that_is_not_there_is_said_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         uri = f"http://user:hidden@127.0.0.1:{unused.getsockname()[1]}"
         started = time.monotonic()
-        with pytest.raises(ValueError, match=r"MLflow at http://127.*: no server answers there") as raised:
+        with pytest.raises(
+            ValueError, match=r"MLflow at http://\*\*\*@127.*: no server answers there"
+        ) as raised:
             registry.champion_version("any", uri)
     assert time.monotonic() - started < 10
     assert "hidden" not in str(raised.value)

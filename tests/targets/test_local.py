@@ -8,7 +8,7 @@ import pytest
 from kfp import dsl
 from kfp.dsl import HTML, Dataset, Input, Metrics, Output
 
-from targets import local
+from targets import local, run_page
 
 IMAGE = {"base_image": "registry.example/python:3.11", "install_kfp_package": False}
 
@@ -157,8 +157,57 @@ def test_a_pipeline_with_an_importer_runs(tmp_path: Path) -> None:
     assert record.tasks[-1].outputs["Output"] == "a,b"
 
 
+def test_what_opens_doors_is_in_no_file_of_a_run(tmp_path: Path) -> None:
+    source = "https://user:hunter2@example.com/a.csv?X-Amz-Signature=5ec2e7&part=1"
+    record = local.run(small, {"source": source, "settings": [{"fail": "error"}]}, tmp_path)
+    run_page.write(record)
+    run_page.write_index(tmp_path)
+    assert "reading https://***@example.com/a.csv" in (record.folder / "logs" / "write-rows.log").read_text()
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert b"hunter2" not in content, file
+            assert b"5ec2e7" not in content, file
+
+
+def test_an_address_with_another_signature_comes_from_the_cache(tmp_path: Path) -> None:
+    for signature, state in (("a", "succeeded"), ("b", "cached")):
+        source = f"https://example.com/a.csv?X-Amz-Signature={signature}"
+        record = local.run(small, {"source": source, "settings": [{}]}, tmp_path)
+        assert set(states(record).values()) == {state}
+
+
+DAMAGED = {
+    "no JSON": "{",
+    "another kind of JSON": "[1]",
+    "no entry": '{"rows": {"__kfp_artifact__": true}}',
+    "nothing": "",
+    "not text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_entry_of_the_cache_is_made_again(tmp_path: Path, content: str) -> None:
+    local.run(small, {"settings": [{}]}, tmp_path)
+    for entry in (tmp_path / ".cache").glob("*.json"):
+        entry.write_bytes(content.encode("utf-8", "surrogateescape"))
+    again = local.run(small, {"settings": [{}]}, tmp_path)
+    assert again.succeeded, again.problem
+    assert set(states(again).values()) == {"succeeded"}
+    assert set(states(local.run(small, {"settings": [{}]}, tmp_path)).values()) == {"cached"}
+
+
+@pytest.mark.parametrize("damage", ["b", ""], ids=["cut", "emptied"])
+def test_an_artifact_that_something_changed_since_is_made_again(tmp_path: Path, damage: str) -> None:
+    first = local.run(small, {"settings": [{}]}, tmp_path)
+    Path(first.tasks[0].outputs["rows"].path).write_text(damage)
+    again = local.run(small, {"settings": [{}]}, tmp_path)
+    assert states(again)["write-rows"] == "succeeded"
+    assert Path(again.tasks[0].outputs["rows"].path).read_text() == "a\nb\n"
+
+
 def test_kfp_is_left_as_it_was(tmp_path: Path) -> None:
-    from kfp.local import docker_task_handler, executor_input_utils, subprocess_task_handler
+    from kfp.local import cache, docker_task_handler, executor_input_utils, subprocess_task_handler
     from kfp.local.orchestrator import task_executor
 
     def hooks() -> list[Any]:
@@ -167,6 +216,7 @@ def test_kfp_is_left_as_it_was(tmp_path: Path) -> None:
             subprocess_task_handler.run_local_subprocess,
             docker_task_handler.run_docker_container,
             executor_input_utils.get_local_pipeline_resource_name,
+            cache.LocalCache,
         ]
 
     before = hooks()

@@ -66,3 +66,23 @@ def test_index_compares_runs_by_what_differs(tmp_path: Path, open_page: Any) -> 
     header = [cell.text.lower() for cell in driver.find_elements("css selector", "thead th")]
     assert header == ["run", "state", "seconds", "settings", "score"]
     assert all(path.is_file() for path in files_linked(driver))
+
+
+BROKEN = {
+    "cut": '{"pipeline": "scored", "succ',
+    "empty": "",
+    "a list": "[]",
+    "without numbers": '{"pipeline": "scored", "succeeded": true}',
+    "other kinds": '{"pipeline": 1, "succeeded": "", "seconds": [], "parameters": 0, "metrics": 0}',
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_summary_of_another_run_is_left_out(tmp_path: Path, content: str) -> None:
+    good = local.run(scored, {"data_version": "1"}, tmp_path)
+    other = tmp_path / "scored" / "20200101-000000"
+    other.mkdir()
+    (other / "run.json").write_text(content)
+    page = run_page.write_index(tmp_path).read_text()
+    assert good.folder.name in page
+    assert other.name not in page
