@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from flowparts.deploy import _lease, log_text, require_allowed
+from flowparts.deploy import _lease, dry_run, log_text, require_allowed
 
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
@@ -74,6 +74,8 @@ class Cluster:
         self.namespace = namespace or own
         self._client = ApiClient(settings)
         self._paths: dict[tuple[str, str], str] = {}
+        # What the API has answered to manifests that it was asked not to keep.
+        self._unkept: dict[str, Manifest] = {}
         self._since = datetime.now(UTC) - _CLOCKS_DIFFER
         self._is_blind = False
         # How far the API server's clock is ahead of this machine's.
@@ -93,6 +95,9 @@ class Cluster:
         Raises:
             ValueError: Another step changes it, in a sentence that says which and since when.
         """
+        if dry_run() is not None:  # nothing is written
+            yield
+            return
         what = f"endpoint {name!r} in namespace {self.namespace}"
         with _lease.writing(_LeaseObject(self.namespace, name), what, wait_seconds) as lease:
             self._lease, before = lease, self._lease
@@ -117,7 +122,13 @@ class Cluster:
         self._check_lease()
         path = self._path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
+        noted = dry_run()
+        if noted is not None:
+            noted.append(manifest)
+            query.append(("dryRun", "All"))
         applied: Manifest = self._json("PATCH", path, manifest, query, "application/apply-patch+yaml")
+        if noted is not None:
+            self._unkept[path] = applied
         return applied
 
     @property
@@ -132,7 +143,10 @@ class Cluster:
 
     def get(self, api_version: str, kind: str, name: str) -> Manifest | None:
         """Return an object, or nothing if it isn't there."""
-        found: Manifest | None = self._json("GET", self._path(api_version, kind, name), missing=None)
+        path = self._path(api_version, kind, name)
+        if path in self._unkept:
+            return self._unkept[path]
+        found: Manifest | None = self._json("GET", path, missing=None)
         return found
 
     def find(self, api_version: str, kind: str, labels: Mapping[str, str]) -> list[Manifest]:
@@ -144,6 +158,8 @@ class Cluster:
     def delete(self, api_version: str, kind: str, name: str) -> None:
         """Delete an object and what it owns; it may be gone already, and what somebody else made stays."""
         found = self.get(api_version, kind, name) or {}
+        if dry_run() is not None:
+            return
         if found.get("metadata", {}).get("labels", {}).get(_MANAGED_BY) != MANAGER:
             return
         self._check_lease()
@@ -188,6 +204,8 @@ class Cluster:
 
     def scale(self, deployment: str, replicas: int) -> None:
         """Set how many pods a Deployment has; if it is so already, it isn't touched."""
+        if dry_run() is not None:
+            return
         self._check_lease()
         path = f"{self._path('apps/v1', 'Deployment', deployment)}/scale"
         if self._json("GET", path)["spec"].get("replicas", 0) != replicas:

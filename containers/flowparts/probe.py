@@ -4,6 +4,7 @@ The current and the previous revision are asked one right after the other, so th
 does slows both, and latencies are compared pair by pair.
 """
 
+import bisect
 import logging
 import math
 import statistics
@@ -30,6 +31,7 @@ _FALSE_ALARMS = 1 / 1000
 _LEAST_PAIRS = 10
 # Points of a revision in a chart.
 _POINTS = 150
+WATCHED = "seconds of the watch"
 # A revision with a share of 10 % answers one of so many requests for all but one in a billion.
 _TRIES = 200
 
@@ -107,6 +109,7 @@ class Verdict:
         previous: The previous revision's; None where there is none.
         different: Examples of rows whose prediction differs: the row's number, the served prediction and the
             offline one.
+        broken: The first rule that it breaks: errors, crashes, predictions or latency; empty if none.
     """
 
     healthy: bool
@@ -114,6 +117,13 @@ class Verdict:
     current: Responses
     previous: Responses | None
     different: list[dict[str, Any]]
+    broken: str = ""
+
+    @property
+    def slowdown(self) -> float | None:
+        """How many times as long as the previous revision the current one takes, at the median of pairs."""
+        pairs = _pairs(self.current, self.previous) if self.previous else []
+        return statistics.median(now / usual for now, usual in pairs) if pairs else None
 
 
 def check_options(requests: int, seconds: float, sample_rows: int) -> None:
@@ -192,9 +202,9 @@ def probe(
     current.crashes = _more(ends, crashes(endpoint))
     # Asked now: a rollback takes the servers away, and what they say with them.
     trouble = _told("trouble", endpoint) if current.errors or current.crashes else None
-    healthy, reason = judge(current, previous, different, len(answers), rules, trouble or "")
+    broken, reason = judge(current, previous, different, len(answers), rules, trouble or "")
     _log.info(reason)
-    return Verdict(healthy, reason, current, previous, different)
+    return Verdict(not broken, reason, current, previous, different, broken)
 
 
 def crashes(endpoint: Endpoint) -> Mapping[str, int] | None:
@@ -210,7 +220,7 @@ def judge(
     compared: int,
     rules: Rules,
     trouble: str = "",
-) -> tuple[bool, str]:
+) -> tuple[str, str]:
     """Decide whether a revision is healthy.
 
     Args:
@@ -222,7 +232,8 @@ def judge(
         trouble: What the platform says is wrong with its servers; empty if nothing is known.
 
     Returns:
-        The decision, and why in one sentence.
+        The first rule that it breaks (errors, crashes, predictions or latency; empty if it is healthy), and
+        why in one sentence.
     """
     who = f"revision {current.revision}"
     last = current.errors[max(current.errors)] if current.errors else "none was sent"
@@ -231,27 +242,27 @@ def judge(
     before = previous if previous and previous.latencies_ms else None
     allowed = rules.max_error_rate + (before.error_rate if before else 0.0)
     if current.error_rate > allowed or not current.latencies_ms:
-        return False, (
+        return "errors", (
             f"{who} left {len(current.errors)} of {current.requests} requests without a prediction, "
             f"{allowed:.1%} are allowed; the last one: {last}{why}"
         )
     if current.crashes:
         # A balancer asks another server where one doesn't answer, so requests alone don't show it.
-        return False, f"servers of {who} crashed {current.crashes}x while it was watched{why}"
+        return "crashes", f"servers of {who} crashed {current.crashes}x while it was watched{why}"
     if different:
         row = different[0]
-        return False, (
+        return "predictions", (
             f"{who} predicts {len(different)} of {compared} rows otherwise than the model offline, such as "
             f"row {row['row']}: {row['served']!r} for {row['offline']!r}"
         )
     median = current.latency_ms(0.5)
     if before and (ratio := _slowdown(current, before, rules)):
-        return False, (
+        return "latency", (
             f"{who} takes {ratio:.1f} times as long as {before.revision} for a row at the same moment, "
             f"{median:.1f} ms against {before.latency_ms(0.5):.1f} ms at the median; "
             f"{rules.max_slowdown:g} times is allowed"
         )
-    return True, (
+    return "", (
         f"{who} answered {len(current.latencies_ms)} of {current.requests} requests, in {median:.1f} ms "
         f"at the median, and predicts {compared} rows as the model does offline"
     )
@@ -307,44 +318,53 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
     )
 
 
-def charts_over_time(verdicts: Sequence[Verdict]) -> report.Block:
-    """Draw the latencies and the errors of both revisions over the time of one probe after another."""
-    latencies: dict[str, tuple[list[float], list[float]]] = {}
-    errors: dict[str, tuple[list[float], list[float]]] = {}
-    start = 0.0
-    for verdict in verdicts:
-        end = start
+def charts_over_time(verdicts: Sequence[Verdict], *further: report.Block) -> report.Block:
+    """Draw latencies, errors and requests of both revisions over the time of one probe after another."""
+    latencies, sent, errors = _Series(), _Series(), _Series()
+    for verdict, start in zip(verdicts, starts(verdicts), strict=False):
         for each in (verdict.current, verdict.previous):
             if each is None:
                 continue
             moments = sorted({*each.latencies_ms, *each.errors})
-            end = max(end, start + (moments[-1] if moments else 0.0))
-            thinned = _thinned(each.latencies_ms)
-            _extend(latencies, each.revision, start, thinned)
+            latencies.add(each.revision, start, _thinned(each.latencies_ms))
             # A point without a value separates the stages.
-            _extend(latencies, each.revision, start, {0.0: math.nan})
-            lost = (errors[each.revision][1] if each.revision in errors else [0.0])[-1]
-            so_far = {
-                moment: lost + sum(other <= moment for other in each.errors)
-                for moment in moments[:: math.ceil(len(moments) / _POINTS) or 1] + moments[-1:]
-            }
-            _extend(errors, each.revision, start, so_far)
-        start = end
+            latencies.add(each.revision, start, {0.0: math.nan})
+            shown = [*moments[:: math.ceil(len(moments) / _POINTS) or 1], *moments[-1:]]
+            for series, counted in ((sent, moments), (errors, sorted(each.errors))):
+                before = series.last(each.revision)
+                so_far = {moment: before + bisect.bisect_right(counted, moment) for moment in shown}
+                series.add(each.revision, start, so_far)
     return report.grid(
-        report.lines(latencies, "seconds of the watch", "ms for a request of one row"),
-        report.lines(errors, "seconds of the watch", "requests without a prediction so far"),
+        report.lines(latencies.points, WATCHED, "ms for a request of one row"),
+        report.lines(errors.points, WATCHED, "requests without a prediction so far"),
+        report.lines(sent.points, WATCHED, "requests so far"),
+        *further,
     )
 
 
-def _extend(
-    series: dict[str, tuple[list[float], list[float]]],
-    name: str,
-    start: float,
-    points: Mapping[float, float],
-) -> None:
-    across, upright = series.setdefault(name, ([], []))
-    across += [start + second for second in points]
-    upright += points.values()
+def starts(verdicts: Sequence[Verdict]) -> list[float]:
+    """Return the second at which each probe starts, one after the other, and when the last one ends."""
+    ends = [0.0]
+    for verdict in verdicts:
+        asked = [verdict.current, *([verdict.previous] if verdict.previous else [])]
+        moments = [moment for each in asked for moment in (*each.latencies_ms, *each.errors)]
+        ends.append(ends[-1] + max(moments, default=0.0))
+    return ends
+
+
+class _Series:
+    """Lines of a chart: for each name its positions across and upright."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, tuple[list[float], list[float]]] = {}
+
+    def add(self, name: str, start: float, points: Mapping[float, float]) -> None:
+        across, upright = self.points.setdefault(name, ([], []))
+        across += [start + second for second in points]
+        upright += points.values()
+
+    def last(self, name: str) -> float:
+        return self.points[name][1][-1] if name in self.points else 0.0
 
 
 def problems(verdicts: Sequence[Verdict]) -> list[report.Block]:
@@ -391,15 +411,20 @@ def _slowdown(current: Responses, before: Responses, rules: Rules) -> float:
 
     A sign test: if the true slowdown were what is allowed, half of the pairs would exceed it.
     """
-    pairs = [
-        (latency_ms, before.latencies_ms[moment])
-        for moment, latency_ms in current.latencies_ms.items()
-        if moment in before.latencies_ms
-    ]
+    pairs = _pairs(current, before)
     exceeding = sum(now > usual * rules.max_slowdown and now - usual > _NOISE_MS for now, usual in pairs)
     if _chance(exceeding, len(pairs)) > _FALSE_ALARMS:
         return 0.0
     return statistics.median(now / usual for now, usual in pairs)
+
+
+def _pairs(current: Responses, before: Responses) -> list[tuple[float, float]]:
+    """Return the milliseconds of both revisions at each moment at which both answered."""
+    return [
+        (latency_ms, before.latencies_ms[moment])
+        for moment, latency_ms in current.latencies_ms.items()
+        if moment in before.latencies_ms
+    ]
 
 
 def _ask(

@@ -8,6 +8,7 @@ promoted.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -67,6 +68,7 @@ class Rollout:
         endpoint: The endpoint as it stands now.
         revision: The revision that is rolled out.
         shares: The shares that are asked for, in order.
+        note: Why clients' requests are shared otherwise than was wished; empty if they aren't.
         stages: What was seen, so far.
         promoted: Whether the revision keeps all requests.
         reason: Why, in one sentence.
@@ -77,6 +79,7 @@ class Rollout:
     endpoint: Endpoint
     revision: str
     shares: list[int]
+    note: str = ""
     stages: list[Stage] = field(default_factory=list)
     promoted: bool = False
     reason: str = ""
@@ -124,11 +127,15 @@ def roll_out(
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
     sample = serving_check.sample(predictions, watch.sample_rows).lazy()
+    plan = deploy.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
+    stages = plan.stages()
+    if plan.note:
+        _log.warning(plan.note)
     with ending.in_order(), deploy.one_writer():
         # All requests are given by a shift, which keeps the previous revision warm; a deployment may not.
-        live = platform.deploy(model, name, share=share if share < 100 else 0, **chosen)
-        shares = [100] if live.share == 100 else [share, *(step for step in STEPS if step > share)]
-        rollout = Rollout(live, live.revision, shares)
+        live = platform.deploy(model, name, share=stages[0] if stages[0] < 100 else 0, **chosen)
+        is_alone = live.share == 100
+        rollout = Rollout(live, live.revision, [100] if is_alone else stages, "" if is_alone else plan.note)
         try:
             _climb(platform, rollout, metadata, sample, watch)
         except Exception as error:
@@ -256,17 +263,16 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
                 "errors": sum(len(verdict.current.errors) for verdict in verdicts),
             }
         ),
-        report.section(
-            "Stages",
-            report.table(
-                [row for number, stage in enumerate(rollout.stages, 1) for row in _stage_rows(number, stage)]
-            ),
-        ),
+        report.section("Stages", report.table(_stages(rollout))),
     ]
+    if rollout.note:
+        blocks.insert(1, report.callout(_sentence(rollout.note)))
     if verdicts:
-        blocks.append(report.section("Over time", probe.charts_over_time(verdicts)))
+        blocks.append(report.section("Over time", probe.charts_over_time(verdicts, _shares(rollout))))
     blocks += probe.problems(verdicts)
-    blocks.append(report.section("Rules", report.table(_rules(rollout.shares, watch))))
+    watched = f"Each revision gets {watch.requests} requests of one row in {watch.seconds:g} s at each share."
+    rules = report.table(_rules(rollout, watch))
+    blocks.append(report.section("Rules", report.Block("<p>{}</p>").format(watched), rules))
     return report.page(
         "Rollout of a model",
         *blocks,
@@ -302,22 +308,68 @@ def _stage_rows(number: int, stage: Stage) -> list[dict[str, object]]:
     return rows
 
 
-def _rules(shares: list[int], watch: Watch) -> list[dict[str, object]]:
-    rules = watch.rules
-    return [
-        {"rule": "shares", "value": ", ".join(f"{share} %" for share in shares)},
+def _stages(rollout: Rollout) -> list[dict[str, object]]:
+    rows = [row for number, stage in enumerate(rollout.stages, 1) for row in _stage_rows(number, stage)]
+    reached = len(rollout.stages)
+    rows += [
         {
-            "rule": "requests to each revision at each share",
-            "value": f"{watch.requests} in {watch.seconds:g} s",
-        },
-        {
-            "rule": "errors: requests without a prediction",
-            "value": f"at most {rules.max_error_rate:.1%}, beyond the rate of the previous revision",
-        },
-        {"rule": "crashes of its servers", "value": "none"},
-        {"rule": "predictions", "value": "those of the model offline"},
-        {
-            "rule": "latency",
-            "value": f"at most {rules.max_slowdown:g} times the previous revision's at the same moment",
-        },
+            "stage": number,
+            "verdict": report.tag("not reached"),
+            "revision": rollout.revision,
+            "share": "",
+            "asked for": f"{share} %",
+        }
+        for number, share in enumerate(rollout.shares[reached:], reached + 1)
     ]
+    return rows
+
+
+def _shares(rollout: Rollout) -> report.Block:
+    """Draw the new revision's share over the time of the watch."""
+    times = probe.starts([stage.verdict for stage in rollout.stages])
+    across = [moment for moments in pairwise(times) for moment in moments]
+    shares = {
+        "asked for": [stage.asked for stage in rollout.stages],
+        "given": [stage.traffic[rollout.revision] for stage in rollout.stages],
+    }
+    lines = {
+        name: (across, [float(value) for value in values for _ in range(2)])
+        for name, values in shares.items()
+    }
+    return report.lines(lines, probe.WATCHED, f"percent for {rollout.revision}")
+
+
+def _rules(rollout: Rollout, watch: Watch) -> list[dict[str, object]]:
+    """List the rules, in the order in which they are judged, with what the last stage measured."""
+    rules = watch.rules
+    allowed = {
+        "errors": f"{rules.max_error_rate:.1%} of the requests, beyond the rate of the previous revision",
+        "crashes": "none of its servers",
+        "predictions": "those of the model offline",
+        "latency": f"{rules.max_slowdown:g} times the previous revision's at the same moment",
+    }
+    last = rollout.stages[-1].verdict if rollout.stages else None
+    measured = _measured(last) if last else {}
+    state = report.tag("kept", "good") if last else report.tag("not judged")
+    rows: list[dict[str, object]] = []
+    for rule, limit in allowed.items():
+        is_broken = last is not None and rule == last.broken
+        row = {"rule": rule, "allowed": limit, "in the last stage": measured.get(rule, "")}
+        rows.append({**row, "verdict": report.tag("broken", "bad") if is_broken else state})
+        if is_broken:
+            state = report.tag("not judged")
+    return rows
+
+
+def _measured(verdict: probe.Verdict) -> dict[str, str]:
+    current, previous = verdict.current, verdict.previous
+    errors = f"{current.error_rate:.1%}"
+    if previous and previous.latencies_ms:
+        errors += f", the previous revision {previous.error_rate:.1%}"
+    slowdown = verdict.slowdown
+    return {
+        "errors": errors,
+        "crashes": "the platform doesn't tell" if current.crashes is None else str(current.crashes),
+        "predictions": f"{len(verdict.different)} rows differ",
+        "latency": "nothing to compare with" if slowdown is None else f"{slowdown:.2f} times",
+    }

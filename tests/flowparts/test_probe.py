@@ -78,8 +78,8 @@ CASES: dict[str, tuple[Responses, Responses | None, list[Any], bool, str]] = {
 def test_verdict(
     current: Responses, previous: Responses | None, different: list[Any], healthy: bool, words: str
 ) -> None:
-    found, reason = probe.judge(current, previous, different, 50, Rules())
-    assert found is healthy
+    broken, reason = probe.judge(current, previous, different, 50, Rules())
+    assert (not broken) is healthy
     with pytest.raises(ValueError, match=words):
         raise ValueError(reason)
 
@@ -107,9 +107,9 @@ def test_a_busy_machine_makes_nothing_slow_and_hides_nothing_that_is(requests: i
             return Responses(revision, dict(enumerate(latencies.tolist())), {}, 0)
 
         usual, same, slow = watched("r1"), watched("r2"), watched("r2", factor)
-        called_slow += not probe.judge(same, usual, [], 50, Rules())[0]
+        called_slow += bool(probe.judge(same, usual, [], 50, Rules())[0])
         slower_medians += same.latency_ms(0.5) > 2 * usual.latency_ms(0.5)
-        assert not probe.judge(slow, usual, [], 50, Rules())[0]
+        assert probe.judge(slow, usual, [], 50, Rules())[0] == "latency"
     assert called_slow == 0
     if requests == 30:
         assert slower_medians  # what a comparison of medians would have called slow

@@ -14,6 +14,9 @@
   itself, and `trouble(endpoint, revision) -> str` why one has ended or doesn't run: exit code, lack of
   memory, the last line of its log; "" if nothing is wrong. Only where the platform tells: Vertex AI and
   SageMaker don't.
+- `plan(name, shares, **options) -> Plan` says what shares a rollout would really give. Only where they
+  can differ from what is asked for.
+- `endpoints(namespace) -> list[Endpoint]` returns all endpoints there. Only on clusters.
 - `release(endpoint)` takes the servers from a previous revision without requests; a rollback brings them
   back. Only on Kubernetes; elsewhere they stay until another model is deployed.
 """
@@ -33,6 +36,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +82,27 @@ class AnotherRevisionError(ValueError):
     """Another revision answered than the one asked, on a platform whose clients can't choose one."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a rollout would do.
+
+    Attributes:
+        shares: Percent of the requests that a revision would get, by what is asked for.
+        note: Why they differ, and how they needn't, in one sentence; empty where they don't.
+    """
+
+    shares: Mapping[int, int]
+    note: str = ""
+
+    def stages(self) -> list[int]:
+        """Return the shares to ask for one after the other: 0 for what gives none, and none twice."""
+        asked: list[int] = []
+        for share, given in self.shares.items():
+            if not asked or given != self.shares.get(asked[-1], 0):
+                asked.append(share if given else 0)
+        return asked
+
+
 class Target(Protocol):
     """What every module of this package offers."""
 
@@ -116,6 +142,55 @@ def target(name: str) -> Target:
 def one_writer() -> AbstractContextManager[None]:
     """Let what happens in a block be one change of an endpoint, which no other step comes between."""
     return _lease.kept()
+
+
+def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, Any]) -> Plan:
+    """Return the shares that a target would really give a new revision one after the other.
+
+    Args:
+        name: The target.
+        endpoint: Name of the endpoint.
+        shares: What is asked for.
+        given: The target's options, as `options` returns them.
+    """
+    asked = getattr(target(name), "plan", None)
+    found: Plan = asked(endpoint, shares, **given) if asked else Plan({share: share for share in shares})
+    return found
+
+
+_dry_run: ContextVar[list[dict[str, Any]] | None] = ContextVar("dry_run", default=None)
+
+
+def manifests(
+    name: str, model: str, endpoint: str, share: int, given: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return what deploying to a cluster would apply, which its API server has checked; nothing is changed.
+
+    Args:
+        name: The target.
+        model: The model's address.
+        endpoint: Name of the endpoint.
+        share: Percent of the requests that the revision would get.
+        given: The target's options, as `options` returns them.
+
+    Raises:
+        ValueError: The API server refuses a manifest, or the target is no cluster.
+    """
+    module: Any = target(name)
+    if not hasattr(module, "Cluster"):
+        raise ValueError(f"the target {name} has no manifests; only clusters have")
+    found: list[dict[str, Any]] = []
+    token = _dry_run.set(found)
+    try:
+        module.deploy(model, endpoint, share=share, **given)
+    finally:
+        _dry_run.reset(token)
+    return found
+
+
+def dry_run() -> list[dict[str, Any]] | None:
+    """Return the list that notes what would be applied, if nothing shall be; else None."""
+    return _dry_run.get()
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -383,6 +458,8 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interrup
         ValueError: It isn't ready in time, or never will be.
         EndedError: The step was told to end.
     """
+    if dry_run() is not None:
+        return
     start = time.monotonic()
     said = start - _SAY_EVERY_SECONDS
     while state := look():

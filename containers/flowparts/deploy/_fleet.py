@@ -10,6 +10,7 @@ What was asked for stands on the Service as an annotation, so that a step that i
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ _STATE = "flowparts/endpoint"
 _REVISION = "flowparts/revision"
 _BUSY_PERCENT = 70
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+_GATEWAY = ("gateway.networking.k8s.io/v1", "Gateway")
 _ROUTE_SECONDS = 120.0
 _SWAP_TRIES = 5
 _MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
@@ -118,6 +120,22 @@ class Fleet:
             self.release(after)
         self._watch(monitor_labels)
         return self.measured(after)
+
+    def plan(self, shares: Sequence[int]) -> targets.Plan:
+        """Return what a new revision would get of the requests beside the one that serves."""
+        before = self.state()
+        if before is None:
+            return targets.Plan(dict.fromkeys(shares, 100))
+        given = {share: self.measured(before.deploying("next", share)).share for share in shares}
+        if all(share == given[share] for share in shares):
+            return targets.Plan(given)
+        differing = ", ".join(f"{share} % is {given[share]} %" for share in shares if share != given[share])
+        note = (
+            f"without a Gateway the share is a ratio of pods, so {differing}; more replicas bring it nearer"
+        )
+        if self.there.serves(*_GATEWAY):
+            note += ", and a Gateway, which this cluster knows, makes it exact (option gateway)"
+        return targets.Plan(given, note)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
         """Give the current revision a share; the previous one keeps its pods, at 100 too."""
@@ -436,7 +454,7 @@ class Fleet:
             return f"http://{self.name}.{self.there.namespace}.svc"
         name, _, namespace = reversed(self.gateway.rpartition("/"))
         beside = Cluster(namespace) if namespace else self.there
-        found = beside.get("gateway.networking.k8s.io/v1", "Gateway", name)
+        found = beside.get(*_GATEWAY, name)
         addresses = (found or {}).get("status", {}).get("addresses", [])
         if not found or not addresses:
             raise ValueError(

@@ -84,7 +84,7 @@ class KnativeService(Service):
             self._bring_up(before, predictors, after.revision, timeout_seconds)
             self._apply(after.revision, _canary(after), predictors)
             self._wait(after.revision, after.traffic, timeout_seconds)
-        made = replace(after, url=self.found()["status"]["url"])
+        made = replace(after, url=self.found().get("status", {}).get("url", after.url))
         self.keep(made, predictors, newest)
         return made
 

@@ -7,11 +7,12 @@ those of its pods, so that each change of them would load the model again.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from flowparts.cluster import Cluster, Manifest
+from flowparts.deploy import Plan
 from flowparts.endpoint import Endpoint
 from flowparts.server_pod import ServerPod
 
@@ -49,6 +50,10 @@ class Service(ABC):
     @abstractmethod
     def check_share(self, share: int) -> None:
         """Raise ValueError unless the service can give a revision this share."""
+
+    def plan(self, shares: Sequence[int]) -> Plan:
+        """Return what a revision would get of the requests beside the one that serves."""
+        return Plan({share: share for share in shares})
 
     @abstractmethod
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:

@@ -13,7 +13,7 @@ the pods of the one before, so this comes only when they get no requests any mor
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,10 @@ from flowparts.server_pod import END_SECONDS, HTTP_PORT, ServerPod
 
 ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _ROUTE_SECONDS = 120.0
+_SHARED_BY = (
+    "let KServe use the Gateway API (ingress.enableGatewayApi and kserveIngressGateway in its ConfigMap "
+    "inferenceservice-config)"
+)
 # Digits of a revision in a predictor's name: with the longest name of an endpoint, KServe's label
 # isvc.{endpoint}-{name}-predictor has the 63 characters that a label may have.
 _NAME_LENGTH = 9
@@ -41,14 +45,9 @@ class StoredPod(ServerPod):
         """Whether the pod mounts the model: KServe adds what STORAGE_URI names."""
         return False
 
-    @property
-    def address(self) -> str:
-        """Where KServe puts the model."""
-        return MODELS
-
-    def container(self, name: str, *arguments: Any) -> Manifest:
-        """Return the server's container, which names the model for KServe."""
-        container = super().container(name, *arguments)
+    def container(self, name: str, *arguments: Any, **options: Any) -> Manifest:
+        """Return the server's container, which names the model for KServe and has no keys to the store."""
+        container = super().container(name, *arguments, **{**options, "fetched": MODELS})
         # Kubeflow names its own store minio://, which speaks S3.
         stored = self.model.replace("minio://", "s3://", 1)
         return {**container, "env": [*container["env"], {"name": "STORAGE_URI", "value": stored}]}
@@ -99,12 +98,18 @@ class StandardService(Service):
             ValueError: There is no route whose weights could be the share.
         """
         if 0 < share < 100 and self.weights() is None:
-            raise ValueError(
-                f"nothing shares requests between revisions of endpoint {self.name!r}: KServe has made no "
-                "HTTPRoute of it; give share 0 or 100, or let KServe use the Gateway API "
-                "(ingress.enableGatewayApi and kserveIngressGateway in its ConfigMap "
-                "inferenceservice-config)"
-            )
+            raise ValueError(f"{self._unshared}; give share 0 or 100, or {_SHARED_BY}")
+
+    def plan(self, shares: Sequence[int]) -> targets.Plan:
+        """Return what a revision would get: none of the requests or all where nothing shares them."""
+        if self.weights() is not None:
+            return super().plan(shares)
+        given = {share: share if share == 100 else 0 for share in shares}
+        note = (
+            f"{self._unshared}, so the revision is watched without requests of clients before it gets all; "
+            f"for a canary {_SHARED_BY}"
+        )
+        return targets.Plan(given, note if any(share != given[share] for share in shares) else "")
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
         """Return the endpoint as the service is asked to be, and the predictors that are known."""
@@ -305,6 +310,13 @@ class StandardService(Service):
                 "metadata": self._metadata(self._kept),
                 "spec": {"selector": self.pods_of(revision), "ports": [port]},
             }
+        )
+
+    @property
+    def _unshared(self) -> str:
+        return (
+            f"nothing shares requests between revisions of endpoint {self.name!r}: KServe has made no "
+            "HTTPRoute of it"
         )
 
     def _form(self) -> Form:

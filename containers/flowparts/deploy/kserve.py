@@ -5,6 +5,7 @@ KServe runs services in two modes. Where Knative is installed, revisions are Kna
 (`flowparts.deploy._kserve_standard`). A service that is there keeps its mode, which can't be changed.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -146,6 +147,12 @@ def trouble(endpoint: Endpoint, revision: str) -> str:
     """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
     service = _of(endpoint)
     return service.there.trouble(service.pods_of(revision))[0]
+
+
+def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> targets.Plan:
+    """Return what shares a revision would get: without Knative and without a Gateway none or all."""
+    service = _service(Cluster(namespace), name)
+    return service.plan(shares) if service.state()[0] else targets.Plan(dict.fromkeys(shares, 100))
 
 
 def _of(endpoint: Endpoint) -> Service:

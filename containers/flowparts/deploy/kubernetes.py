@@ -1,5 +1,6 @@
 """Plain Kubernetes: the model server in a Deployment for each revision behind one Service."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flowparts import deploy as targets
@@ -59,6 +60,21 @@ def deploy(
     )
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
     return fleet.deploy(pod, share, monitor_labels, clients, timeout_seconds, wait_seconds)
+
+
+def plan(
+    name: str,
+    shares: Sequence[int],
+    *,
+    replicas: int = 2,
+    max_replicas: int = 0,
+    namespace: str = "",
+    gateway: str = "",
+    **_: Any,
+) -> targets.Plan:
+    """Return what shares a revision would get: without a Gateway a ratio of pods."""
+    fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
+    return fleet.plan(shares)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

@@ -8,7 +8,7 @@ requests must take the same columns.
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowparts import deploy as targets
@@ -98,6 +98,23 @@ def deploy(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
     )
     return fleet.deploy(pod, share, monitor_labels, clients, timeout_seconds, wait_seconds)
+
+
+def plan(
+    name: str,
+    shares: Sequence[int],
+    *,
+    replicas: int = 2,
+    max_replicas: int = 0,
+    namespace: str = "",
+    gateway: str = "",
+    **_: Any,
+) -> targets.Plan:
+    """Return what shares a revision would get: without a Gateway a ratio of pods."""
+    fleet = Fleet(
+        Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
+    )
+    return fleet.plan(shares)
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

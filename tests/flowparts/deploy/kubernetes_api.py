@@ -161,6 +161,13 @@ class KubernetesApi:
             after["spec"].setdefault("replicas", 1)
         return (200 if before else 201), self.store(key, after)
 
+    def check(self, plural: str, name: str, wanted: Object, manager: str) -> tuple[int, Object]:
+        """Answer as `apply`, and leave everything as it is."""
+        kept = copy.deepcopy((self.objects, self.owners, self.version, self.born_as))
+        answer = self.apply(plural, name, wanted, manager)
+        self.objects, self.owners, self.version, self.born_as = kept
+        return answer
+
     def _admit(self, service: Object) -> tuple[int, Object] | None:
         """Refuse what KServe's webhook refuses, and a field that an older release doesn't have."""
         if "canary" in service["spec"] and not self.has_canaries:
@@ -677,6 +684,8 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
         assert query["fieldValidation"] == "Strict"
         assert body["metadata"]["namespace"] == namespace
         try:
+            if query.get("dryRun") == "All":
+                return api.check(plural, name, body, query["fieldManager"])
             return api.apply(plural, name, body, query["fieldManager"])
         except (ValidationError, jsonschema.ValidationError) as error:
             return 422, failure(422, "Invalid", f"{body['kind']} is invalid: {error.message}")

@@ -1,5 +1,6 @@
 """Rollouts against the stand-in for the Kubernetes API, with a real model server behind its services."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,13 @@ def test_why_pods_crash_under_the_watch_is_asked_before_they_are_removed(
     assert "crashed 4x while it was watched; CrashLoopBackOff in pod" in result.reason
     assert "exit code 1 (Error, 3 restarts), last log line: model is damaged" in result.reason
     assert api.names("deployments") == [f"churn-{first.revision}"]
-    assert result.reason[1:] in rollout.rollout_page(result, WATCH)
+    page = rollout.rollout_page(result, WATCH)
+    assert result.reason[1:] in page
+    assert "Without a Gateway the share is a ratio of pods, so 10 % is 25 %" in page
+    assert page.count("not reached") == 2
+    # Errors are judged before crashes, and what comes after is not judged.
+    verdicts = re.findall(r'<span class="tag \w+">(kept|broken|not judged)</span>', page)
+    assert verdicts == ["kept", "broken", "not judged", "not judged"]
 
 
 def test_a_rollout_that_cannot_go_on_is_rolled_back_and_fails(
