@@ -224,7 +224,7 @@ def test_processes_that_meet_a_fresh_database_together_each_get_their_version(
 
 BREAKS = {
     "killed": "lambda engine: os.kill(os.getpid(), signal.SIGKILL)",
-    "a full disk": "lambda engine: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2) or whole(engine)",
+    "a full disk": "lambda engine: resource.setrlimit(resource.RLIMIT_FSIZE, (2**18,) * 2) or whole(engine)",
 }
 
 
