@@ -25,7 +25,7 @@ def profile(data: Path, out: Path) -> list[str]:
 def validate(data: Path, out: Path, table: str = "table") -> list[str]:
     from components.validate.validate_table import validate_table
 
-    given = {"table": step.artifact(data / table), "schema": step.artifact(data / "schema")}
+    given = {"table": step.artifact(data / table), "schema": step.artifact(data / "table_schema")}
     return step.command(validate_table, out, **given, fail_on_anomaly=False)
 
 
@@ -50,9 +50,9 @@ def batch_predict(data: Path, out: Path) -> list[str]:
 
 def prepare(data: Path, out: Path) -> None:
     """Write the schema that `validate` checks with; this is done, not printed."""
-    from components.validate.infer_schema import infer_schema
+    from components.validate.validate_table import validate_table
 
-    step.run(infer_schema, out, table=step.artifact(data / "table"))
+    step.run(validate_table, out, table=step.artifact(data / "table"))
 
 
 def train(data: Path, out: Path) -> None:

@@ -79,7 +79,7 @@ def validate(data: Path, out: Path, table: str = "table") -> None:
     import pandera.pandas as pa
 
     frame = pd.read_parquet(data / table)
-    content = json.loads((data / "schema").read_text())
+    content = json.loads((data / "table_schema").read_text())
     columns = {column["name"]: _pandera_column(pa, column) for column in content["columns"]}
     schema = pa.DataFrameSchema(columns, strict=True)
     anomalies = []

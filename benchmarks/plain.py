@@ -8,14 +8,11 @@ from pathlib import Path
 import step
 
 from components.evaluate.check_serving import check_serving
-from components.evaluate.compare_with_champion import compare_with_champion
 from components.evaluate.evaluate_model import evaluate_model
-from components.evaluate.summarize_run import summarize_run
 from components.ingest.ingest_table import ingest_table
 from components.prepare.split_table import split_table
-from components.register.register_mlflow import register_mlflow
+from components.register.register_champion import register_champion
 from components.train.train_tabular import train_tabular
-from components.validate.infer_schema import infer_schema
 from components.validate.profile_table import profile_table
 from components.validate.validate_table import validate_table
 
@@ -25,8 +22,7 @@ def main(candidates: list[dict], out: Path) -> None:
     ingested, _ = step.run(ingest_table, out / "ingest")
     table = ingested["table"]
     step.run(profile_table, out / "profile", table=table)
-    schema, _ = step.run(infer_schema, out / "infer", table=table)
-    validated, _ = step.run(validate_table, out / "validate", table=table, **schema)
+    step.run(validate_table, out / "validate", table=table)
     parts, _ = step.run(split_table, out / "split", table=table, stratify_by="target")
     train, validation, test = parts.values()
     trained, _ = step.run(
@@ -39,36 +35,17 @@ def main(candidates: list[dict], out: Path) -> None:
     )
     model = trained["model"]
     evaluated, _ = step.run(evaluate_model, out / "evaluate", model=model, test=test)
-    served, serving = step.run(check_serving, out / "serving", model=model, test=test)
-    compared, decision = step.run(
-        compare_with_champion,
-        out / "compare",
-        model=model,
-        test=test,
-        model_name="benchmark",
-        servable=serving[0],
-    )
-    assert decision[0], "the first model is promoted"
-    _, registered = step.run(
-        register_mlflow,
+    served, _ = step.run(check_serving, out / "serving", model=model, test=test)
+    _, decision = step.run(
+        register_champion,
         out / "register",
         model=model,
-        metrics=evaluated["test_metrics"],
+        test=test,
         evaluation_report=evaluated["evaluation_report"],
-        comparison=compared["comparison"],
-        comparison_report=compared["comparison_report"],
         model_name="benchmark",
-    )
-    step.run(
-        summarize_run,
-        out / "summarize",
-        table=table,
-        anomalies=validated["anomalies"],
-        model=model,
         serving_metrics=served["serving_metrics"],
-        comparison=compared["comparison"],
-        version=registered[0],
     )
+    assert decision[0], "the first model is promoted"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@ from kfp import dsl
 from components.ingest.ingest_images import ingest_images
 from components.prepare.split_table import split_table
 from components.train.train_keras_images import train_keras_images
-from components.validate.infer_schema import infer_schema
 from components.validate.validate_table import validate_table
 from pipelines._judgement import judge_and_deploy
 
@@ -63,8 +62,7 @@ def image_training(
         "table"
     ]
     # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
-    schema = infer_schema(table=table, schema_uri=schema_uri).set_caching_options(False)
-    validated = validate_table(table=table, schema=schema.outputs["schema"])
+    validated = validate_table(table=table, schema_uri=schema_uri).set_caching_options(False)
     # By the image alone: copies of one under two paths stay together.
     parts = split_table(table=table, key=["image"], stratify_by="label", seed=seed)
     model = (
@@ -84,8 +82,6 @@ def image_training(
         .outputs["model"]
     )
     judge_and_deploy(
-        table=table,
-        anomalies=validated.outputs["anomalies"],
         model=model,
         test=parts.outputs["test"],
         slice_columns=[],

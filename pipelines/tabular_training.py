@@ -3,7 +3,6 @@ from kfp import dsl
 from components.ingest.ingest_table import ingest_table
 from components.prepare.split_table import split_table
 from components.train.train_tabular import train_tabular
-from components.validate.infer_schema import infer_schema
 from components.validate.profile_table import profile_table
 from components.validate.validate_table import validate_table
 from pipelines._judgement import judge_and_deploy
@@ -105,8 +104,7 @@ def tabular_training(
     ).outputs["table"]
     profile_table(table=table)
     # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
-    schema = infer_schema(table=table, schema_uri=schema_uri).set_caching_options(False)
-    validated = validate_table(table=table, schema=schema.outputs["schema"])
+    validated = validate_table(table=table, schema_uri=schema_uri).set_caching_options(False)
     parts = split_table(
         table=table,
         key=key,
@@ -133,8 +131,6 @@ def tabular_training(
         .outputs["model"]
     )
     judge_and_deploy(
-        table=table,
-        anomalies=validated.outputs["anomalies"],
         model=model,
         test=parts.outputs["test"],
         slice_columns=slice_columns,

@@ -73,7 +73,7 @@ def test_a_kubernetes_secret_is_referred_to_by_the_steps_that_ask_for_it(
     assert set(configs) == set(spec["deploymentSpec"]["executors"])
     given = {label.removeprefix("exec-") for label, config in configs.items() if "secretAsEnv" in config}
     assert "ingest-table" in given
-    assert not given & {"split-table", "evaluate-model", "check-serving", "summarize-run"}
+    assert not given & {"split-table", "evaluate-model", "check-serving"}
     (reference,) = configs["exec-ingest-table"]["secretAsEnv"]
     assert reference["secretName"] == "aws"
     assert [pair["envVar"] for pair in reference["keyToEnv"]] == [
@@ -100,7 +100,7 @@ def test_a_secret_of_secret_manager_is_read_by_the_steps_that_ask_for_it(tmp_pat
     variable = {"name": "MLFLOW_TRACKING_TOKEN", "value": reference}
     executors = yaml.safe_load(text)["deploymentSpec"]["executors"]
     given = {label.removeprefix("exec-"): each["container"].get("env") for label, each in executors.items()}
-    assert given["register-mlflow"] == given["compare-with-champion"] == [variable]
+    assert given["register-champion"] == [variable]
     assert given["split-table"] is given["ingest-table"] is None
     # Nothing else differs.
     assert text.count("#") == without.count("#")

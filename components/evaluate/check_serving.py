@@ -10,6 +10,7 @@ def check_serving(
     model: Input[Model],
     test: Input[Dataset],
     serving_metrics: Output[Metrics],
+    predictions: Output[Dataset],
     sample_rows: int = 200,
     timeout_seconds: float = 120.0,
 ) -> NamedTuple("Outputs", [("servable", bool), ("reason", str), ("latency_ms", float)]):  # type: ignore[valid-type]
@@ -22,6 +23,8 @@ def check_serving(
         test: Raw rows to send, spread over the table.
         serving_metrics: servable (1 or 0), rows, load_seconds, and for requests of one row
             latency_ms_median and latency_ms_p95.
+        predictions: The rows that were sent, with what the model predicts for them offline, for roll_out;
+            empty if it can't score them.
         sample_rows: Number of rows to send.
         timeout_seconds: Time for loading and all answers together.
 
@@ -36,5 +39,7 @@ def check_serving(
     serving_check.check_options(sample_rows, timeout_seconds)
     rows = serving_check.sample(tables.scan(test.path), sample_rows)
     verdict = serving_check.check(model.path, rows, timeout_seconds)
+    described = tables.write(verdict.predictions, predictions.path, f"predictions for rows of {test.uri}")
+    metadata.describe(predictions, described)
     metadata.log_metrics(serving_metrics, {"servable": int(verdict.servable), **verdict.measures})
     return verdict.servable, metadata.plain(verdict.reason), verdict.latency_ms

@@ -59,7 +59,7 @@ def split_table(
     group_by, time_column = group_by or None, time_column or None
     fractions = (train_fraction, validation_fraction, test_fraction)
     split.check_options(fractions, key, group_by, time_column, repeated_rows)
-    frame = tables.scan(table.path)
+    frame, whole = tables.scan(table.path), tables.description(table.path)["source"] or table.uri
     parts = split.assign(
         frame,
         fractions,
@@ -75,7 +75,7 @@ def split_table(
     for name, output in zip(split.PARTS, (train, validation, test), strict=True):
         with tables.watched(frame, f"writing {name}") as watched:
             part = split.part(watched, parts, name)
-            described = tables.write(part, output.path, source=f"{name} part of {table.uri}")
+            described = tables.write(part, output.path, source=f"{name} part of {whole}")
         metadata.describe(output, described)
         rows.append(described["rows"])
     return tuple(rows)

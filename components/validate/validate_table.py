@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 
@@ -8,21 +8,27 @@ from .. import STORES, runs_in
 @runs_in("base", secrets=STORES)
 def validate_table(
     table: Input[Dataset],
-    schema: Input[Artifact],
+    table_schema: Output[Artifact],
     anomalies: Output[Artifact],
     validation_report: Output[HTML],
+    schema: Input[Artifact] = None,  # type: ignore[assignment] # kfp's form of an optional one
+    schema_uri: Optional[str] = None,
     fail_on_anomaly: bool = True,
 ) -> NamedTuple("Outputs", [("valid", bool), ("anomaly_count", int)]):  # type: ignore[valid-type]
-    """Check every row of a table against a schema and list what breaks it.
+    """Check every row of a table against a reviewed schema and list what breaks it, or infer its schema.
 
     Args:
         table: The table to check.
-        schema: What the columns must be, as infer_schema writes it.
+        table_schema: The schema as JSON, one line for each column: its type, whether values may be missing,
+            bounds of numbers and timestamps, categories of text, uniqueness. Meant to be edited and kept in
+            git. Inferred, if none is given; then it describes this table, which satisfies it.
         anomalies: The broken rules as a JSON list, empty if there are none; each with column, rule
             (missing_column, unexpected_column, type, null, minimum, maximum, category or duplicate),
             expected, count (of rows) and examples (up to five different values).
         validation_report: The same for people.
-        fail_on_anomaly: Fail after both outputs are written if any rule is broken. If false, leave the
+        schema: What the columns must be, such as the table_schema of an earlier table.
+        schema_uri: The same as a path or URI of a JSON file.
+        fail_on_anomaly: Fail after the outputs are written if any rule is broken. If false, leave the
             decision to whoever reads the returned values.
 
     Returns:
@@ -34,11 +40,16 @@ def validate_table(
     from flowparts import metadata, outputs, tables
     from flowparts import schema as schemas
 
-    expected = schemas.read(schema.path)
+    reviewed = schema.path if schema else schema_uri
     frame = tables.scan(table.path)
-    found = schemas.validate(frame, expected)
+    expected = schemas.read(reviewed) if reviewed else schemas.infer(frame)
+    found = schemas.validate(frame, expected) if reviewed else []
+    page = schemas.render(found, expected, tables.row_count(frame), is_inferred=not reviewed)
+    schemas.write(expected, table_schema.path)
     outputs.write_json(anomalies.path, [asdict(anomaly) for anomaly in found])
-    outputs.write_text(validation_report.path, schemas.render(found, expected, tables.row_count(frame)))
+    outputs.write_text(validation_report.path, page)
+    source = "inferred" if not reviewed else schema_uri or "given"
+    metadata.describe(table_schema, {"columns": expected.columns, "source": source})
     metadata.describe(anomalies, {"anomaly_count": len(found)})
     if found and fail_on_anomaly:
         raise ValueError(schemas.summary(found))

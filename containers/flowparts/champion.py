@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flowparts import directions, models, registry, report, tables
+from flowparts import directions, models, tables
 
 if TYPE_CHECKING:
     from flowparts.models import Model
@@ -163,83 +163,6 @@ def decide(comparison: Mapping[str, Any]) -> tuple[bool, str]:
     return True, f"promoted: {scores}, {share}"
 
 
-def require_compared(comparison: Mapping[str, Any], model: str | Path, model_name: str) -> None:
-    """Raise ValueError unless a comparison, as compare_with_champion writes it, is about this model.
-
-    Args:
-        comparison: The comparison.
-        model: The model's directory.
-        model_name: The registered model whose champion is to be replaced.
-    """
-    if comparison["model_fingerprint"] != registry.fingerprint(model):
-        raise ValueError(
-            f"the comparison is about another model than {model}; pass the one that was compared"
-        )
-    if comparison["model_name"] != model_name:
-        raise ValueError(
-            f"the comparison is with the champion of {comparison['model_name']!r}, not of {model_name!r}"
-        )
-
-
-def comparison_page(comparison: Mapping[str, Any]) -> str:
-    """Return the HTML report of a comparison, with its keys `model_name` and `champion_version`."""
-    metric, gain = comparison["metric"], comparison["improvement"]
-    tiles: dict[str, object] = {f"challenger {metric}": score(comparison, "challenger")}
-    if comparison["champion"]:
-        tiles |= {
-            f"champion {metric}": score(comparison, "champion"),
-            "improvement": gain["value"],
-            "better in": f"{gain['probability_better']:.1%} of resamples",
-        }
-    blocks = [
-        report.callout(comparison["reason"], "good" if comparison["promote"] else "note"),
-        report.facts(tiles),
-    ]
-    blocks += missing_registry(comparison)
-    if comparison["champion_problem"]:
-        blocks.append(
-            report.callout(
-                f"Champion version {comparison['champion_version']} could not be compared: "
-                f"{comparison['champion_problem']}",
-                "bad",
-            )
-        )
-    charts = [scores_chart(comparison)]
-    if gain:
-        interval = {"improvement": (gain["low"], gain["high"])}
-        label = f"improvement in {metric}; above 0: the challenger is better"
-        charts.append(report.bars({"improvement": gain["value"]}, interval, label))
-    heading = f"With bootstrap intervals at {comparison['confidence']:.4g}, on the same resampled rows"
-    blocks.append(report.section(heading, report.grid(*charts)))
-    blocks.append(report.section("All metrics", metrics_table(comparison)))
-    rules = [
-        {"rule": "servable", "value": "yes" if comparison["servable"] else "no"},
-        {"rule": "least improvement (margin)", "value": comparison["margin"]},
-        {"rule": "share of resamples in which it must be better", "value": comparison["confidence"]},
-        {
-            "rule": "floor for a model without a champion to beat",
-            "value": "none" if comparison["floor"] is None else comparison["floor"],
-        },
-    ]
-    blocks.append(report.section("Rules", report.table(rules)))
-    return report.page(
-        "Challenger against champion",
-        *blocks,
-        subtitle=f"{comparison['model_name']}: {comparison['rows']:,} test rows, label {comparison['label']}",
-    )
-
-
-def missing_registry(comparison: Mapping[str, Any]) -> list[report.Block]:
-    """Return a callout that says that there was no registry to ask, if so."""
-    if comparison["registry"]:
-        return []
-    text = (
-        "There was no champion to compare with, and a promoted model is not registered but kept as an "
-        f"artifact of this run only: {registry.NOT_CONFIGURED}."
-    )
-    return [report.callout(text, "bad")]
-
-
 def score(comparison: Mapping[str, Any], side: str) -> float:
     """Return the compared metric of the "challenger" or the "champion"."""
     return float(comparison[side]["metrics"][comparison["metric"]]["score"])
@@ -255,36 +178,13 @@ def scores(comparison: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def scores_chart(comparison: Mapping[str, Any]) -> report.Block:
-    """Draw the compared metric of each model as a bar with its interval."""
-    metric, better = comparison["metric"], "higher" if comparison["higher_is_better"] else "lower"
-    entries = {name: each["metrics"][metric] for name, each in _sides(comparison).items()}
-    intervals = {name: (entry["low"], entry["high"]) for name, entry in entries.items() if "low" in entry}
-    scores = {name: entry["score"] for name, entry in entries.items()}
-    return report.bars(scores, intervals, f"{metric}, {better} is better")
-
-
-def metrics_table(comparison: Mapping[str, Any]) -> report.Block:
-    """Tabulate every metric of each model with its interval."""
-    models_by_name = _sides(comparison)
-    rows = []
-    for metric in directions.HIGHER_IS_BETTER[comparison["task"]]:
-        if metric not in comparison["challenger"]["metrics"]:
-            continue
-        row: dict[str, object] = {"metric": metric}
-        for name, model in models_by_name.items():
-            entry = model["metrics"].get(metric, {})
-            ends = [report.format_number(entry[end]) for end in ("low", "high") if end in entry]
-            row |= {name: entry.get("score", ""), f"{name}, interval": " to ".join(ends)}
-        rows.append(row)
-    return report.table(rows)
-
-
-def _sides(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    found = {"challenger": comparison["challenger"]}
-    if comparison["champion"]:
-        found[f"champion, version {comparison['champion_version']}"] = comparison["champion"]
-    return found
+def measured(comparison: Mapping[str, Any]) -> dict[str, float]:
+    """Return every metric of the challenger, with the ends of its interval as NAME_low and NAME_high."""
+    return {
+        name if part == "score" else f"{name}_{part}": value
+        for name, entry in comparison["challenger"]["metrics"].items()
+        for part, value in entry.items()
+    }
 
 
 def _scored(

@@ -70,11 +70,19 @@ def read_json(path: str | Path, what: str) -> Any:
         ValueError: The file is missing or isn't JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_text(path, what))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{what} at {path} is not valid JSON: {error}") from None
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """Read a text file; `what` and errors as of `read_json`."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{what} is not there: no file at {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{what} at {path} is not valid JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} at {path} is not valid text: {error}") from None
 
 
 def _move(partial: Path, earlier: Path, final: Path) -> None:

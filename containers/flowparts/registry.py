@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("flowparts")
 
 ALIAS = "champion"
+# Tag of a version: the champion that it was compared with.
+_BEFORE = "champion_before"
 NOT_CONFIGURED = (
     "no MLflow registry is configured; give tracking_uri, or set MLFLOW_TRACKING_URI in the environment "
     "of the steps, to an MLflow server or to a database on a mounted volume (sqlite:////mnt/mlflow/mlflow.db)"
@@ -99,6 +101,36 @@ def champion_version(model_name: str, tracking_uri: str | None = None) -> str | 
         return _aliases(client, model_name).get(ALIAS)
 
 
+def champion_to_beat(
+    model: str | Path, model_name: str, tracking_uri: str | None = None, pipeline_run_id: str = ""
+) -> str | None:
+    """Return the champion that a model is to be compared with; None when there is none.
+
+    That is the present one, unless a first attempt of this step has made this very model the champion: then
+    it is the one before, so that every attempt comes to the same decision.
+
+    Args:
+        model: The model directory.
+        model_name: The registered model.
+        tracking_uri: As for `resolve_uri`.
+        pipeline_run_id: The pipeline run that made the model; empty outside of a pipeline.
+
+    Raises:
+        ValueError: As `champion_version`, or there is no model at `model`.
+    """
+    require_name(model_name)
+    with _mlflow(tracking_uri) as client:
+        current = _aliases(client, model_name).get(ALIAS)
+        if current and pipeline_run_id:
+            tags = client.get_model_version(model_name, current).tags
+            if (tags.get("pipeline_run_id"), tags.get("model_fingerprint")) == (
+                pipeline_run_id,
+                fingerprint(model),
+            ):
+                return tags.get(_BEFORE) or None
+    return current
+
+
 def download(model_name: str, version: str, directory: str | Path, tracking_uri: str | None = None) -> Path:
     """Download a version of a registered model.
 
@@ -164,14 +196,13 @@ def register(
     model_name: str,
     *,
     metrics: Mapping[str, float],
-    reports: Mapping[str, str | Path],
+    reports: Mapping[str, str],
     tracking_uri: str | None = None,
     experiment: str = "flowparts",
-    alias: str = ALIAS,
     pipeline_run_id: str = "",
     compared_with: str | None = None,
-) -> tuple[str, str]:
-    """Log a model with parameters, metrics and reports as a run, and make it a version that bears an alias.
+) -> str:
+    """Log a model with parameters, metrics and reports as a run, and make it a version and the champion.
 
     The model directory is stored as it is. A step that is tried again finds the version that its first
     attempt made, by pipeline run and model fingerprint, and makes no second one.
@@ -180,30 +211,24 @@ def register(
         model: The model directory.
         model_name: The registered model, made if it isn't there.
         metrics: Name to value, on the test table.
-        reports: Name ("evaluation") to HTML file.
+        reports: Name ("evaluation") to HTML page.
         tracking_uri: As for `resolve_uri`.
         experiment: The MLflow experiment of the run, made if it isn't there.
-        alias: The alias that moves to the new version.
         pipeline_run_id: The pipeline run that made the model; empty outside of a pipeline.
-        compared_with: The champion that the model was compared with; "" for none. If another version has the
-            alias by now, nothing is registered. Not checked if not given.
+        compared_with: The champion that the model was compared with; "" for none. If another version is
+            the champion by now, nothing is registered. Not checked if not given.
 
     Returns:
-        The version, such as "3", and its URI, such as "models:/churn/3".
+        The version, such as "3".
 
     Raises:
-        ValueError: A name can't be one, there is no model at `model`, a report can't be read, the champion is
-            another one by now, or MLflow can't be reached or refuses.
+        ValueError: A name can't be one, there is no model at `model`, the champion is another one by
+            now, or MLflow can't be reached or refuses.
     """
     require_name(model_name)
-    if not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"latest|v?\d+", alias):
-        raise ValueError(
-            f"alias {alias!r} is not one MLflow takes; use letters, digits, _ and -, not a version"
-        )
     if not experiment.strip():
         raise ValueError("the experiment's name is empty; give one such as 'flowparts'")
     metadata = models.metadata(model)
-    pages = {name: _page(name, file) for name, file in reports.items()}
     tags = {
         "model_fingerprint": fingerprint(model),
         "data_fingerprint": str(metadata["training_fingerprint"]),
@@ -211,26 +236,27 @@ def register(
         "task": str(metadata["task"]),
         "estimator": str(metadata["estimator"]),
         **({"pipeline_run_id": pipeline_run_id} if pipeline_run_id else {}),
+        **({} if compared_with is None else {_BEFORE: compared_with}),
         **{name: f"{metrics[name]:.6g}" for name in _TAGGED_METRICS if name in metrics},
     }
     with _mlflow(tracking_uri) as client:
         version = _version_of_run(client, model_name, tags) if pipeline_run_id else None
-        current = _aliases(client, model_name).get(alias)
+        current = _aliases(client, model_name).get(ALIAS)
         if compared_with is not None and current not in (compared_with or None, version):
             raise ValueError(
-                f"version {current} of model {model_name!r} got the alias {alias!r} after the comparison "
-                f"with {f'version {compared_with}' if compared_with else 'none'}; run the comparison again"
+                f"version {current} of model {model_name!r} became the champion during the comparison "
+                f"with {f'version {compared_with}' if compared_with else 'none'}; run the step again"
             )
         if version is None:
             experiment_id = _experiment(client, experiment, resolve_uri(tracking_uri))
             parameters = {**metadata["parameters"], "estimator": metadata["estimator"]}
             run_id, source = _log_run(
-                client, experiment_id, model, model_name, tags, parameters, metrics, pages
+                client, experiment_id, model, model_name, tags, parameters, metrics, reports
             )
             _ensure_registered_model(client, model_name)
             version = str(client.create_model_version(model_name, source, run_id=run_id, tags=tags).version)
-        client.set_registered_model_alias(model_name, alias, version)
-    return version, f"models:/{model_name}/{version}"
+        client.set_registered_model_alias(model_name, ALIAS, version)
+    return version
 
 
 def require_name(model_name: str) -> None:
@@ -408,7 +434,7 @@ def _log_run(
     tags: Mapping[str, str],
     parameters: Mapping[str, object],
     metrics: Mapping[str, float],
-    pages: Mapping[str, str],
+    reports: Mapping[str, str],
 ) -> tuple[str, str]:
     from mlflow.entities import Metric, Param, RunTag
 
@@ -419,7 +445,7 @@ def _log_run(
         given = [Param(name, str(value)) for name, value in parameters.items()]
         measured = [Metric(name, float(value), started, 0) for name, value in metrics.items()]
         client.log_batch(run_id, metrics=measured, params=given, tags=[RunTag("model_name", model_name)])
-        for name, page in pages.items():
+        for name, page in reports.items():
             client.log_text(run_id, page, f"reports/{name}.html")
         client.log_artifacts(run_id, str(model), "model")
     except BaseException:
@@ -427,13 +453,6 @@ def _log_run(
         raise
     client.set_terminated(run_id)
     return run_id, f"{run.info.artifact_uri}/model"
-
-
-def _page(name: str, file: str | Path) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the {name} report at {file} can't be read: {error}") from None
 
 
 def _ensure_registered_model(client: "MlflowClient", model_name: str) -> None:

@@ -334,8 +334,8 @@ def summary(anomalies: list[Anomaly]) -> str:
     return f"the table breaks its schema, {things}: {shown}{more}"
 
 
-def render(anomalies: list[Anomaly], schema: Schema, rows: int) -> str:
-    """Return the HTML page of a validation."""
+def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: bool) -> str:
+    """Return the HTML page of a validation; a table that no schema was given for is only described."""
     from flowparts import report
 
     rules = sum(
@@ -351,6 +351,12 @@ def render(anomalies: list[Anomaly], schema: Schema, rows: int) -> str:
             "bad",
         )
         if anomalies
+        else report.callout(
+            "No schema was given: this one was inferred and describes the table. To hold later tables to it, "
+            "review it and give it as schema_uri.",
+            "note",
+        )
+        if is_inferred
         else report.callout("Every row of the table satisfies the schema.", "good"),
         report.facts(
             {"rows": rows, "columns in the schema": len(schema.columns), "rules checked": rules,

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,11 +33,13 @@ class Verdict:
         reason: Why, in one sentence.
         measures: rows, load_seconds, latency_ms_median and latency_ms_p95 of requests of one row; empty if it
             did not answer.
+        predictions: The rows with the offline predictions; none of them if the model can't score them.
     """
 
     servable: bool
     reason: str
     measures: dict[str, float] = field(default_factory=dict)
+    predictions: pl.DataFrame = field(default_factory=pl.DataFrame, compare=False)
 
     @property
     def latency_ms(self) -> float:
@@ -83,7 +85,20 @@ def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) ->
         offline = model.predict(rows)
         records = to_records(tables.select(rows, model.features))
     except ValueError as error:
-        return Verdict(servable=False, reason=f"the model can't score the test table offline: {error}")
+        reason = f"the model can't score the test table offline: {error}"
+        return Verdict(servable=False, reason=reason, predictions=rows.clear())
+    verdict = _served(model_path, model, offline, records, timeout_seconds)
+    # A column of the rows may be named like a prediction.
+    return replace(verdict, predictions=rows.drop(offline.columns, strict=False).hstack(offline))
+
+
+def _served(
+    model_path: str | Path,
+    model: models.Model,
+    offline: pl.DataFrame,
+    records: list[dict[str, Any]],
+    timeout_seconds: float,
+) -> Verdict:
     deadline = time.monotonic() + timeout_seconds
     try:
         with _server(model_path, len(records), deadline) as (port, load_seconds):

@@ -3,38 +3,31 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowparts import champion, report
+from flowparts import champion, directions, registry, report
 
 
 def summary_page(
-    *,
-    comparison: Mapping[str, Any],
-    version: str | None,
-    table: Mapping[str, Any],
-    anomalies: Sequence[Mapping[str, Any]],
-    model: Mapping[str, Any],
-    serving: Mapping[str, Any],
+    comparison: Mapping[str, Any], model: Mapping[str, Any], serving: Mapping[str, Any], source: str
 ) -> str:
     """Return the page as an HTML document.
 
     Args:
-        comparison: What compare_with_champion wrote.
-        version: The registered version; None when nothing was registered.
-        table: What `tables.description` says of the ingested table.
-        anomalies: What validation found.
+        comparison: What `champion.compare` returned, with the keys that register_champion adds.
         model: The model's metadata; `candidates` is there if it was chosen among several.
-        serving: The numbers of the serving check.
+        serving: The numbers of the serving check; empty if there was none.
+        source: Where the test rows come from.
     """
     return report.page(
         "Training run",
-        _decision(comparison, version),
+        _decision(comparison),
         _scores(comparison),
         _candidates(model),
+        _rules(comparison),
         report.section(
             "Lineage",
             report.grid(
-                _list("data", _data(table, anomalies, model, comparison)),
-                _list("model", _model(model, comparison, version)),
+                _list("data", _data(source, model, comparison)),
+                _list("model", _model(model, comparison)),
                 _list("serving", _serving(comparison, serving)),
             ),
         ),
@@ -42,14 +35,14 @@ def summary_page(
     )
 
 
-def _decision(comparison: Mapping[str, Any], version: str | None) -> report.Block:
-    old = comparison["champion_version"]
+def _decision(comparison: Mapping[str, Any]) -> report.Block:
+    old, version = comparison["champion_version"], comparison["version"]
     if version:
         headline, level = f"Promoted as version {version}", "good"
-    elif comparison["promote"] and not comparison["registry"]:
-        headline, level = "Good enough, but not registered: there is no MLflow registry", "note"
+    elif comparison["promote"] and comparison["registry"]:
+        headline, level = "Promoted", "good"
     elif comparison["promote"]:
-        headline, level = "To be promoted, not registered", "note"
+        headline, level = "Good enough, but not registered: there is no MLflow registry", "note"
     else:
         headline = f"Champion stays: version {old}" if old else "Not promoted, and there is no champion"
         level = "note" if comparison["servable"] else "bad"
@@ -57,21 +50,72 @@ def _decision(comparison: Mapping[str, Any], version: str | None) -> report.Bloc
     if comparison["champion"]:
         tiles[f"champion, version {old}"] = champion.score(comparison, "champion")
         tiles["improvement"] = comparison["improvement"]["value"]
+        tiles["better in"] = f"{comparison['improvement']['probability_better']:.1%} of resamples"
     tiles["estimator"] = comparison["challenger"]["estimator"]
     text = report.Block("<strong>{}</strong><br>{}").format(headline, comparison["reason"])
-    blocks = [report.callout(text, level), report.facts(tiles), *champion.missing_registry(comparison)]
+    blocks = [report.callout(text, level), report.facts(tiles), *_missing_registry(comparison)]
     if comparison["champion_problem"]:
         problem = f"Champion version {old} could not be compared: {comparison['champion_problem']}"
         blocks.append(report.callout(problem, "bad"))
     return report.Block("\n").join(blocks)
 
 
-def _scores(comparison: Mapping[str, Any]) -> report.Block:
-    return report.section(
-        f"Scores on the {comparison['rows']:,} test rows",
-        champion.scores_chart(comparison),
-        champion.metrics_table(comparison),
+def _missing_registry(comparison: Mapping[str, Any]) -> list[report.Block]:
+    """Return a callout that says that there was no registry to ask, if so."""
+    if comparison["registry"]:
+        return []
+    text = (
+        "There was no champion to compare with, and a promoted model is not registered but kept as an "
+        f"artifact of this run only: {registry.NOT_CONFIGURED}."
     )
+    return [report.callout(text, "bad")]
+
+
+def _scores(comparison: Mapping[str, Any]) -> report.Block:
+    metric, gain = comparison["metric"], comparison["improvement"]
+    charts = [_scores_chart(comparison)]
+    if gain:
+        interval = {"improvement": (gain["low"], gain["high"])}
+        label = f"improvement in {metric}; above 0: the challenger is better"
+        charts.append(report.bars({"improvement": gain["value"]}, interval, label))
+    return report.section(
+        f"Scores on the {comparison['rows']:,} test rows, with bootstrap intervals at "
+        f"{comparison['confidence']:.4g}",
+        report.grid(*charts),
+        _metrics_table(comparison),
+    )
+
+
+def _scores_chart(comparison: Mapping[str, Any]) -> report.Block:
+    """Draw the compared metric of each model as a bar with its interval."""
+    metric, better = comparison["metric"], "higher" if comparison["higher_is_better"] else "lower"
+    entries = {name: each["metrics"][metric] for name, each in _sides(comparison).items()}
+    intervals = {name: (entry["low"], entry["high"]) for name, entry in entries.items() if "low" in entry}
+    scores = {name: entry["score"] for name, entry in entries.items()}
+    return report.bars(scores, intervals, f"{metric}, {better} is better")
+
+
+def _metrics_table(comparison: Mapping[str, Any]) -> report.Block:
+    """Tabulate every metric of each model with its interval."""
+    models_by_name = _sides(comparison)
+    rows = []
+    for metric in directions.HIGHER_IS_BETTER[comparison["task"]]:
+        if metric not in comparison["challenger"]["metrics"]:
+            continue
+        row: dict[str, object] = {"metric": metric}
+        for name, model in models_by_name.items():
+            entry = model["metrics"].get(metric, {})
+            ends = [report.format_number(entry[end]) for end in ("low", "high") if end in entry]
+            row |= {name: entry.get("score", ""), f"{name}, interval": " to ".join(ends)}
+        rows.append(row)
+    return report.table(rows)
+
+
+def _sides(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    found = {"challenger": comparison["challenger"]}
+    if comparison["champion"]:
+        found[f"champion, version {comparison['champion_version']}"] = comparison["champion"]
+    return found
 
 
 def _candidates(model: Mapping[str, Any]) -> report.Block:
@@ -89,37 +133,30 @@ def _candidates(model: Mapping[str, Any]) -> report.Block:
     return report.section("Chosen on the validation table", report.table(measured))
 
 
-def _data(
-    table: Mapping[str, Any],
-    anomalies: Sequence[Mapping[str, Any]],
-    model: Mapping[str, Any],
-    comparison: Mapping[str, Any],
-) -> list[tuple[str, object]]:
+def _rules(comparison: Mapping[str, Any]) -> report.Block:
+    floor = comparison["floor"]
+    rules = [
+        {"rule": "least improvement (margin)", "value": comparison["margin"]},
+        {"rule": "share of resamples in which it must be better", "value": comparison["confidence"]},
+        {
+            "rule": "floor for a model without a champion to beat",
+            "value": "none" if floor is None else floor,
+        },
+    ]
+    return report.section("Rules of the comparison", report.table(rules))
+
+
+def _data(source: str, model: Mapping[str, Any], comparison: Mapping[str, Any]) -> list[tuple[str, object]]:
     return [
-        ("source", table["source"]),
-        ("rows", table["rows"]),
-        ("columns", len(table["columns"])),
-        ("fingerprint", table["fingerprint"]),
         ("training rows", model.get("training_rows", "unknown")),
         ("training fingerprint", model["training_fingerprint"]),
         ("test rows", comparison["rows"]),
+        ("test rows' source", source),
         ("test fingerprint", comparison["test_fingerprint"]),
-        ("validation", _anomalies(anomalies)),
     ]
 
 
-def _anomalies(anomalies: Sequence[Mapping[str, Any]]) -> str:
-    if not anomalies:
-        return "no anomalies"
-    shown = [f"{each['column']}: {each['rule']}, {each['count']:,} rows" for each in anomalies[:3]]
-    more = [f"{len(anomalies) - 3} more"] if len(anomalies) > 3 else []
-    count = "1 anomaly" if len(anomalies) == 1 else f"{len(anomalies)} anomalies"
-    return f"{count}: {'; '.join([*shown, *more])}"
-
-
-def _model(
-    model: Mapping[str, Any], comparison: Mapping[str, Any], version: str | None
-) -> list[tuple[str, object]]:
+def _model(model: Mapping[str, Any], comparison: Mapping[str, Any]) -> list[tuple[str, object]]:
     facts = [
         ("estimator", model["estimator"]),
         ("framework", model["framework"]),
@@ -127,14 +164,15 @@ def _model(
         ("features", len(model["features"])),
         ("git commit", model["git_commit"]),
     ]
-    if version:
+    if version := comparison["version"]:
         facts.append(("registered as", f"models:/{comparison['model_name']}/{version}"))
     return facts
 
 
 def _serving(comparison: Mapping[str, Any], serving: Mapping[str, Any]) -> list[tuple[str, object]]:
     measured = [(name.replace("_", " "), value) for name, value in serving.items() if name != "servable"]
-    return [("servable", "yes" if comparison["servable"] else "no"), *measured]
+    checked = "yes" if comparison["servable"] else "no"
+    return [("servable", checked if serving else "not checked"), *measured]
 
 
 def _list(heading: str, facts: Sequence[tuple[str, object]]) -> report.Block:

@@ -100,7 +100,7 @@ class Chain:
     """The components one after the other on one table, up to a model."""
 
     def __init__(self, call: Call, table: dsl.Dataset):
-        self.schema = call.infer_schema(table=table)["schema"]
+        self.schema = call.validate_table(table=table)["table_schema"]
         self.parts = call.split_table(table=table, stratify_by=LABEL)
         self.prepared = call.fit_preprocessor(
             train=self.parts["train"], validation=self.parts["validation"], label=LABEL
@@ -295,7 +295,7 @@ VANISHED = [
     ("train_keras_tabular", "validation"),
     ("train_tabular", "validation"),
     ("evaluate_model", "test"),
-    ("compare_with_champion", "test"),
+    ("register_champion", "test"),
     ("batch_predict", "table"),
 ]
 
@@ -330,7 +330,7 @@ def test_a_vanished_column_makes_a_model_unservable_and_a_table_invalid(
         call.validate_table(table=poorer, schema=chain.schema)
     assert "\n" not in str(raised.value)
     # A person wants to see what is wrong, so these two are written before the step fails.
-    assert left_in(call.folder / "validate_table") == ["anomalies", "validation_report"]
+    assert left_in(call.folder / "validate_table") == ["anomalies", "table_schema", "validation_report"]
 
 
 # Labels.
@@ -376,7 +376,7 @@ TEST_LABELS: dict[str, tuple[pl.Expr, list[str]]] = {
 
 
 @pytest.mark.parametrize(("label", "words"), TEST_LABELS.values(), ids=TEST_LABELS)
-@pytest.mark.parametrize("component", ["evaluate_model", "compare_with_champion"])
+@pytest.mark.parametrize("component", ["evaluate_model", "register_champion"])
 def test_a_label_that_can_not_be_scored_is_answered(
     component: str,
     label: pl.Expr,
@@ -387,8 +387,8 @@ def test_a_label_that_can_not_be_scored_is_answered(
     tmp_path: Path,
 ) -> None:
     options = {}
-    if component == "compare_with_champion":
-        options = {"model_name": "customers", "tracking_uri": database}
+    if component == "register_champion":
+        options = {"model_name": "customers", "tracking_uri": database, "evaluation_report": dsl.HTML()}
     bad = store(customers().with_columns(label), tmp_path / "bad")
     with answered(call.folder / component, *words):
         getattr(call, component)(model=chain.model, test=bad, bootstrap_samples=20, **options)

@@ -61,7 +61,7 @@ def test_columns_of_any_name_go_from_a_file_to_predictions(columns: list[str]) -
         assert tables.scan(table.path).collect().equals(rows)
         statistics = call.profile_table(table=table)["statistics"]
         assert statistics.metadata["rows"] == ROWS
-        call.validate_table(table=table, schema=call.infer_schema(table=table)["schema"])
+        call.validate_table(table=table, schema=call.validate_table(table=table)["table_schema"])
         assert call.returned == (True, 0)
         parts = call.split_table(table=table, stratify_by=label)
         assert sum(part.metadata["rows"] for part in parts.values()) == ROWS

@@ -51,13 +51,6 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    file = tmp_path / "report"
-    file.write_text("<p>größer</p>", encoding="utf-8")
-    return file
-
-
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('registry') / 'new folder' / 'mlflow.db'}"
@@ -75,10 +68,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return "".join(letter for letter in request.node.name if letter.isalnum()) + ".v1"
 
 
-def register(model: Path, name: str, uri: str | None, page: Path, **options: Any) -> tuple[str, str]:
+def register(model: Path, name: str, uri: str | None, **options: Any) -> str:
     metrics = {"accuracy": 0.9, "roc_auc": 0.95}
     return registry.register(
-        model, name, metrics=metrics, reports={"evaluation": page}, tracking_uri=uri, **options
+        model, name, metrics=metrics, reports={"evaluation": "<p>größer</p>"}, tracking_uri=uri, **options
     )
 
 
@@ -89,10 +82,11 @@ def client(uri: str) -> Any:
 
 
 def test_without_a_model_or_an_alias_there_is_no_champion(
-    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+    uri: str, name: str, saved: Callable[..., Path], tmp_path: Path
 ) -> None:
     assert registry.champion_version(name, uri) is None
-    register(saved(), name, uri, page, alias="candidate")
+    register(saved(), name, uri)
+    client(uri).delete_registered_model_alias(name, "champion")
     assert registry.champion_version(name, uri) is None
     with pytest.raises(ValueError, match=f"model '{name}' has no version with the alias 'champion' at"):
         registry.fetch_champion(name, tmp_path / "fetched", uri)
@@ -100,20 +94,20 @@ def test_without_a_model_or_an_alias_there_is_no_champion(
 
 
 def test_the_champion_comes_back_as_it_was_registered(
-    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+    uri: str, name: str, saved: Callable[..., Path], tmp_path: Path
 ) -> None:
     model, found = saved(), tmp_path / "fetched"
-    assert register(model, name, uri, page) == ("1", f"models:/{name}/1")
+    assert register(model, name, uri) == "1"
     assert registry.fetch_champion(name, found, uri) == "1"
     assert models.metadata(found) == models.metadata(model)
     assert models.load(found).predict(ROWS).equals(models.load(model).predict(ROWS))
 
 
 def test_a_second_model_becomes_the_champion_and_the_first_stays_a_version(
-    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+    uri: str, name: str, saved: Callable[..., Path], tmp_path: Path
 ) -> None:
-    register(saved(1.0), name, uri, page, pipeline_run_id="run-1")
-    version, _ = register(saved(9.0), name, uri, page, pipeline_run_id="run-2")
+    register(saved(1.0), name, uri, pipeline_run_id="run-1")
+    version = register(saved(9.0), name, uri, pipeline_run_id="run-2")
     assert version == "2"
     assert registry.champion_version(name, uri) == "2"
     registry.fetch_champion(name, tmp_path / "fetched", uri)
@@ -122,21 +116,21 @@ def test_a_second_model_becomes_the_champion_and_the_first_stays_a_version(
 
 
 def test_a_retried_step_finds_its_version_and_moves_the_alias_that_it_had_not_moved(
-    uri: str, name: str, saved: Callable[..., Path], page: Path
+    uri: str, name: str, saved: Callable[..., Path]
 ) -> None:
     model = saved()
-    register(model, name, uri, page, pipeline_run_id="run-1")
+    register(model, name, uri, pipeline_run_id="run-1")
     client(uri).delete_registered_model_alias(name, "champion")
-    assert register(model, name, uri, page, pipeline_run_id="run-1")[0] == "1"
+    assert register(model, name, uri, pipeline_run_id="run-1") == "1"
     assert registry.champion_version(name, uri) == "1"
     assert len(client(uri).search_model_versions(f"name = '{name}'")) == 1
 
 
 def test_version_and_run_tell_the_lineage(
-    uri: str, name: str, saved: Callable[..., Path], page: Path, tmp_path: Path
+    uri: str, name: str, saved: Callable[..., Path], tmp_path: Path
 ) -> None:
     model = saved(3.0)
-    version, _ = register(model, name, uri, page, experiment="lineage", pipeline_run_id="run-7")
+    version = register(model, name, uri, experiment="lineage", pipeline_run_id="run-7")
     found = client(uri).get_model_version(name, version)
     assert found.tags == {
         "model_fingerprint": registry.fingerprint(model),
@@ -160,12 +154,12 @@ def test_version_and_run_tell_the_lineage(
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, about its type hints
 def test_mlflow_itself_loads_the_champion(
-    uri: str, name: str, saved: Callable[..., Path], page: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, name: str, saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
     model = saved()
-    register(model, name, uri, page)
+    register(model, name, uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
     expected = models.load(model).predict(ROWS)["prediction"].to_list()
@@ -173,14 +167,14 @@ def test_mlflow_itself_loads_the_champion(
 
 
 def test_without_a_uri_everything_lies_in_the_home_directory(
-    saved: Callable[..., Path], page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    register(saved(), "mine", None, page)
+    register(saved(), "mine", None)
     assert registry.champion_version("mine") == "1"
     assert (tmp_path / "home" / ".flowparts" / "mlflow.db").is_file()
     assert list((tmp_path / "home" / ".flowparts" / "artifacts").rglob("MLmodel"))
@@ -194,20 +188,20 @@ def test_a_uri_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_environment_and_output_stay_as_they_were(
-    saved: Callable[..., Path], page: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    saved: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = dict(os.environ)
-    register(saved(), "quiet", f"sqlite:///{tmp_path / 'mlflow.db'}", page)
+    register(saved(), "quiet", f"sqlite:///{tmp_path / 'mlflow.db'}")
     registry.fetch_champion("quiet", tmp_path / "fetched", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
 
 
 def test_processes_that_meet_a_fresh_database_together_each_get_their_version(
-    saved: Callable[..., Path], page: Path, tmp_path: Path
+    saved: Callable[..., Path], tmp_path: Path
 ) -> None:
     database = tmp_path / "fresh" / "mlflow.db"
-    arguments = (saved(), "shared", f"sqlite:///{database}", page)
+    arguments = (saved(), "shared", f"sqlite:///{database}")
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=register, args=arguments) for _ in range(2)]
     for process in processes:
@@ -386,27 +380,19 @@ def test_a_wrong_uri_is_told(uri: str, message: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "a/b", "a:b", "it's", "../up", "50%"])
 def test_a_name_that_no_model_can_have_is_told_before_anything_is_opened(
-    wrong: str, saved: Callable[..., Path], page: Path
+    wrong: str, saved: Callable[..., Path]
 ) -> None:
     for call in (
         lambda: registry.champion_version(wrong, "http://127.0.0.1:1"),
-        lambda: register(saved(), wrong, "http://127.0.0.1:1", page),
+        lambda: register(saved(), wrong, "http://127.0.0.1:1"),
     ):
         with pytest.raises(ValueError, match=r"model name .* is not one MLflow and its queries take"):
             call()
 
 
-@pytest.mark.parametrize("wrong", ["", "3", "v3", "latest", "a b"])
-def test_a_wrong_alias_is_told(wrong: str, saved: Callable[..., Path], page: Path) -> None:
-    with pytest.raises(ValueError, match=r"alias .* is not one MLflow takes"):
-        register(saved(), "any", "http://127.0.0.1:1", page, alias=wrong)
-
-
-def test_a_version_whose_files_are_gone_is_told(
-    saved: Callable[..., Path], page: Path, tmp_path: Path
-) -> None:
+def test_a_version_whose_files_are_gone_is_told(saved: Callable[..., Path], tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    register(saved(), "lost", uri, page)
+    register(saved(), "lost", uri)
     shutil.rmtree(tmp_path / "artifacts")
     with pytest.raises(ValueError, match="the files of version 1 of model 'lost' are gone"):
         registry.fetch_champion("lost", tmp_path / "fetched", uri)
@@ -422,17 +408,6 @@ def test_a_run_that_breaks_off_is_marked_and_makes_no_version(
     experiment = client(uri).get_experiment_by_name("flowparts")
     assert [run.info.status for run in client(uri).search_runs([experiment.experiment_id])] == ["FAILED"]
     assert registry.champion_version("broken", uri) is None
-
-
-def test_a_report_that_is_not_there_is_told_before_anything_is_opened(
-    saved: Callable[..., Path], tmp_path: Path
-) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with pytest.raises(
-        ValueError, match=r"the evaluation report at .*no report can't be read: .*No such file"
-    ):
-        register(saved(), "broken", uri, tmp_path / "no report")
-    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_fingerprint_stands_for_names_and_content(tmp_path: Path) -> None:

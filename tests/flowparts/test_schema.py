@@ -354,7 +354,7 @@ def test_report_tells_at_once_whether_the_table_is_valid(
         frame = frame.with_columns(pl.lit("<b>gold</b>").alias("<script>"), age=pl.col("age") * 10, extra=1)
     anomalies = schema.validate(frame.lazy(), expected)
     file = tmp_path / "validation.html"
-    file.write_text(schema.render(anomalies, expected, len(frame)), encoding="utf-8")
+    file.write_text(schema.render(anomalies, expected, len(frame), is_inferred=False), encoding="utf-8")
     driver = open_page(file)
     assert len(driver.find_elements("css selector", ".callout.good")) == valid
     assert len(driver.find_elements("css selector", ".tag.bad")) == (0 if valid else 2)

@@ -25,7 +25,7 @@ def run(name: str, executor_input: dict[str, Any], **variables: str) -> subproce
 
 @pytest.fixture
 def executor_input(tmp_path: Path) -> dict[str, Any]:
-    """Give what Kubeflow gives to infer_schema: artifacts without a schema title, named by numbers."""
+    """Give what Kubeflow gives to validate_table: artifacts without a schema title, named by numbers."""
     tables.write(pl.DataFrame({"size": [1, 2, 3]}), tmp_path / "table")
 
     def artifact(name: str, number: int) -> dict[str, Any]:
@@ -36,35 +36,39 @@ def executor_input(tmp_path: Path) -> dict[str, Any]:
     return {
         "inputs": {"artifacts": {"table": artifact("table", 332)}},
         "outputs": {
-            "artifacts": {"schema": artifact("schema", 333)},
+            "artifacts": {
+                name: artifact(name, 333 + number)
+                for number, name in enumerate(["table_schema", "anomalies", "validation_report"])
+            },
             "outputFile": str(tmp_path / "output_metadata.json"),
         },
     }
 
 
 def test_runs_the_component_of_the_image(executor_input: dict[str, Any], tmp_path: Path) -> None:
-    done = run("infer_schema", executor_input)
+    done = run("validate_table", executor_input)
     assert done.returncode == 0, done.stderr
-    schema = json.loads((tmp_path / "schema").read_text())
+    schema = json.loads((tmp_path / "table_schema").read_text())
     assert [column["name"] for column in schema["columns"]] == ["size"]
     told = json.loads((tmp_path / "output_metadata.json").read_text())
-    assert told["artifacts"]["schema"]["artifacts"][0]["metadata"] == {"columns": 1, "source": "inferred"}
+    known = told["artifacts"]["table_schema"]["artifacts"][0]["metadata"]
+    assert known == {"columns": 1, "source": "inferred"}
 
 
 def test_an_image_of_another_version_is_refused(executor_input: dict[str, Any], tmp_path: Path) -> None:
-    done = run("infer_schema", executor_input, FLOWPARTS_IMAGE_VERSION="1.2.4")
+    done = run("validate_table", executor_input, FLOWPARTS_IMAGE_VERSION="1.2.4")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "ValueError: this pipeline was compiled for images of version 1.2.3, but the step runs in an image "
         "of version 1.2.4; compile it again with --version 1.2.4, or push images of version 1.2.3"
     )
-    assert not (tmp_path / "schema").exists()
+    assert not (tmp_path / "table_schema").exists()
 
 
 def test_an_unknown_component_is_named_with_the_near_one(executor_input: dict[str, Any]) -> None:
-    done = run("infer_shema", executor_input)
+    done = run("validate_tabel", executor_input)
     assert done.returncode == 1
-    assert "unknown component 'infer_shema'; did you mean 'infer_schema'? known: " in done.stderr
+    assert "unknown component 'validate_tabel'; did you mean 'validate_table'? known: " in done.stderr
 
 
 def test_every_component_can_be_imported_inside_of_a_step() -> None:

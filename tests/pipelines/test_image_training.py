@@ -21,7 +21,7 @@ def test_digits_are_read_learned_shown_and_registered_for_the_server(
     assert outputs["ingest-images"]["rows"] == 1797
     assert outputs["evaluate-model"]["test_metrics"].metadata["accuracy"] > 0.95
     assert outputs["check-serving"]["servable"] is True
-    assert outputs["compare-with-champion"]["promote"] is True
+    assert outputs["register-champion"]["promote"] is True
     assert registry.champion_version("image-training", f"sqlite:///{tmp_path / 'mlflow.db'}") == "1"
 
     parts = [tables.scan(outputs["split-table"][part].path) for part in ("train", "validation", "test")]

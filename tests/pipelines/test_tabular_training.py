@@ -54,8 +54,8 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
     first = run(tmp_path, monkeypatch)
     assert measured(first)["roc_auc"] > 0.97
     assert outputs(first, "check-serving")["servable"] is True
-    assert outputs(first, "compare-with-champion")["promote"] is True
-    assert outputs(first, "register-mlflow")["version"] == "1"
+    assert outputs(first, "register-champion")["promote"] is True
+    assert outputs(first, "register-champion")["version"] == "1"
     for task in first.tasks:
         for value in task.outputs.values():
             if isinstance(value, dsl.Artifact):
@@ -66,10 +66,10 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
 
     second = run(tmp_path, monkeypatch)
     states = {task.name: task.state for task in second.tasks}
-    assert states["infer-schema"] == "succeeded"
+    assert states["validate-table"] == "succeeded"
     assert states["ingest-table"] == states["train-tabular"] == states["check-serving"] == "cached"
-    assert outputs(second, "compare-with-champion")["promote"] is False
-    assert outputs(second, "register-mlflow")["version"] == ""
+    assert outputs(second, "register-champion")["promote"] is False
+    assert outputs(second, "register-champion")["version"] == ""
     assert set(states) == {task.name for task in first.tasks}, "no step hides in a branch"
 
     page = run_page.write(second)
@@ -77,7 +77,7 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
     driver = open_page(page)
     for link in driver.find_elements("css selector", "a:not(svg a)"):
         assert Path(link.get_attribute("href").removeprefix("file://")).is_file()
-    assert {"train-tabular", "register-mlflow"} <= {
+    assert {"train-tabular", "register-champion"} <= {
         text.text for text in driver.find_elements("css selector", "svg.graph text")
     }
     for report in local.reports(second).values():
@@ -90,12 +90,12 @@ def test_a_network_meets_the_champion_of_scikit_learn_on_the_same_rows(
 ) -> None:
     first = run(tmp_path, monkeypatch, candidates=QUICK)
     second = run(tmp_path, monkeypatch, trainer="keras", network={"epochs": 10})
-    decision = outputs(second, "compare-with-champion")
+    decision = outputs(second, "register-champion")
     scores = [measured(each)["roc_auc"] for each in (first, second)]
     compared = decision["comparison_metrics"].metadata
     assert [compared["champion_roc_auc"], compared["challenger_roc_auc"]] == pytest.approx(scores)
     assert compared["improvement"] > 0 or not decision["promote"], "it lost, and was promoted"
-    assert bool(outputs(second, "register-mlflow")["version"]) is decision["promote"]
+    assert bool(outputs(second, "register-champion")["version"]) is decision["promote"]
     for record in (first, second):
         assert outputs(record, "check-serving")["servable"] is True
     trained = models.metadata(outputs(second, "train-tabular")["model"].path)
@@ -125,7 +125,7 @@ def test_three_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = run(tmp_path, monkeypatch, source="sample://diabetes", task="regression", candidates=QUICK)
     assert 40 < measured(record)["rmse"] < 70
-    assert outputs(record, "compare-with-champion")["promote"] is True
+    assert outputs(record, "register-champion")["promote"] is True
 
 
 def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

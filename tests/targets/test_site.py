@@ -79,8 +79,8 @@ def test_pages_open_without_an_error_and_the_search_finds_a_component(
     WebDriverWait(browser, 20).until(
         lambda driver: "found" in driver.find_element("id", "search-results").text
     )
-    browser.find_element("link text", "compare_with_champion").click()
-    assert browser.current_url.partition("?")[0].endswith("components/compare_with_champion.html")
+    browser.find_element("link text", "register_champion").click()
+    assert browser.current_url.partition("?")[0].endswith("components/register_champion.html")
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from kfp import dsl
 
 from components.evaluate.check_serving import check_serving
-from flowparts import estimators, models, preprocess
+from flowparts import estimators, models, preprocess, tables
 
 ROWS = pl.DataFrame({"size": [float(i) for i in range(60)], "kind": ["x", "y", None] * 20}).with_columns(
     big=pl.col("size") > 30
@@ -36,9 +36,13 @@ def model(artifact: Callable[..., Any]) -> dsl.Model:
 def test_a_sound_model_is_servable(
     model: dsl.Model, table: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
-    metrics = artifact("serving_metrics", dsl.Metrics)
-    servable, reason, latency_ms = check_serving.python_func(model, table(ROWS), metrics, sample_rows=20)
+    metrics, predictions = artifact("serving_metrics", dsl.Metrics), artifact("predictions", dsl.Dataset)
+    given = (model, table(ROWS), metrics, predictions)
+    servable, reason, latency_ms = check_serving.python_func(*given, sample_rows=20)
     assert servable, reason
+    sent = tables.scan(predictions.path).collect()
+    assert sent.select(ROWS.columns).equals(ROWS.gather_every(3))
+    assert sent.columns[3:] == ["prediction", "probability_False", "probability_True"]
     assert reason.startswith("20 rows are predicted as offline")
     written = json.loads(Path(metrics.path).read_text())
     assert written == metrics.metadata
@@ -49,9 +53,10 @@ def test_a_sound_model_is_servable(
 def test_a_broken_model_is_not_servable_and_the_step_succeeds(
     model: dsl.Model, table: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
-    metrics = artifact("serving_metrics", dsl.Metrics)
+    metrics, predictions = artifact("serving_metrics", dsl.Metrics), artifact("predictions", dsl.Dataset)
     (Path(model.path) / "model.skops").unlink()
-    servable, reason, latency_ms = check_serving.python_func(model, table(ROWS), metrics)
+    servable, reason, latency_ms = check_serving.python_func(model, table(ROWS), metrics, predictions)
+    assert tables.row_count(tables.scan(predictions.path)) == 0
     assert (servable, latency_ms) == (False, 0.0)
     assert "the weights are not there" in reason
     assert json.loads(Path(metrics.path).read_text()) == {"servable": 0}
@@ -60,5 +65,6 @@ def test_a_broken_model_is_not_servable_and_the_step_succeeds(
 def test_bad_options_give_a_sentence(
     model: dsl.Model, table: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
+    metrics = artifact("serving_metrics", dsl.Metrics)
     with pytest.raises(ValueError, match="sample_rows must be at least 1"):
-        check_serving.python_func(model, table(ROWS), artifact("serving_metrics", dsl.Metrics), sample_rows=0)
+        check_serving.python_func(model, table(ROWS), metrics, artifact("predictions"), sample_rows=0)
