@@ -99,14 +99,9 @@ def register_champion(
             samples=bootstrap_samples,
             seed=seed,
         )
-    result |= {
-        "model_name": model_name,
-        "champion_version": old,
-        "registry": configured,
-        "model_fingerprint": registry.fingerprint(model.path),
-        "test_fingerprint": tested["fingerprint"],
-        "version": "",
-    }
+    result |= {"model_name": model_name, "champion_version": old, "registry": configured, "version": ""}
+    result["model_fingerprint"] = registry.fingerprint(model.path)
+    result["test_fingerprint"] = tested["fingerprint"]
     page = summary.summary_page(result, described, serving, tested["source"])
     print(result["reason"])  # noqa: T201
     if result["promote"] and configured:

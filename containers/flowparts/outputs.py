@@ -79,7 +79,7 @@ def read_text(path: str | Path, what: str) -> str:
     """Read a text file; `what` and errors as of `read_json`."""
     try:
         return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"{what} is not there: no file at {path}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} at {path} is not valid text: {error}") from None

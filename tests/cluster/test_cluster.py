@@ -85,7 +85,9 @@ def parameters(backend: Backend, key: str, inputs: Any) -> dict[str, Any]:
     own["model_name"] = backend.name("tabular-training" if key in OF_A_CHAMPION else key)
     given: dict[str, Any] = {name: value for name, value in own.items() if name in inputs and value}
     if key == "deploy-with-canary":
-        given["options"] = {"environment_from": backend.bucket_secret}
+        # One small pod, so that it fits beside the other runs on a node of two processors.
+        small = {"replicas": 1, "cpu": "200m", "memory": "1Gi"}
+        given["options"] = {"environment_from": backend.bucket_secret, **small}
     return {**given, **SMALL.get(key, {})}
 
 

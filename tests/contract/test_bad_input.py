@@ -386,9 +386,11 @@ def test_a_label_that_can_not_be_scored_is_answered(
     database: str,
     tmp_path: Path,
 ) -> None:
-    options = {}
+    options: dict[str, Any] = {}
     if component == "register_champion":
-        options = {"model_name": "customers", "tracking_uri": database, "evaluation_report": dsl.HTML()}
+        (page := tmp_path / "evaluation").write_text("<p>evaluation</p>")
+        options = {"model_name": "customers", "tracking_uri": database}
+        options["evaluation_report"] = dsl.HTML(uri=str(page))
     bad = store(customers().with_columns(label), tmp_path / "bad")
     with answered(call.folder / component, *words):
         getattr(call, component)(model=chain.model, test=bad, bootstrap_samples=20, **options)
