@@ -78,8 +78,9 @@ class ModelPod(ABC):
     def __post_init__(self) -> None:
         if not re.match(r"(s3|gs|minio)://.", self.model) and not _PVC.fullmatch(self.model):
             raise ValueError(
-                f"a cluster can't fetch the model from {self.model!r}; put it where the server can: s3://, "
-                "gs:// or pvc://CLAIM/PATH"
+                f"a cluster can't fetch the model from {self.model!r}; put it where its pods can: s3://, "
+                "gs:// or pvc://CLAIM/PATH, or name such a place in FLOWPARTS_MODEL_STORE of this step's "
+                "environment, and models of this machine are copied there"
             )
         if (claim := _PVC.fullmatch(self.model)) and (path := (claim[2] or "").rstrip("/")):
             trees.inside(Path(MODELS), path)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from flowparts import deploy as targets
+from flowparts import model_store
 from flowparts.cluster import Cluster
 from flowparts.deploy._kserve_knative import KNATIVE, KnativeService
 from flowparts.deploy._kserve_service import API, KIND, MODE, Service
@@ -67,6 +68,7 @@ def deploy(
     targets.check_share(share)
     targets.check_replicas(replicas, max_replicas)
     targets.check_timeout(timeout_seconds)
+    model = model_store.stored(model)
     asked = ServerPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )

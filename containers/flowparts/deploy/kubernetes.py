@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flowparts import deploy as targets
+from flowparts import model_store
 from flowparts.cluster import Cluster
 from flowparts.deploy._fleet import Fleet
 from flowparts.endpoint import Endpoint
@@ -55,6 +56,7 @@ def deploy(
         ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
             before still does.
     """
+    model = model_store.stored(model)
     pod = ServerPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts import cluster
+from flowparts import cluster, model_store
 from flowparts import deploy as targets
 from flowparts.cluster import Cluster, Manifest
 from flowparts.endpoint import Endpoint
@@ -73,6 +73,7 @@ def deploy(
     targets.check_replicas(replicas)
     targets.check_timeout(timeout_seconds)
     targets.require_allowed("storage_access", storage_access)
+    model = model_store.stored(model)
     pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, environment_from)
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowparts import deploy as targets
-from flowparts import saved_model_files
+from flowparts import model_store, saved_model_files
 from flowparts.cluster import Cluster
 from flowparts.deploy import _tf_rows
 from flowparts.deploy._fleet import Fleet, look_up
@@ -80,6 +80,7 @@ def deploy(
         max_batch_size, batch_timeout_micros, num_batch_threads or threads(cpu), max_enqueued_batches
     )
     targets.require_allowed("image", image)
+    model = model_store.stored(model)
     pod = TensorFlowServingPod(
         model,
         name,

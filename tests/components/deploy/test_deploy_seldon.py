@@ -40,8 +40,6 @@ def test_a_model_is_deployed_tried_and_rolled_back(
 def test_a_model_that_no_server_can_fetch_is_answered(
     cluster: KubernetesApi, artifact: Callable[..., Any]
 ) -> None:
-    with pytest.raises(
-        ValueError, match="can't fetch the model from '/models/1'; put it where the server can"
-    ):
+    with pytest.raises(ValueError, match="can't fetch the model from '/models/1'; put it where its pods can"):
         deploy_seldon.python_func(model=at("/models/1"), endpoint=artifact("endpoint"), **OPTIONS)
     assert cluster.requests == []
