@@ -260,7 +260,11 @@ def new_endpoint(containers: targets_docker.Containers) -> Iterator[Callable[[st
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    """Run a stand-in for the Kubernetes API, and name it in a kubeconfig as a user's would."""
+    """Run a stand-in for the Kubernetes API, and name it in a kubeconfig as a user's would.
+
+    Models have digests, although nothing is at their addresses.
+    """
+    monkeypatch.setattr("flowparts.deploy.digest", kubernetes_api.digest_of)
     monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with kubernetes_api.serving() as running:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +46,7 @@ class ModelPod(ABC):
         grpc_port: Port of those over gRPC.
         metrics_path: Where Prometheus finds the server's metrics.
         end_seconds: How long the pod may take to end.
+        digest_path: Where the server tells the digest of its model; empty if it can't.
         has_files: Whether the server reads files of a ConfigMap.
         model: Where it is fetched from: s3://, gs:// or pvc://CLAIM/PATH. What is there doesn't change:
             another model has another address.
@@ -56,6 +57,8 @@ class ModelPod(ABC):
         environment_from: A Kubernetes Secret whose keys become the environment of what fetches the model,
             such as AWS_ACCESS_KEY_ID. A server that fetches nothing gets only its token.
         service_account: The pod's account, for clouds that tie access rights to it.
+        digest: What the model's files must be, as `trees.digest` tells; pods refuse others. Empty if nobody
+            knows.
 
     Raises:
         ValueError: A cluster can't take one of them.
@@ -65,6 +68,7 @@ class ModelPod(ABC):
     grpc_port: ClassVar[int]
     metrics_path: ClassVar[str]
     end_seconds: ClassVar[int]
+    digest_path: ClassVar[str] = ""
     has_files: ClassVar[bool] = False
 
     model: str
@@ -74,6 +78,7 @@ class ModelPod(ABC):
     memory: str
     environment_from: str = ""
     service_account: str = ""
+    digest: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if not re.match(r"(s3|gs|minio)://.", self.model) and not _PVC.fullmatch(self.model):

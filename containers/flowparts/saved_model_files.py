@@ -1,6 +1,6 @@
 """A model's SavedModel, laid out as TensorFlow Serving wants it: BASE/NAME/VERSION/saved_model.pb.
 
-`python -m flowparts.saved_model_files MODEL DIRECTORY` does it in a pod, before the server starts.
+`python -m flowparts.saved_model_files MODEL DIRECTORY [DIGEST]` does it in a pod, before the server starts.
 """
 
 import sys
@@ -32,19 +32,23 @@ def require(directory: Path) -> Path:
     return directory / FOLDER
 
 
-def lay_out(model: str, directory: Path) -> None:
+def lay_out(model: str, directory: Path, digest: str = "") -> None:
     """Copy a model's SavedModel into a directory, which appears whole or not at all.
 
     Args:
         model: The model directory: a path, s3:// or gs://.
         directory: The directory of a version, such as /models/churn/1.
+        digest: The digest that the model's files must have; empty for any.
 
     Raises:
-        ValueError: There is no model, it has no SavedModel, or it can't be read.
+        ValueError: There is no model, it has no SavedModel, it can't be read, or its files have another
+            digest.
     """
     with tempfile.TemporaryDirectory() as scratch, outputs.whole(directory) as partial:
         try:
-            found = require(model_files.fetch(model, Path(scratch)))
+            fetched = model_files.fetch(model, Path(scratch))
+            trees.require_digest(fetched, digest, model)
+            found = require(fetched)
         except ValueError as error:
             raise ValueError(str(error).replace(scratch, model)) from None
         trees.copy(found, partial)
@@ -52,6 +56,6 @@ def lay_out(model: str, directory: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        lay_out(sys.argv[1], Path(sys.argv[2]))
+        lay_out(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
     except ValueError as error:
         sys.exit(str(error))

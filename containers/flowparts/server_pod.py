@@ -28,6 +28,7 @@ class ServerPod(ModelPod):
     grpc_port: ClassVar[int] = GRPC_PORT
     metrics_path: ClassVar[str] = "/metrics"
     end_seconds: ClassVar[int] = END_SECONDS
+    digest_path: ClassVar[str] = "v2/models/{name}/ready"
 
     def parts(self) -> list[Any]:
         """Return all that makes a revision another one."""
@@ -43,7 +44,7 @@ class ServerPod(ModelPod):
             "name": "model",
             "image": self.image,
             "command": ["python", "-m", "flowparts.serving.model_files"],
-            "args": [self.address, _FETCHED],
+            "args": [self.address, _FETCHED, *([self.digest] if self.digest else [])],
             "resources": self.resources(),
             "securityContext": LOCKED_DOWN,
             "volumeMounts": [*self.mounts(), {"name": "models", "mountPath": MODELS}],
@@ -72,6 +73,7 @@ class ServerPod(ModelPod):
         served = [
             {"name": "FLOWPARTS_SERVING_MODEL", "value": fetched or self.address},
             {"name": "FLOWPARTS_SERVING_NAME", "value": self.name},
+            *([{"name": "FLOWPARTS_SERVING_DIGEST", "value": self.digest}] if self.digest else []),
         ]
         if repository:
             served = [{"name": "FLOWPARTS_SERVING_REPOSITORY", "value": repository}]

@@ -101,7 +101,11 @@ class TensorFlowServingPod(ModelPod):
             "name": "model",
             "image": self.fetcher,
             "command": ["python", "-m", "flowparts.saved_model_files"],
-            "args": [self.address, f"{_BASE}/{self.name}/{_VERSION}"],
+            "args": [
+                self.address,
+                f"{_BASE}/{self.name}/{_VERSION}",
+                *([self.digest] if self.digest else []),
+            ],
             "resources": self.resources(),
             "securityContext": LOCKED_DOWN,
             "volumeMounts": [*self.mounts(), {"name": "saved-model", "mountPath": _BASE}],

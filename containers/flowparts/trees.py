@@ -4,6 +4,7 @@ Object stores take any name for an object, and a directory may hold links and de
 or loads such a directory asks here first.
 """
 
+import hashlib
 import os
 import shutil
 import stat
@@ -52,6 +53,40 @@ def files(directory: str | Path) -> list[Path]:
         if len(found) > _MAX_FILES:
             raise ValueError(f"{directory} holds more than {_MAX_FILES} files")
     return sorted(found)
+
+
+def digest(directory: str | Path) -> str:
+    """Return 16 hexadecimal digits that stand for the names and bytes of a directory's files (SHA-256).
+
+    Raises:
+        ValueError: As `files`.
+    """
+    total = hashlib.sha256()
+    for path in files(directory):
+        with path.open("rb") as file:
+            of_file = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(directory).as_posix()}\n{of_file}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def require_digest(directory: str | Path, wanted: str, where: object) -> str:
+    """Return a directory's digest.
+
+    Args:
+        directory: The directory.
+        wanted: The digest that it must have; empty for any.
+        where: What the directory is called in the error.
+
+    Raises:
+        ValueError: It has another one, or as `files`.
+    """
+    found = digest(directory)
+    if wanted and found != wanted:
+        raise ValueError(
+            f"the files at {where} have changed since they were deployed: their digest is {found}, not "
+            f"{wanted}; deploy the model again, from an address at which it stays as it is"
+        )
+    return found
 
 
 def copy(source: str | Path, target: Path) -> None:

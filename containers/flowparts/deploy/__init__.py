@@ -51,6 +51,7 @@ from flowparts.names import unknown
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,36}[a-z0-9])?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _CPU = re.compile(r"(\d+)m|(\d+(?:\.\d+)?)")
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _LEAST_MEMORY = 64 * 2**20
@@ -281,6 +282,51 @@ def local_copy(model: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as directory:
         sources.fetch_tree(model, Path(directory))
         yield Path(directory)
+
+
+def digest(model: str, given: str = "") -> str:
+    """Return what stands for a model's files, which the pods that serve them must find unchanged.
+
+    Args:
+        model: Their address.
+        given: The digest, if it is known already: what `register_mlflow` calls model_fingerprint.
+
+    Returns:
+        16 hexadecimal digits; empty for a volume of a cluster, whose files only its pods see.
+
+    Raises:
+        ValueError: The files can't be read here.
+    """
+    if given:
+        if not _DIGEST.fullmatch(given):
+            raise ValueError(f"digest must be 16 hexadecimal digits, not {given!r}")
+        return given
+    if model.startswith("pvc://"):
+        _log.warning(
+            "nothing holds the files at %s to what they are now; give their digest, and pods refuse others",
+            model,
+        )
+        return ""
+    try:
+        with local_copy(model.replace("minio://", "s3://", 1) if mounted(model) is None else model) as files:
+            return trees.digest(files)
+    except ValueError as error:
+        raise ValueError(
+            f"the digest of the model is not known ({error}); give this step access to it, or the option "
+            "digest"
+        ) from None
+
+
+def require_served(answer: Any, wanted: str, revision: str) -> None:
+    """Raise ValueError unless a model server that was asked for its readiness serves a model's files."""
+    found = answer.get("digest") if isinstance(answer, Mapping) else None
+    if not found:
+        raise ValueError(
+            f"servers of revision {revision} don't tell the digest of their model; take an image of this "
+            "release"
+        )
+    if found != wanted:
+        raise ValueError(f"servers of revision {revision} have the model {found}, not {wanted}")
 
 
 def image(folder: str, given: str = "") -> str:

@@ -68,6 +68,7 @@ class Fleet:
         share: int,
         monitor_labels: dict[str, str],
         clients: list[str],
+        digest: str,
         timeout_seconds: float,
         wait_seconds: float,
     ) -> Endpoint:
@@ -78,6 +79,7 @@ class Fleet:
             share: Percent of the requests for it while there is another revision.
             monitor_labels: Further labels of the ServiceMonitor.
             clients: Namespaces whose pods may ask, besides the endpoint's own; everyone if there are none.
+            digest: The model's digest; empty to read its files.
             timeout_seconds: How long to wait for the pods.
             wait_seconds: How long to wait for another step that changes the endpoint.
 
@@ -85,6 +87,7 @@ class Fleet:
             ValueError: The revision doesn't come up. It is removed then, and what served before still does.
         """
         _check_options(share, self.replicas, self.max_replicas, timeout_seconds)
+        pod = replace(pod, digest=targets.digest(pod.model, digest))
         with self.there.writing(self.name, wait_seconds):
             return self._deploy(pod, share, monitor_labels, clients, timeout_seconds)
 
@@ -109,7 +112,7 @@ class Fleet:
         after = replace(after, target=self.target, settings=self.settings)
         try:
             self.place(pod, clients)
-            self.steer(after, timeout_seconds)
+            self.steer(after, timeout_seconds, pod)
         except ValueError as error:
             kept = before.traffic if before else []
             raise targets.not_deployed(
@@ -239,11 +242,12 @@ class Fleet:
         self._apply("apps/v1", "Deployment", self._of(pod.revision), spec, labels)
         self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
 
-    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
+    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0, pod: ModelPod | None = None) -> None:
         """Share the requests out: first more pods, then the routes, then fewer pods.
 
         The revision that is asked for must be ready, and so must pods that another one gets for it. How the
-        other one fares otherwise is no condition: one that crashes is what a new revision is to replace.
+        other one fares otherwise is no condition: one that crashes is what a new revision is to replace. A
+        revision that is deployed must serve the model of its pod.
         """
         pods = self._pods(asked)
         expected = {asked.revision: pods[asked.revision]}
@@ -260,6 +264,10 @@ class Fleet:
             lambda: "; ".join(filter(None, map(self._look, expected, expected.values()))),
             timeout_seconds,
         )
+        if pod and pod.digest and self.kind.digest_path and targets.dry_run() is None:
+            path = self.kind.digest_path.format(name=self.name)
+            found = look_up(self.there, self._of(asked.revision), path)
+            targets.require_served(found, pod.digest, asked.revision)
         self._route(asked)
         if self.gateway:
             targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)

@@ -38,6 +38,7 @@ def deploy(
     namespace: str = "",
     environment_from: str = "",
     service_account: str = "",
+    digest: str = "",
     timeout_seconds: float = 600.0,
     wait_seconds: float = 0.0,
 ) -> Endpoint:
@@ -59,6 +60,8 @@ def deploy(
         environment_from: A Secret whose keys become the server's environment.
         service_account: The pods' service account; without Knative the one whose Secrets KServe's storage
             initializer reads models with.
+        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
+            read from them here, which for a volume isn't possible.
         timeout_seconds: How long to wait.
         wait_seconds: How long to wait for another step that changes the endpoint.
 
@@ -72,6 +75,7 @@ def deploy(
     asked = ServerPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
+    asked = replace(asked, digest=targets.digest(model, digest))
     there = Cluster(namespace)
     with there.writing(name, wait_seconds):
         return _deploy(there, asked, share, replicas, max_replicas, timeout_seconds)

@@ -27,6 +27,7 @@ def deploy(
     gateway: str = "",
     monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
     clients: list[str] = [],  # noqa: B006 nothing changes it
+    digest: str = "",
     timeout_seconds: float = 600.0,
     wait_seconds: float = 0.0,
 ) -> Endpoint:
@@ -49,6 +50,8 @@ def deploy(
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
         clients: Namespaces whose pods may ask, besides the endpoint's own, for a NetworkPolicy; everyone if
             there are none.
+        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
+            read from them here, which for a volume isn't possible.
         timeout_seconds: How long to wait for the pods.
         wait_seconds: How long to wait for another step that changes the endpoint.
 
@@ -61,7 +64,7 @@ def deploy(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
-    return fleet.deploy(pod, share, monitor_labels, clients, timeout_seconds, wait_seconds)
+    return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)
 
 
 def plan(

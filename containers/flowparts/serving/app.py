@@ -147,6 +147,10 @@ class App:
         """Serve a model by the protocols that name it."""
         model = scorer.model
         alive = self._ready({"name": model.name, "ready": True})
+        # Deployments ask here whether it is the model that they have asked for.
+        told = self._ready(
+            {"name": model.name, "ready": True, "version": model.version, "digest": model.digest}
+        )
         self.scorers[model.name] = scorer
         self._metrics.models.append(model.facts)
         platform = f"flowparts_{model.engine.name}"
@@ -157,7 +161,7 @@ class App:
         self._post(f"{v1}:predict", "v1", partial(self._predict_json, scorer))
         for path in (v2, versioned):
             self._get(path, "v2", _fixed(described))
-            self._get(f"{path}/ready", "v2", alive, needs_token=False)
+            self._get(f"{path}/ready", "v2", told, needs_token=False)
             self._post(f"{path}/infer", "v2", partial(self._infer, scorer))
 
     def remove(self, name: str) -> None:

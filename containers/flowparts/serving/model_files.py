@@ -1,14 +1,14 @@
 """The model's files on this machine: a directory as it is, anything remote downloaded whole.
 
-`python -m flowparts.serving.model_files MODEL DIRECTORY` downloads in a pod, before the server starts, so
-that the server needs no rights to the store.
+`python -m flowparts.serving.model_files MODEL DIRECTORY [DIGEST]` downloads in a pod, before the server
+starts, so that the server needs no rights to the store.
 """
 
 import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from flowparts import outputs, sources
+from flowparts import outputs, sources, trees
 
 SCHEMES = ("file", "gs", "s3")
 
@@ -38,23 +38,25 @@ def fetch(model: str, directory: Path) -> Path:
     return directory
 
 
-def place(model: str, directory: Path) -> None:
+def place(model: str, directory: Path, digest: str = "") -> None:
     """Download a model to a directory, which appears whole or not at all.
 
     Args:
         model: A URI that starts with s3:// or gs://.
         directory: The directory to make.
+        digest: The digest that its files must have; empty for any.
 
     Raises:
-        ValueError: As `fetch`.
+        ValueError: As `fetch`, or the files have another digest.
     """
     with outputs.whole(directory) as partial:
         partial.mkdir()
         fetch(model, partial)
+        trees.require_digest(partial, digest, model)
 
 
 if __name__ == "__main__":
     try:
-        place(sys.argv[1], Path(sys.argv[2]))
+        place(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
     except ValueError as error:
         sys.exit(str(error))

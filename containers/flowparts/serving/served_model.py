@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowparts import engines, images, mlmodel
+from flowparts import engines, images, mlmodel, trees
 from flowparts.serving import limits
 from flowparts.serving.batching import Columns, Row
 from flowparts.serving.refusals import Refusal
@@ -20,7 +20,8 @@ class ServedModel:
 
     Attributes:
         name: Its name in the addresses.
-        version: Stands for its content.
+        version: Stands for the training that it came from.
+        digest: Stands for its files.
         engine: What scores.
         signature: What it takes and gives.
         example: Rows of its input example, as JSON has them.
@@ -28,6 +29,7 @@ class ServedModel:
 
     name: str
     version: str
+    digest: str
     engine: engines.Engine
     signature: Signature
     example: list[dict[str, Any]]
@@ -76,6 +78,7 @@ def load(directory: Path, settings: Settings) -> ServedModel:
 
 
 def _load(directory: Path, settings: Settings) -> ServedModel:
+    digest = trees.require_digest(directory, settings.digest, directory)
     engine = engines.load(directory)
     described = mlmodel.read(directory)
     try:
@@ -94,7 +97,7 @@ def _load(directory: Path, settings: Settings) -> ServedModel:
         categories=known,
     )
     example = _example(directory)
-    served = ServedModel(settings.name, version(described), engine, signature, example)
+    served = ServedModel(settings.name, version(described), digest, engine, signature, example)
     try:
         # As clients send it: what the example's types are in JSON must fit too.
         rows = signature.rows_of_json(json.dumps({"instances": example}).encode(), len(example))

@@ -23,6 +23,7 @@ class Settings:
 
     model: str = _option("", "model directory or its URI (file://, s3://, gs://)")
     repository: str = _option("", "directory of models that are loaded by request, instead of one model")
+    digest: str = _option("", "digest that the files of the model must have")
     name: str = _option("model", "the model's name in the addresses")
     host: str = _option("0.0.0.0", "address to listen on")  # noqa: S104 - a container is reached from outside
     port: int = _option(8080, "HTTP port; 0 takes a free one")

@@ -7,6 +7,7 @@ drive the objects' status, a step each time somebody looks.
 """
 
 import copy
+import hashlib
 import json
 import re
 import threading
@@ -73,6 +74,7 @@ class KubernetesApi:
         has_gateway: Whether KServe makes HTTPRoutes.
         has_canaries: Whether its InferenceService has spec.canary, as releases since 2026 have.
         lost: Percent of the requests that went to what KServe removed while the route still named it.
+        digest: What model the servers of Deployments say they have, if not the one that was asked for.
     """
 
     url: str = ""
@@ -91,6 +93,7 @@ class KubernetesApi:
     has_gateway: bool = True
     has_canaries: bool = True
     lost: int = 0
+    digest: str | None = None
     version: int = 0
     lock: Any = field(default_factory=threading.RLock)
 
@@ -516,6 +519,11 @@ def standard_name(service: str, predictor: Object) -> str:
     return f"{service}-{predictor['name']}-predictor" if predictor.get("name") else f"{service}-predictor"
 
 
+def digest_of(model: str, given: str = "") -> str:
+    """Return a digest for an address where nothing is."""
+    return given or hashlib.sha256(model.encode()).hexdigest()[:16]
+
+
 def pod_status(scenario: str, container: str) -> Object:
     status: Object = {
         "phase": "Pending",
@@ -713,6 +721,12 @@ def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any
     name = service.partition(":")[0]
     if ("services", name) not in api.objects and name != "seldon-mesh":
         return 404, failure(404, "NotFound", f'services "{name}" not found')
+    deployment = api.objects.get(("deployments", name))
+    if body is None and deployment and re.fullmatch("v2/models/[^/]+/ready", path):
+        # Whatever answers for the pods here, they have the model that they were made for.
+        variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        digest = next(entry["value"] for entry in variables if entry["name"] == "FLOWPARTS_SERVING_DIGEST")
+        return 200, {"ready": True, "digest": digest if api.digest is None else api.digest}
     model = headers.get("Seldon-Model", "")
     if model:
         # As Seldon's mesh and agent do: to a candidate of the experiment, by the name of its first version.

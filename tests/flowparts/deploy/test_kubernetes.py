@@ -13,7 +13,7 @@ import pytest
 from flowparts.cluster import Cluster
 from flowparts.deploy import kubernetes
 from flowparts.endpoint import Endpoint
-from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi, digest_of
 from tests.flowparts.deploy.typed import check_typed
 from tests.flowparts.serving.conftest import Server
 
@@ -115,7 +115,7 @@ def test_only_what_fetches_the_model_has_the_keys_to_the_store(api: KubernetesAp
         "key": "FLOWPARTS_SERVING_TOKEN",
         "optional": True,
     }
-    assert fetch["args"] == [FIRST, "/mnt/models/model"]
+    assert fetch["args"] == [FIRST, "/mnt/models/model", digest_of(FIRST)]
     assert {"name": "FLOWPARTS_SERVING_MODEL", "value": "/mnt/models/model"} in server["env"]
     shared = {"name": "models", "mountPath": "/mnt/models"}
     assert shared in fetch["volumeMounts"]
@@ -190,6 +190,28 @@ def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
     before = api.versions()
     assert deploy(SECOND, **options) == made
     assert api.versions() == before
+
+
+def test_other_files_at_the_same_address_are_another_revision(api: KubernetesApi) -> None:
+    first = deploy(FIRST, digest="0" * 16)
+    second = deploy(FIRST, digest="f" * 16)
+    assert second.previous_revision == first.revision != second.revision
+    pod = api.get("deployments", f"churn-{second.revision}")["spec"]["template"]["spec"]
+    # What fetches the files refuses others, and so does the server.
+    assert pod["initContainers"][0]["args"][0::2] == [FIRST, "f" * 16]
+    assert {"name": "FLOWPARTS_SERVING_DIGEST", "value": "f" * 16} in pod["containers"][0]["env"]
+
+
+def test_a_server_of_another_model_than_was_asked_for_gets_no_requests(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    api.digest = "e" * 16
+    with pytest.raises(ValueError, match=r"servers of revision r\w+ have the model e{16}, not f{16}; r"):
+        deploy(SECOND, digest="f" * 16)
+    assert selected(api) == first.revision
+    assert api.names("deployments") == [f"churn-{first.revision}"]
+    api.digest = ""
+    with pytest.raises(ValueError, match="don't tell the digest of their model; take an image of this rel"):
+        deploy(SECOND)
 
 
 SHARES = {

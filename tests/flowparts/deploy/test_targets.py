@@ -101,6 +101,8 @@ def test_equal_files_are_the_same_revision_and_others_another(
     sources.filesystem("s3").put(str(tmp_path / "a"), "s3://revisions/", recursive=True)
     with deploy.local_copy("s3://revisions/a") as directory:
         assert deploy.revision(directory) == first
+    digests = {deploy.digest(address) for address in (str(tmp_path / "a"), "s3://revisions/a")}
+    assert digests == {deploy.digest("minio://revisions/a")} != {deploy.digest(str(tmp_path / "c"))}
     with pytest.raises(ValueError, match="no model at"):
         deploy.revision(tmp_path)
 
@@ -111,6 +113,18 @@ def test_a_uri_that_holds_nothing_is_answered(s3_server: str) -> None:
         deploy.local_copy("s3://revisions/nothing"),
     ):
         pass
+    with pytest.raises(
+        ValueError, match=r"digest of the model is not known \(there is nothing at s3://rev.*; give"
+    ):
+        deploy.digest("s3://revisions/nothing")
+    with pytest.raises(ValueError, match="digest must be 16 hexadecimal digits, not 'x'"):
+        deploy.digest("s3://revisions/nothing", "x")
+
+
+def test_a_volume_of_a_cluster_has_the_digest_that_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    assert deploy.digest("pvc://models/churn", "0" * 16) == "0" * 16
+    assert deploy.digest("pvc://models/churn") == ""
+    assert "nothing holds the files at pvc://models/churn to what they are now" in caplog.text
 
 
 def test_waiting_ends_when_it_is_ready_or_the_time_is_over() -> None:

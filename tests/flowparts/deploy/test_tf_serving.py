@@ -27,7 +27,7 @@ from flowparts.endpoint import Endpoint
 from tests.components.train.test_train_keras_images import HELD_OUT, QUICK, TRAIN
 from tests.components.train.test_train_keras_tabular import LABELS, VALIDATION, Trained
 from tests.flowparts.deploy import tf_serving_server
-from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi, digest_of
 from tests.flowparts.deploy.tf_serving_server import TfServingServer
 from tests.flowparts.deploy.typed import check_typed
 
@@ -87,7 +87,7 @@ def test_the_server_finds_the_model_where_the_first_container_lays_it(api: Kuber
     (lay_out,), (server,) = pod["initContainers"], pod["containers"]
     module = lay_out["command"][-1]
     assert Path(saved_model_files.__file__).stem == module.rpartition(".")[2]
-    assert lay_out["args"] == [FIRST, "/models/churn/1"]
+    assert lay_out["args"] == [FIRST, "/models/churn/1", digest_of(FIRST)]
     assert lay_out["image"].rpartition(":")[0].endswith("flowparts-base")
     assert {"--model_name=churn", "--model_base_path=/models/churn"} <= set(server["args"])
     assert {"--port=8500", "--rest_api_port=8501"} <= set(server["args"])

@@ -23,6 +23,7 @@ def main(seed: int, lease_seconds: float) -> None:
                 chance.choice(MODELS),
                 "churn",
                 share=chance.choice([0, 50, 100]),
+                digest="0123456789abcdef",
                 wait_seconds=wait,
                 **OPTIONS,
             )

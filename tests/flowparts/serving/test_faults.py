@@ -19,6 +19,7 @@ import urllib3
 import yaml
 from tritonclient.utils import InferenceServerException
 
+from flowparts import trees
 from tests.flowparts.serving.conftest import Server, free_ports, start, wait
 from tests.flowparts.serving.test_open_inference import tensors
 
@@ -351,6 +352,19 @@ def test_a_model_that_cannot_be_served_is_one_sentence_and_a_failure(
     sentences = {line["message"] for line in server.lines}
     assert len(sentences) == 1, server.lines
     assert message in sentences.pop()
+
+
+def test_a_model_with_other_files_than_were_deployed_is_not_served(
+    serve: Callable[..., Server], model: Path
+) -> None:
+    digest = trees.digest(model)
+    server = serve(model, f"--digest={digest}", "--name=plans")
+    status, ready, _ = server.call("/v2/models/plans/ready")
+    assert (status, ready["ready"], ready["digest"]) == (200, True, digest)
+    other = serve(model, f"--digest={'0' * 16}", ready=False)
+    assert other.process.wait(60) == 1
+    other.reader.join()
+    assert "have changed since they were deployed" in other.lines[-1]["message"]
 
 
 def test_a_taken_port_is_one_sentence(serve: Callable[..., Server], model: Path) -> None:

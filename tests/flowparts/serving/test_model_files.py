@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
+from flowparts import trees
 from flowparts.serving import model_files
 from tests.flowparts.serving.conftest import Server, same
 
@@ -67,3 +68,16 @@ def test_what_fetches_a_model_in_a_pod_leaves_it_whole_or_not_at_all(bucket: str
     assert failed.returncode == 1
     assert failed.stderr.decode().strip() == f"there is nothing at {bucket}/elsewhere"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_files_that_have_changed_since_they_were_deployed_are_refused(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "as-deployed").mkdir()
+    model_files.fetch(bucket, tmp_path / "as-deployed")
+    digest = trees.digest(tmp_path / "as-deployed")
+    model_files.place(bucket, tmp_path / "same", digest)
+    with pytest.raises(
+        ValueError,
+        match=f"files at {bucket} have changed since they were deployed: their digest is {digest}, not 0",
+    ):
+        model_files.place(bucket, tmp_path / "other", "0" * 16)
+    assert not (tmp_path / "other").exists()
