@@ -130,6 +130,27 @@ def test_a_slice_that_is_small_is_shown_but_not_called_the_worst(trained: Any) -
     assert "too few rows to judge" in page
 
 
+def test_the_worst_of_many_slices_of_equal_quality_is_not_called_worse(trained: Any) -> None:
+    count, slices = 60, 20
+    test = rows(count * slices, seed=5).with_columns(
+        where=pl.Series([f"s{i % slices:02}" for i in range(count * slices)])
+    )
+    model = trained(rows(300, seed=1), LogisticRegression())
+    found = evaluation.evaluate(model, test.lazy(), ["where"], samples=4_000)
+    worst = found.worst
+    assert worst is not None
+    assert worst.compared == slices
+    # An interval for one slice alone calls it worse: by chance one of so many is.
+    own = test.filter(where=worst.slice.value)
+    hits = (model.predict(own)["prediction"] == own["label"]).to_numpy()
+    draws = hits[np.random.default_rng(0).integers(0, count, (4_000, count))].mean(axis=1)
+    for_one, for_all = (np.quantile(draws, 1 - share / 2) for share in (0.05, 0.05 / slices))
+    overall = found.metrics["accuracy"]
+    assert for_one < overall <= for_all
+    assert worst.interval[1] == pytest.approx(for_all, abs=1.5 / count)
+    assert not worst.worse
+
+
 def test_the_metrics_of_a_slice_are_those_of_its_rows(trained: Any) -> None:
     test = rows(200).with_columns(side=pl.col("x") > 0)
     model = trained(rows(200, seed=1), LogisticRegression())

@@ -1,0 +1,142 @@
+"""What gathers while the engine works, what is refused, and what is never scored."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from flowparts.serving.batching import Answer, Batcher, Outcome
+from flowparts.serving.refusals import Refusal
+
+
+class Engine:
+    """Doubles the only value of each row, once it may; a batch with a text is refused."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.batches: list[list[Any]] = []
+        self.started = threading.Event()
+
+    def predict(self, rows: Sequence[Any]) -> dict[str, list[Any]]:
+        self.batches.append([value for (value,) in rows])
+        self.started.set()
+        assert self.free.wait(30)
+        if any(isinstance(value, str) for (value,) in rows):
+            raise ValueError("a text is no number")
+        return {"prediction": [2 * value for (value,) in rows]}
+
+
+def batched(script: Callable[[Batcher, Engine, list[Any]], Any], rows: int, waiting: int) -> list[Any]:
+    """Run a script beside a batcher whose engine is busy with the row 0; return all outcomes in order."""
+
+    async def main() -> list[Any]:
+        engine, outcomes = Engine(), list[Any]()
+        batcher = Batcher(engine.predict, rows, waiting, lambda *_: None)
+        try:
+            batcher.submit([[0]], 30, outcomes.append)
+            await asyncio.to_thread(engine.started.wait, 30)
+            script(batcher, engine, outcomes)
+            engine.free.set()
+            while batcher.busy:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+        finally:
+            engine.free.set()
+            batcher.close(30)
+        return [engine.batches, [answered(outcome) for outcome in outcomes]]
+
+    return asyncio.run(main())
+
+
+def answered(outcome: Outcome) -> Any:
+    return outcome.column("prediction") if isinstance(outcome, Answer) else str(outcome)
+
+
+def test_requests_that_come_while_the_engine_works_share_a_batch_up_to_its_size() -> None:
+    def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
+        for rows in ([[1]], [[2], [3]], [[4]], [[5], [6], [7], [8], [9]]):
+            batcher.submit(rows, 30, outcomes.append)
+
+    batches, outcomes = batched(script, rows=4, waiting=100)
+    assert batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8, 9]], "a larger request is scored alone"
+    assert outcomes == [[0], [2], [4, 6], [8], [10, 12, 14, 16, 18]]
+
+
+def test_rows_that_come_count_among_those_that_may_wait() -> None:
+    def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
+        batcher.submit([[1], [2]], 30, outcomes.append)
+        with pytest.raises(Refusal, match="2 rows are waiting already; try again later"):
+            batcher.submit([[3], [4]], 30, outcomes.append)
+        batcher.submit([[5]], 30, outcomes.append)
+
+    batches, outcomes = batched(script, rows=10, waiting=3)
+    assert batches == [[0], [1, 2, 5]]
+    assert outcomes == [[0], [2, 4], [10]]
+
+
+def test_a_request_of_any_size_is_taken_when_none_waits() -> None:
+    def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
+        batcher.submit([[1], [2], [3], [4], [5]], 30, outcomes.append)
+
+    assert batched(script, rows=2, waiting=3)[1] == [[0], [2, 4, 6, 8, 10]]
+
+
+def test_rows_that_were_scored_wait_no_more() -> None:
+    def script(batcher: Batcher, engine: Engine, outcomes: list[Any]) -> None:
+        batcher.submit([[1], [2], [3]], 30, lambda outcome: again(batcher, outcome, outcomes))
+
+    def again(batcher: Batcher, outcome: Outcome, outcomes: list[Any]) -> None:
+        outcomes.append(outcome)
+        batcher.submit([[4]], 30, outcomes.append)
+        batcher.submit([[5], [6]], 30, outcomes.append)
+
+    assert batched(script, rows=10, waiting=3)[1] == [[0], [2, 4, 6], [8], [10, 12]]
+
+
+def test_a_cancelled_request_is_never_scored() -> None:
+    def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
+        batcher.submit([[1]], 30, outcomes.append).cancel()
+        batcher.submit([[2]], 30, outcomes.append)
+
+    batches, outcomes = batched(script, rows=10, waiting=10)
+    assert batches == [[0], [2]]
+    assert outcomes == [[0], [4]]
+
+
+def test_a_bad_row_is_refused_alone() -> None:
+    def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
+        for value in (1, "x", 3):
+            batcher.submit([[value]], 30, outcomes.append)
+
+    batches, outcomes = batched(script, rows=10, waiting=10)
+    assert batches == [[0], [1, "x", 3], [1], ["x"], [3]]
+    assert outcomes == [[0], [2], "a text is no number", [6]]
+
+
+def test_what_takes_too_long_is_answered_once_and_left_out_if_it_still_waits() -> None:
+    async def main() -> None:
+        engine, outcomes = Engine(), list[Any]()
+        batcher = Batcher(engine.predict, 10, 10, lambda *_: None)
+        try:
+            batcher.submit([[0]], 0.01, outcomes.append)
+            await asyncio.to_thread(engine.started.wait, 30)
+            batcher.submit([[1]], 0.01, outcomes.append)
+            batcher.submit([[2]], 30, outcomes.append)
+            while len(outcomes) < 2:
+                await asyncio.sleep(0.01)
+            engine.free.set()
+            while batcher.busy:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+        finally:
+            engine.free.set()
+            batcher.close(30)
+        assert engine.batches == [[0], [2]]
+        assert [answered(outcome) for outcome in outcomes] == [
+            *["there was no prediction within 0.01 s"] * 2,
+            [4],
+        ]
+
+    asyncio.run(main())
