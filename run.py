@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from google.protobuf import json_format
 from rich.console import Console
 from rich.text import Text
 
-from targets import catalogue, docker, parameters, resources
+from targets import catalogue, docker, package, parameters, resources
 from targets.live_view import LiveView
 
 if TYPE_CHECKING:
@@ -53,7 +54,12 @@ def _local_run(options: argparse.Namespace) -> "Callable[..., Run]":
             f"a compiled file runs with --strict, as a backend runs it: run.py --strict {options.name}"
         )
     pipeline = catalogue.pipeline(options.name)
-    given = parameters.gather(pipeline.component_spec.inputs or {}, options.params, options.parameter)
+    given = parameters.gather(
+        pipeline.component_spec.inputs or {},
+        options.params,
+        options.parameter,
+        json_format.MessageToDict(pipeline.pipeline_spec),
+    )
     containers = docker.prepare(options.images) if options.runner == "docker" else None
 
     from targets import local
@@ -70,7 +76,7 @@ def _strict_run(options: argparse.Namespace, console: Console) -> "Callable[...,
     text = strict.compiled(options.name)
     inputs = strict.inputs(text)
     resources.node(options.node or strict.NODE)
-    given = parameters.gather(inputs, options.params, options.parameter)
+    given = parameters.gather(inputs, options.params, options.parameter, package.documents(text)[0])
     if problem := strict_pod.isolation_problem():
         console.print(
             f"note: this machine gives steps no root and no user of their own ({problem}), so what they may "

@@ -145,7 +145,7 @@ def _checked(options: argparse.Namespace, text: str, chosen: Any) -> submission.
 
 
 def _parameters(options: argparse.Namespace, sent: submission.Package) -> dict[str, Any]:
-    given = parameters.gather(sent.inputs, options.params, options.parameter)
+    given = parameters.gather(sent.inputs, options.params, options.parameter, sent.spec)
     submission.check_sizes(given)
     return given
 

@@ -29,6 +29,7 @@ def tabular_training(
     schema_uri: str = "",
     label: str = "target",
     task: str = "classification",
+    on_missing_label: str = "drop",
     exclude_columns: list = [],  # noqa: B006
     key: list = [],  # noqa: B006
     group_by: str = "",
@@ -67,6 +68,8 @@ def tabular_training(
             a type in it changes, change data_version too.
         label: Column to predict.
         task: classification or regression.
+        on_missing_label: What to do with rows without a label: drop (the log and the profile say how many) or
+            fail.
         exclude_columns: Columns that are not features, such as identifiers.
         key: Columns that identify a row, for the split; rows with equal keys stay together. Empty for none.
         group_by: Column whose equal values stay together in the split, such as a customer; empty for none.
@@ -101,6 +104,9 @@ def tabular_training(
         column_names=column_names,
         column_types=column_types,
         schema_uri=schema_uri,
+        label=label,
+        on_missing_label=on_missing_label,
+        required_columns=slice_columns,
     ).outputs["table"]
     profile_table(table=table)
     # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kfp.dsl.structures import InputSpec
 
 from flowparts.masking import masked
 from flowparts.names import unknown
+from flowparts.parameters import check
+from targets import catalogue, plain_yaml
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "Integer": (int,),
@@ -22,7 +23,12 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def gather(inputs: Mapping[str, InputSpec], file: Path | None, pairs: Iterable[str]) -> dict[str, Any]:
+def gather(
+    inputs: Mapping[str, InputSpec],
+    file: Path | None,
+    pairs: Iterable[str],
+    spec: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the parameters that were given, with the types that the pipeline declares.
 
     Args:
@@ -30,9 +36,11 @@ def gather(inputs: Mapping[str, InputSpec], file: Path | None, pairs: Iterable[s
         file: A YAML or JSON file that maps names to values.
         pairs: Texts such as `seed=7` or `candidates=[{estimator: Linear, parameters: {}}]`, which win over
             the file; anything but text is read as YAML.
+        spec: The compiled pipeline; with it, what the steps of this project would refuse is refused here.
 
     Raises:
-        ValueError: A name is unknown, a value is missing or of the wrong type, or the file can't be read.
+        ValueError: A name is unknown, a value is missing, of the wrong type or can't be right, or the file
+            can't be read.
     """
     given: dict[str, Any] = _read(file) if file else {}
     for pair in pairs:
@@ -46,7 +54,34 @@ def gather(inputs: Mapping[str, InputSpec], file: Path | None, pairs: Iterable[s
     missing = [name for name, spec in inputs.items() if not spec.optional and name not in given]
     if missing:
         raise ValueError(f"parameter {missing[0]!r} has no default; give it as -p {missing[0]}=value")
-    return {name: typed(name, value, str(inputs[name].type)) for name, value in given.items()}
+    checked = {name: typed(name, value, str(inputs[name].type)) for name, value in given.items()}
+    if spec is not None:
+        _check(checked, {name: value.default for name, value in inputs.items()}, spec)
+    return checked
+
+
+def _check(given: Mapping[str, Any], defaults: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """Raise ValueError if a step of this project would refuse a parameter that is passed on to it."""
+    ports = _ports(spec)
+    check(
+        {port: given[name] for port, name in ports.items() if name in given},
+        {port: defaults[name] for port, name in ports.items() if name not in given},
+    )
+
+
+def _ports(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return ports of this project's components that take a pipeline's parameter as it is, and its name."""
+    known, inputs = catalogue.components(), spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    parts = [spec["root"], *spec["components"].values()]
+    found = {}
+    for task in (task for part in parts for task in part.get("dag", {}).get("tasks", {}).values()):
+        component = re.sub(r"^comp-|-[0-9]+$", "", task["componentRef"]["name"]).replace("-", "_")
+        for port, value in task.get("inputs", {}).get("parameters", {}).items():
+            # Inside of a condition a parameter has a name of its own.
+            name = value.get("componentInputParameter", "").removeprefix("pipelinechannel--")
+            if component in known and name in inputs:
+                found[port] = name
+    return found
 
 
 def environment(file: Path) -> dict[str, str]:
@@ -102,15 +137,15 @@ def _describe(kind: str) -> str:
 
 def _parse(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"parameter {name!r} is not valid YAML or JSON: {text}") from None
+        return plain_yaml.load(text)
+    except ValueError as error:
+        raise ValueError(f"parameter {name!r} is not valid YAML or JSON: {text}: {error}") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = plain_yaml.load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the parameters in {file}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} must map parameter names to values")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from components import REGISTRY
 from flowparts.names import unknown
+from targets import plain_yaml
 
 FILE = Path("flowparts.toml")
 _SECRETS = ("token", "cookie", "password")
@@ -186,9 +185,9 @@ def _parsed(source: str, text: Any, kind: Any) -> Any:
     if kind is str or not isinstance(text, str):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"{source} is not valid YAML or JSON: {text}") from None
+        return plain_yaml.load(text)
+    except ValueError as error:
+        raise ValueError(f"{source} is not valid YAML or JSON: {text}: {error}") from None
 
 
 _SHAPES = {

@@ -44,12 +44,13 @@ def evaluate_model(
         score: The metric on the test table. Where it is undefined, a value that no threshold lets pass: 0, or
             the largest number for an error.
     """
-    from flowparts import directions, evaluation, metadata, models, outputs, tables
+    from flowparts import directions, evaluation, metadata, models, names, outputs, tables
     from flowparts import evaluation_report as pages
 
     loaded = models.load(model.path)
     chosen = directions.chosen(metric, loaded.task)
-    found = evaluation.evaluate(loaded, tables.scan(test.path), slice_columns, bootstrap_samples, seed)
+    slices = names.texts(slice_columns, "slice_columns")
+    found = evaluation.evaluate(loaded, tables.scan(test.path), slices, bootstrap_samples, seed)
     metadata.log_metrics(test_metrics, found.metrics, found.to_dict())
     drawn = {} if loaded.classes is None else evaluation.curves(found)
     if drawn:

@@ -20,6 +20,9 @@ def ingest_table(
     column_names: Optional[list[str]] = None,
     schema: Input[Artifact] = None,  # type: ignore[assignment] # kfp's form of an optional one
     schema_uri: Optional[str] = None,
+    label: Optional[str] = None,
+    on_missing_label: str = "drop",
+    required_columns: Optional[list[str]] = None,
 ) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
     """Read CSV, JSON Lines or Parquet files into one table, with types inferred over all rows.
 
@@ -51,6 +54,10 @@ def ingest_table(
         column_names: Names of the columns of CSV files without a header.
         schema: Schema that the table must satisfy, such as a model's: its columns get the types that it says.
         schema_uri: The same as a path or URI of a JSON file.
+        label: For training: the column to predict, which the source must have.
+        on_missing_label: What to do with rows that have no value of the label: drop (and log how many) or
+            fail.
+        required_columns: Further columns that the source must have, such as those of slices.
 
     Returns:
         rows: Number of rows in the table.
@@ -58,18 +65,22 @@ def ingest_table(
     """
     from flowparts import ingest, metadata
     from flowparts import schema as schemas
+    from flowparts.names import texts
 
     reviewed = schema.path if schema else schema_uri
     expected = schemas.read(reviewed).types if reviewed else None
     options = ingest.Options(
         file_format or None,
         column_types,
-        null_values or None,
+        texts(null_values, "null_values") or None,
         on_bad_rows,
         delimiter or None,
         decimal or None,
-        column_names or None,
+        texts(column_names, "column_names") or None,
         expected,
+        label or None,
+        on_missing_label,
+        texts(required_columns, "required_columns"),
     )
     good, bad = ingest.ingest(source, table.path, rejected.path, options)
     metadata.describe(table, {**good, "data_version": data_version})

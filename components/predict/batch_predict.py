@@ -27,9 +27,10 @@ def batch_predict(
     Returns:
         Number of rows scored.
     """
-    from flowparts import metadata, models, scoring, tables
+    from flowparts import metadata, models, names, scoring, tables
 
-    scored = scoring.score(models.load(model.path), tables.scan(table.path), key_columns or None)
+    keys = names.texts(key_columns, "key_columns")
+    scored = scoring.score(models.load(model.path), tables.scan(table.path), keys or None)
     source = f"predictions for {table.uri}"
     described = tables.write(scored, predictions.path, source)
     metadata.describe(predictions, described)

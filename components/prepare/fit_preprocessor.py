@@ -39,9 +39,9 @@ def fit_preprocessor(
             that it is encoded by its mean label.
         seed: Decides the folds of target encoding.
     """
-    from flowparts import metadata, preprocess, tables
+    from flowparts import metadata, names, preprocess, tables
 
-    excluded = exclude_columns or []
+    excluded = names.texts(exclude_columns, "exclude_columns")
     preprocess.check_options(label, task, excluded, weight_column or None, max_one_hot_categories)
     fitted, transformed = preprocess.fit(
         tables.scan(train.path),

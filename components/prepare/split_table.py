@@ -53,9 +53,9 @@ def split_table(
         validation_rows: Number of rows in validation.
         test_rows: Number of rows in test.
     """
-    from flowparts import metadata, split, tables
+    from flowparts import metadata, names, split, tables
 
-    key, stratify_by = key or None, stratify_by or None
+    key, stratify_by = names.texts(key, "key") or None, stratify_by or None
     group_by, time_column = group_by or None, time_column or None
     fractions = (train_fraction, validation_fraction, test_fraction)
     split.check_options(fractions, key, group_by, time_column, repeated_rows)
@@ -67,7 +67,7 @@ def split_table(
         stratify_by=stratify_by,
         group_by=group_by,
         time_column=time_column,
-        exclude_columns=exclude_columns or [],
+        exclude_columns=names.texts(exclude_columns, "exclude_columns"),
         repeated_rows=repeated_rows,
         seed=seed,
     )

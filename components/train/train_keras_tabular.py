@@ -62,7 +62,7 @@ def train_keras_tabular(
         checkpoint_seconds: Minimum seconds between two checkpoints.
         seed: Decides the first weights, the order of the rows and dropout.
     """
-    from flowparts import metadata, outputs, tables
+    from flowparts import metadata, names, outputs, tables
     from flowparts.networks import tabular_model, training
 
     trained = tabular_model.train_and_save(
@@ -71,7 +71,7 @@ def train_keras_tabular(
         model.path,
         label=label,
         task=task,
-        exclude_columns=exclude_columns or [],
+        exclude_columns=names.texts(exclude_columns, "exclude_columns"),
         weight_column=weight_column or None,
         class_weight=class_weight or None,
         shape=tabular_model.Shape(layers, units, dropout, max_categories),

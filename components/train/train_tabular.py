@@ -59,7 +59,7 @@ def train_tabular(
         metric: The validation metric that it was chosen by.
         score: The model's validation metric.
     """
-    from flowparts import metadata, outputs, tables, trainers
+    from flowparts import metadata, names, outputs, tables, trainers
     from flowparts.candidates import Options
 
     stored, page, chosen_by = trainers.train(
@@ -72,7 +72,7 @@ def train_tabular(
         entries=candidates or [],
         network=network,
         metric=metric or None,
-        exclude_columns=exclude_columns or [],
+        exclude_columns=names.texts(exclude_columns, "exclude_columns"),
         options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
     )
     metadata.describe(model, stored)

@@ -19,9 +19,10 @@ def profile_table(table: Input[Dataset], statistics: Output[Artifact], profile_r
     """
     from flowparts import metadata, outputs, profile, tables
 
-    measured = profile.profile(tables.scan(table.path))
+    measured, described = profile.profile(tables.scan(table.path)), tables.description(table.path)
+    source, unlabeled = described["source"], described.get("rows_without_label")
+    if unlabeled:
+        source += f"; {unlabeled:,} rows without a label were left out"
     outputs.write_json(statistics.path, measured)
-    outputs.write_text(
-        profile_report.path, profile.render(measured, source=tables.description(table.path)["source"])
-    )
+    outputs.write_text(profile_report.path, profile.render(measured, source))
     metadata.describe(statistics, {"rows": measured["rows"], "warnings": measured["warnings"]})

@@ -28,12 +28,7 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
     Raises:
         ValueError: The format isn't known, or the destination is a directory or can't be written.
     """
-    chosen = file_format or Path(destination).suffix.removeprefix(".")
-    if chosen not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise ValueError(
-            f"can't tell the format of {masked(destination)!r}; end it with, or give file_format: {known}"
-        )
+    chosen = format_of(destination, file_format)
     local = sources.local_path(destination)
     if local is not None:
         outputs.require_no_directory(local)
@@ -48,6 +43,20 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
         except Exception as error:  # each store's client has exceptions of its own
             reason = masked(f"{destination}: {type(error).__name__}: {error}")
             raise ValueError(f"can't write {reason}") from None
+
+
+def format_of(destination: str, file_format: str | None = None) -> str:
+    """Return the format of a file to write, by its suffix unless it is given.
+
+    Raises:
+        ValueError: It isn't known.
+    """
+    chosen = file_format or Path(destination).suffix.removeprefix(".")
+    if chosen not in _WRITERS:
+        raise ValueError(
+            f"can't tell the format of {masked(destination)!r}; end it with .csv, .parquet or .jsonl"
+        )
+    return chosen
 
 
 def _write(frame: pl.LazyFrame, file: Path, chosen: str) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from flowparts import (
     outputs,
     progress,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "jsonl", "parquet")
 ON_BAD_ROWS = ("fail", "quarantine", "null")
+ON_MISSING_LABEL = ("drop", "fail")
 SHOWN_CHARACTERS = 100
 
 MAX_THREADS = 8
@@ -77,6 +80,9 @@ class Options:
         column_names: Names of the columns of CSV files without a header.
         expected_types: Types of columns by name, as a schema has them; those that aren't in the source, and
             those that `column_types` has, don't matter.
+        label: A column that the source must have; a row without a value in it teaches nothing.
+        on_missing_label: What becomes of such rows: "drop" or "fail".
+        required_columns: Further columns that the source must have.
     """
 
     file_format: str | None = None
@@ -87,11 +93,15 @@ class Options:
     decimal: str | None = None
     column_names: Sequence[str] | None = None
     expected_types: Mapping[str, str] | None = None
+    label: str | None = None
+    on_missing_label: str = "drop"
+    required_columns: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.file_format is not None:
             _require_known(self.file_format, FORMATS, "file_format")
         _require_known(self.on_bad_rows, ON_BAD_ROWS, "on_bad_rows")
+        _require_known(self.on_missing_label, ON_MISSING_LABEL, "on_missing_label")
         for column, kind in (self.column_types or {}).items():
             _require_known(kind, text_types.TYPES, f"column_types[{column!r}]")
         if isinstance(self.null_values, str) or not all(
@@ -115,14 +125,18 @@ class Options:
         """Return the given and expected types of the columns that a source has.
 
         Raises:
-            ValueError: The source lacks a column whose type is given.
+            ValueError: The source lacks a column whose type is given, the label or a required column.
         """
-        for name in self.column_types or {}:
+        wanted = {
+            **dict.fromkeys(self.required_columns, "column {!r}"),
+            **dict.fromkeys(self.column_types or {}, "column {!r} of column_types"),
+            **({self.label: "label column {!r}"} if self.label else {}),
+        }
+        for name, what in wanted.items():
             if name not in names:
                 near = hint(name, names)
                 raise ValueError(
-                    f"column {name!r} of column_types is not in the source; {near}"
-                    f"columns are: {', '.join(names)}"
+                    f"{what.format(name)} is not in the source; {near}columns are: {', '.join(names)}"
                 )
         known = {**(self.expected_types or {}), **(self.column_types or {})}
         return {name: kind for name, kind in known.items() if name in names and kind in text_types.TYPES}
@@ -177,8 +191,29 @@ def ingest(
                 raise ValueError(f"{sources.shown(source)} {reason}")
             if bad.count:
                 _log.warning("%s", bad.listed())
+            dropped = _drop_unlabeled(target, options, sources.shown(source)) if options.label else {}
             described = tables.write(bad.frame(), whole_rejected, sources.shown(source))
-    return tables.record(table, sources.shown(source)), described
+    return tables.record(table, sources.shown(source), dropped), described
+
+
+def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, int]:
+    """Take the rows without a label out of a table's only file; return how many, for its description."""
+    label, frame = str(options.label), pl.scan_parquet(file)
+    missing = tables.column(label).is_null()
+    count = int(frame.select(missing.sum()).pipe(tables.collect).item())
+    if not count:
+        return {}
+    rows = tables.row_count(frame)
+    said = f"label column {label!r} is missing in {count:,} of {rows:,} rows of {source}"
+    if count == rows:
+        raise ValueError(f"{said}, so there is nothing to learn from")
+    if options.on_missing_label == "fail":
+        raise ValueError(f"{said}; pass on_missing_label='drop' to leave them out")
+    _log.warning("%s; they are left out", said)
+    with outputs.whole(file.with_suffix(".labeled")) as labeled:
+        tables.write_part(frame.filter(~missing), labeled)
+    file.with_suffix(".labeled").replace(file)
+    return {"rows_without_label": count}
 
 
 @dataclass(frozen=True)

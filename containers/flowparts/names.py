@@ -1,7 +1,8 @@
-"""Names that somebody got wrong."""
+"""Names that somebody gives, and those that somebody got wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 def hint(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
@@ -13,3 +14,23 @@ def hint(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     """Return the sentence for a name that isn't known, with the near one if there is one."""
     return f"unknown {kind} {name!r}; {hint(name, known)}known: {', '.join(known)}"
+
+
+def texts(values: Iterable[Any] | None, what: str) -> list[str]:
+    """Return the texts of a list, such as names of columns; [] if there is none.
+
+    A whole number is taken for its digits, since YAML and JSON write a column named 2023 that way.
+
+    Raises:
+        ValueError: A value is neither; the sentence names it and the list.
+    """
+    if isinstance(values, str):
+        raise ValueError(f"{what} is {values!r}; give a list of texts, such as [{values!r}]")
+    found = []
+    for value in values or []:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(f"{what} holds {value!r}, which is no text; write it in quotes")
+        found.append(str(value))
+    return found

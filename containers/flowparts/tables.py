@@ -211,17 +211,18 @@ def in_chunks(
     return register_io_source(results, schema=pl.Schema(schema))
 
 
-def record(path: str | Path, source: str = "") -> dict[str, Any]:
+def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Measure a table and write down in it what was found, for `description`.
 
     Args:
         path: The table.
         source: Where its rows come from (a URI or the table they were derived from).
+        further: What else there is to say.
 
     Returns:
         What `description` gives from now on.
     """
-    facts = {**_measured(path), "source": source}
+    facts = {**_measured(path), "source": source, **(further or {})}
     with outputs.whole(Path(path) / _FACTS_FILE) as partial:
         empty = pl.DataFrame(schema=scan(path).collect_schema())
         empty.write_parquet(partial, metadata={_FACTS_KEY: json.dumps(facts)})

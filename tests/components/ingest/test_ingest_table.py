@@ -97,3 +97,48 @@ def test_a_schema_gives_the_types_of_a_small_batch(
 def test_unknown_option_is_refused(ingest: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"on_bad_rows is 'ignore'; use one of: fail, quarantine, null"):
         ingest(on_bad_rows="ignore")
+
+
+def test_rows_without_a_label_are_left_out_and_counted(
+    ingest: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("x,y\n1,a\n2,NA\n3,b\n4,\n")
+    table, rejected, counts = ingest(source=str(source), label="y")
+    assert counts == (2, 0)
+    assert tables.scan(table.path).collect().rows() == [(1, "a"), (3, "b")]
+    assert tables.description(table.path)["rows_without_label"] == table.metadata["rows_without_label"] == 2
+    assert "label column 'y' is missing in 2 of 4 rows of" in caplog.text
+    assert tables.description(rejected.path)["rows"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "y", "on_missing_label": "fail"}, "'y' is missing in 1 of 2 .*on_missing_label='drop'"),
+        ({"label": "z"}, "label column 'z' is missing in 2 of 2 rows .*nothing to learn from"),
+        ({"label": "Y"}, "label column 'Y' is not in the source; .*columns are: x, y"),
+        ({"required_columns": ["towm"]}, "column 'towm' is not in the source; .*columns are: x, y"),
+        ({"required_columns": [True]}, "required_columns holds True, which is no text"),
+        ({"label": "y", "on_missing_label": "keep"}, "on_missing_label is 'keep'; use one of: drop, fail"),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_label_that_training_could_not_use_is_said_at_once(
+    ingest: Callable[..., Any], tmp_path: Path, form: str, options: dict[str, Any], message: str
+) -> None:
+    frame = pl.DataFrame(
+        {"x": [1, 2], "y": ["a", None], "z": [None, None]}, schema_overrides={"z": pl.String}
+    )
+    frame = frame.select("x", "y", "z") if options.get("label") == "z" else frame.select("x", "y")
+    source = tmp_path / f"data.{form}"
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[form](source)
+    with pytest.raises(ValueError, match=message):
+        ingest(source=str(source), **options)
+
+
+def test_names_of_columns_may_look_like_other_values(ingest: Callable[..., Any], tmp_path: Path) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("1,2,-999\n")
+    table, _, _ = ingest(source=str(source), column_names=["no", 2023, "x"], null_values=[-999])
+    assert tables.scan(table.path).collect().rows(named=True) == [{"no": 1, "2023": 2, "x": None}]

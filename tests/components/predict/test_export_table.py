@@ -75,7 +75,7 @@ def test_an_object_store_gets_the_file(
     ("destination", "sentence"),
     [
         ("rows", "can't tell the format of 'rows'"),
-        ("rows.xlsx", "csv, parquet, jsonl"),
+        ("rows.xlsx", "end it with .csv, .parquet or .jsonl"),
         ("nowhere://bucket/rows.csv", "can't write nowhere://bucket/rows.csv"),
     ],
 )
