@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -39,6 +40,8 @@ class _Counted(msgspec.Struct):
     instances: list[msgspec.Raw]
 
 
+# Rows that a structure has fields for.
+_MOST_COUNTED = 20_000
 _counted = msgspec.json.Decoder(_Counted)
 
 
@@ -126,11 +129,7 @@ class Signature:
         """
         # A row of two bytes may become one of hundreds of values: so many are counted before they are made.
         if len(body) > 3 * max_rows and body.count(b"{") + body.count(b"[") > max_rows + 2:
-            count = len(decoded(_counted, body).instances)
-            if count > max_rows:
-                raise Refusal(
-                    "too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once"
-                )
+            _require_rows(body, max_rows)
         instances = decoded(self._request, body).instances
         if not self._typed:
             return self.checked(
@@ -200,6 +199,37 @@ class Signature:
     def _listed(self) -> str:
         names = list(self.features)
         return ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
+
+
+def _require_rows(body: bytes, max_rows: int) -> None:
+    """Refuse a body of too many rows, without making any of them.
+
+    Raises:
+        Refusal: As `decoded`, or there are too many.
+    """
+    try:
+        _counter(min(max_rows, _MOST_COUNTED)).decode(body)
+        return
+    except msgspec.ValidationError as error:
+        if not str(error).startswith("Expected `array` of at most length"):
+            return  # what is wrong is said by what reads the rows
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if max_rows > _MOST_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
+        return
+    raise Refusal("too_many_rows", f"the request has more than the {max_rows} rows that are taken at once")
+
+
+@cache
+def _counter(max_rows: int) -> "msgspec.json.Decoder[Any]":
+    """Return a decoder that stops at the first row beyond so many.
+
+    A list may have a longest length too, but msgspec looks at it when the list is made: of five million empty
+    rows that is after two seconds and half a gigabyte. A structure that is an array ends at its last field.
+    """
+    fields = [(f"row{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(max_rows)]
+    rows = msgspec.defstruct("Rows", fields, array_like=True, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(msgspec.defstruct("Counted", [("instances", rows)]))
 
 
 def decoded(decoder: Any, body: bytes) -> Any:

@@ -68,9 +68,23 @@ def test_unknown_tensors_take_no_memory() -> None:
 def test_rows_beyond_the_limit_are_counted_and_not_made(row: bytes) -> None:
     body = b'{"instances":[' + b",".join([row] * 100_000) + b"]}"
     # A row of this model takes 500 bytes.
-    assert peak(lambda: OPEN.rows_of_json(body, 10_000)) < 20_000_000
-    with pytest.raises(Refusal, match="the request has 100000 rows; at most 10000 are taken at once"):
+    assert peak(lambda: OPEN.rows_of_json(body, 10_000)) < 10_000_000
+    with pytest.raises(Refusal, match="the request has more than the 10000 rows that are taken at once"):
         OPEN.rows_of_json(body, 10_000)
+
+
+def test_rows_beyond_the_limit_are_not_even_read() -> None:
+    # What follows the first row too many is no JSON, and nobody looks.
+    body = b'{"instances":[' + b"{}," * 10_001 + b"?" * 100_000
+    with pytest.raises(Refusal, match="more than the 10000 rows"):
+        OPEN.rows_of_json(body, 10_000)
+
+
+def test_a_limit_of_many_rows_is_held_as_well() -> None:
+    body = b'{"instances":[' + b",".join([b"{}"] * 30_000) + b"]}"
+    assert len(OPEN.rows_of_json(body, 30_000)) == 30_000
+    with pytest.raises(Refusal, match="more than the 29999 rows"):
+        OPEN.rows_of_json(body, 29_999)
 
 
 def test_text_with_many_braces_is_no_reason_to_refuse_it() -> None:
