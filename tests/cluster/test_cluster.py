@@ -51,16 +51,25 @@ def remove_endpoint(name: str) -> dsl.ContainerSpec:
 import sys
 from pathlib import Path
 from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+def delete(call, name):
+    try:
+        call(name, namespace)
+    except ApiException as error:
+        if error.status != 404:  # an endpoint that didn't come up has not all of it
+            raise
+
 config.load_incluster_config()
 namespace = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text()
 name, apps, core = sys.argv[1], client.AppsV1Api(), client.CoreV1Api()
 for found in apps.list_namespaced_deployment(namespace).items:
     if found.metadata.name.startswith(f"{name}-"):
-        apps.delete_namespaced_deployment(found.metadata.name, namespace)
-        core.delete_namespaced_service(found.metadata.name, namespace)
-core.delete_namespaced_service(name, namespace)
-client.PolicyV1Api().delete_namespaced_pod_disruption_budget(name, namespace)
-client.NetworkingV1Api().delete_namespaced_network_policy(name, namespace)
+        delete(apps.delete_namespaced_deployment, found.metadata.name)
+        delete(core.delete_namespaced_service, found.metadata.name)
+delete(core.delete_namespaced_service, name)
+delete(client.PolicyV1Api().delete_namespaced_pod_disruption_budget, name)
+delete(client.NetworkingV1Api().delete_namespaced_network_policy, name)
 """
     image = catalogue.components()["rollback"].component_spec.implementation.container.image
     return dsl.ContainerSpec(image=image, command=["python", "-c", program], args=[name])
