@@ -42,7 +42,7 @@ def gather(
         ValueError: A name is unknown, a value is missing, of the wrong type or can't be right, or the file
             can't be read.
     """
-    given: dict[str, Any] = _read(file) if file else {}
+    given: dict[str, Any] = read(file) if file else {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator:
@@ -142,7 +142,12 @@ def _parse(name: str, text: str) -> Any:
         raise ValueError(f"parameter {name!r} is not valid YAML or JSON: {text}: {error}") from None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
+    """Return what a YAML or JSON file maps names to.
+
+    Raises:
+        ValueError: It can't be read, or holds something else.
+    """
     try:
         values = plain_yaml.load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

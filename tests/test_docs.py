@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import compile as compile_command
+import endpoints as endpoints_command
 import run as run_command
 import submit as submit_command
 from targets import catalogue, parameters, settings
@@ -24,6 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PARSERS = {
     "run.py": run_command._parser,
     "compile.py": compile_command._parser,
+    "endpoints.py": endpoints_command.parser,
     "submit.py": submit_command.parser,
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from flowparts.deploy import _lease, dry_run, log_text, require_allowed
 
+_NAME = "app.kubernetes.io/name"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
 _BACK_OFF = "CrashLoopBackOff"
@@ -131,6 +132,11 @@ class Cluster:
             self._unkept[path] = applied
         return applied
 
+    def names(self, api_version: str, kind: str) -> list[str]:
+        """Return the names of all endpoints of which there is an object of a kind."""
+        found = self.find(api_version, kind, self.managed())
+        return sorted({thing["metadata"]["labels"][_NAME] for thing in found})
+
     @property
     def host(self) -> str:
         """The API's address."""
@@ -139,7 +145,12 @@ class Cluster:
     @staticmethod
     def labels(name: str) -> dict[str, str]:
         """Return the labels of all that belongs to an endpoint; only what bears them is ever deleted."""
-        return {"app.kubernetes.io/name": name, _MANAGED_BY: MANAGER}
+        return {_NAME: name, _MANAGED_BY: MANAGER}
+
+    @staticmethod
+    def managed() -> dict[str, str]:
+        """Return the labels of all that belongs to any endpoint."""
+        return {_MANAGED_BY: MANAGER}
 
     def get(self, api_version: str, kind: str, name: str) -> Manifest | None:
         """Return an object, or nothing if it isn't there."""

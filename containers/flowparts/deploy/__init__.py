@@ -159,6 +159,19 @@ def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, An
     return found
 
 
+def endpoints(name: str, namespace: str = "") -> list[Endpoint]:
+    """Return the endpoints of a target.
+
+    Raises:
+        ValueError: The target can't list them.
+    """
+    listing = getattr(target(name), "endpoints", None)
+    if listing is None:
+        raise ValueError(f"endpoints of the target {name} can't be listed; only those of clusters can")
+    found: list[Endpoint] = listing(namespace)
+    return found
+
+
 _dry_run: ContextVar[list[dict[str, Any]] | None] = ContextVar("dry_run", default=None)
 
 

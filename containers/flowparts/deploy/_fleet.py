@@ -515,6 +515,18 @@ class Fleet:
         }
 
 
+def endpoints(target: str, namespace: str) -> list[Endpoint]:
+    """Return the endpoints of a target in a namespace, each with the shares that its pods really get."""
+    there = Cluster(namespace)
+    found = []
+    for service in there.find("v1", "Service", there.managed()):
+        if written := service["metadata"].get("annotations", {}).get(_STATE):
+            endpoint = Endpoint(**json.loads(written))
+            if endpoint.target == target:
+                found.append(Fleet.of(endpoint, ModelPod).measured(endpoint))
+    return found
+
+
 def look_up(there: Cluster, service: str, path: str) -> Any:
     """Return the JSON that a service has at a path, reached as `Fleet.ask` does."""
     if cluster.in_cluster():

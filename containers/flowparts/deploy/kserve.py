@@ -161,6 +161,13 @@ def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> 
     return service.plan(shares) if service.state()[0] else targets.Plan(dict.fromkeys(shares, 100))
 
 
+def endpoints(namespace: str = "") -> list[Endpoint]:
+    """Return the endpoints in a namespace."""
+    there = Cluster(namespace)
+    states = (_service(there, name).state()[0] for name in there.names(API, KIND))
+    return [state for state in states if state]
+
+
 def _of(endpoint: Endpoint) -> Service:
     """Return the service of an endpoint, whose mode it knows."""
     there = Cluster(endpoint.settings["namespace"])

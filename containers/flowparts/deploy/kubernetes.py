@@ -6,6 +6,7 @@ from typing import Any
 from flowparts import deploy as targets
 from flowparts import model_store
 from flowparts.cluster import Cluster
+from flowparts.deploy import _fleet
 from flowparts.deploy._fleet import Fleet
 from flowparts.endpoint import Endpoint
 from flowparts.server_pod import ServerPod
@@ -65,6 +66,11 @@ def deploy(
     )
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
     return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)
+
+
+def endpoints(namespace: str = "") -> list[Endpoint]:
+    """Return the endpoints in a namespace."""
+    return _fleet.endpoints("kubernetes", namespace)
 
 
 def plan(

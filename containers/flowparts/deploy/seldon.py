@@ -142,6 +142,13 @@ def trouble(endpoint: Endpoint, revision: str) -> str:
     return fleet.there.trouble(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
 
 
+def endpoints(namespace: str = "") -> list[Endpoint]:
+    """Return the endpoints in a namespace."""
+    there = Cluster(namespace)
+    states = (_Fleet(there, name).state() for name in there.names(_API, "Experiment"))
+    return [state for state in states if state]
+
+
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
     """Return rows as a request of the Open Inference Protocol: a tensor of shape [rows] for each column."""
     inputs = []

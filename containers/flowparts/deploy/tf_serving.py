@@ -14,7 +14,7 @@ from typing import Any
 from flowparts import deploy as targets
 from flowparts import model_store, saved_model_files
 from flowparts.cluster import Cluster
-from flowparts.deploy import _tf_rows
+from flowparts.deploy import _fleet, _tf_rows
 from flowparts.deploy._fleet import Fleet, look_up
 from flowparts.endpoint import Endpoint
 from flowparts.tf_serving_pod import Batching, TensorFlowServingPod, threads
@@ -102,6 +102,11 @@ def deploy(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
     )
     return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)
+
+
+def endpoints(namespace: str = "") -> list[Endpoint]:
+    """Return the endpoints in a namespace."""
+    return _fleet.endpoints("tf_serving", namespace)
 
 
 def plan(

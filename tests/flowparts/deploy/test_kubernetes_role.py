@@ -19,7 +19,8 @@ TARGETS: dict[str, dict[str, Any]] = {"kubernetes": FLEET, "tf_serving": FLEET, 
 
 
 def granted() -> set[tuple[str, str, str, str]]:
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (text,) = [block for block in blocks if "kind: Role" in block]
     return {
         (role["metadata"]["namespace"], group, resource, verb)
         for role in yaml.safe_load_all(text)
@@ -72,6 +73,7 @@ def use(name: str, options: dict[str, Any], api: KubernetesApi, records: list[An
         # As it asks for the types of a model's inputs.
         found = Cluster().get_from_service(f"{endpoint}-{canary.revision}:http", "v2/health/ready")
         assert found == {"ready": True}
+    assert endpoint in [found.name for found in deploy.endpoints(name)]
     back = target.rollback(target.shift(canary, 50))
     assert back.traffic == {first.revision: 100}
     for scenario, reason in {"crash": "last log line: model is damaged", "mount": "FailedMount"}.items():
