@@ -25,7 +25,8 @@ def deploy_model(
         target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
-        options: The target's own options, such as replicas, cpu and memory, as its component takes them.
+        options: The target's own options, such as replicas, cpu and memory, as its component takes them. What
+            isn't named stays as the endpoint has it, unless {"reset": true} is.
 
     Returns:
         url: Where requests go.
@@ -35,6 +36,6 @@ def deploy_model(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    chosen = deploy.options(target, options)
-    deployed = deploy.target(target).deploy(model.uri, name, share=share, **chosen)
+    with deploy.changing(target, name, deploy.options(target, options)) as chosen:
+        deployed = deploy.target(target).deploy(model.uri, name, share=share, **chosen)
     return endpoints.publish(deployed, endpoint)

@@ -41,7 +41,8 @@ def roll_out(
         target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets at first.
-        options: The target's own options, such as replicas, cpu and memory, as its component takes them.
+        options: The target's own options, such as replicas, cpu and memory, as its component takes them. What
+            isn't named stays as the endpoint has it, unless {"reset": true} is.
         requests: Requests of one row to each revision at each share; 10 at least to judge the latency.
         seconds: How long to watch at each share; requests that didn't fit in are left out.
         max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.

@@ -9,6 +9,7 @@ sentence.
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ _BACK_OFF = "CrashLoopBackOff"
 HOPELESS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_PROXIED = re.compile("/services/([^/:]+)[^/]*/proxy/")
 _TIMEOUT_SECONDS = (10, 60)
 _LEASE = ("coordination.k8s.io/v1", "Lease")
 # Between this machine's clock and the cluster's.
@@ -180,6 +182,43 @@ class Cluster:
         except ChangedError:  # it is gone, and another one has its name
             _log.info("%s %s was made anew meanwhile, and stays", kind, name)
 
+    def note(self, kind: str, name: str, reason: str, message: str, labels: Mapping[str, str]) -> None:
+        """Label a Deployment and write an Event about it for people, unless it has the labels."""
+        self._check_lease()
+        found = self.get("apps/v1", kind, name)
+        if not found or dry_run() is not None:
+            return
+        if labels.items() <= found["metadata"].get("labels", {}).items():
+            return
+        now = self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{name}.", "namespace": self.namespace},
+            "involvedObject": {
+                "apiVersion": "apps/v1",
+                "kind": kind,
+                "name": name,
+                "namespace": self.namespace,
+                "uid": found["metadata"]["uid"],
+            },
+            "type": "Normal",
+            "reason": reason,
+            "message": message,
+            "source": {"component": MANAGER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            patch = {"metadata": {"labels": dict(labels)}}
+            query = [("fieldManager", MANAGER)]
+            path = self._path("apps/v1", kind, name)
+            self._json("PATCH", path, patch, query, "application/merge-patch+json")
+            self._json("POST", self._path("v1", "Event"), event)
+        except ValueError as error:
+            _log.warning("kubectl won't show the share of %s: %s", name, error)
+
     def create(self, manifest: Manifest) -> Manifest:
         """Make an object that isn't there yet.
 
@@ -268,6 +307,8 @@ class Cluster:
                     restarts = container.get("restartCount", 0)
                     often = f", {restarts} restarts" if restarts else ""
                     said = f"exit code {ended.get('exitCode')} ({ended.get('reason')}{often}), "
+                    if ended.get("reason") == "OOMKilled":
+                        said += "it needs more memory than its limit, "
                     said += f"last log line: {log}"
                 return f"{reason} in pod {name}: {said}", reason in HOPELESS
             for condition in status.get("conditions", []):
@@ -498,6 +539,8 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
             f"{path} has fields that something else has set otherwise; remove them there, or delete the "
             f"object ({said})"
         )
+    if match := _PROXIED.search(path):
+        return ValueError(f"the server behind service {match[1]} answered {error.status}: {said}")
     return ValueError(f"the Kubernetes API refuses {method} {path} with status {error.status}: {said}")
 
 

@@ -114,7 +114,7 @@ def roll_out(
         target: Module of `flowparts.deploy`.
         name: The endpoint.
         share: Percent of the requests at first; then those of `STEPS` that are more.
-        options: The target's own options.
+        options: The target's own options; what isn't named stays as the endpoint has it.
         watch: How the revision is watched at each share.
 
     Raises:
@@ -123,15 +123,15 @@ def roll_out(
     """
     platform = deploy.target(target)
     deploy.check_share(share)
-    chosen = deploy.options(target, options)
+    named = deploy.options(target, options)
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
     sample = serving_check.sample(predictions, watch.sample_rows).lazy()
-    plan = deploy.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
-    stages = plan.stages()
-    if plan.note:
-        _log.warning(plan.note)
-    with ending.in_order(), deploy.one_writer():
+    with ending.in_order(), deploy.changing(target, name, named) as chosen:
+        plan = deploy.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
+        stages = plan.stages()
+        if plan.note:
+            _log.warning(plan.note)
         # All requests are given by a shift, which keeps the previous revision warm; a deployment may not.
         live = platform.deploy(model, name, share=stages[0] if stages[0] < 100 else 0, **chosen)
         is_alone = live.share == 100

@@ -17,6 +17,8 @@
 - `plan(name, shares, **options) -> Plan` says what shares a rollout would really give. Only where they
   can differ from what is asked for.
 - `endpoints(namespace) -> list[Endpoint]` returns all endpoints there. Only on clusters.
+- `writing(name, *, wait_seconds, ...)` is a context in which no other step changes an endpoint; it gives the
+  endpoint as it is. Not on Vertex AI and SageMaker, whose own services refuse a second change.
 - `release(endpoint)` takes the servers from a previous revision without requests; a rollback brings them
   back. Only on Kubernetes; elsewhere they stay until another model is deployed.
 """
@@ -145,6 +147,52 @@ def one_writer() -> AbstractContextManager[None]:
     return _lease.kept()
 
 
+# What is about one deployment and not about the endpoint, or says where the endpoint is.
+_PASSING = ("digest", "namespace", "project", "location", "region", "timeout_seconds", "wait_seconds")
+
+_kept_options: ContextVar[Mapping[str, Any] | None] = ContextVar("kept_options", default=None)
+
+
+@contextmanager
+def changing(name: str, endpoint: str, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Be the only step that changes an endpoint, and give the options that it is deployed with.
+
+    These are the ones that it has been deployed with, and those that are given: a deployment changes only
+    what it names. With the option `reset` it has only those that are given. The platforms of clouds keep no
+    options.
+
+    Args:
+        name: The target.
+        endpoint: Name of the endpoint.
+        given: The target's options, as `options` returns them, and `reset`.
+
+    Raises:
+        ValueError: Another step changes the endpoint.
+    """
+    named = dict(given)
+    reset = named.pop("reset", False)
+    writing = getattr(target(name), "writing", None)
+    with one_writer():
+        if writing is None:
+            yield named
+            return
+        where = {option: named[option] for option in ("namespace", "wait_seconds") if option in named}
+        with writing(endpoint, **where) as before:
+            if before and before.target == name and not reset:
+                named = {**before.settings.get("options", {}), **named}
+            token = _kept_options.set({key: named[key] for key in sorted(named) if key not in _PASSING})
+            try:
+                yield named
+            finally:
+                _kept_options.reset(token)
+
+
+def kept_options() -> dict[str, Any]:
+    """Return the settings of an endpoint that hold the options that it is deployed with."""
+    kept = _kept_options.get()
+    return {"options": dict(kept)} if kept else {}
+
+
 def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, Any]) -> Plan:
     """Return the shares that a target would really give a new revision one after the other.
 
@@ -196,7 +244,8 @@ def manifests(
     found: list[dict[str, Any]] = []
     token = _dry_run.set(found)
     try:
-        module.deploy(model, endpoint, share=share, **given)
+        with changing(name, endpoint, given) as chosen:
+            module.deploy(model, endpoint, share=share, **chosen)
     finally:
         _dry_run.reset(token)
     return found
@@ -210,7 +259,7 @@ def dry_run() -> list[dict[str, Any]] | None:
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options for a target's `deploy` with the types that it takes.
 
-    Whole numbers arrive as floats from a pipeline.
+    Whole numbers arrive as floats from a pipeline. Every target has the option `reset`: see `changing`.
 
     Raises:
         ValueError: The target doesn't know an option or needs one that isn't given, or a value is of another
@@ -220,13 +269,16 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(deploy).parameters.values()
     ports = {port.name: port.annotation for port in parameters if port.kind is port.KEYWORD_ONLY}
     required = [port.name for port in parameters if port.name in ports and port.default is port.empty]
-    checked = {}
+    checked: dict[str, Any] = {}
     for option in required:
         if option not in given:
             raise ValueError(f"the target {name} needs the option {option!r}; give it among the options")
     for option, value in given.items():
         if option == "share":
             raise ValueError("'share' is no option of a target; give it to the step itself")
+        if option == "reset" and isinstance(value, bool):
+            checked[option] = value
+            continue
         if option not in ports:
             raise ValueError(unknown(f"option of the target {name}", option, sorted(set(ports) - {"share"})))
         wanted = ports[option]
@@ -458,10 +510,12 @@ def not_deployed(
         return ValueError(failed)
     try:
         undo()
-        still = " and ".join(kept)
-        after = f"; {still} serves as before" if still else ""
+        serving = list(kept)
+        verb = "serve" if len(serving) > 1 else "serves"
+        after = f"; {' and '.join(serving)} {verb} as before" if serving else ""
     except ValueError as further:
-        after = f"; and it could not be made as it was before: {further}"
+        again = "for the same reason" if str(further) == str(error) else f": {further}"
+        after = f"; and it could not be made as it was before{' ' if again[0] == 'f' else ''}{again}"
     return ValueError(f"{failed}{after}")
 
 

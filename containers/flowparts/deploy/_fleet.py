@@ -22,6 +22,9 @@ from flowparts.model_pod import OUTSIDE_MESH, ModelPod
 
 _STATE = "flowparts/endpoint"
 _REVISION = "flowparts/revision"
+_DIGEST = "flowparts/model-digest"
+_MODEL = "flowparts/model"
+_SHARE = "flowparts/share"
 _BUSY_PERCENT = 70
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _GATEWAY = ("gateway.networking.k8s.io/v1", "Gateway")
@@ -109,20 +112,26 @@ class Fleet:
             after = Endpoint(self.target, self.name, self.url(), pod.revision, {pod.revision: 100})
         else:
             after = replace(before.deploying(pod.revision, share), url=self.url())
-        after = replace(after, target=self.target, settings=self.settings)
+        after = replace(after, target=self.target, settings={**self.settings, **targets.kept_options()})
+        # A revision that crashes is what a new one is to replace: it doesn't serve as before.
+        kept = (
+            [revision for revision, part in before.traffic.items() if part and self._ready(revision)]
+            if (before)
+            else []
+        )
         try:
             self.place(pod, clients)
-            self.steer(after, timeout_seconds, pod)
+            after = self.steer(after, timeout_seconds, pod)
         except ValueError as error:
-            kept = before.traffic if before else []
             raise targets.not_deployed(
                 self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
             ) from None
         self.tidy(after)
+        self._take_away(before, after)
         if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
             self.release(after)
         self._watch(monitor_labels)
-        return self.measured(after)
+        return after
 
     def plan(self, shares: Sequence[int]) -> targets.Plan:
         """Return what a new revision would get of the requests beside the one that serves."""
@@ -144,14 +153,13 @@ class Fleet:
         """Give the current revision a share; the previous one keeps its pods, at 100 too."""
         with self.there.writing(self.name):
             after = targets.unchanged(endpoint, self.state(), self.where).with_share(percent)
-            self.steer(after)
-            return self.measured(after)
+            return self.steer(after)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
         """Bring the previous revision to its full strength, give it all and remove the current one."""
         with self.there.writing(self.name):
             after = targets.rolled_back(endpoint, self.state(), self.where)
-            self.steer(after)
+            after = self.steer(after)
             self.tidy(after)
             return after
 
@@ -215,14 +223,16 @@ class Fleet:
     def place(self, pod: ModelPod, clients: list[str]) -> None:
         """Apply what a revision is made of, and the rules that hold for all of them."""
         self._apply("networking.k8s.io/v1", "NetworkPolicy", self.name, self._network(pod, clients))
+        labels = {**self.labels, _REVISION: pod.revision}
+        # One for each revision, which ends with it: one of all would count pods whose Deployment is gone, and
+        # refuse to drain nodes meanwhile.
         disruption = {
-            "selector": {"matchLabels": self.labels},
+            "selector": {"matchLabels": labels},
             "maxUnavailable": 1,
             # A pod that never gets ready must not keep a node from being drained.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         }
-        self._apply("policy/v1", "PodDisruptionBudget", self.name, disruption)
-        labels = {**self.labels, _REVISION: pod.revision}
+        self._apply("policy/v1", "PodDisruptionBudget", self._of(pod.revision), disruption, labels)
         if pod.has_files:
             self.there.apply(
                 {
@@ -237,19 +247,33 @@ class Fleet:
         spec = {
             "selector": {"matchLabels": labels},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": {**labels, **OUTSIDE_MESH}}, "spec": pod.full_spec(labels)},
+            "template": {
+                "metadata": {"labels": {**labels, **OUTSIDE_MESH, **self._named(pod.revision)}},
+                "spec": pod.full_spec(labels),
+            },
         }
-        self._apply("apps/v1", "Deployment", self._of(pod.revision), spec, labels)
+        self._apply(
+            "apps/v1",
+            "Deployment",
+            self._of(pod.revision),
+            spec,
+            {**labels, **self._named(pod.revision), **({_DIGEST: pod.digest} if pod.digest else {})},
+            annotations={_MODEL: pod.model},
+        )
         self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
 
-    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0, pod: ModelPod | None = None) -> None:
+    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0, pod: ModelPod | None = None) -> Endpoint:
         """Share the requests out: first more pods, then the routes, then fewer pods.
 
         The revision that is asked for must be ready, and so must pods that another one gets for it. How the
         other one fares otherwise is no condition: one that crashes is what a new revision is to replace. A
         revision that is deployed must serve the model of its pod.
+
+        Returns:
+            The endpoint with the shares that come out, as the cluster keeps it.
         """
         pods = self._pods(asked)
+        given = self.measured(asked)
         expected = {asked.revision: pods[asked.revision]}
         for revision, count in pods.items():
             if count and self._placed(revision) < count:
@@ -268,13 +292,33 @@ class Fleet:
             path = self.kind.digest_path.format(name=self.name)
             found = look_up(self.there, self._of(asked.revision), path)
             targets.require_served(found, pod.digest, asked.revision)
-        self._route(asked)
+        self._route(given)
         if self.gateway:
             targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
         for revision, count in pods.items():
             # The autoscaler has the say above its minimum.
             if count and not self.max_replicas:
                 self.there.scale(self._of(revision), count)
+        for revision, share in given.traffic.items():
+            said = "" if share == asked.traffic[revision] else f", for {asked.traffic[revision]} % asked for"
+            self.there.note(
+                "Deployment",
+                self._of(revision),
+                "Share",
+                f"{revision} gets {share} % of the requests{said}",
+                {_SHARE: str(share)},
+            )
+        return given
+
+    def _take_away(self, before: Endpoint | None, after: Endpoint) -> None:
+        """Remove what the endpoint was deployed with before and isn't any more."""
+        if before is None:
+            return
+        if before.settings["gateway"] and not self.gateway:
+            self.there.delete(*_ROUTE, self.name)
+        if before.settings["max_replicas"] and not self.max_replicas:
+            for revision in after.traffic:
+                self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
 
     def undo(self, revision: str, before: Endpoint | None) -> None:
         """Share the requests as before, then remove a revision that wasn't there before."""
@@ -287,6 +331,7 @@ class Fleet:
 
     def remove(self, revision: str, last: bool = False) -> None:
         """Remove a revision, and with the last one what stands around it."""
+        self.there.delete("policy/v1", "PodDisruptionBudget", self._of(revision))
         self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
         self.there.delete("v1", "Service", self._of(revision))
         self.there.delete("apps/v1", "Deployment", self._of(revision))
@@ -296,7 +341,6 @@ class Fleet:
             if self.gateway:
                 self.there.delete(*_ROUTE, self.name)
             self.there.delete("v1", "Service", self.name)
-            self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
             self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
 
     def tidy(self, asked: Endpoint) -> None:
@@ -305,6 +349,8 @@ class Fleet:
             revision = deployment["metadata"]["labels"][_REVISION]
             if revision not in asked.traffic:
                 self.remove(revision)
+        # Releases before this one made one budget for all revisions.
+        self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
 
     def measured(self, asked: Endpoint) -> Endpoint:
         """Return the endpoint with the shares that the pods really get."""
@@ -312,6 +358,16 @@ class Fleet:
             return asked
         pods = self._pods(asked)
         return asked.with_share(round(100 * pods[asked.revision] / sum(pods.values())))
+
+    @staticmethod
+    def _named(revision: str) -> dict[str, str]:
+        """Return the labels of a revision that people and dashboards know."""
+        return {"app.kubernetes.io/component": "model-server", "app.kubernetes.io/version": revision}
+
+    def _ready(self, revision: str) -> int:
+        """Return how many pods of a revision are ready."""
+        found = self.there.get("apps/v1", "Deployment", self._of(revision)) or {}
+        return int(found.get("status", {}).get("availableReplicas", 0))
 
     def _of(self, revision: str) -> str:
         return f"{self.name}-{revision}"

@@ -114,7 +114,16 @@ def deploy(
             else:
                 after = replace(before.endpoint.deploying(revision, share), url=url)
                 others = dict(before.servers)
+            after = replace(after, settings=targets.kept_options())
             return host.apply(after, {**others, revision: servers}, splitter_id)
+
+
+@contextmanager
+def writing(name: str, *, wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    with _engine() as engine, _writing(name, wait_seconds):
+        state = _Host(engine, name).state()
+        yield state.endpoint if state else None
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

@@ -5,7 +5,8 @@ KServe runs services in two modes. Where Knative is installed, revisions are Kna
 (`flowparts.deploy._kserve_standard`). A service that is there keeps its mode, which can't be changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +94,7 @@ def _deploy(
     if before:
         after = before.deploying(pod.revision, share)
         service.check_share(after.share)
-    settings = {"namespace": service.there.namespace, "mode": service.mode}
+    settings = {"namespace": service.there.namespace, "mode": service.mode, **targets.kept_options()}
     after = replace(after, settings=settings)
     try:
         made = service.move(before, after, predictors, timeout_seconds)
@@ -109,6 +110,14 @@ def _deploy(
     if before is None or before.traffic != made.traffic:  # else it may be a rollout that is watched
         service.release(made)
     return made
+
+
+@contextmanager
+def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    service = _service(Cluster(namespace), name)
+    with service.there.writing(name, wait_seconds):
+        yield service.state()[0]
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

@@ -1,6 +1,7 @@
 """Plain Kubernetes: the model server in a Deployment for each revision behind one Service."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flowparts import deploy as targets
@@ -86,6 +87,14 @@ def plan(
     """Return what shares a revision would get: without a Gateway a ratio of pods."""
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
     return fleet.plan(shares)
+
+
+@contextmanager
+def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, 1, 0, "")
+    with fleet.there.writing(name, wait_seconds):
+        yield fleet.state()
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

@@ -8,7 +8,8 @@ has it loaded. Clients name the Experiment in the header Seldon-Model and speak 
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -83,7 +84,7 @@ def deploy(
         after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
         if before:
             after = before.deploying(pod.revision, share)
-        after = replace(after, settings={"namespace": fleet.there.namespace})
+        after = replace(after, settings={"namespace": fleet.there.namespace, **targets.kept_options()})
         try:
             fleet.place(pod, replicas, storage_access)
             what = f"revision {pod.revision} of endpoint {name!r}"
@@ -96,6 +97,14 @@ def deploy(
             ) from None
         fleet.tidy(after)
         return after
+
+
+@contextmanager
+def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    fleet = _Fleet(Cluster(namespace), name)
+    with fleet.there.writing(name, wait_seconds):
+        yield fleet.state()
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

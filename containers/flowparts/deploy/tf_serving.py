@@ -8,7 +8,8 @@ requests must take the same columns.
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flowparts import deploy as targets
@@ -124,6 +125,14 @@ def plan(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
     )
     return fleet.plan(shares)
+
+
+@contextmanager
+def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    fleet = Fleet(Cluster(namespace), "tf_serving", TensorFlowServingPod, name, 1, 0, "")
+    with fleet.there.writing(name, wait_seconds):
+        yield fleet.state()
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:

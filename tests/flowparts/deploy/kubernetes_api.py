@@ -687,6 +687,15 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
         ]
         return 200, {"items": items}
     key = plural, name
+    if method == "POST" and plural == "events":
+        name = f"{body['metadata']['generateName']}{api.version}{len(api.objects)}"
+        validate({**body, "metadata": {"name": name}})
+        api.objects[plural, name] = {**body, "metadata": {"name": name}}
+        return 201, api.objects[plural, name]
+    if method == "PATCH" and not sub and request.headers["Content-Type"] == "application/merge-patch+json":
+        changed = copy.deepcopy(api.objects[key])
+        changed["metadata"]["labels"] |= body["metadata"]["labels"]
+        return 200, api.store(key, changed)
     if method == "PATCH" and not sub:
         assert request.headers["Content-Type"] == "application/apply-patch+yaml"
         assert query["fieldValidation"] == "Strict"

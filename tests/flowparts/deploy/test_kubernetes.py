@@ -44,7 +44,8 @@ def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
     assert pods(api, made) == {made.revision: 2}
     assert selected(api) == made.revision
     assert api.names("services") == ["churn", f"churn-{made.revision}"]
-    assert api.names("poddisruptionbudgets") == api.names("networkpolicies") == ["churn"]
+    assert api.names("poddisruptionbudgets") == [f"churn-{made.revision}"]
+    assert api.names("networkpolicies") == ["churn"]
     assert api.names("servicemonitors") == ["churn"]
     assert api.names("horizontalpodautoscalers") == []
 
@@ -54,7 +55,7 @@ def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None
     checked = [
         check_typed(thing, thing["kind"])
         for (plural, _), thing in api.objects.items()
-        if plural not in ("pods", "servicemonitors")
+        if plural not in ("pods", "servicemonitors", "events")
     ]
     assert sorted(checked) == [
         "V1Deployment",
@@ -212,6 +213,56 @@ def test_a_server_of_another_model_than_was_asked_for_gets_no_requests(api: Kube
     api.digest = ""
     with pytest.raises(ValueError, match="don't tell the digest of their model; take an image of this rel"):
         deploy(SECOND)
+
+
+def test_a_revision_and_its_share_can_be_read_with_kubectl(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    made = deploy(SECOND, share=10)
+    assert api.names("poddisruptionbudgets") == sorted(f"churn-{revision}" for revision in made.traffic)
+    budget = api.get("poddisruptionbudgets", f"churn-{made.revision}")["spec"]["selector"]["matchLabels"]
+    assert budget["flowparts/revision"] == made.revision
+    deployment = api.get("deployments", f"churn-{made.revision}")["metadata"]
+    assert (
+        deployment["labels"].items()
+        >= {
+            "app.kubernetes.io/version": made.revision,
+            "app.kubernetes.io/component": "model-server",
+            "flowparts/model-digest": digest_of(SECOND),
+            "flowparts/share": "33",
+        }.items()
+    )
+    assert deployment["annotations"]["flowparts/model"] == SECOND
+    said = {
+        (event["involvedObject"]["name"], event["message"])
+        for (kind, _), event in api.objects.items()
+        if kind == "events" and event["reason"] == "Share"
+    }
+    assert said == {
+        (f"churn-{first.revision}", f"{first.revision} gets 100 % of the requests"),
+        (f"churn-{first.revision}", f"{first.revision} gets 67 % of the requests, for 90 % asked for"),
+        (f"churn-{made.revision}", f"{made.revision} gets 33 % of the requests, for 10 % asked for"),
+    }
+    back = kubernetes.rollback(made)
+    assert api.names("poddisruptionbudgets") == [f"churn-{back.revision}"]
+
+
+def test_the_record_and_the_step_tell_the_same_shares(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    made = deploy(SECOND, share=10)
+    record = json.loads(api.get("services", "churn")["metadata"]["annotations"]["flowparts/endpoint"])
+    assert record["traffic"] == made.traffic
+    assert made.share == 33
+    assert kubernetes.shift(made, 100).share == 100
+
+
+def test_a_revision_that_crashes_is_not_said_to_serve(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    api.born_as[f"churn-{first.revision}"] = "crash"
+    api.scenario = "image"
+    with pytest.raises(ValueError, match="ImagePullBackOff") as raised:
+        deploy(SECOND)
+    assert "serves as before" not in str(raised.value)
+    assert api.names("deployments") == [f"churn-{first.revision}"]
 
 
 SHARES = {

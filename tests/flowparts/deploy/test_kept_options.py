@@ -1,0 +1,67 @@
+"""An endpoint keeps what it was deployed with, and loses what it is deployed without on purpose."""
+
+from typing import Any
+
+import pytest
+
+from flowparts import deploy
+from flowparts.deploy import kubernetes
+from flowparts.endpoint import Endpoint
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.deploy.test_kubernetes import GATEWAY
+
+FIRST, SECOND, THIRD = (f"s3://models/churn/{number}" for number in range(3))
+IMAGE = {"image": "registry.example/flowparts-serving:0.1.0", "timeout_seconds": 5.0}
+EVERYTHING = {"gateway": "public", "max_replicas": 4, "replicas": 3.0, "memory": "1Gi"}
+
+
+def bring_up(target: str, model: str, share: int = 100, **named: Any) -> Endpoint:
+    """Deploy as a step does."""
+    with deploy.changing(target, "churn", deploy.options(target, named)) as chosen:
+        return deploy.target(target).deploy(model, "churn", share=share, **chosen)
+
+
+@pytest.fixture
+def first(api: KubernetesApi) -> Endpoint:
+    api.put("gateways", GATEWAY)
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    return bring_up("kubernetes", FIRST, **IMAGE, **EVERYTHING)
+
+
+def test_a_deployment_changes_only_the_options_that_it_names(api: KubernetesApi, first: Endpoint) -> None:
+    made = bring_up("kubernetes", SECOND, 50, memory="512Mi")
+    assert made.settings["options"] == {"image": IMAGE["image"], **EVERYTHING, "memory": "512Mi"}
+    (rule,) = api.get("httproutes", "churn")["spec"]["rules"]
+    assert {backend["name"] for backend in rule["backendRefs"]} == {f"churn-{each}" for each in made.traffic}
+    assert len(api.names("horizontalpodautoscalers")) == 2
+    (server,) = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]["containers"]
+    assert server["resources"]["limits"]["memory"] == "512Mi"
+    # They outlive shifts and rollbacks.
+    back = kubernetes.rollback(kubernetes.shift(made, 100))
+    assert back.settings["options"] == made.settings["options"]
+
+
+def test_what_an_endpoint_no_longer_has_is_taken_away(api: KubernetesApi, first: Endpoint) -> None:
+    made = bring_up("kubernetes", SECOND, gateway="", max_replicas=0)
+    assert api.names("httproutes") == api.names("horizontalpodautoscalers") == []
+    assert made.url == "http://churn.team.svc"
+    assert made.settings["options"]["replicas"] == 3
+
+
+def test_reset_leaves_the_options_that_are_named_alone(api: KubernetesApi, first: Endpoint) -> None:
+    made = bring_up("kubernetes", SECOND, reset=True, **IMAGE)
+    assert made.settings["options"] == {"image": IMAGE["image"]}
+    assert api.names("httproutes") == []
+    assert api.get("deployments", f"churn-{made.revision}")["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("target", ["tf_serving", "kserve", "seldon"])
+def test_every_cluster_keeps_them(target: str, api: KubernetesApi) -> None:
+    bring_up(target, FIRST, memory="1Gi", **IMAGE)
+    made = bring_up(target, SECOND, 50, cpu="2")
+    assert made.settings["options"] == {"image": IMAGE["image"], "memory": "1Gi", "cpu": "2"}
+
+
+def test_a_plan_is_made_with_what_the_endpoint_has(api: KubernetesApi, first: Endpoint) -> None:
+    with deploy.changing("kubernetes", "churn", {}) as chosen:
+        assert deploy.plan("kubernetes", "churn", [10], chosen).shares == {10: 10}
