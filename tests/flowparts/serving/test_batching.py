@@ -12,7 +12,7 @@ from flowparts.serving.refusals import Refusal
 
 
 class Engine:
-    """Doubles the only value of each row, once it may; a batch with a text is refused."""
+    """Doubles the only value of each row, once it may; a text is the row's fault, null breaks the engine."""
 
     def __init__(self) -> None:
         self.free = threading.Event()
@@ -25,11 +25,13 @@ class Engine:
         assert self.free.wait(30)
         if any(isinstance(value, str) for (value,) in rows):
             raise ValueError("a text is no number")
+        if any(value is None for (value,) in rows):
+            raise MemoryError("no room for so many trees")
         return {"prediction": [2 * value for (value,) in rows]}
 
 
 def batched(script: Callable[[Batcher, Engine, list[Any]], Any], rows: int, waiting: int) -> list[Any]:
-    """Run a script beside a batcher whose engine is busy with the row 0; return all outcomes in order."""
+    """Run a script while a batcher is busy with the row 0; return its batches, and outcomes sorted."""
 
     async def main() -> list[Any]:
         engine, outcomes = Engine(), list[Any]()
@@ -45,13 +47,20 @@ def batched(script: Callable[[Batcher, Engine, list[Any]], Any], rows: int, wait
         finally:
             engine.free.set()
             batcher.close(30)
-        return [engine.batches, [answered(outcome) for outcome in outcomes]]
+        # A batch that is scored at once may be answered before the one whose end it waited for.
+        return [engine.batches, sorted((answered(outcome) for outcome in outcomes), key=_first)]
 
     return asyncio.run(main())
 
 
+def _first(answer: Any) -> tuple[bool, Any]:
+    return isinstance(answer, str), answer if isinstance(answer, str) else answer[0]
+
+
 def answered(outcome: Outcome) -> Any:
-    return outcome.column("prediction") if isinstance(outcome, Answer) else str(outcome)
+    if isinstance(outcome, Answer):
+        return outcome.column("prediction")
+    return f"{outcome.reason if isinstance(outcome, Refusal) else type(outcome).__name__}: {outcome}"
 
 
 def test_requests_that_come_while_the_engine_works_share_a_batch_up_to_its_size() -> None:
@@ -95,6 +104,24 @@ def test_rows_that_were_scored_wait_no_more() -> None:
     assert batched(script, rows=10, waiting=3)[1] == [[0], [2, 4, 6], [8], [10, 12]]
 
 
+def test_tells_how_long_the_engine_has_been_at_its_batch() -> None:
+    seen = []
+
+    def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
+        seen.append((batcher.busy, batcher.seconds_on_batch))
+        batcher.submit([[1]], 30, lambda outcome: after(batcher, outcome, outcomes))
+
+    def after(batcher: Batcher, outcome: Outcome, outcomes: list[Any]) -> None:
+        outcomes.append(outcome)
+        seen.append((batcher.busy, batcher.seconds_on_batch))  # busy until it has looked for more
+
+    batched(script, rows=10, waiting=10)
+    (busy, seconds), (_, ended) = seen
+    assert busy
+    assert 0 < seconds < 600
+    assert ended == 0.0
+
+
 def test_a_cancelled_request_is_never_scored() -> None:
     def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
         batcher.submit([[1]], 30, outcomes.append).cancel()
@@ -105,14 +132,20 @@ def test_a_cancelled_request_is_never_scored() -> None:
     assert outcomes == [[0], [4]]
 
 
-def test_a_bad_row_is_refused_alone() -> None:
+def test_a_bad_row_is_refused_alone_and_a_broken_engine_is_not_taken_for_one() -> None:
     def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
-        for value in (1, "x", 3):
+        for value in (1, "x", None, 3):
             batcher.submit([[value]], 30, outcomes.append)
 
     batches, outcomes = batched(script, rows=10, waiting=10)
-    assert batches == [[0], [1, "x", 3], [1], ["x"], [3]]
-    assert outcomes == [[0], [2], "a text is no number", [6]]
+    assert batches == [[0], [1, "x", None, 3], [1], ["x"], [None], [3]]
+    assert outcomes == [
+        [0],
+        [2],
+        [6],
+        "MemoryError: no room for so many trees",
+        "signature: a text is no number",
+    ]
 
 
 def test_what_takes_too_long_is_answered_once_and_left_out_if_it_still_waits() -> None:
@@ -135,7 +168,7 @@ def test_what_takes_too_long_is_answered_once_and_left_out_if_it_still_waits() -
             batcher.close(30)
         assert engine.batches == [[0], [2]]
         assert [answered(outcome) for outcome in outcomes] == [
-            *["there was no prediction within 0.01 s"] * 2,
+            *["deadline: there was no prediction within 0.01 s"] * 2,
             [4],
         ]
 
