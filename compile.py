@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
+from components import REGISTRY
 from targets import catalogue, compilation, kubeflow, package, plan, settings
 
 # Of all settings, those that a compiled pipeline depends on and a flag is worth; a profile gives the others.
 _FLAGS = ("registry", "version", "digests", "resources", "node")
+_REGISTRIES = re.compile(r"image: [\"']?(\S+)/flowparts-")
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,23 @@ def compile_all(
             if target == "kubeflow":
                 plans[sent.name] = plan.of(sent.text)
                 warnings += kubeflow.warnings(sent.text)
+    if all(theirs.registry == REGISTRY for theirs in chosen.values()):
+        _require_no_other_registry(texts)
     for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     return Compiled(list(texts), plans, warnings)
+
+
+def _require_no_other_registry(texts: Mapping[Path, str]) -> None:
+    """Raise ValueError if a file that was compiled for a registry would name the default images instead."""
+    for file in filter(Path.is_file, texts):
+        before = set(_REGISTRIES.findall(file.read_text(encoding="utf-8"))) - {REGISTRY}
+        if before:
+            raise ValueError(
+                f"{file} was compiled with --registry {min(before)}; give it again, or another "
+                "folder with --out, or remove the file"
+            )
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

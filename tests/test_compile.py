@@ -37,6 +37,22 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
     }
 
 
+def test_what_was_compiled_for_a_registry_is_not_overwritten_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["split_table", "--out", str(tmp_path)]
+    file = tmp_path / "components" / "split_table.yaml"
+    assert compile_command.main([*arguments, "--registry", "registry.example/team"]) == 0
+    before = file.read_text()
+    assert compile_command.main(arguments) == 1
+    assert (
+        f"{file} was compiled with --registry registry.example/team; give it again" in capsys.readouterr().err
+    )
+    assert file.read_text() == before
+    assert compile_command.main([*arguments, "--registry", "registry.example/other"]) == 0
+    assert "registry.example/other/flowparts-base" in file.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

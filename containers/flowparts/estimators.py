@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ BOOSTERS = {
 _VALUES_WORTH_THREADS = 200_000
 # Parameters that take estimators are given names of estimators instead.
 _NESTED = ("estimator", "final_estimator")
+# What XGBoost's objectives take beside the constructor's parameters.
+_XGBOOST_NUMBERS = ("quantile_alpha", "huber_slope", "tweedie_variance_power")
 _NESTED_LISTS = ("estimators",)
 
 
@@ -276,6 +279,13 @@ def _checked(cls: type, parameter: str, value: Any, task: str, seed: int) -> Any
         return _nested(value, task, seed)
     if parameter in _NESTED_LISTS and isinstance(value, Sequence) and not isinstance(value, str):
         return [(f"{index}", _nested(item, task, seed)) for index, item in enumerate(value)]
+    if _library(cls) == "xgboost" and parameter in _XGBOOST_NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(
+                f"{parameter} of estimator {cls.__name__!r} must be one number, not {value!r}: "
+                "a model has one prediction for a row"
+            )
+        return float(value)
     if _is_booster(cls):
         return _checked_by_annotation(cls, parameter, value)
     return _checked_by_constraints(cls, parameter, value)
@@ -374,6 +384,8 @@ def _listed(cls: type) -> list[str]:
 
 def _parameter_names(cls: type) -> list[str]:
     names = _listed(cls)
+    if _library(cls) == "xgboost":
+        return [*names, *_XGBOOST_NUMBERS]
     if _library(cls) == "lightgbm":
         from lightgbm.basic import _ConfigAliases
 

@@ -364,11 +364,14 @@ def _examples(scored: _Scored, test: pl.LazyFrame, columns: Sequence[str]) -> li
         return []
     names = [name for name in dict.fromkeys(columns) if name != scored.truth.name][:EXAMPLE_COLUMNS]
     known = pl.concat([tables.select(test, names).slice(row, 1) for row in chosen]).pipe(tables.collect)
+    own = ("row", "actual", "predicted", *measured)
+    # A column of the table may be called like what is measured.
+    shown = [f"column {name}" if name in own else name for name in known.columns]
     return [
         {"row": row, "actual": scored.truth[row], "predicted": predicted[row]}
         | {name: values[row] for name, values in measured.items()}
-        | columns
-        for row, columns in zip(chosen, known.iter_rows(named=True), strict=True)
+        | dict(zip(shown, columns, strict=True))
+        for row, columns in zip(chosen, known.iter_rows(), strict=True)
     ]
 
 

@@ -253,8 +253,18 @@ def _mistakes_section(evaluation: Evaluation, found: Mapping[str, Any]) -> repor
     return report.section("Where does it err?", *blocks)
 
 
+def _drawn(found: Mapping[str, Any], curve: str) -> tuple[list[str], list[report.Block]]:
+    """Return the most frequent classes that have a curve, in their order, and what to say of the others."""
+    rows = dict(zip(found["classes"], map(sum, found["confusion_matrix"]), strict=True))
+    names = sorted(found[curve], key=lambda name: -rows[name])[:_MAX_LINES]
+    if len(names) == len(found[curve]):
+        return list(found[curve]), []
+    said = f"Drawn are the {len(names)} most frequent of {len(found[curve])} classes with a curve."
+    return [name for name in found[curve] if name in names], [report.callout(said)]
+
+
 def _ranking_section(found: Mapping[str, Any], classes: int) -> report.Block:
-    names = list(found["roc"])[:_MAX_LINES]
+    names, said = _drawn(found, "roc")
     roc = {n: (found["roc"][n]["false_positive_rate"], found["roc"][n]["true_positive_rate"]) for n in names}
     pr = {
         n: (found["precision_recall"][n]["recall"], found["precision_recall"][n]["precision"]) for n in names
@@ -264,6 +274,7 @@ def _ranking_section(found: Mapping[str, Any], classes: int) -> report.Block:
     what = f"class {names[0]!r}" if classes == 2 else "each class against the rest"
     return report.section(
         f"How well does it rank? ({what})",
+        *said,
         report.grid(
             report.lines(roc, "false positive rate", "true positive rate (ROC)", diagonal=True),
             report.lines(pr, "recall", "precision"),
@@ -272,12 +283,13 @@ def _ranking_section(found: Mapping[str, Any], classes: int) -> report.Block:
 
 
 def _trust_section(evaluation: Evaluation, found: Mapping[str, Any]) -> report.Block:
-    names = list(found["calibration"])[:_MAX_LINES]
+    names, said = _drawn(found, "calibration")
     series = {n: (found["calibration"][n]["predicted"], found["calibration"][n]["observed"]) for n in names}
     _, sure = _confidence(evaluation)
     counts, edges = np.histogram(sure, bins=20, range=(0.0, 1.0))
     return report.section(
         "Can its probabilities be trusted? (on the diagonal: yes)",
+        *said,
         report.grid(
             report.lines(series, "predicted probability", "observed share", diagonal=True),
             report.histogram(edges.tolist(), counts.tolist(), "probability of the given answer (rows)"),

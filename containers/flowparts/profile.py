@@ -57,7 +57,7 @@ def profile(frame: pl.LazyFrame) -> dict[str, Any]:
         ValueError: The table has no rows, or a column of no schema type.
     """
     types = schema.types_of(frame)
-    plain = schema.numbered(frame)
+    plain = schema.numbered(_with_hashed_images(frame, types))
     rows = tables.require_rows(frame)
     seen = _first_look(plain, list(types.values()))
     columns: list[dict[str, Any]] = []
@@ -80,6 +80,12 @@ def profile(frame: pl.LazyFrame) -> dict[str, Any]:
         "warnings": warnings,
         "columns": columns,
     }
+
+
+def _with_hashed_images(frame: pl.LazyFrame, types: Mapping[str, str]) -> pl.LazyFrame:
+    """Let a hash of its bytes stand for each image, which other statistics don't look into."""
+    images = [tables.column(name) for name, kind in types.items() if kind == "image"]
+    return frame.with_columns(pl.when(image.is_not_null()).then(image.hash()) for image in images)
 
 
 def render(statistics: Mapping[str, Any], source: str = "") -> str:
@@ -152,6 +158,8 @@ def _column(plain: pl.LazyFrame, index: int, kind: str, rows: int, seen: Mapping
         distinct, top = tally.height, _top(tally)
     else:
         distinct, top = _many_values(values, count)
+    # The hash of an image says nothing to people.
+    top = [] if kind == "image" else top
     result: dict[str, Any] = {
         "count": count,
         **{name: (schema.plain_value if name in _ENDS else _tidy)(value) for name, value in own.items()},
@@ -319,7 +327,10 @@ def _warnings(column: Mapping[str, Any], rows: int) -> list[tuple[str, str]]:
     if count == 0:
         return [("all missing", "holds no value at all")]
     found = []
-    if distinct == 1:
+    if column["type"] == "image":
+        if distinct < count:
+            found.append(("repeated images", f"{count - distinct:,} of {count:,} are copies of others"))
+    elif distinct == 1:
         found.append(("constant", f"always {column['top_values'][0]['value']}"))
     elif column["top_values"] and column["top_values"][0]["count"] > _ALMOST_ALL * count:
         found.append(

@@ -248,7 +248,11 @@ def register(
             )
         if version is None:
             experiment_id = _experiment(client, experiment, resolve_uri(tracking_uri))
-            parameters = {**metadata["parameters"], "estimator": metadata["estimator"]}
+            # Some estimators have a parameter of this name, such as AdaBoost's base estimator.
+            parameters = {
+                "parameter estimator" if name == "estimator" else name: value
+                for name, value in metadata["parameters"].items()
+            } | {"estimator": metadata["estimator"]}
             run_id, source = _log_run(
                 client, experiment_id, model, model_name, tags, parameters, metrics, reports
             )
@@ -407,6 +411,11 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"experiment {name!r} was deleted in MLflow; restore it there: "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
     if found is None:
         # A server knows where artifacts belong; beside a bare database file MLflow would take ./mlruns.
         beside = (_sqlite_path(uri).parent / "artifacts").as_uri() if uri.startswith("sqlite:") else None

@@ -61,8 +61,14 @@ def sample(table: pl.LazyFrame, rows: int) -> pl.DataFrame:
     Raises:
         ValueError: The table has no rows.
     """
-    step = max(1, tables.require_rows(table, "the test table") // rows)
-    return table.gather_every(step).head(rows).pipe(tables.collect)
+    total, place = tables.require_rows(table, "the test table"), "row"
+    while place in table.collect_schema():
+        place += "_"
+    chosen = pl.Series([number * total // rows for number in range(min(rows, total))], dtype=pl.UInt32)
+    if rows >= total:
+        return table.pipe(tables.collect)
+    numbered = table.with_row_index(place).filter(pl.col(place).is_in(chosen.implode()))
+    return numbered.drop(place).pipe(tables.collect)
 
 
 def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) -> Verdict:

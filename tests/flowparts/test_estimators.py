@@ -323,3 +323,17 @@ def test_a_class_of_a_single_row_is_named_and_does_not_stop_the_training(
     rows = estimators.Examples(frame.select("x").to_numpy(), frame["label"], None)
     fitted = estimators.fit(estimators.build("HistGradientBoosting", C, {"max_iter": 5}), rows, rows)
     assert {*fitted.predict(np.array([[2.0], [-2.0]]))} == {"a", "b"}
+
+
+def test_xgboost_takes_the_numbers_of_its_objectives() -> None:
+    x = np.arange(300, dtype=np.float32).reshape(-1, 1)
+    y = x[:, 0] + np.random.default_rng(0).exponential(50, 300)
+    shares = []
+    for alpha in (0.1, 0.9):
+        parameters = {"objective": "reg:quantileerror", "quantile_alpha": alpha, "n_estimators": 50}
+        fitted = estimators.build("XGB", "regression", parameters).fit(x, y)
+        shares.append(float((y <= fitted.predict(x)).mean()))
+    assert shares == pytest.approx([0.1, 0.9], abs=0.1)
+    for value in ([0.1, 0.9], "0.5", True, float("nan")):
+        with pytest.raises(ValueError, match="quantile_alpha of estimator 'XGBRegressor' must be one number"):
+            estimators.build("XGB", "regression", {"quantile_alpha": value})

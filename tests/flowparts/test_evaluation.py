@@ -178,6 +178,16 @@ def test_the_examples_are_the_most_confident_mistakes_and_say_where_they_stand(t
         assert example["id"] == f"id{example['row']}"
 
 
+def test_columns_named_like_what_is_measured_overwrite_nothing(trained: Any) -> None:
+    taken = {name: pl.lit("mine") for name in ("row", "actual", "predicted", "probability")}
+    test = rows(200).with_columns(**taken)
+    model = trained(rows(200, seed=1), LogisticRegression())
+    for example in evaluation.evaluate(model, test.lazy(), samples=20).examples:
+        assert example["actual"] == test["label"][example["row"]] != example["predicted"]
+        assert 0.5 <= example["probability"] <= 1
+        assert {example[f"column {name}"] for name in taken} == {"mine"}
+
+
 def test_many_classes_show_the_most_frequent_ones(trained: Any) -> None:
     codes = [number for number in range(40) for _ in range(5 + number)]
     random = np.random.default_rng(0)
@@ -188,7 +198,9 @@ def test_many_classes_show_the_most_frequent_ones(trained: Any) -> None:
     assert np.array(curves["confusion_matrix"]).shape == (30, 30)
     assert len(curves["roc"]) == 30
     json.dumps(curves, allow_nan=False)
-    assert "Shown are the 30 most frequent of 40 classes." in evaluation_report.classification_page(found)
+    page = evaluation_report.classification_page(found)
+    assert "Shown are the 30 most frequent of 40 classes." in page
+    assert page.count("Drawn are the 8 most frequent of 30 classes with a curve.") == 2
 
 
 def test_a_perfect_model_has_no_mistakes_to_show(trained: Any, open_page: Any, tmp_path: Path) -> None:

@@ -280,3 +280,16 @@ def test_numbers_among_which_are_other_texts_are_named() -> None:
         (warning["column"], warning["message"]) for warning in warnings if "numbers" in warning["warning"]
     ]
     assert found == [("a", "95 of 100 values are numbers, others are not, such as 'unknown'")]
+
+
+def test_images_are_told_apart_by_their_bytes() -> None:
+    frame = pl.DataFrame({"image": [b"one", b"two", b"two", None], "label": ["a", "b", "b", "a"]})
+    found = profile.profile(frame.lazy())
+    image = found["columns"][0]
+    assert (image["type"], image["count"], image["distinct"], image["top_values"]) == ("image", 3, 2, [])
+    assert [each for each in found["warnings"] if each["column"] == "image"] == [
+        {"column": "image", "warning": "repeated images", "message": "1 of 3 are copies of others"},
+        {"column": "image", "warning": "many missing values", "message": "25% missing"},
+    ]
+    assert found["duplicate_rows"] == 1
+    assert "Binary" not in profile.render(found)

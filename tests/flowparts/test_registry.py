@@ -418,3 +418,28 @@ def test_fingerprint_stands_for_names_and_content(tmp_path: Path) -> None:
     assert first == second
     assert first not in others
     assert len(first) == 16
+
+
+def test_a_deleted_experiment_is_refused_with_the_way_to_restore_it(
+    uri: str, name: str, saved: Callable[..., Path]
+) -> None:
+    register(saved(), name, uri, experiment=name)
+    found = client(uri).get_experiment_by_name(name).experiment_id
+    client(uri).delete_experiment(found)
+    with pytest.raises(ValueError, match=f"was deleted in MLflow; restore it .* --experiment-id {found}"):
+        register(saved(2.0), name, uri, experiment=name)
+    assert registry.champion_version(name, uri) == "1"
+
+
+def test_a_parameter_named_estimator_is_logged_beside_the_estimator(
+    uri: str, name: str, saved: Callable[..., Path]
+) -> None:
+    model = saved()
+    models.annotate(model, {"parameters": {"estimator": "DecisionTreeClassifier", "n_estimators": 50}})
+    version = register(model, name, uri)
+    run = client(uri).get_run(client(uri).get_model_version(name, version).run_id)
+    assert run.data.params == {
+        "estimator": "LogisticRegression",
+        "parameter estimator": "DecisionTreeClassifier",
+        "n_estimators": "50",
+    }

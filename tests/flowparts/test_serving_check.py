@@ -113,6 +113,8 @@ def test_what_json_cannot_hold_is_sent_as_missing(value: float | None) -> None:
 def test_a_sample_is_spread_over_the_table() -> None:
     frame = pl.LazyFrame({"x": range(1000)})
     assert serving_check.sample(frame, 4)["x"].to_list() == [0, 250, 500, 750]
+    assert serving_check.sample(frame, 600)["x"].to_list() == [place * 1000 // 600 for place in range(600)]
+    assert serving_check.sample(frame.rename({"x": "row"}), 4)["row"].to_list() == [0, 250, 500, 750]
     assert serving_check.sample(frame, 5000).height == 1000
     with pytest.raises(ValueError, match="the test table has no rows"):
         serving_check.sample(frame.clear(), 4)
