@@ -54,14 +54,16 @@ def _deploy(options: argparse.Namespace) -> None:
         _show(options, chosen)
         return
     target: Any = deploy.target(options.target)
-    endpoint = target.deploy(options.model, options.name, share=options.share, **chosen)
+    with deploy.changing(options.target, options.name, chosen) as kept:
+        endpoint = target.deploy(options.model, options.name, share=options.share, **kept)
     print(f"{endpoint.name}  {endpoint.url}  {_shares(endpoint)}")
 
 
 def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
     """Print the manifests, and as comments what a rollout would do with them."""
     shares = [options.share, *(step for step in STEPS if step > options.share)]
-    plan = deploy.plan(options.target, options.name, shares, chosen)
+    with deploy.without_changes(), deploy.changing(options.target, options.name, chosen) as kept:
+        plan = deploy.plan(options.target, options.name, shares, kept)
     for share, given in plan.shares.items():
         print(f"# {share} % asked for: the new revision gets {given} %")
     if plan.note:

@@ -19,6 +19,7 @@ def deploy_kserve(
     namespace: str = "",
     environment_from: str = "",
     service_account: str = "",
+    pods: dict = {},  # noqa: B006
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from a KServe InferenceService, as a revision with a share of the requests.
@@ -42,6 +43,8 @@ def deploy_kserve(
             as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
             Without Knative its Secrets are KServe's credentials for the model.
+        pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
+            labels and annotations.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -64,6 +67,7 @@ def deploy_kserve(
         namespace=namespace,
         environment_from=environment_from,
         service_account=service_account,
+        pods=pods,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

@@ -18,6 +18,7 @@ def deploy_seldon(
     namespace: str = "",
     environment_from: str = "",
     storage_access: str = "",
+    pods: dict = {},  # noqa: B006
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
@@ -39,6 +40,8 @@ def deploy_seldon(
             as FLOWPARTS_SERVING_MAX_ROWS; empty for none.
         storage_access: Name of a Secret with the access to the model, as Seldon's agent takes it
             (rclone's settings); empty for what the agent is set up with.
+        pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
+            labels and annotations.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -60,6 +63,7 @@ def deploy_seldon(
         namespace=namespace,
         environment_from=environment_from,
         storage_access=storage_access,
+        pods=pods,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

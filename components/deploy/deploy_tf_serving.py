@@ -26,6 +26,7 @@ def deploy_tf_serving(
     gateway: str = "",
     monitor_labels: dict = {},  # noqa: B006
     clients: list = [],  # noqa: B006
+    pods: dict = {},  # noqa: B006
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
@@ -59,6 +60,8 @@ def deploy_tf_serving(
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them, such as
             {"release": "kube-prometheus-stack"}.
         clients: Namespaces whose pods may send requests, besides the endpoint's own; empty for everyone.
+        pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
+            labels and annotations.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -88,6 +91,7 @@ def deploy_tf_serving(
         gateway=gateway,
         monitor_labels=monitor_labels,
         clients=clients,
+        pods=pods,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

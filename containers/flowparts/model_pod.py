@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flowparts import deploy, trees
+from flowparts.pod_options import PodOptions
 
 # Fetching and loading the model come before readiness.
 START_PROBES = 120
@@ -59,6 +60,7 @@ class ModelPod(ABC):
         service_account: The pod's account, for clouds that tie access rights to it.
         digest: What the model's files must be, as `trees.digest` tells; pods refuse others. Empty if nobody
             knows.
+        options: Where its pods run, and what they are labelled with.
 
     Raises:
         ValueError: A cluster can't take one of them.
@@ -79,6 +81,7 @@ class ModelPod(ABC):
     environment_from: str = ""
     service_account: str = ""
     digest: str = field(default="", kw_only=True)
+    options: PodOptions = field(default_factory=PodOptions, kw_only=True)
 
     def __post_init__(self) -> None:
         if not re.match(r"(s3|gs|minio)://.", self.model) and not _PVC.fullmatch(self.model):
@@ -117,7 +120,9 @@ class ModelPod(ABC):
     @property
     def revision(self) -> str:
         """The revision's name: "r" and 12 hexadecimal digits for everything that the pod is made of."""
-        text = json.dumps(self.parts(), sort_keys=True)
+        # What only labels pods is a part only where there is any.
+        labelled = [self.options.metadata()] if self.options.metadata() else []
+        text = json.dumps([*self.parts(), *labelled], sort_keys=True)
         return f"r{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
@@ -170,6 +175,7 @@ class ModelPod(ABC):
         spec: dict[str, Any] = {
             "automountServiceAccountToken": False,
             "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": self.disk}}],
+            **self.options.spec(),
         }
         if self.mounted and (claim := _PVC.fullmatch(self.model)):
             source = {"claimName": claim[1], "readOnly": True}
@@ -188,6 +194,8 @@ class ModelPod(ABC):
             **self.spec(),
             "containers": [self.full_container("server")],
             "securityContext": {**pod_security(), "runAsUser": _USER, "runAsGroup": _USER},
+            # Variables for every Service of the namespace, which nobody reads.
+            "enableServiceLinks": False,
             "terminationGracePeriodSeconds": self.end_seconds,
             "topologySpreadConstraints": [
                 {

@@ -241,14 +241,20 @@ def manifests(
     module: Any = target(name)
     if not hasattr(module, "Cluster"):
         raise ValueError(f"the target {name} has no manifests; only clusters have")
+    with without_changes() as found, changing(name, endpoint, given) as chosen:
+        module.deploy(model, endpoint, share=share, **chosen)
+    return found
+
+
+@contextmanager
+def without_changes() -> Iterator[list[dict[str, Any]]]:
+    """Let the block change nothing on clusters; give the list of what it would apply."""
     found: list[dict[str, Any]] = []
     token = _dry_run.set(found)
     try:
-        with changing(name, endpoint, given) as chosen:
-            module.deploy(model, endpoint, share=share, **chosen)
+        yield found
     finally:
         _dry_run.reset(token)
-    return found
 
 
 def dry_run() -> list[dict[str, Any]] | None:

@@ -248,7 +248,15 @@ class Fleet:
             "selector": {"matchLabels": labels},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
-                "metadata": {"labels": {**labels, **OUTSIDE_MESH, **self._named(pod.revision)}},
+                "metadata": {
+                    **pod.options.metadata(),
+                    "labels": {
+                        **pod.options.labels,
+                        **labels,
+                        **OUTSIDE_MESH,
+                        **self._named(pod.revision),
+                    },
+                },
                 "spec": pod.full_spec(labels),
             },
         }

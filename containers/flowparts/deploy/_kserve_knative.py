@@ -40,7 +40,8 @@ class KnativeService(Service):
             **pod.spec(),
             # Knative takes one port, and brings its own drain.
             "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
-            "labels": {REVISION: pod.revision, **OUTSIDE_MESH},
+            **pod.options.metadata(),
+            "labels": {**pod.options.labels, REVISION: pod.revision, **OUTSIDE_MESH},
             "minReplicas": replicas,
             "maxReplicas": max_replicas or replicas,
             # Knative takes no period of grace; it grants what a request may take.

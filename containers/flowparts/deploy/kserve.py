@@ -17,6 +17,7 @@ from flowparts.deploy._kserve_knative import KNATIVE, KnativeService
 from flowparts.deploy._kserve_service import API, KIND, MODE, Service
 from flowparts.deploy._kserve_standard import StandardService
 from flowparts.endpoint import Endpoint
+from flowparts.pod_options import PodOptions
 from flowparts.server_pod import ServerPod
 
 _MODES: dict[str, type[Service]] = {
@@ -40,6 +41,7 @@ def deploy(
     environment_from: str = "",
     service_account: str = "",
     digest: str = "",
+    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
     wait_seconds: float = 0.0,
 ) -> Endpoint:
@@ -63,6 +65,7 @@ def deploy(
             initializer reads models with.
         digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
             read from them here, which for a volume isn't possible.
+        pods: What is added to the pods, as `flowparts.pod_options` says.
         timeout_seconds: How long to wait.
         wait_seconds: How long to wait for another step that changes the endpoint.
 
@@ -76,7 +79,7 @@ def deploy(
     asked = ServerPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
-    asked = replace(asked, digest=targets.digest(model, digest))
+    asked = replace(asked, digest=targets.digest(model, digest), options=PodOptions.of(pods))
     there = Cluster(namespace)
     with there.writing(name, wait_seconds):
         return _deploy(there, asked, share, replicas, max_replicas, timeout_seconds)

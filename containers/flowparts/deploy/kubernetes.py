@@ -10,6 +10,7 @@ from flowparts.cluster import Cluster
 from flowparts.deploy import _fleet
 from flowparts.deploy._fleet import Fleet
 from flowparts.endpoint import Endpoint
+from flowparts.pod_options import PodOptions
 from flowparts.server_pod import ServerPod
 
 
@@ -30,6 +31,7 @@ def deploy(
     monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
     clients: list[str] = [],  # noqa: B006 nothing changes it
     digest: str = "",
+    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
     wait_seconds: float = 0.0,
 ) -> Endpoint:
@@ -54,6 +56,7 @@ def deploy(
             there are none.
         digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
             read from them here, which for a volume isn't possible.
+        pods: What is added to the pods, as `flowparts.pod_options` says.
         timeout_seconds: How long to wait for the pods.
         wait_seconds: How long to wait for another step that changes the endpoint.
 
@@ -63,7 +66,8 @@ def deploy(
     """
     model = model_store.stored(model)
     pod = ServerPod(
-        model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
+        *(model, name, targets.image("serving", image), cpu, memory, environment_from, service_account),
+        options=PodOptions.of(pods),
     )
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
     return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)

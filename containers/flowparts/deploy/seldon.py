@@ -17,6 +17,7 @@ from flowparts import cluster, model_store
 from flowparts import deploy as targets
 from flowparts.cluster import Cluster, Manifest
 from flowparts.endpoint import Endpoint
+from flowparts.pod_options import PodOptions
 from flowparts.server_pod import ServerPod
 
 _API = "mlops.seldon.io/v1alpha1"
@@ -46,6 +47,7 @@ def deploy(
     namespace: str = "",
     environment_from: str = "",
     storage_access: str = "",
+    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
     wait_seconds: float = 0.0,
 ) -> Endpoint:
@@ -63,6 +65,7 @@ def deploy(
         environment_from: A Secret whose keys become the server's environment.
         storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
             https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
+        pods: What is added to the pods, as `flowparts.pod_options` says.
         timeout_seconds: How long to wait.
         wait_seconds: How long to wait for another step that changes the endpoint.
 
@@ -75,7 +78,13 @@ def deploy(
     targets.check_timeout(timeout_seconds)
     targets.require_allowed("storage_access", storage_access)
     model = model_store.stored(model)
-    pod = ServerPod(model, name, targets.image("serving", image), cpu, memory, environment_from)
+    options = PodOptions.of(pods)
+    if options.metadata():
+        raise ValueError(
+            "Seldon takes no labels and annotations for pods; leave them out of the option 'pods'"
+        )
+    settings = (model, name, targets.image("serving", image), cpu, memory, environment_from)
+    pod = ServerPod(*settings, options=options)
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
     fleet = _Fleet(Cluster(namespace), name)

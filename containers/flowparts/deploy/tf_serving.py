@@ -18,6 +18,7 @@ from flowparts.cluster import Cluster
 from flowparts.deploy import _fleet, _tf_rows
 from flowparts.deploy._fleet import Fleet, look_up
 from flowparts.endpoint import Endpoint
+from flowparts.pod_options import PodOptions
 from flowparts.tf_serving_pod import Batching, TensorFlowServingPod, threads
 
 # The release of the TensorFlow that stores the models: an older one may lack what a graph asks for.
@@ -45,6 +46,7 @@ def deploy(
     monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
     clients: list[str] = [],  # noqa: B006 nothing changes it
     digest: str = "",
+    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
     wait_seconds: float = 0.0,
 ) -> Endpoint:
@@ -73,6 +75,7 @@ def deploy(
             there are none.
         digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
             read from them here, which for a volume isn't possible.
+        pods: What is added to the pods, as `flowparts.pod_options` says.
         timeout_seconds: How long to wait for the pods.
         wait_seconds: How long to wait for another step that changes the endpoint.
 
@@ -95,6 +98,7 @@ def deploy(
         service_account,
         targets.image("base"),
         batching,
+        options=PodOptions.of(pods),
     )
     # Where the step sees the model too, there is no need to wait for the pods to say so.
     if seen := targets.mounted(model):

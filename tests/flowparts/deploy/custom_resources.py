@@ -105,6 +105,7 @@ KSERVE_PREDICTOR = {
     "canaryTrafficPercent": PERCENT,
     "name": STRING,
     "labels": LABELS,
+    "annotations": LABELS,
     "minReplicas": COUNT,
     "maxReplicas": COUNT,
     "timeout": COUNT,
