@@ -579,7 +579,7 @@ class Fleet:
         }
 
 
-def endpoints(target: str, namespace: str) -> list[Endpoint]:
+def endpoints(target: str, kind: type[ModelPod], namespace: str) -> list[Endpoint]:
     """Return the endpoints of a target in a namespace, each with the shares that its pods really get."""
     there = Cluster(namespace)
     found = []
@@ -587,7 +587,7 @@ def endpoints(target: str, namespace: str) -> list[Endpoint]:
         if written := service["metadata"].get("annotations", {}).get(_STATE):
             endpoint = Endpoint(**json.loads(written))
             if endpoint.target == target:
-                found.append(Fleet.of(endpoint, ModelPod).measured(endpoint))
+                found.append(Fleet.of(endpoint, kind).measured(endpoint))
     return found
 
 

@@ -75,7 +75,7 @@ def deploy(
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
     """Return the endpoints in a namespace."""
-    return _fleet.endpoints("kubernetes", namespace)
+    return _fleet.endpoints("kubernetes", ServerPod, namespace)
 
 
 def plan(

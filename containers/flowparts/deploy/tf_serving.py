@@ -111,7 +111,7 @@ def deploy(
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
     """Return the endpoints in a namespace."""
-    return _fleet.endpoints("tf_serving", namespace)
+    return _fleet.endpoints("tf_serving", TensorFlowServingPod, namespace)
 
 
 def plan(
