@@ -43,6 +43,25 @@ HEALTH_SECONDS = 0.25
 RESTART_SECONDS = 90.0
 
 
+class Flag:
+    """A flag between processes. Unlike an event, it waits for nobody who has died with it in hand."""
+
+    def __init__(self) -> None:
+        self._set = multiprocessing.RawValue("b", 0)
+
+    def set(self) -> None:
+        self._set.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._set.value)
+
+    def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self.is_set() and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(0.1, left))
+        return self.is_set()
+
+
 # What a client sends.
 
 
@@ -51,7 +70,7 @@ class Client:
     """An attacker, who knows the ports and perhaps the token."""
 
     ports: Sequence[int]
-    ended: Any
+    ended: Flag
 
     @property
     def port(self) -> int:
@@ -296,7 +315,7 @@ class Watched:
     code: Path
     model: Path
     row: dict[str, Any]
-    ports: Any = field(default_factory=lambda: multiprocessing.Array("i", 2))
+    ports: Any = field(default_factory=lambda: multiprocessing.RawArray("i", 2))
     peak: int = 0
     worst_health: float = 0.0
     checks: int = 0
@@ -305,7 +324,7 @@ class Watched:
     answered: int = 0
     ends: int = 0
     process: subprocess.Popen[bytes] | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
+    ended: Flag = field(default_factory=Flag)
 
     def begin(self) -> None:
         self._start()
@@ -434,13 +453,15 @@ def attacked(server: Watched, attacks: dict[str, Callable[[Client], None]], seco
                 attack(Client(server.ports, ended))
             ended.wait(0.1)
 
-    ended = multiprocessing.Event()
+    ended = Flag()
     # Forked before there are threads, and with less claim to the processors than the server.
     attackers = [multiprocessing.Process(target=repeat, args=(attack,)) for attack in attacks.values()]
     for attacker in attackers:
         attacker.start()
     server.begin()
-    ended.wait(seconds)
+    for minute in range(1, 2 + int(seconds // 60)):
+        if not ended.wait(min(60, seconds - 60 * (minute - 1))) and seconds > 60:
+            print(server.line(f"… after {minute} min"), file=sys.stderr, flush=True)
     ended.set()
     deadline = time.monotonic() + 10
     for attacker in attackers:

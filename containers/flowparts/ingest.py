@@ -317,7 +317,7 @@ def _read_text(job: _Job, files: TextFiles) -> int:
     import duckdb
 
     with _database(job.scratch) as database:
-        for everything in (False, True):
+        for everything in () if files.has_long_lines() else (False, True):
             # Whatever goes wrong here, the last attempt finds the lines it goes wrong at.
             with suppress(duckdb.Error):
                 rows, bad = _text_rows(database, files, job, everything)

@@ -188,6 +188,7 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
     uri, label = tables.column(options.uri_column), tables.column(options.label_column)
     rows = frame.select(uri=uri.cast(pl.String), label=label)
     beside = sources.shown(source).rpartition("/")[0]
+    is_remote = sources.local_path(source) is None
 
     def entries() -> Iterator[tuple[str, Any, bytes | ValueError]]:
         for chunk in tables.batches(rows, 1_000):
@@ -195,8 +196,14 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
                 if not uri:
                     yield "", label, ValueError("its URI is missing")
                     continue
-                whole = uri if "://" in uri or uri.startswith("/") or not beside else f"{beside}/{uri}"
-                yield sources.shown(uri), label, _fetched(whole)
+                whole = uri if "://" in uri or uri.startswith(("/", "~")) or not beside else f"{beside}/{uri}"
+                if is_remote and sources.local_path(whole) is not None:
+                    content: bytes | ValueError = ValueError(
+                        "a table from elsewhere names a file of this machine; give the address of the image"
+                    )
+                else:
+                    content = _fetched(whole)
+                yield sources.shown(uri), label, content
 
     return _Listing(frame.collect_schema()[options.label_column], tables.row_count(frame), entries())
 

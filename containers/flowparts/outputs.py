@@ -23,9 +23,14 @@ def whole(path: str | Path) -> Iterator[Path]:
         A path beside it that does not exist yet; create a file or a directory there.
 
     Raises:
-        ValueError: A file was written, but `path` is a directory, which may hold anything.
+        ValueError: A file was written, but `path` is a directory, which may hold anything; or the path ends
+            in "..", which is a directory that others have made.
     """
     final = Path(path)
+    if final.name in ("", ".."):
+        raise ValueError(
+            f"{path} names a directory that is there already; end the path with a name of its own"
+        )
     partial, earlier = (final.with_name(f".{final.name}.{state}") for state in ("partial", "earlier"))
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)

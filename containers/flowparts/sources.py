@@ -4,7 +4,6 @@ import glob
 import logging
 import os
 import re
-import shutil
 import socket
 import zlib
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flowparts import trees
+from flowparts import allowed_sources, trees
 from flowparts.masking import masked
 from flowparts.names import hint
 
@@ -34,6 +33,10 @@ SAMPLES = Path(__file__).with_name("samples")
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _COPY_BYTES = 1 << 20
+# Tables rarely shrink to a twentieth, and bombs to a thousandth. Small files may be as even as they like.
+_MOST_UNPACKED_PER_BYTE = 200
+_UNPACKED_BYTES_THAT_ARE_FINE = 100_000_000
+_MOST_UNPACKED_GB = "FLOWPARTS_MOST_UNPACKED_GB"
 # A folder that Hive, Spark and others make for the rows with one value of a column, and its name for null.
 _PARTITION = re.compile("([^=/]+)=(.*)")
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -71,9 +74,11 @@ def fetch(source: str, directory: Path) -> list[File]:
     """
     if not source.strip():
         raise ValueError("source is empty; give a path, a URL or sample://NAME")
-    scheme, separator, rest = source.partition("://")
-    if not separator or scheme == "file":
-        return local_files(source)
+    scheme, _, rest = source.partition("://")
+    path = local_path(source)
+    allowed_sources.require_source(shown(source) if path is None else os.path.realpath(path))
+    if path is not None:
+        return _local(source, path)
     if scheme not in SCHEMES:
         raise ValueError(
             f"source {shown(source)!r} has the unknown scheme {scheme!r}; use a local path or one of: "
@@ -95,6 +100,7 @@ def fetch_tree(source: str, directory: Path) -> None:
         ValueError: Nothing is there, a name in it leads out of the directory, or the server can't be reached.
     """
     scheme, _, rest = source.partition("://")
+    allowed_sources.require_source(shown(source))
     try:
         files = filesystem(scheme)
         root = rest.strip("/")
@@ -185,7 +191,7 @@ def decompressed(file: File, directory: Path) -> File:
     takes a truncated or damaged file for a short one.
 
     Raises:
-        ValueError: The compressed data is truncated or damaged.
+        ValueError: The compressed data is truncated or damaged, or becomes far more than tables do.
     """
     with file.path.open("rb") as stream:
         magic = stream.read(4)
@@ -204,7 +210,7 @@ def decompressed(file: File, directory: Path) -> File:
     plain = directory / f"{len(list(directory.iterdir())):05d}-{Path(file.path).stem}"
     try:
         with opener(file.path, "rb") as packed, plain.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, _COPY_BYTES)
+            _unpack(packed, unpacked, file)
     except errors as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -212,6 +218,20 @@ def decompressed(file: File, directory: Path) -> File:
             f"{file.name} is truncated or damaged {kind} data; make it again or copy it again ({error})"
         ) from None
     return replace(file, path=plain)
+
+
+def _unpack(packed: Any, unpacked: Any, file: File) -> None:
+    given = os.environ.get(_MOST_UNPACKED_GB)
+    most = max(_UNPACKED_BYTES_THAT_ARE_FINE, _MOST_UNPACKED_PER_BYTE * file.path.stat().st_size)
+    most = min(most, int(float(given) * 1e9)) if given else most
+    written = 0
+    while block := packed.read(_COPY_BYTES):
+        written += unpacked.write(block)
+        if written > most:
+            raise ValueError(
+                f"{file.name} unpacks to more than {most:,} bytes, as no table of its size does; unpack it "
+                "yourself if you trust it"
+            )
 
 
 def _inside(directory: Path, name: str, source: str) -> Path:
@@ -335,7 +355,7 @@ def filesystem(scheme: str) -> Any:
 
         # The default gives up after five minutes in all, however well a large download goes.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=60)
-        options["client_kwargs"] = {"timeout": timeout}
+        options |= {"client_kwargs": {"timeout": timeout}, "get_client": allowed_sources.client}
     if scheme == "gs":
         # It prints the traceback of every failure, which is one sentence here.
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
@@ -399,6 +419,8 @@ def _last(name: str) -> str:
 
 
 def _reason(address: str, scheme: str, error: Exception) -> str:
+    if isinstance(refused := getattr(error, "os_error", None), allowed_sources.NotAllowedError):
+        return f"{address} can't be read: {refused}"
     status = getattr(error, "status", None) or getattr(error, "code", None)
     kind, detail = type(error).__name__, _first_line(error)
     if isinstance(error, FileNotFoundError) or status == 404:

@@ -26,6 +26,9 @@ PLACE = ("position", "line", "start", "length")
 _LINE_BYTES = 2 * screening.MAX_LINE_BYTES
 _BUFFERS = f"max_line_size={_LINE_BYTES}, buffer_size={4 * _LINE_BYTES}"
 
+# Lines are rarely longer.
+_GLANCE_BYTES = 16_384
+
 # Stands for "no text means null", which DuckDB has no word for: no line that is read holds a NUL byte.
 _NOTHING = "\0"
 
@@ -56,6 +59,10 @@ class TextFiles:
     def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
         """Find the names of the columns in the first rows, or in all."""
 
+    def has_long_lines(self) -> bool:
+        """Say whether a line may be longer than DuckDB's buffer; if it is the last, DuckDB leaves it out."""
+        return any(_has_long_line(file.path) for file in self.files)
+
     def scan(self) -> str:
         """Return a query for the columns (and `PLACE`, once screened) that fails at a line it can't read."""
         raise NotImplementedError
@@ -82,6 +89,24 @@ class TextFiles:
         return ", ".join(
             f"split_part({place}, ':', {part})::BIGINT AS {name}" for part, name in enumerate(PLACE, 2)
         )
+
+
+def _has_long_line(path: Path) -> bool:
+    """Look for an end of a line in each stretch of half a buffer; a line that has none fills more than one.
+
+    Nearly always one is right at the stretch's beginning, so little of the file is read.
+    """
+    stretch = 2 * _LINE_BYTES
+    with path.open("rb", buffering=0) as stream:
+        for start in range(0, path.stat().st_size - stretch, stretch):
+            stream.seek(start)
+            for length in (_GLANCE_BYTES, stretch - _GLANCE_BYTES):
+                part = stream.read(length)
+                if b"\n" in part or b"\r" in part:
+                    break
+            else:
+                return True
+    return False
 
 
 class Csv(TextFiles):

@@ -95,6 +95,27 @@ def test_a_file_never_replaces_a_directory(tmp_path: Path) -> None:
     assert names(tmp_path / "home") == ["important"]
 
 
+@pytest.mark.parametrize("path", ["home/..", "home/a/..", "home/a/../..", "..", ".", ""])
+@pytest.mark.parametrize("refuses", [False, True], ids=["local", "mount"])
+def test_a_directory_above_is_never_replaced(
+    path: str, refuses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError("Operation not permitted")
+
+    (tmp_path / "home" / "a").mkdir(parents=True)
+    (tmp_path / "important").touch()
+    monkeypatch.chdir(tmp_path / "home")
+    if refuses:
+        monkeypatch.setattr(Path, "rename", refuse)
+    target = tmp_path / path if path.startswith("home") else path
+    sentence = "end the path with a name of its own"
+    with pytest.raises(ValueError, match=sentence), outputs.whole(target) as partial:
+        partial.mkdir()
+    assert names(tmp_path) == ["home", "important"]
+    assert names(tmp_path / "home") == ["a"]
+
+
 def test_a_mount_that_refuses_renames_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> None:
         raise OSError("Operation not permitted")
