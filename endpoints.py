@@ -49,6 +49,8 @@ def _deploy(options: argparse.Namespace) -> None:
     given = parameters.read(options.options) if options.options else {}
     if options.namespace:
         given["namespace"] = options.namespace
+    if options.reset:
+        given["reset"] = True
     chosen = deploy.options(options.target, given)
     if options.dry_run:
         _show(options, chosen)
@@ -79,6 +81,14 @@ def _shift(options: argparse.Namespace) -> None:
 
 def _rollback(options: argparse.Namespace) -> None:
     print(_shares(deploy.target(options.target).rollback(_find(options))))
+
+
+def _remove(options: argparse.Namespace) -> None:
+    where = {"namespace": options.namespace} if options.namespace else {}
+    removed = deploy.remove(
+        options.target, options.name, where, even_if_serving=options.even_if_serving, pretend=options.dry_run
+    )
+    print("\n".join(removed))
 
 
 def _find(options: argparse.Namespace) -> Endpoint:
@@ -122,9 +132,15 @@ def parser() -> argparse.ArgumentParser:
     deploying.add_argument(
         "--dry-run", action="store_true", help="show the manifests and the shares, and change nothing"
     )
+    deploying.add_argument(
+        "--reset", action="store_true", help="forget the options that the endpoint was deployed with before"
+    )
     shifting = command(_shift, "shift", "Give an endpoint's current revision a share of the requests.")
     shifting.add_argument("percent", type=int, metavar="PERCENT")
     command(_rollback, "rollback", "Give all requests back to the previous revision.")
+    removing = command(_remove, "remove", "Remove an endpoint with all that was made for it.")
+    removing.add_argument("--even-if-serving", action="store_true", help="although it serves")
+    removing.add_argument("--dry-run", action="store_true", help="show what would be removed")
     return made
 
 

@@ -84,6 +84,9 @@ class Cluster:
         # How far the API server's clock is ahead of this machine's.
         self._ahead = timedelta()
         self._lease: _lease.Lease | None = None
+        # What was deleted here, or, where this only pretends to, would be.
+        self.deleted: list[str] = []
+        self.pretends = False
 
     @contextmanager
     def writing(self, name: str, wait_seconds: float = 0.0) -> Iterator[None]:
@@ -176,6 +179,9 @@ class Cluster:
         if found.get("metadata", {}).get("labels", {}).get(_MANAGED_BY) != MANAGER:
             return
         self._check_lease()
+        self.deleted.append(f"{kind} {name}")
+        if self.pretends:
+            return
         options = {"propagationPolicy": "Background", "preconditions": {"uid": found["metadata"]["uid"]}}
         try:
             self._json("DELETE", self._path(api_version, kind, name), options, missing=None)
@@ -545,5 +551,5 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
 
 
 def _line(text: str) -> str:
-    """Return text on one line of at most 200 characters."""
-    return " ".join(text.split())[:200]
+    """Return text on one line of at most 400 characters."""
+    return " ".join(text.split())[:400]

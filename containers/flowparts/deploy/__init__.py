@@ -19,6 +19,8 @@
 - `endpoints(namespace) -> list[Endpoint]` returns all endpoints there. Only on clusters.
 - `writing(name, *, wait_seconds, ...)` is a context in which no other step changes an endpoint; it gives the
   endpoint as it is. Not on Vertex AI and SageMaker, whose own services refuse a second change.
+- `remove(name, *, pretend, ...) -> list[str]` removes an endpoint with all that was made for it, and returns
+  what; with `pretend` it only says so. Not on Vertex AI.
 - `release(endpoint)` takes the servers from a previous revision without requests; a rollback brings them
   back. Only on Kubernetes; elsewhere they stay until another model is deployed.
 """
@@ -37,7 +39,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -205,6 +207,56 @@ def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, An
     asked = getattr(target(name), "plan", None)
     found: Plan = asked(endpoint, shares, **given) if asked else Plan({share: share for share in shares})
     return found
+
+
+def remove(
+    name: str,
+    endpoint: str,
+    given: Mapping[str, Any],
+    *,
+    even_if_serving: bool = False,
+    pretend: bool = False,
+) -> list[str]:
+    """Remove an endpoint with all that was made for it.
+
+    Args:
+        name: The target.
+        endpoint: Name of the endpoint.
+        given: The target's options that say where it is, such as namespace or region, and wait_seconds.
+        even_if_serving: Remove it although it serves.
+        pretend: Remove nothing.
+
+    Returns:
+        What is removed, or would be.
+
+    Raises:
+        ValueError: There is no such endpoint, it serves, or another step changes it.
+    """
+    module: Any = target(name)
+    if not hasattr(module, "remove"):
+        raise ValueError(f"endpoints of the target {name} can't be removed from here; remove them there")
+    check_name(endpoint)
+    ports = inspect.signature(module.remove).parameters
+    where = {option: value for option, value in given.items() if option in ports}
+    writing = getattr(module, "writing", None)
+    waits = {option: given[option] for option in ("namespace", "wait_seconds") if option in given}
+    with writing(endpoint, **waits) if writing else nullcontext() as before:
+        held: list[str] = module.remove(endpoint, **where, pretend=True)
+        if not held:
+            raise ValueError(f"there is no endpoint {endpoint!r} on {name}")
+        if pretend:
+            return held
+        if not even_if_serving and (before or not writing):
+            traffic = before.traffic if before else {}
+            shares = ", ".join(f"{revision} {share} %" for revision, share in traffic.items())
+            raise ValueError(
+                f"endpoint {endpoint!r} serves{f' ({shares})' if shares else ''}; say even_if_serving to "
+                f"remove it all the same, with {', '.join(held)}"
+            )
+        for thing in held:
+            _log.info("removing %s", thing)
+        removed: list[str] = module.remove(endpoint, **where)
+        return removed
 
 
 def endpoints(name: str, namespace: str = "") -> list[Endpoint]:

@@ -579,16 +579,38 @@ class Fleet:
         }
 
 
-def endpoints(target: str, kind: type[ModelPod], namespace: str) -> list[Endpoint]:
-    """Return the endpoints of a target in a namespace, each with the shares that its pods really get."""
+def endpoints(target: str, namespace: str) -> list[Endpoint]:
+    """Return the endpoints of a target in a namespace."""
     there = Cluster(namespace)
     found = []
     for service in there.find("v1", "Service", there.managed()):
         if written := service["metadata"].get("annotations", {}).get(_STATE):
             endpoint = Endpoint(**json.loads(written))
             if endpoint.target == target:
-                found.append(Fleet.of(endpoint, kind).measured(endpoint))
+                found.append(endpoint)
     return found
+
+
+def remove(target: str, kind: type[ModelPod], name: str, namespace: str, pretend: bool) -> list[str]:
+    """Remove an endpoint with all its revisions, and return what; first what brings requests to them."""
+    there = Cluster(namespace)
+    there.pretends = pretend
+    fleet = Fleet(there, target, kind, name, 1, 0, "")
+    with there.writing(name):
+        state = fleet.state()
+        if state and state.target != target:
+            raise ValueError(f"endpoint {name!r} {fleet.where} is of the target {state.target}")
+        placed = there.find("apps/v1", "Deployment", fleet.labels)
+        revisions = {deployment["metadata"]["labels"][_REVISION] for deployment in placed}
+        if there.serves(*_ROUTE):
+            there.delete(*_ROUTE, name)
+        there.delete("v1", "Service", name)
+        for revision in sorted(revisions | set(state.traffic if state else ())):
+            fleet.remove(revision)
+        there.delete("networking.k8s.io/v1", "NetworkPolicy", name)
+        if there.serves(*_MONITOR):
+            there.delete(*_MONITOR, name)
+    return there.deleted
 
 
 def look_up(there: Cluster, service: str, path: str) -> Any:

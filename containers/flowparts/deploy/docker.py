@@ -153,14 +153,22 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         return host.apply(after, state.servers if state else {})
 
 
-def remove(name: str) -> None:
-    """Remove an endpoint with everything that belongs to it.
+def remove(name: str, *, pretend: bool = False) -> list[str]:
+    """Remove an endpoint with everything that belongs to it, and return what.
+
+    Args:
+        name: The endpoint.
+        pretend: Remove nothing, and return what would be.
 
     Raises:
         ValueError: No engine answers.
     """
     with _engine() as engine, _writing(name):
-        _Host(engine, name).remove()
+        host = _Host(engine, name)
+        held = host.holdings()
+        if not pretend:
+            host.remove()
+        return held
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
@@ -430,6 +438,15 @@ class _Host:
         for volume in self.engine.volumes.list(filters=self._mine):
             if volume.name not in names:
                 volume.remove(force=True)
+
+    def holdings(self) -> list[str]:
+        """Return what belongs to the endpoint."""
+        kinds = {
+            "container": self.engine.containers.list(all=True, filters=self._mine),
+            "volume": self.engine.volumes.list(filters=self._mine),
+            "network": self.engine.networks.list(filters=self._mine),
+        }
+        return [f"{kind} {thing.name}" for kind, things in kinds.items() for thing in things]
 
     def remove(self) -> None:
         """Remove everything that belongs to the endpoint."""

@@ -115,6 +115,15 @@ def _deploy(
     return made
 
 
+def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    there = Cluster(namespace)
+    there.pretends = pretend
+    with there.writing(name):
+        _service(there, name).remove()
+    return there.deleted
+
+
 @contextmanager
 def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
     """Be the only step that changes an endpoint, and give what it is; None if there is none."""

@@ -75,7 +75,7 @@ def deploy(
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
     """Return the endpoints in a namespace."""
-    return _fleet.endpoints("kubernetes", ServerPod, namespace)
+    return _fleet.endpoints("kubernetes", namespace)
 
 
 def plan(
@@ -91,6 +91,11 @@ def plan(
     """Return what shares a revision would get: without a Gateway a ratio of pods."""
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
     return fleet.plan(shares)
+
+
+def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    return _fleet.remove("kubernetes", ServerPod, name, namespace, pretend)
 
 
 @contextmanager

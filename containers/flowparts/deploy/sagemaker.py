@@ -155,6 +155,30 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         return there.apply(after)
 
 
+def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with its configurations and models, and return what; archives in S3 stay.
+
+    Args:
+        name: The endpoint.
+        region: AWS region; empty for that of the environment.
+        pretend: Remove nothing, and return what would be.
+
+    Raises:
+        ValueError: SageMaker refuses.
+    """
+    with _refusals():
+        there = _Place(region, name)
+        described = there.settled(_CHANGE_SECONDS)
+        held = [f"endpoint {name}"] if described else []
+        held += [f"{kind.replace('_', ' ')} {each}" for kind, each in there.made()]
+        if not pretend:
+            if described:
+                there.sagemaker.delete_endpoint(EndpointName=name)
+                there.settled(_CHANGE_SECONDS)
+            there.tidy(None)
+        return held
+
+
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
     """Send rows through InvokeEndpoint and return the predictions.
 
@@ -320,7 +344,7 @@ class _Place:
             described = self.settled(timeout_seconds)
         found = self.state(described)
         if found == after:
-            self._tidy(described)
+            self.tidy(described)
             return after
         reason = _reason(described or {})
         words = "".join(filter(None, map(self._last_words, after.traffic.keys() - set(self.serving))))
@@ -328,7 +352,7 @@ class _Place:
             with suppress(ClientError, ValueError):  # the next try says why it can't be
                 self.sagemaker.delete_endpoint(EndpointName=self.name)
                 described = self.settled(timeout_seconds)
-        self._tidy(described)
+        self.tidy(described)
         raise ValueError(f"SageMaker says: {reason}{words}")
 
     def _weigh(self, after: Endpoint) -> None:
@@ -373,27 +397,32 @@ class _Place:
             found[revision] = {**variant, "InitialInstanceCount": count}
         return found
 
-    def _tidy(self, described: dict[str, Any] | None) -> None:
+    def tidy(self, described: dict[str, Any] | None) -> None:
         """Remove models and configurations that the endpoint doesn't use; if they stay, they cost nothing."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         used = {variant["ModelName"] for variant in self._variants(described).values()}
         used |= {described["EndpointConfigName"]} if described else set()
+        try:
+            for kind, name in self.made():
+                if name not in used:
+                    _log.info("removing %s %s", kind.replace("_", " "), name)
+                    getattr(self.sagemaker, f"delete_{kind}")(**{_KEYS[kind]: name})
+        except (BotoCoreError, ClientError) as error:
+            _log.warning("what endpoint %s doesn't use any more stays: %s", self.name, _line(error))
+
+    def made(self) -> list[tuple[str, str]]:
+        """Return the configurations and models that were made for the endpoint, each with its kind."""
         kinds = {
             "endpoint_config": ("EndpointConfigs", rf"{_REVISION}-[0-9a-f]+"),
             "model": ("Models", _REVISION),
         }
-        try:
-            for kind, (listed, pattern) in kinds.items():
-                key = _KEYS[kind]
-                pages = self.sagemaker.get_paginator(f"list_{kind}s").paginate(NameContains=f"{self.name}-r")
-                names = [each[key] for page in pages for each in page[listed]]
-                for name in names:
-                    if re.fullmatch(rf"{self.name}-{pattern}", name) and name not in used:
-                        _log.info("removing %s %s", kind.replace("_", " "), name)
-                        getattr(self.sagemaker, f"delete_{kind}")(**{key: name})
-        except (BotoCoreError, ClientError) as error:
-            _log.warning("what endpoint %s doesn't use any more stays: %s", self.name, _line(error))
+        found = []
+        for kind, (listed, pattern) in kinds.items():
+            pages = self.sagemaker.get_paginator(f"list_{kind}s").paginate(NameContains=f"{self.name}-r")
+            names = [each[_KEYS[kind]] for page in pages for each in page[listed]]
+            found += [(kind, name) for name in names if re.fullmatch(rf"{self.name}-{pattern}", name)]
+        return found
 
     def _make(self, kind: str, name: str, **given: Any) -> None:
         """Make something unless it is there, and wait until SageMaker shows it."""

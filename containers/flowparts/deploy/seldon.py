@@ -108,6 +108,18 @@ def deploy(
         return after
 
 
+def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    there = Cluster(namespace)
+    there.pretends = pretend
+    fleet = _Fleet(there, name)
+    with there.writing(name):
+        there.delete(_API, "Experiment", name)
+        for model in there.find(_API, "Model", fleet.labels):
+            fleet.remove(model["metadata"]["labels"][_REVISION])
+    return there.deleted
+
+
 @contextmanager
 def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
     """Be the only step that changes an endpoint, and give what it is; None if there is none."""

@@ -111,7 +111,7 @@ def deploy(
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
     """Return the endpoints in a namespace."""
-    return _fleet.endpoints("tf_serving", TensorFlowServingPod, namespace)
+    return _fleet.endpoints("tf_serving", namespace)
 
 
 def plan(
@@ -129,6 +129,11 @@ def plan(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
     )
     return fleet.plan(shares)
+
+
+def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    return _fleet.remove("tf_serving", TensorFlowServingPod, name, namespace, pretend)
 
 
 @contextmanager

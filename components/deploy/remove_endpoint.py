@@ -1,0 +1,27 @@
+from .. import DEPLOYMENT, runs_in
+
+
+@runs_in("deploy", secrets=DEPLOYMENT)
+def remove_endpoint(
+    target: str,
+    name: str,
+    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    even_if_serving: bool = False,
+) -> str:
+    """Remove an endpoint with all that was made for it: revisions, routes, autoscalers, its record.
+
+    One that serves is refused unless told otherwise, in a sentence that names all that would be removed.
+
+    Args:
+        target: docker, kubernetes, kserve, seldon, tf_serving or sagemaker.
+        name: Name of the endpoint.
+        options: The target's options that say where it is: namespace or region; wait_seconds to wait for
+            another step that changes it.
+        even_if_serving: Whether to remove it although it serves.
+
+    Returns:
+        What was removed.
+    """
+    from flowparts import deploy
+
+    return ", ".join(deploy.remove(target, name, options, even_if_serving=even_if_serving))

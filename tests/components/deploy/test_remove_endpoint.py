@@ -1,0 +1,14 @@
+import pytest
+
+from components.deploy.remove_endpoint import remove_endpoint
+from flowparts import deploy
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+
+
+def test_an_endpoint_is_removed_when_it_is_meant(cluster: KubernetesApi) -> None:
+    made = deploy.target("kubernetes").deploy("s3://models/1", "churn", image="registry.example/server:1")
+    with pytest.raises(ValueError, match=f"endpoint 'churn' serves .{made.revision} 100 %.; say even"):
+        remove_endpoint.python_func("kubernetes", "churn")
+    removed = remove_endpoint.python_func("kubernetes", "churn", {"namespace": "team"}, even_if_serving=True)
+    assert f"Deployment churn-{made.revision}" in removed
+    assert cluster.names("deployments") == cluster.names("services") == []
