@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,67 @@ def test_a_mount_that_refuses_renames_gets_a_copy(tmp_path: Path, monkeypatch: p
     outputs.write_text(tmp_path / "text", "whole")
     assert names(tmp_path) == ["table", "text"]
     assert (tmp_path / "table" / "part").read_text() == "whole"
+
+
+def test_where_renames_are_refused_an_earlier_directory_is_replaced_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError("Operation not permitted")
+
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "old").touch()
+    monkeypatch.setattr(Path, "rename", refuse)
+    with outputs.whole(tmp_path / "table") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert names(tmp_path) == ["table"]
+    assert names(tmp_path / "table") == ["new"]
+
+
+def test_a_copy_that_fails_half_way_gives_the_earlier_directory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def refuse_new(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError("Operation not permitted")
+        return rename(self, target)
+
+    def copy_half(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "new").touch()
+        raise OSError("No space left on device")
+
+    def replace() -> None:
+        with outputs.whole(tmp_path / "table") as partial:
+            partial.mkdir()
+            (partial / "new").touch()
+
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "old").touch()
+    monkeypatch.setattr(Path, "rename", refuse_new)
+    monkeypatch.setattr(shutil, "copytree", copy_half)
+    with pytest.raises(OSError, match="No space left"):
+        replace()
+    assert names(tmp_path) == ["table"]
+    assert names(tmp_path / "table") == ["old"]
+
+
+def test_what_a_killed_attempt_had_replaced_is_removed_by_the_next(tmp_path: Path) -> None:
+    for folder in (".table.earlier", "table"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(RuntimeError, match="stopped"), outputs.whole(tmp_path / "table"):
+        raise RuntimeError("stopped")
+    assert names(tmp_path) == ["table"]
+
+
+def test_json_is_written_the_same_each_time_for_people_to_read(tmp_path: Path) -> None:
+    for value in ({"b": ["größer"], "a": 1}, {"a": 1, "b": ["größer"]}):
+        outputs.write_json(tmp_path / "value", value)
+        expected = '{\n  "a": 1,\n  "b": [\n    "größer"\n  ]\n}\n'
+        assert (tmp_path / "value").read_text(encoding="utf-8") == expected
 
 
 def test_json_refuses_values_that_json_lacks(tmp_path: Path) -> None:

@@ -30,6 +30,31 @@ def test_equal_scores_go_by_estimator_then_by_parameters_whatever_the_order() ->
     assert selection.rank([tuned, other, plain]).order == [0, 2, 1]
 
 
+@pytest.mark.parametrize(
+    ("metric", "direction", "verdict"),
+    [
+        ("roc_auc", "higher", "B has the best roc_auc on the validation table, 0.9, 0.2 ahead of A."),
+        ("log_loss", "lower", "A has the best log_loss on the validation table, 0.3, 0.2 ahead of B."),
+    ],
+)
+def test_the_page_says_which_direction_is_better_and_how_far_ahead_the_winner_is(
+    metric: str, direction: str, verdict: str
+) -> None:
+    found = [candidate("A", roc_auc=0.7, log_loss=0.3), candidate("B", roc_auc=0.9, log_loss=0.5)]
+    page = selection.selection_report(found, selection.rank(found, metric))
+    assert verdict in page
+    assert f"Candidates by {metric} ({direction} is better)" in page
+    assert page.count("1 (chosen)") == 1
+    assert "classification of y: candidates compared" in page
+
+
+def test_the_page_of_a_single_candidate_says_so() -> None:
+    page = selection.selection_report(
+        [candidate("A", roc_auc=0.7)], selection.rank([candidate("A", roc_auc=0.7)])
+    )
+    assert "0.7; it was the only candidate." in page
+
+
 def test_of_equal_scores_the_smaller_model_is_chosen_and_the_page_says_why() -> None:
     small, large = (
         candidate(name, roc_auc=0.9) | {"megabytes": size} for name, size in (("B", 1.5), ("A", 60.0))
