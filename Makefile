@@ -95,6 +95,11 @@ bench-keras: .venv/installed
 bench-containers: images
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_containers.py
 
+# SETS="german flights" measures some of the tables.
+bench-real: .venv/installed
+	$(BIN)/python benchmarks/real/sets.py build/real
+	$(BIN)/python benchmarks/real/measure.py build/real $(SETS)
+
 # SECONDS=4 a measurement; SOAK=10 only holds 80 % of our capacity for ten minutes.
 bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,mlserver kserve litserve bentoml))
 	scripts/system-packages.sh wrk:wrk
@@ -113,4 +118,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test fuzz compile images push load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-containers proto bench-serving
+.PHONY: run test fuzz compile images push load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-containers proto bench-serving
