@@ -273,17 +273,21 @@ class Cluster:
     ) -> Any:
         """Send JSON to a service through the API server, which reaches it from outside of the cluster too.
 
+        The header Authorization is the user's there, so a server's token, FLOWPARTS_SERVING_TOKEN of this
+        step's environment, goes in a header of its own.
+
         Args:
             service: Its name and port, such as "churn:http".
             path: Path on the service, without a leading slash.
             body: What to send.
             headers: Further headers for the service.
         """
-        return self._json("POST", self._of_service(service, path), body, headers=headers)
+        sent = {**_token(), **(headers or {})}
+        return self._json("POST", self._of_service(service, path), body, headers=sent)
 
     def get_from_service(self, service: str, path: str) -> Any:
         """Return the JSON that a service has at a path, through the API server as `post_to_service`."""
-        return self._json("GET", self._of_service(service, path))
+        return self._json("GET", self._of_service(service, path), headers=_token())
 
     def trouble(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
         """Return why pods with these labels don't run, and whether waiting can't help.
@@ -522,14 +526,22 @@ def observed(thing: Manifest) -> bool:
 
 
 def _sentence(error: Any, method: str, path: str) -> ValueError:
+    is_servers = False
     try:
         content = json.loads(error.body)
+        is_servers = "error" in content
         # The API's own refusals have a message, those of servers behind it an error.
         said = _line(content["error"] if "error" in content else content["message"])
     except (ValueError, KeyError, TypeError):
         said = _line(str(error.reason))
     if error.status == 404:
         return _NotThereError(f"the cluster has nothing at {path} ({said})")
+    proxied = _PROXIED.search(path)
+    if error.status == 401 and proxied and is_servers:
+        return ValueError(
+            f"the server behind service {proxied[1]} is guarded by a token, which this step doesn't have; "
+            "give it in FLOWPARTS_SERVING_TOKEN of the step's environment"
+        )
     if error.status == 401:
         return ValueError(f"the Kubernetes API doesn't accept this step's credentials; renew them ({said})")
     if error.status == 403 and "exceeded quota" in said:
@@ -545,9 +557,15 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
             f"{path} has fields that something else has set otherwise; remove them there, or delete the "
             f"object ({said})"
         )
-    if match := _PROXIED.search(path):
-        return ValueError(f"the server behind service {match[1]} answered {error.status}: {said}")
+    if proxied:
+        return ValueError(f"the server behind service {proxied[1]} answered {error.status}: {said}")
     return ValueError(f"the Kubernetes API refuses {method} {path} with status {error.status}: {said}")
+
+
+def _token() -> dict[str, str]:
+    """Return the header that opens a model server to this step, if it has a token."""
+    token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
+    return {"X-Flowparts-Token": token} if token else {}
 
 
 def _line(text: str) -> str:

@@ -190,9 +190,15 @@ class App:
             head += b"allow: %b\r\n" % ", ".join(self._methods(request.path) or ()).encode()
         return Response(_json({"error": refusal.sentence}), refusal.status, head)
 
-    def authorized(self, authorization: bytes) -> bool:
-        """Say whether a request with this Authorization header may predict."""
-        scheme, _, token = authorization.partition(b" ")
+    def authorized(self, authorization: bytes, own: bytes = b"") -> bool:
+        """Say whether a request may predict.
+
+        Args:
+            authorization: Its header Authorization.
+            own: Its header X-Flowparts-Token, for proxies that need the other one for themselves, such as
+                Kubernetes' API server.
+        """
+        scheme, _, token = (authorization if not own else b"bearer " + own).partition(b" ")
         return not self._token or (
             scheme.lower() == b"bearer" and hmac.compare_digest(token.lstrip(b" "), self._token)
         )
@@ -247,7 +253,8 @@ class App:
         return route
 
     def _authorize(self, request: Request) -> None:
-        if not self.authorized(request.headers.get(b"authorization", b"")):
+        headers = request.headers
+        if not self.authorized(headers.get(b"authorization", b""), headers.get(b"x-flowparts-token", b"")):
             raise Refusal("unauthorized", "send the server's token as the header Authorization: Bearer TOKEN")
 
     def _docs(self, page: bytes, request: Request) -> Response:

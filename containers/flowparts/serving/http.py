@@ -42,7 +42,16 @@ _MAX_CONNECTIONS = 4096
 # Headers that must not be there twice: whoever is in front might go by the other one.
 # A request's first line in a version that isn't spoken here; that of HTTP/0.9 names none.
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+(?: HTTP/(?!1\.[01]$)\S*)?")
-_ONCE = frozenset([b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding"])
+_ONCE = frozenset(
+    [
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"transfer-encoding",
+        b"x-flowparts-token",
+    ]
+)
 _CLOSE, _KEEP_ALIVE = b"connection: close\r\n", b"connection: keep-alive\r\n"
 _STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
 # Browsers take an answer for what it says that it is.

@@ -747,7 +747,11 @@ def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any
     sent = urllib.request.Request(
         f"{address}/{path}",
         None if body is None else json.dumps(body).encode(),
-        {"content-type": "application/json"},
+        # All but what is the user's own.
+        {
+            "content-type": "application/json",
+            **{name: value for name, value in headers.items() if name.lower().startswith("x-")},
+        },
     )
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sent, timeout=10) as answer:

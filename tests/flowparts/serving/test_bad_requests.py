@@ -235,6 +235,10 @@ def test_a_token_guards_predictions_and_what_tells_about_the_model(
     # The scheme's case doesn't matter (RFC 9110); the token's does.
     assert server.call("/predict", body, {"authorization": "bearer  geheim"})[0] == 200
     assert server.call("/predict", body, {"authorization": "Bearer Geheim"})[0] == 401
+    # A proxy may need that header for itself; its own then counts alone.
+    own = {"x-flowparts-token": "geheim"}
+    assert server.call("/predict", body, {**own, "authorization": "Bearer of the proxy"})[0] == 200
+    assert server.call("/predict", body, {**right, "x-flowparts-token": "falsch"})[0] == 401
     assert "securitySchemes" in server.call("/openapi.json", headers=right)[1]["components"]
     ready = ("/v1/models/model", "/v2/models/model/ready", "/v2/health/ready")
     for path in ("/", "/ping", "/v2/health/live", "/metrics", *ready):
