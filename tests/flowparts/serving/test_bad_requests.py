@@ -177,7 +177,7 @@ def test_limits_of_rows_and_bytes(serve: Callable[..., Server], model: Path, rec
     server = serve(model, "--max-rows=3", "--max-body-mb=0.01", "--unknown-fields=reject")
     assert server.call("/predict", {"instances": records[:3]})[0] == 200
     status, answer, _ = server.call("/predict", {"instances": records[:4]})
-    assert (status, answer["error"]) == (400, "the request has 4 rows; at most 3 are taken at once")
+    assert (status, answer["error"]) == (400, "the request has more than the 3 rows that are taken at once")
     status, answer, headers = server.call("/predict", {"instances": records * 10})
     assert (status, answer["error"]) == (413, "the body is larger than the 0.01 MB that are taken")
     assert headers["connection"] == "close"
