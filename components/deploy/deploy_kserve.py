@@ -20,6 +20,7 @@ def deploy_kserve(
     environment_from: str = "",
     service_account: str = "",
     pods: dict = {},  # noqa: B006
+    digest: str = "",
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from a KServe InferenceService, as a revision with a share of the requests.
@@ -45,6 +46,8 @@ def deploy_kserve(
             Without Knative its Secrets are KServe's credentials for the model.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
+        digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.
+            Empty to read the files, which takes access to them here.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -68,6 +71,7 @@ def deploy_kserve(
         environment_from=environment_from,
         service_account=service_account,
         pods=pods,
+        digest=digest,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

@@ -27,6 +27,7 @@ def deploy_tf_serving(
     monitor_labels: dict = {},  # noqa: B006
     clients: list = [],  # noqa: B006
     pods: dict = {},  # noqa: B006
+    digest: str = "",
     timeout_seconds: float = 600.0,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
@@ -62,6 +63,8 @@ def deploy_tf_serving(
         clients: Namespaces whose pods may send requests, besides the endpoint's own; empty for everyone.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
+        digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.
+            Empty to read the files, which takes access to them here.
         timeout_seconds: Time for the pods to become ready.
 
     Returns:
@@ -92,6 +95,7 @@ def deploy_tf_serving(
         monitor_labels=monitor_labels,
         clients=clients,
         pods=pods,
+        digest=digest,
         timeout_seconds=timeout_seconds,
     )
     return endpoints.publish(deployed, endpoint)

@@ -64,8 +64,8 @@ def deploy_and_roll_back(name: str, rolled_out: str, tracking_uri: str = "") -> 
 
 
 @dsl.pipeline(name="deploy-to-clusters")
-def deploy_to_clusters(uri: str = "s3://models/churn/1") -> None:
-    """Deploy to each kind of cluster, a stand-in for its API; the model is only an address to it."""
+def deploy_to_clusters(uri: str) -> None:
+    """Deploy to each kind of cluster, a stand-in for its API, what is in a bucket."""
     imported = dsl.importer(artifact_uri=uri, artifact_class=dsl.Model)
     deploy_kubernetes(model=imported.output, name="churn")
     deploy_kserve(model=imported.output, name="churn")
@@ -121,6 +121,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("deploy_with_canary", WATCH),
     ("deploy_with_canary", {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}),
     ("deploy_and_roll_back", {"name": "{endpoint}-too", "rolled_out": "{endpoint}"}),
+    ("deploy_to_clusters", {"uri": "{s3}"}),
     ("deploy_to_clouds", {"uri": "{bucket}", "role": ROLE, "storage": f"s3://{clouds.ARCHIVES}/models"}),
 ]
 PIPELINES = {
@@ -191,10 +192,10 @@ def recorded(
             monkeypatch.setenv(f"FLOWPARTS_{image.upper()}_IMAGE", containers.reference(f"flowparts-{image}"))
     except ValueError as error:
         missing = str(error)
-    return _recorded(tmp_path_factory, missing, served[0].gs)
+    return _recorded(tmp_path_factory, missing, served[0])
 
 
-def _recorded(tmp_path_factory: pytest.TempPathFactory, missing: str, bucket: str) -> Recorded:
+def _recorded(tmp_path_factory: pytest.TempPathFactory, missing: str, model: clouds.Served) -> Recorded:
     base = tmp_path_factory.getbasetemp()
     # The workers of pytest-xdist have folders beside each other.
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "recorded"
@@ -204,14 +205,14 @@ def _recorded(tmp_path_factory: pytest.TempPathFactory, missing: str, bucket: st
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
             with pytest.MonkeyPatch.context() as patch:
-                steps = _run_pipelines(folder, outside, patch, missing, bucket)
+                steps = _run_pipelines(folder, outside, patch, missing, model)
             file.write_text(json.dumps([asdict(step) for step in steps]))
     steps = [Step(**step) for step in json.loads(file.read_text())]
     return Recorded({step.component: step for step in steps}, outside, missing)
 
 
 def _run_pipelines(
-    folder: Path, outside: Path, patch: pytest.MonkeyPatch, missing: str, bucket: str
+    folder: Path, outside: Path, patch: pytest.MonkeyPatch, missing: str, model: clouds.Served
 ) -> list[Step]:
     from kfp import components, local
     from kfp.local import config, subprocess_task_handler
@@ -234,7 +235,12 @@ def _run_pipelines(
         (name, {}) for name in PIPELINES if name not in {name for name, _ in RUNS}
     ]
     # An endpoint for this session; tests/conftest.py removes it at the end.
-    places = {"outside": str(outside), "endpoint": new_name("contract"), "bucket": bucket}
+    places = {
+        "outside": str(outside),
+        "endpoint": new_name("contract"),
+        "bucket": model.gs,
+        "s3": model.s3,
+    }
     if not missing:
         (folder / "endpoints").write_text(f"{places['endpoint']} {places['endpoint']}-too")
     with warnings.catch_warnings():
