@@ -23,6 +23,10 @@ _ISO_8601 = (
     "%Y-%m-%dT%H:%M%#z",
 )
 _FOLDS = 5
+# From so many rows on, a column whose texts differ in more than this share of them is an identifier.
+_MIN_ROWS_ID = 20
+_MOST_DIFFERENT = 0.9
+_ALL_DIFFERENT = "holds text of which hardly two are alike"
 _EXAMPLE_ROWS = 5
 
 _log = logging.getLogger("flowparts")
@@ -142,7 +146,8 @@ def fit(
     of week, hour and days since 1970, then the same. Text: a column for each category, a missing value being
     a category and an unseen one all zeros; above `max_one_hot_categories` distinct values the category's mean
     label instead (Micci-Barreca 2001), learned for each row from others (cross-fitted) so that the training
-    features don't leak its label. Columns with nothing to learn from are dropped.
+    features don't leak its label. Columns with nothing to learn from are dropped, and so is text of which
+    hardly two values are alike.
 
     The features of the training table are held in memory.
 
@@ -219,7 +224,7 @@ def examine(
     tables.require_columns(train, [label], "label column")
     tables.require_columns(train, exclude_columns, "excluded column")
     tables.require_columns(train, [weight_column] if weight_column else [], "weight column")
-    tables.require_rows(train, "the training table")
+    rows = tables.require_rows(train, "the training table")
     classes = check_label(train, label, task)
     _check_weights(train, weight_column, "the training table")
 
@@ -233,7 +238,7 @@ def examine(
         )
     distinct, nullable = _distinct_values(train, types)
     dropped = {
-        name: _nothing_to_learn(kind, distinct[name], name in nullable) for name, kind in types.items()
+        name: _nothing_to_learn(kind, distinct[name], name in nullable, rows) for name, kind in types.items()
     }
     dropped = {name: reason for name, reason in dropped.items() if reason}
     features = {name: kind for name, kind in types.items() if name not in dropped}
@@ -244,6 +249,12 @@ def examine(
                 "; ".join(f"{name!r} {reason}" for name, reason in dropped.items())
                 or "every column is excluded"
             )
+        )
+    if alike := [name for name, reason in dropped.items() if reason == _ALL_DIFFERENT]:
+        _log.warning(
+            "left out as features, as hardly two of their texts are alike (identifiers or free text): %s; "
+            "to learn from free text, make columns of it first",
+            _some(alike),
         )
     missing = [name for name in features if name in nullable]
     return Examined(classes, features, missing, distinct, dropped)
@@ -517,9 +528,12 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
     return distinct, {name for index, name in enumerate(types) if found[f"nulls{index}"]}
 
 
-def _nothing_to_learn(kind: str, distinct: int, nullable: bool) -> str:
+def _nothing_to_learn(kind: str, distinct: int, nullable: bool, rows: int) -> str:
     if distinct == 0:
         return "is missing in every row"
+    # What was learned of a text that hardly occurs twice is of no use for other rows.
+    if kind == "string" and rows >= _MIN_ROWS_ID and distinct > _MOST_DIFFERENT * rows:
+        return _ALL_DIFFERENT
     # A text that is there or not is two categories; a missing number becomes the median, the one value.
     return "" if distinct > 1 or (kind == "string" and nullable) else "holds a single value"
 

@@ -267,3 +267,20 @@ def test_times_are_read_from_text(text: str) -> None:
 def test_dates_are_read_from_text() -> None:
     frame = preprocess.conform(pl.DataFrame({"x": ["2024-02-28", None]}), {"x": "date"})
     assert frame["x"].to_list() == [datetime.datetime(2024, 2, 28), None]
+
+
+def test_identifiers_and_free_text_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    count = 100
+    frame = pl.DataFrame(
+        {
+            "id": [f"row-{place}" for place in range(count)],
+            "remark": [f"seen {place} times" if place % 20 else "" for place in range(count)],
+            "town": [f"town {place % 40}" for place in range(count)],
+            "x": range(count),
+            "y": ["a", "b"] * 50,
+        }
+    )
+    fitted, _ = preprocess.fit(frame.lazy(), label="y", task="classification")
+    assert list(fitted.features) == ["town", "x"]
+    assert fitted.dropped == dict.fromkeys(["id", "remark"], "holds text of which hardly two are alike")
+    assert "hardly two of their texts are alike (identifiers or free text): 'id', 'remark'" in caplog.text
