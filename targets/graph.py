@@ -49,6 +49,25 @@ def steps(spec: Mapping[str, Any]) -> list[Step]:
     return [Step(step.key, step.component, _without_implied(step.upstream, found)) for step in found.values()]
 
 
+def titled(spec: Mapping[str, Any], key: str) -> str:
+    """Return the key of a step or group with the groups' names as interfaces show them: "deploy/roll-out".
+
+    Args:
+        spec: The pipeline document.
+        key: The key; the turn of a loop stands in brackets behind the loop's name, and stays.
+    """
+    dag, shown = spec["root"]["dag"], []
+    for part in key.split("/"):
+        name, bracket, turn = part.partition("[")
+        task = dag.get("tasks", {}).get(name)
+        if not task:  # such as what Kubeflow calls the start of a run
+            return key
+        component = spec["components"][task["componentRef"]["name"]]
+        dag = component.get("dag", {})
+        shown.append((task["taskInfo"]["name"] if dag else name) + bracket + turn)
+    return "/".join(shown)
+
+
 def layers(graph: list[Step]) -> list[list[Step]]:
     """Return the steps row by row: each stands one row below the lowest of those it waits for."""
     depth: dict[str, int] = {}

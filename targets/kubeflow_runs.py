@@ -8,6 +8,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +59,8 @@ class KubeflowRuns:
             details = (run.run_details.task_details if run.run_details else None) or []
             stood_still = not workflow and any(detail.state == "RUNNING" for detail in details)
             tasks += _untold(tasks, spec, "unknown" if stood_still else "skipped")
+        if spec:
+            tasks = uniquely_named([replace(task, name=graph.titled(spec, task.name)) for task in tasks])
         return Run(
             name=run.display_name,
             key=run.run_id,

@@ -50,7 +50,12 @@ def pipeline(*keys: str) -> dict[str, Any]:
             inside = f"{prefix}{name}/"
             is_group = any(key.startswith(inside) for key in keys)
             components[f"comp-{prefix}{name}"] = {"dag": dag(inside)} if is_group else {"executorLabel": name}
-        return {"tasks": {name: {"componentRef": {"name": f"comp-{prefix}{name}"}} for name in names}}
+        return {
+            "tasks": {
+                name: {"componentRef": {"name": f"comp-{prefix}{name}"}, "taskInfo": {"name": name}}
+                for name in names
+            }
+        }
 
     return {"root": {"dag": dag("")}, "components": components, "deploymentSpec": {"executors": {}}}
 

@@ -80,3 +80,22 @@ def test_steps_of_a_nested_pipeline_used_twice_can_be_told_apart() -> None:
     assert [step.component for step in own] == [f"comp-{step.key}" for step in own]
     assert [step.key for step in own] == [step.key for step in graph.steps(compiled)]
     assert len(own) == 2
+
+
+@dsl.pipeline(name="named")
+def named(chosen: bool = True) -> None:
+    with dsl.If(chosen == True, name="deploy"):  # noqa: E712
+        with dsl.ParallelFor([1, 2], name="sizes") as item:
+            fit(item=item)
+        publish(chosen=chosen)
+
+
+def test_groups_are_told_by_the_names_that_interfaces_show() -> None:
+    compiled = package.documents(package.compiled(named, str))[0]
+    assert {step.key: graph.titled(compiled, step.key) for step in graph.steps(compiled)} == {
+        "condition-1/for-loop-3/fit": "deploy/sizes/fit",
+        "condition-1/publish": "deploy/publish",
+    }
+    assert graph.titled(compiled, "condition-1/for-loop-3[1]/fit") == "deploy/sizes[1]/fit"
+    assert graph.titled(compiled, "condition-1") == "deploy"
+    assert graph.titled(compiled, "start of the run") == "start of the run"
