@@ -96,6 +96,8 @@ def _conclude(console: Console, record: "Run") -> None:
     for name, address in local.endpoints(record).items():
         console.print(Text(f"endpoint {name}: {address}"), soft_wrap=True)
     decision = local.decision(record)
+    for kind, text in local.findings(record):
+        console.print(Text.assemble((f"{kind}: ", "bold yellow"), text), soft_wrap=True)
     if decision:
         console.print(Text.assemble(("decision: ", "bold"), decision[1]), soft_wrap=True)
     model = local.model(record)

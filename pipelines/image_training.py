@@ -24,6 +24,7 @@ def image_training(
     model_name: str = "image-training",
     margin: float = 0.0,
     floor: float = 0.0,
+    replace_champion: bool = False,
     tracking_uri: str = "",
     seed: int = 0,
     deploy_target: str = "",
@@ -50,7 +51,10 @@ def image_training(
         metric: Metric that promotes; empty for roc_auc.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
-        floor: Worst score with which a first model is promoted, in units of the metric; 0 for none.
+        floor: Worst score with which a first model is promoted, in units of the metric; 0 to require
+            only that it is better than always giving the most frequent class, or the mean.
+        replace_champion: Whether to replace a champion that can't be compared, since it has another label,
+            task, classes or columns, or has seen nearly all test rows; else the new model is refused.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
         seed: Seed of the split, the training and the bootstrap.
         deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
@@ -89,6 +93,7 @@ def image_training(
         model_name=model_name,
         margin=margin,
         floor=floor,
+        replace_champion=replace_champion,
         tracking_uri=tracking_uri,
         seed=seed,
         deploy_target=deploy_target,

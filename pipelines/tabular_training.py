@@ -33,7 +33,7 @@ def tabular_training(
     exclude_columns: list = [],  # noqa: B006
     key: list = [],  # noqa: B006
     group_by: str = "",
-    time_column: str = "",
+    time_column: str = "auto",
     trainer: str = "sklearn",
     candidates: list = CANDIDATES,
     network: dict = {},  # noqa: B006
@@ -42,6 +42,7 @@ def tabular_training(
     model_name: str = "tabular-training",
     margin: float = 0.0,
     floor: float = 0.0,
+    replace_champion: bool = False,
     tracking_uri: str = "",
     seed: int = 0,
     deploy_target: str = "",
@@ -73,18 +74,23 @@ def tabular_training(
         exclude_columns: Columns that are not features, such as identifiers.
         key: Columns that identify a row, for the split; rows with equal keys stay together. Empty for none.
         group_by: Column whose equal values stay together in the split, such as a customer; empty for none.
-        time_column: Column by which to split in time, the newest rows for the test; empty for none.
+        time_column: Column by which to split in time, the newest rows for the test; auto for a timestamp or
+            date that the rows are in the order of, if there is neither key nor group_by; empty for none.
         trainer: sklearn to pick the best of the candidates, or keras for a neural network; the champion that
             the result is compared with may come from either.
         candidates: Estimators for sklearn to try, each by its name or with its estimator and parameters; one
             is a class of scikit-learn, XGBoost or LightGBM, or Linear, RandomForest, HistGradientBoosting,
             XGB or LGBM, which fit both tasks.
         network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
-        metric: Metric that selects and promotes; empty for roc_auc (classification) or rmse (regression).
+        metric: Metric that selects and promotes; empty for rmse (regression), roc_auc (classification), or
+            average_precision if fewer than 5 % of the training rows are of the later of two classes.
         slice_columns: Columns whose values cut the test table into slices, each evaluated separately.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
-        floor: Worst score with which a first model is promoted, in units of the metric; 0 for none.
+        floor: Worst score with which a first model is promoted, in units of the metric; 0 to require
+            only that it is better than always giving the most frequent class, or the mean.
+        replace_champion: Whether to replace a champion that can't be compared, since it has another label,
+            task, classes or columns, or has seen nearly all test rows; else the new model is refused.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
             Without any in a container, a promoted model is deployed but not registered.
         seed: Seed of the split, the training and the bootstrap.
@@ -144,6 +150,7 @@ def tabular_training(
         model_name=model_name,
         margin=margin,
         floor=floor,
+        replace_champion=replace_champion,
         tracking_uri=tracking_uri,
         seed=seed,
         deploy_target=deploy_target,

@@ -29,7 +29,7 @@ from kfp.local import cache, docker_task_handler, executor_input_utils, status, 
 from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
-from flowparts import __version__, outputs, sources
+from flowparts import __version__, mlmodel, outputs, sources
 from flowparts.masking import masked
 from flowparts.networks import checkpoints
 from targets import docker, local_cache, package, step_error, step_server
@@ -215,6 +215,18 @@ def model(record: Run) -> Path | None:
         if isinstance(value, dsl.Model)
     ]
     return found[-1] if found else None
+
+
+def findings(record: Run) -> list[tuple[str, str]]:
+    """Return what the run's model says of its training, each with what it is: split, warning or note."""
+    directory = model(record)
+    if directory is None or not (directory / "MLmodel").is_file():
+        return []
+    stored = mlmodel.read(directory)["metadata"]
+    found = [("split", stored.get("split")), ("warning", stored.get("split_warning"))]
+    found += [("warning", text) for text in stored.get("warnings") or []]
+    found.append(("note", stored.get("metric_reason")))
+    return [(kind, text) for kind, text in found if text]
 
 
 def decision(record: Run) -> tuple[bool, str] | None:

@@ -32,8 +32,7 @@ def evaluate_model(
             against recall, and calibration. Empty for a regression.
         evaluation_report: HTML page: how good the model is, where it errs, the worst slice, and whether its
             probabilities can be trusted.
-        metric: The metric to return as the score; roc_auc for classification and rmse for regression if not
-            given.
+        metric: The metric to return as the score; the one that the model was chosen by if not given.
         slice_columns: Columns to measure by: each text or whole number, quartiles of many numbers, months of
             timestamps; default: none.
         bootstrap_samples: Resamples of the test rows for the 95 % intervals, at least 20.
@@ -48,7 +47,7 @@ def evaluate_model(
     from flowparts import evaluation_report as pages
 
     loaded = models.load(model.path)
-    chosen = directions.chosen(metric, loaded.task)
+    chosen = directions.chosen(metric or models.metadata(model.path).get("metric"), loaded.task)
     slices = names.texts(slice_columns, "slice_columns")
     found = evaluation.evaluate(loaded, tables.scan(test.path), slices, bootstrap_samples, seed)
     metadata.log_metrics(test_metrics, found.metrics, found.to_dict())
@@ -56,5 +55,5 @@ def evaluate_model(
     if drawn:
         evaluation.log_curves(curves, drawn)
     outputs.write_json(curves.path, drawn)
-    outputs.write_text(evaluation_report.path, pages.page(found))
+    outputs.write_text(evaluation_report.path, pages.page(found, chosen))
     return chosen, evaluation.score(found, chosen)

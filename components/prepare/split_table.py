@@ -37,7 +37,8 @@ def split_table(
             more than 20 distinct values counts by decile, a missing value as a value of its own. Has no
             effect with group_by or time_column.
         group_by: Column whose equal values stay together, such as a patient or a customer.
-        time_column: Column of timestamps, dates or numbers; the oldest rows train, the newest test.
+        time_column: Column of timestamps, dates or numbers; the oldest rows train, the newest test. "auto"
+            splits so if the rows are in the order of a timestamp or date and there is no key or group_by.
         exclude_columns: Columns that are not features, such as identifiers; they and stratify_by have no say
             in where a row goes.
         repeated_rows: What to do with rows of equal features, unless key, group_by or time_column is given:
@@ -60,13 +61,15 @@ def split_table(
     fractions = (train_fraction, validation_fraction, test_fraction)
     split.check_options(fractions, key, group_by, time_column, repeated_rows)
     frame, whole = tables.scan(table.path), tables.description(table.path)["source"] or table.uri
+    way = split.choose(frame, fractions, key, group_by, time_column, stratify_by)
+    print(f"split {way.described}" + f"; {way.warning}" * bool(way.warning))  # noqa: T201
     parts = split.assign(
         frame,
         fractions,
         key=key,
         stratify_by=stratify_by,
         group_by=group_by,
-        time_column=time_column,
+        time_column=way.time_column,
         exclude_columns=names.texts(exclude_columns, "exclude_columns"),
         repeated_rows=repeated_rows,
         seed=seed,
@@ -75,7 +78,8 @@ def split_table(
     for name, output in zip(split.PARTS, (train, validation, test), strict=True):
         with tables.watched(frame, f"writing {name}") as watched:
             part = split.part(watched, parts, name)
-            described = tables.write(part, output.path, source=f"{name} part of {whole}")
+            facts = way.facts([group_by] if group_by else key or [])
+            described = tables.write(part, output.path, f"{name} part of {whole}", facts)
         metadata.describe(output, described)
         rows.append(described["rows"])
     return tuple(rows)

@@ -18,6 +18,7 @@ def register_champion(
     metric: Optional[str] = None,
     margin: float = 0.0,
     floor: float = 0.0,
+    replace_champion: bool = False,
     confidence: float = 0.95,
     bootstrap_samples: int = 500,
     seed: int = 0,
@@ -30,9 +31,11 @@ def register_champion(
 ):
     """Score a new model and the registered champion on the same test rows, and register the one that wins.
 
-    The new model is promoted if it can be served, improves on the champion by the margin, and is better in
-    the share `confidence` of paired bootstrap resamples. A first model only has to reach the floor, and so
-    has one whose champion can't score this table (other label, classes or columns, damaged files).
+    Both are scored on the rows that neither has seen in training, of which there must be 30. The new model is
+    promoted if it can be served, improves on the champion by the margin, and is better in the share
+    `confidence` of paired bootstrap resamples; in the same share, any model must be better than always giving
+    the most frequent class, or the mean. A model of another label, task, classes or columns than the champion
+    of that name is refused. A champion whose files are damaged counts as none.
 
     A promoted model becomes a version in MLflow with its metrics and reports and the alias champion; nothing
     is registered for one that lost. The version's tags hold its lineage: fingerprints of the training data
@@ -41,7 +44,7 @@ def register_champion(
 
     Args:
         model: The challenger, a model directory; it is stored as it is.
-        test: Raw test rows with the label; neither model was trained on them.
+        test: Raw test rows with the label.
         evaluation_report: The challenger's evaluation as a page, kept with the version.
         comparison: JSON with both models' metrics and intervals, the improvement, the rules, the champion's
             version, what was compared (fingerprints of model and test rows), the decision and its reason, and
@@ -54,10 +57,13 @@ def register_champion(
             one to beat.
         serving_metrics: What check_serving found; a challenger that is not servable is never promoted, one
             that was not checked may be.
-        metric: Metric to compare; roc_auc for classification and rmse for regression if not given.
+        metric: Metric to compare; the one that the challenger was chosen by if not given.
         margin: Minimum improvement, in units of the metric.
         floor: Worst score that a model without a champion may have, in units of the metric: the lowest for
-            a metric like roc_auc, the highest for an error like rmse. 0 for none.
+            a metric like roc_auc, the highest for an error like rmse. It takes the place of the comparison
+            with a constant answer. 0 for none.
+        replace_champion: Whether a champion that can't be compared (other label, task, classes or columns, or
+            it has seen nearly all test rows) counts as none, instead of the new model being refused.
         confidence: Share of resamples in which the challenger must be better; also that of the intervals.
         bootstrap_samples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
@@ -96,12 +102,15 @@ def register_champion(
             floor=floor or None,
             confidence=confidence,
             servable=bool(serving.get("servable", True)),
+            replace_champion=replace_champion,
             samples=bootstrap_samples,
             seed=seed,
         )
     result |= {"model_name": model_name, "champion_version": old, "registry": configured, "version": ""}
-    result["model_fingerprint"] = registry.fingerprint(model.path)
-    result["test_fingerprint"] = tested["fingerprint"]
+    result |= {
+        "model_fingerprint": registry.fingerprint(model.path),
+        "test_fingerprint": tested["fingerprint"],
+    }
     page = summary.summary_page(result, described, serving, tested["source"])
     print(result["reason"])  # noqa: T201
     if result["promote"] and configured:
@@ -122,5 +131,5 @@ def register_champion(
     outputs.write_text(run_summary.path, page)
     metadata.log_metrics(comparison_metrics, champion.scores(result))
     metadata.describe(comparison, {key: result[key] for key in ("promote", "reason", "metric", "version")})
-    deploy = bool(result["promote"] and deploy_target)
-    return result["promote"], metadata.plain(result["reason"]), result["version"], deploy
+    decision = (result["promote"], metadata.plain(result["reason"]), result["version"])
+    return *decision, bool(result["promote"] and deploy_target)

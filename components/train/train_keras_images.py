@@ -70,7 +70,7 @@ def train_keras_images(
         checkpoint_seconds: Minimum seconds between two checkpoints.
         seed: Decides the first weights, the order of the images, how they are varied, and dropout.
     """
-    from flowparts import images, metadata, outputs, tables
+    from flowparts import images, metadata, outputs, seen, tables
     from flowparts.networks import image_model, training
 
     trained = image_model.train_and_save(
@@ -89,7 +89,7 @@ def train_keras_images(
     )
     if trained is None:
         return
-    stored, page = trained
+    stored = seen.record(model.path, [train.path, validation.path])
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])
-    outputs.write_text(training_report.path, page)
+    outputs.write_text(training_report.path, trained[1])

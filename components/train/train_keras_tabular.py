@@ -62,7 +62,7 @@ def train_keras_tabular(
         checkpoint_seconds: Minimum seconds between two checkpoints.
         seed: Decides the first weights, the order of the rows and dropout.
     """
-    from flowparts import metadata, names, outputs, tables
+    from flowparts import metadata, names, outputs, seen, tables
     from flowparts.networks import tabular_model, training
 
     trained = tabular_model.train_and_save(
@@ -82,7 +82,7 @@ def train_keras_tabular(
     )
     if trained is None:
         return
-    stored, page = trained
+    stored = seen.record(model.path, [train.path, validation.path])
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])
-    outputs.write_text(training_report.path, page)
+    outputs.write_text(training_report.path, trained[1])

@@ -30,7 +30,9 @@ def train_tabular(
     The preprocessing is fitted once; the candidates are trained one after the other, each on all processors,
     and the one that scores best on the validation table is kept. On many rows, forests get fewer leaves, and
     fewer rows for each tree, unless parameters say otherwise. A network is trained as by
-    train_keras_tabular. Options are checked before any row is read.
+    train_keras_tabular. Options are checked before any row is read, and columns that alone predict the label
+    or look like an identifier are warned of before anything is trained. The model remembers which rows it has
+    seen.
 
     Args:
         train: Raw rows to learn from.
@@ -45,8 +47,8 @@ def train_tabular(
             train_sklearn) and parameters. Linear, RandomForest and HistGradientBoosting if not given.
         network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
             epochs, layers, units and checkpoints.
-        metric: Validation metric to choose by; roc_auc for classification and rmse for regression if not
-            given.
+        metric: Validation metric to choose by; if not given, rmse for regression, and for classification
+            roc_auc, or average_precision if fewer than 5 % of the rows are of the later of two classes.
         exclude_columns: Columns to exclude from the features, such as identifiers.
         weight_column: Column of sample weights, numbers of 0 or more; not a feature.
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
@@ -59,10 +61,10 @@ def train_tabular(
         metric: The validation metric that it was chosen by.
         score: The model's validation metric.
     """
-    from flowparts import metadata, names, outputs, tables, trainers
+    from flowparts import metadata, names, outputs, seen, tables, trainers
     from flowparts.candidates import Options
 
-    stored, page, chosen_by = trainers.train(
+    page, chosen_by = trainers.train(
         tables.scan(train.path),
         tables.scan(validation.path),
         model.path,
@@ -75,6 +77,7 @@ def train_tabular(
         exclude_columns=names.texts(exclude_columns, "exclude_columns"),
         options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
     )
+    stored = seen.record(model.path, [train.path, validation.path])
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])
     outputs.write_text(training_report.path, page)

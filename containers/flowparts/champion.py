@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flowparts import directions, models, tables
+from flowparts import directions, models, seen, tables
 
 if TYPE_CHECKING:
+    from flowparts.metrics import Difference
     from flowparts.models import Model
+
+# On fewer rows that a champion hasn't seen, chance decides.
+LEAST_UNSEEN_ROWS = 30
 
 
 def check_rules(
@@ -38,41 +42,47 @@ def compare(
     floor: float | None = None,
     confidence: float = 0.95,
     servable: bool = True,
+    replace_champion: bool = False,
     samples: int = 500,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score both models on the same rows and decide, by `decide`.
+    """Score both models on the same rows, those that neither has seen, and decide, by `decide`.
 
-    A champion that can't score these rows (other task, label, classes or columns, damaged files) counts as
-    none; the result says what is wrong with it.
+    A champion whose files are damaged counts as none. One of another task, label, classes or columns, or
+    one that has seen all but a few of the rows, can't be compared. The result says what is wrong with it.
 
     Args:
         challenger: Directory of the new model.
         champion: Directory of the current champion, if there is one.
         test: Raw rows with the label.
-        metric: A metric of `metrics.score`; the task's primary metric if not given.
+        metric: A metric of `metrics.score`; the one that the challenger was chosen by if not given.
         margin: Least improvement, in units of the metric.
         floor: Worst score that a model without a champion to beat may have, in units of the metric: the
-            lowest for a metric like roc_auc, the highest for an error like rmse.
+            lowest for a metric like roc_auc, the highest for an error like rmse. If not given, every model
+            must be better than always giving the most frequent class, or the mean.
         confidence: Share of the resamples in which the challenger must be better; also that of the intervals.
         servable: Whether the challenger passed the serving check.
+        replace_champion: Whether a champion that can't be compared counts as none.
         samples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold: `task`, `label`, `rows`, `metric`, `higher_is_better`, `challenger` and `champion`
-        (each `estimator` and `metrics`: name to `score`, `low`, `high`; no champion: null),
-        `champion_problem`, `improvement` (`value`, `low`, `high`, `probability_better`, or null),
-        the rules, `promote` and `reason`.
+        What JSON can hold: `task`, `label`, `rows` (those scored), `seen_rows` (test rows left out because a
+        model has seen them; null if the champion doesn't say what it has seen), `metric`,
+        `higher_is_better`, `challenger` and `champion` (each `estimator` and `metrics`: name to `score`,
+        `low`, `high`; no champion: null), `champion_problem`, `comparable`, `improvement` (`value`, `low`,
+        `high`, `probability_better`, or null), `baseline` (the same of the challenger against the constant
+        `answer`, whose metric is `score`), the rules, `promote` and `reason`.
 
     Raises:
         ValueError: The challenger can't score the rows, or the metric is undefined on them.
     """
-    from flowparts import metrics
+    from flowparts.metrics import against_constant, paired_bootstrap
 
     check_rules(metric, margin, floor, confidence, samples)
-    task = models.metadata(challenger)["task"]
-    metric = directions.chosen(metric, task)
+    described = models.metadata(challenger)
+    task = described["task"]
+    metric = directions.chosen(metric or described.get("metric"), task)
     new = models.load(challenger)
     tables.require_columns(test, [new.label], "label column")
     tables.require_rows(test, "the test table")
@@ -83,40 +93,43 @@ def compare(
         "task": task,
         "label": new.label,
         "rows": len(truth),
+        "seen_rows": 0,
         "metric": metric,
         "higher_is_better": directions.higher_is_better(metric),
-        "challenger": _scored(new, truth, new_predictions, **options),
         "champion": None,
         "champion_problem": "",
+        "comparable": True,
         "improvement": None,
         "margin": margin,
         "floor": floor,
         "confidence": confidence,
         "servable": servable,
+        "replace_champion": replace_champion,
     }
-    defined = result["challenger"]["metrics"]
-    if metric not in defined:
-        raise ValueError(
-            f"metric {metric!r} is not defined on these {len(truth)} rows; defined are: {', '.join(defined)}"
-        )
-    if champion is not None:
+    old = _opened(champion, result) if champion is not None else None
+    if champion is not None and old is not None:
         try:
-            old = models.load(champion)
             _require_same_target(new, old)
             old_predictions = old.predict(test)
-            result["champion"] = _scored(old, truth, old_predictions, **options)
-        except ValueError as error:  # the old model is damaged or does not fit: the new one is to be judged
-            result["champion_problem"] = _one_line(error).replace(f"{champion}/", "")
+            kept = _unseen(challenger, champion, test, result)
+            rest = (truth.filter(kept), new_predictions.filter(kept), old_predictions.filter(kept))
+            difference = paired_bootstrap(metric, task, *rest, new.classes, **options)
+        except ValueError as error:
+            result |= {"champion_problem": _one_line(error), "comparable": False}
         else:
-            difference = metrics.paired_bootstrap(
-                metric, task, truth, new_predictions, old_predictions, new.classes, **options
-            )
-            result["improvement"] = {
-                "value": difference.improvement,
-                "low": difference.low,
-                "high": difference.high,
-                "probability_better": difference.probability_better,
-            }
+            truth, new_predictions, old_predictions = rest
+            result["rows"] = len(truth)
+            result["champion"] = _scored(old, truth, old_predictions, **options)
+            result["improvement"] = _gain(difference)
+    scored = _scored(new, truth, new_predictions, **options)
+    if metric not in scored["metrics"]:
+        raise ValueError(
+            f"metric {metric!r} is not defined on these {len(truth)} rows; "
+            f"defined are: {', '.join(scored['metrics'])}"
+        )
+    result["challenger"] = scored
+    answer, gain = against_constant(metric, task, truth, new_predictions, new.classes, **options)
+    result["baseline"] = None if gain is None else {"answer": answer, "score": gain.champion, **_gain(gain)}
     result["promote"], result["reason"] = decide(result)
     return result
 
@@ -126,22 +139,29 @@ def decide(comparison: Mapping[str, Any]) -> tuple[bool, str]:
 
     Promoted is a servable model that improves on the champion by more than nothing and at least the margin,
     and is better in at least the share `confidence` of the resamples. Without a champion to compare with,
-    its score must be at least as good as the floor, if there is one.
+    its score must be at least as good as the floor. If no floor is given, any model must be better than a
+    constant answer in that share of the resamples. A champion that can't be compared stays, unless the
+    comparison says `replace_champion`.
 
     Returns:
         Whether to promote, and why: one line of plain ASCII without quotes, as conditions of a pipeline
         need it.
     """
     metric, value = comparison["metric"], score(comparison, "challenger")
-    stays = "champion stays"
+    problem, stays = comparison["champion_problem"], "champion stays"
     if not comparison["servable"]:
         return False, "not promoted: the model failed the serving check"
+    if not comparison["comparable"] and not comparison["replace_champion"]:
+        return False, (
+            f"{stays}: it can not be compared ({_plain(problem)}); give the new model another model_name, "
+            "or set replace_champion"
+        )
     if comparison["improvement"] is None:
-        problem = comparison["champion_problem"]
         first = f"no usable champion ({_plain(problem)})" if problem else "first model"
         floor = comparison["floor"]
         if floor is None:
-            return True, f"promoted: {first}, {metric} {value:.4g}, no floor set"
+            beats, why = _beats_constant(comparison)
+            return beats, f"{'' if beats else 'not '}promoted: {first}, {why}"
         good = value >= floor if comparison["higher_is_better"] else value <= floor
         word = "meets" if good else "misses"
         return (
@@ -160,7 +180,32 @@ def decide(comparison: Mapping[str, Any]) -> tuple[bool, str]:
     share = f"better in {better:.1%} of the resamples"
     if better < comparison["confidence"]:
         return False, f"{stays}: {scores}, may be chance: {share}, {comparison['confidence']:.4g} needed"
+    beats, why = _beats_constant(comparison)
+    if comparison["floor"] is None and not beats:
+        return False, f"{stays}: {scores}, but {why}"
     return True, f"promoted: {scores}, {share}"
+
+
+def _beats_constant(comparison: Mapping[str, Any]) -> tuple[bool, str]:
+    """Say whether the challenger is better than a constant answer, and give the numbers."""
+    metric, entry = comparison["metric"], comparison["challenger"]["metrics"][comparison["metric"]]
+    value = f"{metric} {entry['score']:.4g}"
+    if "low" in entry:
+        value += f" ({entry['low']:.4g} to {entry['high']:.4g})"
+    baseline = comparison["baseline"]
+    if baseline is None:
+        return False, f"{value}: too few rows to hold it against a constant answer"
+    constant = f"always answering {_plain(constant_answer(baseline))} ({baseline['score']:.4g})"
+    if baseline["value"] > 0 and baseline["probability_better"] >= comparison["confidence"]:
+        return True, f"{value}, better than {constant}"
+    share = f"better in {baseline['probability_better']:.1%} of the resamples"
+    return False, f"{value} is no better than {constant}: {share}, {comparison['confidence']:.4g} needed"
+
+
+def constant_answer(baseline: Mapping[str, Any]) -> str:
+    """Return what the constant answer is that a model was held against, as text."""
+    answer = baseline["answer"]
+    return f"{answer:.4g}" if isinstance(answer, float) else " ".join(str(answer).split())[:50]
 
 
 def score(comparison: Mapping[str, Any], side: str) -> float:
@@ -198,6 +243,45 @@ def _scored(
     for name, (low, high) in intervals.items():
         entries[name] |= {"low": low, "high": high}
     return {"estimator": model.metadata["estimator"], "metrics": entries}
+
+
+def _opened(champion: str | Path, result: dict[str, Any]) -> "Model | None":
+    try:
+        return models.load(champion)
+    except ValueError as error:  # damaged: the new model is to be judged without it
+        result["champion_problem"] = _one_line(error).replace(f"{champion}/", "")
+        return None
+
+
+def _unseen(
+    challenger: str | Path, champion: str | Path, test: pl.LazyFrame, result: dict[str, Any]
+) -> pl.Series:
+    """Choose the test rows that neither model has seen, as far as the models say; count the others.
+
+    Raises:
+        ValueError: The models have seen all but a few.
+    """
+    rows = tables.row_count(test)
+    kept, known = pl.repeat(True, rows, dtype=pl.Boolean, eager=True), seen.unseen(champion, test)
+    for unseen in (known, seen.unseen(challenger, test)):
+        kept = kept if unseen is None else kept & unseen
+    left = int(kept.sum())
+    result["seen_rows"] = None if known is None else rows - left
+    if left < min(LEAST_UNSEEN_ROWS, rows):
+        raise ValueError(
+            f"only {left} of {rows} test rows were not seen by it or the new model in training, "
+            f"{LEAST_UNSEEN_ROWS} are needed"
+        )
+    return kept
+
+
+def _gain(difference: "Difference") -> dict[str, float]:
+    return {
+        "value": difference.improvement,
+        "low": difference.low,
+        "high": difference.high,
+        "probability_better": difference.probability_better,
+    }
 
 
 def _require_same_target(new: "Model", old: "Model") -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowparts import metrics, report
+from flowparts import metrics, report, summary
 from flowparts.evaluation import MAX_CLASSES, MIN_SLICE_ROWS, SLICE_METRIC, Evaluation, curves
 
 # Lines of more classes can't be told apart.
@@ -17,6 +17,11 @@ _MAX_POINTS = 2000
 _FEW_ROWS = 30
 # A calibration error that hardly any use of a probability notices, though many rows would prove it real.
 _CLOSE = 0.02
+# The same for what is rare, as a share of how often it happens.
+_CLOSE_SHARE = 0.2
+# If chance alone may be this share of the rate of the rarer class, the rows don't tell.
+_MOST_NOISE = 0.5
+_SURE = 0.95
 _MEANING = {
     "accuracy": "share of right answers",
     "balanced_accuracy": "share of right answers, each class counting the same",
@@ -40,20 +45,24 @@ _SLICE_COLUMNS = {
 }
 
 
-def page(evaluation: Evaluation) -> str:
-    """Return the HTML page of an evaluation."""
-    return (regression_page if evaluation.model["classes"] is None else classification_page)(evaluation)
+def page(evaluation: Evaluation, metric: str) -> str:
+    """Return the HTML page of an evaluation, by the metric that the model was chosen by."""
+    render = regression_page if evaluation.model["classes"] is None else classification_page
+    return render(evaluation, metric)
 
 
-def classification_page(evaluation: Evaluation) -> str:
+def classification_page(evaluation: Evaluation, metric: str = "roc_auc") -> str:
     """Return the HTML page of a classification's evaluation."""
     found = curves(evaluation)
     label, rows = evaluation.truth.name, len(evaluation.truth)
-    names = ["accuracy", "f1", "roc_auc", "log_loss"]
+    names = dict.fromkeys([metric, "roc_auc", "accuracy", "f1", "log_loss"])
     return report.page(
         f"How well is {label!r} predicted?",
         report.facts(_with_intervals(evaluation, names)),
+        _constant_callout(evaluation, metric),
         _accuracy_callout(evaluation),
+        *_missed_callout(evaluation),
+        *summary.training_callouts(evaluation.model),
         *_few_rows_callout(rows),
         *_undefined_callout(evaluation),
         _confusion_callout(evaluation),
@@ -68,7 +77,7 @@ def classification_page(evaluation: Evaluation) -> str:
     )
 
 
-def regression_page(evaluation: Evaluation) -> str:
+def regression_page(evaluation: Evaluation, metric: str = "rmse") -> str:
     """Return the HTML page of a regression's evaluation."""
     label, rows = evaluation.truth.name, len(evaluation.truth)
     actual = metrics.floats(evaluation.truth)
@@ -76,8 +85,10 @@ def regression_page(evaluation: Evaluation) -> str:
     deciles = _deciles(actual, predicted)
     return report.page(
         f"How well is {label!r} predicted?",
-        report.facts(_with_intervals(evaluation, ["mae", "rmse", "r2"])),
+        report.facts(_with_intervals(evaluation, dict.fromkeys([metric, "mae", "rmse", "r2"]))),
+        _constant_callout(evaluation, metric),
         _error_callout(evaluation, actual),
+        *summary.training_callouts(evaluation.model),
         *_few_rows_callout(rows),
         *_bias_callout(actual, predicted),
         *_decile_callout(deciles),
@@ -102,6 +113,41 @@ def _with_intervals(evaluation: Evaluation, names: Iterable[str]) -> dict[str, o
     }
 
 
+def _constant_callout(evaluation: Evaluation, metric: str) -> report.Block:
+    """Say whether the model is better than a constant answer by more than chance."""
+    task, classes = evaluation.model["task"], evaluation.model["classes"]
+    answer, gain = metrics.against_constant(
+        metric, task, evaluation.truth, evaluation.predictions, classes, samples=200
+    )
+    if gain is None:
+        return report.callout(
+            f"{metric} is undefined on these rows, so the model can't be judged by it.", "bad"
+        )
+    shown = _number(answer) if isinstance(answer, float) else repr(answer)
+    text = (
+        f"{metric} {_number(gain.challenger)}{_interval(evaluation.intervals.get(metric))}; always answering "
+        f"{shown} has {_number(gain.champion)}. "
+    )
+    if gain.improvement > 0 and gain.probability_better >= _SURE:
+        return report.callout(f"{text}The model is better than that by more than chance.", "good")
+    return report.callout(f"{text}The model isn't better than that by more than chance.", "bad")
+
+
+def _missed_callout(evaluation: Evaluation) -> list[report.Block]:
+    """Name classes of which no row was found."""
+    classes = evaluation.classes
+    matrix = metrics.confusion_matrix(evaluation.truth, evaluation.predictions["prediction"], classes)
+    missed = [
+        f"{str(name)!r} ({rows:,} rows)"
+        for name, rows, hits in zip(classes, matrix.sum(axis=1), np.diag(matrix), strict=True)
+        if rows and not hits
+    ]
+    if not missed:
+        return []
+    more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
+    return [report.callout(f"No row is found of class {', '.join(missed[:5])}{more}.", "bad")]
+
+
 def _accuracy_callout(evaluation: Evaluation) -> report.Block:
     accuracy = evaluation.metrics["accuracy"]
     low, high = evaluation.intervals["accuracy"]
@@ -114,7 +160,8 @@ def _accuracy_callout(evaluation: Evaluation) -> report.Block:
         unseen = _percent(min(1.0, 3 / count))
         found = f"All {count:,} answers are right; up to {unseen} wrong ones could go unseen."
     text = f"{found} Always answering {most!r} would be right in {_percent(baseline)}."
-    return report.callout(text, "good" if low > baseline else "bad")
+    # Whether the model is any good is said above: of a rare class, a useful model may find few.
+    return report.callout(text, "good" if low > baseline else "note")
 
 
 def _few_rows_callout(rows: int) -> list[report.Block]:
@@ -178,22 +225,42 @@ def _confidence(evaluation: Evaluation) -> tuple[NDArray[np.bool_], metrics.Floa
     return right, probability[np.arange(len(guess)), guess]
 
 
+def _trusted(evaluation: Evaluation) -> tuple[NDArray[np.bool_], metrics.Floats]:
+    """Return what happened and its probability: of the rarer of two classes, else of the given answer.
+
+    With the given answer, a model that always gives the most frequent of two classes would look honest.
+    """
+    if len(evaluation.classes) != 2:
+        return _confidence(evaluation)
+    codes = metrics.encode(evaluation.truth, evaluation.classes)
+    rarer = int(2 * codes.sum() <= len(codes))
+    return codes == rarer, metrics.probabilities(evaluation.predictions, evaluation.classes)[:, rarer]
+
+
 def _trust_callout(evaluation: Evaluation) -> report.Block:
-    right, sure = _confidence(evaluation)
-    error = metrics.calibration(right, sure).error
-    chance = metrics.calibration_noise(sure, samples=200)
-    points = f"{100 * error:.1f} percentage points (chance alone: up to {100 * chance:.1f})"
-    if error <= max(chance, _CLOSE):
+    happened, probability = _trusted(evaluation)
+    error = metrics.calibration(happened, probability).error
+    chance = metrics.calibration_noise(probability, samples=200)
+    rate, mean = float(happened.mean()), float(probability.mean())
+    close, noise = _CLOSE, 1.0
+    if len(evaluation.classes) == 2:
+        # Of what is rare, an error as large as its rate isn't small, however few points it is.
+        close, noise = min(_CLOSE, _CLOSE_SHARE * rate), _MOST_NOISE * rate
+    points = f"{100 * error:.1f} percentage points on average (chance alone: up to {100 * chance:.1f})"
+    if error > max(chance, close):
         return report.callout(
-            f"Its probabilities can be trusted: they differ from what happens by {points} on average.", "good"
+            "Its probabilities can't be taken at their word: they differ from what happens by "
+            f"{points}. They are too {'high' if mean > rate else 'low'}: {_percent(mean)} on average, where "
+            f"{_percent(rate)} are right.",
+            "bad",
         )
-    leaning = "too sure of itself" if sure.mean() > right.mean() else "too cautious"
+    if chance > noise:
+        return report.callout(
+            "These rows can't tell whether its probabilities can be trusted: they differ from what happens "
+            f"by {points}, and the rarer class is only {_percent(rate)} of the rows."
+        )
     return report.callout(
-        "Its probabilities can't be taken at their word: they differ from what happens by "
-        f"{points} on average. The model is {leaning}: it gives its answers "
-        f"{_percent(float(sure.mean()))} on average, "
-        f"and {_percent(float(right.mean()))} are right.",
-        "bad",
+        f"Its probabilities can be trusted: they differ from what happens by {points}.", "good"
     )
 
 

@@ -195,6 +195,53 @@ def paired_bootstrap(
     )
 
 
+def against_constant(
+    metric: str,
+    task: str,
+    truth: pl.Series,
+    predictions: pl.DataFrame,
+    classes: Sequence[Any] | None,
+    samples: int = 500,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[Any, Difference | None]:
+    """Compare predictions with always giving the same answer, as `paired_bootstrap` compares two models.
+
+    The answer is the most frequent class of these rows, with the classes' shares as probabilities, or their
+    mean. It knows the shares of the test rows, so it is a little better than a model could know.
+
+    Args:
+        metric: A metric of `score`.
+        task: "classification" or "regression".
+        truth: The labels; no nulls.
+        predictions: The model's answers.
+        classes: The model's classes; None for a regression.
+        samples: Number of resamples, at least 20.
+        seed: Seed of the resampling.
+        confidence: Share of resamples inside the interval of the improvement.
+
+    Returns:
+        The answer, and how much better the model is; None where the metric isn't defined on these rows.
+    """
+    if classes is None:
+        answer: Any = float(floats(truth).mean())
+        constant = pl.DataFrame({"prediction": pl.repeat(answer, len(truth), eager=True)})
+    else:
+        shares = np.bincount(encode(truth, classes), minlength=len(classes)) / len(truth)
+        answer = classes[int(shares.argmax())]
+        names = [name for name in predictions.columns if name.startswith("probability_")]
+        predicted = pl.Series("prediction", [answer], dtype=predictions["prediction"].dtype)
+        probable = [pl.Series(name, [share]) for name, share in zip(names, shares, strict=True)]
+        one = pl.DataFrame([predicted, *probable])
+        constant = one.select(pl.all().repeat_by(len(truth)).explode())
+    require_fitting(metric, task)
+    given = (metric, task, truth, predictions, constant, classes)
+    try:
+        return answer, paired_bootstrap(*given, samples=samples, seed=seed, confidence=confidence)
+    except ValueError:  # the metric needs more than these rows hold
+        return answer, None
+
+
 def check_bootstrap(samples: int, confidence: float = 0.95) -> None:
     """Raise ValueError unless the bootstrap's options make sense."""
     if samples < 20:

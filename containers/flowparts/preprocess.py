@@ -26,7 +26,7 @@ _FOLDS = 5
 # From so many rows on, a column whose texts differ in more than this share of them is an identifier.
 _MIN_ROWS_ID = 20
 _MOST_DIFFERENT = 0.9
-_ALL_DIFFERENT = "holds text of which hardly two are alike"
+ALL_DIFFERENT = "holds text of which hardly two are alike"
 _EXAMPLE_ROWS = 5
 
 _log = logging.getLogger("flowparts")
@@ -250,7 +250,7 @@ def examine(
                 or "every column is excluded"
             )
         )
-    if alike := [name for name, reason in dropped.items() if reason == _ALL_DIFFERENT]:
+    if alike := [name for name, reason in dropped.items() if reason == ALL_DIFFERENT]:
         _log.warning(
             "left out as features, as hardly two of their texts are alike (identifiers or free text): %s; "
             "to learn from free text, make columns of it first",
@@ -533,7 +533,7 @@ def _nothing_to_learn(kind: str, distinct: int, nullable: bool, rows: int) -> st
         return "is missing in every row"
     # What was learned of a text that hardly occurs twice is of no use for other rows.
     if kind == "string" and rows >= _MIN_ROWS_ID and distinct > _MOST_DIFFERENT * rows:
-        return _ALL_DIFFERENT
+        return ALL_DIFFERENT
     # A text that is there or not is two categories; a missing number becomes the median, the one value.
     return "" if distinct > 1 or (kind == "string" and nullable) else "holds a single value"
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -22,6 +23,12 @@ _SLICE_ROWS = 100_000
 _BUCKET_ROWS = 1_000_000
 # With more rows for each distinct one than this, equal rows are no copies: there are few values to combine.
 _MOST_COPIES = 10
+# Rows are in the order of a time if the ranks of neighbours differ by at most this share of what random rows
+# differ by: also newest first, and a block for each month in any order.
+_IN_ORDER = 0.1
+_LEAST_ROWS_IN_ORDER = 100
+
+AUTO = "auto"
 
 _log = logging.getLogger("flowparts")
 
@@ -46,13 +53,124 @@ def check_options(
         )
     if key is not None and not key:
         raise ValueError("key is an empty list; name its columns, or leave it out to use all columns")
-    given = {"key": key, "group_by": group_by, "time_column": time_column}
+    given = {"key": key, "group_by": group_by, "time_column": None if time_column == AUTO else time_column}
     named_options = [name for name, value in given.items() if value]
     if len(named_options) > 1:
         raise ValueError(f"{' and '.join(named_options)} contradict each other: give one of them")
     if repeated_rows not in REPEATED_ROWS:
         near = hint(str(repeated_rows), REPEATED_ROWS)
         raise ValueError(f"repeated_rows is {repeated_rows!r}; {near}use one of: {', '.join(REPEATED_ROWS)}")
+
+
+class Way(NamedTuple):
+    """How a table is split.
+
+    Attributes:
+        time_column: The column to split by time by; None for another way.
+        described: The way, as a sentence.
+        warning: What a person should know about it; empty for nothing.
+    """
+
+    time_column: str | None
+    described: str
+    warning: str = ""
+
+    def facts(self, kept_together: Sequence[str]) -> dict[str, Any]:
+        """Return what the description of each part says about the split."""
+        return {
+            "split": self.described,
+            "split_warning": self.warning,
+            "kept_together": list(kept_together),
+        }
+
+
+def choose(
+    frame: pl.LazyFrame,
+    fractions: Sequence[float],
+    key: Sequence[str] | None = None,
+    group_by: str | None = None,
+    time_column: str | None = None,
+    label: str | None = None,
+) -> Way:
+    """Say how to split a table; `time_column` may be "auto".
+
+    By time is chosen if the rows are in the order of a timestamp or date, as those of a log are: a random
+    split would train on rows that are later than those it tests. It isn't chosen if that would leave a part
+    empty or with classes of the label that training lacks.
+
+    Args:
+        frame: The rows.
+        fractions: Shares of train, validation and test.
+        key: Columns that identify a row.
+        group_by: Column whose equal values stay together.
+        time_column: Column to split in time by, or "auto" to find one if there is neither key nor group.
+        label: The label column.
+    """
+    automatic = time_column == AUTO
+    if automatic:
+        time_column = None
+    elif time_column:
+        return Way(time_column, f"by time ({time_column}): the oldest rows train, the newest test")
+    given = f"by {', '.join(key)}" if key else f"by groups of {group_by}" if group_by else ""
+    other = Way(None, f"{given}, by hash" if given else "at random, by hash")
+    ordering = _ordering_column(frame, label) if automatic else None
+    if ordering is None:
+        return other
+    ordered = f"the rows are in the order of {ordering!r}"
+    if given:
+        warning = "a model in use meets newer rows, on which it may do worse than on these"
+        return other._replace(
+            warning=f"{ordered}, but split {given}: {warning}; time_column={ordering} tests on the newest"
+        )
+    if problem := _unfit_for_time(frame, ordering, label, fractions):
+        return other._replace(
+            warning=f"{ordered}, but a split by it {problem}, so they are split at random; on newer rows the "
+            "model may do worse"
+        )
+    return Way(
+        ordering,
+        f"by time ({ordering}), as {ordered}: the oldest rows train, the newest test; time_column='' splits "
+        "at random",
+    )
+
+
+def _ordering_column(frame: pl.LazyFrame, label: str | None) -> str | None:
+    """Return the timestamp or date that the rows are ordered by, the one that fits best."""
+    schema = frame.collect_schema()
+    times = [name for name, kind in schema.items() if kind in (pl.Date, pl.Datetime) and name != label]
+    if not times or tables.row_count(frame) < _LEAST_ROWS_IN_ORDER:
+        return None
+    found: dict[str, float] = {}
+    for name in times:
+        values = tables.select(frame, [name]).pipe(tables.collect).to_series().alias("time")
+        if values.null_count() or values.n_unique() < len(PARTS):
+            continue
+        step = values.to_frame().select(pl.col("time").rank().diff().abs().mean() * 3 / pl.len())
+        found[name] = float(step.item())
+    best = min(found, key=found.__getitem__, default=None)
+    return best if best is not None and found[best] <= _IN_ORDER else None
+
+
+def _unfit_for_time(
+    frame: pl.LazyFrame, column: str, label: str | None, fractions: Sequence[float]
+) -> str | None:
+    """Say what is wrong with a split by time; None if nothing is."""
+    parts = _by_time(frame, column, fractions)
+    empty = _empty_part(parts, fractions)
+    if empty is not None:
+        return f"leaves no rows to the {PARTS[empty]} part"
+    if not label:
+        return None
+    labels = tables.select(frame, [label]).pipe(tables.collect).to_series().alias("label")
+    if labels.dtype.is_float() or labels.n_unique() > _MOST_NUMERIC_STRATA:
+        return None
+    classes = pl.DataFrame([labels, parts.alias("part")]).group_by("part").agg(pl.col("label").unique())
+    seen = {part: set(values) for part, values in classes.iter_rows()}
+    if any(not values <= seen[0] for values in seen.values()):
+        return f"has values of {label!r} after the training part that it lacks"
+    if min(len(values) for values in seen.values()) < min(2, labels.n_unique()):
+        return f"leaves a part with a single value of {label!r}"
+    return None
 
 
 def assign(

@@ -20,6 +20,7 @@ def summary_page(
     return report.page(
         "Training run",
         _decision(comparison),
+        *training_callouts(model),
         _scores(comparison),
         _candidates(model),
         _rules(comparison),
@@ -57,7 +58,53 @@ def _decision(comparison: Mapping[str, Any]) -> report.Block:
     if comparison["champion_problem"]:
         problem = f"Champion version {old} could not be compared: {comparison['champion_problem']}"
         blocks.append(report.callout(problem, "bad"))
+    blocks += [*_rows_scored(comparison), _against_constant(comparison)]
     return report.Block("\n").join(blocks)
+
+
+def training_callouts(model: Mapping[str, Any]) -> list[report.Block]:
+    """Say what training found: doubtful columns, how the rows were split, and why by this metric."""
+    blocks = [report.callout(f"Before training: {text}.", "bad") for text in model.get("warnings") or []]
+    if warning := model.get("split_warning"):
+        blocks.append(report.callout(f"The split: {warning}.", "bad"))
+    if split := model.get("split"):
+        blocks.append(report.callout(f"The rows were split {split}."))
+    if reason := model.get("metric_reason"):
+        blocks.append(report.callout(reason))
+    return blocks
+
+
+def _rows_scored(comparison: Mapping[str, Any]) -> list[report.Block]:
+    """Say on which rows the models were compared, if not on all test rows as a matter of course."""
+    if not comparison["champion"]:
+        return []
+    if comparison["seen_rows"] is None:
+        text = (
+            f"Champion version {comparison['champion_version']} doesn't say which rows it was trained on. If "
+            "test rows are among them, its score is too good."
+        )
+        return [report.callout(text, "bad")]
+    if not comparison["seen_rows"]:
+        return []
+    text = (
+        f"Compared on the {comparison['rows']:,} test rows that neither model has seen in training; "
+        f"{comparison['seen_rows']:,} others were left out."
+    )
+    return [report.callout(text)]
+
+
+def _against_constant(comparison: Mapping[str, Any]) -> report.Block:
+    metric, gain = comparison["metric"], comparison["baseline"]
+    if gain is None:
+        return report.callout(f"Too few rows to hold {metric} against a constant answer.", "bad")
+    better = gain["value"] > 0 and gain["probability_better"] >= comparison["confidence"]
+    ends = [report.format_number(float(f"{gain[end]:.3g}")) for end in ("value", "low", "high", "score")]
+    text = (
+        f"Always answering {champion.constant_answer(gain)} has {metric} {ends[3]}. The new model is better "
+        f"by {ends[0]} (interval {ends[1]} to {ends[2]})"
+    )
+    more = "." if better else ", which may be chance or nothing."
+    return report.callout(text + more, "good" if better else "bad")
 
 
 def _missing_registry(comparison: Mapping[str, Any]) -> list[report.Block]:
@@ -140,7 +187,7 @@ def _rules(comparison: Mapping[str, Any]) -> report.Block:
         {"rule": "share of resamples in which it must be better", "value": comparison["confidence"]},
         {
             "rule": "floor for a model without a champion to beat",
-            "value": "none" if floor is None else floor,
+            "value": "better than a constant answer" if floor is None else floor,
         },
     ]
     return report.section("Rules of the comparison", report.table(rules))

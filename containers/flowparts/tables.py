@@ -79,13 +79,19 @@ def _schema(file: Path) -> dict[str, pl.DataType]:
         ) from None
 
 
-def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = "") -> dict[str, Any]:
+def write(
+    frame: pl.LazyFrame | pl.DataFrame,
+    path: str | Path,
+    source: str = "",
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write a table in streaming fashion; it appears whole or not at all.
 
     Args:
         frame: Rows to write, in order. NaN is written as null.
         path: The directory to make.
         source: Where the rows come from (a URI or the table they were derived from).
+        facts: What else a later step must know about the rows, as JSON can hold it.
 
     Returns:
         What there is to say about the table, as `description` gives it.
@@ -93,7 +99,7 @@ def write(frame: pl.LazyFrame | pl.DataFrame, path: str | Path, source: str = ""
     with outputs.whole(path) as partial:
         partial.mkdir()
         write_part(frame, partial / "part-00000.parquet")
-    return record(path, source)
+    return record(path, source, facts)
 
 
 def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
@@ -222,16 +228,18 @@ def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None
     Returns:
         What `description` gives from now on.
     """
-    facts = {**_measured(path), "source": source, **(further or {})}
+    described = {**_measured(path), "source": source, **(further or {})}
     with outputs.whole(Path(path) / _FACTS_FILE) as partial:
         empty = pl.DataFrame(schema=scan(path).collect_schema())
-        empty.write_parquet(partial, metadata={_FACTS_KEY: json.dumps(facts)})
-    return facts
+        empty.write_parquet(partial, metadata={_FACTS_KEY: json.dumps(described)})
+    return described
 
 
 def description(path: str | Path) -> dict[str, Any]:
     """Return what there is to say about a table: rows, columns (names), bytes, fingerprint and source.
 
+    A part of a split also has `split` (how it was split, a sentence), `split_warning` (empty if there is
+    nothing to warn of) and `kept_together` (columns whose equal values are in one part).
     A table that this package didn't write is measured, and its source is empty.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import candidates, directions, names, preprocess
+from flowparts import candidates, directions, leakage, models, names, preprocess, tables
 
 TRAINERS = ("sklearn", "keras")
 # What sklearn tries if no candidates are given.
@@ -26,7 +26,7 @@ def train(
     metric: str | None = None,
     exclude_columns: Sequence[str] = (),
     options: candidates.Options,
-) -> tuple[dict[str, Any], str, str]:
+) -> tuple[str, str]:
     """Train the best of several estimators, or a network, and write its model directory.
 
     Args:
@@ -43,7 +43,7 @@ def train(
         options: What holds for every trainer.
 
     Returns:
-        The model's metadata, a page about the training, and the metric.
+        A page about the training, and the metric that the model was chosen by.
 
     Raises:
         ValueError: An option is unknown or out of range, which is found before any row is read, or a table's
@@ -52,12 +52,15 @@ def train(
     if trainer not in TRAINERS:
         raise ValueError(names.unknown("trainer", trainer, TRAINERS))
     preprocess.check_options(label, task, exclude_columns, options.weight_column, 1)
-    metric = directions.chosen(metric, task)
+    if metric:
+        directions.require_fitting(metric, task)
     what: dict[str, Any] = {"label": label, "task": task, "exclude_columns": exclude_columns}
     if trainer == "sklearn":
         built = candidates.build(entries or DEFAULT, task, options)
-        stored, page = candidates.train_best(built, table, validation, path, **what, metric=metric)
-        return stored, page, metric
+        chosen, facts = _examined(table, metric, what, options)
+        _, page = candidates.train_best(built, table, validation, path, **what, metric=chosen)
+        models.annotate(path, facts)
+        return page, chosen
     from flowparts.networks import tabular_model, training
 
     if options.early_stopping_rounds:
@@ -65,6 +68,7 @@ def train(
     if training.workers() > 1:
         raise ValueError("TF_CONFIG names several workers; train on them with train_keras_tabular")
     shape, how, checkpoints = tabular_model.settings(network or {}, options.seed)
+    chosen, facts = _examined(table, metric, what, options)
     trained = tabular_model.train_and_save(
         table,
         validation,
@@ -75,7 +79,33 @@ def train(
         shape=shape,
         options=how,
         checkpoints=checkpoints,
-        metric=metric,
+        metric=chosen,
     )
     assert trained
-    return *trained, metric
+    models.annotate(path, facts)
+    return trained[1], chosen
+
+
+def _examined(
+    table: pl.LazyFrame, metric: str | None, what: Mapping[str, Any], options: candidates.Options
+) -> tuple[str, dict[str, Any]]:
+    """Look at the training rows: return the metric to choose by, and what the model says about both."""
+    label, task = what["label"], what["task"]
+    examined = preprocess.examine(table, label, task, what["exclude_columns"], options.weight_column)
+    unlike = [name for name, reason in examined.dropped.items() if reason == preprocess.ALL_DIFFERENT]
+    warnings = [
+        f"column {name!r} is left out of the features: it {preprocess.ALL_DIFFERENT}" for name in unlike
+    ]
+    warnings += leakage.warnings(table, examined.features, label, task)
+    why = ""
+    if not metric:
+        metric, why = directions.default(task, _positives(table, label) if task == "classification" else None)
+    facts = {"metric": metric, "metric_reason": why}
+    return metric, {**facts, "warnings": warnings}
+
+
+def _positives(table: pl.LazyFrame, label: str) -> float | None:
+    """Return the share of the later of two classes; None if there are more."""
+    values = table.select(tables.column(label).alias("class")).group_by("class").len().pipe(tables.collect)
+    counts = values.sort("class")["len"]
+    return counts[1] / counts.sum() if len(counts) == 2 else None

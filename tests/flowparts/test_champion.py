@@ -3,10 +3,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
-from flowparts import champion, models, preprocess
+from flowparts import champion, models, preprocess, seen, tables
 
 MakeModel = Callable[..., Path]
 
@@ -63,6 +64,9 @@ def numbers(**changed: Any) -> dict[str, Any]:
         "floor": None,
         "confidence": 0.95,
         "servable": True,
+        "comparable": True,
+        "replace_champion": False,
+        "baseline": {"answer": "no", "score": 0.5, "value": 0.4, "probability_better": 1.0},
     } | changed
 
 
@@ -83,6 +87,19 @@ def gain(value: float, probability_better: float) -> dict[str, float]:
         pytest.param({"improvement": gain(0.1, 0.94)}, False, "may be chance", id="chance"),
         pytest.param({"improvement": gain(0.1, 0.94), "confidence": 0.9}, True, "promoted", id="less sure"),
         pytest.param({"floor": 0.99}, True, "promoted", id="floor is for a first model"),
+        pytest.param({"baseline": None}, False, "roc_auc 0.9, champion 0.8, but", id="constant"),
+        pytest.param(
+            {"comparable": False, "champion_problem": "its label: 'a'"},
+            False,
+            "champion stays: it can not be compared (its label: a); give the new model another model_name",
+            id="not comparable",
+        ),
+        pytest.param(
+            {"comparable": False, "champion_problem": "x", "improvement": None, "replace_champion": True},
+            True,
+            "promoted: no usable champion (x), roc_auc 0.9, better than always",
+            id="replaced on demand",
+        ),
     ],
 )
 def test_decision_against_a_champion(changed: dict[str, Any], promote: bool, reason: str) -> None:
@@ -94,7 +111,21 @@ def test_decision_against_a_champion(changed: dict[str, Any], promote: bool, rea
 @pytest.mark.parametrize(
     ("changed", "promote", "reason"),
     [
-        pytest.param({}, True, "promoted: first model, roc_auc 0.9, no floor set", id="no floor"),
+        pytest.param({}, True, "0.9, better than always answering no (0.5)", id="no floor"),
+        pytest.param(
+            {"baseline": {"answer": "no", "score": 0.5, "value": 0.4, "probability_better": 0.94}},
+            False,
+            "first model, roc_auc 0.9 is no better than always answering no (0.5): better in 94.0%",
+            id="may be no better than a constant",
+        ),
+        pytest.param(
+            {"baseline": {"answer": 2.5, "score": 0.5, "value": 0.0, "probability_better": 1.0}},
+            False,
+            "no better than always answering 2.5",
+            id="as good as a constant",
+        ),
+        pytest.param({"baseline": None}, False, "too few rows", id="undecided"),
+        pytest.param({"baseline": None, "floor": 0.5}, True, "meets the floor", id="a floor instead"),
         pytest.param({"floor": 0.9}, True, "meets the floor 0.9", id="exactly the floor"),
         pytest.param({"floor": 0.91}, False, "not promoted: first model, roc_auc 0.9 misses", id="under it"),
         pytest.param({"floor": 0.8, "higher_is_better": False}, False, "misses the floor", id="error above"),
@@ -187,7 +218,9 @@ def test_equal_seeds_give_equal_comparisons_that_json_holds(fitted: MakeModel) -
 
 
 @pytest.mark.parametrize("broken", ["task", "label", "classes", "column", "weights"])
-def test_a_champion_that_cannot_score_the_table_counts_as_none(broken: str, fitted: MakeModel) -> None:
+def test_a_champion_that_cannot_score_the_table_stays_unless_its_files_are_damaged(
+    broken: str, fitted: MakeModel
+) -> None:
     from sklearn.linear_model import LogisticRegression, Ridge
 
     train, test = bundled("iris", "species")
@@ -214,10 +247,65 @@ def test_a_champion_that_cannot_score_the_table_counts_as_none(broken: str, fitt
     found = champion.compare(new, old, test.lazy(), floor=0.9)
     assert found["champion"] is None
     assert told in found["champion_problem"]
-    assert found["promote"]
-    assert found["reason"].startswith("promoted: no usable champion (")
     assert "'" not in found["reason"]
-    assert not champion.compare(new, old, test.lazy(), floor=1.0)["promote"]
+    assert found["promote"] is (broken == "weights")
+    if broken != "weights":
+        assert found["reason"].startswith("champion stays: it can not be compared (")
+    replaced = champion.compare(new, old, test.lazy(), floor=0.9, replace_champion=True)
+    assert replaced["promote"]
+    assert replaced["reason"].startswith("promoted: no usable champion (")
+    assert not champion.compare(new, old, test.lazy(), floor=1.0, replace_champion=True)["promote"]
+
+
+def test_a_model_that_has_learned_nothing_is_not_promoted(fitted: MakeModel) -> None:
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+
+    rng = np.random.default_rng(0)
+    noise = pl.DataFrame({"x": rng.normal(size=400), "y": rng.choice(["no", "yes"], 400)})
+    numbers = noise.with_columns(pl.Series("y", rng.normal(size=400)))
+    for rows, estimator, task, told in [
+        (noise, LogisticRegression(), "classification", "is no better than always answering"),
+        (numbers, LinearRegression(), "regression", "is no better than always answering"),
+    ]:
+        model = fitted(estimator, rows.head(200), "y", task)
+        found = champion.compare(model, None, rows.tail(200).lazy())
+        assert not found["promote"]
+        assert told in found["reason"]
+        assert found["baseline"]["low"] < 0
+        assert champion.compare(model, None, rows.tail(200).lazy(), floor=0.1)["floor"] == 0.1
+
+
+def remembering(fitted: MakeModel, tmp_path: Path, train: pl.DataFrame) -> Path:
+    """Train a forest that has its rows by heart and says which they are."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    model = fitted(RandomForestClassifier(20, random_state=0), train, "y")
+    part = tmp_path / f"part of {model.name}"
+    tables.write(train, part)
+    seen.record(model, [part])
+    return model
+
+
+def noisy(rows: int) -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=rows)
+    return pl.DataFrame({"x": x, "y": np.where(x + 2 * rng.normal(size=rows) > 0, "yes", "no")})
+
+
+def test_a_champion_is_compared_on_the_rows_that_it_has_not_seen(fitted: MakeModel, tmp_path: Path) -> None:
+    rows = noisy(900)
+    old, new = (remembering(fitted, tmp_path, some) for some in (rows.head(500), rows.tail(300)))
+    found = champion.compare(new, old, rows.slice(400, 200).lazy())
+    assert (found["rows"], found["seen_rows"]) == (100, 100)
+    alone = champion.compare(new, old, rows.slice(500, 100).lazy())
+    assert found["champion"] == alone["champion"]
+    assert found["champion"]["metrics"]["accuracy"]["score"] < 0.8  # it has 100 % of the others by heart
+    few = champion.compare(new, old, rows.slice(400, 129).lazy())
+    assert (few["promote"], few["champion"]) == (False, None)
+    assert "can not be compared (only 29 of 129 test rows were not seen by it" in few["reason"]
+    (old / seen.FILE).unlink()
+    unknown = champion.compare(new, old, rows.slice(400, 200).lazy())
+    assert (unknown["rows"], unknown["seen_rows"]) == (200, None)
 
 
 @pytest.mark.parametrize(

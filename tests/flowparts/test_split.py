@@ -351,3 +351,63 @@ def test_too_few_rows_give_a_sentence() -> None:
         split.assign(pl.LazyFrame({"a": [1]}), (0.7, 0.15, 0.15))
     with pytest.raises(ValueError, match="has no rows"):
         split.assign(pl.LazyFrame({"a": []}), (0.7, 0.15, 0.15))
+
+
+def ordered(rows: int = 400, **more: Any) -> pl.LazyFrame:
+    """Give rows in the order of "at", but for a few minutes, with a birthday in none."""
+    rng = np.random.default_rng(3)
+    start = datetime.datetime(2024, 1, 1)
+    minutes = np.arange(rows) * 60 + rng.integers(0, 100, rows)
+    return pl.LazyFrame(
+        {
+            "at": [start + datetime.timedelta(minutes=int(each)) for each in minutes],
+            "born": [
+                datetime.date(1950, 1, 1) + datetime.timedelta(int(d)) for d in rng.integers(0, 9000, rows)
+            ],
+            "label": rng.choice(["a", "b"], rows),
+        }
+    ).with_columns(**more)
+
+
+def test_rows_in_the_order_of_a_timestamp_are_split_by_time() -> None:
+    for frame in (ordered(), ordered().reverse()):
+        way = split.choose(frame, SHARES, time_column="auto", label="label")
+        assert way.time_column == "at"
+        assert way.described.startswith("by time (at), as the rows are in the order of 'at'")
+        assert not way.warning
+    assert way.facts([])["kept_together"] == []
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(ordered().drop("at"), id="a birthday"),
+        pytest.param(ordered().sort(pl.col("at").hash(1)), id="shuffled"),
+        pytest.param(ordered(90), id="few rows"),
+        pytest.param(ordered(at=pl.col("at").dt.truncate("1y")), id="one time"),
+    ],
+)
+def test_rows_in_no_order_are_split_at_random(frame: pl.LazyFrame) -> None:
+    way = split.choose(frame, SHARES, time_column="auto", label="label")
+    assert way == split.Way(None, "at random, by hash")
+
+
+def test_a_key_comes_before_the_order_in_time_and_that_is_told() -> None:
+    way = split.choose(ordered(), SHARES, key=["born"], time_column="auto", label="label")
+    assert (way.time_column, way.described) == (None, "by born, by hash")
+    assert "the rows are in the order of 'at', but split by born" in way.warning
+    asked = split.choose(ordered(), SHARES, key=["born"], label="label")
+    assert not asked.warning
+
+
+def test_a_split_by_time_that_training_can_not_use_is_not_chosen() -> None:
+    last = pl.when(pl.int_range(pl.len()) > 350).then(pl.lit("new")).otherwise("label")
+    way = split.choose(ordered(label=last), SHARES, time_column="auto", label="label")
+    assert way.time_column is None
+    assert "has values of 'label' after the training part that it lacks" in way.warning
+    half = pl.when(pl.int_range(pl.len()) > 250).then(pl.lit("a")).otherwise("label")
+    way = split.choose(ordered(label=half), SHARES, time_column="auto", label="label")
+    assert "leaves a part with a single value of 'label'" in way.warning
+    two = pl.when(pl.int_range(pl.len()) > 30).then(datetime.datetime(2025, 1, 1)).otherwise("at")
+    way = split.choose(ordered(at=two), SHARES, time_column="auto")
+    assert way.time_column is None

@@ -1,8 +1,10 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from kfp import dsl
 from sklearn.metrics import roc_auc_score
@@ -12,7 +14,7 @@ from components.prepare.fit_preprocessor import fit_preprocessor
 from components.train.train_keras_tabular import train_keras_tabular
 from components.train.train_sklearn import train_sklearn
 from components.train.train_tabular import train_tabular
-from flowparts import models, tables
+from flowparts import models, seen, tables
 from flowparts.networks import tabular_model
 from tests.components.train.test_train_keras_tabular import LABELS, SMALL, TRAIN, VALIDATION
 
@@ -64,6 +66,47 @@ def test_the_best_candidate_becomes_a_model_of_raw_rows_that_lists_them_all(
     assert f"{estimator} has the best roc_auc" in page
 
 
+def test_few_positives_are_measured_by_average_precision_and_the_model_says_why(step: Step) -> None:
+    rare = [
+        rows.with_columns(
+            bought=pl.when(pl.int_range(pl.len()) % 25 == 0).then(pl.lit("yes")).otherwise(pl.lit("no"))
+        )
+        for rows in (TRAIN, VALIDATION)
+    ]
+    for rows, part in zip(rare, step.tables.values(), strict=True):
+        shutil.rmtree(part.path)
+        tables.write(rows, part.path)
+    made = step.run(candidates=["Linear"])
+    stored = models.metadata(made["model"].path)
+    assert made["returned"][1] == stored["metric"] == "average_precision"
+    assert "% of the training rows are positive, less than 5%" in stored["metric_reason"]
+    assert made["returned"][2] == stored["validation"]["average_precision"]
+    assert step.run(candidates=["Linear"], metric="roc_auc")["returned"][1] == "roc_auc"
+
+
+def test_a_copy_of_the_label_is_warned_of_and_the_rows_are_remembered(step: Step) -> None:
+    copied = TRAIN.with_columns(copy=pl.col("bought") == "yes")
+    shutil.rmtree(step.tables["train"].path)
+    tables.write(copied, step.tables["train"].path, facts={"split": "by time (at)", "split_warning": ""})
+    shutil.rmtree(step.tables["validation"].path)
+    tables.write(VALIDATION.with_columns(copy=pl.col("bought") == "yes"), step.tables["validation"].path)
+    made = step.run(candidates=["Linear"])
+    stored = models.metadata(made["model"].path)
+    assert [text.partition(" (")[0] for text in stored["warnings"]] == [
+        "column 'copy' alone predicts 'bought'"
+    ]
+    assert stored["split"] == "by time (at)"
+    known = seen.unseen(made["model"].path, copied.lazy())
+    assert known is not None
+    assert not known.any()
+
+
+def described(model: dsl.Model) -> dict[str, Any]:
+    """Give a model's metadata but for what train_tabular alone says of the training rows."""
+    alone = ("metric", "metric_reason", "warnings")
+    return {name: value for name, value in models.metadata(model.path).items() if name not in alone}
+
+
 def test_gives_what_the_single_components_give(step: Step, artifact: Callable[..., Any]) -> None:
     prepared = {
         "preprocessor": artifact("preprocessor"),
@@ -79,7 +122,7 @@ def test_gives_what_the_single_components_give(step: Step, artifact: Callable[..
     select_best.python_func(candidates=trained, model=best, selection_report=page)
 
     made = step.run()
-    assert models.metadata(made["model"].path) == models.metadata(best.path)
+    assert described(made["model"]) == described(best)
     predicted = [models.load(model.path).predict(VALIDATION) for model in (made["model"], best)]
     assert predicted[0].equals(predicted[1])
     assert Path(made["training_report"].path).read_text() == Path(page.path).read_text()
@@ -103,7 +146,7 @@ def test_a_network_is_that_of_train_keras_tabular(step: Step, artifact: Callable
     }
     options = {**LABELS["classification"], **SMALL, "epochs": 3}
     train_keras_tabular.python_func(**step.tables, **single, **options)
-    assert models.metadata(made["model"].path) == models.metadata(single["model"].path)
+    assert described(made["model"]) == described(single["model"])
     predicted = [models.load(each["model"].path).predict(VALIDATION) for each in (made, single)]
     assert predicted[0].equals(predicted[1])
     assert made["returned"] == (

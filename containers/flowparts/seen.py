@@ -1,0 +1,107 @@
+"""Which rows a model has seen: a sketch of their hashes beside it, small whatever the number of rows.
+
+A model scores rows that it was trained on too well, so another model is compared with it on the others. The
+sketch keeps the smallest hashes of the training and validation rows, at most a million (KMV, Bar-Yossef et
+al. 2002, https://doi.org/10.1007/3-540-45726-7_1): up to there every seen row is in it; beyond, a row can be
+judged if its hash is small enough to be among them. Of each hash four bytes are stored, so that one in
+4,000 unseen rows counts as seen by mistake.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models, outputs, tables
+
+FILE = "seen_rows.parquet"
+MOST_HASHES = 1_000_000
+
+_FACTS_KEY = "flowparts"
+_STORED = 2**32
+# With more rows for each distinct one than this, equal rows are few values combined, not copies.
+_MOST_COPIES = 10
+
+
+def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
+    """Write the sketch of the rows that a model has seen into its directory, and how they were split.
+
+    A row is told from others by the columns that the split kept together (a key or group, see
+    `tables.description`), else by its features and label. Without a key, rows of equal features that have
+    different labels are cases of their own: which of them a model has seen can't be told, so only rows that
+    occur once are in the sketch then.
+
+    Args:
+        model: The model directory.
+        parts: Tables of raw rows: what it was trained on, and what it was chosen by.
+
+    Returns:
+        The model's metadata, with `split` and `split_warning` if `split_table` made the parts.
+    """
+    part = tables.description(parts[0])
+    key = part.get("kept_together") or []
+    stored = models.annotate(model, {name: part[name] for name in ("split", "split_warning") if name in part})
+    features, label = sorted(stored["features"]), [stored["label"]]
+    frames = [tables.scan(part) for part in parts]
+    columns = key or [*features, *label]
+    wanted = [_hash(columns, frames[0]).alias("row")]
+    if not key:
+        wanted.append(_hash(features, frames[0]).alias("features"))
+    hashes = pl.concat([frame.select(wanted).pipe(tables.collect) for frame in frames])
+    if not key and _are_cases(hashes):
+        hashes = hashes.filter(pl.col("features").is_unique())
+    smallest = hashes["row"].unique().sort().head(MOST_HASHES)
+    limit = int(smallest[-1]) if len(smallest) == MOST_HASHES else 2**64 - 1
+    facts = {"columns": columns, "limit": limit}
+    kept = (smallest % _STORED).cast(pl.UInt32).unique().sort().alias("hash").to_frame()
+    with outputs.whole(Path(model) / FILE) as partial:
+        kept.write_parquet(partial, compression="zstd", metadata={_FACTS_KEY: json.dumps(facts)})
+    return stored
+
+
+def unseen(model: str | Path, rows: pl.LazyFrame) -> pl.Series | None:
+    """Say for each row whether it is certain that a model hasn't seen it.
+
+    Args:
+        model: The model directory.
+        rows: Raw rows.
+
+    Returns:
+        A boolean for each row; None if the model has no sketch or the rows lack a column that it needs.
+
+    Raises:
+        ValueError: The sketch is damaged.
+    """
+    file = Path(model) / FILE
+    if not file.is_file():
+        return None
+    try:
+        facts = json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
+        known = pl.read_parquet(file)["hash"]
+    except (KeyError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"{FILE} is damaged ({str(error).partition(chr(10))[0]})") from None
+    if not set(facts["columns"]) <= set(rows.collect_schema().names()):
+        return None
+    row = pl.col("row")
+    is_known = (row % _STORED).cast(pl.UInt32).is_in(known.implode())
+    hashed = rows.select(_hash(facts["columns"], rows).alias("row")).pipe(tables.collect)
+    return hashed.select((row <= facts["limit"]) & ~is_known).to_series()
+
+
+def _hash(columns: Sequence[str], frame: pl.LazyFrame) -> pl.Expr:
+    """Hash columns whatever their order; numbers as doubles, since a type may change from batch to batch."""
+    from polars_hash import hash_rows
+
+    schema = frame.collect_schema()
+    values = [
+        tables.column(name).cast(pl.Float64) if schema[name].is_numeric() else tables.column(name)
+        for name in columns
+    ]
+    return hash_rows(values, version=1).nchash.xxh3_64(seed=0)
+
+
+def _are_cases(hashes: pl.DataFrame) -> bool:
+    distinct = hashes["features"].n_unique()
+    return hashes["row"].n_unique() > distinct or hashes.height > _MOST_COPIES * distinct
