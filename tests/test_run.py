@@ -31,6 +31,19 @@ def test_lists_the_pipelines_with_their_parameters_and_descriptions(capsys: pyte
             ["mine.yaml"],
             "a compiled file runs with --strict, as a backend runs it: run.py --strict mine.yaml",
         ),
+        (["tabular-training", "-p", "task=classify"], "one of classification, regression, not 'classify'"),
+        (
+            ["tabular-training", "-p", "candidates=[{estimator: RandomForrest, parameters: {}}]"],
+            "RandomForest",
+        ),
+        (
+            [
+                "tabular-training",
+                "-p",
+                "candidates=[{estimator: RandomForest, parameters: {n_estimator: 5}}]",
+            ],
+            "n_estimators",
+        ),
         (["--strict", "missing.yaml"], "cannot read the compiled pipeline in missing.yaml"),
         (["--strict", "tabular-training", "--node", "2"], "node '2' must be CPUs and memory"),
         (["--strict", "tabular-training", "--runner", "docker"], "leave out --runner docker"),
@@ -48,16 +61,9 @@ def test_a_wrong_call_is_answered_with_a_sentence_and_runs_nothing(
     ("parameters", "task", "sentence"),
     [
         (["source=missing.csv"], "ingest-table", "missing.csv"),
-        (["label=price"], "split-table", "'price' is not in the table; columns are: mean_radius"),
-        (["candidates=[{estimator: RandomForrest, parameters: {}}]"], "train-tabular", "RandomForest"),
-        (
-            ["candidates=[{estimator: RandomForest, parameters: {n_estimator: 5}}]"],
-            "train-tabular",
-            "n_estimators",
-        ),
-        (["task=classify"], "train-tabular", "classify"),
+        (["label=price"], "ingest-table", "label column 'price' is not in the source; columns are: mean_radius"),
     ],
-    ids=["missing file", "missing label", "unknown estimator", "unknown parameter", "unknown task"],
+    ids=["missing file", "missing label"],
 )
 def test_what_a_user_gets_wrong_first_is_told_with_task_sentence_and_log(
     tmp_path: Path, parameters: list[str], task: str, sentence: str

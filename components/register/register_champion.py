@@ -107,12 +107,11 @@ def register_champion(
             seed=seed,
         )
     result |= {"model_name": model_name, "champion_version": old, "registry": configured, "version": ""}
-    result |= {
-        "model_fingerprint": registry.fingerprint(model.path),
-        "test_fingerprint": tested["fingerprint"],
-    }
+    result["model_fingerprint"] = registry.fingerprint(model.path)
+    result["test_fingerprint"] = tested["fingerprint"]
     page = summary.summary_page(result, described, serving, tested["source"])
-    print(result["reason"])  # noqa: T201
+    unregistered = f"; not registered: {registry.NOT_CONFIGURED}" * (result["promote"] and not configured)
+    print(result["reason"] + unregistered)  # noqa: T201
     if result["promote"] and configured:
         result["version"] = registry.register(
             model.path,
@@ -125,8 +124,6 @@ def register_champion(
             pipeline_run_id=run_id,
         )
         page = summary.summary_page(result, described, serving, tested["source"])
-    elif result["promote"]:
-        print(f"not registered: {registry.NOT_CONFIGURED}")  # noqa: T201
     outputs.write_json(comparison.path, result)
     outputs.write_text(run_summary.path, page)
     metadata.log_metrics(comparison_metrics, champion.scores(result))

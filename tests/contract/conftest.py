@@ -22,6 +22,7 @@ from components.deploy.deploy_seldon import deploy_seldon
 from components.deploy.deploy_tf_serving import deploy_tf_serving
 from components.deploy.deploy_vertex import deploy_vertex
 from components.deploy.probe_endpoint import probe_endpoint
+from components.deploy.remove_endpoint import remove_endpoint
 from components.deploy.rollback import rollback
 from components.deploy.shift_traffic import shift_traffic
 from components.evaluate.select_best import select_best
@@ -67,7 +68,8 @@ def deploy_and_roll_back(name: str, rolled_out: str, tracking_uri: str = "") -> 
 def deploy_to_clusters(uri: str) -> None:
     """Deploy to each kind of cluster, a stand-in for its API, what is in a bucket."""
     imported = dsl.importer(artifact_uri=uri, artifact_class=dsl.Model)
-    deploy_kubernetes(model=imported.output, name="churn")
+    deployed = deploy_kubernetes(model=imported.output, name="churn")
+    remove_endpoint(target="kubernetes", name="churn", even_if_serving=True).after(deployed)
     deploy_kserve(model=imported.output, name="churn")
     deploy_seldon(model=imported.output, name="churn")
     deploy_tf_serving(model=imported.output, name="churn-network")

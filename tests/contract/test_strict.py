@@ -22,6 +22,7 @@ from components.deploy.deploy_seldon import deploy_seldon
 from components.deploy.deploy_tf_serving import deploy_tf_serving
 from components.deploy.deploy_vertex import deploy_vertex
 from components.deploy.probe_endpoint import probe_endpoint
+from components.deploy.remove_endpoint import remove_endpoint
 from components.deploy.rollback import rollback
 from components.deploy.shift_traffic import shift_traffic
 from components.ingest.ingest_table import ingest_table
@@ -60,7 +61,8 @@ def deploy_in_parts(s3: str, gs: str, role: str, storage: str, destination: str)
     again = deploy_model(model=imported, target="kubernetes", name="parts", share=50).after(deployed)
     shifted = shift_traffic(endpoint=again.outputs["endpoint"], percent=75).outputs["shifted"]
     probed = probe_endpoint(endpoint=shifted, model=champion, predictions=predictions, **WATCH)
-    rollback(endpoint=shifted, reason="to see it go").after(probed)
+    before = rollback(endpoint=shifted, reason="to see it go").after(probed)
+    remove_endpoint(target="kubernetes", name="parts", even_if_serving=True).after(before)
 
 
 # With their default parameters, in an order in which each finds what it needs; on a cluster, a server that

@@ -209,6 +209,10 @@ def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, An
     return found
 
 
+class NoEndpointError(ValueError):
+    """There is no endpoint of this name."""
+
+
 def remove(
     name: str,
     endpoint: str,
@@ -230,7 +234,8 @@ def remove(
         What is removed, or would be.
 
     Raises:
-        ValueError: There is no such endpoint, it serves, or another step changes it.
+        NoEndpointError: There is no such endpoint.
+        ValueError: It serves, or another step changes it.
     """
     module: Any = target(name)
     if not hasattr(module, "remove"):
@@ -243,7 +248,7 @@ def remove(
     with writing(endpoint, **waits) if writing else nullcontext() as before:
         held: list[str] = module.remove(endpoint, **where, pretend=True)
         if not held:
-            raise ValueError(f"there is no endpoint {endpoint!r} on {name}")
+            raise NoEndpointError(f"there is no endpoint {endpoint!r} on {name}")
         if pretend:
             return held
         if not even_if_serving and (before or not writing):

@@ -12,3 +12,4 @@ def test_an_endpoint_is_removed_when_it_is_meant(cluster: KubernetesApi) -> None
     removed = remove_endpoint.python_func("kubernetes", "churn", {"namespace": "team"}, even_if_serving=True)
     assert f"Deployment churn-{made.revision}" in removed
     assert cluster.names("deployments") == cluster.names("services") == []
+    assert remove_endpoint.python_func("kubernetes", "churn", {"namespace": "team"}) == ""
