@@ -61,7 +61,11 @@ def test_a_wrong_call_is_answered_with_a_sentence_and_runs_nothing(
     ("parameters", "task", "sentence"),
     [
         (["source=missing.csv"], "ingest-table", "missing.csv"),
-        (["label=price"], "ingest-table", "label column 'price' is not in the source; columns are: mean_radius"),
+        (
+            ["label=price"],
+            "ingest-table",
+            "label column 'price' is not in the source; columns are: mean_radius",
+        ),
     ],
     ids=["missing file", "missing label"],
 )

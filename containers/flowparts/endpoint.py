@@ -108,11 +108,14 @@ class Endpoint:
         return replace(self, traffic={self.revision: percent, self.previous_revision: 100 - percent})
 
     def rolled_back(self) -> "Endpoint":
-        """Return the endpoint with its previous revision as the only one.
+        """Return the endpoint with its previous revision as the only one, and that one's options.
 
         Raises:
             ValueError: There is no previous revision.
         """
+        settings = dict(self.settings)
+        if "previous_options" in settings:
+            settings["options"] = settings.pop("previous_options")
         if self.previous_revision is None:
             raise ValueError(
                 f"endpoint {self.name!r} has no previous revision to roll back to; it keeps serving "
@@ -123,6 +126,7 @@ class Endpoint:
             revision=self.previous_revision,
             previous_revision=None,
             traffic={self.previous_revision: 100},
+            settings=settings,
         )
 
 

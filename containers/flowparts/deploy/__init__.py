@@ -182,7 +182,8 @@ def changing(name: str, endpoint: str, given: Mapping[str, Any]) -> Iterator[dic
         with writing(endpoint, **where) as before:
             if before and before.target == name and not reset:
                 named = {**before.settings.get("options", {}), **named}
-            token = _kept_options.set({key: named[key] for key in sorted(named) if key not in _PASSING})
+            kept = {"options": {key: named[key] for key in sorted(named) if key not in _PASSING}}
+            token = _kept_options.set(_with_previous(kept, before.settings) if before else kept)
             try:
                 yield named
             finally:
@@ -191,8 +192,16 @@ def changing(name: str, endpoint: str, given: Mapping[str, Any]) -> Iterator[dic
 
 def kept_options() -> dict[str, Any]:
     """Return the settings of an endpoint that hold the options that it is deployed with."""
-    kept = _kept_options.get()
-    return {"options": dict(kept)} if kept else {}
+    kept = _kept_options.get() or {}
+    return {key: options for key, options in kept.items() if options or key == "previous_options"}
+
+
+def _with_previous(kept: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an endpoint keeps of its options, with those that a rollback brings back."""
+    if kept["options"] != before.get("options", {}):
+        return {**kept, "previous_options": before.get("options", {})}
+    # Deployed again with the same options, as by a step that is tried again.
+    return {**kept, **{key: before[key] for key in ("previous_options",) if key in before}}
 
 
 def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, Any]) -> Plan:

@@ -36,9 +36,11 @@ def test_a_deployment_changes_only_the_options_that_it_names(api: KubernetesApi,
     assert len(api.names("horizontalpodautoscalers")) == 2
     (server,) = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]["containers"]
     assert server["resources"]["limits"]["memory"] == "512Mi"
-    # They outlive shifts and rollbacks.
-    back = kubernetes.rollback(kubernetes.shift(made, 100))
-    assert back.settings["options"] == made.settings["options"]
+    # They outlive shifts, and go with the revision that was given them.
+    assert bring_up("kubernetes", SECOND, 50).settings == made.settings
+    shifted = kubernetes.shift(made, 100)
+    assert shifted.settings["options"] == made.settings["options"]
+    assert kubernetes.rollback(shifted).settings == first.settings
 
 
 def test_what_an_endpoint_no_longer_has_is_taken_away(api: KubernetesApi, first: Endpoint) -> None:
