@@ -63,7 +63,9 @@ def test_a_step_killed_while_it_writes_leaves_whole_outputs_or_none_and_can_be_r
     undisturbed = tmp_path / "undisturbed"
     ended = step.inside(undisturbed, recorded.outside).run(log)
     assert ended.exit_code == 0, ended.log
-    assert ended.moved, f"{component} writes nothing, or not through flowparts.outputs"
+    assert ended.moved or not artifacts(step), f"{component} writes nothing, or not through flowparts.outputs"
+    if not ended.moved:  # its work is elsewhere, and leaves no file that could be half-written
+        return
     expected = outputs(undisturbed)
     for name in expected.keys() | artifacts(step):
         assert str(undisturbed / "made" / name) in ended.moved, f"{name} is not written as a whole"
