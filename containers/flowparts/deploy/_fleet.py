@@ -10,7 +10,8 @@ What was asked for stands on the Service as an annotation, so that a step that i
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -579,38 +580,98 @@ class Fleet:
         }
 
 
-def endpoints(target: str, namespace: str) -> list[Endpoint]:
-    """Return the endpoints of a target in a namespace."""
-    there = Cluster(namespace)
-    found = []
-    for service in there.find("v1", "Service", there.managed()):
-        if written := service["metadata"].get("annotations", {}).get(_STATE):
-            endpoint = Endpoint(**json.loads(written))
-            if endpoint.target == target:
-                found.append(endpoint)
-    return found
+@dataclass(frozen=True)
+class Platform:
+    """What a target offers whose endpoints are fleets, besides `deploy` and `predict`.
 
+    Attributes:
+        target: The module of `flowparts.deploy`.
+        kind: What its pods are.
+    """
 
-def remove(target: str, kind: type[ModelPod], name: str, namespace: str, pretend: bool) -> list[str]:
-    """Remove an endpoint with all its revisions, and return what; first what brings requests to them."""
-    there = Cluster(namespace)
-    there.pretends = pretend
-    fleet = Fleet(there, target, kind, name, 1, 0, "")
-    with there.writing(name):
-        state = fleet.state()
-        if state and state.target != target:
-            raise ValueError(f"endpoint {name!r} {fleet.where} is of the target {state.target}")
-        placed = there.find("apps/v1", "Deployment", fleet.labels)
-        revisions = {deployment["metadata"]["labels"][_REVISION] for deployment in placed}
-        if there.serves(*_ROUTE):
-            there.delete(*_ROUTE, name)
-        there.delete("v1", "Service", name)
-        for revision in sorted(revisions | set(state.traffic if state else ())):
-            fleet.remove(revision)
-        there.delete("networking.k8s.io/v1", "NetworkPolicy", name)
-        if there.serves(*_MONITOR):
-            there.delete(*_MONITOR, name)
-    return there.deleted
+    target: str
+    kind: type[ModelPod]
+
+    def endpoints(self, namespace: str = "") -> list[Endpoint]:
+        """Return the endpoints in a namespace."""
+        there = Cluster(namespace)
+        found = []
+        for service in there.find("v1", "Service", there.managed()):
+            if written := service["metadata"].get("annotations", {}).get(_STATE):
+                endpoint = Endpoint(**json.loads(written))
+                if endpoint.target == self.target:
+                    found.append(endpoint)
+        return found
+
+    def plan(
+        self,
+        name: str,
+        shares: Sequence[int],
+        *,
+        replicas: int = 2,
+        max_replicas: int = 0,
+        namespace: str = "",
+        gateway: str = "",
+        **_: Any,
+    ) -> targets.Plan:
+        """Return what shares a revision would get: without a Gateway a ratio of pods."""
+        there = Cluster(namespace)
+        return Fleet(there, self.target, self.kind, name, replicas, max_replicas, gateway).plan(shares)
+
+    def remove(self, name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+        """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+        there = Cluster(namespace)
+        there.pretends = pretend
+        fleet = self._fleet(there, name)
+        with there.writing(name):
+            state = fleet.state()
+            if state and state.target != self.target:
+                raise ValueError(f"endpoint {name!r} {fleet.where} is of the target {state.target}")
+            placed = there.find("apps/v1", "Deployment", fleet.labels)
+            revisions = {deployment["metadata"]["labels"][_REVISION] for deployment in placed}
+            # First what brings requests to them.
+            if there.serves(*_ROUTE):
+                there.delete(*_ROUTE, name)
+            there.delete("v1", "Service", name)
+            for revision in sorted(revisions | set(state.traffic if state else ())):
+                fleet.remove(revision)
+            there.delete("networking.k8s.io/v1", "NetworkPolicy", name)
+            if there.serves(*_MONITOR):
+                there.delete(*_MONITOR, name)
+        return there.deleted
+
+    @contextmanager
+    def writing(
+        self, name: str, *, namespace: str = "", wait_seconds: float = 0.0
+    ) -> Iterator[Endpoint | None]:
+        """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+        fleet = self._fleet(Cluster(namespace), name)
+        with fleet.there.writing(name, wait_seconds):
+            yield fleet.state()
+
+    def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
+        """Give the current revision a share; the previous one keeps its pods, at 100 too, for a rollback."""
+        return Fleet.of(endpoint, self.kind).shift(endpoint, percent)
+
+    def rollback(self, endpoint: Endpoint) -> Endpoint:
+        """Bring the previous revision to full strength, give it all requests, remove the current one."""
+        return Fleet.of(endpoint, self.kind).rollback(endpoint)
+
+    def crashes(self, endpoint: Endpoint, revision: str) -> dict[str, int]:
+        """Return how often each container of a revision's pods has ended by itself."""
+        return Fleet.of(endpoint, self.kind).crashes(revision)
+
+    def trouble(self, endpoint: Endpoint, revision: str) -> str:
+        """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+        return Fleet.of(endpoint, self.kind).trouble(revision)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Take the pods from a previous revision without requests; a rollback brings them back."""
+        Fleet.of(endpoint, self.kind).release(endpoint)
+
+    def _fleet(self, there: Cluster, name: str) -> Fleet:
+        """Return the fleet of an endpoint whose options don't matter."""
+        return Fleet(there, self.target, self.kind, name, 1, 0, "")
 
 
 def look_up(there: Cluster, service: str, path: str) -> Any:

@@ -1,17 +1,19 @@
 """Plain Kubernetes: the model server in a Deployment for each revision behind one Service."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from flowparts import deploy as targets
 from flowparts import model_store
 from flowparts.cluster import Cluster
-from flowparts.deploy import _fleet
-from flowparts.deploy._fleet import Fleet
+from flowparts.deploy._fleet import Fleet, Platform
 from flowparts.endpoint import Endpoint
 from flowparts.pod_options import PodOptions
 from flowparts.server_pod import ServerPod
+
+_platform = Platform("kubernetes", ServerPod)
+endpoints, plan, remove, writing = _platform.endpoints, _platform.plan, _platform.remove, _platform.writing
+shift, rollback, release = _platform.shift, _platform.rollback, _platform.release
+crashes, trouble = _platform.crashes, _platform.trouble
 
 
 def deploy(
@@ -73,64 +75,6 @@ def deploy(
     return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)
 
 
-def endpoints(namespace: str = "") -> list[Endpoint]:
-    """Return the endpoints in a namespace."""
-    return _fleet.endpoints("kubernetes", namespace)
-
-
-def plan(
-    name: str,
-    shares: Sequence[int],
-    *,
-    replicas: int = 2,
-    max_replicas: int = 0,
-    namespace: str = "",
-    gateway: str = "",
-    **_: Any,
-) -> targets.Plan:
-    """Return what shares a revision would get: without a Gateway a ratio of pods."""
-    fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)
-    return fleet.plan(shares)
-
-
-def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
-    return _fleet.remove("kubernetes", ServerPod, name, namespace, pretend)
-
-
-@contextmanager
-def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
-    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
-    fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, 1, 0, "")
-    with fleet.there.writing(name, wait_seconds):
-        yield fleet.state()
-
-
-def shift(endpoint: Endpoint, percent: int) -> Endpoint:
-    """Give the current revision a share; the previous one keeps its pods, at 100 too, for a rollback."""
-    return Fleet.of(endpoint, ServerPod).shift(endpoint, percent)
-
-
-def rollback(endpoint: Endpoint) -> Endpoint:
-    """Bring the previous revision to its full strength, give it all requests and remove the current one."""
-    return Fleet.of(endpoint, ServerPod).rollback(endpoint)
-
-
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
     """Send rows to the Gateway or the Service, or to a revision's own Service."""
     return Fleet.of(endpoint, ServerPod).ask(endpoint, "predict", rows, revision)
-
-
-def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
-    """Return how often each container of a revision's pods has ended by itself."""
-    return Fleet.of(endpoint, ServerPod).crashes(revision)
-
-
-def trouble(endpoint: Endpoint, revision: str) -> str:
-    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
-    return Fleet.of(endpoint, ServerPod).trouble(revision)
-
-
-def release(endpoint: Endpoint) -> None:
-    """Take the pods from a previous revision without requests; a rollback brings them back."""
-    Fleet.of(endpoint, ServerPod).release(endpoint)

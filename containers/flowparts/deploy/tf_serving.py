@@ -8,21 +8,26 @@ requests must take the same columns.
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from flowparts import deploy as targets
 from flowparts import model_store, saved_model_files
 from flowparts.cluster import Cluster
-from flowparts.deploy import _fleet, _tf_rows
-from flowparts.deploy._fleet import Fleet, look_up
+from flowparts.deploy import _tf_rows
+from flowparts.deploy._fleet import Fleet, Platform, look_up
 from flowparts.endpoint import Endpoint
 from flowparts.pod_options import PodOptions
 from flowparts.tf_serving_pod import Batching, TensorFlowServingPod, threads
 
 # The release of the TensorFlow that stores the models: an older one may lack what a graph asks for.
 _IMAGE = "tensorflow/serving:2.21.0"
+
+
+_platform = Platform("tf_serving", TensorFlowServingPod)
+endpoints, plan, remove, writing = _platform.endpoints, _platform.plan, _platform.remove, _platform.writing
+shift, rollback, release = _platform.shift, _platform.rollback, _platform.release
+crashes, trouble = _platform.crashes, _platform.trouble
 
 
 def deploy(
@@ -109,51 +114,6 @@ def deploy(
     return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)
 
 
-def endpoints(namespace: str = "") -> list[Endpoint]:
-    """Return the endpoints in a namespace."""
-    return _fleet.endpoints("tf_serving", namespace)
-
-
-def plan(
-    name: str,
-    shares: Sequence[int],
-    *,
-    replicas: int = 2,
-    max_replicas: int = 0,
-    namespace: str = "",
-    gateway: str = "",
-    **_: Any,
-) -> targets.Plan:
-    """Return what shares a revision would get: without a Gateway a ratio of pods."""
-    fleet = Fleet(
-        Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
-    )
-    return fleet.plan(shares)
-
-
-def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
-    return _fleet.remove("tf_serving", TensorFlowServingPod, name, namespace, pretend)
-
-
-@contextmanager
-def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
-    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
-    fleet = Fleet(Cluster(namespace), "tf_serving", TensorFlowServingPod, name, 1, 0, "")
-    with fleet.there.writing(name, wait_seconds):
-        yield fleet.state()
-
-
-def shift(endpoint: Endpoint, percent: int) -> Endpoint:
-    """Give the current revision a share; the previous one keeps its pods, at 100 too, for a rollback."""
-    return Fleet.of(endpoint, TensorFlowServingPod).shift(endpoint, percent)
-
-
-def rollback(endpoint: Endpoint) -> Endpoint:
-    """Bring the previous revision to its full strength, give it all requests and remove the current one."""
-    return Fleet.of(endpoint, TensorFlowServingPod).rollback(endpoint)
-
-
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
     """Send rows by the REST API to the Gateway or the Service, or to a revision's own Service."""
     fleet = Fleet.of(endpoint, TensorFlowServingPod)
@@ -161,21 +121,6 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     path = f"v1/models/{endpoint.name}:predict"
     answers = fleet.ask(endpoint, path, _tf_rows.instances(rows, inputs), revision)
     return _tf_rows.predictions(answers)
-
-
-def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
-    """Return how often each container of a revision's pods has ended by itself."""
-    return Fleet.of(endpoint, TensorFlowServingPod).crashes(revision)
-
-
-def trouble(endpoint: Endpoint, revision: str) -> str:
-    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
-    return Fleet.of(endpoint, TensorFlowServingPod).trouble(revision)
-
-
-def release(endpoint: Endpoint) -> None:
-    """Take the pods from a previous revision without requests; a rollback brings them back."""
-    Fleet.of(endpoint, TensorFlowServingPod).release(endpoint)
 
 
 @functools.cache
