@@ -63,6 +63,8 @@ def _deploy(options: argparse.Namespace) -> None:
 
 def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
     """Print the manifests, and as comments what a rollout would do with them."""
+    # First: it refuses targets without manifests, whatever else there is to ask of them.
+    found = deploy.manifests(options.target, options.model, options.name, options.share, chosen)
     shares = [options.share, *(step for step in STEPS if step > options.share)]
     with deploy.without_changes(), deploy.changing(options.target, options.name, chosen) as kept:
         plan = deploy.plan(options.target, options.name, shares, kept)
@@ -70,7 +72,6 @@ def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
         print(f"# {share} % asked for: the new revision gets {given} %")
     if plan.note:
         print(f"# {plan.note}")
-    found = deploy.manifests(options.target, options.model, options.name, options.share, chosen)
     # Without YAML's anchors for what is in it twice.
     print(yaml.safe_dump_all(json.loads(json.dumps(found)), sort_keys=False), end="")
 
