@@ -169,12 +169,14 @@ class Step:
             own["KFP_RETRY_INDEX"] = "0"
         kubernetes = self.backend.overlay.get("platforms", {}).get("kubernetes", {})
         executors = kubernetes.get("deploymentSpec", {}).get("executors", {})
-        given = dict(self.backend.environment)
-        for other in executors.values():
-            for secret in other.get("secretAsEnv", []):
-                for key in secret["keyToEnv"]:
-                    given.pop(key["envVar"], None)
-        for secret in executors.get(self.component["executorLabel"], {}).get("secretAsEnv", []):
+        asked = executors.get(self.component["executorLabel"], {}).get("secretAsEnv", [])
+        of_others = {
+            key["envVar"]
+            for executor in executors.values()
+            for secret in executor.get("secretAsEnv", [])
+            for key in secret["keyToEnv"]
+        } - {key["envVar"] for secret in asked for key in secret["keyToEnv"]}
+        for secret in asked:
             name = secret.get("secretName") or secret["secretNameParameter"]["runtimeValue"]["constant"]
             for key in secret["keyToEnv"]:
                 if key["envVar"] not in self.backend.environment and not secret.get("optional"):
@@ -183,12 +185,9 @@ class Step:
                         f"is not here; give {key['envVar']} in --env-file",
                         f'CreateContainerConfigError: secret "{name}" not found',
                     )
-                if key["envVar"] in self.backend.environment:
-                    given[key["envVar"]] = self.backend.environment[key["envVar"]]
-        given = {**own, **given}
-        return strict_pod.variables(
-            self.container["image"], f"{self.backend.workflow}-{self.execution.id}", given.items()
-        )
+        visible = {name: value for name, value in self.backend.environment.items() if name not in of_others}
+        pod = f"{self.backend.workflow}-{self.execution.id}"
+        return strict_pod.variables(self.container["image"], pod, {**own, **visible}.items())
 
     def _refuse_values(self, given: Mapping[str, Any]) -> None:
         """Raise BackendError for what doesn't reach the program as it is."""
