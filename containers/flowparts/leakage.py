@@ -49,13 +49,12 @@ def warnings(train: pl.LazyFrame, features: Iterable[str], label: str, task: str
     sample = tables.select(train, [*features, label]).gather_every(step).pipe(tables.collect)
     targets, metric = _targets(sample[label], task)
     scores = {name: _score(sample[name].alias("value"), targets, metric) for name in features}
+    alone = {name: score for name, score in scores.items() if score >= _ALONE[metric]}
     found = [
         f"column {name!r} alone predicts {label!r} ({metric} {score:.4f}); if it isn't known "
         "when predicting, add it to exclude_columns"
-        for name, score in scores.items()
-        if score >= _ALONE[metric]
+        for name, score in alone.items()
     ]
-    alone = {name for name, score in scores.items() if score >= _ALONE[metric]}
     if task == "regression" and not alone and (parts := _parts(sample, features, label)):
         found.append(
             f"{label!r} can be computed from {', '.join(map(repr, parts))}; if they aren't known when "
