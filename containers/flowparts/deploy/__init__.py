@@ -426,7 +426,7 @@ def digest(model: str, given: str = "") -> str:
 
     Args:
         model: Their address.
-        given: The digest, if it is known already: what `register_mlflow` calls model_fingerprint.
+        given: The digest, if it is known already: what `register_champion` calls model_fingerprint.
 
     Returns:
         16 hexadecimal digits; empty for a volume of a cluster, whose files only its pods see.
