@@ -26,6 +26,11 @@ def check_rules(
     metrics.check_bootstrap(samples, confidence)
     if metric:
         directions.higher_is_better(metric)
+    check_limits(margin, floor)
+
+
+def check_limits(margin: float, floor: float | None) -> None:
+    """Raise ValueError unless the margin and the floor of a comparison make sense."""
     if not (isfinite(margin) and margin >= 0):
         raise ValueError(f"margin is {margin}; it must be 0 or more, in units of the metric")
     if floor is not None and not isfinite(floor):

@@ -1,11 +1,11 @@
 """What can be wrong with the options of components whatever the data, found before anything runs."""
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 from flowparts import (
     candidates,
+    champion,
     deploy,
     directions,
     export,
@@ -48,8 +48,8 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     split.check_options(
         (0.7, 0.15, 0.15), lists["key"] or None, found.get("group_by"), found.get("time_column")
     )
-    if "trainer" in found and found["trainer"] not in trainers.TRAINERS:
-        raise ValueError(names.unknown("trainer", found["trainer"], trainers.TRAINERS))
+    if "trainer" in found:
+        trainers.require_known(found["trainer"])
     if "task" in found:
         preprocess.check_options(found.get("label", ""), found["task"], lists["exclude_columns"], None, 1)
         directions.chosen(found.get("metric"), found["task"])
@@ -62,11 +62,7 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         tabular_model.settings(given["network"], 0)
     if "metric" in found:
         directions.higher_is_better(found["metric"])
-    for name in ("margin", "floor"):
-        if not isfinite(found.get(name, 0)):
-            raise ValueError(f"{name} is {found[name]}; it must be a finite number, in units of the metric")
-    if found.get("margin", 0) < 0:
-        raise ValueError(f"margin is {found['margin']}; it must be 0 or more, in units of the metric")
+    champion.check_limits(found.get("margin", 0.0), found.get("floor"))
     if "model_name" in found:
         registry.require_name(found["model_name"])
     if "target" in found:

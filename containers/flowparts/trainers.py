@@ -49,8 +49,7 @@ def train(
         ValueError: An option is unknown or out of range, which is found before any row is read, or a table's
             content makes training impossible.
     """
-    if trainer not in TRAINERS:
-        raise ValueError(names.unknown("trainer", trainer, TRAINERS))
+    require_known(trainer)
     preprocess.check_options(label, task, exclude_columns, options.weight_column, 1)
     if metric:
         directions.require_fitting(metric, task)
@@ -84,6 +83,12 @@ def train(
     assert trained
     models.annotate(path, facts)
     return trained[1], chosen
+
+
+def require_known(trainer: str) -> None:
+    """Raise ValueError unless there is a trainer of this name."""
+    if trainer not in TRAINERS:
+        raise ValueError(names.unknown("trainer", trainer, TRAINERS))
 
 
 def _examined(
