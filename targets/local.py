@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,7 +26,14 @@ from typing import Any
 
 from kfp import components, dsl, local
 from kfp.dsl.base_component import BaseComponent
-from kfp.local import cache, docker_task_handler, executor_input_utils, status, subprocess_task_handler
+from kfp.local import (
+    cache,
+    docker_task_handler,
+    executor_input_utils,
+    logging_utils,
+    status,
+    subprocess_task_handler,
+)
 from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
@@ -276,6 +284,9 @@ def _observed(
     run_container = docker_task_handler.run_docker_container
     resource_name = executor_input_utils.get_local_pipeline_resource_name
     kfp_cache = cache.LocalCache
+    indented_print = logging_utils.indented_print
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     current = threading.local()
     lock = threading.Lock()
     (record.folder / "logs").mkdir()
@@ -362,10 +373,16 @@ def _observed(
     docker_task_handler.run_docker_container = observed_container
     executor_input_utils.get_local_pipeline_resource_name = run_id
     cache.LocalCache = local_cache.Cache  # type: ignore[misc]
+    # It replaces the function print. Of two tasks at once, the one that ends last would put the other's back.
+    logging_utils.indented_print = contextlib.nullcontext
     try:
         yield
     finally:
         cache.LocalCache = kfp_cache  # type: ignore[misc]
+        logging_utils.indented_print = indented_print
+        # Set by each task for itself, too, and the last to end brings back another's.
+        root.handlers[:] = handlers
+        root.setLevel(level)
         task_executor.execute_single_task = execute
         subprocess_task_handler.run_local_subprocess = run_subprocess
         docker_task_handler.run_docker_container = run_container

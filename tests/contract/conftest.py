@@ -1,5 +1,6 @@
 """One small run of every pipeline, whose steps the tests of this folder run again."""
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -217,7 +218,7 @@ def _run_pipelines(
     folder: Path, outside: Path, patch: pytest.MonkeyPatch, missing: str, model: clouds.Served
 ) -> list[Step]:
     from kfp import components, local
-    from kfp.local import config, subprocess_task_handler
+    from kfp.local import config, logging_utils, subprocess_task_handler
 
     steps: list[Step] = []
     numbers = itertools.count()
@@ -233,6 +234,8 @@ def _run_pipelines(
 
     patch.setattr(subprocess_task_handler, "run_local_subprocess", run_here)
     patch.setattr(config.LocalExecutionConfig, "instance", None)
+    # It replaces the function print, and tasks that run at once put each other's back.
+    patch.setattr(logging_utils, "indented_print", contextlib.nullcontext)
     others: list[tuple[str, dict[str, Any]]] = [
         (name, {}) for name in PIPELINES if name not in {name for name, _ in RUNS}
     ]

@@ -1,6 +1,8 @@
 """Runs small pipelines for real on kfp.local and looks at what people get to see."""
 
+import builtins
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +209,13 @@ def test_an_artifact_that_something_changed_since_is_made_again(tmp_path: Path, 
 
 
 def test_kfp_is_left_as_it_was(tmp_path: Path) -> None:
-    from kfp.local import cache, docker_task_handler, executor_input_utils, subprocess_task_handler
+    from kfp.local import (
+        cache,
+        docker_task_handler,
+        executor_input_utils,
+        logging_utils,
+        subprocess_task_handler,
+    )
     from kfp.local.orchestrator import task_executor
 
     def hooks() -> list[Any]:
@@ -217,8 +225,11 @@ def test_kfp_is_left_as_it_was(tmp_path: Path) -> None:
             docker_task_handler.run_docker_container,
             executor_input_utils.get_local_pipeline_resource_name,
             cache.LocalCache,
+            logging_utils.indented_print,
+            builtins.print,
+            *logging.getLogger().handlers,
         ]
 
     before = hooks()
-    local.run(small, {}, tmp_path)
+    local.run(small, {"settings": [{}] * 6}, tmp_path)  # tasks at once put back what each other has set
     assert hooks() == before

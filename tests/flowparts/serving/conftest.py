@@ -1,6 +1,8 @@
 """A real server process for the tests, on a model with a column of every type."""
 
+import contextlib
 import datetime
+import itertools
 import json
 import os
 import signal
@@ -110,13 +112,23 @@ class Server:
         return [line for line in self.lines if line["message"].startswith(message)]
 
 
+# Below the ports that the system gives to outgoing connections, which can take one between its choice here
+# and the server's start; each process of a parallel run has a range of its own.
+_RANGE = 10_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_PORTS = itertools.cycle(range(_RANGE, _RANGE + 2_000))
+
+
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Return ports of this machine on which nobody listens."""
+    ports: list[int] = []
+    for port in _PORTS:
+        if len(ports) == count:
+            break
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            # As servers do: a connection that has ended doesn't hold the port.
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            candidate.bind(("127.0.0.1", port))
+            ports.append(port)
     return ports
 
 
