@@ -374,7 +374,7 @@ def _observed(
     executor_input_utils.get_local_pipeline_resource_name = run_id
     cache.LocalCache = local_cache.Cache  # type: ignore[misc]
     # It replaces the function print. Of two tasks at once, the one that ends last would put the other's back.
-    logging_utils.indented_print = contextlib.nullcontext
+    logging_utils.indented_print = contextlib.nullcontext  # type: ignore[assignment]
     try:
         yield
     finally:
