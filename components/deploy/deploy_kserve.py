@@ -40,10 +40,10 @@ def deploy_kserve(
         memory: Memory of a pod, such as "2Gi".
         image: The model server's image; empty for that of this release.
         namespace: Where to deploy; empty for the step's own namespace.
-        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
-            as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
-        service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
-            Without Knative its Secrets are KServe's credentials for the model.
+        environment_from: Name of a Secret in the namespace of whose keys the server gets
+            FLOWPARTS_SERVING_TOKEN, which clients must know; empty for none.
+        service_account: The pods' service account, whose Secrets are KServe's credentials for the model, or
+            to which a cloud ties rights; empty for the default.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
         digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.

@@ -60,7 +60,8 @@ def deploy_tf_serving(
             pods.
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them, such as
             {"release": "kube-prometheus-stack"}.
-        clients: Namespaces whose pods may send requests, besides the endpoint's own; empty for everyone.
+        clients: Further namespaces whose pods may send requests, besides the endpoint's own, the gateway's
+            and the step's, such as that of Prometheus; ["*"] for everyone.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
         digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.

@@ -44,6 +44,9 @@ class Cluster:
     Args:
         namespace: Where objects are; if not given, the namespace of this pod, or of the kubeconfig's context.
 
+    Attributes:
+        pod_namespace: The namespace of this pod; empty if this process doesn't run in a pod.
+
     Raises:
         ValueError: There is neither a kubeconfig nor a service account, or the namespace isn't allowed.
     """
@@ -55,11 +58,12 @@ class Cluster:
 
         settings = Configuration()
         own = "default"
+        self.pod_namespace = ""
         try:
             # A pod's own account first: what runs there has no kubeconfig, and the client's own order prints.
             if in_cluster():
                 incluster_config.load_incluster_config(settings)
-                own = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+                own = self.pod_namespace = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
             else:
                 # The client reads this variable when it is imported, which may be too early.
                 file = os.environ.get("KUBECONFIG")
@@ -556,6 +560,11 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
         return ValueError(
             f"{path} has fields that something else has set otherwise; remove them there, or delete the "
             f"object ({said})"
+        )
+    if proxied and "trying to reach service" in said:
+        return ValueError(
+            f"the API server doesn't reach the pods of service {proxied[1]}; if their NetworkPolicy keeps it "
+            f"out, deploy from a step in the cluster or with clients ['*'] ({said})"
         )
     if proxied:
         return ValueError(f"the server behind service {proxied[1]} answered {error.status}: {said}")

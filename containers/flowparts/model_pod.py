@@ -56,7 +56,7 @@ class ModelPod(ABC):
         cpu: Processors, as Kubernetes writes them.
         memory: Memory, likewise.
         environment_from: A Kubernetes Secret whose keys become the environment of what fetches the model,
-            such as AWS_ACCESS_KEY_ID. A server that fetches nothing gets only its token.
+            such as AWS_ACCESS_KEY_ID. The server gets only its token.
         service_account: The pod's account, for clouds that tie access rights to it.
         digest: What the model's files must be, as `trees.digest` tells; pods refuse others. Empty if nobody
             knows.
@@ -164,7 +164,7 @@ class ModelPod(ABC):
         return {"envFrom": [{"secretRef": {"name": self.environment_from}}]} if self.environment_from else {}
 
     def token(self) -> list[dict[str, Any]]:
-        """Return the variable of a server that fetches nothing: the token that clients must have, if any."""
+        """Return the server's variable with the token that clients must have, if there is one."""
         if not self.environment_from:
             return []
         key = {"name": self.environment_from, "key": TOKEN, "optional": True}

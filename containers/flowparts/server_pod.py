@@ -19,9 +19,9 @@ _FETCHED = f"{MODELS}/model"
 class ServerPod(ModelPod):
     """A model server for one model.
 
-    On a plain cluster a first container fetches the model, so that the one that strangers talk to has neither
-    keys of the store nor a place to write but its scratch. Knative takes no such container; there the server
-    fetches the model itself.
+    Another container fetches the model before the server starts, so that the one that strangers talk to has
+    neither keys of the store nor a place to write but its scratch: an init container on a plain cluster,
+    KServe's storage initializer or Seldon's agent on theirs.
     """
 
     http_port: ClassVar[int] = HTTP_PORT
@@ -66,9 +66,8 @@ class ServerPod(ModelPod):
             name: What the platform calls the server's container.
             http: Port of the protocols over HTTP.
             grpc: Port of the Open Inference Protocol over gRPC.
-            repository: Where the platform puts models and has them loaded, if the server doesn't fetch its
-                own.
-            fetched: Where another container has put the model, so that this one needs no keys to the store.
+            repository: Where the platform puts models and has them loaded, if it does that.
+            fetched: Where another container has put the model, if it isn't on a mounted volume.
         """
         served = [
             {"name": "FLOWPARTS_SERVING_MODEL", "value": fetched or self.address},
@@ -77,7 +76,6 @@ class ServerPod(ModelPod):
         ]
         if repository:
             served = [{"name": "FLOWPARTS_SERVING_REPOSITORY", "value": repository}]
-        fetches = not (fetched or self.mounted)
         return {
             "name": name,
             "image": self.image,
@@ -86,7 +84,7 @@ class ServerPod(ModelPod):
                 {"name": "FLOWPARTS_SERVING_PORT", "value": str(http)},
                 {"name": "FLOWPARTS_SERVING_GRPC_PORT", "value": str(grpc)},
                 {"name": "FLOWPARTS_SERVING_DRAIN_SECONDS", "value": str(LEAVE_SECONDS)},
-                *([] if fetches else self.token()),
+                *([] if repository else self.token()),
             ],
             "resources": self.resources(),
             "securityContext": LOCKED_DOWN,
@@ -94,7 +92,8 @@ class ServerPod(ModelPod):
             "startupProbe": probe("/v2/health/ready", http, 5, START_PROBES),
             "readinessProbe": probe("/v2/health/ready", http, 5, 2),
             "livenessProbe": probe("/v2/health/live", http, 10, 3),
-            **(self.secrets() if fetches else {}),
+            # What fills a repository has a Secret of its own with the keys; this one is the server's options.
+            **(self.secrets() if repository else {}),
         }
 
     def full_container(self, name: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Fleet:
             pod: What serves the model.
             share: Percent of the requests for it while there is another revision.
             monitor_labels: Further labels of the ServiceMonitor.
-            clients: Namespaces whose pods may ask, besides the endpoint's own; everyone if there are none.
+            clients: Further namespaces whose pods may ask; "*" for everyone.
             digest: The model's digest; empty to read its files.
             timeout_seconds: How long to wait for the pods.
             wait_seconds: How long to wait for another step that changes the endpoint.
@@ -131,7 +131,7 @@ class Fleet:
         self._take_away(before, after)
         if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
             self.release(after)
-        self._watch(monitor_labels)
+        self._watch(monitor_labels, clients)
         return after
 
     def plan(self, shares: Sequence[int]) -> targets.Plan:
@@ -476,7 +476,7 @@ class Fleet:
             return
         raise last
 
-    def _watch(self, labels: dict[str, str]) -> None:
+    def _watch(self, labels: dict[str, str], clients: list[str]) -> None:
         # The revisions' own services: the shared one would count the same pods again.
         each = {
             "matchLabels": self.labels,
@@ -490,6 +490,12 @@ class Fleet:
         try:
             if self.there.serves(*_MONITOR):
                 self._apply(*_MONITOR, self.name, monitor, {**labels, **self.labels})
+                if not clients:
+                    _log.info(
+                        "the NetworkPolicy of endpoint %s admits Prometheus if the option clients names its "
+                        "namespace",
+                        self.name,
+                    )
         except ValueError as error:
             # The model serves; a missing right to watch it is no reason to take it away.
             _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.name, error)
@@ -542,10 +548,14 @@ class Fleet:
     def _network(self, pod: ModelPod, clients: list[str]) -> Manifest:
         ports = [{"protocol": "TCP", "port": port} for port in (self.kind.http_port, self.kind.grpc_port)]
         rule: Manifest = {"ports": ports}
-        if clients:
-            named = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": sorted(clients)}
-            others = {"namespaceSelector": {"matchExpressions": [named]}}
-            rule["from"] = [{"podSelector": {}}, others]
+        if "*" not in clients:
+            # Kubernetes itself admits the probes of the pods' node. The rest that must get in: what sends
+            # requests by the route, and the step that probes.
+            others = {*clients, self.gateway.rpartition("/")[0], self.there.pod_namespace}
+            rule["from"] = [{"podSelector": {}}]
+            if values := sorted(others - {"", self.there.namespace}):
+                named = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": values}
+                rule["from"].append({"namespaceSelector": {"matchExpressions": [named]}})
         policy: Manifest = {
             "podSelector": {"matchLabels": self.labels},
             "policyTypes": ["Ingress"],

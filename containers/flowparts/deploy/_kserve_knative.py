@@ -13,10 +13,10 @@ from typing import Any
 from flowparts import cluster
 from flowparts import deploy as targets
 from flowparts.cluster import Manifest
-from flowparts.deploy._kserve_service import CONTAINER, REVISION, Service, label
+from flowparts.deploy._kserve_service import CONTAINER, REVISION, Service, StoredPod, label
 from flowparts.endpoint import Endpoint
 from flowparts.model_pod import OUTSIDE_MESH
-from flowparts.server_pod import END_SECONDS, HTTP_PORT, ServerPod
+from flowparts.server_pod import END_SECONDS, HTTP_PORT
 
 KNATIVE = ("serving.knative.dev/v1", "Revision")
 # By its older name, which every release takes.
@@ -31,9 +31,8 @@ class KnativeService(Service):
     """An InferenceService whose revisions are Knative's."""
 
     mode = MODE_NAME
-    pod_type = ServerPod
 
-    def predictor(self, pod: ServerPod, replicas: int, max_replicas: int) -> Manifest:
+    def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
         """Return a predictor with what Knative takes of a pod."""
         server = pod.container(CONTAINER)
         return {

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from flowparts.cluster import Cluster, Manifest
 from flowparts.deploy import Plan
 from flowparts.endpoint import Endpoint
+from flowparts.model_pod import MODELS
 from flowparts.server_pod import ServerPod
 
 API = "serving.kserve.io/v1beta1"
@@ -27,24 +28,43 @@ UNDO_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
+class StoredPod(ServerPod):
+    """A model server whose model KServe's storage initializer puts beside it.
+
+    KServe adds that init container to the pods themselves, in both modes, so that Knative needs none of its
+    features for init containers or volumes. Its credentials are those of the pods' service account.
+    """
+
+    @property
+    def mounted(self) -> bool:
+        """Whether the pod mounts the model: KServe adds what STORAGE_URI names."""
+        return False
+
+    def container(self, name: str, *arguments: Any, **options: Any) -> Manifest:
+        """Return the server's container, which names the model for KServe and has no keys to the store."""
+        container = super().container(name, *arguments, **{**options, "fetched": MODELS})
+        # Kubeflow names its own store minio://, which speaks S3.
+        stored = self.model.replace("minio://", "s3://", 1)
+        return {**container, "env": [*container["env"], {"name": "STORAGE_URI", "value": stored}]}
+
+
+@dataclass(frozen=True)
 class Service(ABC):
     """An InferenceService.
 
     Attributes:
         mode: The value of its annotation that asks for the mode.
-        pod_type: What its pods are.
         there: The namespace.
         name: Its name, which is the endpoint's.
     """
 
     mode: ClassVar[str]
-    pod_type: ClassVar[type[ServerPod]]
 
     there: Cluster
     name: str
 
     @abstractmethod
-    def predictor(self, pod: ServerPod, replicas: int, max_replicas: int) -> Manifest:
+    def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
         """Return the part of an InferenceService that makes a revision of a pod."""
 
     @abstractmethod

@@ -20,10 +20,17 @@ from typing import Any
 from flowparts import cluster
 from flowparts import deploy as targets
 from flowparts.cluster import Manifest
-from flowparts.deploy._kserve_service import CONTAINER, REVISION, UNDO_SECONDS, Service, label
+from flowparts.deploy._kserve_service import (
+    CONTAINER,
+    REVISION,
+    UNDO_SECONDS,
+    Service,
+    StoredPod,
+    label,
+)
 from flowparts.endpoint import Endpoint
-from flowparts.model_pod import MODELS, OUTSIDE_MESH, pod_security
-from flowparts.server_pod import END_SECONDS, HTTP_PORT, ServerPod
+from flowparts.model_pod import OUTSIDE_MESH, pod_security
+from flowparts.server_pod import END_SECONDS, HTTP_PORT
 
 ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _ROUTE_SECONDS = 120.0
@@ -34,23 +41,6 @@ _SHARED_BY = (
 # Digits of a revision in a predictor's name: with the longest name of an endpoint, KServe's label
 # isvc.{endpoint}-{name}-predictor has the 63 characters that a label may have.
 _NAME_LENGTH = 9
-
-
-@dataclass(frozen=True)
-class StoredPod(ServerPod):
-    """A model server whose model KServe's storage initializer puts beside it."""
-
-    @property
-    def mounted(self) -> bool:
-        """Whether the pod mounts the model: KServe adds what STORAGE_URI names."""
-        return False
-
-    def container(self, name: str, *arguments: Any, **options: Any) -> Manifest:
-        """Return the server's container, which names the model for KServe and has no keys to the store."""
-        container = super().container(name, *arguments, **{**options, "fetched": MODELS})
-        # Kubeflow names its own store minio://, which speaks S3.
-        stored = self.model.replace("minio://", "s3://", 1)
-        return {**container, "env": [*container["env"], {"name": "STORAGE_URI", "value": stored}]}
 
 
 @dataclass(frozen=True)
@@ -72,9 +62,8 @@ class StandardService(Service):
     """An InferenceService whose revisions are plain Deployments."""
 
     mode = "Standard"
-    pod_type = StoredPod
 
-    def predictor(self, pod: ServerPod, replicas: int, max_replicas: int) -> Manifest:
+    def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
         """Return a predictor that leaves nothing out: KServe lays a canary's over the stable one's."""
         server = pod.container(CONTAINER)
         spec = pod.spec()

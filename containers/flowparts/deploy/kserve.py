@@ -14,11 +14,10 @@ from flowparts import deploy as targets
 from flowparts import model_store
 from flowparts.cluster import Cluster
 from flowparts.deploy._kserve_knative import KNATIVE, KnativeService
-from flowparts.deploy._kserve_service import API, KIND, MODE, Service
+from flowparts.deploy._kserve_service import API, KIND, MODE, Service, StoredPod
 from flowparts.deploy._kserve_standard import StandardService
 from flowparts.endpoint import Endpoint
 from flowparts.pod_options import PodOptions
-from flowparts.server_pod import ServerPod
 
 _MODES: dict[str, type[Service]] = {
     "Serverless": KnativeService,
@@ -48,9 +47,7 @@ def deploy(
     """Make a model a revision of an InferenceService, with a share, and wait until it is ready.
 
     Args:
-        model: s3://, gs:// or pvc://CLAIM/PATH. With Knative the server fetches it itself, and for a volume
-            Knative must have its feature kubernetes.podspec-persistent-volume-claim enabled; without,
-            KServe's storage initializer does.
+        model: s3://, gs:// or pvc://CLAIM/PATH, which KServe's storage initializer fetches.
         name: The InferenceService.
         share: Percent of the requests for this revision while there is another one; without Knative and
             without a Gateway only 0 or 100.
@@ -60,9 +57,10 @@ def deploy(
         memory: Memory of a pod.
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
-        environment_from: A Secret whose keys become the server's environment.
-        service_account: The pods' service account; without Knative the one whose Secrets KServe's storage
-            initializer reads models with.
+        environment_from: A Secret of whose keys the server gets FLOWPARTS_SERVING_TOKEN, which clients must
+            know.
+        service_account: The pods' service account, with whose Secrets KServe's storage initializer reads
+            models.
         digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
             read from them here, which for a volume isn't possible.
         pods: What is added to the pods, as `flowparts.pod_options` says.
@@ -76,7 +74,7 @@ def deploy(
     targets.check_replicas(replicas, max_replicas)
     targets.check_timeout(timeout_seconds)
     model = model_store.stored(model)
-    asked = ServerPod(
+    asked = StoredPod(
         model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
     )
     asked = replace(asked, digest=targets.digest(model, digest), options=PodOptions.of(pods))
@@ -86,11 +84,10 @@ def deploy(
 
 
 def _deploy(
-    there: Cluster, asked: ServerPod, share: int, replicas: int, max_replicas: int, timeout_seconds: float
+    there: Cluster, pod: StoredPod, share: int, replicas: int, max_replicas: int, timeout_seconds: float
 ) -> Endpoint:
-    name = asked.name
+    name = pod.name
     service = _service(there, name)
-    pod = service.pod_type(**vars(asked))
     before, predictors = service.state()
     predictors[pod.revision] = service.predictor(pod, replicas, max_replicas)
     after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})

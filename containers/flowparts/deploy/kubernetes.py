@@ -54,8 +54,8 @@ def deploy(
         service_account: The pods' service account.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
         monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
-        clients: Namespaces whose pods may ask, besides the endpoint's own, for a NetworkPolicy; everyone if
-            there are none.
+        clients: Further namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
+            Gateway's and the step's; "*" for everyone.
         digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
             read from them here, which for a volume isn't possible.
         pods: What is added to the pods, as `flowparts.pod_options` says.

@@ -62,7 +62,7 @@ def deploy(
         memory: Memory of a server.
         image: The model server's image.
         namespace: Where it is deployed; if not given, the step's own namespace.
-        environment_from: A Secret whose keys become the server's environment.
+        environment_from: A Secret whose keys become the server's environment, which needs none to fetch.
         storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
             https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
         pods: What is added to the pods, as `flowparts.pod_options` says.

@@ -42,8 +42,9 @@ def served(api: KubernetesApi) -> dict[str, int]:
     shares = {}
     for target in traffic:
         environment = api.get("revisions", target["revisionName"])["spec"]["containers"][0]["env"]
+        (stored,) = (entry["value"] for entry in environment if entry["name"] == "STORAGE_URI")
         if target["percent"]:
-            shares[environment[0]["value"]] = target["percent"]
+            shares[stored] = target["percent"]
     return shares
 
 
@@ -53,6 +54,22 @@ def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
     assert made.url == "http://churn.team.example.com"
     assert "canaryTrafficPercent" not in predictor(api)
     assert served(api) == {FIRST: 100}
+
+
+def test_the_server_has_no_keys_and_knative_needs_no_features(api: KubernetesApi) -> None:
+    deploy("pvc://claim/churn/1", environment_from="keys", service_account="models")
+    (server,) = predictor(api)["containers"]
+    environment = {entry["name"]: entry for entry in server["env"]}
+    # KServe adds the container that fetches to the pods, with the keys of the account.
+    assert environment["STORAGE_URI"]["value"] == "pvc://claim/churn/1"
+    assert environment["FLOWPARTS_SERVING_MODEL"]["value"] == "/mnt/models"
+    assert "envFrom" not in server
+    token = {"name": "keys", "key": "FLOWPARTS_SERVING_TOKEN", "optional": True}
+    assert [entry["valueFrom"] for entry in environment.values() if "valueFrom" in entry] == [
+        {"secretKeyRef": token}
+    ]
+    assert [volume["name"] for volume in predictor(api)["volumes"]] == ["tmp"]
+    assert predictor(api)["serviceAccountName"] == "models"
 
 
 def test_a_canary_gets_its_share_and_is_promoted(api: KubernetesApi) -> None:

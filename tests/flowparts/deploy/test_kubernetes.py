@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from kubernetes.client.exceptions import ApiException
 
+from flowparts import cluster
 from flowparts.cluster import Cluster
 from flowparts.deploy import kubernetes
 from flowparts.endpoint import Endpoint
@@ -123,17 +125,55 @@ def test_only_what_fetches_the_model_has_the_keys_to_the_store(api: KubernetesAp
     assert {**shared, "readOnly": True} in server["volumeMounts"]
 
 
-def test_the_policy_names_who_may_ask(api: KubernetesApi) -> None:
-    deploy(FIRST)
+def admitted(api: KubernetesApi) -> list[str] | None:
+    """Return the namespaces that the policy admits besides the endpoint's own; None if it admits everyone."""
     (rule,) = api.get("networkpolicies", "churn")["spec"]["ingress"]
-    assert "from" not in rule
-    deploy(FIRST, clients=["monitoring", "gateways"])
-    (rule,) = api.get("networkpolicies", "churn")["spec"]["ingress"]
-    own, others = rule["from"]
+    assert [port["port"] for port in rule["ports"]] == [8080, 8081]
+    if "from" not in rule:
+        return None
+    own, *others = rule["from"]
     assert own == {"podSelector": {}}
-    (named,) = others["namespaceSelector"]["matchExpressions"]
-    assert named["key"] == "kubernetes.io/metadata.name"
-    assert named["values"] == ["gateways", "monitoring"]
+    named = [entry for other in others for entry in other["namespaceSelector"]["matchExpressions"]]
+    assert {entry["key"] for entry in named} <= {"kubernetes.io/metadata.name"}
+    return [value for entry in named for value in entry["values"]]
+
+
+def test_the_policy_admits_the_endpoints_own_namespace_and_those_that_are_named(api: KubernetesApi) -> None:
+    deploy(FIRST)
+    assert admitted(api) == []
+    deploy(FIRST, clients=["monitoring", "gateways"])
+    assert admitted(api) == ["gateways", "monitoring"]
+    deploy(FIRST, clients=["*"])
+    assert admitted(api) is None
+
+
+def test_the_policy_admits_the_gateway_and_the_step_that_probes(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.put("gateways", {**GATEWAY, "metadata": {"name": "public", "namespace": "gateways"}})
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    deploy(FIRST, gateway="gateways/public", clients=["monitoring"])
+    assert admitted(api) == ["gateways", "monitoring"]
+    made, start = [], Cluster.__init__
+
+    def in_a_pod(self: Cluster, *given: Any) -> None:
+        start(self, *given)
+        self.pod_namespace = "pipelines"
+        made.append(self)
+
+    monkeypatch.setattr(Cluster, "__init__", in_a_pod)
+    deploy(FIRST)
+    assert made
+    assert admitted(api) == ["pipelines"]
+
+
+def test_a_policy_that_keeps_the_api_server_out_is_told(api: KubernetesApi) -> None:
+    said = "error trying to reach service: dial tcp 10.244.1.7:8080: i/o timeout"
+    error = ApiException(status=503, reason="Service Unavailable")
+    error.body = json.dumps({"kind": "Status", "message": said})
+    told = cluster._sentence(error, "GET", "/api/v1/namespaces/team/services/churn:http/proxy/predict")
+    assert "doesn't reach the pods of service churn" in str(told)
+    assert "with clients ['*']" in str(told)
 
 
 LIMITED = {
