@@ -131,6 +131,16 @@ def test_the_secrets_have_what_the_profile_and_the_launcher_take_from_them() -> 
     assert secrets["bucket"]["AWS_ENDPOINT_URL"] == f"http://{store['endpoint']}"
 
 
+def test_every_limit_that_an_administrator_can_set_is_shown() -> None:
+    (shown,) = (text for text in blocks(ROOT / "docs/kubeflow.md", "yaml") if "podSpecPatch" in text)
+    (container,) = yaml.safe_load(yaml.safe_load(shown)["spec"]["podSpecPatch"])["containers"]
+    assert container["name"] == "main"
+    code = "".join(file.read_text("utf-8") for file in (ROOT / "containers/flowparts").rglob("*.py"))
+    known = set(re.findall(r'"(FLOWPARTS_(?:ALLOWED|MOST)_[A-Z_]+)"', code))
+    # Link-local networks are allowed only where there is a reason.
+    assert {entry["name"] for entry in container["env"]} == known - {"FLOWPARTS_ALLOWED_ADDRESSES"}
+
+
 def granted(*roles: dict[str, Any]) -> set[tuple[str, str, str]]:
     return {
         (group, resource, verb)
