@@ -198,7 +198,7 @@ def ingest(
 
 def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, int]:
     """Take the rows without a label out of a table's only file; return how many, for its description."""
-    label, frame = str(options.label), pl.scan_parquet(file)
+    label, frame = str(options.label), pl.scan_parquet(file, glob=False)
     missing = tables.column(label).is_null()
     count = int(frame.select(missing.sum()).pipe(tables.collect).item())
     if not count:
@@ -210,10 +210,15 @@ def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, int]
     if options.on_missing_label == "fail":
         raise ValueError(f"{said}; pass on_missing_label='drop' to leave them out")
     _log.warning("%s; they are left out", said)
-    with outputs.whole(file.with_suffix(".labeled")) as labeled:
-        tables.write_part(frame.filter(~missing), labeled)
-    file.with_suffix(".labeled").replace(file)
+    _rewrite(file, frame.filter(~missing))
     return {"rows_without_label": count}
+
+
+def _rewrite(file: Path, frame: pl.LazyFrame) -> None:
+    """Put rows, made of those of a file, in their place."""
+    with outputs.whole(file.with_suffix(".rewritten")) as rewritten:
+        tables.write_part(frame, rewritten)
+    file.with_suffix(".rewritten").replace(file)
 
 
 @dataclass(frozen=True)
@@ -259,21 +264,27 @@ class _Rows:
     columns: Sequence[_Column]
     scan: str
 
-    def query(self, on_bad_rows: str) -> str:
-        """Return a query for the rows that fails at a bad value, leaves out its row, or makes it null."""
+    def query(self, on_bad_rows: str, names: Sequence[str]) -> str:
+        """Return a query for the rows that fails at a bad value, leaves out its row, or makes it null.
+
+        Args:
+            on_bad_rows: "fail", "quarantine" or "null".
+            names: What the query calls the columns.
+        """
         if not self._doubtful:
-            columns = (f"{column.value} AS {sql.identifier(column.name)}" for column in self.columns)
+            named = zip(self.columns, names, strict=True)
+            columns = (f"{column.value} AS {sql.identifier(name)}" for column, name in named)
             return f"SELECT {', '.join(columns)} FROM ({self.scan})"
         bad = " OR ".join(map(_bad, self._doubtful))
         selected = []
-        for place, column in enumerate(self.columns):
+        for place, (column, name) in enumerate(zip(self.columns, names, strict=True)):
             value = f"v{place}"
             if column.kind in text_types.NUMBERS and column.text is not None:
                 # DuckDB takes NaN for equal to NaN.
                 value = f"nullif({value}, 'NaN'::DOUBLE)"
             if on_bad_rows == "fail" and place == 0:
                 value = f"CASE WHEN {bad} THEN error('bad') ELSE {value} END"
-            selected.append(f"{value} AS {sql.identifier(column.name)}")
+            selected.append(f"{value} AS {sql.identifier(name)}")
         where = f" WHERE NOT ({bad})" if on_bad_rows == "quarantine" else ""
         return f"SELECT {', '.join(selected)} FROM ({self._converted()}){where}"
 
@@ -406,28 +417,30 @@ def _read_parquet(job: _Job) -> int:
 
     try:
         with _database(job.scratch) as database:
-            names: list[str] = []
-            for file, link in zip(job.files, job.links, strict=True):
-                found = _parquet_names(database, file, link)
-                names = names or found
+            fields = [
+                _parquet_fields(database, file, link) for file, link in zip(job.files, job.links, strict=True)
+            ]
+            names = _without_index(fields[0])
+            for file, found in zip(job.files, fields, strict=True):
                 sources.require_distinct(file, found)
-                sources.require_same_columns(job.files[0], names, file, found)
+                sources.require_same_columns(job.files[0], names, file, _without_index(found))
             folders = {
                 name: values for name, values in sources.partitions(job.files).items() if name not in names
             }
             given = job.options.types_of([*names, *folders])
             source = f"read_parquet({sql.list_of(map(str, job.links))}, union_by_name=true)"
-            described = database.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-            types = {row[0]: row[1] for row in described}
-            _require_exact(database, job, types)
-            # Names of their own, as a column may be called what the place of a row is.
-            read = [f"{sql.identifier(name)} AS c{place}" for place, name in enumerate(names)]
+            types = _parquet_types(database, source, [name for found in fields for name in found])
+            _require_exact(database, job, fields, {name: types[name] for name in names})
+            # Names of their own, as a column may be called what the place of a row is, or like another one
+            # but for its case.
+            kept = [place for place, name in enumerate(types) if not _PANDAS_INDEX.fullmatch(name)]
+            read = [f"f{field} AS c{place}" for place, field in enumerate(kept)]
             read += [
                 f"{sql.list_of(values)}[CAST(file_index AS BIGINT) + 1] AS c{len(names) + place}"
                 for place, values in enumerate(folders.values())
             ]
             where = "file_index AS position, file_row_number + 1 AS line, NULL AS start, NULL AS length"
-            scan = f"SELECT {', '.join(read)}, {where} FROM {source}"
+            scan = f"SELECT {', '.join(read)}, {where} FROM {_positional(source, len(types))}"
             columns = [
                 _parquet_column(database, job, name, f"c{place}", types[name], given.get(name), scan)
                 for place, name in enumerate(names)
@@ -443,11 +456,8 @@ def _read_parquet(job: _Job) -> int:
         raise ValueError(_cannot_read(job, error)) from None
 
 
-def _parquet_names(database: "duckdb.DuckDBPyConnection", file: File, link: Path) -> list[str]:
-    """Return the columns' names as the file has them: DuckDB renames those that differ only in case.
-
-    The index of a pandas frame is left out, unless it has a name: it numbers rows, which may tell the label.
-    """
+def _parquet_fields(database: "duckdb.DuckDBPyConnection", file: File, link: Path) -> list[str]:
+    """Return the columns' names as the file has them: DuckDB renames those that differ only in case."""
     with file.path.open("rb") as stream:
         first = stream.read(4)
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4))
@@ -467,23 +477,48 @@ def _parquet_names(database: "duckdb.DuckDBPyConnection", file: File, link: Path
             names.append(name)
         # Nested fields follow their parent, depth first.
         inside += children or 0
+    return names
+
+
+def _without_index(names: Sequence[str]) -> list[str]:
+    """Leave out an unnamed index of a pandas frame: it numbers rows, which may tell the label."""
     return [name for name in names if not _PANDAS_INDEX.fullmatch(name)]
 
 
-def _require_exact(database: "duckdb.DuckDBPyConnection", job: _Job, types: Mapping[str, str]) -> None:
+def _positional(source: str, count: int) -> str:
+    return f"{source} AS fields({', '.join(f'f{place}' for place in range(count))})"
+
+
+def _parquet_types(
+    database: "duckdb.DuckDBPyConnection", source: str, names: Sequence[str]
+) -> dict[str, str]:
+    """Return the SQL type of each column, in the order in which DuckDB gives them."""
+    described = database.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    return dict(zip(dict.fromkeys(names), (row[1] for row in described), strict=True))
+
+
+def _require_exact(
+    database: "duckdb.DuckDBPyConnection",
+    job: _Job,
+    fields: Sequence[Sequence[str]],
+    types: Mapping[str, str],
+) -> None:
     """Raise ValueError if a column has whole numbers in one file that the doubles of another can't hold."""
-    for name in (name for name, kind in types.items() if kind in _EXACT_BELOW and len(job.files) > 1):
-        for file, link in zip(job.files, job.links, strict=True):
-            column, source = sql.identifier(name), f"read_parquet({sql.literal(str(link))})"
-            kind = database.execute(f"DESCRIBE SELECT {column} FROM {source}").fetchall()[0][1]
-            if kind in _EXACT_BELOW:
-                continue
-            most = database.execute(f"SELECT max(abs(CAST({column} AS DOUBLE))) FROM {source}").fetchall()[0][
-                0
-            ]
+    inexact = [name for name, kind in types.items() if kind in _EXACT_BELOW]
+    if not inexact or len(job.files) == 1:
+        return
+    for file, link, names in zip(job.files, job.links, fields, strict=True):
+        source = f"read_parquet({sql.literal(str(link))})"
+        own = _parquet_types(database, source, names)
+        whole = [name for name in inexact if own[name] not in _EXACT_BELOW]
+        if not whole:
+            continue
+        largest = ", ".join(f"max(abs(CAST(f{names.index(name)} AS DOUBLE)))" for name in whole)
+        answer = database.execute(f"SELECT {largest} FROM {_positional(source, len(names))}").fetchall()[0]
+        for name, most in zip(whole, answer, strict=True):
             if most is not None and most >= _EXACT_BELOW[types[name]]:
                 raise ValueError(
-                    f"column {name!r} is {kind} in {file.name} but {types[name]} in another file, which "
+                    f"column {name!r} is {own[name]} in {file.name} but {types[name]} in another file, which "
                     f"doesn't hold numbers such as {most:.0f} exactly; write it as one type in all files"
                 )
 
@@ -552,7 +587,10 @@ def _parquet_column(
 
 
 def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_rows: str) -> int:
-    total, columns = job.megabytes, len(rows.columns)
+    names = [column.name for column in rows.columns]
+    total, columns = job.megabytes, len(names)
+    # DuckDB would rename columns that differ only in case.
+    written_as = [f"c{place}" for place in range(columns)] if sql.alike(names) else names
     if columns > MANY_COLUMNS:
         database.execute(f"SET memory_limit = '{_memory_mb() + columns * MEMORY_KB_PER_COLUMN // 1000}MB'")
         database.execute(f"SET disabled_optimizers = '{_SLOW_OPTIMIZERS}'")
@@ -566,8 +604,11 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
     form += f", ROW_GROUP_SIZE {group}, DICTIONARY_SIZE_LIMIT {group // 12}"
     with progress.reported(f"ingesting {job.names}", done, total, "MB"):
         written = database.execute(
-            f"COPY ({rows.query(on_bad_rows)}) TO {sql.literal(str(job.target))} ({form})"
+            f"COPY ({rows.query(on_bad_rows, written_as)}) TO {sql.literal(str(job.target))} ({form})"
         ).fetchall()
+    if written_as != names:
+        renamed = dict(zip(written_as, names, strict=True))
+        _rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
     return int(written[0][0])
 
 

@@ -440,21 +440,13 @@ def _first_line(error: Exception) -> str:
 
 
 def require_distinct(file: File, names: Sequence[str]) -> None:
-    """Raise ValueError unless the columns of a file have different names, whatever their case, and no NUL."""
+    """Raise ValueError unless the columns of a file have different names without NUL characters."""
     for name in names:
         if "\0" in name:
             raise ValueError(f"{file.name} has a NUL character in the column name {name!r}; rename it")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{file.name} has more than one column named {twice[0]!r}; rename all but one")
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise ValueError(
-                f"{file.name} has columns that differ only in upper and lower case, {other!r} and {name!r}; "
-                "rename one"
-            )
 
 
 def partitions(files: Sequence[File]) -> dict[str, list[str | None]]:

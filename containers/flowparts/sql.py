@@ -1,6 +1,7 @@
 """Names and texts, quoted for DuckDB."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 
 def identifier(name: str) -> str:
@@ -21,3 +22,9 @@ def list_of(texts: Iterable[str | None]) -> str:
 def text_columns(names: Iterable[str]) -> str:
     """Return what read_csv takes as its columns, all of them text."""
     return "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"
+
+
+def alike(names: Sequence[str]) -> set[str]:
+    """Return the names that differ from another one only in case, which is no difference to DuckDB."""
+    counts = Counter(name.lower() for name in names)
+    return {name for name in names if counts[name.lower()] > 1}

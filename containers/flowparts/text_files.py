@@ -233,15 +233,15 @@ class JsonLines(TextFiles):
         """Return a query for the columns; j0, j1, … are their values as JSON."""
         place = f"{self._where('place')}, " if self._screened else ""
         kept = "".join(f"{name}, " for name in PLACE) if self._screened else ""
-        structure = sql.literal(json.dumps(dict.fromkeys(self.names, "JSON"), ensure_ascii=False))
+        alike = sql.alike(self.names)
+        plain = [name for name in self.names if name not in alike]
+        structure = sql.literal(json.dumps(dict.fromkeys(plain, "JSON"), ensure_ascii=False))
+        fields = [_by_path(name) if name in alike else _of_struct(name) for name in self.names]
         known = f"json_type(j) = 'OBJECT' AND list_has_all({sql.list_of(self.names)}, json_keys(j))"
         objects = f"CASE WHEN {known} THEN json_transform(j, {structure}) ELSE error(j) END"
-        values = "".join(
-            f", {self._value(f'struct_extract(s, {sql.literal(name)})')} AS j{position}"
-            for position, name in enumerate(self.names)
-        )
+        values = "".join(f", {self._value(field)} AS j{place}" for place, field in enumerate(fields))
         texts = ", ".join(f"j{position}->>'$' AS t{position}" for position in range(len(self.names)))
-        lines = f"SELECT {place}{objects} AS s FROM ({self._lines()})"
+        lines = f"SELECT {place}{objects} AS s{', j' * bool(alike)} FROM ({self._lines()})"
         return f"SELECT *, {texts} FROM (SELECT {kept}{values.removeprefix(', ')} FROM ({lines}))"
 
     def unquoted(self, text: str) -> str:
@@ -264,3 +264,13 @@ class JsonLines(TextFiles):
 
     def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
         return screening.screen_jsonl(source, sink)
+
+
+def _of_struct(name: str) -> str:
+    return f"struct_extract(s, {sql.literal(name)})"
+
+
+def _by_path(name: str) -> str:
+    """Return SQL for a key that a struct can't hold beside another; like there, JSON's null is NULL."""
+    found = f"json_extract(j, {sql.literal('/' + name.replace('~', '~0').replace('/', '~1'))})"
+    return f"CASE WHEN json_type({found}) <> 'NULL' THEN {found} END"

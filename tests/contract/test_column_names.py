@@ -35,13 +35,14 @@ ROWS = 120
 names = st.sampled_from(SPECIAL) | st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1
 )
-distinct_names = st.lists(names, min_size=4, max_size=4, unique_by=str.lower)
+distinct_names = st.lists(names, min_size=4, max_size=4, unique=True)
 
 
 @given(columns=distinct_names)
 @example(columns=["^a$", "a", "*", "^.*$"])
 @example(columns=["*", "^.*$", "^a$", "a"])
 @example(columns=["a", "^a$", "^.*$", "*"])
+@example(columns=["a", "A", "is_yes", "Is_Yes"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_columns_of_any_name_go_from_a_file_to_predictions(columns: list[str]) -> None:
     key, number, text, label = columns

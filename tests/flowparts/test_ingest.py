@@ -434,6 +434,30 @@ def test_parquet_types_that_would_lose_digits_are_refused(
     )
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("files", [1, 2])
+def test_columns_may_differ_only_in_case(kind: str, files: int, read: Ingest, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    # What DuckDB would call the second column is the name of another one.
+    frame = pl.DataFrame(
+        {"a": [1, 2], "A": ["x", None], "A_1": [1.5, 2.5], "~/é 'É": [3, 4], "~/é 'é": [5, 6]}
+    )
+    for number in range(files):
+        (folder / f"{number}.{kind}").write_bytes(_write(frame, kind))
+    table, rejected = read(str(folder), column_types={"A": "string"}, label="a")
+    assert_frame_equal(table, pl.concat([frame] * files))
+    assert rejected.is_empty()
+
+
+def test_bad_values_of_columns_that_differ_only_in_case_are_told_apart(read: Ingest) -> None:
+    table, rejected = read(
+        b"a,A\n1,x\n2,y\nz,3\n4,4\n", column_types={"a": "integer"}, on_bad_rows="quarantine"
+    )
+    assert table.rows() == [(1, "x"), (2, "y"), (4, "4")]
+    assert rejected["column"].to_list() == ["a"]
+
+
 def test_index_of_a_pandas_frame_is_left_out_unless_it_has_a_name(read: Ingest, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -442,6 +466,11 @@ def test_index_of_a_pandas_frame_is_left_out_unless_it_has_a_name(read: Ingest, 
     assert read(str(tmp_path / "data.parquet"))[0].columns == ["x"]
     frame.rename_axis("id").to_parquet(tmp_path / "data.parquet")
     assert read(str(tmp_path / "data.parquet"))[0].columns == ["x", "id"]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in (False, True):
+        frame.assign(X=[1, 2, 3]).to_parquet(folder / f"{index}.parquet", index=index)
+    assert read(str(folder))[0].rows() == [(1.5, 1), (2.5, 2), (3.5, 3)] * 2
 
 
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
@@ -655,11 +684,6 @@ def test_given_type_is_kept_and_nothing_is_rounded_into_it(
         (b"a,b\n", "data.csv", "data.csv has no rows"),
         (b"a,b", "data.csv", "data.csv has no rows"),
         (b"a,b,a\n1,2,3\n", "data.csv", "data.csv has more than one column named 'a'; rename all but one"),
-        (
-            b"a,A\n1,2\n",
-            "data.csv",
-            "columns that differ only in upper and lower case, 'a' and 'A'; rename one",
-        ),
         ("a,b\né,1\n".encode("latin-1"), "data.csv", "data.csv line 2 is not UTF-8 text; convert the file"),
         (
             "é,b\n1,1\n".encode("latin-1"),
@@ -684,7 +708,6 @@ def test_given_type_is_kept_and_nothing_is_rounded_into_it(
         (b"not json\n", "data.jsonl", "data.jsonl line 1 is not valid JSON"),
         (b"{}\n{}\n", "data.jsonl", "data.jsonl has an object without keys"),
         (b'{"": 1}\n', "data.jsonl", "data.jsonl has an object without keys or with an empty one"),
-        (b'{"a": 1, "A": 2}\n', "data.jsonl", "'a' and 'A'; rename one"),
         (b'[{"a": 1}]', "data.json", "data.json is a JSON array, not JSON Lines; write one object a line"),
         (gzip.compress(RAGGED * 50)[:-9], "data.csv.gz", "data.csv.gz is truncated or damaged gzip data"),
         (
