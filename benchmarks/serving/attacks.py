@@ -249,10 +249,10 @@ def whole_batches(client: Client) -> None:
 
 @functools.cache
 def _row() -> dict[str, Any]:
-    from flowparts import serving_check
+    from flowparts import agreement
     from tests.flowparts.serving.conftest import rows
 
-    return serving_check.to_records(rows().drop("plan", "amount").tail(1))[0]
+    return agreement.to_records(rows().drop("plan", "amount").tail(1))[0]
 
 
 def guesses(client: Client) -> None:

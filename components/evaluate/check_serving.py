@@ -34,10 +34,10 @@ def check_serving(
         latency_ms: Median milliseconds for a request of one row over HTTP on this machine; 0 if there was no
             answer.
     """
-    from flowparts import metadata, serving_check, tables
+    from flowparts import agreement, metadata, serving_check, tables
 
     serving_check.check_options(sample_rows, timeout_seconds)
-    rows = serving_check.sample(tables.scan(test.path), sample_rows)
+    rows = agreement.sample(tables.scan(test.path), sample_rows)
     verdict = serving_check.check(model.path, rows, timeout_seconds)
     described = tables.write(verdict.predictions, predictions.path, f"predictions for rows of {test.uri}")
     metadata.describe(predictions, described)

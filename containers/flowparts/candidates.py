@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import estimators, forests, lineage, models, preprocess, selection
+from flowparts import estimators, fitted_estimators, forests, lineage, models, preprocess, selection
 from flowparts.metrics import score
 from flowparts.names import hint
 from flowparts.preprocess import Preprocessor
@@ -132,7 +132,7 @@ def train(
         candidate.estimator, train, validation, options.class_weight, options.early_stopping_rounds
     )
     fitted = time.monotonic()
-    predicted = models.predictions(trained, validation.matrix, learned.classes)
+    predicted = fitted_estimators.predictions(trained, validation.matrix, learned.classes)
     predicting = time.monotonic() - fitted
     facts = {
         "task": learned.task,

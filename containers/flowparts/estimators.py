@@ -11,20 +11,12 @@ from typing import Any
 
 import polars as pl
 
+from flowparts import fitted_estimators
 from flowparts.preprocess import Preprocessor, label_values
 
 _KINDS = {"classification": "classifier", "regression": "regressor"}
 _SUFFIXES = {"classification": "Classifier", "regression": "Regressor"}
 _LINEAR = {"classification": "LogisticRegression", "regression": "Ridge"}
-# Imported only when asked for: each takes longer to import than most steps take to train.
-BOOSTERS = {
-    "LGBMClassifier": "lightgbm",
-    "LGBMRegressor": "lightgbm",
-    "XGBClassifier": "xgboost",
-    "XGBRFClassifier": "xgboost",
-    "XGBRFRegressor": "xgboost",
-    "XGBRegressor": "xgboost",
-}
 # With fewer numbers than this, threads cost more than they save, most of all where candidates train side
 # by side.
 _VALUES_WORTH_THREADS = 200_000
@@ -477,7 +469,11 @@ def _classes(*tasks: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for task in tasks:
         found |= dict(all_estimators(type_filter=_KINDS[task]))
-        found |= {name: module for name, module in BOOSTERS.items() if name.endswith(_SUFFIXES[task])}
+        found |= {
+            name: module
+            for name, module in fitted_estimators.BOOSTERS.items()
+            if name.endswith(_SUFFIXES[task])
+        }
     return found
 
 

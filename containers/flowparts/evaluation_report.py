@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowparts import metrics, report, summary
+from flowparts import metrics, report
 from flowparts.evaluation import MAX_CLASSES, MIN_SLICE_ROWS, SLICE_METRIC, Evaluation, curves
 
 # Lines of more classes can't be told apart.
@@ -62,7 +62,7 @@ def classification_page(evaluation: Evaluation, metric: str = "roc_auc") -> str:
         _constant_callout(evaluation, metric),
         _accuracy_callout(evaluation),
         *_missed_callout(evaluation),
-        *summary.training_callouts(evaluation.model),
+        *training_callouts(evaluation.model),
         *_few_rows_callout(rows),
         *_undefined_callout(evaluation),
         _confusion_callout(evaluation),
@@ -88,7 +88,7 @@ def regression_page(evaluation: Evaluation, metric: str = "rmse") -> str:
         report.facts(_with_intervals(evaluation, dict.fromkeys([metric, "mae", "rmse", "r2"]))),
         _constant_callout(evaluation, metric),
         _error_callout(evaluation, actual),
-        *summary.training_callouts(evaluation.model),
+        *training_callouts(evaluation.model),
         *_few_rows_callout(rows),
         *_bias_callout(actual, predicted),
         *_decile_callout(deciles),
@@ -99,6 +99,18 @@ def regression_page(evaluation: Evaluation, metric: str = "rmse") -> str:
         _slices_section(evaluation),
         subtitle=_subtitle(evaluation, f"{rows:,} test rows"),
     )
+
+
+def training_callouts(model: Mapping[str, Any]) -> list[report.Block]:
+    """Say what training found: doubtful columns, how the rows were split, and why by this metric."""
+    blocks = [report.callout(f"Before training: {text}.", "bad") for text in model.get("warnings") or []]
+    if warning := model.get("split_warning"):
+        blocks.append(report.callout(f"The split: {warning}.", "bad"))
+    if split := model.get("split"):
+        blocks.append(report.callout(f"The rows were split {split}."))
+    if reason := model.get("metric_reason"):
+        blocks.append(report.callout(reason))
+    return blocks
 
 
 def _subtitle(evaluation: Evaluation, rows: str) -> str:

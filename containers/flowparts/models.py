@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 import flowparts
-from flowparts import mlmodel, outputs, preprocess, tables
+from flowparts import fitted_estimators, mlmodel, outputs, preprocess, tables
 from flowparts.schema import Column, Schema
 
 if TYPE_CHECKING:
@@ -29,16 +29,6 @@ _CHUNK_ROWS = 100_000
 _CHUNK_IMAGES = 500
 # Below this many rows, starting threads takes longer than the work they share.
 _ROWS_WORTH_THREADS = 2_000
-
-# Estimators that predict the most probable class: scoring once gives both.
-_MOST_PROBABLE = (
-    "xgboost",
-    "lightgbm",
-    "sklearn.ensemble._forest",
-    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting",
-    "sklearn.neural_network._multilayer_perceptron",
-    "sklearn.tree._classes",
-)
 
 # XGBoost comes under two names: with CUDA and without.
 _LIBRARIES = {"xgboost": [["xgboost-cpu", "xgboost"]], "lightgbm": [["lightgbm"]]}
@@ -77,7 +67,7 @@ class Model(ABC):
     @property
     def prediction_schema(self) -> dict[str, pl.DataType]:
         """Names and types of the columns that `predict` returns."""
-        return _prediction_schema(self.classes)
+        return fitted_estimators.prediction_schema(self.classes)
 
     def predict(self, table: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
         """Score raw rows, in order.
@@ -121,7 +111,7 @@ class PipelineModel(Model):
         with joblib.parallel_config("threading", n_jobs=threads), _thread_pools().limit(limits=threads):
             # The first step brings whatever a server got to the types that `raw` already has.
             matrix = self.pipeline[1:-1].transform(raw)
-            return predictions(self.pipeline[-1], matrix, self.classes)
+            return fitted_estimators.predictions(self.pipeline[-1], matrix, self.classes)
 
 
 @dataclass(frozen=True)
@@ -154,40 +144,6 @@ def _thread_pools() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
-
-
-def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> pl.DataFrame:
-    """Score transformed features with a fitted estimator.
-
-    Args:
-        estimator: A fitted scikit-learn, XGBoost or LightGBM estimator.
-        matrix: Float32 features, rows by columns.
-        classes: Sorted label values of a classification; None for a regression.
-
-    Returns:
-        The columns of `Model.predict`.
-    """
-    import numpy as np
-
-    if classes is None:
-        values = np.asarray(estimator.predict(matrix), dtype=float).reshape(len(matrix))
-        return pl.DataFrame({"prediction": values})
-    probabilities = _probabilities(estimator, matrix)
-    if predicts_most_probable(estimator):
-        predicted = np.asarray(estimator.classes_)[probabilities.argmax(axis=1)]
-    else:
-        predicted = np.asarray(estimator.predict(matrix))
-    columns = {
-        f"probability_{value}": np.ascontiguousarray(probabilities[:, index])
-        for index, value in enumerate(classes)
-    }
-    prediction = pl.Series("prediction", predicted.tolist(), dtype=_prediction_schema(classes)["prediction"])
-    return pl.DataFrame([prediction]).with_columns(**columns)
-
-
-def predicts_most_probable(estimator: Any) -> bool:
-    """Say whether a classifier is known to predict the most probable class."""
-    return _library(estimator) in _MOST_PROBABLE or type(estimator).__module__ in _MOST_PROBABLE
 
 
 def save(
@@ -239,7 +195,7 @@ def save(
             ("estimator", estimator),
         ]
     )
-    framework = _framework(estimator)
+    framework = fitted_estimators.framework(estimator)
     described = {**metadata, "framework": framework, "categories": preprocessor.categories}
     stored = _stored(described, task, label, classes, preprocessor.features)
     with outputs.whole(path) as partial:
@@ -375,44 +331,6 @@ def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Itera
     if isinstance(table, pl.DataFrame):
         return tables.select(table, columns).iter_slices(rows)
     return tables.batches(lazy, rows)
-
-
-def _prediction_schema(classes: Sequence[Any] | None) -> dict[str, pl.DataType]:
-    if classes is None:
-        return {"prediction": pl.Float64()}
-    kinds: dict[type, pl.DataType] = {bool: pl.Boolean(), int: pl.Int64(), float: pl.Float64()}
-    dtype = kinds.get(type(classes[0]), pl.String())
-    return {"prediction": dtype} | {f"probability_{value}": pl.Float64() for value in classes}
-
-
-def _probabilities(estimator: Any, matrix: Any) -> Any:
-    """Return a float64 matrix: rows, classes."""
-    import numpy as np
-    from scipy.special import expit, softmax
-
-    if hasattr(estimator, "predict_proba"):
-        return np.asarray(estimator.predict_proba(matrix), dtype=float)
-    if hasattr(estimator, "decision_function"):
-        scores = np.asarray(estimator.decision_function(matrix), dtype=float)
-        if scores.ndim == 1:
-            positive = expit(scores)
-            return np.column_stack([1 - positive, positive])
-        if scores.shape[1] == len(estimator.classes_):
-            return softmax(scores, axis=1)
-    predicted = np.asarray(estimator.predict(matrix))
-    return (predicted[:, None] == np.asarray(estimator.classes_)[None, :]).astype(float)
-
-
-def _framework(estimator: Any) -> str:
-    library = _library(estimator)
-    return "scikit-learn" if library == "sklearn" else library
-
-
-def _library(estimator: Any) -> str:
-    from flowparts.transformers import EncodedLabels
-
-    inner = estimator.estimator if isinstance(estimator, EncodedLabels) else estimator
-    return type(inner).__module__.partition(".")[0]
 
 
 def _input_schema(features: Mapping[str, str]) -> dict[str, Any]:

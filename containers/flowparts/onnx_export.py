@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from flowparts import estimators, onnx_graph, preprocess, raw_features, serving_check
+from flowparts import agreement, fitted_estimators, onnx_graph, preprocess, raw_features
+from flowparts.agreement import TOLERANCE
 from flowparts.preprocess import Preprocessor
-from flowparts.serving_check import TOLERANCE
 
 # The operators of 2023, which every ONNX Runtime in use knows.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
@@ -54,7 +54,7 @@ class Parity:
         agrees: Whether the graph may stand for the original.
         reason: Why, in one sentence.
         rows: How many rows were compared: a sample of training rows, the example, and made-up extremes.
-        largest_difference: Of probabilities, or of regression values in units of `serving_check.scale`.
+        largest_difference: Of probabilities, or of regression values in units of `agreement.scale`.
         tolerance: The largest difference that is allowed.
         precision: "float32" or "float64": in what the graph computes.
         sha256: Digest of the graph's file.
@@ -81,7 +81,7 @@ def export(
     The graph takes the float32 features and says in its metadata how they are made of raw columns. It is
     compared with the estimator on rows of the sample, on the preprocessor's example and on made-up rows:
     missing values, known and unseen categories, extreme numbers and times. Features must be equal to the bit,
-    predicted classes equal (see `serving_check.classes_may_differ`), probabilities and numbers equal within
+    predicted classes equal (see `agreement.classes_may_differ`), probabilities and numbers equal within
     `TOLERANCE`. Where 32-bit arithmetic doesn't suffice, 64 bits are tried.
 
     Args:
@@ -124,15 +124,13 @@ def _best(
 
     The first `usual` rows are a sample of the table, the others are made up.
     """
-    from flowparts import models
-
     try:
         with np.errstate(all="ignore"):  # numbers overflow at the extremes
-            expected = models.predictions(estimator, rows, classes)
+            expected = fitted_estimators.predictions(estimator, rows, classes)
     except ValueError as error:
         return None, Parity(agrees=False, reason=f"{_name(estimator)} can't score every row: {_line(error)}")
     failures = []
-    unit = serving_check.scale(expected.head(usual), "regression" if classes is None else "classification")
+    unit = agreement.scale(expected.head(usual), "regression" if classes is None else "classification")
     for precision in ("float32", "float64"):
         try:
             graph = onnx_graph.described(_convert(estimator, precision, rows.shape[1], classes), learned)
@@ -169,7 +167,7 @@ def _compare(
     if classes:
         leads = [np.diff(np.sort(side[answered], axis=1)[:, -2:], axis=1)[:, 0] for side in (truth, found)]
         same = np.array(expected["prediction"].to_list(), dtype=object) == online["prediction"]
-        wrong |= ~same[answered] & ~serving_check.classes_may_differ(*leads)
+        wrong |= ~same[answered] & ~agreement.classes_may_differ(*leads)
     rows, largest = int(answered.sum()), float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
     if wrong.any():
         differing = f"{int(wrong.sum())} of {rows} rows otherwise, by up to {largest:.2g}"
@@ -188,7 +186,6 @@ def _convert(estimator: Any, precision: str, width: int, classes: Sequence[Any] 
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    from flowparts import models
     from flowparts.transformers import EncodedLabels
 
     _register_converters()
@@ -198,7 +195,7 @@ def _convert(estimator: Any, precision: str, width: int, classes: Sequence[Any] 
     # Converters refuse what only concerns `transform`.
     flat = [name for name in inner.get_params() if name.split("__")[-1] == "flatten_transform"]
     inner.set_params(**dict.fromkeys(flat, False))
-    most_probable = models.predicts_most_probable(estimator)
+    most_probable = fitted_estimators.predicts_most_probable(estimator)
     if classes is not None and not most_probable:
         inner.classes_ = np.arange(len(classes))
     kind: Any = FloatTensorType if precision == "float32" else DoubleTensorType
@@ -236,7 +233,7 @@ def _register_converters() -> None:
         calculate_linear_regressor_output_shapes,
     )
 
-    for name, module in estimators.BOOSTERS.items():
+    for name, module in fitted_estimators.BOOSTERS.items():
         classifier = name.endswith("Classifier")
         update_registered_converter(
             getattr(importlib.import_module(module), name),

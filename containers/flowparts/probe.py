@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import deploy, ending, progress, report, serving_check, tables
+from flowparts import agreement, deploy, ending, progress, report, tables
 from flowparts.endpoint import Endpoint
 
 _PERCENTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
@@ -167,9 +167,9 @@ def probe(
     """
     check_options(requests, seconds, sample_rows)
     check_predictions(model, predictions)
-    rows = serving_check.sample(predictions, sample_rows)
+    rows = agreement.sample(predictions, sample_rows)
     offline = rows.select(_predicted(model))
-    records = serving_check.to_records(tables.select(rows, model["features"]))
+    records = agreement.to_records(tables.select(rows, model["features"]))
     current = Responses(endpoint.revision)
     previous = Responses(endpoint.previous_revision) if endpoint.previous_revision else None
     answers: dict[int, dict[str, Any]] = {}
@@ -482,12 +482,12 @@ def _different(
 ) -> list[dict[str, Any]]:
     """List the rows whose served prediction isn't the offline one."""
     found = []
-    unit = serving_check.scale(offline, task)
+    unit = agreement.scale(offline, task)
     for index, answer in answers.items():
         expected = offline[index]
         try:
             served = pl.DataFrame([answer], schema=expected.schema)
-            wrong = serving_check.differences(expected, served, task, unit).item()
+            wrong = agreement.differences(expected, served, task, unit).item()
         except (pl.exceptions.PolarsError, TypeError):  # another column, or a value of another type
             wrong = True
         if wrong:

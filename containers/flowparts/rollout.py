@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import deploy, ending, probe, report, serving_check
+from flowparts import agreement, deploy, ending, probe, report
 from flowparts.endpoint import Endpoint
 
 # Percent of the requests after the share that is asked for.
@@ -126,7 +126,7 @@ def roll_out(
     named = deploy.options(target, options)
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
-    sample = serving_check.sample(predictions, watch.sample_rows).lazy()
+    sample = agreement.sample(predictions, watch.sample_rows).lazy()
     with ending.in_order(), deploy.changing(target, name, named) as chosen:
         plan = deploy.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
         stages = plan.stages()

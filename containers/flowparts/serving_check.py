@@ -1,6 +1,5 @@
 """Find out whether a model serves: start the real server with it and send it rows as JSON."""
 
-import datetime
 import http.client
 import json
 import subprocess
@@ -15,11 +14,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from flowparts import images, models, tables
-
-# Probabilities may differ by so much, and regression values by so much of `scale`: float32 arithmetic in
-# batches of other sizes.
-TOLERANCE = 1e-5
+from flowparts import agreement, models, tables
 
 _SINGLE_REQUESTS = 50
 
@@ -55,22 +50,6 @@ def check_options(sample_rows: int, timeout_seconds: float) -> None:
         raise ValueError(f"timeout_seconds must be more than 0, not {timeout_seconds:g}")
 
 
-def sample(table: pl.LazyFrame, rows: int) -> pl.DataFrame:
-    """Return so many rows spread evenly over a table, or all if it has fewer.
-
-    Raises:
-        ValueError: The table has no rows.
-    """
-    total, place = tables.require_rows(table, "the test table"), "row"
-    while place in table.collect_schema():
-        place += "_"
-    chosen = pl.Series([number * total // rows for number in range(min(rows, total))], dtype=pl.UInt32)
-    if rows >= total:
-        return table.pipe(tables.collect)
-    numbered = table.with_row_index(place).filter(pl.col(place).is_in(chosen.implode()))
-    return numbered.drop(place).pipe(tables.collect)
-
-
 def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) -> Verdict:
     """Serve a model with the real server, and compare its answers with the offline ones.
 
@@ -89,7 +68,7 @@ def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) ->
     try:
         model = models.load(model_path)
         offline = model.predict(rows)
-        records = to_records(tables.select(rows, model.features))
+        records = agreement.to_records(tables.select(rows, model.features))
     except ValueError as error:
         reason = f"the model can't score the test table offline: {error}"
         return Verdict(servable=False, reason=reason, predictions=rows.clear())
@@ -197,23 +176,6 @@ def _predict(port: int, records: list[dict[str, Any]], deadline: float) -> tuple
     return content["predictions"], seconds
 
 
-def to_records(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as the JSON records a client sends.
-
-    Times are ISO 8601, images base64, what is missing or infinite is null.
-    """
-    finite = rows.with_columns(pl.when(column.is_finite()).then(column) for column in [pl.selectors.float()])
-    return [{name: _plain(value) for name, value in row.items()} for row in finite.to_dicts()]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return images.to_text(value)
-    if isinstance(value, datetime.date | datetime.datetime):
-        return value.isoformat()
-    return value if value is None or isinstance(value, bool | int | float | str) else float(value)
-
-
 def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -> Verdict:
     seconds = pl.Series(served["seconds"])
     median, p95 = (1000 * float(seconds.quantile(q, "linear") or 0) for q in (0.5, 0.95))
@@ -223,11 +185,11 @@ def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -
         "latency_ms_median": median,
         "latency_ms_p95": p95,
     }
-    unit = scale(offline, model.task)
+    unit = agreement.scale(offline, model.task)
     for name, records in (("at once", served["batch"]), ("one by one", served["singles"])):
         online = pl.DataFrame(records, schema=offline.schema)
         expected = offline.head(online.height)
-        wrong = differences(expected, online, model.task, unit)
+        wrong = agreement.differences(expected, online, model.task, unit)
         if wrong.any() or (name == "at once" and online.height != offline.height):
             row = wrong.arg_max() or 0
             return Verdict(
@@ -243,59 +205,3 @@ def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -
         f"a row takes {median:.1f} ms",
         measures=measures,
     )
-
-
-def scale(predictions: pl.DataFrame, task: str) -> float:
-    """Return what regression values are measured against: their root mean square, and at least 1.
-
-    Where terms of that size add up to a value near zero, its last digits are those of the terms.
-    """
-    if task != "regression":
-        return 1.0
-    values = predictions["prediction"]
-    square = (values.cast(pl.Float64) ** 2).mean()
-    return max(1.0, float(square) ** 0.5) if isinstance(square, float) else 1.0
-
-
-def differences(
-    expected: pl.DataFrame, online: pl.DataFrame, task: str, unit: float | None = None
-) -> pl.Series:
-    """Say of each row whether the two predictions differ.
-
-    Args:
-        expected: What the model predicts offline.
-        online: What a server answered, row by row.
-        task: "classification" or "regression".
-        unit: The `scale` of all offline predictions, where these are only some of them.
-    """
-    columns = pl.DataFrame({"expected": expected["prediction"], "online": online["prediction"]})
-    if task == "regression":
-        least = unit or scale(expected, task)
-        allowed = TOLERANCE * pl.max_horizontal(least, pl.col("expected").abs())
-        beyond = (pl.col("online") - pl.col("expected")).abs() > allowed
-        return columns.select(beyond.fill_null(value=True)).to_series()
-    names = [name for name in expected.columns if name.startswith("probability_")]
-    apart = [((online[name] - expected[name]).abs() > TOLERANCE).fill_null(value=True) for name in names]
-    may_differ: pl.Series = classes_may_differ(*(_lead(frame, names) for frame in (expected, online)))
-    other = (online["prediction"] != expected["prediction"]).fill_null(value=True) & ~may_differ
-    for difference in apart:
-        other = other | difference
-    return other
-
-
-def classes_may_differ(expected_lead: Any, online_lead: Any) -> Any:
-    """Say of each row whether float arithmetic can explain another predicted class.
-
-    Where both sides find the two most probable classes exactly equal, it can't: then the class was decided by
-    something else, such as a decision function, and must be the same.
-
-    Args:
-        expected_lead: How much more probable the most probable class is than the next one (array or series).
-        online_lead: The same of the other side.
-    """
-    return (expected_lead <= 2 * TOLERANCE) & ~((expected_lead == 0) & (online_lead == 0))
-
-
-def _lead(predictions: pl.DataFrame, names: list[str]) -> pl.Series:
-    ranked = predictions.select(pl.concat_list(names).list.sort(descending=True).alias("p"))["p"]
-    return (ranked.list.get(0) - ranked.list.get(1)).fill_null(1.0)

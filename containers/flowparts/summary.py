@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowparts import champion, directions, registry, report
+from flowparts import champion, directions, evaluation_report, registry, report
 
 
 def summary_page(
@@ -20,7 +20,7 @@ def summary_page(
     return report.page(
         "Training run",
         _decision(comparison),
-        *training_callouts(model),
+        *evaluation_report.training_callouts(model),
         _scores(comparison),
         _candidates(model),
         _rules(comparison),
@@ -60,18 +60,6 @@ def _decision(comparison: Mapping[str, Any]) -> report.Block:
         blocks.append(report.callout(problem, "bad"))
     blocks += [*_rows_scored(comparison), _against_constant(comparison)]
     return report.Block("\n").join(blocks)
-
-
-def training_callouts(model: Mapping[str, Any]) -> list[report.Block]:
-    """Say what training found: doubtful columns, how the rows were split, and why by this metric."""
-    blocks = [report.callout(f"Before training: {text}.", "bad") for text in model.get("warnings") or []]
-    if warning := model.get("split_warning"):
-        blocks.append(report.callout(f"The split: {warning}.", "bad"))
-    if split := model.get("split"):
-        blocks.append(report.callout(f"The rows were split {split}."))
-    if reason := model.get("metric_reason"):
-        blocks.append(report.callout(reason))
-    return blocks
 
 
 def _rows_scored(comparison: Mapping[str, Any]) -> list[report.Block]:

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flowparts import engines, estimators, models, preprocess, serving_check
+from flowparts import agreement, engines, estimators, models, preprocess
 
 ROWS = pl.DataFrame(
     {
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_columns_of_json_values_are_scored_as_the_table_is(model: Path) -> None:
     engine = engines.load(model)
-    rows = serving_check.to_records(ROWS.drop("big"))
+    rows = agreement.to_records(ROWS.drop("big"))
     columns = {name: [row[name] for row in rows] for name in engine.features}
     found = engine.predict_columns(columns)
     expected = models.load(model).predict(ROWS)

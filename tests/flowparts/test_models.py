@@ -15,7 +15,7 @@ import yaml
 from polars.testing import assert_frame_equal
 from sklearn.utils import all_estimators
 
-from flowparts import estimators, models, preprocess, weights
+from flowparts import estimators, fitted_estimators, models, preprocess, weights
 from flowparts.schema import Schema
 
 C, R = "classification", "regression"
@@ -65,7 +65,7 @@ def build(
     models.save(
         path, fitted, preprocessor=learned, task=task, label=label, classes=learned.classes, metadata=METADATA
     )
-    return models.predictions(fitted, data.matrix, learned.classes)
+    return fitted_estimators.predictions(fitted, data.matrix, learned.classes)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowparts import engines, estimators, models, onnx_export, onnx_graph, preprocess, serving_check
+from flowparts import (
+    agreement,
+    engines,
+    estimators,
+    models,
+    onnx_export,
+    onnx_graph,
+    preprocess,
+)
 
 EPOCH = datetime.datetime(1970, 1, 1)
 
@@ -111,7 +119,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def opened(model: Path) -> tuple[engines.Engine, models.Model, float]:
     original = models.load(model)
-    return engines.load(model), original, serving_check.scale(original.predict(table(1_000)), original.task)
+    return engines.load(model), original, agreement.scale(original.predict(table(1_000)), original.task)
 
 
 @settings(max_examples=15, deadline=None)
@@ -132,7 +140,7 @@ def test_any_rows_are_scored_as_the_original_scores_them(
         {name: values.tolist() for name, values in engine.predict_columns(columns).items()},
         schema=expected.schema,
     )
-    differ = serving_check.differences(expected, online, original.task, unit)
+    differ = agreement.differences(expected, online, original.task, unit)
     if original.task == "regression":
         # Beyond what 64 bits hold, the original has no answer either.
         assert online["prediction"].is_finite().to_list() == expected["prediction"].is_finite().to_list()
@@ -144,7 +152,7 @@ def test_what_was_compared_is_recorded_with_the_model(model: Path) -> None:
     found = models.metadata(model)["onnx"]
     assert found["agrees"], found["reason"]
     assert found["rows"] > 1_000
-    assert 0 <= found["largest_difference"] <= found["tolerance"] == serving_check.TOLERANCE
+    assert 0 <= found["largest_difference"] <= found["tolerance"] == agreement.TOLERANCE
     content = onnx_graph.read(model / "model.onnx", found["sha256"])
     assert len(content) > 100
 
@@ -187,7 +195,7 @@ def test_a_graph_that_predicts_otherwise_is_not_kept_and_the_model_is_served_as_
     assert not (tmp_path / "model" / "model.onnx").exists()
     engine = engines.load(tmp_path / "model")
     assert (engine.name, engine.reason) == ("native", stored["onnx"]["reason"])
-    row = {name: [value] for name, value in serving_check.to_records(table(1))[0].items()}
+    row = {name: [value] for name, value in agreement.to_records(table(1))[0].items()}
     assert engine.predict_columns(row)["prediction"].tolist() == [
         models.load(tmp_path / "model").predict(table(1))["prediction"].item()
     ]
@@ -201,7 +209,7 @@ def test_where_probabilities_tie_the_served_class_is_the_estimators(tmp_path: Pa
     names = [name for name in offline.columns if name.startswith("probability_")]
     ranked = np.sort(offline.select(names).to_numpy(), axis=1)
     assert (ranked[:, -1] == ranked[:, -2]).sum() > 10
-    records = serving_check.to_records(rows.select(FEATURES))
+    records = agreement.to_records(rows.select(FEATURES))
     columns = {name: [record[name] for record in records] for name in FEATURES}
     served = engines.load(tmp_path / "model").predict_columns(columns)
     assert served["prediction"].tolist() == offline["prediction"].to_list()

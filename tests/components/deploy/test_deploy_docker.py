@@ -5,8 +5,8 @@ import pytest
 from kfp import dsl
 
 from components.deploy.deploy_docker import deploy_docker
+from flowparts import agreement, models
 from flowparts import endpoint as endpoints
-from flowparts import models, serving_check
 from flowparts.deploy import docker
 from tests.components.deploy.conftest import WINE
 
@@ -24,7 +24,7 @@ def test_a_served_model_answers_at_the_endpoints_url(
     made = endpoints.read(endpoint.path)
     assert (made.target, made.url, made.traffic, share) == ("docker", url, {revision: 100}, 100)
     assert endpoint.metadata["revision"] == revision
-    rows = serving_check.to_records(WINE.drop("target").head(2))
+    rows = agreement.to_records(WINE.drop("target").head(2))
     served = [row["prediction"] for row in docker.predict(made, rows)]
     assert served == models.load(model.path).predict(WINE.head(2))["prediction"].to_list()
 

@@ -20,8 +20,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from components.deploy.roll_out import roll_out
 from components.predict.batch_predict import batch_predict
+from flowparts import agreement, tables
 from flowparts import endpoint as endpoints
-from flowparts import serving_check, tables
 from flowparts.deploy import docker
 from flowparts.endpoint import Endpoint
 from tests import endpoints as endpoints_of_tests
@@ -29,7 +29,7 @@ from tests import endpoints as endpoints_of_tests
 pytestmark = pytest.mark.container
 
 CANCER = pl.read_parquet("containers/flowparts/samples/breast_cancer.parquet")
-ROWS = serving_check.to_records(CANCER.drop("target").head(5))
+ROWS = agreement.to_records(CANCER.drop("target").head(5))
 WATCH: dict[str, Any] = {"requests": 20, "seconds": 1.0}
 # A step in a process of its own, which a test can end.
 STEP = """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowparts import models, serving_check
+from flowparts import agreement, models
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server, rows, start, train, wait
 
@@ -32,7 +32,7 @@ def server(model: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def records() -> list[dict[str, Any]]:
-    return serving_check.to_records(rows().drop("plan", "amount").head(5))
+    return agreement.to_records(rows().drop("plan", "amount").head(5))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import models, serving_check
+from flowparts import agreement, models
 from flowparts.deploy import docker as host
 from flowparts.endpoint import Endpoint
 from tests import endpoints
@@ -26,7 +26,7 @@ from tests import endpoints
 pytestmark = pytest.mark.container
 
 WINE = pl.read_parquet("containers/flowparts/samples/wine.parquet")
-ROWS = serving_check.to_records(WINE.drop("target").head(3))
+ROWS = agreement.to_records(WINE.drop("target").head(3))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_model_is_served_as_it_predicts_offline(first: Endpoint, made: dict[st
     assert first.traffic == {first.revision: 100}
     for revision in ("", first.revision):
         served = pl.DataFrame(host.predict(first, ROWS, revision), schema=offline.schema)
-        assert not serving_check.differences(offline, served, "classification").any()
+        assert not agreement.differences(offline, served, "classification").any()
     with pytest.raises(ValueError, match="404: no such revision"):
         host.predict(first, ROWS, "r000000000000")
 

@@ -22,8 +22,8 @@ import boto3
 import polars as pl
 import pytest
 
+from flowparts import agreement, models, probe
 from flowparts import deploy as targets
-from flowparts import models, probe, serving_check
 from flowparts.deploy import sagemaker
 from flowparts.endpoint import Endpoint
 from tests.clouds import ARCHIVES, BUCKET, Served
@@ -32,7 +32,7 @@ from tests.flowparts.serving.conftest import CODE, free_ports, rows, same
 from tests.stand_in import Answer, Request, StandIn
 
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/flowparts-serving:1.0"
-RECORDS = serving_check.to_records(rows().drop("plan", "amount").head(5))
+RECORDS = agreement.to_records(rows().drop("plan", "amount").head(5))
 
 
 def bring(model: Served, **options: Any) -> Endpoint:

@@ -21,7 +21,7 @@ from kfp import dsl
 from sklearn.linear_model import LogisticRegression
 
 from components.train.train_keras_images import train_keras_images
-from flowparts import models, probe, saved_model_files, serving_check, tables
+from flowparts import agreement, models, probe, saved_model_files, tables
 from flowparts.deploy import kubernetes, tf_serving
 from flowparts.endpoint import Endpoint
 from tests.components.train.test_train_keras_images import HELD_OUT, QUICK, TRAIN
@@ -404,14 +404,14 @@ def test_answers_are_rows_of_what_the_model_predicts_offline(
     made = deploy(SECOND, share=50)
     rows = VALIDATION.head(40)
     # As the probe sends them: with nulls, times as text, and columns that the model doesn't know.
-    records = serving_check.to_records(rows)
+    records = agreement.to_records(rows)
     assert any(value is None for record in records for value in record.values())
     offline = model.predict(rows)
     for revision in ("", made.revision, first.revision):
         answers = tf_serving.predict(made, records, revision)
         online = pl.DataFrame(answers, schema=offline.schema)
         assert [set(answer) for answer in answers] == [set(offline.columns)] * rows.height
-        assert not serving_check.differences(offline, online, model.task).any()
+        assert not agreement.differences(offline, online, model.task).any()
     (asked, *_) = server.requests
     assert set(asked.inputs) == set(model.features)
     assert tf.make_ndarray(asked.inputs["size/cm"]).dtype == float
@@ -439,7 +439,7 @@ def test_what_the_server_refuses_is_told(
 ) -> None:
     behind(trained)
     made = deploy(FIRST)
-    (record,) = serving_check.to_records(VALIDATION.head(1))
+    (record,) = agreement.to_records(VALIDATION.head(1))
     with pytest.raises(ValueError, match="5 is not of expected type: string"):
         tf_serving.predict(made, [{**record, "town": 5}])
     with pytest.raises(ValueError, match="column 'at' takes numbers or times as ISO 8601, not 'yesterday'"):
@@ -451,7 +451,7 @@ def test_a_time_with_an_offset_is_the_same_moment(
 ) -> None:
     server = behind(trained)
     made = deploy(FIRST)
-    (record,) = serving_check.to_records(VALIDATION.head(1))
+    (record,) = agreement.to_records(VALIDATION.head(1))
     moment = datetime.datetime(2024, 3, 1, 12, tzinfo=datetime.UTC)
     for text in ("2024-03-01T12:00:00", "2024-03-01T14:00:00+02:00"):
         tf_serving.predict(made, [{**record, "at": text}])
@@ -466,9 +466,9 @@ def test_images_are_sent_as_their_files(
     made = deploy(FIRST)
     rows = HELD_OUT.head(10)
     offline = model.predict(rows)
-    records = serving_check.to_records(rows.select(model.features))
+    records = agreement.to_records(rows.select(model.features))
     online = pl.DataFrame(tf_serving.predict(made, records), schema=offline.schema)
-    assert not serving_check.differences(offline, online, model.task).any()
+    assert not agreement.differences(offline, online, model.task).any()
     assert tf.make_ndarray(server.requests[-1].inputs["image"]).tolist() == rows["image"].to_list()
     with pytest.raises(ValueError, match="column 'image' takes images as base64 text, not None"):
         tf_serving.predict(made, [{"image": None}])

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from flowparts import agreement, models
 from flowparts import deploy as targets
-from flowparts import models, serving_check
 from flowparts.deploy import vertex
 from flowparts.endpoint import Endpoint
 from tests.clouds import Served
@@ -20,7 +20,7 @@ from tests.flowparts.serving.conftest import rows, same
 from tests.stand_in import Trouble
 
 IMAGE = "europe-west4-docker.pkg.dev/shop/flowparts/flowparts-serving:1.0"
-RECORDS = serving_check.to_records(rows().drop("plan", "amount").head(5))
+RECORDS = agreement.to_records(rows().drop("plan", "amount").head(5))
 
 pytestmark = [
     # Google's client libraries warn about their own future.

@@ -21,7 +21,7 @@ import polars as pl
 import pytest
 import urllib3
 
-from flowparts import estimators, models, preprocess, serving_check
+from flowparts import agreement, estimators, models, preprocess
 
 CODE = Path(__file__).parents[3] / "containers"
 
@@ -212,7 +212,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="session")
 def records() -> list[dict[str, Any]]:
     """Give 40 rows as JSON records."""
-    return serving_check.to_records(rows().drop("plan", "amount").head(40))
+    return agreement.to_records(rows().drop("plan", "amount").head(40))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import tritonclient.http as over_http
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from flowparts import models, serving_check, tables
+from flowparts import agreement, models, serving_check, tables
 from tests.flowparts.serving.conftest import Server, rows, same, start, train, wait
 from tests.flowparts.serving.test_metrics import samples
 
@@ -48,7 +48,7 @@ def odd_server(odd: Path, log: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def sent() -> list[dict[str, Any]]:
-    return serving_check.to_records(odd_rows().drop("plan", "amount").head(40))
+    return agreement.to_records(odd_rows().drop("plan", "amount").head(40))
 
 
 @pytest.fixture(scope="module")
