@@ -15,7 +15,8 @@ test: .venv/installed .venv-bench/kserve/installed system
 compile: .venv/installed
 	$(BIN)/python compile.py
 
-# IMAGES="base sklearn" REGISTRY=registry.example/team VERSION=1.2.0 BASE_IMAGE=python:3.11-slim, each optional.
+# IMAGES="base sklearn" REGISTRY=registry.example/team VERSION=1.2.0 BASE_IMAGE=python:3.11-slim, each optional; the
+# images start from the digest in containers/base-image, else.
 SELECTED = $(IMAGES) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION))
 
 images: .venv/installed
@@ -25,6 +26,10 @@ images: .venv/installed
 # ALLOW_STAND_IN=1 for images that were built without a container registry, to one on this machine.
 push: images
 	$(BIN)/python -m targets.images push $(SELECTED) $(if $(ALLOW_STAND_IN),--allow-stand-in)
+
+# Start from what the Python image's tag names today.
+pin: .venv/installed
+	$(BIN)/python -m targets.images pin
 
 # The images into a cluster on this machine: INTO=kind-flowparts, else where kubectl's context points to.
 load: images
@@ -66,7 +71,7 @@ lock: .venv/installed
 	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --no-emit-package tensorflow --no-emit-package rfc3987-syntax --no-emit-package lark --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-deps -c requirements.txt --custom-compile-command "make lock" - -o bootstrap.txt
 	$(BIN)/python -m targets.images lock
-	for file in benchmarks/requirements-*.in; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" $$file -o $${file%.in}.txt; done
+	for file in benchmarks/requirements-*.in scripts/requirements-*.in; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" $$file -o $${file%.in}.txt; done
 
 # The catalogue as a site in build/site, with pictures of the reports in runs/.
 docs: .venv/installed system
@@ -118,4 +123,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test fuzz compile images push load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-containers proto bench-serving
+.PHONY: run test fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-containers proto bench-serving

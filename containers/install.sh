@@ -5,7 +5,7 @@
 # Without arguments: only get what an installation needs, the same for every image and so made once.
 set -eu
 if [ ! -d /opt/pip ]; then
-    apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils >/dev/null
+    "$(dirname "$0")/packages.sh" binutils
     python3 -m venv /opt/pip
 fi
 [ $# -gt 0 ] || exit 0

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -29,7 +30,10 @@ from flowparts.names import unknown
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
 COMPONENTS = ROOT / "components"
-BASE_IMAGE = "python:3.11-slim"
+# The one place that says which Python image is started from, by the digest of what its tag named then.
+_PINNED = CONTAINERS / "base-image"
+BASE_IMAGE = _PINNED.read_text("utf-8").strip()
+_BASE_NAME = BASE_IMAGE.partition("@")[0]
 OFFLINE_BASE = "flowparts-offline-base"
 _BUILDKIT = {**os.environ, "DOCKER_BUILDKIT": "1"}
 
@@ -186,25 +190,45 @@ def push(
             registry on this machine's loopback addresses only.
 
     Raises:
-        ValueError: An image was built on the stand-in for the Python image, and may not be pushed.
+        ValueError: An image was built on the stand-in for the Python image, and may not be pushed, or it is
+            another one than OUT/images.json describes, which is what tests have run in.
     """
     images = chosen(names)
+    described = _earlier(out / "images.json")
     if allow_stand_in and not _on_loopback(registry):
         raise ValueError(
             f"--allow-stand-in is for a registry on this machine, such as localhost:5000, not {registry}"
         )
     for image in images:
         reference = f"{registry}/{image.name}:{version}"
-        base = _inspect(reference)["Config"]["Labels"].get("org.opencontainers.image.base.name")
+        found = _inspect(reference)
+        built = described.get(image.name)
+        if built and built["image"] == reference and built["id"] != found["Id"]:
+            raise ValueError(
+                f"{reference} is {found['Id']} here, not {built['id']} as {out / 'images.json'} says; run "
+                "make images, and test what it builds"
+            )
+        base = found["Config"]["Labels"].get("org.opencontainers.image.base.name")
         if base == OFFLINE_BASE and not allow_stand_in:
             raise ValueError(
-                f"{reference} was built on the stand-in for {BASE_IMAGE}, which holds this machine's "
-                f"certificate authorities; build it where {BASE_IMAGE} can be pulled, or push it to a "
+                f"{reference} was built on the stand-in for {_BASE_NAME}, which holds this machine's "
+                f"certificate authorities; build it where {_BASE_NAME} can be pulled, or push it to a "
                 "registry on this machine with --allow-stand-in"
             )
     for image in images:
         _docker(["docker", "push", f"{registry}/{image.name}:{version}"])
     return _describe(images, registry, version, out)
+
+
+def pin() -> str:
+    """Pin the Python image to what its tag names now, for every platform, and return the reference."""
+    asked = ["docker", "buildx", "imagetools", "inspect", _BASE_NAME, "--format", "{{.Manifest.Digest}}"]
+    digest = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise ValueError(f"the registry told no digest of {_BASE_NAME} but {digest!r}")
+    reference = f"{_BASE_NAME}@{digest}"
+    _PINNED.write_text(f"{reference}\n", encoding="utf-8")
+    return reference
 
 
 def lock() -> None:
@@ -269,7 +293,7 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m targets.images", description=__doc__)
-    parser.add_argument("command", choices=["build", "push", "lock"])
+    parser.add_argument("command", choices=["build", "push", "lock", "pin"])
     parser.add_argument("names", nargs="*", metavar="IMAGE", help="folders under containers/; default: all")
     parser.add_argument("--registry", default=REGISTRY, help="stands before the images' names (%(default)s)")
     parser.add_argument("--version", default=version(), help="the tag (%(default)s)")
@@ -279,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--allow-stand-in",
         action="store_true",
-        help=f"push images that were built where {BASE_IMAGE} can't be pulled; only to a registry on this "
+        help=f"push images that were built where {_BASE_NAME} can't be pulled; only to a registry on this "
         "machine, such as localhost:5000",
     )
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(%(default)s)")
@@ -287,6 +311,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "lock":
             lock()
+            return 0
+        if options.command == "pin":
+            print(pin())  # noqa: T201
             return 0
         if options.command == "push":
             described = push(
@@ -417,7 +444,10 @@ def _describe(images: list[Image], registry: str, version: str, out: Path) -> di
 
 
 def _write_sbom(environment: str, stem: Path) -> None:
-    """Write a CycloneDX bill of an environment's Python packages to STEM.cdx.json, unless it is there."""
+    """Write a CycloneDX bill of an environment's packages to STEM.cdx.json, unless it is there.
+
+    Those of Python with what they say of themselves, Debian's by name and version, and Python itself.
+    """
     file, source = stem.with_suffix(".cdx.json"), stem.with_suffix(".id")
     image_id = _inspect(environment)["Id"]
     if file.exists() and source.exists() and source.read_text(encoding="utf-8") == image_id:
@@ -435,7 +465,30 @@ def _write_sbom(environment: str, stem: Path) -> None:
         tool = Path(sys.executable).parent / "cyclonedx-py"
         command = [str(tool), "environment", "--output-reproducible", "-o", str(file), str(python)]
         subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "0"})  # noqa: S603
+    bill = json.loads(file.read_text(encoding="utf-8"))
+    bill["components"] += _of_system(image_id)
+    file.write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
     source.write_text(image_id, encoding="utf-8")
+
+
+def _of_system(image_id: str) -> list[dict[str, str]]:
+    """Return the components of an image that its environment doesn't hold: Debian's packages, and Python."""
+    asked = (
+        ". /etc/os-release; echo $ID $ID $VERSION_ID -; "
+        'python3 -c \'import platform; print("python", "python", platform.python_version(), "-")\'; '
+        "dpkg-query --show --showformat '${db:Status-Status} ${Package} ${Version} ${Architecture}\\n'"
+    )
+    run = ["docker", "run", "--rm", "--entrypoint=sh", image_id, "-c", asked]
+    told = subprocess.run(run, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    (distribution, _, release, _), (_, python, version, _), *packages = map(str.split, told.splitlines())
+    purl = f"pkg:generic/{python}@{version}"
+    components = [{"type": "platform", "name": python, "version": version, "purl": purl}]
+    for status, name, number, architecture in packages:
+        if status == "installed":
+            where = f"arch={architecture}&distro={distribution}-{release}"
+            purl = f"pkg:deb/{distribution}/{quote(name)}@{quote(number, safe='')}?{where}"
+            components.append({"type": "library", "name": name, "version": number, "purl": purl})
+    return [{**component, "bom-ref": component["purl"]} for component in components]
 
 
 if __name__ == "__main__":

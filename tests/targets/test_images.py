@@ -1,8 +1,14 @@
 import json
+import os
+import platform
 import re
+import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from flowparts import __version__
 from targets import images
@@ -153,6 +159,107 @@ def test_what_was_built_before_stays_described_as_long_as_the_engine_has_it(
     assert {name: image["id"] for name, image in images.read(tmp_path / "images.json").items()} == {
         "flowparts-zoo": first
     }
+
+
+def test_only_the_image_that_was_tested_is_pushed(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def pushed() -> int:
+        named = ["--registry", "r", "--version", "1", "--out", str(tmp_path)]
+        return images.main(["push", "zoo", *named])
+
+    tested = hold(engine, "r/flowparts-zoo:1", 1)
+    described = {"flowparts-zoo": {"image": "r/flowparts-zoo:1", "id": tested, "digest": None}}
+    (tmp_path / "images.json").write_text(json.dumps(described))
+    other = hold(engine, "r/flowparts-zoo:1", 2)
+    assert pushed() == 1
+    assert f"r/flowparts-zoo:1 is {other} here, not {tested} as " in capsys.readouterr().err
+    assert not (tmp_path / "bin" / "docker-pushed").exists()
+    hold(engine, "r/flowparts-zoo:1", 1)
+    assert pushed() == 0
+    assert (tmp_path / "bin" / "docker-pushed").exists()
+
+
+def test_images_start_from_one_digest() -> None:
+    assert re.fullmatch(r"python:3\.11-slim@sha256:[0-9a-f]{64}", images.BASE_IMAGE)
+    dockerfiles = [*images.CONTAINERS.rglob("Dockerfile")]
+    assert len(dockerfiles) > 5
+    for file in dockerfiles:
+        started = re.findall(r"^FROM (\S+)", file.read_text("utf-8"), re.MULTILINE)
+        assert set(started) <= {"${BASE_IMAGE}", "${PARENT_IMAGE}", "${ENVIRONMENT}"}
+        # Debian's packages come by the script that knows of which moment.
+        assert "apt-get" not in file.read_text("utf-8")
+
+
+@pytest.mark.parametrize("told", [DIGEST, "not found"])
+def test_pins_what_the_tag_names_today(
+    told: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docker").write_text(
+        f'#!/bin/sh\n[ "$1 $2 $3 $4" = "buildx imagetools inspect python:3.11-slim" ] && echo {told}\n'
+    )
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(images, "_PINNED", tmp_path / "base-image")
+    assert images.main(["pin"]) == (0 if told == DIGEST else 1)
+    if told == DIGEST:
+        assert (tmp_path / "base-image").read_text() == f"python:3.11-slim@{DIGEST}\n"
+    assert (tmp_path / "base-image").exists() is (told == DIGEST)
+
+
+def test_a_bill_names_debians_packages_and_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Stands for the engine: runs the command here.
+    (tmp_path / "docker").write_text('#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\nexec sh -c "$2"\n')
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    parts = {part["name"]: part for part in images._of_system("any")}
+    assert parts["python"]["version"] == platform.python_version()
+    listed = subprocess.run(["dpkg-query", "--show", "libc6"], capture_output=True, text=True)
+    version = listed.stdout.split()[1]
+    assert parts["libc6"]["version"] == version
+    assert parts["libc6"]["purl"].startswith(f"pkg:deb/debian/libc6@{quote(version)}?arch=")
+    bill = {"bomFormat": "CycloneDX", "specVersion": "1.6", "components": [*parts.values()]}
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+
+
+SOURCES = """Types: deb
+# http://snapshot.example/archive/debian/20260101T000000Z
+URIs: http://deb.example/debian
+Suites: trixie trixie-updates
+
+Types: deb
+# http://snapshot.example/archive/debian-security/20260101T000000Z
+URIs: http://deb.example/debian-security
+Suites: trixie-security
+
+Types: deb
+URIs: http://own.example/debian
+"""
+
+
+def test_debian_packages_are_those_of_the_base_images_moment(tmp_path: Path) -> None:
+    mount = ["unshare", "--mount", "sh", "-ec"]
+    if subprocess.run([*mount, f"mount --bind {tmp_path} /etc/apt"], capture_output=True).returncode:
+        pytest.skip("needs a mount namespace of its own: unshare --mount, as root")
+    listed = tmp_path / "apt" / "sources.list.d"
+    listed.mkdir(parents=True)
+    (listed / "debian.sources").write_text(SOURCES)
+    client = tmp_path / "apt-get"
+    client.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    client.chmod(0o755)
+    script = images.ROOT / "containers" / "packages.sh"
+    inside = f"mount --bind {tmp_path}/apt /etc/apt; PATH={tmp_path}:$PATH exec {script} libgomp1 haproxy"
+    subprocess.run([*mount, inside], check=True)
+    found = re.findall("^URIs: (.*)$", (listed / "debian.sources").read_text(), re.MULTILINE)
+    moment = "20260101T000000Z"
+    assert found == [
+        f"http://snapshot.example/archive/debian/{moment}",
+        f"http://snapshot.example/archive/debian-security/{moment}",
+        "http://own.example/debian",
+    ]
+    update, install = (tmp_path / "asked").read_text().splitlines()
+    assert update.startswith("update ")
+    assert install.endswith("--no-install-recommends libgomp1 haproxy")
 
 
 def test_a_stand_in_image_leaves_this_machine_by_no_option(
