@@ -78,9 +78,9 @@ def tabular_training(
             date that the rows are in the order of, if there is neither key nor group_by; empty for none.
         trainer: sklearn to pick the best of the candidates, or keras for a neural network; the champion that
             the result is compared with may come from either.
-        candidates: Estimators for sklearn to try, each by its name or with its estimator and parameters; one
-            is a class of scikit-learn, XGBoost or LightGBM, or Linear, RandomForest, HistGradientBoosting,
-            XGB or LGBM, which fit both tasks.
+        candidates: Estimators for sklearn to try, each by its name or with its estimator, parameters and
+            seconds (how long it may take, 300 if not given); one is a class of scikit-learn, XGBoost or
+            LightGBM, or Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.
         network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
         metric: Metric that selects and promotes; empty for rmse (regression), roc_auc (classification), or
             average_precision if fewer than 5 % of the training rows are of the later of two classes.

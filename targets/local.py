@@ -233,6 +233,8 @@ def findings(record: Run) -> list[tuple[str, str]]:
     stored = mlmodel.read(directory)["metadata"]
     found = [("split", stored.get("split")), ("warning", stored.get("split_warning"))]
     found += [("warning", text) for text in stored.get("warnings") or []]
+    for each in stored.get("left_out") or []:
+        found.append(("warning", f"candidate {each['estimator']} is left out: {each['reason']}"))
     found.append(("note", stored.get("metric_reason")))
     return [(kind, text) for kind, text in found if text]
 

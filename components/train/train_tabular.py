@@ -29,10 +29,11 @@ def train_tabular(
 
     The preprocessing is fitted once; the candidates are trained one after the other, each on all processors,
     and the one that scores best on the validation table is kept. On many rows, forests get fewer leaves, and
-    fewer rows for each tree, unless parameters say otherwise. A network is trained as by
-    train_keras_tabular. Options are checked before any row is read, and columns that alone predict the label
-    or look like an identifier are warned of before anything is trained. The model remembers which rows it has
-    seen.
+    fewer rows for each tree, unless parameters say otherwise. A candidate that can't be trained on these rows
+    or takes longer than its seconds is left out with the reason, as long as another one is left. A network is
+    trained as by train_keras_tabular. Options are checked before any row is read, and columns that alone
+    predict the label or look like an identifier are warned of before anything is trained. The model remembers
+    which rows it has seen.
 
     Args:
         train: Raw rows to learn from.
@@ -44,7 +45,8 @@ def train_tabular(
         task: What is learned, classification or regression.
         trainer: sklearn to pick the best of the candidates, or keras for a neural network.
         candidates: For sklearn: estimators to try, each by its name, or as a mapping of estimator (as for
-            train_sklearn) and parameters. Linear, RandomForest and HistGradientBoosting if not given.
+            train_sklearn), parameters and seconds (how long it may take; 300 if there are several). Linear,
+            RandomForest and HistGradientBoosting if not given.
         network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
             epochs, layers, units and checkpoints.
         metric: Validation metric to choose by; if not given, rmse for regression, and for classification

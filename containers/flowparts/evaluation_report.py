@@ -102,8 +102,10 @@ def regression_page(evaluation: Evaluation, metric: str = "rmse") -> str:
 
 
 def training_callouts(model: Mapping[str, Any]) -> list[report.Block]:
-    """Say what training found: doubtful columns, how the rows were split, and why by this metric."""
+    """Say what training found: doubtful columns, candidates left out, the split, and why by this metric."""
     blocks = [report.callout(f"Before training: {text}.", "bad") for text in model.get("warnings") or []]
+    for each in model.get("left_out") or []:
+        blocks.append(report.callout(f"Candidate {each['estimator']} is left out: {each['reason']}.", "bad"))
     if warning := model.get("split_warning"):
         blocks.append(report.callout(f"The split: {warning}.", "bad"))
     if split := model.get("split"):

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from flowparts import report
 from flowparts.directions import HIGHER_IS_BETTER, chosen, higher_is_better
 
+# What a candidate costs, by its key, with the title of the page's column.
+_COSTS = {"megabytes": "MB", "milliseconds": "ms for 1,000 rows", "seconds": "training s"}
+
 
 class Choice(NamedTuple):
     """Candidates in order, the winner first.
@@ -29,12 +32,14 @@ class Choice(NamedTuple):
 
 
 def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> Choice:
-    """Rank candidates by a validation metric; equal scores by size, estimator name, then parameters.
+    """Rank candidates by a validation metric; equal scores by size, latency, estimator name, parameters.
 
-    Seconds take no part: measured ones would let the choice depend on how busy the machine is.
+    Latency counts in tens of milliseconds for 1,000 rows, and training time not at all: the choice must not
+    depend on how busy the machine is.
 
     Args:
-        candidates: The metadata of each model (`models.metadata`).
+        candidates: The metadata of each model (`models.metadata`), and `milliseconds` to predict 1,000 rows
+            if they were measured.
         metric: The metric; None takes the task's primary one (roc_auc or rmse).
 
     Raises:
@@ -55,7 +60,7 @@ def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
     scores = [_validation_score(candidate, metric) for candidate in candidates]
     sign = -1 if higher_is_better(metric) else 1
     keys = [
-        (sign * value, _megabytes(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)
+        (sign * value, *_cost(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)
     ]
     order = sorted(range(len(candidates)), key=keys.__getitem__)
     return Choice(metric, order, [scores[index] for index in order])
@@ -75,8 +80,16 @@ def ranking(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> list[dic
     ]
 
 
-def selection_report(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> str:
-    """Return an HTML page: the winner, a bar for each candidate, their validation metrics and parameters."""
+def selection_report(
+    candidates: Sequence[Mapping[str, Any]], choice: Choice, left_out: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Return an HTML page: the winner, a bar for each candidate, their metrics, costs and parameters.
+
+    Args:
+        candidates: As `rank` takes them, with the `seconds` of training if they were measured.
+        choice: What `rank` returned for them.
+        left_out: `estimator`, `parameters` and `reason` of each candidate that couldn't be trained.
+    """
     ranked = [candidates[index] for index in choice.order]
     winner, task, label = ranked[0], str(ranked[0]["task"]), str(ranked[0]["label"])
     direction = "higher" if higher_is_better(choice.metric) else "lower"
@@ -86,20 +99,22 @@ def selection_report(candidates: Sequence[Mapping[str, Any]], choice: Choice) ->
             "place": f"{place} (chosen)" if place == 1 else str(place),
             "estimator": candidate["estimator"],
             **candidate["validation"],
-            "MB": candidate.get("megabytes", ""),
+            **{title: candidate.get(name, "") for name, title in _COSTS.items()},
             "parameters": _parameters(candidate),
         }
         for place, candidate in enumerate(ranked, start=1)
     ]
     metrics = [name for name in HIGHER_IS_BETTER[task] if any(name in row for row in rows)]
     columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric)]
-    columns += ["MB", "parameters"]
+    columns += [title for name, title in _COSTS.items() if any(name in each for each in ranked)]
+    columns.append("parameters")
     return report.page(
         "Model selection",
         report.facts(
             {"chosen": winner["estimator"], choice.metric: choice.scores[0], "candidates": len(candidates)}
         ),
         report.callout(_verdict(ranked, choice), "good"),
+        *(report.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad") for each in left_out),
         report.section(
             f"Candidates by {choice.metric} ({direction} is better)",
             report.bars(dict(zip(names, choice.scores, strict=True)), label=choice.metric),
@@ -123,8 +138,9 @@ def _validation_score(candidate: Mapping[str, Any], metric: str) -> float:
     return float(value)
 
 
-def _megabytes(candidate: Mapping[str, Any]) -> float:
-    return float(candidate.get("megabytes", math.inf))
+def _cost(candidate: Mapping[str, Any]) -> tuple[float, float]:
+    """Return size and latency, the latter coarsely enough to be the same on each run."""
+    return float(candidate.get("megabytes", math.inf)), round(candidate.get("milliseconds", 0.0), -1)
 
 
 def _name(candidate: Mapping[str, Any]) -> tuple[str, str]:
@@ -142,6 +158,9 @@ def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice) -> str:
         return f"{text}; it was the only candidate."
     lead = abs(choice.scores[0] - choice.scores[1])
     if lead == 0:
-        rule = "the first by name" if _megabytes(ranked[0]) == _megabytes(ranked[1]) else "the smaller one"
+        (size, latency), (other_size, other_latency) = _cost(ranked[0]), _cost(ranked[1])
+        rule = "the smaller one" if size != other_size else "the first by name"
+        if size == other_size and latency != other_latency:
+            rule = "the quicker one"
         return f"{text}, equal to {ranked[1]['estimator']}; {rule} was taken."
     return f"{text}, {report.format_number(lead)} ahead of {ranked[1]['estimator']}."
