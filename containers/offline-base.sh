@@ -11,7 +11,7 @@ fi
 "$(dirname "$0")/../scripts/system-packages.sh" mmdebstrap:mmdebstrap
 . /etc/os-release
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work" "$work.sources"' EXIT
 
 mkdir -p "$work/etc" "$work/usr/bin" "$work/usr/local/share/ca-certificates"
 cp -L /usr/local/share/ca-certificates/*.crt "$work/usr/local/share/ca-certificates/" 2>/dev/null || true
@@ -23,9 +23,13 @@ ln -s python3 "$work/usr/bin/python"
     [ -z "${PIP_INDEX_URL:-}" ] || echo "index-url = $PIP_INDEX_URL"
 } >"$work/etc/pip.conf"
 
+# Without their comments: an official image's name the snapshot that it was made from, which isn't this one's.
+mkdir "$work.sources"
 set --
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
-    [ -f "$file" ] && set -- "$@" "$file"
+    [ -f "$file" ] || continue
+    grep -v '^#' "$file" >"$work.sources/${file##*/}" || true
+    set -- "$@" "$work.sources/${file##*/}"
 done
 # 47 MB of Perl come with usrmerge, which has done its work by then; the real image has neither.
 mmdebstrap --quiet --variant=apt --include=python3,python3-venv,ca-certificates,usr-is-merged \

@@ -209,7 +209,7 @@ def push(
                 "make images, and test what it builds"
             )
         base = found["Config"]["Labels"].get("org.opencontainers.image.base.name")
-        if base == OFFLINE_BASE and not allow_stand_in:
+        if str(base).startswith(OFFLINE_BASE) and not allow_stand_in:
             raise ValueError(
                 f"{reference} was built on the stand-in for {_BASE_NAME}, which holds this machine's "
                 f"certificate authorities; build it where {_BASE_NAME} can be pulled, or push it to a "
@@ -342,16 +342,17 @@ def _parent(dockerfile: Path) -> str:
 
 def _available(base_image: str) -> str:
     """Return the base image, or the stand-in for it where no registry can be reached."""
-    for wanted in (base_image, OFFLINE_BASE):
-        if subprocess.run(["docker", "image", "inspect", wanted], capture_output=True).returncode == 0:  # noqa: S603, S607
-            return wanted
-        if wanted == base_image and _pulled(base_image):
-            return base_image
+    if _there(base_image) or _pulled(base_image):
+        return base_image
     if base_image != BASE_IMAGE:
         raise ValueError(f"{base_image} is neither here nor can it be pulled")
-    print(f"{base_image} can't be pulled; making a stand-in from Debian packages", file=sys.stderr)  # noqa: T201
-    subprocess.run([CONTAINERS / "offline-base.sh", OFFLINE_BASE], check=True)  # noqa: S603
-    return OFFLINE_BASE
+    script = CONTAINERS / "offline-base.sh"
+    # Made anew when its script changes.
+    stand_in = f"{OFFLINE_BASE}:{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
+    if not _there(stand_in):
+        print(f"{_BASE_NAME} can't be pulled; making a stand-in from Debian packages", file=sys.stderr)  # noqa: T201
+        subprocess.run([script, stand_in], check=True)  # noqa: S603
+    return stand_in
 
 
 def _pulled(image: str) -> bool:
@@ -413,8 +414,9 @@ def _earlier(file: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _there(image_id: str) -> bool:
-    return subprocess.run(["docker", "image", "inspect", image_id], capture_output=True).returncode == 0  # noqa: S603, S607
+def _there(image: str) -> bool:
+    """Return whether the engine has an image, by its name or ID."""
+    return subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0  # noqa: S603, S607
 
 
 def _inspect(image: str) -> dict[str, Any]:

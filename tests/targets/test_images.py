@@ -266,7 +266,7 @@ def test_a_stand_in_image_leaves_this_machine_by_no_option(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def pushed(registry: str, *options: str) -> int:
-        hold(engine, f"{registry}/flowparts-zoo:1", 1, images.OFFLINE_BASE)
+        hold(engine, f"{registry}/flowparts-zoo:1", 1, f"{images.OFFLINE_BASE}:0a1b")
         arguments = ["push", "zoo", "--registry", registry, "--version", "1", "--out", str(tmp_path)]
         return images.main([*arguments, *options])
 
