@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
+from flowparts import masking
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -69,10 +71,8 @@ async def client(**options: Any) -> "aiohttp.ClientSession":
     import aiohttp
 
     async def redirected(_session: Any, _context: Any, params: "aiohttp.TraceRequestRedirectParams") -> None:
-        from flowparts import sources
-
         there = urljoin(str(params.url), params.response.headers.get("Location", ""))
-        require_source(sources.shown(there))
+        require_source(masking.shown(there))
 
     traced = aiohttp.TraceConfig()
     traced.on_request_redirect.append(redirected)

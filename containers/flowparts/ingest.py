@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from flowparts import (
+    masking,
     outputs,
     progress,
     screening,
@@ -178,7 +179,7 @@ def ingest(
         file_format = sources.format_of(files, options.file_format)
         if file_format != "csv" and (options.delimiter or options.column_names):
             named = "delimiter" if options.delimiter else "column_names"
-            raise ValueError(f"{named} is for CSV files, but {sources.shown(source)} is {file_format}")
+            raise ValueError(f"{named} is for CSV files, but {masking.shown(source)} is {file_format}")
         if file_format != "parquet":
             unpacked = _folder(scratch, "unpacked")
             files = [sources.decompressed(file, unpacked) for file in files]
@@ -188,12 +189,12 @@ def ingest(
         with BadRows(scratch / "bad.jsonl") as bad:
             if not read(_Job(files, _links(files, scratch), options, scratch, target, bad)):
                 reason = f"has no good row; {bad.listed()}" if bad.count else "has no rows"
-                raise ValueError(f"{sources.shown(source)} {reason}")
+                raise ValueError(f"{masking.shown(source)} {reason}")
             if bad.count:
                 _log.warning("%s", bad.listed())
-            dropped = _drop_unlabeled(target, options, sources.shown(source)) if options.label else {}
-            described = tables.write(bad.frame(), whole_rejected, sources.shown(source))
-    return tables.record(table, sources.shown(source), dropped), described
+            dropped = _drop_unlabeled(target, options, masking.shown(source)) if options.label else {}
+            described = tables.write(bad.frame(), whole_rejected, masking.shown(source))
+    return tables.record(table, masking.shown(source), dropped), described
 
 
 def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, int]:

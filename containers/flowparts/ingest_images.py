@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import images, ingest, outputs, progress, sources, tables
+from flowparts import images, ingest, masking, outputs, progress, sources, tables
 
 # Encoded images that are held in memory before they are written.
 _PART_BYTES = 32 << 20
@@ -93,9 +93,9 @@ def read(
                         bad.append((path, str(error)))
             if not parts.rows:
                 reason = f"; the first one, {bad[0][0]}: {bad[0][1]}" if bad else ""
-                raise ValueError(f"no image at {sources.shown(source)} can be used{reason}")
+                raise ValueError(f"no image at {masking.shown(source)} can be used{reason}")
             parts.write()
-    shown = sources.shown(source)
+    shown = masking.shown(source)
     return (
         tables.record(table, shown),
         tables.write(pl.DataFrame(bad, _REJECTED, orient="row"), rejected, shown),
@@ -142,7 +142,7 @@ def _listing(source: str, scratch: Path, options: Options) -> Iterator[_Listing]
     elif separator and scheme != "file":
         if scheme not in sources.SCHEMES:
             raise ValueError(
-                f"source {sources.shown(source)!r} has the unknown scheme {scheme!r}; "
+                f"source {masking.shown(source)!r} has the unknown scheme {scheme!r}; "
                 "use a local path or one of: " + ", ".join(f"{known}://" for known in sources.SCHEMES)
             )
         folder = scratch / "tree"
@@ -187,7 +187,7 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
     tables.require_columns(frame, [options.label_column], "label_column")
     uri, label = tables.column(options.uri_column), tables.column(options.label_column)
     rows = frame.select(uri=uri.cast(pl.String), label=label)
-    beside = sources.shown(source).rpartition("/")[0]
+    beside = masking.shown(source).rpartition("/")[0]
     is_remote = sources.local_path(source) is None
 
     def entries() -> Iterator[tuple[str, Any, bytes | ValueError]]:
@@ -203,7 +203,7 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
                     )
                 else:
                     content = _fetched(whole)
-                yield sources.shown(uri), label, content
+                yield masking.shown(uri), label, content
 
     return _Listing(frame.collect_schema()[options.label_column], tables.row_count(frame), entries())
 
@@ -213,7 +213,7 @@ def _fetched(uri: str) -> bytes | ValueError:
         try:
             files = sources.fetch(uri, Path(folder))
             if len(files) > 1:
-                raise ValueError(f"{sources.shown(uri)} names {len(files)} files, not one image")
+                raise ValueError(f"{masking.shown(uri)} names {len(files)} files, not one image")
             return files[0].path.read_bytes()
         except ValueError as error:
             return error

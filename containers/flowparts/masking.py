@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 # Passwords may hold any character but blanks and quotes.
 _USER = re.compile(r"(\w://)(?:[^\s\"/@]*:[^\s\"]*|[^\s\"/@]*)@")
@@ -23,3 +24,11 @@ def masked(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: masked(item) for key, item in value.items()}
     return value
+
+
+def shown(source: str) -> str:
+    """Return a source without what may be secret in it: user, password and query (presigned addresses)."""
+    if not re.match(r"https?://", source):
+        return str(masked(source))
+    parts = urlsplit(source)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 import flowparts
-from flowparts import fitted_estimators, mlmodel, outputs, preprocess, tables
+from flowparts import casts, fitted_estimators, mlmodel, outputs, preprocess, tables
 from flowparts.schema import Column, Schema
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class PipelineModel(Model):
         import joblib
 
         threads = joblib.cpu_count() if rows.height >= _ROWS_WORTH_THREADS else 1
-        raw = tables.to_pandas(preprocess.conform(rows, self.types))
+        raw = tables.to_pandas(casts.conform(rows, self.types))
         with joblib.parallel_config("threading", n_jobs=threads), _thread_pools().limit(limits=threads):
             # The first step brings whatever a server got to the types that `raw` already has.
             matrix = self.pipeline[1:-1].transform(raw)
@@ -127,7 +127,7 @@ class GraphModel(Model):
     def _score(self, rows: pl.DataFrame) -> pl.DataFrame:
         import numpy as np
 
-        found = self.graph.predict_table(preprocess.conform(rows, self.types))
+        found = self.graph.predict_table(casts.conform(rows, self.types))
         return pl.DataFrame(
             {
                 # Text is an array of objects, which Polars takes as a list only.
@@ -254,7 +254,7 @@ def save_onnx(
     if image_size:
         learned["image_size"] = asdict(image_size)
     whole = onnx_graph.described(graph, raw_features.describe(preprocessor) if preprocessor else learned)
-    raw = preprocess.conform(example, features).to_dict(as_series=False)
+    raw = casts.conform(example, features).to_dict(as_series=False)
     predicted = len(onnx_graph.Graph(whole, classes).predict(raw)["prediction"])
     if predicted != example.height:
         raise ValueError(f"the ONNX graph gives {predicted} predictions for {example.height} rows")

@@ -102,7 +102,7 @@ class Graph:
         return self.predict_matrix(self._features.matrix(columns))
 
     def predict_table(self, rows: "pl.DataFrame") -> dict[str, npt.NDArray[Any]]:
-        """Score rows of a table that `preprocess.conform` has returned, as `predict` does plain values."""
+        """Score rows of a table that `casts.conform` has returned, as `predict` does plain values."""
         columns = {column.name: column.to_list() for column in rows.iter_columns() if not self._takes(column)}
         if self._features is not None:
             return self.predict(columns)

@@ -8,20 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import outputs, tables, times
+from flowparts import casts, outputs, tables
 from flowparts.schema import type_of
 
 TASKS = ("classification", "regression")
 
-_NUMBERS = ("integer", "number", "boolean")
-_MOMENTS = ("timestamp", "date")
-_ISO_8601 = (
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M:%S%.f%#z",
-    "%Y-%m-%d",
-    "%Y-%m-%dT%H:%M",
-    "%Y-%m-%dT%H:%M%#z",
-)
 _FOLDS = 5
 # From so many rows on, a column whose texts differ in more than this share of them is an identifier.
 _MIN_ROWS_ID = 20
@@ -173,7 +164,7 @@ def fit(
     with tables.watched(train, "reading the training table") as watched:
         rows = tables.select(watched, [*features, *others]).pipe(tables.collect)
     kept = tables.select(rows, others)
-    raw = conform(tables.select(rows, features), features)
+    raw = casts.conform(tables.select(rows, features), features)
     transformer = _column_transformer(
         features, found.distinct, classes, max_one_hot_categories, seed, raw.height
     )
@@ -319,7 +310,7 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
     result = pl.Schema({name: pl.Float32() for name in preprocessor.feature_names} | dict(schema))
 
     def chunk(rows: pl.DataFrame) -> pl.DataFrame:
-        raw = tables.to_pandas(conform(tables.select(rows, features), preprocessor.features))
+        raw = tables.to_pandas(casts.conform(tables.select(rows, features), preprocessor.features))
         return _features_table(
             preprocessor.transformer.transform(raw), preprocessor, tables.select(rows, kept)
         )
@@ -335,82 +326,8 @@ def matrix(rows: pl.DataFrame, preprocessor: Preprocessor) -> Any:
     """
     from flowparts.transformers import Float32
 
-    raw = tables.to_pandas(conform(rows, preprocessor.features))
+    raw = tables.to_pandas(casts.conform(rows, preprocessor.features))
     return Float32().transform(preprocessor.transformer.transform(raw))
-
-
-def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
-    """Select the named columns, cast to what the model was trained on; infinity becomes missing.
-
-    Args:
-        frame: Rows; further columns are ignored.
-        types: Column name to type, as `schema.type_of` names it.
-
-    Raises:
-        ValueError: A column is not there, or a value can't be cast; the sentence names both.
-    """
-    tables.require_columns(frame, types, "feature column")
-    # Under a plain name, as what Polars does with a column alone takes some names for patterns.
-    cast = (_cast(frame[name].alias("values"), kind, name).alias(name) for name, kind in types.items())
-    return frame.select(cast)
-
-
-def _cast(column: pl.Series, kind: str, name: str) -> pl.Series:
-    dtype = column.dtype
-    if kind in _NUMBERS:
-        if dtype.is_temporal() or dtype.is_nested():
-            raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
-        source = column.cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else column
-        cast = source.cast(pl.Float64, strict=False)
-    elif kind == "image":
-        if column.dtype not in (pl.Binary, pl.Null):
-            raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
-        cast = column.cast(pl.Binary)
-    elif kind in _MOMENTS:
-        cast = _to_moment(column, kind, name)
-    elif dtype.is_nested() or dtype == pl.Binary:
-        raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
-    else:
-        cast = column.cast(pl.String)
-    if cast.null_count() > column.null_count():
-        raise ValueError(
-            _wrong(column, kind, name, column.filter(cast.is_null() & column.is_not_null()).to_list())
-        )
-    if kind in _NUMBERS:
-        cast = pl.select(pl.when(cast.is_finite()).then(cast).alias(column.name)).to_series()
-    return cast
-
-
-def _to_moment(column: pl.Series, kind: str, name: str) -> pl.Series:
-    moment = pl.Datetime("us")
-    if column.dtype == pl.String:
-        return _parse_moments(column)
-    if column.dtype in (pl.Date, pl.Datetime, pl.Null):
-        return column.cast(moment)
-    raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
-
-
-def _parse_moments(column: pl.Series) -> pl.Series:
-    """Read what `times.parse` reads."""
-    text = column.set(~column.str.contains(f"^(?:{times.PATTERN})$"), None)
-    text = text.str.replace(" UTC", "Z", literal=True).str.strip_chars(" ")
-    text = text.str.replace(" ", "T", literal=True)
-    parsed = pl.Series(column.name, [None] * len(text), dtype=pl.Datetime("us"))
-    for pattern in _ISO_8601:
-        if parsed.null_count() == text.null_count():
-            break
-        zone = "UTC" if pattern.endswith("z") else None
-        found = text.str.to_datetime(pattern, time_unit="us", time_zone=zone, strict=False)
-        parsed = pl.select(
-            pl.coalesce(parsed, found.dt.replace_time_zone(None)).alias(column.name)
-        ).to_series()
-    return parsed.set(~parsed.dt.year().is_between(1, 9999), None)
-
-
-def _wrong(column: pl.Series, kind: str, name: str, values: Sequence[object]) -> str:
-    value = f"{values[0]!r}" if values else str(column.dtype)
-    form = " in ISO 8601, of the years 1 to 9999" if kind in _MOMENTS else ""
-    return f"feature column {name!r} holds {kind} values in the training table; {value} isn't one{form}"
 
 
 def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
@@ -510,8 +427,8 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
         if kind == "string":
             count = column.drop_nulls().n_unique()
         else:
-            present = column.cast(pl.Float64, strict=False) if kind in _NUMBERS else column
-            finite = present.filter(present.is_finite()) if kind in _NUMBERS else present
+            present = column.cast(pl.Float64, strict=False) if kind in casts.NUMBERS else column
+            finite = present.filter(present.is_finite()) if kind in casts.NUMBERS else present
             count = (
                 pl.when(finite.min().is_null())
                 .then(0)
@@ -566,7 +483,7 @@ def _column_transformer(
     many = [name for name in of("string") if distinct[name] > max_one_hot_categories]
     folds = KFold(min(_FOLDS, rows), shuffle=True, random_state=seed)
     steps = [
-        ("number", numbers(), of(*_NUMBERS)),
+        ("number", numbers(), of(*casts.NUMBERS)),
         ("timestamp", numbers(TimestampFeatures()), of("timestamp")),
         ("date", numbers(TimestampFeatures(hours=False)), of("date")),
         ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), few),

@@ -41,7 +41,7 @@ def conform(columns: Columns, types: Mapping[str, str]) -> dict[str, Sequence[An
 
     Raises:
         ValueError: A column is not there or longer than another, or a value isn't of its type; with the
-            sentence of `preprocess.conform`.
+            sentence of `casts.conform`.
     """
     missing = [name for name in types if name not in columns]
     if missing:
@@ -120,13 +120,13 @@ def _moment(value: Any) -> Any:
 
 
 def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[type]) -> list[Any]:
-    """Let `preprocess.conform` have its say on the values that aren't of the plain types.
+    """Let `casts.conform` have its say on the values that aren't of the plain types.
 
     Values of one type go together, so that none depends on what else is in a request.
     """
     import polars as pl
 
-    from flowparts import preprocess
+    from flowparts import casts
 
     result = list(values)
     odd = [index for index, value in enumerate(values) if type(value) not in plain]
@@ -139,7 +139,7 @@ def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[t
                 f"feature column {name!r} holds {kind} values in the training table; "
                 f"{values[at[0]]!r} isn't one"
             ) from None
-        cast = preprocess.conform(column.to_frame(), {name: kind})[name]
+        cast = casts.conform(column.to_frame(), {name: kind})[name]
         for index, value in zip(at, cast.to_list(), strict=True):
             result[index] = value
     return result
@@ -249,7 +249,7 @@ class RawFeatures:
             raw = np.array(lines, dtype=float)
         except OverflowError:
             raise ValueError(_TOO_LARGE) from None
-        # As `preprocess.conform` does, infinity is missing.
+        # As `casts.conform` does, infinity is missing.
         filled = np.where(np.isfinite(raw), raw, self._fill)
         with np.errstate(over="ignore"):
             return _clipped((filled - self._mean) / self._scale)

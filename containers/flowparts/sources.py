@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flowparts import allowed_sources, trees
+from flowparts import allowed_sources, masking, trees
 from flowparts.masking import masked
 from flowparts.names import hint
 
@@ -76,13 +76,13 @@ def fetch(source: str, directory: Path) -> list[File]:
         raise ValueError("source is empty; give a path, a URL or sample://NAME")
     scheme, _, rest = source.partition("://")
     path = local_path(source)
-    allowed_sources.require_source(shown(source) if path is None else os.path.realpath(path))
+    allowed_sources.require_source(masking.shown(source) if path is None else os.path.realpath(path))
     if path is not None:
         return _local(source, path)
     if scheme not in SCHEMES:
         raise ValueError(
-            f"source {shown(source)!r} has the unknown scheme {scheme!r}; use a local path or one of: "
-            + ", ".join(f"{known}://" for known in SCHEMES)
+            f"source {masking.shown(source)!r} has the unknown scheme {scheme!r}; "
+            "use a local path or one of: " + ", ".join(f"{known}://" for known in SCHEMES)
         )
     if scheme == "sample":
         return [_sample(rest)]
@@ -100,7 +100,7 @@ def fetch_tree(source: str, directory: Path) -> None:
         ValueError: Nothing is there, a name in it leads out of the directory, or the server can't be reached.
     """
     scheme, _, rest = source.partition("://")
-    allowed_sources.require_source(shown(source))
+    allowed_sources.require_source(masking.shown(source))
     try:
         files = filesystem(scheme)
         root = rest.strip("/")
@@ -110,7 +110,7 @@ def fetch_tree(source: str, directory: Path) -> None:
     except Exception as error:
         raise ValueError(_reason(source, scheme, error)) from None
     if not names:
-        raise ValueError(f"there is nothing at {shown(source)}")
+        raise ValueError(f"there is nothing at {masking.shown(source)}")
     # An object may have any name: all are held inside the directory before the first one is written.
     targets = {name: _inside(directory, name.removeprefix(f"{root}/"), source) for name in sorted(names)}
     try:
@@ -145,14 +145,6 @@ def local_files(source: str) -> list[File]:
     """
     path = local_path(source)
     return [] if path is None else _local(source, path)
-
-
-def shown(source: str) -> str:
-    """Return a source without what may be secret in it: user, password and query (presigned addresses)."""
-    if not re.match(r"https?://", source):
-        return str(masked(source))
-    parts = urlsplit(source)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def format_of(files: Sequence[File], file_format: str | None = None) -> str:
@@ -320,17 +312,17 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
             target = trees.inside(folder, Path(urlsplit(name).path).name or "data")
             files.get_file(name, str(target))
             if scheme.startswith("http"):
-                found.append(File(target, shown(name)))
+                found.append(File(target, masking.shown(name)))
             else:
                 partitions = _partitions(name, source.partition("://")[2])
                 found.append(File(target, f"{scheme}://{name}", partitions))
     except ValueError as error:
         if str(error).startswith("no file"):
             raise
-        raise ValueError(f"{shown(source)} can't be read: {_first_line(error)}") from None
+        raise ValueError(f"{masking.shown(source)} can't be read: {_first_line(error)}") from None
     # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
     except Exception as error:
-        raise ValueError(_reason(shown(source), scheme, error)) from None
+        raise ValueError(_reason(masking.shown(source), scheme, error)) from None
     return found
 
 

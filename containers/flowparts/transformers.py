@@ -33,13 +33,13 @@ class RawColumns(TransformerMixin, BaseEstimator):
         """Return the frame as `tables.to_pandas` would give it."""
         import polars as pl
 
-        from flowparts import preprocess, tables
+        from flowparts import casts, tables
 
         known = frame[[name for name in self.types if name in frame.columns]]
         table = pl.from_pandas(known.reset_index(drop=True))
         missing = [name for name in self.optional if name not in frame.columns]
         table = table.with_columns(pl.lit(None).alias(name) for name in missing)
-        return tables.to_pandas(preprocess.conform(table, self.types))
+        return tables.to_pandas(casts.conform(table, self.types))
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

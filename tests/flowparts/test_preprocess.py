@@ -8,7 +8,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from sklearn.preprocessing import StandardScaler
 
-from flowparts import preprocess, tables
+from flowparts import casts, preprocess, tables
 
 START = datetime.datetime(2024, 2, 28, 22)
 
@@ -252,7 +252,7 @@ def test_a_table_that_does_not_fit_gives_a_sentence(other: pl.DataFrame, message
 )
 def test_a_value_that_does_not_fit_is_named(column: pl.Series, kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        preprocess.conform(pl.DataFrame([column]), {"x": kind})
+        casts.conform(pl.DataFrame([column]), {"x": kind})
 
 
 @pytest.mark.parametrize(
@@ -260,12 +260,12 @@ def test_a_value_that_does_not_fit_is_named(column: pl.Series, kind: str, messag
              "2024-02-28 22:00:00.000000"]
 )  # fmt: skip
 def test_times_are_read_from_text(text: str) -> None:
-    frame = preprocess.conform(pl.DataFrame({"x": [text, None]}), {"x": "timestamp"})
+    frame = casts.conform(pl.DataFrame({"x": [text, None]}), {"x": "timestamp"})
     assert frame["x"].to_list() == [START, None]
 
 
 def test_dates_are_read_from_text() -> None:
-    frame = preprocess.conform(pl.DataFrame({"x": ["2024-02-28", None]}), {"x": "date"})
+    frame = casts.conform(pl.DataFrame({"x": ["2024-02-28", None]}), {"x": "date"})
     assert frame["x"].to_list() == [datetime.datetime(2024, 2, 28), None]
 
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from backports import zstd
 
-from flowparts import sources
+from flowparts import masking, sources
 from flowparts.samples import make
 from flowparts.sources import File
 from tests import clouds
@@ -180,8 +180,8 @@ def test_http_file_is_fetched_and_its_query_is_kept_out_of_its_name(web: str, fe
 
 
 def test_user_and_query_are_not_shown() -> None:
-    assert sources.shown("https://me:pw@host:8/a.csv?sig=1") == "https://host:8/a.csv"
-    assert sources.shown("s3://bucket/what?.csv") == "s3://bucket/what?.csv"
+    assert masking.shown("https://me:pw@host:8/a.csv?sig=1") == "https://host:8/a.csv"
+    assert masking.shown("s3://bucket/what?.csv") == "s3://bucket/what?.csv"
 
 
 def test_http_failures_are_one_sentence_each(web: str, fetched: Path) -> None:

@@ -7,7 +7,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from flowparts import preprocess, raw_features, text_types, times
+from flowparts import casts, raw_features, text_types, times
 from flowparts.deploy import _tf_rows
 
 DAYS = [
@@ -62,11 +62,11 @@ def test_ingestion_reads_the_same_times(parsed: list[datetime | None]) -> None:
 
 def test_preprocessing_reads_the_same_times(parsed: list[datetime | None]) -> None:
     good = [text for text, moment in zip(TEXTS, parsed, strict=True) if moment]
-    read = preprocess.conform(pl.DataFrame({"at": good}), {"at": "timestamp"})
+    read = casts.conform(pl.DataFrame({"at": good}), {"at": "timestamp"})
     assert read["at"].to_list() == [moment for moment in parsed if moment]
     for text in (text for text, moment in zip(TEXTS, parsed, strict=True) if moment is None):
         with pytest.raises(ValueError, match="isn't one in ISO 8601, of the years 1 to 9999"):
-            preprocess.conform(pl.DataFrame({"at": [text]}), {"at": "timestamp"})
+            casts.conform(pl.DataFrame({"at": [text]}), {"at": "timestamp"})
 
 
 def test_the_server_reads_the_same_times(parsed: list[datetime | None]) -> None:

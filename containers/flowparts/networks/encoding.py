@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import preprocess, tables
+from flowparts import casts, tables
 
 NUMBERS = ("integer", "number", "boolean")
 MOMENTS = ("timestamp", "date")
@@ -110,7 +110,7 @@ def arrays(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
     Raises:
         ValueError: A column is missing, or a value can't be cast.
     """
-    raw = preprocess.conform(rows, encoding.features)
+    raw = casts.conform(rows, encoding.features)
     made: dict[str, Any] = {}
     if encoding.numbers:
         made["numbers"] = tables.select(raw, encoding.numbers).fill_null(float("nan")).to_numpy(order="c")
@@ -128,7 +128,7 @@ def arrays(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
 
 def columns(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
     """Return what a model of raw columns takes: a vector for each, float64 or text."""
-    raw = preprocess.conform(rows, encoding.features)
+    raw = casts.conform(rows, encoding.features)
     made = {}
     for name, kind in encoding.features.items():
         if kind == "string":

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import images, lineage, models, outputs, preprocess, sources, tables
+from flowparts import images, lineage, masking, models, outputs, preprocess, sources, tables
 from flowparts.images import Size
 from flowparts.metrics import score
 from flowparts.networks import archive, curves, feed, image, onnx_export, saved_model, target, training
@@ -178,11 +178,11 @@ def train(
     spread = training.start(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         start = _fetched(weights, Path(scratch)) if weights else None
-        size = image.body_of(start, sources.shown(str(weights)))[1] if start else shape.size
+        size = image.body_of(start, masking.shown(str(weights)))[1] if start else shape.size
 
         def network(policy: str, augment: float) -> Any:
             if start:
-                body, _ = image.body_of(start, sources.shown(str(weights)))
+                body, _ = image.body_of(start, masking.shown(str(weights)))
                 return image.fine_tuned(body, size, shape.dropout, len(classes), augment)
             return image.convolutional(
                 size, shape.blocks, shape.filters, shape.dropout, len(classes), augment, policy
@@ -222,7 +222,7 @@ def train(
     facts = {
         "estimator": "KerasFineTunedNetwork" if weights else "KerasConvolutionalNetwork",
         "parameters": {**asdict(shape), **options.described(), "size": asdict(size)},
-        "started_from": sources.shown(weights) if weights else None,
+        "started_from": masking.shown(weights) if weights else None,
         "best_epoch": trained.best_epoch,
         "epochs_done": len(trained.history["loss"]),
         "training_fingerprint": fingerprint,
@@ -341,6 +341,6 @@ def _fetched(weights: str, scratch: Path) -> Path:
     files = sources.fetch(weights, scratch)
     if len(files) != 1:
         raise ValueError(
-            f"weights {sources.shown(weights)!r} names {len(files)} files, not one .keras archive"
+            f"weights {masking.shown(weights)!r} names {len(files)} files, not one .keras archive"
         )
     return files[0].path

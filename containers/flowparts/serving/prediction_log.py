@@ -126,7 +126,7 @@ class PredictionLog:
     def _table(self, kept: Sequence[tuple[float, str, Sequence[Row], Answer]]) -> Any:
         import polars as pl
 
-        from flowparts import preprocess
+        from flowparts import casts
 
         signature = self._model.signature
         rows = [row for _, _, part, _ in kept for row in part]
@@ -137,7 +137,7 @@ class PredictionLog:
             features.append(pl.Series(name, values, dtype=dtype, strict=False))
         frame = pl.DataFrame(features)
         if moments:
-            parsed = preprocess.conform(frame, moments)
+            parsed = casts.conform(frame, moments)
             frame = frame.with_columns(
                 parsed[name].cast(pl.Date) if kind == "date" else parsed[name]
                 for name, kind in moments.items()
