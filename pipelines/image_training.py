@@ -48,7 +48,8 @@ def image_training(
         augment: How far training images are moved, scaled and turned at random, from 0 to 0.5.
         checkpoints: Path or URI of a folder for checkpoints that outlives a step, from which a training that
             was killed resumes; empty for that of run.py, or none on a cluster.
-        metric: Metric that promotes; empty for roc_auc.
+        metric: Metric that promotes; empty for roc_auc, or average_precision if one of two classes has
+            fewer than 5 % of the training rows.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
         floor: Worst score with which a first model is promoted, in units of the metric; 0 to require

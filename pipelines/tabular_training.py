@@ -83,7 +83,7 @@ def tabular_training(
             LightGBM, or Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.
         network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
         metric: Metric that selects and promotes; empty for rmse (regression), roc_auc (classification), or
-            average_precision if fewer than 5 % of the training rows are of the later of two classes.
+            average_precision if one of two classes has fewer than 5 % of the training rows.
         slice_columns: Columns whose values cut the test table into slices, each evaluated separately.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.

@@ -28,8 +28,8 @@ def evaluate_model(
         test_metrics: Accuracy, F1, ROC AUC and others, or RMSE, MAE, R2 and others; the file also holds the
             ends of the bootstrap intervals and the metrics of each slice.
         curves: Of a classification, the confusion matrix (the 10 most frequent classes) and, for two classes,
-            the ROC curve of the later one; the file also holds the curves of each of more classes, precision
-            against recall, and calibration. Empty for a regression.
+            the ROC curve of the positive one; the file also holds the curves of each of more classes,
+            precision against recall, and calibration. Empty for a regression.
         evaluation_report: HTML page: how good the model is, where it errs, the worst slice, and whether its
             probabilities can be trusted.
         metric: The metric to return as the score; the one that the model was chosen by if not given.

@@ -27,7 +27,8 @@ def fit_preprocessor(
     Args:
         train: Raw rows to learn from.
         validation: Raw rows to transform; nothing is learned from them.
-        preprocessor: What was learned: a directory with a skops file, JSON and a few example rows.
+        preprocessor: What was learned: a directory with a skops file, JSON, a few example rows and a sketch
+            of the rows, by which a model knows what it has seen.
         train_features: Transformed training rows: 32-bit features, the label and the weights. Target-encoded
             features are cross-fitted, so they don't leak a row's own label.
         validation_features: Transformed validation rows, the same columns.
@@ -39,7 +40,7 @@ def fit_preprocessor(
             that it is encoded by its mean label.
         seed: Decides the folds of target encoding.
     """
-    from flowparts import metadata, names, preprocess, tables
+    from flowparts import metadata, names, preprocess, seen, tables
 
     excluded = names.texts(exclude_columns, "exclude_columns")
     preprocess.check_options(label, task, excluded, weight_column or None, max_one_hot_categories)
@@ -59,6 +60,7 @@ def fit_preprocessor(
     ):
         metadata.describe(output, tables.write(features, output.path, source=f"features of {raw.uri}"))
     fitted.save(preprocessor.path)
+    seen.write(preprocessor.path, [train.path, validation.path], fitted.features, label)
     facts = {
         "label": label,
         "task": task,

@@ -37,7 +37,7 @@ def train_sklearn(
             XGB, LGBM and HistGradientBoosting. 0 to train them all.
         seed: Random state of the estimator.
     """
-    from flowparts import candidates, estimators, metadata, preprocess, tables
+    from flowparts import candidates, estimators, metadata, preprocess, seen, tables
 
     options = candidates.Options(
         class_weight or None, weight_column or None, early_stopping_rounds or None, seed
@@ -49,5 +49,6 @@ def train_sklearn(
     train = estimators.examples(tables.scan(train_features.path), learned, options.weight_column)
     held_out = estimators.examples(tables.scan(validation_features.path), learned, options.weight_column)
     trained = candidates.train(untrained, learned, train, held_out)
-    metadata.describe(model, trained.save(model.path, learned, train))
+    trained.save(model.path, learned, train)
+    metadata.describe(model, seen.carry_over(preprocessor.path, model.path))
     metadata.log_metrics(validation_metrics, trained.facts["validation"])

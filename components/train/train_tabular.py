@@ -50,7 +50,7 @@ def train_tabular(
         network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
             epochs, layers, units and checkpoints.
         metric: Validation metric to choose by; if not given, rmse for regression, and for classification
-            roc_auc, or average_precision if fewer than 5 % of the rows are of the later of two classes.
+            roc_auc, or average_precision if one of two classes has fewer than 5 % of the rows.
         exclude_columns: Columns to exclude from the features, such as identifiers.
         weight_column: Column of sample weights, numbers of 0 or more; not a feature.
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.

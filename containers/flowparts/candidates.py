@@ -18,6 +18,7 @@ from flowparts import (
     forests,
     lineage,
     models,
+    positives,
     preprocess,
     selection,
 )
@@ -181,6 +182,8 @@ def train(
             "candidate; give it more, as in "
             f"{{'estimator': '{name}', 'seconds': {2 * (candidate.seconds or 0):g}}}"
         ) from None
+    found = positives.find(train.truth.to_frame().lazy(), train.truth.name) if learned.classes else None
+    positive = found[0] if found else None
     megabytes = _bytes(trained) / 1e6
     budgets.require_size(megabytes)
     facts = {
@@ -194,7 +197,8 @@ def train(
         "training_rows": rows,
         "megabytes": round(megabytes, 1),
         "git_commit": lineage.git_commit(),
-        "validation": score(learned.task, validation.truth, predicted, learned.classes),
+        "positive_class": positive,
+        "validation": score(learned.task, validation.truth, predicted, learned.classes, positive),
     }
     return Trained(trained, facts, seconds, _milliseconds(trained, validation.matrix, learned.classes))
 

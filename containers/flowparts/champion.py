@@ -93,7 +93,12 @@ def compare(
     tables.require_rows(test, "the test table")
     truth = tables.select(test, [new.label]).pipe(tables.collect)[new.label]
     new_predictions = new.predict(test)
-    options: dict[str, Any] = {"samples": samples, "confidence": confidence, "seed": seed}
+    options: dict[str, Any] = {
+        "samples": samples,
+        "confidence": confidence,
+        "seed": seed,
+        "positive": described.get("positive_class"),
+    }
     result: dict[str, Any] = {
         "task": task,
         "label": new.label,
@@ -238,13 +243,13 @@ def measured(comparison: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _scored(
-    model: "Model", truth: pl.Series, predictions: pl.DataFrame, samples: int, confidence: float, seed: int
+    model: "Model", truth: pl.Series, predictions: pl.DataFrame, positive: Any, **options: Any
 ) -> dict[str, Any]:
     from flowparts import metrics
 
     given = (model.task, truth, predictions, model.classes)
-    intervals = metrics.bootstrap_intervals(*given, samples=samples, confidence=confidence, seed=seed)
-    entries = {name: {"score": value} for name, value in metrics.score(*given).items()}
+    intervals = metrics.bootstrap_intervals(*given, **options, positive=positive)
+    entries = {name: {"score": value} for name, value in metrics.score(*given, positive).items()}
     for name, (low, high) in intervals.items():
         entries[name] |= {"low": low, "high": high}
     return {"estimator": model.metadata["estimator"], "metrics": entries}

@@ -27,27 +27,6 @@ HIGHER_IS_BETTER = {
 }
 
 
-# Below this share of positives, ROC AUC looks good although hardly any positive is found.
-RARE = 0.05
-
-
-def default(task: str, positives: float | None) -> tuple[str, str]:
-    """Return the metric for when none is given, and why it isn't the task's primary one, if so.
-
-    Args:
-        task: "classification" or "regression".
-        positives: Share of the later of two classes, the positive one, in the training rows; None for a
-            regression or more classes.
-    """
-    if task != "classification" or positives is None or positives >= RARE:
-        return PRIMARY[task], ""
-    return "average_precision", (
-        f"The metric is average_precision because {positives:.2%} of the training rows are positive, less "
-        f"than {RARE:.0%}: roc_auc counts the many easy negatives and looks good even if most alarms are "
-        "false. Guessing has the share of positives."
-    )
-
-
 def higher_is_better(metric: str) -> bool:
     """Say which way a metric points.
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,8 @@ def evaluate(
         metrics.floats(truth, "label")
     else:
         metrics.encode(truth, model.classes)
-    scored = _Scored(model.task, truth, model.predict(test), model.classes)
+    positive = model.metadata.get("positive_class")
+    scored = _Scored(model.task, truth, model.predict(test), model.classes, positive)
     overall = scored.score()
     slices = [
         (Slice(name, value, int(mask.sum()), scored.part(mask).score()), mask)
@@ -194,8 +195,8 @@ def curves(evaluation: Evaluation) -> dict[str, Any]:
     Returns:
         "classes" (as text, the 30 most frequent where there are more), "confusion_matrix" (rows: true class,
         columns: predicted class, of these classes), and by class "roc", "precision_recall" and "calibration":
-        for the later of two classes, or for each of more against the rest. A class that no row or every row
-        holds has a calibration only.
+        for the positive of two classes, or for each of more against the rest. A class that no row or every
+        row holds has a calibration only.
     """
     classes = evaluation.classes
     codes = metrics.encode(evaluation.truth, classes)
@@ -210,13 +211,14 @@ def curves(evaluation: Evaluation) -> dict[str, Any]:
         "precision_recall": {},
         "calibration": {},
     }
-    for index in [1] if len(classes) == 2 else shown:
-        name, positive = str(classes[index]), codes == index
-        found["calibration"][name] = metrics.calibration(positive, probability[:, index])._asdict()
+    positive = metrics.positive_index(classes, evaluation.model.get("positive_class"))
+    for index in [positive] if len(classes) == 2 else shown:
+        name, is_class = str(classes[index]), codes == index
+        found["calibration"][name] = metrics.calibration(is_class, probability[:, index])._asdict()
         if not 0 < rows[index] < len(codes):
             continue
-        roc = metrics.roc_curve(positive, probability[:, index], points=100)
-        pr = metrics.pr_curve(positive, probability[:, index], points=100)
+        roc = metrics.roc_curve(is_class, probability[:, index], points=100)
+        pr = metrics.pr_curve(is_class, probability[:, index], points=100)
         found["roc"][name] = {
             "false_positive_rate": roc.x,
             "true_positive_rate": roc.y,
@@ -264,17 +266,25 @@ class _Scored:
     truth: pl.Series
     predictions: pl.DataFrame
     classes: list[Any] | None
+    positive: Any
 
     def part(self, mask: Mask) -> "_Scored":
         rows = pl.Series(mask)
-        return _Scored(self.task, self.truth.filter(rows), self.predictions.filter(rows), self.classes)
+        return replace(self, truth=self.truth.filter(rows), predictions=self.predictions.filter(rows))
 
     def score(self) -> dict[str, float]:
-        return metrics.score(self.task, self.truth, self.predictions, self.classes)
+        return metrics.score(self.task, self.truth, self.predictions, self.classes, self.positive)
 
     def intervals(self, samples: int, confidence: float, seed: int) -> dict[str, tuple[float, float]]:
         return metrics.bootstrap_intervals(
-            self.task, self.truth, self.predictions, self.classes, samples, confidence, seed
+            self.task,
+            self.truth,
+            self.predictions,
+            self.classes,
+            samples,
+            confidence,
+            seed,
+            self.positive,
         )
 
 

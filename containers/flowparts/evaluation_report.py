@@ -131,7 +131,13 @@ def _constant_callout(evaluation: Evaluation, metric: str) -> report.Block:
     """Say whether the model is better than a constant answer by more than chance."""
     task, classes = evaluation.model["task"], evaluation.model["classes"]
     answer, gain = metrics.against_constant(
-        metric, task, evaluation.truth, evaluation.predictions, classes, samples=200
+        metric,
+        task,
+        evaluation.truth,
+        evaluation.predictions,
+        classes,
+        samples=200,
+        positive=evaluation.model.get("positive_class"),
     )
     if gain is None:
         return report.callout(

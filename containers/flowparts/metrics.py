@@ -75,13 +75,17 @@ class Calibration(NamedTuple):
 
 
 def score(
-    task: str, truth: pl.Series, predictions: pl.DataFrame, classes: Sequence[Any] | None
+    task: str,
+    truth: pl.Series,
+    predictions: pl.DataFrame,
+    classes: Sequence[Any] | None,
+    positive: Any = None,
 ) -> dict[str, float]:
     """Measure predictions against the truth.
 
     Classification: accuracy, balanced_accuracy (mean recall of the classes in the truth), precision, recall
     and f1 (unweighted means over the classes that occur, for two classes too), mcc (0 where the model gives
-    one class only), roc_auc and average_precision (two classes: of the later one in `classes`; more:
+    one class only), roc_auc and average_precision (two classes: of the positive one; more:
     unweighted mean of one class against the rest, over the classes in the truth), log_loss (natural
     logarithm), brier (two classes: squared error of the probability, 0 to 1; more: summed over the classes,
     0 to 2).
@@ -93,12 +97,13 @@ def score(
         truth: The labels; no nulls.
         predictions: As `models.Model.predict` gives them, row for row with `truth`.
         classes: The model's classes in the order of the probability columns; None for regression.
+        positive: Which of two classes is the positive one; the later one if not given.
 
     Raises:
         ValueError: Unknown task, no rows, missing labels, labels that the model doesn't know, predictions
             that are not finite.
     """
-    return _score(task, _rows(task, truth, predictions, classes), len(truth))
+    return _score(task, _rows(task, truth, predictions, classes, positive), len(truth))
 
 
 def bootstrap_intervals(
@@ -109,6 +114,7 @@ def bootstrap_intervals(
     samples: int = 500,
     confidence: float = 0.95,
     seed: int = 0,
+    positive: Any = None,
 ) -> dict[str, tuple[float, float]]:
     """Return the percentile bootstrap interval (low, high) of each metric that `score` gives.
 
@@ -125,9 +131,10 @@ def bootstrap_intervals(
         samples: Number of resamples, at least 20.
         confidence: Share of resamples inside the interval, such as 0.95.
         seed: Seed of the resampling.
+        positive: As for `score`.
     """
     check_bootstrap(samples, confidence)
-    rows = _rows(task, truth, predictions, classes)
+    rows = _rows(task, truth, predictions, classes, positive)
     names = list(_score(task, rows, len(truth)))
     drawn: dict[str, list[float]] = {name: [] for name in names}
     for weights in _resamples(len(truth), samples, seed):
@@ -147,6 +154,7 @@ def paired_bootstrap(
     samples: int = 500,
     seed: int = 0,
     confidence: float = 0.95,
+    positive: Any = None,
 ) -> Difference:
     """Compare two models' predictions of the same rows; both are scored on the same resampled rows.
 
@@ -162,13 +170,14 @@ def paired_bootstrap(
         samples: Number of resamples, at least 20.
         seed: Seed of the resampling.
         confidence: Share of resamples inside the interval of the improvement.
+        positive: As for `score`.
 
     Raises:
         ValueError: The metric is unknown, belongs to the other task, or is undefined on these rows.
     """
     check_bootstrap(samples, confidence)
     sign = 1.0 if higher_is_better(metric) else -1.0
-    new, old = _rows(task, truth, challenger, classes), _rows(task, truth, champion, classes)
+    new, old = (_rows(task, truth, answers, classes, positive) for answers in (challenger, champion))
     require_fitting(metric, task)
     once = np.ones(len(truth), dtype=np.int64)
     scores = {"challenger": _measure(task, metric, new, once), "champion": _measure(task, metric, old, once)}
@@ -204,6 +213,7 @@ def against_constant(
     samples: int = 500,
     seed: int = 0,
     confidence: float = 0.95,
+    positive: Any = None,
 ) -> tuple[Any, Difference | None]:
     """Compare predictions with always giving the same answer, as `paired_bootstrap` compares two models.
 
@@ -219,6 +229,7 @@ def against_constant(
         samples: Number of resamples, at least 20.
         seed: Seed of the resampling.
         confidence: Share of resamples inside the interval of the improvement.
+        positive: As for `score`.
 
     Returns:
         The answer, and how much better the model is; None where the metric isn't defined on these rows.
@@ -236,8 +247,9 @@ def against_constant(
         constant = one.select(pl.all().repeat_by(len(truth)).explode())
     require_fitting(metric, task)
     given = (metric, task, truth, predictions, constant, classes)
+    options: dict[str, Any] = {"samples": samples, "seed": seed, "confidence": confidence}
     try:
-        return answer, paired_bootstrap(*given, samples=samples, seed=seed, confidence=confidence)
+        return answer, paired_bootstrap(*given, **options, positive=positive)
     except ValueError:  # the metric needs more than these rows hold
         return answer, None
 
@@ -398,6 +410,7 @@ class _Classified:
     truth: NDArray[np.intp]
     cells: NDArray[np.intp]  # truth * classes + prediction
     probability: Floats  # (rows, classes)
+    positive: int  # of two classes
 
     @property
     def size(self) -> int:
@@ -406,7 +419,7 @@ class _Classified:
     @cached_property
     def rankings(self) -> list[_Ranking]:
         """Return the ranking of the positive class, or of each class where there are more than two."""
-        wanted = [1] if self.size == 2 else range(self.size)
+        wanted = [self.positive] if self.size == 2 else range(self.size)
         return [_Ranking.of(self.truth == index, self.probability[:, index]) for index in wanted]
 
     @cached_property
@@ -454,7 +467,11 @@ class _Regressed:
 
 
 def _rows(
-    task: str, truth: pl.Series, predictions: pl.DataFrame, classes: Sequence[Any] | None
+    task: str,
+    truth: pl.Series,
+    predictions: pl.DataFrame,
+    classes: Sequence[Any] | None,
+    positive: Any = None,
 ) -> _Classified | _Regressed:
     if task not in TASKS:
         raise ValueError(f"task {task!r} is unknown; tasks are: {', '.join(TASKS)}")
@@ -468,7 +485,12 @@ def _rows(
         raise ValueError("classification needs the model's classes, and there are none")
     codes = encode(truth, classes)
     cells = codes * len(classes) + encode(predictions["prediction"], classes, "prediction")
-    return _Classified(codes, cells, probabilities(predictions, classes))
+    return _Classified(codes, cells, probabilities(predictions, classes), positive_index(classes, positive))
+
+
+def positive_index(classes: Sequence[Any], positive: Any) -> int:
+    """Return the place of the positive of two classes; that of the later one if none is given."""
+    return classes.index(positive) if positive in classes else 1
 
 
 def _score(task: str, rows: _Classified | _Regressed, count: int) -> dict[str, float]:

@@ -8,7 +8,8 @@ judged if its hash is small enough to be among them. Of each hash four bytes are
 """
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,6 @@ _MOST_COPIES = 10
 def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
     """Write the sketch of the rows that a model has seen into its directory, and how they were split.
 
-    A row is told from others by the columns that the split kept together (a key or group, see
-    `tables.description`), else by its features and label. Without a key, rows of equal features that have
-    different labels are cases of their own: which of them a model has seen can't be told, so only rows that
-    occur once are in the sketch then.
-
     Args:
         model: The model directory.
         parts: Tables of raw rows: what it was trained on, and what it was chosen by.
@@ -40,12 +36,56 @@ def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
     Returns:
         The model's metadata, with `split` and `split_warning` if `split_table` made the parts.
     """
+    stored = models.metadata(model)
+    return models.annotate(model, write(model, parts, stored["features"], stored["label"]))
+
+
+def carry_over(learned: str | Path, model: str | Path) -> dict[str, Any]:
+    """Copy the sketch that `write` left beside a preprocessor into the directory of a model that has it.
+
+    Args:
+        learned: The directory of the preprocessor, which may have none.
+        model: The model directory.
+
+    Returns:
+        The model's metadata, as `record` returns it.
+
+    Raises:
+        ValueError: The sketch is damaged.
+    """
+    if not (Path(learned) / FILE).is_file():
+        return models.metadata(model)
+    _, facts = _read(Path(learned) / FILE)
+    with outputs.whole(Path(model) / FILE) as partial:
+        shutil.copyfile(Path(learned) / FILE, partial)
+    return models.annotate(model, facts["split"])
+
+
+def write(
+    folder: str | Path, parts: Sequence[str | Path], features: Iterable[str], label: str
+) -> dict[str, Any]:
+    """Write the sketch of the rows of tables into a directory.
+
+    A row is told from others by the columns that the split kept together (a key or group, see
+    `tables.description`), else by its features and label. Without a key, rows of equal features that have
+    different labels are cases of their own: which of them a model has seen can't be told, so only rows that
+    occur once are in the sketch then.
+
+    Args:
+        folder: The directory.
+        parts: Tables of raw rows.
+        features: The columns that are features.
+        label: The label column.
+
+    Returns:
+        `split` and `split_warning` if `split_table` made the parts.
+    """
     part = tables.description(parts[0])
     key = part.get("kept_together") or []
-    stored = models.annotate(model, {name: part[name] for name in ("split", "split_warning") if name in part})
-    features, label = sorted(stored["features"]), [stored["label"]]
+    split: dict[str, Any] = {name: part[name] for name in ("split", "split_warning") if name in part}
+    features = sorted(features)
     frames = [tables.scan(part) for part in parts]
-    columns = key or [*features, *label]
+    columns = key or [*features, label]
     wanted = [_hash(columns, frames[0]).alias("row")]
     if not key:
         wanted.append(_hash(features, frames[0]).alias("features"))
@@ -54,11 +94,11 @@ def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
         hashes = hashes.filter(pl.col("features").is_unique())
     smallest = hashes["row"].unique().sort().head(MOST_HASHES)
     limit = int(smallest[-1]) if len(smallest) == MOST_HASHES else 2**64 - 1
-    facts = {"columns": columns, "limit": limit}
+    facts = {"columns": columns, "limit": limit, "split": split}
     kept = (smallest % _STORED).cast(pl.UInt32).unique().sort().alias("hash").to_frame()
-    with outputs.whole(Path(model) / FILE) as partial:
+    with outputs.whole(Path(folder) / FILE) as partial:
         kept.write_parquet(partial, compression="zstd", metadata={_FACTS_KEY: json.dumps(facts)})
-    return stored
+    return split
 
 
 def unseen(model: str | Path, rows: pl.LazyFrame) -> pl.Series | None:
@@ -77,17 +117,20 @@ def unseen(model: str | Path, rows: pl.LazyFrame) -> pl.Series | None:
     file = Path(model) / FILE
     if not file.is_file():
         return None
-    try:
-        facts = json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
-        known = pl.read_parquet(file)["hash"]
-    except (KeyError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ValueError(f"{FILE} is damaged ({str(error).partition(chr(10))[0]})") from None
+    known, facts = _read(file)
     if not set(facts["columns"]) <= set(rows.collect_schema().names()):
         return None
     row = pl.col("row")
     is_known = (row % _STORED).cast(pl.UInt32).is_in(known.implode())
     hashed = rows.select(_hash(facts["columns"], rows).alias("row")).pipe(tables.collect)
     return hashed.select((row <= facts["limit"]) & ~is_known).to_series()
+
+
+def _read(file: Path) -> tuple[pl.Series, dict[str, Any]]:
+    try:
+        return pl.read_parquet(file)["hash"], json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
+    except (KeyError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"{FILE} is damaged ({str(error).partition(chr(10))[0]})") from None
 
 
 def _hash(columns: Sequence[str], frame: pl.LazyFrame) -> pl.Expr:

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import candidates, directions, leakage, models, names, preprocess, tables
+from flowparts import candidates, directions, leakage, models, names, positives, preprocess
 
 TRAINERS = ("sklearn", "keras")
 # What sklearn tries if no candidates are given.
@@ -102,15 +102,5 @@ def _examined(
         f"column {name!r} is left out of the features: it {preprocess.ALL_DIFFERENT}" for name in unlike
     ]
     warnings += leakage.warnings(table, examined.features, label, task)
-    why = ""
-    if not metric:
-        metric, why = directions.default(task, _positives(table, label) if task == "classification" else None)
-    facts = {"metric": metric, "metric_reason": why}
-    return metric, {**facts, "warnings": warnings}
-
-
-def _positives(table: pl.LazyFrame, label: str) -> float | None:
-    """Return the share of the later of two classes; None if there are more."""
-    values = table.select(tables.column(label).alias("class")).group_by("class").len().pipe(tables.collect)
-    counts = values.sort("class")["len"]
-    return counts[1] / counts.sum() if len(counts) == 2 else None
+    found = positives.training_facts(table, label, task, metric)
+    return found["metric"], {**found, "warnings": warnings}

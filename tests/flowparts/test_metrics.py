@@ -467,3 +467,21 @@ def test_bootstrap_options_that_make_no_sense_are_refused(
 def test_a_curve_of_one_class_is_refused(curve_of: Callable[..., metrics.Curve]) -> None:
     with pytest.raises(ValueError, match="3 of 3 rows are positive"):
         curve_of(np.array([True] * 3), np.array([0.1, 0.2, 0.3]))
+
+
+def test_average_precision_is_that_of_the_class_named_positive() -> None:
+    truth, predictions, classes = classified(2)
+    true = ~truth.to_numpy()
+    expected = reference.average_precision_score(true, predictions["probability_False"].to_numpy())
+    given = ("classification", truth, predictions, classes)
+    found = metrics.score(*given, positive=False)
+    assert found["average_precision"] == pytest.approx(expected)
+    assert metrics.score(*given)["average_precision"] != pytest.approx(expected, abs=1e-3)
+    alike = {name: value for name, value in found.items() if name != "average_precision"}
+    assert alike == pytest.approx({name: metrics.score(*given)[name] for name in alike})
+    low, high = metrics.bootstrap_intervals(*given, samples=50, positive=False)["average_precision"]
+    assert low < expected < high
+    _, gain = metrics.against_constant("average_precision", *given, samples=50, positive=False)
+    assert gain is not None
+    assert gain.challenger == pytest.approx(expected)
+    assert gain.champion == pytest.approx(true.mean())

@@ -110,3 +110,18 @@ def test_a_model_that_says_nothing_and_a_damaged_sketch(remembering: Any) -> Non
         seen.unseen(model, table(10).lazy())
     (model / seen.FILE).unlink()
     assert seen.unseen(model, table(10).lazy()) is None
+
+
+def test_a_model_takes_the_sketch_over_from_its_preprocessor(remembering: Any, tmp_path: Path) -> None:
+    rows = table(400)
+    source, model = remembering(rows.head(200), key=["id"]), remembering(rows.tail(100), key=["id"])
+    assert unseen(model, rows) == [True] * 300 + [False] * 100
+    stored = seen.carry_over(source, model)
+    assert unseen(model, rows) == [False] * 200 + [True] * 200
+    assert stored["split"] == models.metadata(model)["split"] == "by hash"
+    (source / seen.FILE).write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"seen_rows.parquet is damaged"):
+        seen.carry_over(source, model)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert seen.carry_over(empty, model) == models.metadata(model)

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import images, lineage, masking, models, outputs, preprocess, sources, tables
+from flowparts import images, lineage, masking, models, outputs, positives, preprocess, sources, tables
 from flowparts.images import Size
 from flowparts.metrics import score
 from flowparts.networks import archive, curves, feed, image, onnx_export, saved_model, target, training
@@ -218,7 +218,9 @@ def train(
         model.set_weights(trained.model.get_weights())
     answers = model.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
     truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
-    scores = score("classification", truth, predictions(answers, classes), classes)
+    judged = positives.training_facts(table, label, "classification")
+    answered = predictions(answers, classes)
+    scores = score("classification", truth, answered, classes, judged["positive_class"])
     facts = {
         "estimator": "KerasFineTunedNetwork" if weights else "KerasConvolutionalNetwork",
         "parameters": {**asdict(shape), **options.described(), "size": asdict(size)},
@@ -226,6 +228,7 @@ def train(
         "best_epoch": trained.best_epoch,
         "epochs_done": len(trained.history["loss"]),
         "training_fingerprint": fingerprint,
+        **judged,
         "validation": scores,
     }
     example = tables.select(table, [column]).head(_EXAMPLE_ROWS).pipe(tables.collect)

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import lineage, models, outputs, preprocess, selection, step, tables
+from flowparts import lineage, models, outputs, positives, preprocess, selection, step, tables
 from flowparts.metrics import score
 from flowparts.names import hint
 from flowparts.networks import (
@@ -255,7 +255,9 @@ def train(
     trunk = tabular.answering(trained.model, goal.mean, goal.scale)
     answers = trunk.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
     truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
-    scores = score(task, truth, predictions(answers, goal.classes), goal.classes)
+    judged = positives.training_facts(table, label, task)
+    answered = predictions(answers, goal.classes)
+    scores = score(task, truth, answered, goal.classes, judged["positive_class"])
     features = list(learned.features)
     return Network(
         trunk,
@@ -271,6 +273,7 @@ def train(
             "dropped_columns": found.dropped,
             "training_fingerprint": fingerprint,
             "training_rows": learning.count,
+            **judged,
             "validation": scores,
         },
         states,

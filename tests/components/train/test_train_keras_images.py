@@ -214,3 +214,22 @@ def test_a_training_that_failed_at_its_end_resumes_elsewhere(
 
 def _fail(*_: object) -> None:
     raise OSError("no space left on device")
+
+
+def test_rare_images_are_judged_by_average_precision_and_the_page_says_so(
+    train: Callable[..., Path],
+) -> None:
+    def rare(rows: pl.DataFrame, count: int) -> pl.DataFrame:
+        lying = rows.filter(pl.col("label") == "lying").head(count)
+        return pl.concat([lying, rows.filter(pl.col("label") == "standing")])
+
+    folder = train(rare(TRAIN, 3), rare(HELD_OUT, 2), epochs=1)
+    stored = models.metadata(folder / "model")
+    # The earlier of the two classes, since it is the rare one.
+    assert stored["positive_class"] == "lying"
+    assert stored["metric"] == "average_precision"
+    found = evaluation.evaluate(models.load(folder / "model"), HELD_OUT.lazy(), samples=20)
+    assert list(evaluation.curves(found)["precision_recall"]) == ["lying"]
+    page = evaluation_report.page(found, stored["metric"])
+    assert "training rows are positive (class &#39;lying&#39;), less than 5%" in page
+    assert "How well does it rank? (class &#39;lying&#39;)" in page

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from kfp import dsl
-from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 from components.train.train_keras_tabular import train_keras_tabular
 from flowparts import models, tables
@@ -359,3 +359,18 @@ def test_learns_with_half_the_bits_where_a_gpu_does_and_answers_in_full(
 def test_the_archive_names_no_date(bought: Trained) -> None:
     with zipfile.ZipFile(Path(bought.model.path) / "model.keras") as opened:
         assert json.loads(opened.read("metadata.json")).keys() == {"keras_version"}
+
+
+def test_rare_positives_are_judged_by_average_precision(tmp_path: Path) -> None:
+    def rare(rows: pl.DataFrame) -> pl.DataFrame:
+        seldom = pl.int_range(pl.len()) % 30 == 0
+        return rows.with_columns(bought=pl.when(seldom).then(pl.lit("fraud")).otherwise(pl.lit("ok")))
+
+    trained = Trained(tmp_path, rare(TRAIN), rare(VALIDATION), **LABELS["classification"], epochs=1)
+    stored = models.metadata(trained.model.path)
+    assert (stored["metric"], stored["positive_class"]) == ("average_precision", "fraud")
+    assert "(class 'fraud'), less than 5%" in stored["metric_reason"]
+    predicted = models.load(trained.model.path).predict(rare(VALIDATION))["probability_fraud"].to_numpy()
+    truth = (rare(VALIDATION)["bought"] == "fraud").to_numpy()
+    expected = average_precision_score(truth, predicted)
+    assert stored["validation"]["average_precision"] == pytest.approx(expected, abs=1e-4)

@@ -79,7 +79,7 @@ def test_few_positives_are_measured_by_average_precision_and_the_model_says_why(
     made = step.run(candidates=["Linear"])
     stored = models.metadata(made["model"].path)
     assert made["returned"][1] == stored["metric"] == "average_precision"
-    assert "% of the training rows are positive, less than 5%" in stored["metric_reason"]
+    assert "% of the training rows are positive (class 'yes'), less than 5%" in stored["metric_reason"]
     assert made["returned"][2] == stored["validation"]["average_precision"]
     assert step.run(candidates=["Linear"], metric="roc_auc")["returned"][1] == "roc_auc"
 
@@ -125,6 +125,12 @@ def test_gives_what_the_single_components_give(step: Step, artifact: Callable[..
     assert described(made["model"]) == described(best)
     predicted = [models.load(model.path).predict(VALIDATION) for model in (made["model"], best)]
     assert predicted[0].equals(predicted[1])
+    sketches = [(Path(found.path) / seen.FILE).read_bytes() for found in (made["model"], best)]
+    assert sketches[0] == sketches[1]
+    for rows in (TRAIN, VALIDATION):
+        known = seen.unseen(best.path, rows.lazy())
+        assert known is not None
+        assert not known.any()
     # Only who trained the candidates knows what they cost.
     costs = ("training s", "ms for 1,000 rows")
     shown = [Path(found.path).read_text() for found in (made["training_report"], page)]
