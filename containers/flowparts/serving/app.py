@@ -443,7 +443,8 @@ def _check_json(request: Request) -> None:
 
 
 def _check_encoding(request: Request) -> None:
-    if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    coding = request.headers.get(b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
         raise Refusal("content_type", "the body is compressed; send it as it is, without Content-Encoding")
 
 

@@ -260,6 +260,7 @@ class Connection(asyncio.Protocol):
             self._work.cancel()
         # The parser and this know each other: without this, what they hold would wait for the collector.
         self._release(self._held)
+        self._answering = 0
         self._parser = self._work = None
         self._body, self._headers, self._request = [], {}, None
 
@@ -337,10 +338,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those after the body aren't asked for."""
         if self._head_bytes >= 0:
-            key = name.lower()
-            if key in _ONCE and key in self._headers:
+            key, headers = name.lower(), self._headers
+            if key in headers and key in _ONCE:
                 self._refuse(Refusal("malformed", f"the header {key.decode()} is there twice; send it once"))
-            self._headers[key] = value
+            headers[key] = value
             self._line_bytes += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
@@ -370,7 +371,7 @@ class Connection(asyncio.Protocol):
         if length or coding:
             unwanted = self._server.application.unwanted(self._request)
             self._wanted = unwanted is None
-        if headers.get(b"expect", b"").lower() == b"100-continue" and version == "1.1":
+        if b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and version == "1.1":
             if unwanted:
                 self._refuse(unwanted)
             else:
@@ -386,10 +387,11 @@ class Connection(asyncio.Protocol):
         if self._body_bytes > self._server.application.max_body:
             self._refuse(self._too_large())
         elif self._wanted:
+            server = self._server
             self._body.append(part)
             self._held += size
-            self._server.body_bytes += size
-            if self._server.body_bytes > self._server.max_body_bytes:
+            server.body_bytes += size
+            if server.body_bytes > server.max_body_bytes:
                 self._refuse(Refusal("busy", "the server holds too many bodies already; try again later"))
 
     def on_message_complete(self) -> None:
@@ -500,9 +502,10 @@ class Connection(asyncio.Protocol):
     def _write(self, response: Response) -> None:
         self._work = None
         self._busy = False
-        if self._answering:
-            self._release(self._answering)
+        if size := self._answering:
             self._answering = 0
+            self._held -= size
+            self._server.body_bytes -= size
         if self._transport.is_closing():
             return
         body = response.body
@@ -521,7 +524,6 @@ class Connection(asyncio.Protocol):
             self._server.loop.call_soon(self._next)
 
     def _release(self, size: int) -> None:
-        size = min(size, self._held)
         self._held -= size
         self._server.body_bytes -= size
 

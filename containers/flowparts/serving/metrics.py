@@ -47,6 +47,16 @@ class Metrics:
         self._cells: Any = memoryview(self._map).cast("d")
         self._in_flight = self._places["in_flight",]
         self._cells[self._in_flight] = 0
+        # Looked up for each request.
+        self._of_request = {
+            (protocol, int(code)): (
+                self._places["requests", protocol, code],
+                self._places["latency", protocol],
+            )
+            for protocol in PROTOCOLS
+            for code in CODES
+        }
+        self._of_batch = self._places["batch_rows",], self._places["batch_seconds",]
         self._class_places = {value: self._places["predictions", str(value)] for value in classes or ()}
 
     def _layout(self) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -69,10 +79,11 @@ class Metrics:
 
     def finished(self, protocol: str, code: int, seconds: float) -> None:
         """Count a request out: how it was answered and how long it took."""
-        cells, places = self._cells, self._places
+        cells = self._cells
+        requests, latency = self._of_request[protocol, code]
         cells[self._in_flight] -= 1
-        cells[places["requests", protocol, str(code)]] += 1
-        self._spread(places["latency", protocol], SECONDS, seconds)
+        cells[requests] += 1
+        self._spread(latency, SECONDS, seconds)
 
     def rejected(self, reason: str) -> None:
         """Count a request that got no prediction."""
@@ -84,8 +95,9 @@ class Metrics:
 
     def scored(self, rows: int, seconds: float, predictions: Sequence[Any]) -> None:
         """Count what the engine did at once."""
-        self._spread(self._places["batch_rows",], ROWS, rows)
-        self._spread(self._places["batch_seconds",], SECONDS, seconds)
+        of_rows, of_seconds = self._of_batch
+        self._spread(of_rows, ROWS, rows)
+        self._spread(of_seconds, SECONDS, seconds)
         if not self._class_places:
             self._cells[self._places["predictions", ""]] += rows
         elif rows == 1:
