@@ -1,11 +1,12 @@
 """The Open Inference Protocol V2 over gRPC; `make proto` generates its messages from open_inference.proto."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from flowparts.serving import open_inference, tensors
@@ -36,8 +37,13 @@ _CLIENT_AHEAD_SECONDS = 0.1
 _ARRIVAL_SECONDS = 30.0
 # Messages that are being received, each of up to the largest body.
 _RECEIVED_AT_ONCE = 32
+# What a message of fewer bytes becomes when it is read is affordable whatever it holds.
+_SMALL_BYTES = 65_536
 # Parts of a message, such as its tensors: an empty one takes two bytes here and a hundred when it is read.
 _MAX_PARTS = 20_000
+# A number of variable length.
+_MAX_VALUE_BYTES = 10
+_TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 # How protobuf writes a part, beside the numbers of variable length.
 _WITH_LENGTH, _FIXED_BYTES = 2, {1: 8, 5: 4}
 
@@ -94,7 +100,9 @@ class Service:
                     self._authorize(context)
                 return await call(await self._received(message, sent), context)
             except Refusal as found:
-                refusal = found
+                # Its frames hold the message, and this one it: they would stay until a collection.
+                refusal = found.with_traceback(None)
+                refusal.__context__ = None
             except asyncio.CancelledError:
                 refusal = _given_up(context)
                 raise
@@ -117,14 +125,28 @@ class Service:
         Raises:
             Refusal: There is none, it doesn't come in time or isn't one.
         """
+        messages_sent = aiter(sent)
         try:
             async with asyncio.timeout(_ARRIVAL_SECONDS), self._receiving:
-                content = await anext(aiter(sent), None)
+                content = await anext(messages_sent, None)
         except TimeoutError:
             raise Refusal("slow", f"the message did not arrive within {_ARRIVAL_SECONDS:g} s") from None
+        finally:
+            # What isn't read to its end would hold the message for ever.
+            if isinstance(messages_sent, AsyncGenerator):
+                await messages_sent.aclose()
         if content is None:
             raise Refusal("malformed", f"the call has no {message.DESCRIPTOR.name}")
-        return _read(message, content)
+        if len(content) <= _SMALL_BYTES:
+            return _read(message, content)
+        # In a thread, so that a health check is answered meanwhile.
+        return await asyncio.to_thread(_read, message, content, self._most_values)
+
+    @property
+    def _most_values(self) -> int:
+        """How many values the tensors of a request may have, for the widest of the models."""
+        widths = [len(scorer.model.signature.features) for scorer in self._app.scorers.values()]
+        return self._settings.max_rows * max(widths, default=1)
 
     def _authorize(self, context: grpc.aio.ServicerContext) -> None:
         given = next(
@@ -221,28 +243,49 @@ class Service:
         raise Refusal("not_found", f"there is no model {asked} here, only {'; '.join(there) or 'none'}")
 
 
-def _read(message: Any, content: bytes) -> Any:
-    _require_few_parts(content)
+def _read(message: Any, content: bytes, most_values: int = 0) -> Any:
+    """Return a message, which is looked at before any of it is made if most_values is given."""
+    if most_values:
+        _require_affordable(message.DESCRIPTOR, content, most_values)
     try:
         return message.FromString(content)
     except DecodeError:
         raise Refusal("malformed", f"the call's message is no {message.DESCRIPTOR.name}") from None
 
 
-def _require_few_parts(content: bytes) -> None:
-    """Raise a Refusal where a message has more parts than any that is meant, by the bytes between them."""
-    place, end = 0, len(content)
-    for _ in range(_MAX_PARTS):
-        if place >= end:
-            return
-        key, place = _varint(content, place)
-        if key & 7 in _FIXED_BYTES:
-            place += _FIXED_BYTES[key & 7]
-            continue
-        size, place = _varint(content, place)
-        if key & 7 == _WITH_LENGTH:
-            place += size
-    raise Refusal("malformed", f"the message has more than {_MAX_PARTS:,} parts")
+def _require_affordable(descriptor: Any, content: bytes, most_values: int) -> None:
+    """Raise a Refusal where a message holds more than any that is meant, before any of it is made.
+
+    Args:
+        descriptor: Of the message.
+        content: What was sent.
+        most_values: Values of all its tensors that don't come packed, and of each that does.
+    """
+    parts = values = 0
+    inner = [(descriptor, 0, len(content))]
+    while inner:
+        descriptor, place, end = inner.pop()
+        while place < end:
+            key, place = _varint(content, place)
+            field = descriptor.fields_by_number.get(key >> 3)
+            if field and field.is_repeated and not field.message_type:
+                values += 1
+            else:
+                parts += 1
+            if parts > _MAX_PARTS:
+                raise Refusal("malformed", f"the message has more than {_MAX_PARTS:,} parts")
+            if key & 7 in _FIXED_BYTES:
+                place += _FIXED_BYTES[key & 7]
+            else:
+                size, place = _varint(content, place)
+                if key & 7 == _WITH_LENGTH:
+                    if field and field.message_type:
+                        inner.append((field.message_type, place, min(place + size, end)))
+                    elif field and field.type not in _TEXTS and size > most_values * _MAX_VALUE_BYTES:
+                        values = most_values + 1
+                    place += size
+            if values > most_values:
+                raise Refusal("too_many_rows", f"the message has more than {most_values:,} values")
 
 
 def _varint(content: bytes, place: int) -> tuple[int, int]:

@@ -100,14 +100,16 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
 
 def _extent(tensor: Tensor, widths: Sequence[int]) -> tuple[int, int]:
     """Return the rows and columns of a tensor that may have so many columns."""
-    match shape := list(tensor.shape):
+    # Of a longer one, which may have any length, these are enough to say what is wrong.
+    match shape := list(tensor.shape[:3]):
         case [count] if count >= 0:
             return count, 1
         case [count, width] if count >= 0 and width in widths:
             return count, width
+    rest = " and on" if len(tensor.shape) > len(shape) else ""
     raise Refusal(
         "signature",
-        f"tensor {tensor.name!r} has shape {shape}; a column is of shape [rows] or [rows, 1], and a "
+        f"tensor {tensor.name!r} has shape {shape}{rest}; a column is of shape [rows] or [rows, 1], and a "
         "tensor of all columns of shape [rows, columns]",
     )
 

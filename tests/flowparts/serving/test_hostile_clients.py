@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -125,15 +126,32 @@ def most_memory(server: Server) -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
+def resident(server: Server) -> int:
+    """Return how many bytes of memory a server has now."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
+
 def test_typed_contents_are_counted_before_they_become_objects(guarded: Server) -> None:
     column = field(1, b"member") + field(2, b"BOOL") + field(3, b"\1")
     sent = field(1, b"model") + field(5, column + field(5, field(1, b"\1" * 1_900_000)))
     most_memory(guarded)
     before = most_memory(guarded)
     refused = call(guarded, sent)
-    assert "has 1900000 values, but its shape asks for 1" in refused.details()
-    # As objects, eight bytes each; as protobuf reads them, one.
+    assert re.search("more than [0-9,]+ values", refused.details())
     assert most_memory(guarded) - before < 12_000_000
+    fitting = field(1, b"model") + field(5, column + field(5, field(1, b"\1" * 50_000)))
+    assert "has 50000 values, but its shape asks for 1" in call(guarded, fitting).details()
+
+
+def test_what_a_call_has_sent_does_not_stay(guarded: Server) -> None:
+    sent = field(1, b"model") + field(7, b"x" * 1_900_000)
+    for _ in range(10):
+        call(guarded, sent)
+    before = resident(guarded)
+    for _ in range(40):
+        assert call(guarded, sent).code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert resident(guarded) - before < 30_000_000
 
 
 @pytest.mark.parametrize("begin", [b"", b"\x78\x01", b"\x79" + b"\0" * 8, b"\x7d" + b"\0" * 4])
@@ -141,6 +159,35 @@ def test_a_message_of_many_empty_parts_is_not_read(begin: bytes, guarded: Server
     refused = call(guarded, begin + b"\x2a\x00" * 100_000)
     assert refused.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "more than 20,000 parts" in refused.details()
+
+
+NESTED = {
+    "parameters of a tensor": (field(5, b"\x22\x00" * 100_000), "parts"),
+    "texts of a tensor": (field(5, field(5, b"\x42\x00" * 500_000)), "values"),
+    "texts in parts": (field(5, field(5, b"\x42\x00" * 10_000)) * 50, "values"),
+    "numbers that aren't packed": (field(5, field(5, b"\x08\x01" * 500_000)), "values"),
+    "dimensions": (field(5, field(3, b"\1" * 1_900_000)), "values"),
+    "raw contents": (b"\x3a\x00" * 500_000, "values"),
+}
+
+
+@pytest.mark.parametrize(("sent", "what"), NESTED.values(), ids=NESTED)
+def test_parts_of_parts_are_counted_before_they_are_made(sent: bytes, what: str, guarded: Server) -> None:
+    refused = call(guarded, field(1, b"model") + sent)
+    assert re.search(f"the message has more than [0-9,]+ {what}", refused.details())
+
+
+def test_a_shape_of_many_dimensions_is_told_in_short(guarded: Server) -> None:
+    column = field(1, b"member") + field(2, b"BOOL")
+    refused = call(guarded, field(1, b"model") + field(5, column + field(3, b"\1" * 30_000)))
+    assert "has shape [1, 1, 1] and on" in refused.details()
+    body = b'{"inputs":[{"name":"member","datatype":"BOOL","data":[],"shape":[' + b"1," * 30_000 + b"1]}]}"
+    with connected(guarded) as connection:
+        connection.sendall(request(body, "/v2/models/model/infer", "Authorization: Bearer t0ken\r\n"))
+        ((status, told, _),) = answers(connection, 1)
+    assert status == 400
+    assert b"has shape [1, 1, 1] and on" in told
+    assert len(told) < 1000
 
 
 # Images.
@@ -237,10 +284,6 @@ def test_offers_of_another_protocol_one_after_another_are_answered(server: Serve
 
 
 # Clients without the token, and too many of them.
-
-
-def resident(server: Server) -> int:
-    return psutil.Process(server.process.pid).memory_info().rss
 
 
 def test_a_body_without_the_token_is_not_kept(guarded: Server) -> None:
