@@ -367,8 +367,14 @@ def _observed(
                 log.flush()
                 task.last_line = shown.strip() or task.last_line
 
-            task.exit_code = (server.run if server else step_server.run)(command, variables, say)
-        return task.exit_code
+            code = (server.run if server else step_server.run)(command, variables, say)
+        if not containers:  # Docker's runs say it in their log, with the limit
+            task.reason = step_error.killed(code)
+        if code == 0 and not _output_file(command).is_file():
+            task.reason = "the step ended with exit code 0 before it was done, as by os._exit or sys.exit"
+            code = 1
+        task.exit_code = code
+        return code
 
     task_executor.execute_single_task = observed_execute
     subprocess_task_handler.run_local_subprocess = observed_subprocess
@@ -391,9 +397,19 @@ def _observed(
         executor_input_utils.get_local_pipeline_resource_name = resource_name
 
 
+def _told(command: list[str]) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(command[command.index("--executor_input") + 1])
+    return told
+
+
+def _output_file(command: list[str]) -> Path:
+    """Return where kfp's executor writes a step's outputs when its function has returned."""
+    return Path(_told(command)["outputs"]["outputFile"])
+
+
 def _pages(command: list[str]) -> dict[str, Path]:
     """Return the HTML outputs that a step was told to write, by name; a failed step may have them too."""
-    told = json.loads(command[command.index("--executor_input") + 1])
+    told = _told(command)
     artifacts = told["outputs"].get("artifacts", {})
     return {
         name: Path(value["artifacts"][0]["uri"])

@@ -1,6 +1,7 @@
 """The part of a step's output that says why it failed."""
 
 import re
+import signal
 from collections.abc import Sequence
 
 # The last line that names an exception; what follows it belongs to its message.
@@ -20,6 +21,20 @@ def error_in(lines: Sequence[str]) -> str:
         if match := _ERROR.match(lines[index]):
             return " ".join([match[2], *(line.strip() for line in lines[index + 1 :] if line.strip())])
     return ""
+
+
+def killed(exit_code: int) -> str:
+    """Say which signal ended a step; empty if none did.
+
+    Args:
+        exit_code: As a shell gives it: 128 and the signal's number.
+    """
+    try:
+        name = signal.Signals(exit_code - 128).name
+    except ValueError:
+        return ""
+    guess = ", most likely because memory ran out" * (name == "SIGKILL")
+    return f"the step was killed by {name} (exit code {exit_code}){guess}"
 
 
 def error_in_pod(lines: Sequence[str]) -> str:

@@ -31,6 +31,8 @@ _MODULES = {
     "flowparts-sklearn": [*_SKLEARN, "mlflow", "mlflow.store.tracking.sqlalchemy_store"],
     "flowparts-serving": _SKLEARN,
 }
+# A crash in compiled code prints where Python was.
+_FAULTS = {"PYTHONFAULTHANDLER": "1"}
 # What kfp makes of a lightweight component: its source is "$0", the executor's arguments are "$@".
 _LIGHTWEIGHT = re.compile(
     r'\s*program_path=\$\(mktemp -d\)\s+printf "%s" "\$0" > "\$program_path/ephemeral_component\.py"\s+'
@@ -53,7 +55,7 @@ class StepServer:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         modules = dict.fromkeys(module for image in images for module in _MODULES.get(image, []))
         command = [sys.executable, "-m", "targets.step_server", str(theirs.fileno()), os.getcwd(), *modules]
-        environment = {**os.environ, **self._variables, "_KFP_RUNTIME": "true"}
+        environment = {**os.environ, **_FAULTS, **self._variables, "_KFP_RUNTIME": "true"}
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 it is this module
                 command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()]
@@ -97,23 +99,28 @@ class StepServer:
                     theirs.close()
                 for line in output:
                     say(line)
-                return int(ours.recv(16) or 1)
+                if code := ours.recv(16):
+                    return int(code)
+                say(
+                    "RuntimeError: the process that starts steps ended before it could tell how this one did\n"
+                )
+                return 1
 
 
 def run(command: list[str], variables: Mapping[str, str], say: Callable[[str], None]) -> int:
-    """Run a command to its end; return its exit code, and say each line of its output."""
+    """Run a command to its end; return its exit code, as a shell gives it, and say each line of its output."""
     with subprocess.Popen(  # noqa: S603 the command is the compiled component's
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, **variables},
+        env={**os.environ, **_FAULTS, **variables},
     ) as running:
         assert running.stdout
         for line in running.stdout:
             say(line)
-    return running.returncode
+    return _as_shell(running.returncode)
 
 
 def _serve(requests: socket.socket, modules: list[str]) -> list[str] | None:
@@ -141,7 +148,14 @@ def _serve(requests: socket.socket, modules: list[str]) -> list[str] | None:
                 return None
             output, end = descriptors
             gc.freeze()  # a step neither copies nor tears down what it was given: half a second
-            process = os.fork()
+            try:
+                process = os.fork()
+            except OSError as error:
+                os.write(output, f"OSError: no process for the step can be started: {error}\n".encode())
+                os.close(output)
+                with socket.socket(fileno=end) as asking:
+                    asking.sendall(b"1")
+                continue
             if process == 0:
                 for open_socket in (requests, *running.values()):
                     open_socket.close()
@@ -152,8 +166,8 @@ def _serve(requests: socket.socket, modules: list[str]) -> list[str] | None:
             os.close(output)
             running[process] = socket.socket(fileno=end)
         elif waiting:
-            # One that isn't installed is the step's matter.
-            with contextlib.suppress(ImportError):
+            # One that isn't installed, or is broken, is the step's matter.
+            with contextlib.suppress(Exception):
                 importlib.import_module(waiting.pop(0))
 
 
@@ -162,9 +176,15 @@ def _tell_ends(running: dict[int, socket.socket]) -> None:
         process, status = os.waitpid(-1, os.WNOHANG)
         if not process:
             return
-        code = os.waitstatus_to_exitcode(status)
-        with running.pop(process) as end, contextlib.suppress(OSError):
-            end.sendall(str(128 - code if code < 0 else code).encode())
+        code = _as_shell(os.waitstatus_to_exitcode(status))
+        if (end := running.pop(process, None)) is None:
+            continue  # something that an imported library started
+        with end, contextlib.suppress(OSError):
+            end.sendall(str(code).encode())
+
+
+def _as_shell(code: int) -> int:
+    return 128 - code if code < 0 else code
 
 
 def _become_step(output: int) -> None:

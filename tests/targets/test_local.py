@@ -35,6 +35,11 @@ def score(rows: Input[Dataset], setting: dict, metrics: Output[Metrics], report:
         import signal
 
         os.kill(os.getpid(), signal.SIGKILL)
+    if setting.get("fail") in ("os._exit", "sys.exit", "code"):
+        import os
+        import sys
+
+        os._exit(0) if setting["fail"] == "os._exit" else sys.exit(3 if setting["fail"] == "code" else 0)
     metrics.log_metric("accuracy", 0.5)
     Path(metrics.path).write_text("{}")
     Path(report.path).write_text("<h1>report</h1>")
@@ -137,8 +142,21 @@ def test_a_failing_step_tells_its_own_error_and_the_log(tmp_path: Path) -> None:
 def test_a_killed_step_is_told_by_its_exit_code(tmp_path: Path) -> None:
     record = local.run(small, {"settings": [{"fail": "kill"}]}, tmp_path)
     assert [task.error for task in record.failed] == [
-        "the step ended with exit code 137 and without a message"
+        "the step was killed by SIGKILL (exit code 137), most likely because memory ran out"
     ]
+
+
+@pytest.mark.parametrize("how", ["os._exit", "sys.exit"])
+def test_a_step_that_ends_without_a_word_has_failed(tmp_path: Path, how: str) -> None:
+    record = local.run(small, {"settings": [{"fail": how}]}, tmp_path)
+    assert [task.error for task in record.failed] == [
+        "the step ended with exit code 0 before it was done, as by os._exit or sys.exit"
+    ]
+
+
+def test_a_step_that_ends_with_a_code_alone_says_the_code(tmp_path: Path) -> None:
+    record = local.run(small, {"settings": [{"fail": "code"}]}, tmp_path)
+    assert [task.error for task in record.failed] == ["the step ended with exit code 3 and without a message"]
 
 
 def test_a_pipeline_with_an_importer_runs(tmp_path: Path) -> None:

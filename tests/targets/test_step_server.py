@@ -16,7 +16,7 @@ import pytest
 from kfp import dsl
 from kfp.dsl.python_component import PythonComponent
 
-from targets import step_server
+from targets import step_error, step_server
 
 IMAGE = {"base_image": "registry.example/python:3.11", "install_kfp_package": False}
 VARIABLES = {"FLOWPARTS_TEST": "given"}
@@ -164,6 +164,42 @@ def test_steps_run_side_by_side_and_one_that_is_killed_ends_alone(server: step_s
     step.join(30)
     assert codes == [137]
     assert server.run(command(end, how="well"), VARIABLES, lambda _: None) == 0
+
+
+def test_a_step_whose_server_is_killed_says_so(server: step_server.StepServer) -> None:
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("process "):
+            server._process.kill()
+            os.kill(int(line.split()[1]), signal.SIGTERM)
+
+    assert server.run(command(end, how="wait"), VARIABLES, say) == 1
+    assert lines[-1].startswith("RuntimeError: the process that starts steps ended before")
+
+
+def test_a_child_of_an_imported_library_ends_without_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "starts_a_process.py").write_text("import os\nif not os.fork(): os._exit(0)\n")
+    (tmp_path / "is_broken.py").write_text("raise RuntimeError\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(step_server._MODULES, "own", ["starts_a_process", "is_broken"])
+    with step_server.StepServer(["own"], VARIABLES) as running:
+        for _ in range(3):
+            assert running.run(command(end, how="well"), VARIABLES, lambda _: None) == 0
+        assert running._process.poll() is None
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, ""), (1, ""), (3, ""), (128, ""), (255, "")])
+def test_an_exit_code_of_its_own_is_no_signal(code: int, said: str) -> None:
+    assert step_error.killed(code) == said
+
+
+def test_a_signal_is_named() -> None:
+    assert step_error.killed(139) == "the step was killed by SIGSEGV (exit code 139)"
+    assert step_server.run(["sh", "-c", "kill -SEGV $$"], {}, lambda _: None) == 139
 
 
 def test_without_the_server_steps_run_as_processes(server: step_server.StepServer) -> None:
