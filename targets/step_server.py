@@ -101,14 +101,12 @@ class StepServer:
                     say(line)
                 if code := ours.recv(16):
                     return int(code)
-                say(
-                    "RuntimeError: the process that starts steps ended before it could tell how this one did\n"
-                )
+                say("RuntimeError: the process that starts steps ended before it said how this one did\n")
                 return 1
 
 
 def run(command: list[str], variables: Mapping[str, str], say: Callable[[str], None]) -> int:
-    """Run a command to its end; return its exit code, as a shell gives it, and say each line of its output."""
+    """Run a command to its end; return its exit code, as a shell gives it, and say its output by line."""
     with subprocess.Popen(  # noqa: S603 the command is the compiled component's
         command,
         stdout=subprocess.PIPE,
