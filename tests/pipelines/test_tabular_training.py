@@ -1,6 +1,7 @@
 """Runs the pipeline end to end on real data and asserts on the artifacts and numbers that come out."""
 
 import datetime
+import html
 import json
 import random
 import sqlite3
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 from kfp import dsl
 
+import run as run_command
 from flowparts import models, registry, tables
 from pipelines.tabular_training import tabular_training
 from targets import local, run_page
@@ -169,3 +171,41 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
     parts = [tables.scan(outputs(record, "split-table")[part].path).collect() for part in ("train", "test")]
     assert parts[0]["joined"].max() < parts[1]["joined"].min()  # type: ignore[operator]
     assert "country" in local.reports(record)["evaluate-model"].read_text()
+
+
+def test_rows_in_the_order_of_a_time_are_split_by_it_and_every_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = random.Random(0)
+    start = datetime.datetime(2024, 1, 1)
+    rows = []
+    for number in range(800):
+        load = generator.gauss(0, 1)
+        # What the load says weakens with time, so that the newest rows are harder than any random ones.
+        late = (1 - number / 1000) * load + generator.gauss(0, 0.4) > 0
+        rows.append({"at": start + datetime.timedelta(hours=3 * number), "load": load, "late": int(late)})
+    pl.DataFrame(rows).write_csv(tmp_path / "log.csv")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("COLUMNS", "200")
+    unfit = {"estimator": "LinearDiscriminantAnalysis", "parameters": {"n_components": 5}}
+    words = [f"source={tmp_path / 'log.csv'}", "label=late", f"candidates={json.dumps(['Linear', unfit])}"]
+    arguments = [word for given in words for word in ("-p", given)]
+    assert run_command.main(["tabular-training", *arguments, "--runs", str(tmp_path / "runs")]) == 0
+    said = "by time (at), as the rows are in the order of 'at': the oldest rows train, the newest test"
+    left_out = (
+        "LinearDiscriminantAnalysis is left out: estimator 'LinearDiscriminantAnalysis' can't be trained"
+    )
+    terminal = capsys.readouterr().out
+    assert f"split: {said}" in terminal
+    assert f"warning: candidate {left_out}" in terminal
+    (folder,) = (tmp_path / "runs" / "tabular-training").iterdir()
+    for name in ("evaluate-model", "register-champion"):
+        page = html.unescape((folder / "reports" / f"{name}.html").read_text())
+        assert f"The rows were split {said}" in page
+        assert f"Candidate {left_out}" in page
+    assert left_out in html.unescape((folder / "reports" / "train-tabular.html").read_text())
+    train, test = (
+        tables.scan(next(folder.glob(f"*/split-table/{part}"))).collect()["at"] for part in ("train", "test")
+    )
+    assert train.max() < test.min()  # type: ignore[operator]
+    assert (len(train), len(test)) == (560, 120)
