@@ -4,5 +4,7 @@ import os
 
 __version__ = "0.1.0"
 
-# ONNX Runtime asks when it is imported, and would tell its maker what it runs.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Libraries would tell their makers what they run, and ask when they are imported: ONNX Runtime, MLflow, and
+# those that go by the common name.
+for _name in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_name, "1")

@@ -40,7 +40,6 @@ _QUICK = {
 _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # What the client sends to any server, as variables.
 _CREDENTIALS = (
