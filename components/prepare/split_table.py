@@ -62,7 +62,7 @@ def split_table(
     split.check_options(fractions, key, group_by, time_column, repeated_rows)
     frame, whole = tables.scan(table.path), tables.description(table.path)["source"] or table.uri
     way = split.choose(frame, fractions, key, group_by, time_column, stratify_by)
-    print(f"split {way.described}" + f"; {way.warning}" * bool(way.warning))  # noqa: T201
+    excluded = names.texts(exclude_columns, "exclude_columns")
     parts = split.assign(
         frame,
         fractions,
@@ -70,10 +70,15 @@ def split_table(
         stratify_by=stratify_by,
         group_by=group_by,
         time_column=way.time_column,
-        exclude_columns=names.texts(exclude_columns, "exclude_columns"),
+        exclude_columns=excluded,
         repeated_rows=repeated_rows,
         seed=seed,
     )
+    if not way.time_column:
+        features = set(frame.collect_schema()) - {stratify_by, group_by, *(key or []), *excluded}
+        warnings = [way.warning, split.near_copies(frame, parts, sorted(features))]
+        way = way._replace(warning="; ".join(filter(None, warnings)))
+    print(f"split {way.described}" + f"; {way.warning}" * bool(way.warning))  # noqa: T201
     rows = []
     for name, output in zip(split.PARTS, (train, validation, test), strict=True):
         with tables.watched(frame, f"writing {name}") as watched:

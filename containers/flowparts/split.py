@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -27,6 +27,11 @@ _MOST_COPIES = 10
 # differ by: also newest first, and a block for each month in any order.
 _IN_ORDER = 0.1
 _LEAST_ROWS_IN_ORDER = 100
+
+# Rows are near copies if they are equal but for rounding to so many digits, and for case and blanks in texts.
+_DIGITS = 4
+# Fewer near copies of training rows among the others don't move a score.
+_LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE = 5, 0.01
 
 AUTO = "auto"
 
@@ -82,6 +87,48 @@ class Way(NamedTuple):
             "split_warning": self.warning,
             "kept_together": list(kept_together),
         }
+
+
+def near_copies(frame: pl.LazyFrame, parts: pl.Series, columns: Iterable[str]) -> str:
+    """Warn if many rows outside the training part are near copies of rows in it; empty if not.
+
+    Near copies are equal in the columns but for numbers that agree to 4 digits, case and blanks. Equal rows
+    aren't counted.
+
+    Args:
+        frame: The rows.
+        parts: What `assign` returned for them.
+        columns: The features.
+    """
+    from polars_hash import hash_rows
+
+    schema = frame.collect_schema()
+    columns = [name for name in columns if not (schema[name].is_nested() or schema[name] == pl.Binary)]
+    if not any(schema[name].is_float() or schema[name] == pl.String for name in columns):
+        return ""
+    alike = hash_rows([_rounded(name, schema[name]) for name in columns], version=1).nchash.xxh3_64(seed=0)
+    wanted = [alike.alias("alike"), tables.row_hash(columns).alias("equal")]
+    with tables.watched(frame, "looking for near copies") as watched:
+        rows = watched.select(wanted).pipe(tables.collect)
+    train, others = rows.filter(parts == 0), rows.filter(parts != 0)
+    near = pl.col("alike").is_in(train["alike"].implode()) & ~pl.col("equal").is_in(train["equal"].implode())
+    count = others.filter(near).height
+    if count < max(_LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE * others.height):
+        return ""
+    return (
+        f"at least {count:,} of the {others.height:,} rows outside the training part equal a training row "
+        "but for rounding, case or blanks, so the scores may be too good; remove such copies, or give what "
+        "belongs together one value in a column and name it in group_by"
+    )
+
+
+def _rounded(name: str, kind: pl.DataType) -> pl.Expr:
+    values = tables.column(name)
+    if kind.is_float():
+        return values.round_sig_figs(_DIGITS)
+    if kind == pl.String:
+        return values.str.strip_chars().str.to_lowercase().str.replace_all(r"\s+", " ")
+    return values
 
 
 def choose(

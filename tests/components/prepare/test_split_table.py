@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from kfp import dsl
@@ -50,3 +51,59 @@ def test_an_empty_part_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="would be empty"):
         split_table.python_func(table(ROWS.head(1)), **made)
     assert not any(Path(part.path).exists() for part in made.values())
+
+
+def numbers(rows: int = 600) -> pl.DataFrame:
+    random = np.random.default_rng(0)
+    return pl.DataFrame(
+        {
+            "id": range(rows),
+            "a": random.normal(3, 1, rows),
+            "b": random.normal(50, 9, rows),
+            "town": random.choice(["Bad Tölz", "Köln"], rows),
+            "label": random.choice(["x", "y"], rows),
+        }
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"key": ["id"]}, {"time_column": "auto"}])
+def test_near_copies_in_other_parts_are_counted_and_warned_of(
+    options: dict[str, Any],
+    table: Callable[..., Any],
+    artifact: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = numbers()
+    copies = rows.head(200).with_columns(
+        pl.col("id") + 600,
+        pl.col("a", "b").round_sig_figs(4),
+        pl.col("town").str.to_uppercase().str.replace(" ", "   "),
+    )
+    made = outputs(artifact)
+    excluded = {"exclude_columns": ["id"], "stratify_by": None if options.get("key") else "label"}
+    split_table.python_func(table(pl.concat([rows, copies])), **made, **excluded, **options)
+    train, *others = (tables.scan(part.path).collect() for part in made.values())
+    originals = set(train["id"] % 600)
+    leaked = sum(number % 600 in originals for part in others for number in part["id"])
+    told = tables.description(made["test"].path)["split_warning"]
+    outside = sum(map(len, others))
+    assert told.startswith(f"at least {leaked} of the {outside} rows outside the training part equal a ")
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (pl.col("a") * 1.01, {}),
+        (pl.col("a"), {"time_column": "id"}),
+        (pl.col("a") * 1.00001, {"group_by": "id"}),
+    ],
+    ids=["further apart", "by time", "kept together"],
+)
+def test_other_rows_are_not_taken_for_near_copies(
+    change: pl.Expr, options: dict[str, Any], table: Callable[..., Any], artifact: Callable[..., Any]
+) -> None:
+    rows = numbers()
+    made = outputs(artifact)
+    split_table.python_func(table(pl.concat([rows, rows.head(200).with_columns(change)])), **made, **options)
+    assert tables.description(made["test"].path)["split_warning"] == ""
