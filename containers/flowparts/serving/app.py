@@ -34,6 +34,9 @@ _HTML = (
 ) % openapi.CONTENT_POLICY
 _PROMETHEUS = b"content-type: text/plain; version=1.0.0; charset=utf-8\r\n"
 _CHALLENGE = b"www-authenticate: Bearer\r\n"
+# Where a gateway or mesh says who asks; without one, anybody may say anything there.
+_USERS = (b"kubeflow-userid", b"x-forwarded-user", b"x-forwarded-email")
+_MAX_USER_BYTES = 200
 # What follows a model's V2 address.
 _ENDS = ("", "/ready", "/infer")
 _FAILED = "the model failed on this request; the server's log says why"
@@ -203,6 +206,15 @@ class App:
             scheme.lower() == b"bearer" and hmac.compare_digest(token.lstrip(b" "), self._token)
         )
 
+    def principal(self, headers: Mapping[bytes, bytes]) -> str:
+        """Return who asks: the user that a gateway names, else "token" for whoever knows the server's."""
+        for name in _USERS:
+            if user := headers.get(name):
+                return user[:_MAX_USER_BYTES].decode("utf-8", "replace")
+        own = headers.get(b"x-flowparts-token", b"")
+        knows = self._token and self.authorized(headers.get(b"authorization", b""), own)
+        return "token" if knows else "anonymous"
+
     def finished(self, request: Request, response: Response, protocol: str, seconds: float) -> None:
         """Take note of an answer."""
         self._metrics.finished(protocol, response.status, seconds)
@@ -210,7 +222,8 @@ class App:
             response.head += self._cors(request.headers)
         if self._settings.log_requests:
             say("request", method=request.method, path=request.path, status=response.status,
-                milliseconds=round(1000 * seconds, 3), protocol=protocol)  # fmt: skip
+                milliseconds=round(1000 * seconds, 3), protocol=protocol,
+                principal=self.principal(request.headers))  # fmt: skip
 
     def _add_routes(self) -> None:
         self._get("/metrics", "other", self._render_metrics, needs_token=False)

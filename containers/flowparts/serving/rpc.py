@@ -111,7 +111,12 @@ class Service:
                 refusal = Refusal("failed", "the model failed on this request; the server's log says why")
             finally:
                 code = _CODES[refusal.grpc_code] if refusal else 200
-                self._metrics.finished("grpc", code, perf_counter() - started)
+                seconds = perf_counter() - started
+                self._metrics.finished("grpc", code, seconds)
+                if self._settings.log_requests:
+                    say("request", method=message.DESCRIPTOR.name.removesuffix("Request"), status=code,
+                        milliseconds=round(1000 * seconds, 3), protocol="grpc",
+                        principal=self._app.principal(_headers(context)))  # fmt: skip
                 if refusal:
                     self._metrics.rejected(refusal.reason)
             # Raises what ends the call.
@@ -149,10 +154,7 @@ class Service:
         return self._settings.max_rows * max(widths, default=1)
 
     def _authorize(self, context: grpc.aio.ServicerContext) -> None:
-        given = next(
-            (value for key, value in context.invocation_metadata() or () if key == "authorization"), ""
-        )
-        if not self._app.authorized(given.encode() if isinstance(given, str) else given):
+        if not self._app.authorized(_headers(context).get(b"authorization", b"")):
             raise Refusal(
                 "unauthorized", "send the server's token as the metadata authorization: Bearer TOKEN"
             )
@@ -299,6 +301,14 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             break
     return value, place
+
+
+def _headers(context: grpc.aio.ServicerContext) -> dict[bytes, bytes]:
+    """Return a call's metadata as a request's headers are."""
+    found: dict[bytes, bytes] = {}
+    for key, value in context.invocation_metadata() or ():
+        found.setdefault(key.encode(), value.encode() if isinstance(value, str) else value)
+    return found
 
 
 def _given_up(context: grpc.aio.ServicerContext) -> Refusal:

@@ -45,7 +45,7 @@ class Settings:
     prediction_log_share: float = _option(1.0, "share of the requests that are logged, 0 to 1")
     prediction_log_rows: int = _option(10_000, "rows after which a file of the log is written")
     prediction_log_seconds: float = _option(60.0, "seconds after which a file of the log is written")
-    log_requests: bool = _option(False, "log every request, not only those that went wrong")
+    log_requests: bool = _option(False, "log every request, with who asked, not only those that went wrong")
     health_route: str = _option("", "a further address that answers whether the server is ready")
     predict_route: str = _option("", "a further address that predicts")
 

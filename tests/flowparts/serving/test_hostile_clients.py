@@ -362,6 +362,28 @@ def test_calls_without_the_token_are_refused_before_their_message(guarded: Serve
         assert live(b"", timeout=10) == b"\x08\x01"
 
 
+def test_a_log_of_requests_says_who_asked(model: Path) -> None:
+    from tests.flowparts.serving.conftest import start, wait
+
+    environment = {"FLOWPARTS_SERVING_TOKEN": "t0ken"}
+    server = wait(start(model, "--log-requests", environment=environment))
+    token = {"authorization": "Bearer t0ken"}
+    server.call("/v1/models", headers=token)
+    server.call("/v1/models", headers={**token, "kubeflow-userid": "ann@example.com"})
+    server.call("/v1/models", headers={"authorization": "Bearer guess"})
+    call(server, b"\xff")
+    assert server.stop() == 0
+    lines = [line for line in server.say("request") if line.get("path") in ("/v1/models", None)]
+    assert [(line["principal"], line["status"]) for line in lines] == [
+        ("token", 200),
+        ("ann@example.com", 200),
+        ("anonymous", 401),
+        ("token", 400),
+    ]
+    assert lines[-1]["method"] == "ModelInfer"
+    assert "t0ken" not in json.dumps(server.lines)
+
+
 def test_more_connections_than_files_leave_room_for_a_health_check(
     serve: Callable[..., Server], model: Path
 ) -> None:
