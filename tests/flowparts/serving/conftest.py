@@ -113,9 +113,10 @@ class Server:
 
 
 # Below the ports that the system gives to outgoing connections, which can take one between its choice here
-# and the server's start; each process of a parallel run has a range of its own.
+# and the start of a server. Each process of a parallel run has a range of its own, and begins elsewhere in it
+# than the processes of another run do.
 _RANGE = 10_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-_PORTS = itertools.cycle(range(_RANGE, _RANGE + 2_000))
+_PORTS = (_RANGE + (os.getpid() * 31 + number) % 2_000 for number in itertools.count())
 
 
 def free_ports(count: int) -> list[int]:
