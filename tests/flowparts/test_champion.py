@@ -124,12 +124,19 @@ def test_decision_against_a_champion(changed: dict[str, Any], promote: bool, rea
             "no better than always answering 2.5",
             id="as good as a constant",
         ),
+        pytest.param(
+            {"baseline": {"answer": "no", "score": 0.5, "value": 0.4, "probability_better": 0.95}},
+            True,
+            "better than always answering no (0.5)",
+            id="exactly the confidence",
+        ),
         pytest.param({"baseline": None}, False, "too few rows", id="undecided"),
         pytest.param({"baseline": None, "floor": 0.5}, True, "meets the floor", id="a floor instead"),
         pytest.param({"floor": 0.9}, True, "meets the floor 0.9", id="exactly the floor"),
         pytest.param({"floor": 0.91}, False, "not promoted: first model, roc_auc 0.9 misses", id="under it"),
         pytest.param({"floor": 0.8, "higher_is_better": False}, False, "misses the floor", id="error above"),
         pytest.param({"floor": 1.0, "higher_is_better": False}, True, "meets the floor", id="error below"),
+        pytest.param({"floor": 0.9, "higher_is_better": False}, True, "meets", id="error exactly the floor"),
         pytest.param({"servable": False}, False, "failed the serving check", id="not servable"),
         pytest.param(
             {"champion_problem": "column 'größe' isn't\u2026", "floor": 0.95},
@@ -142,6 +149,7 @@ def test_decision_against_a_champion(changed: dict[str, Any], promote: bool, rea
 def test_decision_without_a_champion(changed: dict[str, Any], promote: bool, reason: str) -> None:
     decided, why = champion.decide(numbers(champion=None, improvement=None) | changed)
     assert decided is promote
+    assert why.startswith("promoted: " if promote else "not promoted: ")
     assert reason in why
 
 

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from typing import Any
@@ -55,6 +56,18 @@ def test_the_page_of_a_single_candidate_says_so() -> None:
     assert "0.7; it was the only candidate." in page
 
 
+def test_the_page_has_a_column_for_each_metric_and_cost_the_chosen_metric_first() -> None:
+    found = [
+        candidate("A", accuracy=0.8, roc_auc=0.7) | {"megabytes": 1.5, "seconds": 2.0},
+        candidate("B", accuracy=0.6, roc_auc=0.9) | {"parameters": {}},
+    ]
+    page = selection.selection_report(found, selection.rank(found, "roc_auc"))
+    titles = ["place", "estimator", "roc_auc", "accuracy", "MB", "training s", "parameters"]
+    assert re.findall(r'<th [^>]*title="([^"]*)"', page) == titles
+    assert page.index("1 (chosen)") < page.index(">2</td>")
+    assert "seed=1" in page
+
+
 def test_of_equal_scores_the_smaller_model_is_chosen_and_the_page_says_why() -> None:
     small, large = (
         candidate(name, roc_auc=0.9) | {"megabytes": size} for name, size in (("B", 1.5), ("A", 60.0))
@@ -76,6 +89,9 @@ def test_of_equal_scores_and_sizes_the_quicker_model_is_chosen_if_it_is_much_qui
     assert choice.order == [2, 1, 0]
     page = selection.selection_report([slow, quick], selection.rank([slow, quick]))
     assert "equal to A; the quicker one was taken." in page
+    larger = slow | {"megabytes": 60.0}
+    page = selection.selection_report([larger, quick], selection.rank([larger, quick]))
+    assert "equal to A; the smaller one was taken." in page
 
 
 @pytest.mark.parametrize(
