@@ -156,6 +156,25 @@ def test_excluded_columns_have_no_say_in_where_a_row_goes() -> None:
             assert_frame_equal(piece.drop("id"), other.drop("id"))
 
 
+@pytest.mark.parametrize(("copies", "stay"), [(2, True), (10, True), (11, False)])
+def test_equal_rows_of_one_label_are_copies_unless_each_occurs_often(copies: int, stay: bool) -> None:
+    frame = pl.DataFrame({"x": np.arange(300), "label": np.arange(300) % 2})
+    frame = pl.concat([frame] * copies)
+    seen = [set(piece["x"]) for piece in parts(frame, stratify_by="label")]
+    assert (sum(map(len, seen)) == 300) is stay
+
+
+@pytest.mark.parametrize(("copies", "warned"), [(4, False), (5, True), (9, False), (10, True)])
+def test_near_copies_are_warned_of_from_five_rows_and_one_percent_on(copies: int, warned: bool) -> None:
+    others = 100 if copies < 9 else 1_000
+    values = np.arange(1, others + 1) / 7
+    train = pl.DataFrame({"x": values})
+    rest = pl.DataFrame({"x": np.concatenate([values[:copies] * (1 + 1e-9), values[copies:] + 1e6])})
+    assigned = pl.Series("part", [0] * others + [1] * others, dtype=pl.UInt8)
+    said = split.near_copies(pl.concat([train, rest]).lazy(), assigned, ["x"])
+    assert said.startswith(f"at least {copies} of the {others:,} rows") is warned
+
+
 def test_equal_rows_stay_together_on_demand_even_if_their_labels_differ() -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"x": rng.integers(0, 300, 2000), "label": rng.choice(["a", "b"], 2000)})
