@@ -17,7 +17,7 @@ from flowparts.serving.signature import Signature, decoded
 LENGTH_HEADER = b"inference-header-content-length"
 
 
-class InputTensor(msgspec.Struct):
+class InputTensor(msgspec.Struct, gc=False):
     """A column of the request."""
 
     name: str
@@ -27,7 +27,7 @@ class InputTensor(msgspec.Struct):
     data: list[Any] | None = None
 
 
-class RequestedOutput(msgspec.Struct):
+class RequestedOutput(msgspec.Struct, gc=False):
     """A column that the client wants."""
 
     name: str
@@ -109,7 +109,10 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     for tensor in request.inputs:
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
-            inputs.append(_of_json(tensor))
+            # Of thousands that the model doesn't know, a function each would keep the loop busy.
+            is_read = len(request.inputs) == 1 or tensor.name in signature.features
+            named = tensor.name, tensor.datatype, tensor.shape
+            inputs.append(_of_json(tensor) if is_read else tensors.Tensor(*named, _unread))
             continue
         left = len(binary) - place
         if type(size) is not int or not 0 <= size <= left:
@@ -122,6 +125,11 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     if place != len(binary):
         raise Refusal("malformed", f"{len(binary) - place} bytes after the last tensor belong to none")
     return tensors.rows(inputs, signature, max_rows)
+
+
+def _unread(_kind: str, _count: int, _width: int) -> list[Any]:
+    """Return the values of a tensor that nobody reads."""
+    return []
 
 
 def _of_json(tensor: InputTensor) -> tensors.Tensor:
