@@ -102,7 +102,7 @@ def rows_of_tensors(content: bytes) -> None:
 
 
 def rows_of_calls(content: bytes) -> None:
-    request: Any = rpc._read(messages.ModelInferRequest, content)
+    request: Any = rpc._read(messages.ModelInferRequest, content, 100 * len(SIGNATURE.features))
     raw = request.raw_input_contents
     if len(raw) not in (0, len(request.inputs)):
         return
