@@ -251,9 +251,12 @@ def judge(
         return "crashes", f"servers of {who} crashed {current.crashes}x while it was watched{why}"
     if different:
         row = different[0]
+        example = f"{row['served']!r} for {row['offline']!r}"
+        if row["served"] == row["offline"]:  # the same class with other probabilities
+            example = f"{row['all that was served']} for {row['all that is offline']}"
         return "predictions", (
             f"{who} predicts {len(different)} of {compared} rows otherwise than the model offline, such as "
-            f"row {row['row']}: {row['served']!r} for {row['offline']!r}"
+            f"row {row['row']}: {example}"
         )
     median = current.latency_ms(0.5)
     if before and (ratio := _slowdown(current, before, rules)):
@@ -497,6 +500,7 @@ def _different(
                     "served": answer.get("prediction"),
                     "offline": expected["prediction"].item(),
                     "all that was served": str(answer)[:200],
+                    "all that is offline": str(expected.to_dicts()[0])[:200],
                 }
             )
     return found

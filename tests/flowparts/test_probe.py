@@ -150,3 +150,14 @@ def test_a_probe_of_nothing_is_answered() -> None:
     for requests, seconds, rows in [(0, 1.0, 1), (1, 0.0, 1), (1, 1.0, 0)]:
         with pytest.raises(ValueError, match="must be more than 0"):
             probe.check_options(requests, seconds, rows)
+
+
+def test_the_same_class_with_another_probability_is_told_by_the_probabilities() -> None:
+    row = {"row": 1, "served": "pro", "offline": "pro"}
+    row |= {
+        "all that was served": "{'probability_pro': 0.6}",
+        "all that is offline": "{'probability_pro': 0.9}",
+    }
+    current = Responses("r2", {0.1: 5.0})
+    _, reason = probe.judge(current, None, [row], 1, Rules())
+    assert reason.endswith("such as row 1: {'probability_pro': 0.6} for {'probability_pro': 0.9}")
