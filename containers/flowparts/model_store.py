@@ -36,6 +36,11 @@ def stored(model: str) -> str:
     models.metadata(path)
     address = f"{store}/{registry.fingerprint(path)}"
     scheme = address.partition("://")[0]
+    if scheme == "oci":
+        raise ValueError(
+            f"{STORE} can't be a registry of images ({store}): pods fetch models from buckets and volumes; "
+            "give s3://, gs:// or pvc://"
+        )
     if scheme not in ("s3", "gs", "pvc"):
         raise ValueError(f"{STORE} must start with s3://, gs:// or pvc://, not {store!r}")
     if deploy.dry_run() is not None:

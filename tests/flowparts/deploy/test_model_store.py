@@ -79,6 +79,7 @@ def test_what_a_cluster_can_fetch_already_stays_where_it_is(monkeypatch: pytest.
     ("store", "words"),
     [
         ("/mnt/models", "FLOWPARTS_MODEL_STORE must start with s3://, gs:// or pvc://, not '/mnt/models'"),
+        ("oci://registry.example/models", "can't be a registry of images .*: pods fetch models from buckets"),
         ("s3://no-such-bucket", "can't be copied to s3://no-such-bucket/.*; may this step write there"),
     ],
 )
@@ -119,6 +120,7 @@ def roll(model: Path) -> Callable[[str], Any]:
             share=10,
             options=options,
             watch=watch,
+            warm_seconds=0.0,
         )
 
     return run
