@@ -51,4 +51,6 @@ def judge_and_deploy(
             target=deploy_target,
             name=endpoint_name,
             options=deploy_options,
+            run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+            model_version=registered.outputs["version"],
         ).set_caching_options(False)

@@ -20,6 +20,7 @@ def deploy_with_canary(
     seconds: float = 20.0,
     max_error_rate: float = 0.01,
     max_slowdown: float = 2.0,
+    warm_seconds: float = 60.0,
 ) -> None:
     """Deploy the champion of a registered model beside what serves; promote it in steps, or roll it back.
 
@@ -38,6 +39,8 @@ def deploy_with_canary(
         seconds: How long it is watched at each share.
         max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
         max_slowdown: Largest ratio of its latency to the previous revision's at the same moment.
+        warm_seconds: How long the previous revision keeps its servers after that, where the platform can
+            start them again.
     """
     champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
     table = ingest_table(source=source, data_version=data_version).outputs["table"]
@@ -54,4 +57,7 @@ def deploy_with_canary(
         seconds=seconds,
         max_error_rate=max_error_rate,
         max_slowdown=max_slowdown,
+        warm_seconds=warm_seconds,
+        run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        model_version=champion.outputs["Output"],
     ).set_caching_options(False)

@@ -13,6 +13,8 @@ def deploy_model(
     name: str,
     share: int = 100,
     options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    run_id: str = "",
+    model_version: str = "",
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model on the platform that a parameter names, as a revision of an endpoint.
 
@@ -27,6 +29,8 @@ def deploy_model(
         share: Percent of the requests that the new revision gets; a first revision gets all.
         options: The target's own options, such as replicas, cpu and memory, as its component takes them. What
             isn't named stays as the endpoint has it, unless {"reset": true} is.
+        run_id: The pipeline run that deploys; clusters note it beside the revision.
+        model_version: The model's version in the registry, likewise.
 
     Returns:
         url: Where requests go.
@@ -36,6 +40,6 @@ def deploy_model(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    with deploy.changing(target, name, deploy.options(target, options)) as chosen:
-        deployed = deploy.target(target).deploy(model.uri, name, share=share, **chosen)
+    origin = {"run": run_id, "model-version": model_version}
+    deployed = deploy.deployed(target, model.uri, name, share, options, origin)
     return endpoints.publish(deployed, endpoint)

@@ -20,6 +20,9 @@ def roll_out(
     seconds: float = 20.0,
     max_error_rate: float = 0.01,
     max_slowdown: float = 2.0,
+    warm_seconds: float = 60.0,
+    run_id: str = "",
+    model_version: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("promoted", bool), ("reason", str), ("revision", str), ("url", str)]
 ):
@@ -47,6 +50,10 @@ def roll_out(
         seconds: How long to watch at each share; requests that didn't fit in are left out.
         max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
         max_slowdown: Largest ratio of the latency to the previous revision's at the same moment.
+        warm_seconds: How long the previous revision keeps its servers when the new one is promoted, where the
+            platform can start them again; a rollback by another step needs no start meanwhile.
+        run_id: The pipeline run that deploys; clusters note it beside the revision.
+        model_version: The model's version in the registry, likewise.
 
     Returns:
         promoted: Whether the model has all requests; if not, it was rolled back.
@@ -67,6 +74,8 @@ def roll_out(
         share=share,
         options=options,
         watch=watch,
+        warm_seconds=warm_seconds,
+        origin={"run": run_id, "model-version": model_version},
     )
     measured = rollout.measures(result)
     metadata.log_metrics(metrics, measured)

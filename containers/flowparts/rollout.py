@@ -6,7 +6,9 @@ promoted.
 """
 
 import logging
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,6 +20,8 @@ from flowparts.endpoint import Endpoint
 
 # Percent of the requests after the share that is asked for.
 STEPS = (50, 100)
+# How long the previous revision keeps its servers after the new one was judged at 100 %.
+WARM_SECONDS = 60.0
 
 _log = logging.getLogger("flowparts")
 
@@ -101,6 +105,8 @@ def roll_out(
     share: int,
     options: Mapping[str, Any],
     watch: Watch,
+    warm_seconds: float = WARM_SECONDS,
+    origin: Mapping[str, str] | None = None,
 ) -> Rollout:
     """Deploy a model beside what serves and give it all requests in steps, or roll it back.
 
@@ -116,6 +122,9 @@ def roll_out(
         share: Percent of the requests at first; then those of `STEPS` that are more.
         options: The target's own options; what isn't named stays as the endpoint has it.
         watch: How the revision is watched at each share.
+        warm_seconds: How long the previous revision keeps its servers when the new one is promoted; the
+            endpoint can be rolled back meanwhile, by another step.
+        origin: Where the model comes from, as `flowparts.deploy.changing` says.
 
     Raises:
         ValueError: An option or the table can't be used, or the revision doesn't come up; what served before
@@ -123,11 +132,13 @@ def roll_out(
     """
     platform = deploy.target(target)
     deploy.check_share(share)
+    if not 0 <= warm_seconds < math.inf:
+        raise ValueError(f"warm_seconds must be at least 0, not {warm_seconds:g}")
     named = deploy.options(target, options)
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
     sample = agreement.sample(predictions, watch.sample_rows).lazy()
-    with ending.in_order(), deploy.changing(target, name, named) as chosen:
+    with ending.in_order(), deploy.changing(target, name, named, origin) as chosen:
         plan = deploy.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
         stages = plan.stages()
         if plan.note:
@@ -146,11 +157,11 @@ def roll_out(
                 _roll_back(platform, rollout)
                 raise
         ending.disarm()
-        if rollout.promoted:
-            _release(platform, rollout.endpoint)
-        else:
+        if not rollout.promoted:
             _roll_back(platform, rollout)
     _log.info("endpoint %s: %s", name, headline(rollout))
+    if rollout.promoted:
+        _release(platform, rollout.endpoint, warm_seconds)
     return rollout
 
 
@@ -219,15 +230,24 @@ def _roll_back(platform: deploy.Target, rollout: Rollout) -> None:
         rollout.problem += f"; it is rolled back, and {rollout.endpoint.revision} serves as before"
 
 
-def _release(platform: deploy.Target, promoted: Endpoint) -> None:
-    """Take the servers from the previous revision, where the platform can bring them back."""
+def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -> None:
+    """Take the servers from the previous revision after a while, where the platform can bring them back.
+
+    Told to end, the step doesn't wait any longer.
+    """
     release = getattr(platform, "release", None)
     if release is None or promoted.previous_revision is None:
         return
-    try:
-        release(promoted)
-    except ValueError as error:
-        _log.warning("revision %s keeps its servers: %s", promoted.previous_revision, error)
+    with ending.in_order():
+        if warm_seconds:
+            _log.info("revision %s keeps its servers for %g s", promoted.previous_revision, warm_seconds)
+        with suppress(ending.EndedError):
+            ending.pause(warm_seconds)
+        ending.disarm()
+        try:
+            release(promoted)
+        except ValueError as error:
+            _log.warning("revision %s keeps its servers: %s", promoted.previous_revision, error)
 
 
 def measures(rollout: Rollout) -> dict[str, Any]:

@@ -16,13 +16,13 @@
   SageMaker don't.
 - `plan(name, shares, **options) -> Plan` says what shares a rollout would really give. Only where they
   can differ from what is asked for.
-- `endpoints(namespace) -> list[Endpoint]` returns all endpoints there. Only on clusters.
-- `writing(name, *, wait_seconds, ...)` is a context in which no other step changes an endpoint; it gives the
-  endpoint as it is. Not on Vertex AI and SageMaker, whose own services refuse a second change.
+- `endpoints(...) -> list[Endpoint]` returns all endpoints of a namespace, a region or this machine.
+- `writing(name, ...)` is a context in which no other step changes an endpoint; it gives the endpoint as it
+  is, with the options that it was deployed with. Vertex AI and SageMaker themselves refuse a second change.
 - `remove(name, *, pretend, ...) -> list[str]` removes an endpoint with all that was made for it, and returns
-  what; with `pretend` it only says so. Not on Vertex AI.
-- `release(endpoint)` takes the servers from a previous revision without requests; a rollback brings them
-  back. Only on Kubernetes; elsewhere they stay until another model is deployed.
+  what; with `pretend` it only says so.
+- `release(endpoint)` takes the servers from a previous revision, if it has no requests; a rollback brings
+  them back. Only on clusters; elsewhere they stay until another model is deployed.
 """
 
 import hashlib
@@ -39,9 +39,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +79,8 @@ _LOOK_EVERY_SECONDS = 0.5
 _LOOK_EVERY_SHARE = 0.05
 _LOOK_EVERY_SECONDS_MOST = 10.0
 _ANSWER_SECONDS = 30.0
+# From the time when a revision is ready until its addresses lead to it.
+_SERVED_SECONDS = 5.0
 
 _log = logging.getLogger("flowparts")
 
@@ -151,49 +153,104 @@ def one_writer() -> AbstractContextManager[None]:
 
 # What is about one deployment and not about the endpoint, or says where the endpoint is.
 _PASSING = ("digest", "namespace", "project", "location", "region", "timeout_seconds", "wait_seconds")
+# Where servers in clouds, which have no other record, bear the options of their revision.
+_DEPLOYED_WITH = "FLOWPARTS_DEPLOYED_WITH"
 
 _kept_options: ContextVar[Mapping[str, Any] | None] = ContextVar("kept_options", default=None)
+_origin: ContextVar[Mapping[str, str] | None] = ContextVar("origin", default=None)
+
+
+def deployed(
+    name: str,
+    model: str,
+    endpoint: str,
+    share: int,
+    given: Mapping[str, Any],
+    origin: Mapping[str, str] | None = None,
+) -> Endpoint:
+    """Deploy a model as a revision of an endpoint, with the options that it has and those that are given.
+
+    Args:
+        name: The target.
+        model: The model's directory or address.
+        endpoint: Name of the endpoint.
+        share: Percent of the requests that the revision gets.
+        given: The target's own options and `reset`. None stands for one that isn't named, and so does -1,
+            since whole numbers of components can't be None.
+        origin: As for `changing`.
+
+    Raises:
+        ValueError: An option is wrong, another step changes the endpoint, or the revision doesn't come up;
+            what served before still does.
+    """
+    named = options(name, {option: value for option, value in given.items() if value not in (None, -1)})
+    with changing(name, endpoint, named, origin) as chosen:
+        return target(name).deploy(model, endpoint, share=share, **chosen)
 
 
 @contextmanager
-def changing(name: str, endpoint: str, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def changing(
+    name: str, endpoint: str, given: Mapping[str, Any], origin: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Be the only step that changes an endpoint, and give the options that it is deployed with.
 
     These are the ones that it has been deployed with, and those that are given: a deployment changes only
-    what it names. With the option `reset` it has only those that are given. The platforms of clouds keep no
-    options.
+    what it names. With the option `reset` it has only those that are given.
 
     Args:
         name: The target.
         endpoint: Name of the endpoint.
         given: The target's options, as `options` returns them, and `reset`.
+        origin: Where what is deployed comes from, as "run" and "model-version"; clusters note it beside the
+            revision.
 
     Raises:
         ValueError: Another step changes the endpoint.
     """
     named = dict(given)
     reset = named.pop("reset", False)
-    writing = getattr(target(name), "writing", None)
-    with one_writer():
-        if writing is None:
+    module: Any = target(name)
+    with one_writer(), module.writing(endpoint, **taken_by(module.writing, named)) as before:
+        if before and before.target == name and not reset:
+            named = {**before.settings.get("options", {}), **named}
+        kept = {"options": {key: named[key] for key in sorted(named) if key not in _PASSING}}
+        token = _kept_options.set(_with_previous(kept, before.settings) if before else kept)
+        token_of_origin = _origin.set(origin)
+        try:
             yield named
-            return
-        where = {option: named[option] for option in ("namespace", "wait_seconds") if option in named}
-        with writing(endpoint, **where) as before:
-            if before and before.target == name and not reset:
-                named = {**before.settings.get("options", {}), **named}
-            kept = {"options": {key: named[key] for key in sorted(named) if key not in _PASSING}}
-            token = _kept_options.set(_with_previous(kept, before.settings) if before else kept)
-            try:
-                yield named
-            finally:
-                _kept_options.reset(token)
+        finally:
+            _origin.reset(token_of_origin)
+            _kept_options.reset(token)
+
+
+def taken_by(function: Callable[..., object], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a target's options that one of its functions takes, such as namespace or region."""
+    ports = inspect.signature(function).parameters
+    return {option: value for option, value in given.items() if option in ports}
+
+
+def origin() -> dict[str, str]:
+    """Return where what is being deployed comes from, as far as the step knows: "run", "model-version"."""
+    return {what: value for what, value in (_origin.get() or {}).items() if value}
 
 
 def kept_options() -> dict[str, Any]:
     """Return the settings of an endpoint that hold the options that it is deployed with."""
     kept = _kept_options.get() or {}
     return {key: options for key, options in kept.items() if options or key == "previous_options"}
+
+
+def noted_options() -> dict[str, str]:
+    """Return the variable by which a server in a cloud bears the options that it is deployed with."""
+    noted = kept_options().get("options")
+    return {_DEPLOYED_WITH: json.dumps(noted, sort_keys=True)} if noted else {}
+
+
+def with_noted_options(endpoint: Endpoint, variables: Mapping[str, str]) -> Endpoint:
+    """Return an endpoint with the options that the variables of its current revision's servers tell."""
+    noted = variables.get(_DEPLOYED_WITH)
+    options = {"options": json.loads(noted)} if noted else {}
+    return replace(endpoint, settings={**endpoint.settings, **options})
 
 
 def _with_previous(kept: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,25 +304,19 @@ def remove(
         ValueError: It serves, or another step changes it.
     """
     module: Any = target(name)
-    if not hasattr(module, "remove"):
-        raise ValueError(f"endpoints of the target {name} can't be removed from here; remove them there")
     check_name(endpoint)
-    ports = inspect.signature(module.remove).parameters
-    where = {option: value for option, value in given.items() if option in ports}
-    writing = getattr(module, "writing", None)
-    waits = {option: given[option] for option in ("namespace", "wait_seconds") if option in given}
-    with writing(endpoint, **waits) if writing else nullcontext() as before:
+    where = taken_by(module.remove, given)
+    with module.writing(endpoint, **taken_by(module.writing, given)) as before:
         held: list[str] = module.remove(endpoint, **where, pretend=True)
         if not held:
             raise NoEndpointError(f"there is no endpoint {endpoint!r} on {name}")
         if pretend:
             return held
-        if not even_if_serving and (before or not writing):
-            traffic = before.traffic if before else {}
-            shares = ", ".join(f"{revision} {share} %" for revision, share in traffic.items())
+        if before and not even_if_serving:
+            shares = ", ".join(f"{revision} {share} %" for revision, share in before.traffic.items())
             raise ValueError(
-                f"endpoint {endpoint!r} serves{f' ({shares})' if shares else ''}; say even_if_serving to "
-                f"remove it all the same, with {', '.join(held)}"
+                f"endpoint {endpoint!r} serves ({shares}); say even_if_serving to remove it all the same, "
+                f"with {', '.join(held)}"
             )
         for thing in held:
             _log.info("removing %s", thing)
@@ -273,16 +324,18 @@ def remove(
         return removed
 
 
-def endpoints(name: str, namespace: str = "") -> list[Endpoint]:
+def endpoints(name: str, given: Mapping[str, Any]) -> list[Endpoint]:
     """Return the endpoints of a target.
 
+    Args:
+        name: The target.
+        given: The target's options that say where they are, such as namespace or region.
+
     Raises:
-        ValueError: The target can't list them.
+        ValueError: The target can't be asked.
     """
-    listing = getattr(target(name), "endpoints", None)
-    if listing is None:
-        raise ValueError(f"endpoints of the target {name} can't be listed; only those of clusters can")
-    found: list[Endpoint] = listing(namespace)
+    module: Any = target(name)
+    found: list[Endpoint] = module.endpoints(**taken_by(module.endpoints, given))
     return found
 
 
@@ -464,6 +517,41 @@ def require_served(answer: Any, wanted: str, revision: str) -> None:
         )
     if found != wanted:
         raise ValueError(f"servers of revision {revision} have the model {found}, not {wanted}")
+
+
+def await_served(ask: Callable[[], Any], wanted: str, revision: str) -> None:
+    """Wait until the servers of a revision say that they serve a model's files.
+
+    Where a mesh or another network has no way to them, what each server compares by itself must do.
+
+    Args:
+        ask: Asks for their readiness; raises ValueError where there is no answer.
+        wanted: The files' digest.
+        revision: The revision.
+
+    Raises:
+        ValueError: They say that they serve something else.
+    """
+    has_answered = False
+
+    def look() -> str:
+        nonlocal has_answered
+        try:
+            answer = ask()
+            has_answered = True
+            require_served(answer, wanted, revision)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    try:
+        wait(f"the model of revision {revision}", look, _SERVED_SECONDS)
+    except ending.EndedError:
+        raise
+    except ValueError as error:
+        if has_answered:
+            raise
+        _log.warning("servers of revision %s can't be asked which model they serve: %s", revision, error)
 
 
 def image(folder: str, given: str = "") -> str:

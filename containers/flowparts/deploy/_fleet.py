@@ -31,6 +31,7 @@ _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _GATEWAY = ("gateway.networking.k8s.io/v1", "Gateway")
 _ROUTE_SECONDS = 120.0
 _SWAP_TRIES = 5
+_CLEAR_SECONDS = 120.0
 _MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 
 _log = logging.getLogger("flowparts")
@@ -121,6 +122,7 @@ class Fleet:
             else []
         )
         try:
+            self._narrow(before, after)
             self.place(pod, clients)
             after = self.steer(after, timeout_seconds, pod)
         except ValueError as error:
@@ -168,8 +170,9 @@ class Fleet:
         """Take the pods from a previous revision without requests."""
         if endpoint.previous_revision and endpoint.share == 100:
             with self.there.writing(self.name):
-                targets.unchanged(endpoint, self.state(), self.where)
-                self.there.scale(self._of(endpoint.previous_revision), 0)
+                # Somebody may have given it requests again meanwhile.
+                if targets.unchanged(endpoint, self.state(), self.where).share == 100:
+                    self.there.scale(self._of(endpoint.previous_revision), 0)
 
     def ask(
         self, endpoint: Endpoint, path: str, rows: list[dict[str, Any]], revision: str
@@ -267,7 +270,10 @@ class Fleet:
             self._of(pod.revision),
             spec,
             {**labels, **self._named(pod.revision), **({_DIGEST: pod.digest} if pod.digest else {})},
-            annotations={_MODEL: pod.model},
+            annotations={
+                _MODEL: pod.model,
+                **{f"flowparts/{what}": of for what, of in targets.origin().items()},
+            },
         )
         self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
 
@@ -354,10 +360,8 @@ class Fleet:
 
     def tidy(self, asked: Endpoint) -> None:
         """Remove every revision that the endpoint doesn't name."""
-        for deployment in self.there.find("apps/v1", "Deployment", self.labels):
-            revision = deployment["metadata"]["labels"][_REVISION]
-            if revision not in asked.traffic:
-                self.remove(revision)
+        for revision in self._others(asked):
+            self.remove(revision)
         # Releases before this one made one budget for all revisions.
         self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
 
@@ -444,8 +448,41 @@ class Fleet:
             raise ValueError(why)
         return f"{ready} of {count} pods of {revision} are ready" + (f" ({why})" if why else "")
 
+    def _narrow(self, before: Endpoint | None, after: Endpoint) -> None:
+        """Take the requests from a revision that another one is to replace beside the stable one.
+
+        Where several share them by pods, the Service would select the new one's as soon as they are ready.
+        """
+        if before and not self.gateway and 0 < before.share < 100 and after.revision not in before.traffic:
+            self._route(before.with_share(0 if before.previous_revision in after.traffic else 100))
+
+    def _clear(self, asked: Endpoint) -> None:
+        """Remove the revisions that have no part in an endpoint, such as what a killed step has left."""
+        strangers = self._others(asked)
+        for revision in strangers:
+            self.remove(revision)
+
+        def look() -> str:
+            pods = [
+                pod["metadata"]["name"]
+                for revision in strangers
+                for pod in self.there.find("v1", "Pod", {**self.labels, _REVISION: revision})
+                if "deletionTimestamp" not in pod["metadata"]
+            ]
+            return f"{', '.join(pods)} of another deployment is there" if pods else ""
+
+        targets.wait(f"endpoint {self.name!r}", look, _CLEAR_SECONDS)
+
+    def _others(self, asked: Endpoint) -> list[str]:
+        """Return the revisions that are there and that an endpoint doesn't name."""
+        placed = self.there.find("apps/v1", "Deployment", self.labels)
+        revisions = [deployment["metadata"]["labels"][_REVISION] for deployment in placed]
+        return [revision for revision in revisions if revision not in asked.traffic]
+
     def _route(self, asked: Endpoint) -> None:
         serving = [revision for revision, share in asked.traffic.items() if share]
+        if len(serving) > 1 and not self.gateway:
+            self._clear(asked)  # the Service selects all pods of the endpoint then
         selector = self.labels if len(serving) > 1 else {**self.labels, _REVISION: serving[0]}
         record = json.dumps(asdict(asked), sort_keys=True)
         self._swap(record, self._service(selector))

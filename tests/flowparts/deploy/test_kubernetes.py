@@ -13,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 
 from flowparts import cluster
 from flowparts.cluster import Cluster
-from flowparts.deploy import kubernetes
+from flowparts.deploy import _fleet, kubernetes
 from flowparts.endpoint import Endpoint
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi, digest_of
 from tests.flowparts.deploy.typed import check_typed
@@ -681,3 +681,58 @@ def test_requests_reach_the_server_through_its_service(
     for revision in ("", made.revision, first.revision):
         assert [row["prediction"] for row in kubernetes.predict(made, records, revision)] == expected
     assert asked == ["churn", f"churn-{made.revision}", f"churn-{first.revision}"]
+
+
+def answering(api: KubernetesApi) -> set[str]:
+    """Return the revisions whose pods the Service sends requests to."""
+    wanted = api.get("services", "churn")["spec"]["selector"].items()
+    labels = [
+        thing["metadata"]["labels"]
+        for (kind, _), thing in api.objects.items()
+        if kind == "pods" and wanted <= thing["metadata"]["labels"].items()
+    ]
+    return {each["flowparts/revision"] for each in labels}
+
+
+def test_a_third_revision_gets_no_request_before_it_is_found_good(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    second = deploy(SECOND, share=50)
+    assert answering(api) == {first.revision, second.revision}
+    api.digest = "e" * 16
+    seen: list[set[str]] = []
+    look_up = _fleet.look_up
+
+    def asked(*arguments: Any) -> Any:
+        api.step()
+        seen.append(answering(api))
+        return look_up(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_fleet, "look_up", asked)
+        with pytest.raises(ValueError, match=r"have the model e{16}, not f{16}"):
+            deploy(THIRD, share=50, digest="f" * 16)
+    assert seen == [{first.revision}]
+    # As before, and without what was tried.
+    api.step()
+    assert answering(api) == {first.revision, second.revision}
+
+
+def test_what_a_killed_step_has_left_gets_no_requests(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    first = deploy(FIRST)
+    second = deploy(SECOND, share=50)
+    with monkeypatch.context() as patch:
+        patch.setattr("flowparts.deploy._fleet.look_up", killed)
+        with pytest.raises(KeyboardInterrupt):
+            deploy(THIRD, share=50)
+    api.step()
+    assert answering(api) == {first.revision}
+    (live,) = kubernetes.endpoints()
+    assert live.traffic == {second.revision: 0, first.revision: 100}
+    kubernetes.shift(live, 50)
+    api.step()
+    assert answering(api) == {first.revision, second.revision}

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flowparts import models, probe, rollout
+from flowparts import ending, models, probe, rollout
 from flowparts.deploy import kubernetes
 from flowparts.endpoint import Endpoint
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -28,7 +28,7 @@ def first(api: KubernetesApi) -> Endpoint:
 def roll_out(model: Path) -> Callable[..., rollout.Rollout]:
     offline = pl.concat([rows().head(20), models.load(model).predict(rows().head(20))], how="horizontal")
 
-    def run(share: int = 10) -> rollout.Rollout:
+    def run(share: int = 10, warm_seconds: float = 0.0) -> rollout.Rollout:
         return rollout.roll_out(
             SECOND,
             models.metadata(model),
@@ -38,6 +38,8 @@ def roll_out(model: Path) -> Callable[..., rollout.Rollout]:
             share=share,
             options=OPTIONS,
             watch=WATCH,
+            warm_seconds=warm_seconds,
+            origin={"run": "weekly-7f2", "model-version": "12"},
         )
 
     return run
@@ -76,6 +78,47 @@ def test_the_previous_revision_stays_warm_until_the_new_one_is_judged(
     assert pods(api, result.revision) == 3
     assert kubernetes.rollback(result.endpoint).traffic == {first.revision: 100}
     assert pods(api, first.revision) == 3
+
+
+def test_a_promoted_revision_can_be_rolled_back_by_another_step_while_the_previous_one_is_warm(
+    api: KubernetesApi,
+    server: Server,
+    first: Endpoint,
+    roll_out: Callable[..., rollout.Rollout],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[tuple[float, int, bool]] = []
+    pause = ending.pause
+
+    def noted(seconds: float) -> None:
+        if seconds < 3600:
+            return pause(seconds)
+        is_held = ("leases", "churn-writer") in api.objects
+        kept.append((seconds, pods(api, first.revision), is_held))
+        (live,) = kubernetes.endpoints()
+        kubernetes.shift(live, 50)
+        return None
+
+    monkeypatch.setattr(ending, "pause", noted)
+    api.backend = lambda service: server.url
+    assert roll_out(warm_seconds=3600.0).promoted
+    assert kept == [(3600.0, 3, False)]
+    # What somebody else has decided meanwhile is not undone.
+    (live,) = kubernetes.endpoints()
+    assert live.share == 50
+    assert pods(api, first.revision) == 3
+
+
+def test_a_revision_tells_which_run_has_deployed_which_version(
+    api: KubernetesApi, server: Server, first: Endpoint, roll_out: Callable[..., rollout.Rollout]
+) -> None:
+    api.backend = lambda service: server.url
+    result = roll_out()
+    assert api.get("deployments", f"churn-{result.revision}")["metadata"]["annotations"] == {
+        "flowparts/model": SECOND,
+        "flowparts/run": "weekly-7f2",
+        "flowparts/model-version": "12",
+    }
 
 
 def test_why_pods_crash_under_the_watch_is_asked_before_they_are_removed(
