@@ -14,6 +14,13 @@ from flowparts.endpoint import Endpoint
 from flowparts.rollout import STEPS
 from targets import parameters
 
+_PLACES = {
+    "namespace": "of a cluster; by default the kubeconfig's",
+    "project": "of Google Cloud; by default the environment's",
+    "location": "of Vertex AI; by default the environment's",
+    "region": "of SageMaker; by default the environment's",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
@@ -28,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _list(options: argparse.Namespace) -> None:
-    for endpoint in deploy.endpoints(options.target, options.namespace):
+    for endpoint in deploy.endpoints(options.target, _where(options)):
         print(f"{endpoint.name}  {endpoint.url}  {_shares(endpoint)}")
 
 
@@ -37,27 +44,25 @@ def _status(options: argparse.Namespace) -> None:
     print(f"{endpoint.name} on {endpoint.target}: {endpoint.url}")
     module: Any = deploy.target(options.target)
     for revision, share in endpoint.traffic.items():
-        crashes = sum(module.crashes(endpoint, revision).values())
-        trouble = module.trouble(endpoint, revision) or "no trouble"
         role = "current" if revision == endpoint.revision else "previous"
-        print(f"  {revision}  {share} %  {role}  {crashes} crashes  {trouble}")
+        health = ""
+        if hasattr(module, "crashes"):  # clouds don't tell
+            crashes = sum(module.crashes(endpoint, revision).values())
+            health = f"  {crashes} crashes  {module.trouble(endpoint, revision) or 'no trouble'}"
+        print(f"  {revision}  {share} %  {role}{health}")
     for name, value in endpoint.settings.items():
         print(f"  {name}: {value}")
 
 
 def _deploy(options: argparse.Namespace) -> None:
     given = parameters.read(options.options) if options.options else {}
-    if options.namespace:
-        given["namespace"] = options.namespace
+    given |= _where(options)
     if options.reset:
         given["reset"] = True
-    chosen = deploy.options(options.target, given)
     if options.dry_run:
-        _show(options, chosen)
+        _show(options, deploy.options(options.target, given))
         return
-    target: Any = deploy.target(options.target)
-    with deploy.changing(options.target, options.name, chosen) as kept:
-        endpoint = target.deploy(options.model, options.name, share=options.share, **kept)
+    endpoint = deploy.deployed(options.target, options.model, options.name, options.share, given)
     print(f"{endpoint.name}  {endpoint.url}  {_shares(endpoint)}")
 
 
@@ -85,15 +90,23 @@ def _rollback(options: argparse.Namespace) -> None:
 
 
 def _remove(options: argparse.Namespace) -> None:
-    where = {"namespace": options.namespace} if options.namespace else {}
     removed = deploy.remove(
-        options.target, options.name, where, even_if_serving=options.even_if_serving, pretend=options.dry_run
+        options.target,
+        options.name,
+        _where(options),
+        even_if_serving=options.even_if_serving,
+        pretend=options.dry_run,
     )
     print("\n".join(removed))
 
 
+def _where(options: argparse.Namespace) -> dict[str, str]:
+    """Return the options that say where an endpoint is, as far as they are given."""
+    return {place: value for place in _PLACES if (value := getattr(options, place))}
+
+
 def _find(options: argparse.Namespace) -> Endpoint:
-    found = deploy.endpoints(options.target, options.namespace)
+    found = deploy.endpoints(options.target, _where(options))
     for endpoint in found:
         if endpoint.name == options.name:
             return endpoint
@@ -114,12 +127,13 @@ def parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=words, description=words)
         added.set_defaults(do=do)
         added.add_argument("target", choices=deploy.targets(), metavar="TARGET", help="such as kubernetes")
-        added.add_argument("--namespace", default="", help="by default the kubeconfig's")
+        for place, words_of_place in _PLACES.items():
+            added.add_argument(f"--{place}", default="", help=words_of_place)
         if named:
             added.add_argument("name", metavar="NAME", help="the endpoint")
         return added
 
-    command(_list, "list", "List the endpoints of a cluster's namespace.", named=False)
+    command(_list, "list", "List the endpoints of a namespace, a region or this machine.", named=False)
     command(_status, "status", "Show an endpoint's revisions, their shares and what is wrong with them.")
     deploying = command(_deploy, "deploy", "Deploy a model that is at an address, or on this machine.")
     deploying.add_argument("model", metavar="MODEL", help="s3://, gs://, pvc://CLAIM/PATH or a directory")

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -11,12 +11,14 @@ def deploy_docker(
     endpoint: Output[Artifact],
     name: str,
     share: int = 100,
-    replicas: int = 1,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    port: int = 0,
-    image: str = "",
-    timeout_seconds: float = 300.0,
+    replicas: int = -1,
+    cpu: Optional[str] = None,
+    memory: Optional[str] = None,
+    port: int = -1,
+    image: Optional[str] = None,
+    timeout_seconds: Optional[float] = None,
+    wait_seconds: Optional[float] = None,
+    reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from containers on this machine, as a revision of an endpoint beside the one that serves.
 
@@ -24,17 +26,22 @@ def deploy_docker(
     nothing; a model that doesn't become ready is removed, and the previous revision keeps serving. It needs
     the machine's Docker engine, so it runs as a subprocess and not in a container of a pipeline.
 
+    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
+    brackets.
+
     Args:
         model: The model directory; it is copied, so what is served outlives the run's files.
         endpoint: The endpoint as it is now (JSON).
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
-        replicas: Containers to serve the model.
-        cpu: Processors for each, such as "2" or "500m".
-        memory: Memory for each, such as "2Gi".
+        replicas: Containers to serve the model (1).
+        cpu: Processors for each, such as "2" or "500m" (1).
+        memory: Memory for each, such as "2Gi" (2Gi).
         port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
         image: The model server's image; empty for that of this release.
-        timeout_seconds: Time for the servers to become ready.
+        timeout_seconds: Time for the servers to become ready (300).
+        wait_seconds: Time to wait for another step that changes the endpoint.
+        reset: Whether what isn't given becomes as for a new endpoint.
 
     Returns:
         url: Where requests go.
@@ -44,15 +51,15 @@ def deploy_docker(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    deployed = deploy.target("docker").deploy(
-        model.uri,
-        name,
-        share=share,
-        replicas=replicas,
-        cpu=cpu,
-        memory=memory,
-        port=port,
-        image=image,
-        timeout_seconds=timeout_seconds,
-    )
+    given = {
+        "replicas": replicas,
+        "cpu": cpu,
+        "memory": memory,
+        "port": port,
+        "image": image,
+        "timeout_seconds": timeout_seconds,
+        "wait_seconds": wait_seconds,
+        "reset": reset,
+    }
+    deployed = deploy.deployed("docker", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

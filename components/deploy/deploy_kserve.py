@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -11,17 +11,19 @@ def deploy_kserve(
     endpoint: Output[Artifact],
     name: str,
     share: int = 100,
-    replicas: int = 1,
-    max_replicas: int = 0,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    image: str = "",
-    namespace: str = "",
-    environment_from: str = "",
-    service_account: str = "",
-    pods: dict = {},  # noqa: B006
-    digest: str = "",
-    timeout_seconds: float = 600.0,
+    replicas: int = -1,
+    max_replicas: int = -1,
+    cpu: Optional[str] = None,
+    memory: Optional[str] = None,
+    image: Optional[str] = None,
+    namespace: Optional[str] = None,
+    environment_from: Optional[str] = None,
+    service_account: Optional[str] = None,
+    pods: Optional[dict] = None,
+    digest: Optional[str] = None,
+    timeout_seconds: Optional[float] = None,
+    wait_seconds: Optional[float] = None,
+    reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from a KServe InferenceService, as a revision with a share of the requests.
 
@@ -29,15 +31,18 @@ def deploy_kserve(
     as it was before. With Knative that shares the requests; without, KServe's Gateway does, and if it has
     none a revision gets 0 or 100 %.
 
+    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
+    brackets.
+
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where the pods fetch it.
         endpoint: The endpoint as it is now (JSON).
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
-        replicas: Pods of a revision at least.
+        replicas: Pods of a revision at least (1).
         max_replicas: Pods of a revision at most; 0 for no autoscaling.
-        cpu: Processors of a pod, such as "2" or "500m".
-        memory: Memory of a pod, such as "2Gi".
+        cpu: Processors of a pod, such as "2" or "500m" (1).
+        memory: Memory of a pod, such as "2Gi" (2Gi).
         image: The model server's image; empty for that of this release.
         namespace: Where to deploy; empty for the step's own namespace.
         environment_from: Name of a Secret in the namespace of whose keys the server gets
@@ -48,7 +53,9 @@ def deploy_kserve(
             labels and annotations.
         digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.
             Empty to read the files, which takes access to them here.
-        timeout_seconds: Time for the pods to become ready.
+        timeout_seconds: Time for the pods to become ready (600).
+        wait_seconds: Time to wait for another step that changes the endpoint.
+        reset: Whether what isn't given becomes as for a new endpoint.
 
     Returns:
         url: Where requests go.
@@ -58,20 +65,20 @@ def deploy_kserve(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    deployed = deploy.target("kserve").deploy(
-        model.uri,
-        name,
-        share=share,
-        replicas=replicas,
-        max_replicas=max_replicas,
-        cpu=cpu,
-        memory=memory,
-        image=image,
-        namespace=namespace,
-        environment_from=environment_from,
-        service_account=service_account,
-        pods=pods,
-        digest=digest,
-        timeout_seconds=timeout_seconds,
-    )
+    given = {
+        "replicas": replicas,
+        "max_replicas": max_replicas,
+        "cpu": cpu,
+        "memory": memory,
+        "image": image,
+        "namespace": namespace,
+        "environment_from": environment_from,
+        "service_account": service_account,
+        "pods": pods,
+        "digest": digest,
+        "timeout_seconds": timeout_seconds,
+        "wait_seconds": wait_seconds,
+        "reset": reset,
+    }
+    deployed = deploy.deployed("kserve", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -12,17 +12,21 @@ def deploy_sagemaker(
     name: str,
     role: str,
     share: int = 100,
-    replicas: int = 1,
-    instance_type: str = "ml.m5.large",
-    region: str = "",
-    storage: str = "",
-    image: str = "",
-    timeout_seconds: float = 1800.0,
+    replicas: int = -1,
+    instance_type: Optional[str] = None,
+    region: Optional[str] = None,
+    storage: Optional[str] = None,
+    image: Optional[str] = None,
+    timeout_seconds: Optional[float] = None,
+    reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Deploy a model to an endpoint of Amazon SageMaker, as a production variant beside the one that serves.
 
     Running it again with the same model and settings changes nothing, and waits for a change that is under
     way. A revision that can't be deployed gets no request. Credentials are those of the step's environment.
+
+    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
+    brackets.
 
     Args:
         model: The model directory; an archive of it goes to S3.
@@ -30,12 +34,13 @@ def deploy_sagemaker(
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         role: ARN of the role that the servers run as; it must be able to read the archive and the image.
         share: Percent of the requests that the new revision gets; a first revision gets all.
-        replicas: Instances of the revision.
-        instance_type: Type of the instances.
+        replicas: Instances of the revision (1).
+        instance_type: Type of the instances (ml.m5.large).
         region: AWS region; empty for that of the environment.
         storage: Where the model's archive goes, s3://BUCKET/PREFIX; empty for the model's own bucket.
         image: The model server's image in ECR; empty for that of this release.
-        timeout_seconds: Time for the revision to serve.
+        timeout_seconds: Time for the revision to serve (1800).
+        reset: Whether what isn't given becomes as for a new endpoint.
 
     Returns:
         url: Where requests go.
@@ -45,16 +50,15 @@ def deploy_sagemaker(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    deployed = deploy.target("sagemaker").deploy(
-        model.uri,
-        name,
-        role=role,
-        share=share,
-        replicas=replicas,
-        instance_type=instance_type,
-        region=region,
-        storage=storage,
-        image=image,
-        timeout_seconds=timeout_seconds,
-    )
+    given = {
+        "role": role,
+        "replicas": replicas,
+        "instance_type": instance_type,
+        "region": region,
+        "storage": storage,
+        "image": image,
+        "timeout_seconds": timeout_seconds,
+        "reset": reset,
+    }
+    deployed = deploy.deployed("sagemaker", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -11,29 +11,35 @@ def deploy_seldon(
     endpoint: Output[Artifact],
     name: str,
     share: int = 100,
-    replicas: int = 1,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    image: str = "",
-    namespace: str = "",
-    environment_from: str = "",
-    storage_access: str = "",
-    pods: dict = {},  # noqa: B006
-    timeout_seconds: float = 600.0,
+    replicas: int = -1,
+    cpu: Optional[str] = None,
+    memory: Optional[str] = None,
+    image: Optional[str] = None,
+    namespace: Optional[str] = None,
+    environment_from: Optional[str] = None,
+    storage_access: Optional[str] = None,
+    pods: Optional[dict] = None,
+    digest: Optional[str] = None,
+    timeout_seconds: Optional[float] = None,
+    wait_seconds: Optional[float] = None,
+    reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
 
     Running it again changes nothing. A revision that doesn't come up is removed, the reason is told, and the
     previous revision keeps serving.
 
+    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
+    brackets.
+
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where Seldon fetches it.
         endpoint: The endpoint as it is now (JSON).
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
-        replicas: Servers of a revision.
-        cpu: Processors of a pod, such as "2" or "500m".
-        memory: Memory of a pod, such as "2Gi".
+        replicas: Servers of a revision (1).
+        cpu: Processors of a pod, such as "2" or "500m" (1).
+        memory: Memory of a pod, such as "2Gi" (2Gi).
         image: The model server's image; empty for that of this release.
         namespace: Where to deploy; empty for the step's own namespace.
         environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
@@ -42,7 +48,11 @@ def deploy_seldon(
             (rclone's settings); empty for what the agent is set up with.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
-        timeout_seconds: Time for the pods to become ready.
+        digest: What the files are, as register_champion tells (model_fingerprint): servers refuse others.
+            Empty to read the files, which takes access to them here.
+        timeout_seconds: Time for the pods to become ready (600).
+        wait_seconds: Time to wait for another step that changes the endpoint.
+        reset: Whether what isn't given becomes as for a new endpoint.
 
     Returns:
         url: Where requests go.
@@ -52,18 +62,19 @@ def deploy_seldon(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    deployed = deploy.target("seldon").deploy(
-        model.uri,
-        name,
-        share=share,
-        replicas=replicas,
-        cpu=cpu,
-        memory=memory,
-        image=image,
-        namespace=namespace,
-        environment_from=environment_from,
-        storage_access=storage_access,
-        pods=pods,
-        timeout_seconds=timeout_seconds,
-    )
+    given = {
+        "replicas": replicas,
+        "cpu": cpu,
+        "memory": memory,
+        "image": image,
+        "namespace": namespace,
+        "environment_from": environment_from,
+        "storage_access": storage_access,
+        "pods": pods,
+        "digest": digest,
+        "timeout_seconds": timeout_seconds,
+        "wait_seconds": wait_seconds,
+        "reset": reset,
+    }
+    deployed = deploy.deployed("seldon", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

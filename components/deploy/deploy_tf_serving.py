@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -11,24 +11,26 @@ def deploy_tf_serving(
     endpoint: Output[Artifact],
     name: str,
     share: int = 100,
-    replicas: int = 2,
-    max_replicas: int = 0,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    max_batch_size: int = 1024,
-    batch_timeout_micros: int = 1000,
-    num_batch_threads: int = 0,
-    max_enqueued_batches: int = 100,
-    image: str = "",
-    namespace: str = "",
-    environment_from: str = "",
-    service_account: str = "",
-    gateway: str = "",
-    monitor_labels: dict = {},  # noqa: B006
-    clients: list = [],  # noqa: B006
-    pods: dict = {},  # noqa: B006
-    digest: str = "",
-    timeout_seconds: float = 600.0,
+    replicas: int = -1,
+    max_replicas: int = -1,
+    cpu: Optional[str] = None,
+    memory: Optional[str] = None,
+    max_batch_size: int = -1,
+    batch_timeout_micros: int = -1,
+    num_batch_threads: int = -1,
+    max_enqueued_batches: int = -1,
+    image: Optional[str] = None,
+    namespace: Optional[str] = None,
+    environment_from: Optional[str] = None,
+    service_account: Optional[str] = None,
+    gateway: Optional[str] = None,
+    monitor_labels: Optional[dict] = None,
+    clients: Optional[list] = None,
+    pods: Optional[dict] = None,
+    digest: Optional[str] = None,
+    timeout_seconds: Optional[float] = None,
+    wait_seconds: Optional[float] = None,
+    reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
 
@@ -37,20 +39,24 @@ def deploy_tf_serving(
     nothing. A revision that doesn't come up is removed, the reason is told, and the previous revision keeps
     serving. A model without a SavedModel, such as one of scikit-learn, is refused.
 
+    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
+    brackets.
+
     Args:
         model: The model, of which only the address is read, s3:// or gs://, where the pods fetch it, and
             where it is mounted whether it has a SavedModel.
         endpoint: The endpoint as it is now (JSON).
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
-        replicas: Pods of a revision that gets all requests. Without a gateway the share is a ratio of pods.
+        replicas: Pods of a revision that gets all requests (2). Without a gateway the share is a ratio of
+            pods.
         max_replicas: Up to how many pods an autoscaler goes where processors are busy; 0 for no autoscaler.
-        cpu: Processors of a pod, such as "2" or "500m".
-        memory: Memory of a pod, such as "2Gi".
-        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching.
-        batch_timeout_micros: How long a request waits for others to make a batch, in microseconds.
+        cpu: Processors of a pod, such as "2" or "500m" (1).
+        memory: Memory of a pod, such as "2Gi" (2Gi).
+        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching (1024).
+        batch_timeout_micros: How long a request waits for others to make a batch, in microseconds (1000).
         num_batch_threads: Batches at a time; 0 for one on each processor.
-        max_enqueued_batches: Batches that wait at most; what comes then is refused.
+        max_enqueued_batches: Batches that wait at most; what comes then is refused (100).
         image: TensorFlow Serving's image; empty for the official one of TensorFlow's release.
         namespace: Where to deploy; empty for the step's own namespace.
         environment_from: Name of a Secret in the namespace whose keys become the environment of what
@@ -66,7 +72,9 @@ def deploy_tf_serving(
             labels and annotations.
         digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.
             Empty to read the files, which takes access to them here.
-        timeout_seconds: Time for the pods to become ready.
+        timeout_seconds: Time for the pods to become ready (600).
+        wait_seconds: Time to wait for another step that changes the endpoint.
+        reset: Whether what isn't given becomes as for a new endpoint.
 
     Returns:
         url: Where requests go.
@@ -76,27 +84,27 @@ def deploy_tf_serving(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    deployed = deploy.target("tf_serving").deploy(
-        model.uri,
-        name,
-        share=share,
-        replicas=replicas,
-        max_replicas=max_replicas,
-        cpu=cpu,
-        memory=memory,
-        max_batch_size=max_batch_size,
-        batch_timeout_micros=batch_timeout_micros,
-        num_batch_threads=num_batch_threads,
-        max_enqueued_batches=max_enqueued_batches,
-        image=image,
-        namespace=namespace,
-        environment_from=environment_from,
-        service_account=service_account,
-        gateway=gateway,
-        monitor_labels=monitor_labels,
-        clients=clients,
-        pods=pods,
-        digest=digest,
-        timeout_seconds=timeout_seconds,
-    )
+    given = {
+        "replicas": replicas,
+        "max_replicas": max_replicas,
+        "cpu": cpu,
+        "memory": memory,
+        "max_batch_size": max_batch_size,
+        "batch_timeout_micros": batch_timeout_micros,
+        "num_batch_threads": num_batch_threads,
+        "max_enqueued_batches": max_enqueued_batches,
+        "image": image,
+        "namespace": namespace,
+        "environment_from": environment_from,
+        "service_account": service_account,
+        "gateway": gateway,
+        "monitor_labels": monitor_labels,
+        "clients": clients,
+        "pods": pods,
+        "digest": digest,
+        "timeout_seconds": timeout_seconds,
+        "wait_seconds": wait_seconds,
+        "reset": reset,
+    }
+    deployed = deploy.deployed("tf_serving", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -11,16 +11,17 @@ def deploy_vertex(
     endpoint: Output[Artifact],
     name: str,
     share: int = 100,
-    replicas: int = 1,
-    max_replicas: int = 0,
-    machine_type: str = "n1-standard-2",
-    accelerator: str = "",
-    accelerator_count: int = 1,
-    service_account: str = "",
-    project: str = "",
-    location: str = "",
-    image: str = "",
-    timeout_seconds: float = 3600.0,
+    replicas: int = -1,
+    max_replicas: int = -1,
+    machine_type: Optional[str] = None,
+    accelerator: Optional[str] = None,
+    accelerator_count: int = -1,
+    service_account: Optional[str] = None,
+    project: Optional[str] = None,
+    location: Optional[str] = None,
+    image: Optional[str] = None,
+    timeout_seconds: Optional[float] = None,
+    reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Deploy a model to an endpoint of Vertex AI, as a version in its Model Registry, beside what serves.
 
@@ -28,22 +29,26 @@ def deploy_vertex(
     under way. A revision that can't be deployed gets no request. Credentials are those of the step's
     environment.
 
+    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
+    brackets.
+
     Args:
         model: The model directory in a bucket of Google Cloud; Vertex AI gets only the address.
         endpoint: The endpoint as it is now (JSON).
         name: Name of the endpoint and the registered model: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets; a first revision gets all.
-        replicas: Machines at least.
+        replicas: Machines at least (1).
         max_replicas: Machines at most; 0 for no autoscaling.
-        machine_type: Type of the machines.
+        machine_type: Type of the machines (n1-standard-2).
         accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4", for an image of your own that uses it:
             this release's server computes on processors. Empty for none.
-        accelerator_count: Accelerators of each machine.
+        accelerator_count: Accelerators of each machine (1).
         service_account: Account that the server runs as; empty for Vertex AI's own.
         project: Google Cloud project; empty for that of the environment.
         location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
         image: The model server's image in Artifact Registry; empty for that of this release.
-        timeout_seconds: Time for each operation, of which deploying takes longest.
+        timeout_seconds: Time for each operation, of which deploying takes longest (3600).
+        reset: Whether what isn't given becomes as for a new endpoint.
 
     Returns:
         url: Where requests go.
@@ -53,19 +58,18 @@ def deploy_vertex(
     from flowparts import deploy
     from flowparts import endpoint as endpoints
 
-    deployed = deploy.target("vertex").deploy(
-        model.uri,
-        name,
-        share=share,
-        replicas=replicas,
-        max_replicas=max_replicas,
-        machine_type=machine_type,
-        accelerator=accelerator,
-        accelerator_count=accelerator_count,
-        service_account=service_account,
-        project=project,
-        location=location,
-        image=image,
-        timeout_seconds=timeout_seconds,
-    )
+    given = {
+        "replicas": replicas,
+        "max_replicas": max_replicas,
+        "machine_type": machine_type,
+        "accelerator": accelerator,
+        "accelerator_count": accelerator_count,
+        "service_account": service_account,
+        "project": project,
+        "location": location,
+        "image": image,
+        "timeout_seconds": timeout_seconds,
+        "reset": reset,
+    }
+    deployed = deploy.deployed("vertex", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

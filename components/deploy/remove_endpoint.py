@@ -14,10 +14,10 @@ def remove_endpoint(
     Nothing is done where there is none.
 
     Args:
-        target: docker, kubernetes, kserve, seldon, tf_serving or sagemaker.
+        target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
         name: Name of the endpoint.
-        options: The target's options that say where it is: namespace or region; wait_seconds to wait for
-            another step that changes it.
+        options: The target's options that say where it is: namespace, project, location or region;
+            wait_seconds to wait for another step that changes it.
         even_if_serving: Whether to remove it although it serves.
 
     Returns:

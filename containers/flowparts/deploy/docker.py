@@ -126,6 +126,18 @@ def writing(name: str, *, wait_seconds: float = 0.0) -> Iterator[Endpoint | None
         yield state.endpoint if state else None
 
 
+def endpoints() -> list[Endpoint]:
+    """Return the endpoints of the Docker engine.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine:
+        found = engine.containers.list(all=True, filters={"label": _ENDPOINT})
+        states = (_Host(engine, name).state() for name in sorted({each.labels[_ENDPOINT] for each in found}))
+        return [state.endpoint for state in states if state]
+
+
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Give the current revision a share of the requests; the previous one keeps the rest.
 

@@ -121,7 +121,7 @@ def deploy(
                     archive = there.store(directory, bucket, f"{prefix}{name}/{revision}/model.tar.gz")
                     model_name = there.create_model(revision, archive, server, role)
                     variants = {revision: {"VariantName": revision, "ModelName": model_name, **instances}}
-                return there.apply(after, variants, timeout_seconds)
+                return there.told(there.apply(after, variants, timeout_seconds))
         except ValueError as error:
             raise targets.not_deployed(name, revision, error, there.serving) from None
 
@@ -134,7 +134,8 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """
     with _refusals():
         there = _Place(endpoint.settings["region"], endpoint.name)
-        return there.apply(targets.unchanged(endpoint, there.current(), there.where).with_share(percent))
+        state = targets.unchanged(endpoint, there.current(), there.where)
+        return there.told(there.apply(state.with_share(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -152,7 +153,39 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         after = targets.rolled_back(endpoint, state, there.where)
         if state and state.previous_revision == after.revision:
             there.apply(state.with_share(0))
-        return there.apply(after)
+        return there.told(there.apply(after))
+
+
+def endpoints(*, region: str = "") -> list[Endpoint]:
+    """Return the endpoints of a region that were made here and serve, and the options of each.
+
+    Raises:
+        ValueError: SageMaker refuses.
+    """
+    with _refusals():
+        place = _Place(region, "")
+        pages = place.sagemaker.get_paginator("list_endpoints").paginate(StatusEquals="InService")
+        names = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
+        found = []
+        for there in (_Place(region, name) for name in names):
+            with suppress(ValueError):  # made by something else
+                if state := there.state(there.settled(_CHANGE_SECONDS)):
+                    found.append(there.told(state))
+        return found
+
+
+@contextmanager
+def writing(name: str, *, region: str = "") -> Iterator[Endpoint | None]:
+    """Give what an endpoint is, None if there is none; SageMaker itself refuses a second change at a time.
+
+    Raises:
+        ValueError: SageMaker refuses to tell, or something else made the endpoint.
+    """
+    with _refusals():
+        there = _Place(region, name)
+        state = there.state(there.settled(_CHANGE_SECONDS))
+        before = there.told(state) if state else None
+    yield before
 
 
 def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
@@ -169,6 +202,8 @@ def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
     with _refusals():
         there = _Place(region, name)
         described = there.settled(_CHANGE_SECONDS)
+        if described and not there.is_own(described):
+            described = None
         held = [f"endpoint {name}"] if described else []
         held += [f"{kind.replace('_', ' ')} {each}" for kind, each in there.made()]
         if not pretend:
@@ -261,7 +296,7 @@ class _Place:
                 f"endpoint {self.name!r} is {described['EndpointStatus']} ({_reason(described)}); delete it "
                 "and deploy again"
             )
-        configuration = re.fullmatch(rf"{self.name}-({_REVISION})-[0-9a-f]+", described["EndpointConfigName"])
+        configuration = self.is_own(described)
         variants = described["ProductionVariants"]
         weights = {each["VariantName"]: each.get("CurrentWeight", 0) for each in variants}
         if not configuration or configuration[1] not in weights or len(weights) > 2:
@@ -274,6 +309,10 @@ class _Place:
         traffic = {current: share, **({previous: 100 - share} if previous else {})}
         self.serving = [revision for revision, part in traffic.items() if part]
         return Endpoint("sagemaker", self.name, self.url, current, traffic, previous, self.settings)
+
+    def is_own(self, described: dict[str, Any]) -> re.Match[str] | None:
+        """Return the match of the configuration's name, which tells the current revision, if it is ours."""
+        return re.fullmatch(rf"{self.name}-({_REVISION})-[0-9a-f]+", described["EndpointConfigName"])
 
     def current(self) -> Endpoint | None:
         """Return what the endpoint serves, to change it; one that has failed can only be deployed anew."""
@@ -308,10 +347,15 @@ class _Place:
         container = {
             "Image": image,
             "ModelDataUrl": uri,
-            "Environment": {"FLOWPARTS_SERVING_NAME": self.name},
+            "Environment": {"FLOWPARTS_SERVING_NAME": self.name, **targets.noted_options()},
         }
         self._make("model", name, PrimaryContainer=container, ExecutionRoleArn=role)
         return name
+
+    def told(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint with the options that its current revision was deployed with."""
+        model = self._described("model", f"{self.name}-{endpoint.revision}") or {}
+        return targets.with_noted_options(endpoint, model.get("PrimaryContainer", {}).get("Environment", {}))
 
     def apply(
         self,

@@ -112,7 +112,7 @@ def deploy(
             if revision not in _numbers(there.endpoint()):
                 there.upload(model, revision, server, timeout_seconds)
                 there.bring_up(revision, resources, service_account, timeout_seconds)
-            return there.apply(after)
+            return there.told(there.apply(after))
     except ValueError as error:
         raise targets.not_deployed(name, revision, error, before.traffic if before else []) from None
 
@@ -126,7 +126,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     with _refusals():
         there = _Place.of(endpoint)
         state = targets.unchanged(endpoint, there.state(there.endpoint()), there.where)
-        return there.apply(state.with_share(percent))
+        return there.told(there.apply(state.with_share(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -138,7 +138,59 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     """
     with _refusals():
         there = _Place.of(endpoint)
-        return there.apply(targets.rolled_back(endpoint, there.state(there.endpoint()), there.where))
+        after = targets.rolled_back(endpoint, there.state(there.endpoint()), there.where)
+        return there.told(there.apply(after))
+
+
+def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
+    """Return the endpoints of a project and location that were made here, and the options of each.
+
+    Raises:
+        ValueError: Vertex AI refuses.
+    """
+    with _refusals():
+        place = _Place(project, location, "")
+        found = []
+        for each in _call(place.endpoints.list_endpoints, parent=place.parent):
+            there = _Place(project, location, str(each.name).rpartition("/")[2])
+            if _is_own(each) and (state := there.state(each)):
+                found.append(there.told(state))
+        return found
+
+
+@contextmanager
+def writing(name: str, *, project: str = "", location: str = "") -> Iterator[Endpoint | None]:
+    """Give what an endpoint is, None if there is none; Vertex AI itself refuses a second change at a time.
+
+    Raises:
+        ValueError: Vertex AI refuses to tell.
+    """
+    with _refusals():
+        there = _Place(project, location, name)
+        found = there.endpoint()
+        state = there.state(found) if found and _is_own(found) else None
+        before = there.told(state) if state else None
+    yield before
+
+
+def remove(name: str, *, project: str = "", location: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with what is deployed to it and the registered model, and return what.
+
+    Args:
+        name: The endpoint.
+        project: Google Cloud project; empty for that of the environment.
+        location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
+        pretend: Remove nothing, and return what would be.
+
+    Raises:
+        ValueError: Vertex AI refuses.
+    """
+    with _refusals():
+        there = _Place(project, location, name)
+        held = there.holdings()
+        if not pretend:
+            there.remove()
+        return held
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
@@ -235,7 +287,7 @@ class _Place:
             timeout_seconds,
         )
         found = self.endpoint()
-        if found is None or not _MANAGED.items() <= dict(found.labels).items():
+        if found is None or not _is_own(found):
             raise ValueError(
                 f"endpoint {self.name!r} {self.where} was made by something else; deploy to another name"
             )
@@ -244,6 +296,7 @@ class _Place:
     def upload(self, model: str, revision: str, image: str, timeout_seconds: float) -> None:
         """Register the model's files and server as a version, unless they are."""
         path = f"{self.model_path}@{revision}"
+        variables = {"FLOWPARTS_SERVING_NAME": self.name, **targets.noted_options()}
         wanted = {
             "display_name": self.name,
             "artifact_uri": model,
@@ -254,7 +307,7 @@ class _Place:
                 "predict_route": _PREDICT,
                 "health_route": _HEALTH,
                 "ports": [{"container_port": _PORT}],
-                "env": [{"name": "FLOWPARTS_SERVING_NAME", "value": self.name}],
+                "env": [{"name": key, "value": value} for key, value in variables.items()],
             },
         }
 
@@ -317,8 +370,53 @@ class _Place:
         serving = {revision: numbers[revision] for revision in after.traffic}
         return replace(after, settings={**self.settings, "deployed_models": serving})
 
-    def _undeploy(self, revision: str, number: str) -> None:
-        request = {"endpoint": self.path, "deployed_model_id": number}
+    def told(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint with the options that its current revision was deployed with."""
+        found = _or_none(self.models.get_model, name=f"{self.model_path}@{endpoint.revision}")
+        variables = {each.name: each.value for each in found.container_spec.env} if found else {}
+        return targets.with_noted_options(endpoint, variables)
+
+    def holdings(self) -> list[str]:
+        """Return what belongs to the endpoint."""
+        found, model = self._own()
+        held = [f"revision {revision}" for revision in _numbers(found)]
+        held += [f"endpoint {self.name}"] if found else []
+        return held + ([f"model {self.name}"] if model else [])
+
+    def remove(self) -> None:
+        """Remove what belongs to the endpoint; what was removed already stays so."""
+        found, model = self._own()
+        if found:
+            shares = found.traffic_split
+            deployed = sorted(_numbers(found).items(), key=lambda each: shares.get(each[1], 0))
+            for revision, number in deployed:
+                # Only the last one may go with its requests.
+                last = deployed[-1][1]
+                self._undeploy(revision, number, {last: 100} if number != last else {})
+            self._bring(
+                f"the end of endpoint {self.name!r}",
+                self.path,
+                lambda: self.endpoint() is None,
+                lambda: _call(self.endpoints.delete_endpoint, writes=True, name=self.path),
+                _UNDEPLOY_SECONDS,
+            )
+        if model:
+            self._bring(
+                f"the end of model {self.name!r}",
+                self.model_path,
+                lambda: _or_none(self.models.get_model, name=self.model_path) is None,
+                lambda: _call(self.models.delete_model, writes=True, name=self.model_path),
+                _UNDEPLOY_SECONDS,
+            )
+
+    def _own(self) -> tuple[Any, Any]:
+        """Return the endpoint and the registered model; None for what isn't there, or somebody else's."""
+        found = (self.endpoint(), _or_none(self.models.get_model, name=self.model_path))
+        endpoint, model = (each if each and _is_own(each) else None for each in found)
+        return endpoint, model
+
+    def _undeploy(self, revision: str, number: str, split: Mapping[str, int] | None = None) -> None:
+        request = {"endpoint": self.path, "deployed_model_id": number, "traffic_split": split or {}}
         self._bring(
             f"the end of revision {revision}",
             self.path,
@@ -393,6 +491,11 @@ def _clients(host: str) -> tuple[str, Any, Any, Any]:
         aiplatform_v1.ModelServiceClient(**options),
         aiplatform_v1.PredictionServiceClient(**options),
     )
+
+
+def _is_own(thing: "aiplatform_v1.Endpoint | aiplatform_v1.Model") -> bool:
+    """Whether an endpoint or a model was made here."""
+    return _MANAGED.items() <= dict(thing.labels).items()
 
 
 def _numbers(endpoint: "aiplatform_v1.Endpoint | None") -> dict[str, str]:

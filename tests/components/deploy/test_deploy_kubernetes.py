@@ -42,4 +42,25 @@ def test_a_model_that_no_server_can_fetch_is_answered(
 ) -> None:
     with pytest.raises(ValueError, match="can't fetch the model from '/models/1'; put it where its pods can"):
         deploy_kubernetes.python_func(model=at("/models/1"), endpoint=artifact("endpoint"), **OPTIONS)
-    assert cluster.requests == []
+    assert cluster.versions() == {}
+
+
+def test_what_is_not_given_stays_as_the_endpoint_has_it(
+    cluster: KubernetesApi, artifact: Callable[..., Any]
+) -> None:
+    def bring(address: str, **given: Any) -> Any:
+        endpoint = artifact(f"endpoint-{address[-1]}")
+        options = {"name": "churn", "timeout_seconds": 5.0, **given}
+        deploy_kubernetes.python_func(model=at(address), endpoint=endpoint, **options)
+        return endpoints.read(endpoint.path)
+
+    given = {"image": OPTIONS["image"], "replicas": 3, "memory": "1Gi"}
+    assert bring("s3://models/1", **given).settings["options"] == given
+    made = bring("s3://models/2", replicas=2)
+    assert made.settings["options"] == {**given, "replicas": 2}
+    deployment = cluster.get("deployments", f"churn-{made.revision}")["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "1Gi"
+    assert bring("s3://models/3", image=given["image"], reset=True).settings["options"] == {
+        "image": given["image"]
+    }

@@ -27,4 +27,4 @@ def test_a_model_without_a_bucket_for_its_archive_is_answered(
     model = dsl.Model(uri=str(served[0].path))
     with pytest.raises(ValueError, match=r"storage must be s3://BUCKET/PREFIX, .* not in S3 but at '/"):
         deploy_sagemaker.python_func(model=model, endpoint=artifact("endpoint"), **OPTIONS)
-    assert sagemaker_ai.requests == []
+    assert sagemaker_ai.writes() == []

@@ -53,4 +53,4 @@ def test_a_scikit_learn_model_is_refused_with_the_way_out(
         deploy_tf_serving.python_func(
             model=at(f"s3://{model.name}"), endpoint=artifact("endpoint"), **OPTIONS
         )
-    assert cluster.requests == []
+    assert cluster.versions() == {}

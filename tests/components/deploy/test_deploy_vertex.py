@@ -30,4 +30,4 @@ def test_a_model_that_is_not_in_a_bucket_of_google_cloud_is_answered(
         deploy_vertex.python_func(
             model=dsl.Model(uri="/models/1"), endpoint=artifact("endpoint"), name="churn", image=IMAGE
         )
-    assert vertex_ai.requests == []
+    assert vertex_ai.writes() == []

@@ -233,6 +233,13 @@ class SageMakerService(StandIn):
         endpoint.end = lambda: self.endpoints.pop(name)
         return Answer()
 
+    def list_endpoints(self, **given: Any) -> Answer:
+        assert given["StatusEquals"] == "InService"
+        told = ("EndpointName", "EndpointArn", "EndpointStatus", "CreationTime", "LastModifiedTime")
+        found = [self.describe_endpoint(EndpointName=name).body for name in list(self.endpoints)]
+        serving = [each for each in found if each["EndpointStatus"] == "InService"]
+        return Answer({"Endpoints": [{part: each[part] for part in told} for each in serving]})
+
     def describe_endpoint(self, **given: Any) -> Answer:
         name = given["EndpointName"]
         if name in self.endpoints:

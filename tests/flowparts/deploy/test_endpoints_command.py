@@ -59,7 +59,6 @@ def test_a_dry_run_shows_the_plan_and_the_manifests(
     ("arguments", "words"),
     [
         (["status", "kubernetes", "churn"], "there is no endpoint 'churn' on kubernetes; there are: none"),
-        (["list", "docker"], "endpoints of the target docker can't be listed"),
         (["deploy", "docker", "churn", "/nowhere", "--dry-run"], "the target docker has no manifests"),
     ],
 )

@@ -722,3 +722,47 @@ def test_a_bucket_that_may_not_be_written_to_is_told(sagemaker_ai: SageMakerServ
     finally:
         bucket.delete()
     assert sagemaker_ai.writes() == []
+
+
+def test_an_endpoint_is_removed_with_all_that_was_made_and_not_by_accident(
+    sagemaker_ai: SageMakerService, first: Served, second: Served
+) -> None:
+    bring(first)
+    canary = bring(second, share=10)
+    full = sagemaker_ai.writes()
+    with pytest.raises(ValueError, match=rf"endpoint 'churn' serves \(.*{canary.revision} 10 %.*\); say"):
+        targets.remove("sagemaker", "churn", {})
+    said = targets.remove("sagemaker", "churn", {}, pretend=True)
+    assert sagemaker_ai.writes() == full
+    assert targets.remove("sagemaker", "churn", {}, even_if_serving=True) == said
+    assert "endpoint churn" in said
+    assert f"model churn-{canary.revision}" in said
+    assert sagemaker_ai.endpoints == {}
+    assert not any(sagemaker_ai.held())
+    with pytest.raises(targets.NoEndpointError, match="there is no endpoint 'churn' on sagemaker"):
+        targets.remove("sagemaker", "churn", {})
+
+
+def test_an_endpoint_of_something_else_is_not_removed(sagemaker_ai: SageMakerService, first: Served) -> None:
+    bring(first)
+    sagemaker_ai.endpoints["churn"].configuration = "by-hand"
+    with pytest.raises(ValueError, match="was made by something else"):
+        targets.remove("sagemaker", "churn", {}, even_if_serving=True)
+    assert "churn" in sagemaker_ai.endpoints
+
+
+def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
+    sagemaker_ai: SageMakerService, first: Served, second: Served
+) -> None:
+    needed = {"role": ROLE, "timeout_seconds": 20.0}
+    given = {**needed, "image": IMAGE, "instance_type": "ml.c5.xlarge", "storage": f"s3://{BUCKET}/models"}
+    made = targets.deployed("sagemaker", str(first.path), "churn", 100, given)
+    kept = {key: value for key, value in given.items() if key != "timeout_seconds"}
+    assert made.settings["options"] == kept
+    canary = targets.deployed("sagemaker", str(second.path), "churn", 50, {**needed, "replicas": 2.0})
+    assert canary.settings["options"] == {**kept, "replicas": 2}
+    (*_, configuration) = sagemaker_ai.asked("CreateEndpointConfig")
+    assert {each["InstanceType"] for each in configuration["ProductionVariants"]} == {"ml.c5.xlarge"}
+    assert sagemaker.endpoints() == [canary]
+    # A rollback brings back those of the revision before.
+    assert sagemaker.rollback(canary).settings["options"] == kept

@@ -426,3 +426,74 @@ def test_what_is_missing_is_told(
         bring(first)
     assert "\n" not in str(raised.value)
     vertex._clients.cache_clear()
+
+
+def test_an_endpoint_is_removed_with_its_models_and_not_by_accident(
+    vertex_ai: VertexService, first: Served, second: Served
+) -> None:
+    made = bring(first)
+    canary = bring(second, share=10)
+    full = vertex_ai.writes()
+    with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 10 %.*\); say even_if_serving"):
+        targets.remove("vertex", "churn", {})
+    said = targets.remove("vertex", "churn", {}, pretend=True)
+    assert vertex_ai.writes() == full
+    assert targets.remove("vertex", "churn", {}, even_if_serving=True) == said
+    assert said == [
+        *(f"revision {each.revision}" for each in (made, canary)),
+        "endpoint churn",
+        "model churn",
+    ]
+    assert vertex_ai.endpoints == vertex_ai.versions == {}
+    with pytest.raises(targets.NoEndpointError, match="there is no endpoint 'churn' on vertex"):
+        targets.remove("vertex", "churn", {})
+
+
+def test_a_removal_that_was_killed_goes_on(
+    vertex_ai: VertexService, first: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(first)
+    looks = iter([False, False])
+    wait = targets.wait
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if next(looks, True):
+            raise KeyboardInterrupt
+        wait(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(targets, "wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            targets.remove("vertex", "churn", {}, even_if_serving=True)
+    assert vertex_ai.endpoints == {}
+    assert targets.remove("vertex", "churn", {}) == ["model churn"]
+    assert vertex_ai.versions == {}
+
+
+def test_what_somebody_else_made_stays(vertex_ai: VertexService, first: Served) -> None:
+    bring(first)
+    for thing in (*vertex_ai.endpoints.values(), *vertex_ai.versions.values()):
+        thing.labels = {"managed-by": "somebody"}
+    assert vertex.endpoints() == []
+    with pytest.raises(targets.NoEndpointError):
+        targets.remove("vertex", "churn", {}, even_if_serving=True)
+    assert vertex_ai.endpoints
+    assert vertex_ai.versions
+
+
+def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
+    vertex_ai: VertexService, first: Served, second: Served
+) -> None:
+    given = {"image": IMAGE, "machine_type": "n1-standard-4", "timeout_seconds": 20.0}
+    made = targets.deployed("vertex", first.gs, "churn", 100, given)
+    kept = {"image": IMAGE, "machine_type": "n1-standard-4"}
+    assert made.settings["options"] == kept
+    canary = targets.deployed("vertex", second.gs, "churn", 50, {"replicas": 2, "timeout_seconds": 20.0})
+    assert canary.settings["options"] == {**kept, "replicas": 2}
+    (*_, deployed) = vertex_ai.endpoints[f"{PARENT}/endpoints/churn"].deployed_models
+    assert deployed.dedicated_resources.machine_spec.machine_type == "n1-standard-4"
+    assert vertex.endpoints() == [canary]
+    # A rollback brings back those of the revision before.
+    assert vertex.rollback(canary).settings["options"] == kept
+    only = {"image": IMAGE, "reset": True, "timeout_seconds": 20.0}
+    assert targets.deployed("vertex", second.gs, "churn", 50, only).settings["options"] == {"image": IMAGE}

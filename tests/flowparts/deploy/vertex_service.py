@@ -8,6 +8,7 @@ then. Predictions come from a real model server for each model.
 """
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +66,16 @@ class VertexService(GoogleService):
     routes = (
         *GoogleService.routes,
         ("POST", f"{_PARENT}/endpoints", "create_endpoint"),
+        ("GET", f"{_PARENT}/endpoints", "list_endpoints"),
         ("GET", f"{_PARENT}/endpoints/([^/:]+)", "get_endpoint"),
+        ("DELETE", f"{_PARENT}/endpoints/([^/:]+)", "delete_endpoint"),
         ("PATCH", f"{_PARENT}/endpoints/([^/:]+)", "update_endpoint"),
         ("POST", f"{_PARENT}/endpoints/([^/:]+):deployModel", "deploy_model"),
         ("POST", f"{_PARENT}/endpoints/([^/:]+):undeployModel", "undeploy_model"),
         ("POST", f"{_PARENT}/endpoints/([^/:]+):predict", "predict"),
         ("POST", f"{_PARENT}/models:upload", "upload_model"),
         ("GET", f"{_PARENT}/models/([^/:]+)", "get_model"),
+        ("DELETE", f"{_PARENT}/models/([^/:]+)", "delete_model"),
         # The clients take the first of the two addresses that the service declares for operations.
         ("GET", "/(?:ui|v1)/(projects/.+)/operations", "list_operations"),
         ("GET", "/(?:ui|v1)/(projects/.+/operations/[0-9]+)", "get_operation"),
@@ -155,6 +159,29 @@ class VertexService(GoogleService):
             return self.error(404, f"{path} is not found")
         return written(self.endpoints[path])
 
+    def list_endpoints(self, request: Request) -> Answer:
+        return Answer({"endpoints": [json.loads(written(each).body) for each in self.endpoints.values()]})
+
+    def delete_endpoint(self, request: Request, name: str) -> Answer:
+        path = f"{PARENT}/endpoints/{name}"
+        if path not in self.endpoints:
+            return self.error(404, f"{path} is not found")
+        if self.busy(path) or self.endpoints[path].deployed_models:
+            return self.error(400, "the endpoint has models deployed to it, or is being changed")
+        return self.begin(path, lambda: self.endpoints.pop(path))
+
+    def delete_model(self, request: Request, name: str) -> Answer:
+        path = f"{PARENT}/models/{unquote(name)}"
+        deployed = [model.model for each in self.endpoints.values() for model in each.deployed_models]
+        if any(each.startswith(f"{path}@") for each in deployed):
+            return self.error(400, "a version of the model is deployed")
+
+        def act() -> None:
+            for version in [each for each in self.versions if each.startswith(f"{path}@")]:
+                del self.versions[version]
+
+        return self.begin(path, act)
+
     def update_endpoint(self, request: Request, name: str) -> Answer:
         given, endpoint = read(types.Endpoint, request), self.endpoints[f"{PARENT}/endpoints/{name}"]
         if given.etag != endpoint.etag:
@@ -195,10 +222,13 @@ class VertexService(GoogleService):
         endpoint = self.endpoints[path]
         if self.busy(path):
             return self.error(400, "There are other operations running on the endpoint")
-        if endpoint.traffic_split.get(given.deployed_model_id):
+        split = dict(given.traffic_split) or dict(endpoint.traffic_split)
+        is_last = len(endpoint.deployed_models) == 1
+        if split.get(given.deployed_model_id) and not is_last:
             return self.error(400, "the model has traffic")
 
         def act() -> None:
+            endpoint.traffic_split = {} if is_last else split
             kept = [each for each in endpoint.deployed_models if each.id != given.deployed_model_id]
             endpoint.deployed_models = kept
             endpoint.etag += "+"
