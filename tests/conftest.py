@@ -266,6 +266,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kuberne
     """
     monkeypatch.setattr("flowparts.deploy.digest", kubernetes_api.digest_of)
     monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
+    # The addresses that a mesh gives lead nowhere here.
+    monkeypatch.setattr("flowparts.deploy._SERVED_SECONDS", 0.1)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with kubernetes_api.serving() as running:
         file = tmp_path / "kubeconfig"

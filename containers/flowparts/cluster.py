@@ -289,9 +289,9 @@ class Cluster:
         sent = {**_token(), **(headers or {})}
         return self._json("POST", self._of_service(service, path), body, headers=sent)
 
-    def get_from_service(self, service: str, path: str) -> Any:
+    def get_from_service(self, service: str, path: str, headers: Mapping[str, str] | None = None) -> Any:
         """Return the JSON that a service has at a path, through the API server as `post_to_service`."""
-        return self._json("GET", self._of_service(service, path), headers=_token())
+        return self._json("GET", self._of_service(service, path), headers={**_token(), **(headers or {})})
 
     def trouble(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
         """Return why pods with these labels don't run, and whether waiting can't help.

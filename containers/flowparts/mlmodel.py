@@ -6,6 +6,9 @@ from typing import Any
 
 from flowparts import trees
 
+# By this file Seldon knows a model's directory; its agent writes its own name for the model there.
+SETTINGS = ("model-settings.json", '{"name": "model"}\n')
+
 _EXPECTED = {"framework", "task", "label", "classes", "features", "schema"}
 _PARTS = ("model_uuid", "signature", "flavors")
 # A description of ten thousand columns takes two megabytes.

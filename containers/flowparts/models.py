@@ -469,8 +469,8 @@ def _write_mlmodel(
         "signature": dict(signature),
     }
     _dump_mlmodel(directory, description)
-    # By this file Seldon Core knows a model's directory, and it writes its own name for it there.
-    (directory / "model-settings.json").write_text('{"name": "model"}\n', encoding="utf-8")
+    name, text = mlmodel.SETTINGS
+    (directory / name).write_text(text, encoding="utf-8")
 
 
 def _dump_mlmodel(directory: Path, description: Mapping[str, Any]) -> None:

@@ -72,7 +72,6 @@ class ServerPod(ModelPod):
         served = [
             {"name": "FLOWPARTS_SERVING_MODEL", "value": fetched or self.address},
             {"name": "FLOWPARTS_SERVING_NAME", "value": self.name},
-            *([{"name": "FLOWPARTS_SERVING_DIGEST", "value": self.digest}] if self.digest else []),
         ]
         if repository:
             served = [{"name": "FLOWPARTS_SERVING_REPOSITORY", "value": repository}]
@@ -81,6 +80,7 @@ class ServerPod(ModelPod):
             "image": self.image,
             "env": [
                 *served,
+                *([{"name": "FLOWPARTS_SERVING_DIGEST", "value": self.digest}] if self.digest else []),
                 {"name": "FLOWPARTS_SERVING_PORT", "value": str(http)},
                 {"name": "FLOWPARTS_SERVING_GRPC_PORT", "value": str(grpc)},
                 {"name": "FLOWPARTS_SERVING_DRAIN_SECONDS", "value": str(LEAVE_SECONDS)},

@@ -8,8 +8,9 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 # Far more than a model or a network has; a directory of more is a mistake or an attack.
 _MAX_FILES = 100_000
@@ -55,32 +56,46 @@ def files(directory: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def digest(directory: str | Path) -> str:
+def digest(directory: str | Path, instead: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return 16 hexadecimal digits that stand for the names and bytes of a directory's files (SHA-256).
+
+    Args:
+        directory: The directory.
+        instead: Content that files are taken to have, whatever is in them.
 
     Raises:
         ValueError: As `files`.
     """
     total = hashlib.sha256()
     for path in files(directory):
-        with path.open("rb") as file:
-            of_file = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(directory).as_posix()}\n{of_file}\n".encode())
+        name = path.relative_to(directory).as_posix()
+        if name in instead:
+            of_file = hashlib.sha256(instead[name].encode()).hexdigest()
+        else:
+            with path.open("rb") as file:
+                of_file = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{name}\n{of_file}\n".encode())
     return total.hexdigest()[:16]
 
 
-def require_digest(directory: str | Path, wanted: str, where: object) -> str:
+def require_digest(
+    directory: str | Path,
+    wanted: str,
+    where: object,
+    instead: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return a directory's digest.
 
     Args:
         directory: The directory.
         wanted: The digest that it must have; empty for any.
         where: What the directory is called in the error.
+        instead: As for `digest`.
 
     Raises:
         ValueError: It has another one, or as `files`.
     """
-    found = digest(directory)
+    found = digest(directory, instead)
     if wanted and found != wanted:
         raise ValueError(
             f"the files at {where} have changed since they were deployed: their digest is {found}, not "

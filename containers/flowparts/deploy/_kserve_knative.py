@@ -97,6 +97,12 @@ class KnativeService(Service):
         """Send rows to the InferenceService's URL, or to the one of a revision's tag."""
         return targets.ask(f"{self._url(endpoint, revision)}/v1/models/{endpoint.name}:predict", rows)
 
+    def tell(self, endpoint: Endpoint, path: str) -> Any:
+        """Return the JSON that the servers of the current revision have at a path."""
+        # One that has all requests needs no address of its own, and may have none.
+        revision = endpoint.revision if endpoint.share < 100 else ""
+        return targets.fetch(f"{self._url(endpoint, revision)}/{path}")
+
     def release(self, endpoint: Endpoint) -> None:
         """Do nothing: Knative takes the pods from a revision without requests."""
 

@@ -98,6 +98,10 @@ class Service(ABC):
         """Send rows by the V1 protocol, to whichever revision the shares pick or to a certain one."""
 
     @abstractmethod
+    def tell(self, endpoint: Endpoint, path: str) -> Any:
+        """Return the JSON that the servers of the current revision have at a path."""
+
+    @abstractmethod
     def release(self, endpoint: Endpoint) -> None:
         """Take the pods from a previous revision without requests, if KServe hasn't already."""
 

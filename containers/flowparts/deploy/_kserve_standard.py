@@ -20,6 +20,7 @@ from typing import Any
 from flowparts import cluster
 from flowparts import deploy as targets
 from flowparts.cluster import Manifest
+from flowparts.deploy._fleet import look_up
 from flowparts.deploy._kserve_service import (
     CONTAINER,
     REVISION,
@@ -189,6 +190,10 @@ class StandardService(Service):
             return targets.ask(f"{endpoint.url}/{path}", rows)
         answer = self.there.post_to_service(f"{service}:80", path, {"instances": rows})
         return targets.predictions(answer, len(rows), f"service {service}")
+
+    def tell(self, endpoint: Endpoint, path: str) -> Any:
+        """Return the JSON that the servers of the current revision have at a path."""
+        return look_up(self.there, self._of(endpoint.revision), path)
 
     def weights(self) -> dict[str, int] | None:
         """Return the percentages of the revisions' predictors in KServe's route, by their Services.

@@ -98,6 +98,9 @@ def _deploy(
     after = replace(after, settings=settings)
     try:
         made = service.move(before, after, predictors, timeout_seconds)
+        if pod.digest:
+            path = pod.digest_path.format(name=name)
+            targets.await_served(lambda: service.tell(made, path), pod.digest, pod.revision)
     except ValueError as error:
         kept = before.traffic if before else []
         raise targets.not_deployed(

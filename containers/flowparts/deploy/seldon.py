@@ -47,6 +47,7 @@ def deploy(
     namespace: str = "",
     environment_from: str = "",
     storage_access: str = "",
+    digest: str = "",
     pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
     timeout_seconds: float = 600.0,
     wait_seconds: float = 0.0,
@@ -65,6 +66,8 @@ def deploy(
         environment_from: A Secret whose keys become the server's environment, which needs none to fetch.
         storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
             https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
+        digest: What the model's files are, as `trees.digest` tells: servers refuse others. If not given, it
+            is read from them here.
         pods: What is added to the pods, as `flowparts.pod_options` says.
         timeout_seconds: How long to wait.
         wait_seconds: How long to wait for another step that changes the endpoint.
@@ -87,6 +90,7 @@ def deploy(
     pod = ServerPod(*settings, options=options)
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
+    pod = replace(pod, digest=targets.digest(model, digest))
     fleet = _Fleet(Cluster(namespace), name)
     with fleet.there.writing(name, wait_seconds):
         before = fleet.state()
@@ -98,6 +102,7 @@ def deploy(
             fleet.place(pod, replicas, storage_access)
             what = f"revision {pod.revision} of endpoint {name!r}"
             targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
+            fleet.require_served(pod)
             fleet.steer(after, timeout_seconds)
         except ValueError as error:
             kept = before.traffic if before else []
@@ -151,13 +156,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     """Send rows by the Open Inference Protocol for the Experiment, or for one revision's Model."""
     wanted = f"{endpoint.name}-{revision}" if revision else f"{endpoint.name}.experiment"
     path = f"v2/models/{endpoint.name}/infer"
-    headers = {"Seldon-Model": wanted}
-    if cluster.in_cluster():
-        answer = targets.fetch(f"{endpoint.url}/{path}", tensors(rows), headers)
-    else:
-        there = Cluster(endpoint.settings["namespace"])
-        answer = there.post_to_service(f"{_MESH}:80", path, tensors(rows), headers)
-    return rows_of(answer)
+    return rows_of(ask(Cluster(endpoint.settings["namespace"]), path, tensors(rows), wanted))
 
 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
@@ -177,6 +176,16 @@ def endpoints(namespace: str = "") -> list[Endpoint]:
     there = Cluster(namespace)
     states = (_Fleet(there, name).state() for name in there.names(_API, "Experiment"))
     return [state for state in states if state]
+
+
+def ask(there: Cluster, path: str, body: Any, model: str) -> Any:
+    """Return what a Model or an Experiment answers through the mesh: JSON at a path, or to a body."""
+    headers = {"Seldon-Model": model}
+    if cluster.in_cluster():
+        return targets.fetch(f"http://{_MESH}.{there.namespace}.svc/{path}", body, headers)
+    if body is None:
+        return there.get_from_service(f"{_MESH}:80", path, headers)
+    return there.post_to_service(f"{_MESH}:80", path, body, headers)
 
 
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
@@ -259,7 +268,8 @@ class _Fleet:
         if storage_access:
             model["secretName"] = storage_access
         self._apply("Server", own, servers, labels)
-        self._apply("Model", own, model, labels)
+        about = {f"flowparts/{what}": of for what, of in targets.origin().items()}
+        self._apply("Model", own, model, labels, **({"annotations": about} if about else {}))
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
         """Share the requests out, and wait until they are."""
@@ -298,6 +308,12 @@ class _Fleet:
         if hopeless:
             raise ValueError(why)
         return why or state
+
+    def require_served(self, pod: ServerPod) -> None:
+        """Raise ValueError unless a revision's servers serve the model of its pod."""
+        own = f"{self.name}-{pod.revision}"
+        path = pod.digest_path.format(name=own)
+        targets.await_served(lambda: ask(self.there, path, None, own), pod.digest, pod.revision)
 
     def remove(self, revision: str) -> None:
         self.there.delete(_API, "Model", f"{self.name}-{revision}")

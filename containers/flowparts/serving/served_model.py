@@ -78,7 +78,9 @@ def load(directory: Path, settings: Settings) -> ServedModel:
 
 
 def _load(directory: Path, settings: Settings) -> ServedModel:
-    digest = trees.require_digest(directory, settings.digest, directory)
+    # What rules a repository has written into it is no other model.
+    own = dict([mlmodel.SETTINGS]) if settings.repository else {}
+    digest = trees.require_digest(directory, settings.digest, directory, own)
     engine = engines.load(directory)
     described = mlmodel.read(directory)
     try:

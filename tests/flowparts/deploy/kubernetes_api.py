@@ -730,13 +730,14 @@ def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any
     name = service.partition(":")[0]
     if ("services", name) not in api.objects and name != "seldon-mesh":
         return 404, failure(404, "NotFound", f'services "{name}" not found')
-    deployment = api.objects.get(("deployments", name))
-    if body is None and deployment and re.fullmatch("v2/models/[^/]+/ready", path):
+    model = headers.get("Seldon-Model", "")
+    deployment, server = api.objects.get(("deployments", name)), api.objects.get(("servers", model))
+    if body is None and (deployment or server) and re.fullmatch("v2/models/[^/]+/ready", path):
         # Whatever answers for the pods here, they have the model that they were made for.
-        variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        pod = server["spec"]["podSpec"] if server else deployment["spec"]["template"]["spec"]
+        variables = pod["containers"][0]["env"]
         digest = next(entry["value"] for entry in variables if entry["name"] == "FLOWPARTS_SERVING_DIGEST")
         return 200, {"ready": True, "digest": digest if api.digest is None else api.digest}
-    model = headers.get("Seldon-Model", "")
     if model:
         # As Seldon's mesh and agent do: to a candidate of the experiment, by the name of its first version.
         if model.endswith(".experiment"):

@@ -469,3 +469,21 @@ def test_kserves_own_client_knows_every_field(api: KubernetesApi, kserve_python:
     assert (checked.returncode, checked.stdout.strip()) == (0, "V1beta1InferenceService"), checked.stderr
     manifest["spec"]["predictor"]["canaryPercent"] = 20
     assert "V1beta1PredictorSpec has no field canaryPercent" in check(manifest).stderr
+
+
+def test_servers_with_another_model_are_found_out_and_taken_back(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fetch(url: str, *_: Any) -> Any:
+        asked.append(url)
+        return {"name": "churn", "ready": True, "version": "1", "digest": "e" * 16}
+
+    first = deploy(FIRST, digest="0" * 16)
+    monkeypatch.setattr("flowparts.deploy.fetch", fetch)
+    with pytest.raises(ValueError, match=f"have the model {'e' * 16}, not {'f' * 16}; {first.revision} ser"):
+        deploy(SECOND, share=50, digest="f" * 16)
+    assert served(api) == {FIRST: 100}
+    # Not the service's address, where any revision may answer.
+    assert all(url.startswith("http://latest-churn") for url in asked), asked

@@ -367,3 +367,11 @@ def test_requests_go_to_the_services_of_the_revisions(
         f"churn-{made.revision[:9]}-predictor",
         f"churn-{first.revision[:9]}-predictor",
     ]
+
+
+def test_servers_with_another_model_are_found_out_and_taken_back(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    api.digest = "e" * 16
+    with pytest.raises(ValueError, match=f"have the model {'e' * 16}, not {'f' * 16}; {first.revision} ser"):
+        deploy(SECOND, share=50, digest="f" * 16)
+    assert served(api) == {FIRST: 100}

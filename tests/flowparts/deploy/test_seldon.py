@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from flowparts import trees
 from flowparts.deploy import seldon
 from flowparts.endpoint import Endpoint
-from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.deploy.kubernetes_api import KubernetesApi, digest_of
 from tests.flowparts.serving.conftest import start, wait
 from tests.flowparts.serving.test_repository import place
 
@@ -46,6 +47,7 @@ def test_a_revision_has_a_server_that_takes_no_other_model(api: KubernetesApi) -
     assert (container["name"], container["image"]) == ("mlserver", IMAGE)
     assert {entry["name"]: entry["value"] for entry in container["env"]} == {
         "FLOWPARTS_SERVING_REPOSITORY": "/mnt/agent/models",
+        "FLOWPARTS_SERVING_DIGEST": digest_of(FIRST),
         "FLOWPARTS_SERVING_PORT": "9000",
         "FLOWPARTS_SERVING_GRPC_PORT": "9500",
         "FLOWPARTS_SERVING_DRAIN_SECONDS": "5",
@@ -172,8 +174,9 @@ def test_a_cluster_without_seldon_is_told(api: KubernetesApi) -> None:
 def test_requests_for_the_experiment_or_a_revision_reach_what_the_agent_had_loaded(
     api: KubernetesApi, tmp_path: Path, model: Path, records: list[dict[str, Any]], expected: list[Any]
 ) -> None:
-    first = deploy(FIRST)
-    made = deploy(SECOND, share=20)
+    # Also with the name that the agent writes into them, the files are those of the model.
+    first = deploy(FIRST, digest=trees.digest(model))
+    made = deploy(SECOND, share=20, digest=trees.digest(model))
     # The server as the manifest starts it, but for the addresses.
     container, *_ = api.get("servers", f"churn-{made.revision}")["spec"]["podSpec"]["containers"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
@@ -191,3 +194,28 @@ def test_requests_for_the_experiment_or_a_revision_reach_what_the_agent_had_load
     finally:
         server.stop()
     assert asked == [f"churn-{revision}" for revision in (first.revision, made.revision, first.revision)]
+
+
+def test_another_model_at_the_same_address_is_another_revision(api: KubernetesApi) -> None:
+    first = deploy(FIRST, digest="0" * 16)
+    second = deploy(FIRST, digest="f" * 16)
+    assert second.previous_revision == first.revision != second.revision
+
+
+def test_servers_with_another_model_get_no_requests(api: KubernetesApi) -> None:
+    first = deploy(FIRST)
+    api.digest = "e" * 16
+    with pytest.raises(ValueError, match=f"have the model {'e' * 16}, not {'f' * 16}; {first.revision} ser"):
+        deploy(SECOND, digest="f" * 16)
+    assert weights(api) == {f"churn-{first.revision}": 100}
+
+
+def test_a_mesh_that_does_not_lead_there_is_told_and_does_not_stop_a_deployment(
+    api: KubernetesApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> None:
+        raise ValueError("nothing is there")
+
+    monkeypatch.setattr("flowparts.cluster.Cluster.get_from_service", lost)
+    assert deploy(FIRST).share == 100
+    assert "can't be asked which model they serve" in caplog.text
