@@ -135,6 +135,7 @@ def test_a_model_is_served_as_it_predicts_offline(first: Endpoint, made: dict[st
     model = models.load(made["first"])
     offline = model.predict(WINE.head(3))
     assert first.traffic == {first.revision: 100}
+    assert first in host.endpoints()
     for revision in ("", first.revision):
         served = pl.DataFrame(host.predict(first, ROWS, revision), schema=offline.schema)
         assert not agreement.differences(offline, served, "classification").any()
