@@ -17,6 +17,7 @@ def batch_prediction(
     delimiter: str = "",
     decimal: str = "",
     column_names: list = [],  # noqa: B006
+    column_types: dict = {},  # noqa: B006
     model_name: str = "tabular-training",
     key_columns: list = [],  # noqa: B006
     destination: str = "",
@@ -29,13 +30,16 @@ def batch_prediction(
             starts with file://, s3://, gs://, https:// or sample://.
         data_version: Names the state of the data; change it when the files behind the source have changed,
             so that cached results are not used.
-        null_values: Texts that mean a missing value, such as NA; empty for the default.
+        null_values: Texts that mean a missing value, such as NA; empty for the default; [""] keeps a code
+            such as NA.
         on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
             quarantine, or null to take such a value for missing.
         file_format: csv, jsonl or parquet; empty to go by the files' names.
         delimiter: Character between two fields of a CSV file; empty to tell it from the file.
         decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
         column_names: Names of the columns of CSV files without a header; empty if they have one.
+        column_types: Types of columns by name, where those of the model's schema, or the inferred ones of
+            other columns, are wrong: boolean, integer, number, date, timestamp or string.
         model_name: Name of the model in the registry; tabular-training registers one.
         key_columns: Columns to keep beside the predictions, such as an identifier; empty to keep all.
         destination: File to write the predictions to as well, ending in .csv, .parquet or .jsonl: a path
@@ -52,9 +56,11 @@ def batch_prediction(
         delimiter=delimiter,
         decimal=decimal,
         column_names=column_names,
+        column_types=column_types,
         schema=champion.outputs["schema"],
+        required_columns=key_columns,
     ).outputs["table"]
-    validated = validate_table(table=table, schema=champion.outputs["schema"])
+    validated = validate_table(table=table, schema=champion.outputs["schema"], destination=destination)
     scored = batch_predict(table=table, model=champion.outputs["model"], key_columns=key_columns).after(
         validated
     )

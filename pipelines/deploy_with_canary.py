@@ -12,10 +12,17 @@ def deploy_with_canary(
     tracking_uri: str = "",
     source: str = "sample://breast_cancer",
     data_version: str = "",
+    null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    on_bad_rows: str = "fail",
+    file_format: str = "",
+    delimiter: str = "",
+    decimal: str = "",
+    column_names: list = [],  # noqa: B006
+    column_types: dict = {},  # noqa: B006
     target: str = "docker",
     name: str = "tabular-training",
     share: int = 10,
-    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    options: dict = {},  # noqa: B006
     requests: int = 200,
     seconds: float = 20.0,
     max_error_rate: float = 0.01,
@@ -30,6 +37,15 @@ def deploy_with_canary(
         source: Rows to probe the endpoint with: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a
             URI that starts with file://, s3://, gs://, https:// or sample://.
         data_version: Names the state of the rows; change it when the files behind the source have changed.
+        null_values: Texts that mean a missing value, such as NA; empty for the default.
+        on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
+            quarantine, or null to take such a value for missing.
+        file_format: csv, jsonl or parquet; empty to go by the files' names.
+        delimiter: Character between two fields of a CSV file; empty to tell it from the file.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
+        column_names: Names of the columns of CSV files without a header; empty if they have one.
+        column_types: Types of columns by name, where the inferred ones are wrong: boolean, integer, number,
+            date, timestamp or string.
         target: Where to deploy: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
         name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         share: Percent of the requests that the new revision gets at first; then 50, then 100.
@@ -43,7 +59,17 @@ def deploy_with_canary(
             start them again.
     """
     champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
-    table = ingest_table(source=source, data_version=data_version).outputs["table"]
+    table = ingest_table(
+        source=source,
+        data_version=data_version,
+        null_values=null_values,
+        on_bad_rows=on_bad_rows,
+        file_format=file_format,
+        delimiter=delimiter,
+        decimal=decimal,
+        column_names=column_names,
+        column_types=column_types,
+    ).outputs["table"]
     model = champion.outputs["model"]
     predicted = batch_predict(table=table, model=model)
     roll_out(

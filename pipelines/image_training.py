@@ -12,6 +12,7 @@ def image_training(
     source: str = "sample://digits",
     data_version: str = "",
     on_bad_images: str = "quarantine",
+    min_class_rows: int = 3,
     schema_uri: str = "",
     weights: str = "",
     height: int = 8,
@@ -39,6 +40,8 @@ def image_training(
         data_version: Names the state of the images; change it when the files behind the source have changed,
             so that cached results are not used.
         on_bad_images: What to do with damaged images: quarantine or fail.
+        min_class_rows: Fewest images that a class must have; images of others are left out (the log and the
+            run's page name them). 1 to keep every class.
         schema_uri: Reviewed schema (JSON, a path or URI) that the table must satisfy; empty to infer one.
         weights: Path or URI of a .keras archive to start from; empty to train from scratch.
         height: Pixels that images are resized to.
@@ -67,9 +70,27 @@ def image_training(
         "table"
     ]
     # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
-    validated = validate_table(table=table, schema_uri=schema_uri).set_caching_options(False)
+    validated = validate_table(
+        table=table,
+        schema_uri=schema_uri,
+        task="classification",
+        metric=metric,
+        model_name=model_name,
+        margin=margin,
+        floor=floor,
+        deploy_target=deploy_target,
+        endpoint_name=endpoint_name,
+        deploy_options=deploy_options,
+    ).set_caching_options(False)
     # By the image alone: copies of one under two paths stay together.
-    parts = split_table(table=table, key=["image"], stratify_by="label", seed=seed)
+    parts = split_table(
+        table=table,
+        key=["image"],
+        stratify_by="label",
+        task="classification",
+        min_class_rows=min_class_rows,
+        seed=seed,
+    )
     model = (
         train_keras_images(
             train=parts.outputs["train"],

@@ -30,6 +30,7 @@ def tabular_training(
     label: str = "target",
     task: str = "classification",
     on_missing_label: str = "drop",
+    min_class_rows: int = 3,
     exclude_columns: list = [],  # noqa: B006
     key: list = [],  # noqa: B006
     group_by: str = "",
@@ -56,7 +57,8 @@ def tabular_training(
             with file://, s3://, gs://, https:// or sample://.
         data_version: Names the state of the data; change it when the files behind the source have changed,
             so that cached results are not used.
-        null_values: Texts that mean a missing value, such as NA; empty for the default.
+        null_values: Texts that mean a missing value, such as NA; empty for the default; [""] keeps a code
+            such as NA.
         on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
             quarantine, or null to take such a value for missing.
         file_format: csv, jsonl or parquet; empty to go by the files' names.
@@ -71,6 +73,8 @@ def tabular_training(
         task: classification or regression.
         on_missing_label: What to do with rows without a label: drop (the log and the profile say how many) or
             fail.
+        min_class_rows: Fewest rows that a class must have; rows of others are left out (the log and the run's
+            page name them). 1 to keep every class. Has no effect on a regression.
         exclude_columns: Columns that are not features, such as identifiers.
         key: Columns that identify a row, for the split; rows with equal keys stay together. Empty for none.
         group_by: Column whose equal values stay together in the split, such as a customer; empty for none.
@@ -116,7 +120,19 @@ def tabular_training(
     ).outputs["table"]
     profile_table(table=table)
     # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
-    validated = validate_table(table=table, schema_uri=schema_uri).set_caching_options(False)
+    validated = validate_table(
+        table=table,
+        schema_uri=schema_uri,
+        task=task,
+        trainer=trainer,
+        metric=metric,
+        model_name=model_name,
+        margin=margin,
+        floor=floor,
+        deploy_target=deploy_target,
+        endpoint_name=endpoint_name,
+        deploy_options=deploy_options,
+    ).set_caching_options(False)
     parts = split_table(
         table=table,
         key=key,
@@ -124,6 +140,8 @@ def tabular_training(
         group_by=group_by,
         time_column=time_column,
         exclude_columns=exclude_columns,
+        task=task,
+        min_class_rows=min_class_rows,
         seed=seed,
     )
     model = (

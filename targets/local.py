@@ -231,7 +231,8 @@ def findings(record: Run) -> list[tuple[str, str]]:
     if directory is None or not (directory / "MLmodel").is_file():
         return []
     stored = mlmodel.read(directory)["metadata"]
-    found = [("split", stored.get("split")), ("warning", stored.get("split_warning"))]
+    found = [("split", stored.get("split")), ("left out", "; ".join(stored.get("rows_left_out") or []))]
+    found.append(("warning", stored.get("split_warning")))
     found += [("warning", text) for text in stored.get("warnings") or []]
     for each in stored.get("left_out") or []:
         found.append(("warning", f"candidate {each['estimator']} is left out: {each['reason']}"))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,26 +62,32 @@ def gather(
 
 def _check(given: Mapping[str, Any], defaults: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
     """Raise ValueError if a step of this project would refuse a parameter that is passed on to it."""
-    ports = _ports(spec)
-    check(
-        {port: given[name] for port, name in ports.items() if name in given},
-        {port: defaults[name] for port, name in ports.items() if name not in given},
-    )
+    for parameters, constants in _ports(spec):
+        chosen = {port: given[name] for port, name in parameters.items() if name in given}
+        others = {port: defaults[name] for port, name in parameters.items() if name not in given}
+        check(chosen, {**constants, **others})
 
 
-def _ports(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return ports of this project's components that take a pipeline's parameter as it is, and its name."""
+def _ports(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Yield for each step of this project its ports that take a pipeline's parameter as it is, and its name.
+
+    With them come the ports that have a constant in the pipeline.
+    """
     known, inputs = catalogue.components(), spec["root"].get("inputDefinitions", {}).get("parameters", {})
     parts = [spec["root"], *spec["components"].values()]
-    found = {}
     for task in (task for part in parts for task in part.get("dag", {}).get("tasks", {}).values()):
         component = re.sub(r"^comp-|-[0-9]+$", "", task["componentRef"]["name"]).replace("-", "_")
+        if component not in known:
+            continue
+        parameters, constants = {}, {}
         for port, value in task.get("inputs", {}).get("parameters", {}).items():
             # Inside of a condition a parameter has a name of its own.
             name = value.get("componentInputParameter", "").removeprefix("pipelinechannel--")
-            if component in known and name in inputs:
-                found[port] = name
-    return found
+            if name in inputs:
+                parameters[port] = name
+            elif "constant" in value.get("runtimeValue", {}):
+                constants[port] = value["runtimeValue"]["constant"]
+        yield parameters, constants
 
 
 def environment(file: Path) -> dict[str, str]:

@@ -44,16 +44,17 @@ def ingest_table(
         file_format: csv, jsonl or parquet; by default the file names tell.
         column_types: Types of columns by name: boolean, integer, number, date, timestamp or string. The types
             of the other columns are those of the schema, or inferred.
-        null_values: Texts that mean null; they replace the default, which for CSV files is the empty field,
-            NA, N/A, n/a, NaN, NULL, null, None and ?.
+        null_values: Texts that mean null; they replace the default: the empty text, NA, N/A, n/a, #N/A, <NA>,
+            NaN, nan, NULL, Null, null, None and ?. [""] keeps a code such as NA.
         on_bad_rows: What to do with rows that can't be read or hold a value that is not of their column's
             type: fail (with file, line number and reason), quarantine (into rejected), or null (take such a
             value for missing, quarantine what can't be read).
         delimiter: Character between two fields of a CSV file; by default the beginning of the file tells.
         decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; by default told for each column.
         column_names: Names of the columns of CSV files without a header.
-        schema: Schema that the table must satisfy, such as a model's: its columns get the types that it says.
-        schema_uri: The same as a path or URI of a JSON file.
+        schema: Schema that the table must satisfy, such as a model's: its columns get the types that it says,
+            but whole numbers stay such where it says number.
+        schema_uri: Reviewed schema as a path or URI of a JSON file: its columns get just these types.
         label: For training: the column to predict, which the source must have.
         on_missing_label: What to do with rows that have no value of the label: drop (and log how many) or
             fail.
@@ -78,6 +79,7 @@ def ingest_table(
         decimal or None,
         texts(column_names, "column_names") or None,
         expected,
+        bool(schema),
         label or None,
         on_missing_label,
         texts(required_columns, "required_columns"),

@@ -17,6 +17,8 @@ def split_table(
     time_column: Optional[str] = None,
     exclude_columns: Optional[list[str]] = None,
     repeated_rows: str = "auto",
+    task: Optional[str] = None,
+    min_class_rows: int = 3,
     train_fraction: float = 0.7,
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
@@ -24,8 +26,8 @@ def split_table(
 ) -> NamedTuple("Outputs", [("train_rows", int), ("validation_rows", int), ("test_rows", int)]):  # type: ignore[valid-type]
     """Split the rows of a table by a hash of their key or features into train, validation and test.
 
-    No row is lost or duplicated, and the same seed gives the same split whatever the order of the rows. Give
-    at most one of key, group_by and time_column.
+    No row is lost or duplicated, but for classes that are too rare to learn, and the same seed gives the same
+    split whatever the order of the rows. Give at most one of key, group_by and time_column.
 
     Args:
         table: Rows to split.
@@ -44,6 +46,9 @@ def split_table(
         repeated_rows: What to do with rows of equal features, unless key, group_by or time_column is given:
             spread them over the parts like any other rows, keep them together, or auto: together if they
             always have the same value of stratify_by, as copies of a row do, and spread otherwise.
+        task: What is learned. For a classification, rows of values of stratify_by that hardly occur are left
+            out; otherwise every row stays.
+        min_class_rows: Fewest rows that such a value must have; 1 keeps every class.
         train_fraction: Share of the rows for train, between 0 and 1; the three add up to 1.
         validation_fraction: Share of the rows for validation, from 0 to below 1.
         test_fraction: Share of the rows for test, from 0 to below 1.
@@ -54,15 +59,21 @@ def split_table(
         validation_rows: Number of rows in validation.
         test_rows: Number of rows in test.
     """
-    from flowparts import metadata, names, split, tables
+    from flowparts import metadata, names, preprocess, split, tables
 
     key, stratify_by = names.texts(key, "key") or None, stratify_by or None
     group_by, time_column = group_by or None, time_column or None
     fractions = (train_fraction, validation_fraction, test_fraction)
-    split.check_options(fractions, key, group_by, time_column, repeated_rows)
-    frame, whole = tables.scan(table.path), tables.description(table.path)["source"] or table.uri
-    way = split.choose(frame, fractions, key, group_by, time_column, stratify_by)
     excluded = names.texts(exclude_columns, "exclude_columns")
+    split.check_options(fractions, key, group_by, time_column, repeated_rows)
+    if task:
+        preprocess.check_options(stratify_by or "", task, excluded, None, 1)
+    frame, described = tables.scan(table.path), tables.description(table.path)
+    whole, left_out = described["source"] or table.uri, described.get("rows_left_out", [])
+    if task == "classification" and stratify_by:
+        frame, rare = split.without_rare_classes(frame, stratify_by, min_class_rows)
+        left_out = [*left_out, *rare]
+    way = split.choose(frame, fractions, key, group_by, time_column, stratify_by)
     parts = split.assign(
         frame,
         fractions,
@@ -83,7 +94,7 @@ def split_table(
     for name, output in zip(split.PARTS, (train, validation, test), strict=True):
         with tables.watched(frame, f"writing {name}") as watched:
             part = split.part(watched, parts, name)
-            facts = way.facts([group_by] if group_by else key or [])
+            facts = way.facts([group_by] if group_by else key or [], left_out)
             described = tables.write(part, output.path, f"{name} part of {whole}", facts)
         metadata.describe(output, described)
         rows.append(described["rows"])

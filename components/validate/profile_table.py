@@ -20,9 +20,9 @@ def profile_table(table: Input[Dataset], statistics: Output[Artifact], profile_r
     from flowparts import metadata, outputs, profile, tables
 
     measured, described = profile.profile(tables.scan(table.path)), tables.description(table.path)
-    source, unlabeled = described["source"], described.get("rows_without_label")
-    if unlabeled:
-        source += f"; {unlabeled:,} rows without a label were left out"
+    source = "; ".join(
+        [described["source"], *(f"left out: {each}" for each in described.get("rows_left_out", []))]
+    )
     outputs.write_json(statistics.path, measured)
     outputs.write_text(profile_report.path, profile.render(measured, source))
     metadata.describe(statistics, {"rows": measured["rows"], "warnings": measured["warnings"]})

@@ -14,8 +14,21 @@ def validate_table(
     schema: Input[Artifact] = None,  # type: ignore[assignment] # kfp's form of an optional one
     schema_uri: Optional[str] = None,
     fail_on_anomaly: bool = True,
+    task: Optional[str] = None,
+    trainer: Optional[str] = None,
+    metric: Optional[str] = None,
+    model_name: Optional[str] = None,
+    margin: float = 0.0,
+    floor: float = 0.0,
+    deploy_target: Optional[str] = None,
+    endpoint_name: Optional[str] = None,
+    deploy_options: Optional[dict] = None,
+    destination: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("valid", bool), ("anomaly_count", int)]):  # type: ignore[valid-type]
     """Check every row of a table against a reviewed schema and list what breaks it, or infer its schema.
+
+    A pipeline may give the parameters of its later steps, so that one that can't be right fails here, before
+    anything is read, and not after the training.
 
     Args:
         table: The table to check.
@@ -30,6 +43,16 @@ def validate_table(
         schema_uri: The same as a path or URI of a JSON file.
         fail_on_anomaly: Fail after the outputs are written if any rule is broken. If false, leave the
             decision to whoever reads the returned values.
+        task: What is to be learned, classification or regression.
+        trainer: What is to learn it, as train_tabular takes it.
+        metric: Metric to select and promote by; it must measure the task.
+        model_name: Name of the model in the registry.
+        margin: Minimum improvement on the champion, in units of the metric.
+        floor: Worst score of a model without a champion, in units of the metric.
+        deploy_target: Where the model is to be deployed, as roll_out takes it.
+        endpoint_name: Name of the endpoint there.
+        deploy_options: The target's own options.
+        destination: File that predictions are to be written to, as export_table takes it.
 
     Returns:
         valid: Whether no rule is broken.
@@ -37,9 +60,13 @@ def validate_table(
     """
     from dataclasses import asdict
 
-    from flowparts import metadata, outputs, tables
+    from flowparts import metadata, outputs, parameters, tables
     from flowparts import schema as schemas
 
+    learned = {"task": task, "trainer": trainer, "metric": metric}
+    promoted = {"model_name": model_name, "margin": margin, "floor": floor}
+    deployed = {"target": deploy_target, "name": endpoint_name, "options": deploy_options}
+    parameters.check({**learned, **promoted, **deployed, "destination": destination}, {})
     reviewed = schema.path if schema else schema_uri
     frame = tables.scan(table.path)
     expected = schemas.read(reviewed) if reviewed else schemas.infer(frame)

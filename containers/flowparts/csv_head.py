@@ -186,5 +186,5 @@ def _require_header(file: File, names: Sequence[str], rows: Sequence[Sequence[st
     shown = ", ".join(map(repr, names[:5]))
     raise ValueError(
         f"{file.name} seems to have no header, as its first line holds numbers where the others do: {shown}; "
-        "pass column_names (or the names in this line, if they are)"
+        "write the names above it, or pass column_names (those in this line, if they are names)"
     )

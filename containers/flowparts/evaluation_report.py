@@ -106,6 +106,8 @@ def training_callouts(model: Mapping[str, Any]) -> list[report.Block]:
     blocks = [report.callout(f"Before training: {text}.", "bad") for text in model.get("warnings") or []]
     for each in model.get("left_out") or []:
         blocks.append(report.callout(f"Candidate {each['estimator']} is left out: {each['reason']}.", "bad"))
+    if left_out := model.get("rows_left_out"):
+        blocks.append(report.callout(f"Left out before the split: {'; '.join(left_out)}."))
     if warning := model.get("split_warning"):
         blocks.append(report.callout(f"The split: {warning}.", "bad"))
     if split := model.get("split"):
@@ -388,7 +390,7 @@ def _slices_section(evaluation: Evaluation) -> report.Block:
     if not evaluation.slices:
         return report.section(
             "Slices",
-            report.callout("No slices were asked for: name columns in slice_columns to compare groups."),
+            report.callout("No columns of slices were given, so groups of rows aren't compared."),
         )
     shown = _SLICE_COLUMNS[evaluation.model["task"]]
     worst = evaluation.worst.slice if evaluation.worst else None

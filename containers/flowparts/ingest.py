@@ -72,7 +72,7 @@ class Options:
     Attributes:
         file_format: "csv", "jsonl" or "parquet"; by default the files' suffixes tell.
         column_types: Types of columns by name, each one of `text_types.TYPES`; the others are inferred.
-        null_values: Texts that mean null; by default `text_types.MISSING` in CSV files, none in others.
+        null_values: Texts that mean null; by default `text_types.MISSING`.
         on_bad_rows: What becomes of rows that can't be read or hold a value that is not of its column's type:
             "fail", "quarantine", or "null" to take such values for missing and quarantine what can't be read.
         delimiter: The character between two fields of a CSV file; by default its beginning tells.
@@ -81,6 +81,7 @@ class Options:
         column_names: Names of the columns of CSV files without a header.
         expected_types: Types of columns by name, as a schema has them; those that aren't in the source, and
             those that `column_types` has, don't matter.
+        keep_integers: Whether a column that is expected to hold numbers has integers if all are whole.
         label: A column that the source must have; a row without a value in it teaches nothing.
         on_missing_label: What becomes of such rows: "drop" or "fail".
         required_columns: Further columns that the source must have.
@@ -94,6 +95,7 @@ class Options:
     decimal: str | None = None
     column_names: Sequence[str] | None = None
     expected_types: Mapping[str, str] | None = None
+    keep_integers: bool = False
     label: str | None = None
     on_missing_label: str = "drop"
     required_columns: Sequence[str] = ()
@@ -121,6 +123,17 @@ class Options:
             isinstance(name, str) for name in self.column_names or []
         ):
             raise ValueError(f"column_names is {self.column_names!r}; give a list of names")
+
+    @property
+    def nulls(self) -> Sequence[str]:
+        """Texts that mean null, in files of every format."""
+        return text_types.MISSING if self.null_values is None else self.null_values
+
+    @property
+    def integers(self) -> set[str]:
+        """Columns that are expected to hold numbers and may have integers."""
+        expected = self.expected_types or {} if self.keep_integers else {}
+        return {name for name, kind in expected.items() if kind == "number"} - {*(self.column_types or {})}
 
     def types_of(self, names: Sequence[str]) -> dict[str, str]:
         """Return the given and expected types of the columns that a source has.
@@ -197,7 +210,7 @@ def ingest(
     return tables.record(table, masking.shown(source), dropped), described
 
 
-def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, int]:
+def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, Any]:
     """Take the rows without a label out of a table's only file; return how many, for its description."""
     label, frame = str(options.label), pl.scan_parquet(file, glob=False)
     missing = tables.column(label).is_null()
@@ -212,7 +225,10 @@ def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, int]
         raise ValueError(f"{said}; pass on_missing_label='drop' to leave them out")
     _log.warning("%s; they are left out", said)
     _rewrite(file, frame.filter(~missing))
-    return {"rows_without_label": count}
+    return {
+        "rows_without_label": count,
+        "rows_left_out": [f"{count:,} {'row' if count == 1 else 'rows'} without a label"],
+    }
 
 
 def _rewrite(file: Path, frame: pl.LazyFrame) -> None:
@@ -317,12 +333,12 @@ def _bad(place: int) -> str:
 
 def _read_csv(job: _Job) -> int:
     options = job.options
-    files = Csv(job.files, job.links, options.null_values, options.delimiter, options.column_names)
+    files = Csv(job.files, job.links, options.nulls, options.delimiter, options.column_names)
     return _read_text(job, files)
 
 
 def _read_jsonl(job: _Job) -> int:
-    return _read_text(job, JsonLines(job.files, job.links, job.options.null_values))
+    return _read_text(job, JsonLines(job.files, job.links, job.options.nulls))
 
 
 def _read_text(job: _Job, files: TextFiles) -> int:
@@ -359,8 +375,11 @@ def _text_rows(
 ) -> tuple[_Rows, dict[str, Kind]]:
     """Return the rows as a query, and the columns with values that are not of the kind of the others."""
     files.look(database, everything)
+    _allow_for(database, len(files.names))
     given = job.options.types_of(files.names)
-    inferred = text_inference.infer(database, files, given, job.options.decimal, everything)
+    inferred = text_inference.infer(
+        database, files, given, job.options.decimal, everything, job.options.integers
+    )
     columns, almost = [], {}
     for place, (name, kind) in enumerate(zip(files.names, inferred.kinds, strict=True)):
         text = f"t{place}"
@@ -546,7 +565,7 @@ def _parquet_column(
     given: str | None,
     scan: str,
 ) -> _Column:
-    nulls = job.options.null_values
+    nulls = job.options.nulls
     match sql_type.partition("(")[0]:
         case nested if nested.endswith("]") or nested in ("STRUCT", "MAP", "UNION", "VARIANT", "JSON"):
             value = f"CAST(to_json({column}) AS VARCHAR)"
@@ -569,13 +588,15 @@ def _parquet_column(
             value = column
         case "VARCHAR" | "ENUM" if nulls:
             value = f"CAST({column} AS VARCHAR)"
-            value = f"CASE WHEN {value} NOT IN {sql.list_of(nulls)} THEN {value} END"
+            value = f"CASE WHEN NOT {sql.one_of(value, nulls)} THEN {value} END"
         case "BOOLEAN":
             value = column
         case kind if kind.endswith("INT") or kind == "INTEGER" or kind == "UINTEGER":
             value = column
         case _:
             value = f"CAST({column} AS VARCHAR)"
+    if name in job.options.integers and value == column and sql_type.endswith(("INT", "INTEGER")):
+        given = None
     if given is None and (sql_type == "DATE" or sql_type.startswith("TIMESTAMP")):
         known = f"CASE WHEN {text_types.in_calendar(value)} THEN {value} END"
         return _Column(
@@ -592,9 +613,7 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
     total, columns = job.megabytes, len(names)
     # DuckDB would rename columns that differ only in case.
     written_as = [f"c{place}" for place in range(columns)] if sql.alike(names) else names
-    if columns > MANY_COLUMNS:
-        database.execute(f"SET memory_limit = '{_memory_mb() + columns * MEMORY_KB_PER_COLUMN // 1000}MB'")
-        database.execute(f"SET disabled_optimizers = '{_SLOW_OPTIMIZERS}'")
+    _allow_for(database, columns)
 
     def done() -> float:
         return total * max(database.query_progress(), 0.0) / 100
@@ -611,6 +630,13 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
         renamed = dict(zip(written_as, names, strict=True))
         _rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
     return int(written[0][0])
+
+
+def _allow_for(database: "duckdb.DuckDBPyConnection", columns: int) -> None:
+    """Give a database the memory that many columns take, and no work that grows with their square."""
+    if columns > MANY_COLUMNS:
+        database.execute(f"SET memory_limit = '{_memory_mb() + columns * MEMORY_KB_PER_COLUMN // 1000}MB'")
+        database.execute(f"SET disabled_optimizers = '{_SLOW_OPTIMIZERS}'")
 
 
 def _threads() -> int:

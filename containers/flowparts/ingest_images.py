@@ -179,10 +179,14 @@ def _tree(folder: Path) -> _Listing:
 
 
 def _table(source: str, scratch: Path, options: Options) -> _Listing:
-    """Find the images that a table names; a relative path starts where the table is."""
-    plain = scratch / "table"
-    ingest.ingest(source, plain, scratch / "rejected", ingest.Options(None, None, None, "fail"))
-    frame = tables.scan(plain)
+    """Find the images that a table names; a relative path starts where the table is.
+
+    A row that can't be read is a bad image, for `on_bad_images` to decide on.
+    """
+    plain, rejected = scratch / "table", scratch / "rejected"
+    # What a comma means in other columns of the table doesn't matter.
+    ingest.ingest(source, plain, rejected, ingest.Options(on_bad_rows="quarantine", decimal="."))
+    frame, unread = tables.scan(plain), tables.scan(rejected).pipe(tables.collect)
     tables.require_columns(frame, [options.uri_column], "uri_column")
     tables.require_columns(frame, [options.label_column], "label_column")
     uri, label = tables.column(options.uri_column), tables.column(options.label_column)
@@ -191,6 +195,8 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
     is_remote = sources.local_path(source) is None
 
     def entries() -> Iterator[tuple[str, Any, bytes | ValueError]]:
+        for file, line, reason in unread.select("file", "line", "reason").iter_rows():
+            yield f"{file} line {line}", None, ValueError(reason)
         for chunk in tables.batches(rows, 1_000):
             for uri, label in chunk.iter_rows():
                 if not uri:
@@ -205,7 +211,8 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
                     content = _fetched(whole)
                 yield masking.shown(uri), label, content
 
-    return _Listing(frame.collect_schema()[options.label_column], tables.row_count(frame), entries())
+    count = tables.row_count(frame) + unread.height
+    return _Listing(frame.collect_schema()[options.label_column], count, entries())
 
 
 def _fetched(uri: str) -> bytes | ValueError:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowparts import (
-    candidates,
     champion,
     deploy,
     directions,
@@ -48,6 +47,7 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     split.check_options(
         (0.7, 0.15, 0.15), lists["key"] or None, found.get("group_by"), found.get("time_column")
     )
+    split.check_min_class_rows(found.get("min_class_rows", split.MIN_CLASS_ROWS))
     if "trainer" in found:
         trainers.require_known(found["trainer"])
     if "task" in found:
@@ -55,6 +55,8 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         directions.chosen(found.get("metric"), found["task"])
         # Defaults are right, and looking at estimators takes seconds of imports.
         if found.get("trainer") == "sklearn" and given.get("candidates"):
+            from flowparts import candidates
+
             candidates.build(given["candidates"], found["task"], candidates.Options())
     if found.get("trainer") == "keras" and given.get("network"):
         from flowparts.networks import tabular_model

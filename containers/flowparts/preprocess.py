@@ -280,7 +280,7 @@ def check_held_out(
     if unknown:
         raise ValueError(
             f"{what} has label values that the training table lacks: {_some(unknown)}; "
-            "split with stratify_by, or merge rare classes"
+            "merge rare classes, or split so that each part has them all, not by time or group"
         )
     _check_weights(frame, weight_column, what)
 

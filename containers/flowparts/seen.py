@@ -24,6 +24,8 @@ _FACTS_KEY = "flowparts"
 _STORED = 2**32
 # With more rows for each distinct one than this, equal rows are few values combined, not copies.
 _MOST_COPIES = 10
+# What a model says of how its rows came about.
+_TOLD = ("split", "split_warning", "rows_left_out")
 
 
 def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
@@ -34,7 +36,8 @@ def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
         parts: Tables of raw rows: what it was trained on, and what it was chosen by.
 
     Returns:
-        The model's metadata, with `split` and `split_warning` if `split_table` made the parts.
+        The model's metadata, with `split`, `split_warning` and `rows_left_out` if `split_table` made the
+        parts.
     """
     stored = models.metadata(model)
     return models.annotate(model, write(model, parts, stored["features"], stored["label"]))
@@ -82,7 +85,7 @@ def write(
     """
     part = tables.description(parts[0])
     key = part.get("kept_together") or []
-    split: dict[str, Any] = {name: part[name] for name in ("split", "split_warning") if name in part}
+    split: dict[str, Any] = {name: part[name] for name in _TOLD if name in part}
     features = sorted(features)
     frames = [tables.scan(part) for part in parts]
     columns = key or [*features, label]

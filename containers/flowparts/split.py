@@ -27,6 +27,11 @@ _MOST_COPIES = 10
 # differ by: also newest first, and a block for each month in any order.
 _IN_ORDER = 0.1
 _LEAST_ROWS_IN_ORDER = 100
+_MOST_CLASSES_NAMED = 3
+# Blocks of rows are those of entities if each has so many and they overlap in time: the ranks that they span
+# are this many times those of all rows, where blocks that follow one another span them once.
+_LEAST_ROWS_OF_ENTITY = 5
+_OVERLAPPING = 1.5
 
 # Rows are near copies if they are equal but for rounding to so many digits, and for case and blanks in texts.
 _DIGITS = 4
@@ -34,6 +39,8 @@ _DIGITS = 4
 _LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE = 5, 0.01
 
 AUTO = "auto"
+# One row each to learn a class from, to choose by and to test on.
+MIN_CLASS_ROWS = len(PARTS)
 
 _log = logging.getLogger("flowparts")
 
@@ -80,12 +87,13 @@ class Way(NamedTuple):
     described: str
     warning: str = ""
 
-    def facts(self, kept_together: Sequence[str]) -> dict[str, Any]:
+    def facts(self, kept_together: Sequence[str], left_out: Sequence[str] = ()) -> dict[str, Any]:
         """Return what the description of each part says about the split."""
         return {
             "split": self.described,
             "split_warning": self.warning,
             "kept_together": list(kept_together),
+            "rows_left_out": list(left_out),
         }
 
 
@@ -131,6 +139,61 @@ def _rounded(name: str, kind: pl.DataType) -> pl.Expr:
     return values
 
 
+def check_min_class_rows(rows: int) -> None:
+    """Raise ValueError unless a class can be asked to have so many rows."""
+    if rows < 1:
+        raise ValueError(f"min_class_rows must be at least 1, not {rows}; 1 keeps every class")
+
+
+def without_rare_classes(
+    frame: pl.LazyFrame, label: str, min_class_rows: int = MIN_CLASS_ROWS
+) -> tuple[pl.LazyFrame, list[str]]:
+    """Leave out the rows of classes that hardly any row has, such as the typing error of another one.
+
+    One row of a third class would turn a binary task into one of three, and nothing can be learned of a class
+    or said about it that can't be in every part.
+
+    Args:
+        frame: The rows; only the classes and their counts are held in memory.
+        label: The column of the classes; a missing one is none.
+        min_class_rows: Fewest rows that a class must have.
+
+    Returns:
+        The other rows, in order, and a sentence about each class left out, of the first few.
+
+    Raises:
+        ValueError: `min_class_rows` is less than 1, or a single class would be left.
+    """
+    check_min_class_rows(min_class_rows)
+    tables.require_columns(frame, [label], "label column")
+    if (dtype := frame.collect_schema()[label]).is_nested() or dtype == pl.Binary:
+        return frame, []
+    classes = (
+        tables.select(frame, [label]).rename({label: "class"}).drop_nulls().group_by("class").len("rows")
+    )
+    counts = classes.pipe(tables.collect).sort("rows", "class")
+    rare = counts.filter(pl.col("rows") < min_class_rows)
+    # Where hardly any class is common, the label is something else, and what is said of it then is clearer.
+    if rare.is_empty() or 2 * counts.height > counts["rows"].sum():
+        return frame, []
+    said = [
+        f"{rows} {'row' if rows == 1 else 'rows'} of class {value!r}"
+        for value, rows in rare.head(_MOST_CLASSES_NAMED).iter_rows()
+    ]
+    if rare.height > len(said):
+        others = int(rare["rows"].sum()) - int(rare["rows"].head(len(said)).sum())
+        said.append(f"{others:,} rows of {rare.height - len(said):,} more such classes")
+    if counts.height - rare.height < 2:
+        raise ValueError(
+            f"label column {label!r} has only {' and '.join(said)}, too few to learn from, and would have a "
+            "single class without; add rows of it, or pass min_class_rows=1 to keep every class"
+        )
+    said = [f"{each} (fewer than min_class_rows={min_class_rows})" for each in said]
+    _log.warning("label column %r: left out %s", label, "; ".join(said))
+    kept = ~tables.column(label).is_in(rare["class"].implode())
+    return frame.filter(kept.fill_null(value=True)), said
+
+
 def choose(
     frame: pl.LazyFrame,
     fractions: Sequence[float],
@@ -174,6 +237,14 @@ def choose(
             warning=f"{ordered}, but a split by it {problem}, so they are split at random; on newer rows the "
             "model may do worse"
         )
+    if entity := _entity_column(frame, ordering, label):
+        return Way(
+            ordering,
+            f"by time ({ordering}), as the rows of each {entity!r} are in its order: the oldest rows train, "
+            "the newest test; time_column='' splits at random",
+            f"the test has newer rows of the same values of {entity!r} as the training, so it doesn't show "
+            f"how good the model is on new ones; group_by={entity} does",
+        )
     return Way(
         ordering,
         f"by time ({ordering}), as {ordered}: the oldest rows train, the newest test; time_column='' splits "
@@ -196,6 +267,30 @@ def _ordering_column(frame: pl.LazyFrame, label: str | None) -> str | None:
         found[name] = float(step.item())
     best = min(found, key=found.__getitem__, default=None)
     return best if best is not None and found[best] <= _IN_ORDER else None
+
+
+def _entity_column(frame: pl.LazyFrame, time: str, label: str | None) -> str | None:
+    """Return the column that rows are sorted by before the time, as those of many customers or devices are.
+
+    Each value has one block of rows, and the blocks overlap in time; of several such columns, the one with
+    most values.
+    """
+    rows = tables.row_count(frame)
+    rank = tables.select(frame, [time]).pipe(tables.collect).to_series().rank().alias("rank")
+    most: tuple[int, str | None] = (1, None)
+    for name, dtype in frame.collect_schema().items():
+        if name in (time, label) or not (dtype.is_integer() or dtype in (pl.String, pl.Boolean)):
+            continue
+        values = tables.select(frame, [name]).pipe(tables.collect).to_series().alias("value")
+        distinct = values.n_unique()
+        if not most[0] < distinct <= rows // _LEAST_ROWS_OF_ENTITY or len(values.rle()) != distinct:
+            continue
+        spans = (
+            pl.DataFrame([values, rank]).group_by("value").agg(pl.col("rank").max() - pl.col("rank").min())
+        )
+        if spans["rank"].sum() > _OVERLAPPING * rows:
+            most = distinct, name
+    return most[1]
 
 
 def _unfit_for_time(
@@ -272,7 +367,8 @@ def assign(
     stratum_type = frame.collect_schema().get(stratify_by or "", pl.Null())
     if stratum_type.is_nested() or stratum_type == pl.Binary:
         raise ValueError(
-            f"stratify_by column {stratify_by!r} holds {stratum_type}; stratify by text, numbers or booleans"
+            f"column {stratify_by!r} holds {stratum_type}, which no part can have a share of; take a label "
+            "(stratify_by) of text, numbers or booleans"
         )
     together = [group_by] if group_by else list(key or [])
     what = f"column {group_by or time_column or ', '.join(together)!r} has too few distinct values"
@@ -442,8 +538,8 @@ def _require_one_stratum(found: pl.DataFrame, column: str) -> None:
     mixed = found.unique().height - found["hash"].n_unique()
     if mixed:
         raise ValueError(
-            f"{mixed} keys have rows with different values of stratify_by column {column!r}, so their "
-            "rows can't stay together; use group_by instead, or leave out key or stratify_by"
+            f"{mixed} keys have rows with different values of {column!r}, whose values are spread over the "
+            "parts, so the rows of a key can't stay together; correct these rows, or take the key for a group"
         )
 
 
@@ -486,8 +582,9 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
         return ((values.rank("min") - 1) * _DECILES // present).cast(pl.Int8)
     if 2 * distinct > len(values):
         raise ValueError(
-            f"stratify_by column {column!r} has {distinct} distinct values in {len(values)} rows, too many "
-            "to spread each over the parts; stratify by another column"
+            f"column {column!r} has {distinct} distinct values in {len(values)} rows, such as "
+            f"{next(iter(values.drop_nulls()), None)!r}, too many to spread over the parts; take another "
+            "label (stratify_by)"
         )
     return values
 

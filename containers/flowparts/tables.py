@@ -238,6 +238,8 @@ def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None
 def description(path: str | Path) -> dict[str, Any]:
     """Return what there is to say about a table: rows, columns (names), bytes, fingerprint and source.
 
+    `rows_left_out`, if there, says in words which rows of the source are not in the table though they could
+    be read.
     A part of a split also has `split` (how it was split, a sentence), `split_warning` (empty if there is
     nothing to warn of) and `kept_together` (columns whose equal values are in one part).
     A table that this package didn't write is measured, and its source is empty.

@@ -4,11 +4,11 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowparts import csv_head, screening, sources, sql, text_types
+from flowparts import csv_head, screening, sources, sql
 from flowparts.screening import BadRows
 from flowparts.sources import File
 
@@ -43,12 +43,15 @@ class TextFiles:
     """
 
     parts: tuple[str, ...] = ("t",)
+    # Forms of texts that mean null which `scan` looks for in some columns only, as that takes time in many.
+    null_forms: Sequence[str] = ()
 
     def __init__(self, files: Sequence[File], links: Sequence[Path]):
         """Take files, and links to them under plain names."""
         self.files, self._links = files, list(links)
         self.names: list[str] = []
         self._screened: Path | None = None
+        self._with_nulls: set[int] = set()
 
     @property
     def sample_rows(self) -> int:
@@ -58,6 +61,10 @@ class TextFiles:
 
     def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
         """Find the names of the columns in the first rows, or in all."""
+
+    def look_for_nulls(self, places: Iterable[int]) -> None:
+        """Let `scan` look for `null_forms` in these columns too."""
+        self._with_nulls.update(places)
 
     def has_long_lines(self) -> bool:
         """Say whether a line may be longer than DuckDB's buffer; if it is the last, DuckDB leaves it out."""
@@ -116,7 +123,7 @@ class Csv(TextFiles):
         self,
         files: Sequence[File],
         links: Sequence[Path],
-        null_values: Sequence[str] | None,
+        null_values: Sequence[str],
         delimiter: str | None = None,
         column_names: Sequence[str] | None = None,
     ):
@@ -125,7 +132,7 @@ class Csv(TextFiles):
         Args:
             files: The files.
             links: Links to them under plain names.
-            null_values: Texts that mean null; None for `text_types.MISSING`.
+            null_values: Texts that mean null.
             delimiter: What is between two fields; None if the beginning of each file tells.
             column_names: Names for files without a header.
 
@@ -133,7 +140,7 @@ class Csv(TextFiles):
             ValueError: A header can't be read, or not all files have the same.
         """
         super().__init__(files, links)
-        self._null_values = text_types.MISSING if null_values is None else [*null_values] or [_NOTHING]
+        self._null_values = [*null_values] or [_NOTHING]
         self._headers = [csv_head.read(file, delimiter, column_names) for file in files]
         names, self._delimiter = self._headers[0].names, self._headers[0].delimiter
         for file, header in zip(files, self._headers, strict=True):
@@ -193,14 +200,19 @@ class JsonLines(TextFiles):
 
     parts = ("t", "j")
 
-    def __init__(self, files: Sequence[File], links: Sequence[Path], null_values: Sequence[str] | None):
+    def __init__(self, files: Sequence[File], links: Sequence[Path], null_values: Sequence[str]):
         """Look at the first bytes of the files.
+
+        Args:
+            files: The files.
+            links: Links to them under plain names.
+            null_values: Texts that mean null, in quotes or not.
 
         Raises:
             ValueError: A file does not look like JSON Lines.
         """
         super().__init__(files, links)
-        self._null_values = null_values
+        self.null_forms = list(dict.fromkeys(form for text in null_values for form in _json_forms(text)))
         if sources.partitions(files):
             raise ValueError(
                 f"{files[0].name} is in a folder that stands for a column; write it as CSV or Parquet"
@@ -239,7 +251,7 @@ class JsonLines(TextFiles):
         fields = [_by_path(name) if name in alike else _of_struct(name) for name in self.names]
         known = f"json_type(j) = 'OBJECT' AND list_has_all({sql.list_of(self.names)}, json_keys(j))"
         objects = f"CASE WHEN {known} THEN json_transform(j, {structure}) ELSE error(j) END"
-        values = "".join(f", {self._value(field)} AS j{place}" for place, field in enumerate(fields))
+        values = "".join(f", {self._value(place, field)} AS j{place}" for place, field in enumerate(fields))
         texts = ", ".join(f"j{position}->>'$' AS t{position}" for position in range(len(self.names)))
         lines = f"SELECT {place}{objects} AS s{', j' * bool(alike)} FROM ({self._lines()})"
         return f"SELECT *, {texts} FROM (SELECT {kept}{values.removeprefix(', ')} FROM ({lines}))"
@@ -257,10 +269,10 @@ class JsonLines(TextFiles):
             "WHERE trim(j, ' \t') <> ''"
         )
 
-    def _value(self, value: str) -> str:
-        if not self._null_values:
+    def _value(self, place: int, value: str) -> str:
+        if not self.null_forms or place not in self._with_nulls:
             return value
-        return f"CASE WHEN ({value}->>'$') NOT IN {sql.list_of(self._null_values)} THEN {value} END"
+        return f"CASE WHEN NOT {sql.one_of(f'CAST({value} AS VARCHAR)', self.null_forms)} THEN {value} END"
 
     def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
         return screening.screen_jsonl(source, sink)
@@ -274,3 +286,10 @@ def _by_path(name: str) -> str:
     """Return SQL for a key that a struct can't hold beside another; like there, JSON's null is NULL."""
     found = f"json_extract(j, {sql.literal('/' + name.replace('~', '~0').replace('/', '~1'))})"
     return f"CASE WHEN json_type({found}) <> 'NULL' THEN {found} END"
+
+
+def _json_forms(text: str) -> list[str]:
+    """Return how a text is written as a JSON value: as a string by usual programs, and bare, such as -999."""
+    quoted = [json.dumps(text, ensure_ascii=ascii_only) for ascii_only in (True, False)]
+    bare = [text] if text[:1] in {*"-0123456789tf"} else []
+    return [*bare, *quoted, *(form.replace("/", "\\/") for form in quoted)]

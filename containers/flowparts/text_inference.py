@@ -7,11 +7,11 @@ like identifiers, it is of that kind too, and the others are bad values: one "un
 into text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from flowparts import text_types
+from flowparts import sql, text_types
 from flowparts.text_files import TextFiles
 from flowparts.text_types import COMMA, NUMBERS, THOUSANDS, WIDER
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # In JSON these are not written as strings.
 _UNQUOTED = ("boolean", "integer", *NUMBERS)
+# What is counted first: quick to tell, and all that most columns hold.
+_PLAIN = ("boolean", "integer", "number")
 # A number whose column a person or a schema says to hold numbers; accepts more than the inferred kind.
 _GIVEN = "given number"
 
@@ -64,6 +66,7 @@ def infer(
     given: Mapping[str, str],
     decimal: str | None,
     everything: bool,
+    integers: Collection[str] = (),
 ) -> Inferred:
     """Find out what each column holds.
 
@@ -73,25 +76,46 @@ def infer(
         given: Types of columns by name. Of these only how numbers are written is found out.
         decimal: The character between whole and decimal digits; None to tell it for each column.
         everything: Whether to look at all rows; otherwise at the first ones, `TextFiles.sample_rows`.
+        integers: Columns given as numbers that are integers if all their values are whole.
     """
-    candidates = [_candidates(given.get(name), decimal) for name in files.names]
-    counts, complete = _count_first(database, files, candidates)
-    kinds = [_kind(own, known) for own, known in zip(counts, candidates, strict=True)]
+    candidates = [
+        ["integer"] * (name in integers) + _candidates(given.get(name), decimal) for name in files.names
+    ]
+    # Most columns turn out to be of one of these, so that the patterns of the others needn't be tried.
+    plain = [[kind for kind in known if kind in _PLAIN] for known in candidates]
+    counts, complete = _count_first(database, files, dict(enumerate(plain)))
+    further = {
+        place: [kind for kind in known if kind not in plain[place]]
+        for place, known in enumerate(candidates)
+        if not any(counts[place][kind] == counts[place]["texts"] for kind in plain[place])
+    }
+    for place, more in _count_first(database, files, further)[0].items():
+        counts[place] |= more
+    kinds = [_kind(counts[place], known) for place, known in enumerate(candidates)]
+    files.look_for_nulls(place for place, own in counts.items() if own["marks"])
     if everything and not complete:
         # Any kind that some of the first values are not of can't be that of all values.
         candidates = [
-            [each for each in known if each in WIDER.get(kind.name, known)]
+            [each for each in known if each == _GIVEN or each in WIDER.get(kind.name, known)]
             for kind, known in zip(kinds, candidates, strict=True)
         ]
-        counts = _count_all(database, files, candidates)
-        kinds = [_kind(own, known) for own, known in zip(counts, candidates, strict=True)]
+        files.look_for_nulls(range(len(candidates)))
+        all_counts = _count_all(database, files, candidates)
+        kinds = [_kind(own, known) for own, known in zip(all_counts, candidates, strict=True)]
     kinds = _without_codes(database, files, kinds, None if everything else files.sample_rows)
-    named = zip(files.names, kinds, strict=True)
     kinds = [
-        Kind(given[name], kind.values) if name in given and kind.name not in (COMMA, THOUSANDS) else kind
-        for name, kind in named
+        Kind(given[name], kind.values) if name in given and not _is_kept(name, kind, integers) else kind
+        for name, kind in zip(files.names, kinds, strict=True)
     ]
+    if not complete:
+        # One further down shows in a column of numbers, but not among texts.
+        files.look_for_nulls(place for place, kind in enumerate(kinds) if kind.name in ("string", None))
     return Inferred(kinds, everything or complete)
+
+
+def _is_kept(name: str, kind: Kind, integers: Collection[str]) -> bool:
+    """Say whether what was found out about a column of a given type says more than that type."""
+    return kind.name in (COMMA, THOUSANDS) or (name in integers and kind.name == "integer" and not kind.bad)
 
 
 def value(files: TextFiles, text: str, kind: str) -> str:
@@ -124,7 +148,7 @@ def _kind(counts: _Counts, candidates: Sequence[str]) -> Kind:
         return Kind(None, values)
     if not typed:
         return Kind("string", values)
-    fitting = [kind for kind in typed if counts[kind] == values]
+    fitting = [kind for kind in typed if counts.get(kind) == values]
     if fitting:
         ambiguous = fitting[0] == COMMA and THOUSANDS in fitting
         return Kind(fitting[0], values, ambiguous=ambiguous, nan=counts.get("nan", 1) > 0)
@@ -135,30 +159,42 @@ def _kind(counts: _Counts, candidates: Sequence[str]) -> Kind:
 
 
 def _count_first(
-    database: "duckdb.DuckDBPyConnection", files: TextFiles, candidates: Sequence[Sequence[str]]
-) -> tuple[Sequence[_Counts], bool]:
-    """Count the first values of each kind: one expression for each kind, however many columns there are."""
-    places = range(len(candidates))
-    if not places:
-        return [], False
-    kinds = list(dict.fromkeys(kind for known in candidates for kind in known if kind != "string"))
+    database: "duckdb.DuckDBPyConnection", files: TextFiles, candidates: Mapping[int, Sequence[str]]
+) -> tuple[dict[int, dict[str, int]], bool]:
+    """Count the first values of each kind: one expression for each kind, however many columns there are.
+
+    Returns:
+        The counts for each of the columns whose places are given, and whether there are no more rows.
+    """
+    if not candidates:
+        return {}, False
+    kinds = list(dict.fromkeys(kind for known in candidates.values() for kind in known if kind != "string"))
     lists = ", ".join(
-        f"unnest([{', '.join(f'{name}{place}' for place in places)}]) AS {name}" for name in files.parts
+        f"unnest([{', '.join(f'{name}{place}' for place in candidates)}]) AS {name}" for name in files.parts
     )
     first = f"{files.scan()} LIMIT {files.sample_rows}"
-    rows = f"SELECT unnest(range({len(places)})) AS place, {lists} FROM ({first})"
+    rows = f"SELECT unnest([{', '.join(map(str, candidates))}]) AS place, {lists} FROM ({first})"
+    mark = "false"
+    if files.null_forms:
+        null = sql.one_of("CAST(j AS VARCHAR)", files.null_forms)
+        columns = ", ".join(f"CASE WHEN NOT {null} THEN {name} END AS {name}" for name in files.parts)
+        rows, mark = f"SELECT place, {null} AS mark, {columns} FROM ({rows})", "mark"
     nan = "count(*) FILTER (t ILIKE '%nan%')"
     counts = ", ".join(
-        ["count(*)", "count(t)", nan, *(f"count({value(files, 't', kind)})" for kind in kinds)]
+        [
+            "count(*)",
+            f"count(*) FILTER ({mark})",
+            "count(t)",
+            nan,
+            *(f"count({value(files, 't', kind)})" for kind in kinds),
+        ]
     )
     answer = database.execute(f"SELECT place, {counts} FROM ({rows}) GROUP BY place").fetchall()
-    names = ["texts", "nan", *kinds]
-    found = {place: (seen, dict(zip(names, own, strict=True))) for place, seen, *own in answer}
-    nothing = (0, dict.fromkeys(names, 0))
-    return (
-        [found.get(place, nothing)[1] for place in places],
-        found.get(0, nothing)[0] < files.sample_rows,
-    )
+    names = ["marks", "texts", "nan", *kinds]
+    found = {place: dict(zip(names, own, strict=True)) for place, _, *own in answer}
+    seen = max((count for _, count, *_ in answer), default=0)
+    nothing = dict.fromkeys(names, 0)
+    return {place: found.get(place, dict(nothing)) for place in candidates}, seen < files.sample_rows
 
 
 def _count_all(

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flowparts import candidates, directions, leakage, models, names, positives, preprocess
+from flowparts import directions, models, names, positives, preprocess
+
+if TYPE_CHECKING:
+    from flowparts import candidates
 
 TRAINERS = ("sklearn", "keras")
 # What sklearn tries if no candidates are given.
@@ -25,7 +28,7 @@ def train(
     network: Mapping[str, Any] | None = None,
     metric: str | None = None,
     exclude_columns: Sequence[str] = (),
-    options: candidates.Options,
+    options: "candidates.Options",
 ) -> tuple[str, str]:
     """Train the best of several estimators, or a network, and write its model directory.
 
@@ -55,6 +58,8 @@ def train(
         directions.require_fitting(metric, task)
     what: dict[str, Any] = {"label": label, "task": task, "exclude_columns": exclude_columns}
     if trainer == "sklearn":
+        from flowparts import candidates
+
         built = candidates.build(entries or DEFAULT, task, options)
         chosen, facts = _examined(table, metric, what, options)
         _, page = candidates.train_best(built, table, validation, path, **what, metric=chosen)
@@ -92,9 +97,11 @@ def require_known(trainer: str) -> None:
 
 
 def _examined(
-    table: pl.LazyFrame, metric: str | None, what: Mapping[str, Any], options: candidates.Options
+    table: pl.LazyFrame, metric: str | None, what: Mapping[str, Any], options: "candidates.Options"
 ) -> tuple[str, dict[str, Any]]:
     """Look at the training rows: return the metric to choose by, and what the model says about both."""
+    from flowparts import leakage
+
     label, task = what["label"], what["task"]
     examined = preprocess.examine(table, label, task, what["exclude_columns"], options.weight_column)
     unlike = [name for name, reason in examined.dropped.items() if reason == preprocess.ALL_DIFFERENT]

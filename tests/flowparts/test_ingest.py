@@ -359,11 +359,49 @@ def test_a_decimal_comma_far_behind_the_first_rows_is_recognized(read: Ingest) -
     assert table["a"][-1] == 2.5
 
 
-def test_null_values_hold_for_json_and_parquet_too(read: Ingest) -> None:
-    frame = pl.DataFrame({"a": ["NA", "", "x"]})
-    for kind in ("jsonl", "parquet"):
-        table, _ = read(_write(frame, kind), f"data.{kind}", null_values=["NA"])
-        assert table["a"].to_list() == [None, "", "x"]
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({}, [None, None, None, "x", "NAME", "k. Ä."]),
+        ({"null_values": ["NA", "k. Ä."]}, [None, "N/A", "", "x", "NAME", None]),
+        ({"null_values": []}, ["NA", "N/A", "", "x", "NAME", "k. Ä."]),
+    ],
+    ids=["default", "named", "none"],
+)
+def test_null_values_hold_for_json_and_parquet_too(
+    kind: str, options: dict[str, Any], values: list[Any], read: Ingest
+) -> None:
+    frame = pl.DataFrame({"a": ["NA", "N/A", "", "x", "NAME", "k. Ä."], "b": range(6)})
+    table, _ = read(_write(frame, kind), f"data.{kind}", **options)
+    assert table["a"].to_list() == values
+    assert table["b"].to_list() == [*range(6)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_whole_numbers_stay_such_where_a_model_takes_numbers(kind: str, read: Ingest) -> None:
+    ages = [*range(200), None]
+    frame = pl.DataFrame({"age": ages, "size": [1.5, *ages[1:]], "id": [f"{n}" for n in range(201)]})
+    expected = {"age": "number", "size": "number", "id": "string"}
+    options: dict[str, Any] = {"expected_types": expected, "keep_integers": True}
+    table, _ = read(_write(frame, kind), f"data.{kind}", **options)
+    assert_frame_equal(table, frame)
+    table, _ = read(_write(frame, kind), f"data.{kind}", **options, column_types={"age": "number"})
+    assert table.schema["age"] == pl.Float64
+    late = pl.DataFrame({"age": [*range(6_000), 2.5]}, strict=False)
+    table, _ = read(_write(late, kind), f"data.{kind}", **options)
+    assert table["age"][-1] == 2.5
+    codes = b"age\n007\n08\n"
+    assert read(codes, **options)[0]["age"].to_list() == [7.0, 8.0]
+
+
+def test_a_missing_word_makes_no_text_of_numbers_and_no_class_of_a_label(read: Ingest) -> None:
+    lines = [f'{{"x": {number}, "y": "{"no" if number % 2 else "yes"}"}}' for number in range(30)]
+    lines += ['{"x": "N\\/A", "y": "yes"}', '{"x": -1, "y": "NA"}', '{"x": "k. \\u00c4.", "y": "no"}']
+    content = "\n".join(lines).encode()
+    table, _ = read(content, "data.jsonl", null_values=["NA", "N/A", "-1", "k. Ä."], label="y")
+    assert table["x"].to_list() == [*range(30), None, None]
+    assert set(table["y"]) == {"yes", "no"}
 
 
 def test_json_keeps_strings_apart_from_numbers_and_nested_values_as_json(read: Ingest) -> None:
@@ -813,7 +851,7 @@ def test_any_text_survives_csv_and_json(rows: list[tuple[str, str]], read: Inges
     table, _ = read(text.getvalue().encode(), column_types=types, null_values=[])
     assert table.rows() == rows
     lines = "".join(json.dumps({"a": a, "b": b}) + "\n" for a, b in rows)
-    table, _ = read(lines.encode(), "data.jsonl", column_types=types)
+    table, _ = read(lines.encode(), "data.jsonl", column_types=types, null_values=[])
     assert table.rows() == rows
 
 

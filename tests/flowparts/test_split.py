@@ -359,7 +359,7 @@ def test_a_missing_time_gives_a_sentence() -> None:
 
 def test_a_stratum_for_each_row_gives_a_sentence() -> None:
     frame = people().with_columns(pl.col("id").cast(pl.String))
-    with pytest.raises(ValueError, match="'id' has 2000 distinct values in 2000 rows, too many"):
+    with pytest.raises(ValueError, match="'id' has 2000 distinct values in 2000 rows, such as '0', too many"):
         split.assign(frame.lazy(), SHARES, stratify_by="id")
 
 
@@ -411,6 +411,26 @@ def test_rows_in_no_order_are_split_at_random(frame: pl.LazyFrame) -> None:
     assert way == split.Way(None, "at random, by hash")
 
 
+def test_rows_of_one_entity_after_the_other_are_split_by_time_with_a_word() -> None:
+    start = datetime.datetime(2024, 1, 1)
+    days = [start + datetime.timedelta(days=day) for day in range(200)]
+    panel = pl.LazyFrame(
+        {
+            "shop": [f"shop {shop}" for shop in range(10) for _ in days],
+            "country": [["de", "fr"][shop // 5] for shop in range(10) for _ in days],
+            "at": days * 10,
+            "label": ["a", "b"] * 1000,
+        }
+    )
+    way = split.choose(panel, SHARES, time_column="auto", label="label")
+    assert way.time_column == "at"
+    assert way.described.startswith("by time (at), as the rows of each 'shop' are in its order")
+    assert way.warning.endswith("how good the model is on new ones; group_by=shop does")
+    # A month is a block of rows too, but the next one begins where it ends.
+    log = ordered().with_columns(month=pl.col("at").dt.month().cast(pl.Int64))
+    assert not split.choose(log, SHARES, time_column="auto", label="label").warning
+
+
 def test_a_key_comes_before_the_order_in_time_and_that_is_told() -> None:
     way = split.choose(ordered(), SHARES, key=["born"], time_column="auto", label="label")
     assert (way.time_column, way.described) == (None, "by born, by hash")
@@ -430,3 +450,39 @@ def test_a_split_by_time_that_training_can_not_use_is_not_chosen() -> None:
     two = pl.when(pl.int_range(pl.len()) > 30).then(datetime.datetime(2025, 1, 1)).otherwise("at")
     way = split.choose(ordered(at=two), SHARES, time_column="auto")
     assert way.time_column is None
+
+
+def labels(**counts: int) -> pl.LazyFrame:
+    values = [name for name, rows in counts.items() for _ in range(rows)]
+    return pl.LazyFrame({"^y$": [*values, None], "x": range(len(values) + 1)})
+
+
+def test_rows_of_classes_that_hardly_occur_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    frame = labels(a=50, b=40, c=3, d=2, e=1)
+    kept, said = split.without_rare_classes(frame, "^y$")
+    assert said == [
+        "1 row of class 'e' (fewer than min_class_rows=3)",
+        "2 rows of class 'd' (fewer than min_class_rows=3)",
+    ]
+    assert "label column '^y$': left out 1 row of class 'e'" in caplog.text
+    assert kept.collect()["x"].to_list() == [*range(93), 96], "a missing label is no rare class"
+    kept, said = split.without_rare_classes(frame, "^y$", 1)
+    assert kept.collect().height == 97
+    assert said == []
+    many, said = split.without_rare_classes(labels(a=50, b=40, **{f"typo {n}": 1 for n in range(9)}), "^y$")
+    assert many.collect().height == 91
+    assert said[-1] == "6 rows of 6 more such classes (fewer than min_class_rows=3)"
+
+
+def test_a_rare_class_that_would_leave_a_single_one_stops_the_run() -> None:
+    with pytest.raises(
+        ValueError, match=r"only 2 rows of class 'b', too few to learn from, .* min_class_rows=1"
+    ):
+        split.without_rare_classes(labels(a=50, b=2), "^y$")
+    with pytest.raises(ValueError, match="min_class_rows must be at least 1, not 0; 1 keeps every class"):
+        split.without_rare_classes(labels(a=50, b=2), "^y$", 0)
+
+
+def test_a_label_of_which_hardly_a_value_is_common_is_left_to_the_split() -> None:
+    frame = labels(a=4, **{f"id {number}": 1 for number in range(40)})
+    assert split.without_rare_classes(frame, "^y$")[0].collect().height == 45

@@ -24,12 +24,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_champion_scores_a_file_into_another(runs: Path, tmp_path: Path) -> None:
     wine = pl.read_parquet(Path("containers/flowparts/samples/wine.parquet"))
     source, destination = tmp_path / "bottles.csv", tmp_path / "predictions.csv"
-    wine.drop("target").with_row_index("bottle").write_csv(source)
-    parameters = {"source": str(source), "destination": str(destination), "key_columns": ["bottle"]}
+    # A feature that happens to be whole in all rows stays so in what is exported.
+    proline = wine["proline"].cast(pl.Int64)
+    wine.drop("target").with_columns(proline).with_row_index("bottle").write_csv(source)
+    parameters = {
+        "source": str(source),
+        "destination": str(destination),
+        "key_columns": ["bottle", "proline"],
+    }
     record = local.run(batch_prediction, parameters, runs)
     assert record.succeeded
     predicted = pl.read_csv(destination)
     assert predicted["bottle"].to_list() == list(range(wine.height))
+    assert predicted["proline"].to_list() == proline.to_list()
+    assert predicted.schema["proline"] == pl.Int64
     assert (predicted["prediction"] == wine["target"]).mean() > 0.9
 
 

@@ -151,6 +151,8 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
                 "churned": "yes" if score > 4.5 else "no",
             }
         )
+    rows[10]["churned"] = rows[20]["churned"] = None
+    rows[30]["churned"] = "maybe"
     pl.DataFrame(rows).write_csv(source)
     record = run(
         tmp_path / "runs",
@@ -171,6 +173,12 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
     parts = [tables.scan(outputs(record, "split-table")[part].path).collect() for part in ("train", "test")]
     assert parts[0]["joined"].max() < parts[1]["joined"].min()  # type: ignore[operator]
     assert "country" in local.reports(record)["evaluate-model"].read_text()
+    model = models.load(outputs(record, "train-tabular")["model"].path)
+    assert model.classes == ["no", "yes"]
+    left_out = "2 rows without a label; 1 row of class 'maybe' (fewer than min_class_rows=3)"
+    assert ("left out", left_out) in local.findings(record)
+    page = Path(outputs(record, "register-champion")["run_summary"].path).read_text()
+    assert f"Left out before the split: {left_out}." in html.unescape(page)
 
 
 def test_rows_in_the_order_of_a_time_are_split_by_it_and_every_page_says_so(

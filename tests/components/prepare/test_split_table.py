@@ -107,3 +107,20 @@ def test_other_rows_are_not_taken_for_near_copies(
     made = outputs(artifact)
     split_table.python_func(table(pl.concat([rows, rows.head(200).with_columns(change)])), **made, **options)
     assert tables.description(made["test"].path)["split_warning"] == ""
+
+
+def test_a_rare_class_is_left_out_of_a_classification_only(
+    table: Callable[..., Any], artifact: Callable[..., Any]
+) -> None:
+    rows = pl.DataFrame({"id": range(1000), "label": [*[0, 1] * 499, 1, 7]})
+    counts = split_table.python_func(
+        table(rows), **(made := outputs(artifact)), stratify_by="label", task="classification"
+    )
+    assert sum(counts) == 999
+    for part in made.values():
+        described = tables.description(part.path)
+        assert described["rows_left_out"] == ["1 row of class 7 (fewer than min_class_rows=3)"]
+        assert set(tables.scan(part.path).collect()["label"]) == {0, 1}
+    for options in ({"task": "regression"}, {"task": "classification", "min_class_rows": 1}, {}):
+        made = outputs(artifact)
+        assert sum(split_table.python_func(table(rows), **made, stratify_by="label", **options)) == 1000
