@@ -3,6 +3,7 @@
 In a run that is started elsewhere, such as in Kubeflow's interface, an early step refuses it.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,38 @@ def test_a_run_that_is_started_elsewhere_fails_before_training_with_the_same_sen
     early = 3 if OPTIONS_OF_TRAINERS & given.keys() or pipeline == "batch_prediction" else 2
     with pytest.raises(ValueError, match=message):
         run_layers(pipeline, values, early, tmp_path)
+
+
+# Sources that can't be read as they are, and what an option would do about it.
+UNREADABLE = {
+    "rows.csv": [
+        b"a,b\n1,2\n3\n",
+        b"1,2\n3,4\n",
+        b'a,b\n"1,234",x\n',
+        b"a,b\n" + b"1,x\n" * 30 + b"unknown,y\n",
+        b"a,b\n1,2\n",
+    ],
+    "rows.jsonl": [b'{"a": 1}\n{"a": \n', b'{"a": "1,234"}\n'],
+    "rows.dat": [b"a,b\n1,2\n"],
+}
+
+
+@pytest.mark.parametrize("pipeline", ["tabular_training", "batch_prediction", "deploy_with_canary"])
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, content) for name, contents in UNREADABLE.items() for content in contents]
+)
+def test_what_is_said_of_a_source_names_only_parameters_that_the_pipeline_has(
+    pipeline: str, name: str, content: bytes, tmp_path: Path
+) -> None:
+    ports = {port for each in catalogue.components().values() for port in each.component_spec.inputs or {}}
+    inputs = catalogue.pipeline(pipeline).component_spec.inputs or {}
+    (tmp_path / name).write_bytes(content)
+    values = {port: spec.default for port, spec in inputs.items()} | {"source": str(tmp_path / name)}
+    try:
+        run_layers(pipeline, values, 2, tmp_path / "called")
+    except ValueError as error:
+        said = set(re.findall(r"[a-z]+(?:_[a-z]+)+|[a-z]+(?==)", str(error)))
+        assert said & ports <= inputs.keys()
 
 
 def run_layers(pipeline: str, values: dict[str, Any], count: int, folder: Path) -> None:
