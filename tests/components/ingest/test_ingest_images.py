@@ -93,6 +93,18 @@ def test_a_table_names_images_by_uri_and_by_path_beside_it(
     assert ["gone.png" in rejected["reason"][0], rejected["reason"][1]] == [True, "it has no label"]
 
 
+def test_a_row_of_such_a_table_that_cannot_be_read_is_a_bad_image(
+    ingest: Callable[..., Any], tree: Path
+) -> None:
+    (tree / "list.csv").write_text("uri,label\ncat/a.png,cat\ndog/b.jpg,dog,brown\n")
+    frame, rejected, counts = ingest(source=str(tree / "list.csv"), on_bad_images="quarantine")
+    assert counts == (1, 1)
+    assert frame["label"].to_list() == ["cat"]
+    assert rejected.rows() == [(f"{tree}/list.csv line 3", "has 3 fields where the header has 2")]
+    with pytest.raises(ValueError, match=r"line 3: has 3 fields.*; pass on_bad_images='quarantine'"):
+        ingest(source=str(tree / "list.csv"), on_bad_images="fail")
+
+
 def test_an_image_is_as_wide_and_high_as_a_viewer_shows_it(
     ingest: Callable[..., Any], tmp_path: Path
 ) -> None:
