@@ -12,6 +12,18 @@ test: .venv/installed .venv-bench/kserve/installed system
 	$(MAKE) images || [ "$$CI" != true ]
 	$(BIN)/pytest -n auto --dist loadfile
 
+# NAME=prepare/drop_outliers: the component and its test, from a template that passes every check.
+new-component: .venv/installed
+	$(BIN)/python -m targets.authoring new-component $(NAME)
+
+# NAME=customer-churn.
+new-pipeline: .venv/installed
+	$(BIN)/python -m targets.authoring new-pipeline $(NAME)
+
+# Lint, types, tests and contract rules of one component or pipeline, NAME=prepare/drop_outliers, without services.
+check: .venv/installed
+	$(BIN)/python -m targets.authoring check $(NAME)
+
 compile: .venv/installed
 	$(BIN)/python compile.py
 
@@ -123,4 +135,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-containers proto bench-serving
+.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-containers proto bench-serving

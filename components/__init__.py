@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from flowparts import __version__
 
+from . import _rules
+
 if TYPE_CHECKING:
     from kfp.dsl.python_component import PythonComponent
 
@@ -53,6 +55,9 @@ def runs_in(
         memory_request: Memory likewise: what the step takes on sample data, not what large data may take.
         secrets: Patterns of the variables that the step takes from the secrets of a profile, such as
             `STORES`; it gets no others.
+
+    Raises:
+        ValueError: There is no such image, or a file of this library breaks a rule of its components.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -61,6 +66,8 @@ def runs_in(
         from kfp import dsl
         from kfp.dsl import structures
 
+        _rules.check_image(image, _released())
+        _rules.check_file(function)
         component: PythonComponent = dsl.component(
             function,
             base_image=_reference(f"flowparts-{image}"),
@@ -75,7 +82,7 @@ def runs_in(
             memory_limit=memory,
         )
         SECRETS[function.__name__] = secrets
-        _describe_ports(component, inspect.getdoc(function) or "")
+        _rules.check_described(function, _describe_ports(component, inspect.getdoc(function) or ""))
         return component
 
     return decorate
@@ -90,8 +97,8 @@ def _reference(name: str) -> str:
     return _released().get(name, f"{REGISTRY}/{name}:{__version__}")
 
 
-def _describe_ports(component: "PythonComponent", docstring: str) -> None:
-    """Show each port's description on one line; kfp omits those of output artifacts and single values."""
+def _describe_ports(component: "PythonComponent", docstring: str) -> dict[str, Any]:
+    """Show each port's description on one line and return the ports; kfp omits those of output artifacts."""
     import docstring_parser
 
     parsed = docstring_parser.parse(docstring, docstring_parser.DocstringStyle.GOOGLE)
@@ -102,3 +109,4 @@ def _describe_ports(component: "PythonComponent", docstring: str) -> None:
     ports: dict[str, Any] = {**(spec.inputs or {}), **(spec.outputs or {})}
     for name, port in ports.items():
         port.description = " ".join((port.description or described.get(name) or "").split())
+    return ports

@@ -52,5 +52,9 @@ def _walk(package: ModuleType, pattern: str) -> dict[str, Any]:
         if file.stem.startswith("_"):
             continue
         module = ".".join((package.__name__, *file.relative_to(folder).with_suffix("").parts))
-        found[file.stem] = getattr(importlib.import_module(module), file.stem)
+        part = getattr(importlib.import_module(module), file.stem, None)
+        if not isinstance(part, BaseComponent):
+            place, kind = file.relative_to(folder.parent), package.__name__.removesuffix("s")
+            raise ValueError(f"{place} has no {kind} named {file.stem}, as its file is")
+        found[file.stem] = part
     return found

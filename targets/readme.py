@@ -37,5 +37,10 @@ def _first_line(part: BaseComponent) -> str:
     return " ".join((part.description or "").split("\n\n")[0].split())
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Bring the README's catalogue up to date."""
     README.write_text(with_catalogue(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

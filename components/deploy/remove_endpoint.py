@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 from .. import DEPLOYMENT, runs_in
 
 
@@ -7,7 +9,7 @@ def remove_endpoint(
     name: str,
     options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
     even_if_serving: bool = False,
-) -> str:
+) -> NamedTuple("Outputs", [("removed", str)]):  # type: ignore[valid-type]
     """Remove an endpoint with all that was made for it: revisions, routes, autoscalers, its record.
 
     One that serves is refused unless told otherwise, in a sentence that names all that would be removed.
@@ -21,13 +23,13 @@ def remove_endpoint(
         even_if_serving: Whether to remove it although it serves.
 
     Returns:
-        What was removed; empty where there was nothing.
+        removed: What was removed; empty where there was nothing.
     """
     from flowparts import deploy
 
     try:
-        return ", ".join(deploy.remove(target, name, options, even_if_serving=even_if_serving))
+        return (", ".join(deploy.remove(target, name, options, even_if_serving=even_if_serving)),)
     except deploy.NoEndpointError as absent:
         # As a step finds it that is tried again after it was killed.
         print(absent)  # noqa: T201
-        return ""
+        return ("",)

@@ -1,10 +1,14 @@
+from typing import NamedTuple
+
 from kfp.dsl import Artifact, Input, Output
 
 from .. import DEPLOYMENT, runs_in
 
 
 @runs_in("deploy", secrets=DEPLOYMENT)
-def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str = "") -> str:
+def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str = "") -> NamedTuple(
+    "Outputs", [("revision", str)]
+):  # type: ignore[valid-type]
     """Give all requests of an endpoint back to its previous revision and remove the current one.
 
     Args:
@@ -13,7 +17,7 @@ def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str 
         reason: Why; it is kept with the endpoint.
 
     Returns:
-        The revision that serves now.
+        revision: The revision that serves now.
     """
     from flowparts import deploy, metadata
     from flowparts import endpoint as endpoints
@@ -23,4 +27,4 @@ def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str 
     endpoints.publish(after, restored)
     metadata.describe(restored, {"rolled_back": before.revision, "reason": reason})
     print(f"rolled back from {before.revision} to {after.revision}: {reason or 'no reason given'}")  # noqa: T201
-    return after.revision
+    return (after.revision,)

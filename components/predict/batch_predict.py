@@ -1,4 +1,4 @@
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Dataset, Input, Model, Output
 
@@ -11,7 +11,7 @@ def batch_predict(
     model: Input[Model],
     predictions: Output[Dataset],
     key_columns: Optional[list[str]] = None,
-) -> int:
+) -> NamedTuple("Outputs", [("rows", int)]):  # type: ignore[valid-type]
     """Score every row of a table with a model, chunk by chunk, and write the predictions beside the keys.
 
     Memory doesn't grow with the number of rows. Before a row is scored, the table is checked against the
@@ -25,7 +25,7 @@ def batch_predict(
         key_columns: Columns to keep, such as an identifier; all columns of the table if not given.
 
     Returns:
-        Number of rows scored.
+        rows: Number of rows scored.
     """
     from flowparts import metadata, models, names, scoring, tables
 
@@ -34,4 +34,4 @@ def batch_predict(
     source = f"predictions for {table.uri}"
     described = tables.write(scored, predictions.path, source)
     metadata.describe(predictions, described)
-    return int(described["rows"])
+    return (int(described["rows"]),)

@@ -1,4 +1,4 @@
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Dataset, Input
 
@@ -6,7 +6,9 @@ from .. import STORES, runs_in
 
 
 @runs_in("base", secrets=STORES)
-def export_table(table: Input[Dataset], destination: str, file_format: Optional[str] = None) -> str:
+def export_table(table: Input[Dataset], destination: str, file_format: Optional[str] = None) -> NamedTuple(
+    "Outputs", [("file", str)]
+):  # type: ignore[valid-type]
     """Write a table as one file to a path or URI, where people and other systems pick it up.
 
     The file appears whole and replaces an earlier one, which stays if the export fails.
@@ -17,10 +19,10 @@ def export_table(table: Input[Dataset], destination: str, file_format: Optional[
         file_format: csv, parquet or jsonl; if not given, the destination's suffix tells.
 
     Returns:
-        The destination, without a password or signature in it.
+        file: The destination, without a password or signature in it.
     """
     from flowparts import export, tables
     from flowparts.masking import masked
 
     export.write_file(tables.scan(table.path), destination, file_format)
-    return str(masked(destination))
+    return (str(masked(destination)),)

@@ -1,4 +1,4 @@
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Model, Output
 
@@ -11,7 +11,7 @@ def load_champion(
     schema: Output[Artifact],
     model_name: str,
     tracking_uri: Optional[str] = None,
-) -> str:
+) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
     """Fetch the champion of a registered model, and the schema of the rows that it takes.
 
     Args:
@@ -22,7 +22,7 @@ def load_champion(
             SQLite file in the home directory.
 
     Returns:
-        The champion's version in the registry.
+        version: The champion's version in the registry.
     """
     from flowparts import metadata, models, outputs, registry
 
@@ -30,4 +30,4 @@ def load_champion(
     described = models.metadata(model.path)
     metadata.describe(model, {"version": version, **described})
     outputs.write_json(schema.path, described["schema"])
-    return version
+    return (version,)

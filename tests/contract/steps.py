@@ -21,7 +21,9 @@ from targets import catalogue
 # Not fork: a copy of a process in which Polars has started its threads hangs.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    [
+    ["tests.contract.steps"]
+    if "FLOWPARTS_CHECK" in os.environ  # a single component, which imports what it needs
+    else [
         "tests.contract.steps",
         "duckdb",
         "lightgbm",

@@ -11,6 +11,7 @@ import pytest
 from kfp.dsl.python_component import PythonComponent
 
 from targets import catalogue, kubeflow, package, vertex
+from tests.contract import examples
 
 ROOT = Path(__file__).parents[2]
 COMPONENTS = catalogue.components()
@@ -49,6 +50,15 @@ def test_every_port_is_described(name: str, component: PythonComponent) -> None:
 def test_has_a_test_of_its_own(name: str, component: PythonComponent) -> None:
     test = ROOT / "tests" / "components" / catalogue.stage(component) / f"test_{name}.py"
     assert f"{name}.python_func(" in test.read_text(encoding="utf-8")
+
+
+@every_component
+def test_is_a_step_of_a_pipeline_or_of_the_example_beside_its_test(
+    name: str, component: PythonComponent
+) -> None:
+    # Its own example first: compiling all takes a while.
+    runs = sorted([*examples.pipelines(), *examples.examples()], key=lambda run: run.name != name)
+    assert any(name in run.components for run in runs), examples.missing(name)
 
 
 @every_component

@@ -8,86 +8,36 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
 
-from components.deploy.deploy_docker import deploy_docker
-from components.deploy.deploy_kserve import deploy_kserve
-from components.deploy.deploy_kubernetes import deploy_kubernetes
-from components.deploy.deploy_model import deploy_model
-from components.deploy.deploy_sagemaker import deploy_sagemaker
-from components.deploy.deploy_seldon import deploy_seldon
-from components.deploy.deploy_tf_serving import deploy_tf_serving
-from components.deploy.deploy_vertex import deploy_vertex
-from components.deploy.probe_endpoint import probe_endpoint
-from components.deploy.remove_endpoint import remove_endpoint
-from components.deploy.rollback import rollback
-from components.deploy.shift_traffic import shift_traffic
-from components.ingest.ingest_table import ingest_table
-from components.predict.batch_predict import batch_predict
-from components.predict.export_table import export_table
-from components.register.load_champion import load_champion
 from flowparts import registry
 from targets import catalogue, images, local, package, strict
 from tests import clouds
-from tests.contract.conftest import train_by_parts
+from tests.contract import examples
+from tests.contract.conftest import CHAMPIONS
 from tests.flowparts.deploy import kubernetes_api
 from tests.flowparts.deploy.sagemaker_service import ROLE, SageMakerService
 from tests.flowparts.deploy.vertex_service import VertexService
 from tests.flowparts.serving.conftest import start, wait
 
-WATCH = {"requests": 10, "seconds": 0.5, "max_slowdown": 100.0}
 # On a cluster steps have no Docker engine; what it says of that is all that it can do there.
 NEED_DOCKER = {"deploy_docker": "no Docker engine answers"}
 
 
-@dsl.pipeline(name="deploy-in-parts")
-def deploy_in_parts(s3: str, gs: str, role: str, storage: str, destination: str) -> None:
-    """Run the components that no pipeline of the library runs."""
-    imported = dsl.importer(artifact_uri=s3, artifact_class=dsl.Model).output
-    for deploy in (deploy_kubernetes, deploy_kserve, deploy_seldon):
-        deploy(model=imported, name="churn")
-    deploy_vertex(model=dsl.importer(artifact_uri=gs, artifact_class=dsl.Model).output, name="churn")
-    deploy_tf_serving(model=load_champion(model_name="image-training").outputs["model"], name="digits")
-    deploy_sagemaker(model=imported, name="churn", role=role, storage=storage)
-    deploy_docker(model=imported, name="churn")
-    champion = load_champion(model_name="tabular-training").outputs["model"]
-    rows = ingest_table(source="sample://breast_cancer").outputs["table"]
-    predictions = batch_predict(table=rows, model=champion).outputs["predictions"]
-    export_table(table=predictions, destination=destination)
-    deployed = deploy_model(model=champion, target="kubernetes", name="parts")
-    again = deploy_model(model=imported, target="kubernetes", name="parts", share=50).after(deployed)
-    shifted = shift_traffic(endpoint=again.outputs["endpoint"], percent=75).outputs["shifted"]
-    probed = probe_endpoint(endpoint=shifted, model=champion, predictions=predictions, **WATCH)
-    before = rollback(endpoint=shifted, reason="to see it go").after(probed)
-    remove_endpoint(target="kubernetes", name="parts", even_if_serving=True).after(before)
-
-
-# With their default parameters, in an order in which each finds what it needs; on a cluster, a server that
-# runs in it is the target.
-RUNS: list[tuple[str, dict[str, Any]]] = [
-    ("tabular_training", {}),
-    ("image_training", {}),
-    ("train_by_parts", {}),
-    ("batch_prediction", {}),
-    ("deploy_with_canary", {"target": "kubernetes", **WATCH}),
-    (
-        "deploy_in_parts",
-        {
-            "s3": f"s3://{clouds.BUCKET}/classification",
-            "gs": f"gs://{clouds.BUCKET}/classification",
-            "role": ROLE,
-            "storage": f"s3://{clouds.ARCHIVES}/models",
-            "destination": f"s3://{clouds.ARCHIVES}/predictions.csv",
-        },
-    ),
-]
-PIPELINES = {
-    **catalogue.pipelines(),
-    "train_by_parts": train_by_parts,
-    "deploy_in_parts": deploy_in_parts,
+# Where there is no Docker engine, and one champion. A server in the cluster answers for what is deployed.
+GIVEN = {
+    "champion": CHAMPIONS["champion"],
+    "network_champion": "image-training",
+    "s3": f"s3://{clouds.BUCKET}/classification",
+    "gs": f"gs://{clouds.BUCKET}/classification",
+    "role": ROLE,
+    "storage": f"s3://{clouds.ARCHIVES}/models",
+    "outside": f"s3://{clouds.ARCHIVES}",
+    "tracking_uri": "",  # the environment's
+    "docker_endpoint": "churn",
+    "cluster_endpoint": "parts",
 }
 COMPONENTS = list(catalogue.components())
 
@@ -127,22 +77,29 @@ def outcomes(
 def _run_all(
     runs: Path, served: tuple[clouds.Served, clouds.Served], storage: str
 ) -> dict[str, list[list[str]]]:
-    found = {}
+    found: dict[str, list[list[str]]] = {}
     for model in served:
         for scheme in ("s3", "gs"):
             shutil.copytree(model.path, runs / ".strict" / "objects" / scheme / clouds.BUCKET / model.key)
     with _platforms(runs, served, storage) as (cluster, variables, volume), ExitStack() as servers:
-        for name, given in [*RUNS, *((name, {}) for name in PIPELINES if name not in dict(RUNS))]:
+        for run in [*examples.pipelines(on_a_cluster=True), *examples.examples()]:
+            if not run.needs <= GIVEN.keys():
+                continue
             record = strict.run(
-                _compiled(name), given, runs, environment=variables, volumes={str(volume): volume}
+                _compiled(run.pipeline),
+                run.filled(GIVEN),
+                runs,
+                environment=variables,
+                volumes={str(volume): volume},
             )
-            found[name] = [
+            steps = found.setdefault(run.name, [])
+            steps += [
                 [_component(task), task.state, task.error if task.state == "failed" else ""]
                 for task in record.tasks
             ]
             if record.problem:
-                found[name].append(["", "failed", record.problem])
-            if name == "tabular_training" and record.succeeded:
+                steps.append(["", "failed", record.problem])
+            if run.name == "tabular_training" and record.succeeded:
                 uri = f"sqlite:///{runs / '.strict' / 'mlflow' / 'mlflow.db'}"
                 model = registry.download("tabular-training", "1", runs, uri)
                 server = wait(start(model, "--name=tabular-training"))
@@ -184,9 +141,9 @@ def _platforms(
         sagemaker_ai.close()
 
 
-def _compiled(name: str) -> str:
+def _compiled(pipeline: BaseComponent) -> str:
     version = images.version()
-    return package.compiled(PIPELINES[name], lambda image: f"flowparts/{image}:{version}", version)
+    return package.compiled(pipeline, lambda image: f"flowparts/{image}:{version}", version)
 
 
 def _component(task: local.Task) -> str:
@@ -207,7 +164,7 @@ def test_every_component_runs_as_on_a_real_backend(
     component: str, outcomes: dict[str, list[Outcome]]
 ) -> None:
     ran = [step for steps in outcomes.values() for step in steps if step.component == component]
-    assert ran, f"no run in RUNS has a step of {component}; add one that has"
+    assert ran, examples.missing(component)
     if component in NEED_DOCKER:
         assert NEED_DOCKER[component] in ran[0].error
     else:

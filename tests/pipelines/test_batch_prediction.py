@@ -8,6 +8,11 @@ from pipelines.batch_prediction import batch_prediction
 from pipelines.tabular_training import tabular_training
 from targets import local
 
+# What tests/contract runs; see examples.py there.
+AFTER = ["tabular_training"]
+RUNS = [{"destination": "{outside}/predictions.csv"}]
+ON_A_CLUSTER = RUNS[0]
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:

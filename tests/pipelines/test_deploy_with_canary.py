@@ -20,6 +20,13 @@ pytestmark = pytest.mark.container
 CANCER = pl.read_parquet("containers/flowparts/samples/breast_cancer.parquet")
 
 
+# What tests/contract runs; see examples.py there.
+AFTER = ["tabular_training"]
+WATCH = {"name": "{docker_endpoint}", "requests": 10, "seconds": 1.0, "options": {"memory": "512Mi"}}
+RUNS = [WATCH, {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}]
+ON_A_CLUSTER = {"target": "kubernetes", "requests": 10, "seconds": 0.5, "max_slowdown": 100.0}
+
+
 def result(record: local.Run) -> dict[str, Any]:
     """Return what the rollout of a run gave."""
     assert record.succeeded, record.problem

@@ -10,6 +10,9 @@ from flowparts import registry, tables
 from pipelines.image_training import image_training
 from targets import local
 
+# What tests/contract runs; see examples.py there.
+RUNS = [{"epochs": 3}]
+
 
 def test_digits_are_read_learned_shown_and_registered_for_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_page: Any

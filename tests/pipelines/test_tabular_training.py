@@ -21,6 +21,12 @@ QUICK = [
     {"estimator": "Linear", "parameters": {}},
     {"estimator": "XGB", "parameters": {"n_estimators": 50}},
 ]
+# What tests/contract runs; see examples.py there.
+RUNS = [
+    {"trainer": "keras", "network": {"epochs": 3}, "model_name": "network"},
+    {"candidates": QUICK},
+    {"source": "sample://diabetes", "task": "regression", "candidates": QUICK[:1], "model_name": "diabetes"},
+]
 
 
 @pytest.fixture(autouse=True)

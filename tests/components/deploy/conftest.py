@@ -78,7 +78,7 @@ def try_canary(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset]) 
         assert latency_ms > 0
         assert error_rate == 0
 
-        assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == 100
+        assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == (100,)
         assert endpoints.read(shifted.path).traffic == {revision: 100, made[1]: 0}
         rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
         assert endpoints.read(back.path).traffic == {made[1]: 100}

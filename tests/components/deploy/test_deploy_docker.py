@@ -5,10 +5,17 @@ import pytest
 from kfp import dsl
 
 from components.deploy.deploy_docker import deploy_docker
+from components.register.load_champion import load_champion
 from flowparts import agreement, models
 from flowparts import endpoint as endpoints
 from flowparts.deploy import docker
 from tests.components.deploy.conftest import WINE
+
+
+@dsl.pipeline(name="example")
+def example(champion: str, docker_endpoint: str, tracking_uri: str) -> None:
+    loaded = load_champion(model_name=champion, tracking_uri=tracking_uri)
+    deploy_docker(model=loaded.outputs["model"], name=docker_endpoint, memory="512Mi")
 
 
 @pytest.mark.container

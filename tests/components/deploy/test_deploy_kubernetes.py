@@ -15,6 +15,12 @@ from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 OPTIONS = {"name": "churn", "image": "registry.example/flowparts-serving:0.1.0", "timeout_seconds": 5.0}
 
 
+@dsl.pipeline(name="example")
+def example(s3: str) -> None:
+    imported = dsl.importer(artifact_uri=s3, artifact_class=dsl.Model)
+    deploy_kubernetes(model=imported.output, name="churn")
+
+
 def at(address: str) -> dsl.Model:
     return dsl.Model(name="model", uri=address)
 
@@ -32,7 +38,7 @@ def test_a_model_is_deployed_tried_and_rolled_back(
     assert (made.target, made.url, made.revision, made.share) == ("kubernetes", url, revision, share)
     assert made.traffic == {revision: 50, first[1]: 50}
     assert made.settings["namespace"] == "team"
-    assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == 100
+    assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == (100,)
     rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
     assert endpoints.read(back.path).traffic == {first[1]: 100}
 

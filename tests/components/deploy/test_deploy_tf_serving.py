@@ -10,10 +10,23 @@ from kfp import dsl
 from components.deploy.deploy_tf_serving import deploy_tf_serving
 from components.deploy.rollback import rollback
 from components.deploy.shift_traffic import shift_traffic
+from components.register.load_champion import load_champion
 from flowparts import endpoint as endpoints
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 OPTIONS = {"name": "churn", "timeout_seconds": 5.0}
+
+
+@dsl.pipeline(name="example")
+def example(s3_unread: str) -> None:
+    imported = dsl.importer(artifact_uri=s3_unread, artifact_class=dsl.Model)
+    deploy_tf_serving(model=imported.output, name="churn-network")
+
+
+@dsl.pipeline(name="example-on-a-cluster")
+def example_on_a_cluster(network_champion: str, tracking_uri: str) -> None:
+    loaded = load_champion(model_name=network_champion, tracking_uri=tracking_uri)
+    deploy_tf_serving(model=loaded.outputs["model"], name="digits")
 
 
 def at(address: str) -> dsl.Model:
@@ -33,7 +46,7 @@ def test_a_model_is_deployed_tried_and_rolled_back(
     assert (made.target, made.url, made.revision, made.share) == ("tf_serving", url, revision, share)
     assert made.traffic == {revision: 50, first[1]: 50}
     assert "value: 32" in cluster.get("configmaps", f"churn-{revision}")["data"]["batching.txt"]
-    assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == 100
+    assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == (100,)
     rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
     assert endpoints.read(back.path).traffic == {first[1]: 100}
     assert cluster.names("configmaps") == [f"churn-{first[1]}"]

@@ -16,6 +16,12 @@ IMAGE = "europe-west4-docker.pkg.dev/shop/images/flowparts-serving:0.1.0"
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@dsl.pipeline(name="example")
+def example(gs: str) -> None:
+    imported = dsl.importer(artifact_uri=gs, artifact_class=dsl.Model)
+    deploy_vertex(model=imported.output, name="churn")
+
+
 def test_a_model_is_deployed_tried_promoted_and_rolled_back(
     vertex_ai: VertexService, served: tuple[Served, Served], try_canary: Callable[..., None]
 ) -> None:

@@ -6,11 +6,44 @@ from typing import Any
 import pytest
 from kfp import dsl
 
+from components.deploy.deploy_model import deploy_model
 from components.deploy.probe_endpoint import probe_endpoint
+from components.deploy.rollback import rollback
+from components.deploy.shift_traffic import shift_traffic
+from components.ingest.ingest_table import ingest_table
 from components.predict.batch_predict import batch_predict
+from components.register.load_champion import load_champion
 from flowparts import endpoint as endpoints
 from flowparts.deploy import docker
 from tests.components.deploy.conftest import WINE
+
+
+@dsl.pipeline(name="example")
+def example(champion: str, other_champion: str, docker_endpoint: str, tracking_uri: str) -> None:
+    first = load_champion(model_name=champion, tracking_uri=tracking_uri).outputs["model"]
+    model = load_champion(model_name=other_champion, tracking_uri=tracking_uri).outputs["model"]
+    rows = ingest_table(source="sample://diabetes").outputs["table"]
+    predictions = batch_predict(table=rows, model=model).outputs["predictions"]
+    where = {"target": "docker", "name": docker_endpoint, "options": {"memory": "512Mi"}}
+    deployed = deploy_model(model=first, **where)
+    again = deploy_model(model=model, share=50, **where).after(deployed)
+    shifted = shift_traffic(endpoint=again.outputs["endpoint"], percent=100).outputs["shifted"]
+    probe_endpoint(endpoint=shifted, model=model, predictions=predictions, requests=10, seconds=1.0)
+
+
+@dsl.pipeline(name="example-on-a-cluster")
+def example_on_a_cluster(champion: str, s3: str, cluster_endpoint: str, tracking_uri: str) -> None:
+    model = load_champion(model_name=champion, tracking_uri=tracking_uri).outputs["model"]
+    rows = ingest_table(source="sample://breast_cancer").outputs["table"]
+    predictions = batch_predict(table=rows, model=model).outputs["predictions"]
+    deployed = deploy_model(model=model, target="kubernetes", name=cluster_endpoint)
+    imported = dsl.importer(artifact_uri=s3, artifact_class=dsl.Model).output
+    again = deploy_model(model=imported, target="kubernetes", name=cluster_endpoint, share=50).after(deployed)
+    shifted = shift_traffic(endpoint=again.outputs["endpoint"], percent=75).outputs["shifted"]
+    probed = probe_endpoint(
+        endpoint=shifted, model=model, predictions=predictions, requests=10, seconds=0.5, max_slowdown=100.0
+    )
+    rollback(endpoint=shifted, reason="to see it go").after(probed)
 
 
 @pytest.mark.container

@@ -1,15 +1,26 @@
 import pytest
+from kfp import dsl
 
+from components.deploy.deploy_kubernetes import deploy_kubernetes
 from components.deploy.remove_endpoint import remove_endpoint
 from flowparts import deploy
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+
+
+@dsl.pipeline(name="example")
+def example(s3: str) -> None:
+    imported = dsl.importer(artifact_uri=s3, artifact_class=dsl.Model)
+    deployed = deploy_kubernetes(model=imported.output, name="removed")
+    remove_endpoint(target="kubernetes", name="removed", even_if_serving=True).after(deployed)
 
 
 def test_an_endpoint_is_removed_when_it_is_meant(cluster: KubernetesApi) -> None:
     made = deploy.target("kubernetes").deploy("s3://models/1", "churn", image="registry.example/server:1")
     with pytest.raises(ValueError, match=f"endpoint 'churn' serves .{made.revision} 100 %.; say even"):
         remove_endpoint.python_func("kubernetes", "churn")
-    removed = remove_endpoint.python_func("kubernetes", "churn", {"namespace": "team"}, even_if_serving=True)
+    (removed,) = remove_endpoint.python_func(
+        "kubernetes", "churn", {"namespace": "team"}, even_if_serving=True
+    )
     assert f"Deployment churn-{made.revision}" in removed
     assert cluster.names("deployments") == cluster.names("services") == []
-    assert remove_endpoint.python_func("kubernetes", "churn", {"namespace": "team"}) == ""
+    assert remove_endpoint.python_func("kubernetes", "churn", {"namespace": "team"}) == ("",)

@@ -2,9 +2,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kfp import dsl
 
+from components.deploy.deploy_docker import deploy_docker
 from components.deploy.rollback import rollback
+from components.register.load_champion import load_champion
 from flowparts import endpoint as endpoints
+
+
+@dsl.pipeline(name="example")
+def example(champion: str, other_champion: str, docker_endpoint: str, tracking_uri: str) -> None:
+    first = load_champion(model_name=champion, tracking_uri=tracking_uri).outputs["model"]
+    second = load_champion(model_name=other_champion, tracking_uri=tracking_uri).outputs["model"]
+    deployed = deploy_docker(model=first, name=docker_endpoint, memory="512Mi")
+    canary = deploy_docker(model=second, name=docker_endpoint, memory="512Mi", share=10).after(deployed)
+    rollback(endpoint=canary.outputs["endpoint"], reason="to see it go")
 
 
 @pytest.mark.container
@@ -13,7 +25,7 @@ def test_the_previous_revision_serves_alone_afterwards(
 ) -> None:
     endpoint, restored = deployed(1.0, 0.1, share=10), artifact("restored")
     before = endpoints.read(endpoint.path)
-    revision = rollback.python_func(endpoint=endpoint, restored=restored, reason="too slow")
+    (revision,) = rollback.python_func(endpoint=endpoint, restored=restored, reason="too slow")
     after = endpoints.read(restored.path)
     assert revision == after.revision == before.previous_revision
     assert after.traffic == {revision: 100}

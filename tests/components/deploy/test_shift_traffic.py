@@ -13,7 +13,7 @@ def test_the_current_revision_gets_the_share_and_the_previous_one_the_rest(
 ) -> None:
     endpoint, shifted = deployed(1.0, 0.1, share=10), artifact("shifted")
     before = endpoints.read(endpoint.path)
-    assert shift_traffic.python_func(endpoint=endpoint, shifted=shifted, percent=60) == 60
+    assert shift_traffic.python_func(endpoint=endpoint, shifted=shifted, percent=60) == (60,)
     after = endpoints.read(shifted.path)
     assert after.traffic == {before.revision: 60, before.previous_revision: 40}
     assert shifted.metadata["traffic"] == f"{before.revision} 60 %, {before.previous_revision} 40 %"

@@ -25,9 +25,8 @@ def predict(table: Any, artifact: Any, model: dsl.Model) -> Any:
     def run(frame: pl.DataFrame, model: dsl.Model = model, **options: Any) -> tuple[int, dsl.Dataset]:
         predictions = artifact("predictions", dsl.Dataset)
         rows = table(frame, "rows")
-        return batch_predict.python_func(
-            table=rows, model=model, predictions=predictions, **options
-        ), predictions
+        (count,) = batch_predict.python_func(table=rows, model=model, predictions=predictions, **options)
+        return count, predictions
 
     return run
 

@@ -21,7 +21,7 @@ READERS = {
 @pytest.mark.parametrize("suffix", READERS)
 def test_the_file_holds_the_rows(table: Any, tmp_path: Path, suffix: str) -> None:
     destination = tmp_path / "out" / f"rows.{suffix}"
-    assert export_table.python_func(table=table(ROWS), destination=str(destination)) == str(destination)
+    assert export_table.python_func(table=table(ROWS), destination=str(destination)) == (str(destination),)
     assert READERS[suffix](destination).equals(ROWS)
     assert [file.name for file in destination.parent.iterdir()] == [destination.name]
 

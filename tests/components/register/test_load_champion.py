@@ -24,7 +24,7 @@ def test_the_champion_and_the_schema_of_its_rows_are_fetched(
 ) -> None:
     registered, uri = champion
     model, schema = artifact("fetched", dsl.Model), artifact("schema")
-    version = load_champion.python_func(model=model, schema=schema, model_name="wine", tracking_uri=uri)
+    (version,) = load_champion.python_func(model=model, schema=schema, model_name="wine", tracking_uri=uri)
     assert version == model.metadata["version"] == "1"
     rows = sklearn_rows("wine", "class")[1]
     assert models.load(model.path).predict(rows).equals(models.load(registered.path).predict(rows))

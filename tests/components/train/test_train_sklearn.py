@@ -10,8 +10,36 @@ from kfp import dsl
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.metrics import roc_auc_score
 
+from components.evaluate.select_best import select_best
+from components.ingest.ingest_table import ingest_table
+from components.prepare.fit_preprocessor import fit_preprocessor
+from components.prepare.split_table import split_table
+from components.train.train_keras_tabular import train_keras_tabular
 from components.train.train_sklearn import train_sklearn
 from flowparts import models, preprocess, tables
+
+FAST = [
+    {"estimator": "Linear", "parameters": {}},
+    {"estimator": "XGB", "parameters": {"n_estimators": 20}},
+]
+
+
+@dsl.pipeline(name="example")
+def example(candidates: list = FAST) -> None:
+    table = ingest_table(source="sample://breast_cancer").outputs["table"]
+    parts = split_table(table=table, stratify_by="target").outputs
+    rows = {"train": parts["train"], "validation": parts["validation"], "label": "target"}
+    prepared = fit_preprocessor(**rows).outputs
+    with dsl.ParallelFor(candidates) as candidate:
+        trained = train_sklearn(
+            train_features=prepared["train_features"],
+            validation_features=prepared["validation_features"],
+            preprocessor=prepared["preprocessor"],
+            estimator=candidate.estimator,
+            parameters=candidate.parameters,
+        )
+    select_best(candidates=dsl.Collected(trained.outputs["model"]))
+    train_keras_tabular(**rows, epochs=3)
 
 
 def breast_cancer() -> pl.DataFrame:
