@@ -4,10 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tag=${1:?usage: scripts/check-tag.sh TAG, such as v0.1.0}
-for file in pyproject.toml containers/flowparts/__init__.py; do
-    version=$(sed -nE 's/^(__version__|version) = "([^"]+)"$/\2/p' "$file")
-    if [ "v$version" != "$tag" ]; then
-        echo "error: tag $tag is not the version in $file, $version; change that file, or tag v$version" >&2
-        exit 1
-    fi
-done
+file=containers/flowparts/__init__.py
+version=$(sed -nE 's/^__version__ = "([^"]+)"$/\1/p' "$file")
+if [ "v$version" != "$tag" ]; then
+    echo "error: tag $tag is not the version in $file, $version; change that file, or tag v$version" >&2
+    exit 1
+fi

@@ -34,7 +34,7 @@ def build(registry: str, version: str | None, digests: Path | None, out: Path) -
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         for name in ("containers/flowparts", "components"):
             shutil.copytree(ROOT / name, source / name, ignore=ignored)
-        for name in ("README.md", "pyproject.toml", "setup.py"):
+        for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
             shutil.copy(ROOT / name, source)
         (source / "components" / "images.json").write_text(json.dumps(references, indent=2), encoding="utf-8")
         uv = Path(sys.executable).with_name("uv")
