@@ -1,5 +1,6 @@
 """Keeps the catalogue in README.md true: `make readme` writes it, a test compares it."""
 
+import re
 from pathlib import Path
 
 from kfp.dsl.base_component import BaseComponent
@@ -20,7 +21,7 @@ def with_catalogue(text: str) -> str:
 def _catalogue() -> str:
     lines = ["| pipeline | what it does |", "|---|---|"]
     lines += [
-        f"| [{name.replace('_', '-')}](pipelines/{name}.py) | {_first_line(part)} |"
+        f"| [{name.replace('_', '-')}](pipelines/{name}.py) | {_first_sentence(part)} |"
         for name, part in catalogue.pipelines().items()
     ]
     lines += ["", "| component | what it does | image |", "|---|---|---|"]
@@ -29,12 +30,14 @@ def _catalogue() -> str:
         container = part.component_spec.implementation.container
         assert container
         image = container.image.partition("flowparts-")[2].partition(":")[0]
-        lines.append(f"| [{stage}/{name}](components/{stage}/{name}.py) | {_first_line(part)} | {image} |")
+        lines.append(
+            f"| [{stage}/{name}](components/{stage}/{name}.py) | {_first_sentence(part)} | {image} |"
+        )
     return "\n".join(lines) + "\n"
 
 
-def _first_line(part: BaseComponent) -> str:
-    return " ".join((part.description or "").split("\n\n")[0].split())
+def _first_sentence(part: BaseComponent) -> str:
+    return re.split(r"(?<=\.)\s", " ".join((part.description or "").split()), maxsplit=1)[0]
 
 
 def write() -> None:

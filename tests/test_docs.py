@@ -1,6 +1,7 @@
 """What the pages tell people to type is taken by the real commands."""
 
 import ast
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -13,15 +14,19 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from kfp import dsl
 
 import compile as compile_command
 import endpoints as endpoints_command
 import run as run_command
 import submit as submit_command
-from targets import catalogue, parameters, settings
+from components.evaluate.evaluate_model import evaluate_model
+from components.ingest.ingest_table import ingest_table
+from components.prepare.split_table import split_table
+from targets import catalogue, local, parameters, settings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PARSERS = {
     "run.py": run_command._parser,
     "compile.py": compile_command._parser,
@@ -98,6 +103,71 @@ def test_workflows_that_are_shown_have_no_finding(tmp_path: Path) -> None:
     linter = Path(sys.executable).parent / "zizmor"
     report = subprocess.run([linter, "--offline", tmp_path / ".github"], capture_output=True, text=True)
     assert report.returncode == 0, report.stdout + report.stderr
+
+
+def snippet(name: str, folder: Path) -> Any:
+    """Import the component of that name from the page that shows it."""
+    (text,) = (text for page in PAGES for text in blocks(page, "python") if f"\ndef {name}(" in text)
+    file = folder / f"{name}.py"
+    file.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def test_the_component_that_is_shown_runs(tmp_path: Path) -> None:
+    drop_duplicates = snippet("drop_duplicates", tmp_path)
+    source = tmp_path / "rows.csv"
+    source.write_text("a,b\n1,x\n2,y\n1,x\n")
+
+    @dsl.pipeline(name="example")
+    def example() -> None:
+        drop_duplicates(table=ingest_table(source=str(source)).outputs["table"])
+
+    record = local.run(example, {}, tmp_path / "runs")
+    assert record.succeeded, record.problem
+    assert record.tasks[-1].outputs["dropped_rows"] == 1
+
+
+def test_the_trainer_that_is_shown_makes_a_model_like_any_other(tmp_path: Path) -> None:
+    train_ridge = snippet("train_ridge", tmp_path)
+
+    @dsl.pipeline(name="example")
+    def example() -> None:
+        table = ingest_table(source="sample://diabetes").outputs["table"]
+        parts = split_table(table=table).outputs
+        trained = train_ridge(train=parts["train"], label="target")
+        evaluate_model(model=trained.outputs["model"], test=parts["test"])
+
+    record = local.run(example, {}, tmp_path / "runs")
+    assert record.succeeded, record.problem
+    (evaluated,) = (task for task in record.tasks if task.name == "evaluate-model")
+    assert evaluated.outputs["metric"] == "rmse"
+    assert 40 < evaluated.outputs["score"] < 70  # the label's standard deviation is 77
+
+
+# Pieces of programs, which need what their page says.
+PIECES = {
+    "from kfp.components import load_component_from_url": "an address of a release",
+    "from flowparts.components.prepare.split_table": "the wheel; test_wheel.py imports it so",
+    "torch.onnx.export(": "PyTorch; serving/test_pytorch.py holds what it gives",
+}
+
+
+def python_snippets() -> Iterator[Any]:
+    for page in PAGES:
+        for text in blocks(page, "python"):
+            yield pytest.param(text, id=f"{page.stem}: {text.strip().splitlines()[0][:60]}")
+
+
+@pytest.mark.parametrize("text", list(python_snippets()))
+def test_every_python_snippet_is_run_by_a_test_or_says_why_not(text: str) -> None:
+    ast.parse(text)
+    run = [name for name in ("drop_duplicates", "train_ridge") if f"\ndef {name}(" in text]
+    assert run or [start for start in PIECES if text.startswith(start)]
 
 
 def manifests(file: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_new_component_and_a_new_pipeline_pass_every_check(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", ".venv-bench", "build", "runs", "__pycache__", ".mypy_cache", "benchmarks"
+        ".git", ".venv", ".venv-bench", "build", "runs", "__pycache__", "benchmarks"
     )
     shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/copy:{tmp_path}/copy/containers"}

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import compile as compile_command
+from flowparts import __version__
 from targets import catalogue, images, wheel
 
 DIGEST = f"sha256:{'0a' * 32}"
@@ -76,6 +78,11 @@ def test_the_wheel_gives_every_component_to_an_environment_with_only_kfp(
     uv = Path(sys.executable).with_name("uv")
     command = [uv, "pip", "install", "--quiet", "--no-deps", f"--python={python}", built]
     subprocess.run(command, check=True)
+    (file,) = (name for name in zipfile.ZipFile(built).namelist() if name.endswith("/METADATA"))
+    told = zipfile.ZipFile(built).read(file).decode()
+    assert f"\nVersion: {__version__}\n" in told
+    assert "\nLicense-Expression: Apache-2.0\n" in told
+    assert "\nLicense-File: LICENSE\n" in told
     names = {
         f"flowparts.components.{catalogue.stage(part)}.{name}:{name}"
         for name, part in catalogue.components().items()
