@@ -6,9 +6,11 @@ from .. import DEPLOYMENT, runs_in
 
 
 @runs_in("deploy", secrets=DEPLOYMENT)
-def rollback(endpoint: Input[Artifact], restored: Output[Artifact], reason: str = "") -> NamedTuple(
-    "Outputs", [("revision", str)]
-):  # type: ignore[valid-type]
+def rollback(
+    endpoint: Input[Artifact],
+    restored: Output[Artifact],
+    reason: str = "",
+) -> NamedTuple("Outputs", [("revision", str)]):  # type: ignore[valid-type]
     """Give all requests of an endpoint back to its previous revision and remove the current one.
 
     Args:

@@ -6,9 +6,11 @@ from .. import DEPLOYMENT, runs_in
 
 
 @runs_in("deploy", secrets=DEPLOYMENT)
-def shift_traffic(endpoint: Input[Artifact], shifted: Output[Artifact], percent: int) -> NamedTuple(
-    "Outputs", [("share", int)]
-):  # type: ignore[valid-type]
+def shift_traffic(
+    endpoint: Input[Artifact],
+    shifted: Output[Artifact],
+    percent: int,
+) -> NamedTuple("Outputs", [("share", int)]):  # type: ignore[valid-type]
     """Give an endpoint's current revision a share of the requests; its previous revision keeps the rest.
 
     100 promotes it. The previous revision stays ready for a rollback until another model is deployed.

@@ -6,9 +6,11 @@ from .. import STORES, runs_in
 
 
 @runs_in("base", secrets=STORES)
-def export_table(table: Input[Dataset], destination: str, file_format: Optional[str] = None) -> NamedTuple(
-    "Outputs", [("file", str)]
-):  # type: ignore[valid-type]
+def export_table(
+    table: Input[Dataset],
+    destination: str,
+    file_format: Optional[str] = None,
+) -> NamedTuple("Outputs", [("file", str)]):  # type: ignore[valid-type]
     """Write a table as one file to a path or URI, where people and other systems pick it up.
 
     The file appears whole and replaces an earlier one, which stays if the export fails.

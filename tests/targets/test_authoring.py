@@ -99,7 +99,7 @@ def imported(text: str, folder: Path) -> ModuleType:
             "\nimport polars\n\nfrom components",
             "imports polars at the top, where a step doesn't have it; import it inside count_rows",
         ),
-        ("source: The file.", "", "count_rows: source has no description; add a line for it"),
+        ("source: The file.", "path: The file.", "count_rows: source has no description; add a line for it"),
         ('NamedTuple("Outputs", [("rows", int)])', "int", "its output has no name; write -> NamedTuple"),
     ],
     ids=["image", "name", "import", "description", "output"],
