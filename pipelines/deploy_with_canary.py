@@ -85,5 +85,5 @@ def deploy_with_canary(
         max_slowdown=max_slowdown,
         warm_seconds=warm_seconds,
         run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-        model_version=champion.outputs["Output"],
+        model_version=champion.outputs["version"],
     ).set_caching_options(False)
