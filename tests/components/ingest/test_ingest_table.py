@@ -89,7 +89,9 @@ def test_a_schema_gives_the_types_of_a_small_batch(
         source=str(tmp_path / "batch.csv"), **{given: reviewed if given == "schema" else reviewed.path}
     )
     frame = tables.scan(table.path)
-    assert [*schema.types_of(frame).values()] == [*TYPES, "integer"]
+    # What a model takes may be whole; a reviewed schema is meant to the letter.
+    amount = "integer" if given == "schema" and row.endswith(",3") else "number"
+    assert [*schema.types_of(frame).values()] == [*TYPES[:-1], amount, "integer"]
     assert not schema.validate(frame, schema.Schema(columns, additional_columns=True))
     assert frame.collect()["id"].to_list() == [9]
 
