@@ -119,7 +119,7 @@ def test_an_unknown_trainer_fails_before_anything_is_trained(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     record = local.run(tabular_training, {"trainer": "it's keras"}, tmp_path)
-    assert [task.name for task in record.failed] == ["train-tabular"]
+    assert [task.name for task in record.failed] == ["validate-table"]
     assert record.failed[0].error.startswith('unknown trainer "it\'s keras"')
 
 
