@@ -14,15 +14,15 @@ test: .venv/installed .venv-bench/kserve/installed system
 
 # NAME=prepare/drop_outliers: the component and its test, from a template that passes every check.
 new-component: .venv/installed
-	$(BIN)/python -m targets.authoring new-component $(NAME)
+	$(BIN)/python -m tools.authoring new-component $(NAME)
 
 # NAME=customer-churn.
 new-pipeline: .venv/installed
-	$(BIN)/python -m targets.authoring new-pipeline $(NAME)
+	$(BIN)/python -m tools.authoring new-pipeline $(NAME)
 
 # Lint, types, tests and contract rules of one component or pipeline, NAME=prepare/drop_outliers, without services.
 check: .venv/installed
-	$(BIN)/python -m targets.authoring check $(NAME)
+	$(BIN)/python -m tools.authoring check $(NAME)
 
 compile: .venv/installed
 	$(BIN)/python compile.py
@@ -33,19 +33,19 @@ SELECTED = $(IMAGES) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--
 
 images: .venv/installed
 	scripts/docker-engine.sh
-	$(BIN)/python -m targets.images build $(SELECTED) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
+	$(BIN)/python -m tools.images build $(SELECTED) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
 # ALLOW_STAND_IN=1 for images that were built without a container registry, to one on this machine.
 push: images
-	$(BIN)/python -m targets.images push $(SELECTED) $(if $(ALLOW_STAND_IN),--allow-stand-in)
+	$(BIN)/python -m tools.images push $(SELECTED) $(if $(ALLOW_STAND_IN),--allow-stand-in)
 
 # Start from what the Python image's tag names today.
 pin: .venv/installed
-	$(BIN)/python -m targets.images pin
+	$(BIN)/python -m tools.images pin
 
 # The images into a cluster on this machine: INTO=kind-flowparts, else where kubectl's context points to.
 load: images
-	$(BIN)/python -m targets.load $(IMAGES) $(if $(INTO),--into $(INTO))
+	$(BIN)/python -m tools.load $(IMAGES) $(if $(INTO),--into $(INTO))
 
 # Kubeflow Pipelines in a kind cluster on this machine, with the images; PORT=8080 of its UI. Needs the internet.
 kubeflow: images
@@ -67,7 +67,7 @@ test-cluster: .venv/installed
 
 # The distribution for other repositories; its components run in REGISTRY's images, DIGESTS=build/images.json pins them.
 wheel: .venv/installed
-	$(BIN)/python -m targets.wheel $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
+	$(BIN)/python -m tools.wheel $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
 
 # Mutations of what strangers send, SECONDS=10 for each kind; what fails is kept in build/fuzz.
 fuzz: .venv/installed
@@ -82,7 +82,7 @@ system:
 lock: .venv/installed
 	$(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-emit-package flowparts --no-emit-package tensorflow --no-emit-package rfc3987-syntax --no-emit-package lark --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --no-config --generate-hashes --universal --python-version 3.11 --no-deps -c requirements.txt --custom-compile-command "make lock" - -o bootstrap.txt
-	$(BIN)/python -m targets.images lock
+	$(BIN)/python -m tools.images lock
 	for file in benchmarks/requirements-*.in scripts/requirements-*.in; do $(BIN)/uv pip compile -q --no-config --generate-hashes --python-version 3.11 --custom-compile-command "make lock" $$file -o $${file%.in}.txt; done
 
 # The catalogue as a site in build/site, with pictures of the reports in runs/.
@@ -90,14 +90,14 @@ docs: .venv/installed system
 	$(BIN)/python run.py tabular-training
 	$(BIN)/python run.py tabular-training -p source=sample://diabetes -p task=regression -p model_name=diabetes
 	$(BIN)/python run.py batch-prediction
-	$(BIN)/python -m targets.site $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
+	$(BIN)/python -m tools.site $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VERSION),--version $(VERSION)) $(if $(DIGESTS),--digests $(DIGESTS))
 
-# The messages of the Open Inference Protocol, from containers/flowparts/serving/open_inference.proto.
+# The messages of the Open Inference Protocol, from src/flowparts/serving/open_inference.proto.
 proto: .venv/installed
-	$(BIN)/python -m grpc_tools.protoc -I containers --python_out=containers --pyi_out=containers containers/flowparts/serving/open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src src/flowparts/serving/open_inference.proto
 
 readme: .venv/installed
-	$(BIN)/python -m targets.readme
+	$(BIN)/python -m tools.readme
 
 # TFDV can't be installed everywhere; without it the table says so.
 bench: .venv/installed .venv-bench/peers/installed
@@ -127,7 +127,7 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip sync -q --compile-bytecode --require-hashes --python .venv-bench/$*/bin/python $<
 	touch $@
 
-.venv/installed: requirements.txt pyproject.toml setup.py
+.venv/installed: requirements.txt pyproject.toml
 	PYTHON=$(PYTHON) scripts/system-packages.sh
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r bootstrap.txt

@@ -11,8 +11,9 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from components import REGISTRY
-from targets import catalogue, compilation, kubeflow, package, plan, settings
+from backends import catalogue, compilation, package, profiles
+from backends.kubeflow import overlay, plan
+from flowparts.components import REGISTRY
 
 # Of all settings, those that a compiled pipeline depends on and a flag is worth; a profile gives the others.
 _FLAGS = ("registry", "version", "digests", "resources", "node")
@@ -95,12 +96,12 @@ def compile_all(
             text = compilation.pipeline_text(part, target, theirs, embed_source)
             sent = compilation.checked(text, target, theirs)
             if as_manifest:
-                texts[out / "manifest" / f"{key}.yaml"] = kubeflow.manifest(sent, theirs.namespace)
+                texts[out / "manifest" / f"{key}.yaml"] = overlay.manifest(sent, theirs.namespace)
             else:
                 texts[out / target / f"{key}.yaml"] = sent.text
             if target == "kubeflow":
                 plans[sent.name] = plan.of(sent.text)
-                warnings += kubeflow.warnings(sent.text)
+                warnings += overlay.warnings(sent.text)
     if all(theirs.registry == REGISTRY for theirs in chosen.values()):
         _require_no_other_registry(texts)
     for file, text in texts.items():
@@ -122,7 +123,7 @@ def _require_no_other_registry(texts: Mapping[Path, str]) -> None:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of each target; secrets of the command line go beside those of the profile."""
-    targets = [options.target] if options.target else settings.targets(vars(options))
+    targets = [options.target] if options.target else profiles.targets(vars(options))
     if options.secret and len(targets) > 1:
         raise ValueError(
             "a secret is written NAME=KEY,KEY for Kubeflow and VARIABLE=projects/... for Vertex AI; "
@@ -130,7 +131,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         )
     chosen = {}
     for target in targets:
-        theirs = settings.gather(compilation.SETTINGS[target], vars(options))
+        theirs = profiles.gather(compilation.SETTINGS[target], vars(options))
         secrets = compilation.TARGETS[target].secrets(options.secret)
         chosen[target] = dataclasses.replace(theirs, secrets={**theirs.secrets, **secrets})
     return chosen
@@ -142,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--target", choices=list(compilation.TARGETS), help="default: that of the profile, else both"
     )
-    settings.add_flags(parser, settings.Kubeflow, only=_FLAGS)
+    profiles.add_flags(parser, profiles.Kubeflow, only=_FLAGS)
     package.add_embed_option(parser)
     parser.add_argument(
         "--secret",

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from backends import parameters
 from flowparts import deploy
-from flowparts.endpoint import Endpoint
-from flowparts.rollout import STEPS
-from targets import parameters
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.rollout import STEPS
 
 _PLACES = {
     "namespace": "of a cluster; by default the kubeconfig's",
@@ -126,7 +126,9 @@ def parser() -> argparse.ArgumentParser:
     def command(do: Any, name: str, words: str, *, named: bool = True) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=words, description=words)
         added.set_defaults(do=do)
-        added.add_argument("target", choices=deploy.targets(), metavar="TARGET", help="such as kubernetes")
+        added.add_argument(
+            "target", choices=deploy.target_names(), metavar="TARGET", help="such as kubernetes"
+        )
         for place, words_of_place in _PLACES.items():
             added.add_argument(f"--{place}", default="", help=words_of_place)
         if named:

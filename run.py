@@ -12,11 +12,12 @@ from google.protobuf import json_format
 from rich.console import Console
 from rich.text import Text
 
-from targets import catalogue, docker, package, parameters, resources
-from targets.live_view import LiveView
+from backends import catalogue, package, parameters, resources
+from backends.local import containers as docker
+from backends.local.live_view import LiveView
 
 if TYPE_CHECKING:
-    from targets.local import Run
+    from backends.local.runner import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    from targets import run_page
+    from backends.local import run_page
 
     _conclude(console, record)
     page = run_page.write(record)
@@ -62,45 +63,45 @@ def _local_run(options: argparse.Namespace) -> "Callable[..., Run]":
     )
     containers = docker.prepare(options.images) if options.runner == "docker" else None
 
-    from targets import local
+    from backends.local import runner
 
-    return functools.partial(local.run, pipeline, given, options.runs, containers=containers)
+    return functools.partial(runner.run, pipeline, given, options.runs, containers=containers)
 
 
 def _strict_run(options: argparse.Namespace, console: Console) -> "Callable[..., Run]":
     """Return what runs a pipeline, or a compiled file, as a real backend would."""
-    from targets import strict, strict_pod
+    from backends.strict import backend, pod
 
     if options.runner == "docker":
         raise ValueError("--strict runs steps in this environment; leave out --runner docker")
-    text = strict.compiled(options.name)
-    inputs = strict.inputs(text)
-    resources.node(options.node or strict.NODE)
+    text = backend.compiled(options.name)
+    inputs = backend.inputs(text)
+    resources.node(options.node or backend.NODE)
     given = parameters.gather(inputs, options.params, options.parameter, package.documents(text)[0])
-    if problem := strict_pod.isolation_problem():
+    if problem := pod.isolation_problem():
         console.print(
             f"note: this machine gives steps no root and no user of their own ({problem}), so what they may "
             "read and write isn't checked"
         )
-    return functools.partial(strict.run, text, given, options.runs, node=options.node or strict.NODE)
+    return functools.partial(backend.run, text, given, options.runs, node=options.node or backend.NODE)
 
 
 def _conclude(console: Console, record: "Run") -> None:
-    from targets import local
+    from backends.local import runner
 
-    for name, numbers in local.metrics(record).items():
+    for name, numbers in runner.metrics(record).items():
         values = "  ".join(f"{key}={value:.6g}" for key, value in numbers.items())
         console.print(Text.assemble((f"{name}: ", "bold"), values), soft_wrap=True)
-    for name, file in local.reports(record).items():
+    for name, file in runner.reports(record).items():
         console.print(Text(f"report {name}: {file}"), soft_wrap=True)
-    for name, address in local.endpoints(record).items():
+    for name, address in runner.endpoints(record).items():
         console.print(Text(f"endpoint {name}: {address}"), soft_wrap=True)
-    decision = local.decision(record)
-    for kind, text in local.findings(record):
+    decision = runner.decision(record)
+    for kind, text in runner.findings(record):
         console.print(Text.assemble((f"{kind}: ", "bold yellow"), text), soft_wrap=True)
     if decision:
         console.print(Text.assemble(("decision: ", "bold"), decision[1]), soft_wrap=True)
-    model = local.model(record)
+    model = runner.model(record)
     if model and (decision is None or decision[0]):
         command = f"{sys.executable} -m flowparts.serving --model {model}"
         console.print(Text.assemble(("serve it: ", "bold"), command), soft_wrap=True)

@@ -10,9 +10,10 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from flowparts.names import unknown
-from targets import catalogue, compilation, faults, kubeflow, package, parameters, settings, submission
-from targets.live_view import LiveView
+from backends import catalogue, compilation, faults, package, parameters, profiles, submission
+from backends.kubeflow import overlay
+from backends.local.live_view import LiveView
+from flowparts.util.names import unknown
 
 LOST_SIGHT = 4
 # As the shell has it for a command that Ctrl-C ended.
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     console = Console()
     try:
-        chosen = settings.gather(compilation.SETTINGS[options.target], vars(options))
+        chosen = profiles.gather(compilation.SETTINGS[options.target], vars(options))
         return int(options.do(options, chosen, console))
     except (ValueError, faults.Fault) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -139,7 +140,7 @@ def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
 def _checked(options: argparse.Namespace, text: str, chosen: Any) -> submission.Package:
     sent = compilation.checked(text, options.target, chosen)
     if options.target == "kubeflow":
-        for warning in kubeflow.warnings(sent.text):
+        for warning in overlay.warnings(sent.text):
             print(f"warning: {warning}", file=sys.stderr)
     return sent
 
@@ -153,10 +154,10 @@ def _parameters(options: argparse.Namespace, sent: submission.Package) -> dict[s
 def _service(options: argparse.Namespace, chosen: Any) -> submission.Service:
     # Google's libraries take seconds to import.
     if options.target == "vertex":
-        from targets.vertex_service import VertexService
+        from backends.vertex.service import VertexService
 
         return VertexService(chosen)
-    from targets.kubeflow_service import KubeflowService
+    from backends.kubeflow.service import KubeflowService
 
     return KubeflowService(chosen)
 
@@ -205,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
             command = commands.add_parser(name, help=what, description=what)
             command.set_defaults(do=do)
             _add_options(command, name)
-            settings.add_flags(command, kind)
+            profiles.add_flags(command, kind)
     return made
 
 

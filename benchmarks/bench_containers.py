@@ -17,8 +17,8 @@ from pathlib import Path
 
 from kfp import dsl, local
 
-from components import runs_in
-from targets import images
+from flowparts.components import runs_in
+from tools import images
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "build" / "bench-containers"

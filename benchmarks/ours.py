@@ -11,19 +11,19 @@ import step
 
 
 def ingest(data: Path, out: Path) -> list[str]:
-    from components.ingest.ingest_table import ingest_table
+    from flowparts.components.ingest.ingest_table import ingest_table
 
     return step.command(ingest_table, out, source=str(data / "table.csv"))
 
 
 def profile(data: Path, out: Path) -> list[str]:
-    from components.validate.profile_table import profile_table
+    from flowparts.components.validate.profile_table import profile_table
 
     return step.command(profile_table, out, table=step.artifact(data / "table"))
 
 
 def validate(data: Path, out: Path, table: str = "table") -> list[str]:
-    from components.validate.validate_table import validate_table
+    from flowparts.components.validate.validate_table import validate_table
 
     given = {"table": step.artifact(data / table), "schema": step.artifact(data / "table_schema")}
     return step.command(validate_table, out, **given, fail_on_anomaly=False)
@@ -34,13 +34,13 @@ def validate_planted(data: Path, out: Path) -> list[str]:
 
 
 def split(data: Path, out: Path) -> list[str]:
-    from components.prepare.split_table import split_table
+    from flowparts.components.prepare.split_table import split_table
 
     return step.command(split_table, out, table=step.artifact(data / "table"), stratify_by="label")
 
 
 def batch_predict(data: Path, out: Path) -> list[str]:
-    from components.predict.batch_predict import batch_predict
+    from flowparts.components.predict.batch_predict import batch_predict
 
     model = step.artifact(data.parent / "training" / "model")
     return step.command(
@@ -50,16 +50,16 @@ def batch_predict(data: Path, out: Path) -> list[str]:
 
 def prepare(data: Path, out: Path) -> None:
     """Write the schema that `validate` checks with; this is done, not printed."""
-    from components.validate.validate_table import validate_table
+    from flowparts.components.validate.validate_table import validate_table
 
     step.run(validate_table, out, table=step.artifact(data / "table"))
 
 
 def train(data: Path, out: Path) -> None:
     """Train the model that `batch_predict` scores with; this is done, not printed."""
-    from components.prepare.fit_preprocessor import fit_preprocessor
-    from components.prepare.split_table import split_table
-    from components.train.train_sklearn import train_sklearn
+    from flowparts.components.prepare.fit_preprocessor import fit_preprocessor
+    from flowparts.components.prepare.split_table import split_table
+    from flowparts.components.train.train_sklearn import train_sklearn
 
     parts, _ = step.run(split_table, out, table=step.artifact(data / "table"), stratify_by="label")
     prepared, _ = step.run(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import step
 
-from components.evaluate.check_serving import check_serving
-from components.evaluate.evaluate_model import evaluate_model
-from components.ingest.ingest_table import ingest_table
-from components.prepare.split_table import split_table
-from components.register.register_champion import register_champion
-from components.train.train_tabular import train_tabular
-from components.validate.profile_table import profile_table
-from components.validate.validate_table import validate_table
+from flowparts.components.evaluate.check_serving import check_serving
+from flowparts.components.evaluate.evaluate_model import evaluate_model
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.prepare.split_table import split_table
+from flowparts.components.register.register_champion import register_champion
+from flowparts.components.train.train_tabular import train_tabular
+from flowparts.components.validate.profile_table import profile_table
+from flowparts.components.validate.validate_table import validate_table
 
 
 def main(candidates: list[dict], out: Path) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
-from components.deploy.roll_out import roll_out
-from components.evaluate.check_serving import check_serving
-from components.evaluate.evaluate_model import evaluate_model
-from components.register.register_champion import register_champion
+from flowparts.components.deploy.roll_out import roll_out
+from flowparts.components.evaluate.check_serving import check_serving
+from flowparts.components.evaluate.evaluate_model import evaluate_model
+from flowparts.components.register.register_champion import register_champion
 
 
 # A plain function, not a nested pipeline: its steps stand at the top level, where a UI shows them at once.

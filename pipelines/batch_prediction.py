@@ -1,10 +1,10 @@
 from kfp import dsl
 
-from components.ingest.ingest_table import ingest_table
-from components.predict.batch_predict import batch_predict
-from components.predict.export_table import export_table
-from components.register.load_champion import load_champion
-from components.validate.validate_table import validate_table
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.predict.batch_predict import batch_predict
+from flowparts.components.predict.export_table import export_table
+from flowparts.components.register.load_champion import load_champion
+from flowparts.components.validate.validate_table import validate_table
 
 
 @dsl.pipeline(name="batch-prediction", display_name="Predict in batch")

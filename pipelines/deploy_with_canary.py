@@ -1,9 +1,9 @@
 from kfp import dsl
 
-from components.deploy.roll_out import roll_out
-from components.ingest.ingest_table import ingest_table
-from components.predict.batch_predict import batch_predict
-from components.register.load_champion import load_champion
+from flowparts.components.deploy.roll_out import roll_out
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.predict.batch_predict import batch_predict
+from flowparts.components.register.load_champion import load_champion
 
 
 @dsl.pipeline(name="deploy-with-canary", display_name="Deploy with a canary")

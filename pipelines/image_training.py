@@ -1,10 +1,10 @@
 from kfp import dsl
 
-from components.ingest.ingest_images import ingest_images
-from components.prepare.split_table import split_table
-from components.train.train_keras_images import train_keras_images
-from components.validate.validate_table import validate_table
-from pipelines._judgement import judge_and_deploy
+from flowparts.components.ingest.ingest_images import ingest_images
+from flowparts.components.prepare.split_table import split_table
+from flowparts.components.train.train_keras_images import train_keras_images
+from flowparts.components.validate.validate_table import validate_table
+from flowparts.pipelines._judgement import judge_and_deploy
 
 
 @dsl.pipeline(name="image-training", display_name="Train on images")

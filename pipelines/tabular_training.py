@@ -1,11 +1,11 @@
 from kfp import dsl
 
-from components.ingest.ingest_table import ingest_table
-from components.prepare.split_table import split_table
-from components.train.train_tabular import train_tabular
-from components.validate.profile_table import profile_table
-from components.validate.validate_table import validate_table
-from pipelines._judgement import judge_and_deploy
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.prepare.split_table import split_table
+from flowparts.components.train.train_tabular import train_tabular
+from flowparts.components.validate.profile_table import profile_table
+from flowparts.components.validate.validate_table import validate_table
+from flowparts.pipelines._judgement import judge_and_deploy
 
 CANDIDATES = [
     {"estimator": "Linear", "parameters": {}},

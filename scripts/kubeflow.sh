@@ -127,7 +127,7 @@ run kubectl --context "$context" wait --for condition=established --timeout 60s 
 run kubectl --context "$context" apply --kustomize $kustomize/env/platform-agnostic
 run kubectl --context "$context" patch service ml-pipeline-ui --namespace kubeflow --patch \
     "{\"spec\": {\"type\": \"NodePort\", \"ports\": [{\"port\": 80, \"nodePort\": $NODE_PORT}]}}"
-run .venv/bin/python -m targets.load --into "$context"
+run .venv/bin/python -m tools.load --into "$context"
 run kubectl --context "$context" wait --namespace kubeflow --for condition=available --timeout 15m deployment --all
 
 cat <<EOF

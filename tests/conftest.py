@@ -16,8 +16,9 @@ import pytest
 import requests
 from kfp import dsl
 
-from flowparts import models, preprocess, tables
-from targets import docker as targets_docker
+from backends.local import containers as targets_docker
+from flowparts import models, tables
+from flowparts.prepare import preprocess
 from tests import clouds, endpoints
 from tests.flowparts.deploy import kubernetes_api
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -45,7 +46,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     file = session.config._tmp_path_factory.getbasetemp() / "recorded" / "endpoints"
     if file.exists():
-        from flowparts.deploy import docker
+        from flowparts.deploy.targets import docker
 
         for name in file.read_text().split():
             docker.remove(name)
@@ -242,7 +243,7 @@ def containers() -> targets_docker.Containers:
 @pytest.fixture(scope="module")
 def new_endpoint(containers: targets_docker.Containers) -> Iterator[Callable[[str], str]]:
     """Make names for endpoints on this Docker engine, `new_endpoint("wine")`, and remove these afterwards."""
-    from flowparts.deploy import docker
+    from flowparts.deploy.targets import docker
 
     names = []
 

@@ -22,7 +22,7 @@ def remove_left_behind() -> None:
     from docker.client import DockerClient
     from docker.errors import DockerException
 
-    from flowparts.deploy import docker
+    from flowparts.deploy.targets import docker
 
     with suppress(DockerException, ValueError):
         engine = DockerClient.from_env()

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
 
-from flowparts import secrets
+from flowparts.util import secrets
 
 TOKEN = "projects/p/secrets/token/versions/3"
 VALUE = "s3cr3t-value-that-must-not-show"

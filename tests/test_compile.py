@@ -6,8 +6,9 @@ import yaml
 from kfp import dsl
 
 import compile as compile_command
-from targets import catalogue, package, vertex
-from targets.settings import Vertex
+from backends import catalogue, package
+from backends.profiles import Vertex
+from backends.vertex import document
 
 
 def test_writes_pipelines_for_both_targets_and_components_once(
@@ -125,7 +126,7 @@ def test_a_secret_of_secret_manager_is_read_by_the_steps_that_ask_for_it(tmp_pat
         if not executor["container"].pop("env", None):
             continue
         command = executor["container"]["command"]
-        assert command[:3] == ["python3", "-m", "flowparts.secrets"]
+        assert command[:3] == ["python3", "-m", "flowparts.util.secrets"]
         executor["container"]["command"] = command[3:]
     assert spec == yaml.safe_load(without)
     assert "secret" not in (tmp_path / "components" / "split_table.yaml").read_text()
@@ -137,7 +138,7 @@ def test_a_component_whose_source_is_embedded_is_started_with_secrets_as_well(tm
     assert compile_command.main(arguments) == 0
     spec = yaml.safe_load((tmp_path / "vertex" / "batch_prediction.yaml").read_text())
     command = spec["deploymentSpec"]["executors"]["exec-load-champion"]["container"]["command"]
-    assert "python3 -m flowparts.secrets python3 -m kfp" in command[2]
+    assert "python3 -m flowparts.util.secrets python3 -m kfp" in command[2]
 
 
 def test_a_container_component_asks_for_no_secrets() -> None:
@@ -146,7 +147,7 @@ def test_a_container_component_asks_for_no_secrets() -> None:
         return dsl.ContainerSpec(image="registry/greeter:1", command=["echo"], args=["hello"])
 
     text = package.compiled(greet, str)
-    given = vertex.with_settings(text, Vertex(secrets={"AWS_KEY": "projects/p/secrets/key/versions/1"}))
+    given = document.with_settings(text, Vertex(secrets={"AWS_KEY": "projects/p/secrets/key/versions/1"}))
     assert "secretmanager" not in given
 
 

@@ -20,10 +20,11 @@ import compile as compile_command
 import endpoints as endpoints_command
 import run as run_command
 import submit as submit_command
-from components.evaluate.evaluate_model import evaluate_model
-from components.ingest.ingest_table import ingest_table
-from components.prepare.split_table import split_table
-from targets import catalogue, local, parameters, settings
+from backends import catalogue, parameters, profiles
+from backends.local import runner
+from flowparts.components.evaluate.evaluate_model import evaluate_model
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.prepare.split_table import split_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,14 +84,14 @@ def test_the_pages_show_every_command_of_both_targets() -> None:
 
 
 def test_every_profile_that_is_shown_is_one(tmp_path: Path) -> None:
-    kinds = {"kubeflow": settings.Kubeflow, "vertex": settings.Vertex}
+    kinds = {"kubeflow": profiles.Kubeflow, "vertex": profiles.Vertex}
     shown = [text for page in PAGES for text in blocks(page, "toml")]
     assert len(shown) >= 2
     for text in shown:
         file = tmp_path / "flowparts.toml"
         file.write_text(text)
         for name, profile in tomllib.loads(text).items():
-            settings.gather(kinds[profile["target"]], {"config": file, "profile": name}, {})
+            profiles.gather(kinds[profile["target"]], {"config": file, "profile": name}, {})
 
 
 def test_workflows_that_are_shown_have_no_finding(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_the_component_that_is_shown_runs(tmp_path: Path) -> None:
     def example() -> None:
         drop_duplicates(table=ingest_table(source=str(source)).outputs["table"])
 
-    record = local.run(example, {}, tmp_path / "runs")
+    record = runner.run(example, {}, tmp_path / "runs")
     assert record.succeeded, record.problem
     assert record.tasks[-1].outputs["dropped_rows"] == 1
 
@@ -142,7 +143,7 @@ def test_the_trainer_that_is_shown_makes_a_model_like_any_other(tmp_path: Path) 
         trained = train_ridge(train=parts["train"], label="target")
         evaluate_model(model=trained.outputs["model"], test=parts["test"])
 
-    record = local.run(example, {}, tmp_path / "runs")
+    record = runner.run(example, {}, tmp_path / "runs")
     assert record.succeeded, record.problem
     (evaluated,) = (task for task in record.tasks if task.name == "evaluate-model")
     assert evaluated.outputs["metric"] == "rmse"
@@ -205,7 +206,7 @@ def test_every_limit_that_an_administrator_can_set_is_shown() -> None:
     (shown,) = (text for text in blocks(ROOT / "docs/kubeflow.md", "yaml") if "podSpecPatch" in text)
     (container,) = yaml.safe_load(yaml.safe_load(shown)["spec"]["podSpecPatch"])["containers"]
     assert container["name"] == "main"
-    code = "".join(file.read_text("utf-8") for file in (ROOT / "containers/flowparts").rglob("*.py"))
+    code = "".join(file.read_text("utf-8") for file in (ROOT / "src/flowparts").rglob("*.py"))
     known = set(re.findall(r'"(FLOWPARTS_(?:ALLOWED|MOST)_[A-Z_]+)"', code))
     # Link-local networks are allowed only where there is a reason.
     assert {entry["name"] for entry in container["env"]} == known - {"FLOWPARTS_ALLOWED_ADDRESSES"}

@@ -144,7 +144,7 @@ def measure_serve() -> list[dict[str, Any]]:
     """Load both servers alike, ours first and last."""
     from serving import bench as serving
 
-    from flowparts import engines
+    from flowparts.models import engines
 
     options = argparse.Namespace(seconds=5, connections=16)
     with tempfile.TemporaryDirectory() as scratch:
@@ -183,8 +183,8 @@ def served_model(work: Path) -> Path:
     import polars as pl
     import step
 
-    from components.train.train_keras_tabular import train_keras_tabular
     from flowparts import tables
+    from flowparts.components.train.train_keras_tabular import train_keras_tabular
 
     tables.write(pl.from_pandas(pipeline.rows()), work / "table")
     table = step.artifact(work / "table")

@@ -19,7 +19,7 @@ def train(data: str, out: str, epochs: str, batch_size: str) -> list[str]:
 
 
 def score(data: str, model: str, out: str) -> list[str]:
-    from components.predict.batch_predict import batch_predict
+    from flowparts.components.predict.batch_predict import batch_predict
 
     given = {"table": step.artifact(Path(data) / "table"), "model": step.artifact(Path(model))}
     return step.command(batch_predict, Path(out), **given, key_columns=["id"])
@@ -28,9 +28,9 @@ def score(data: str, model: str, out: str) -> list[str]:
 def feed(data: str, batch_size: str) -> dict[str, float]:
     """Give every row of a table once, in batches; return how many, and the seconds."""
     from flowparts import tables
-    from flowparts.networks import encoding, training
-    from flowparts.networks.feed import dataset, table_rows
-    from flowparts.networks.target import Target
+    from flowparts.train.networks import encoding, training
+    from flowparts.train.networks.feed import dataset, table_rows
+    from flowparts.train.networks.target import Target
 
     learned = encoding.Encoding.from_dict(json.loads((Path(data) / "encoding.json").read_text()))
     goal = Target(LABEL, [0, 1])
@@ -54,8 +54,9 @@ def split(table: str, rows: str, out: str) -> str:
     """Write rows of a table, one in ten as validation, and what is learned of the others."""
     import polars as pl
 
-    from flowparts import preprocess, tables
-    from flowparts.networks import encoding
+    from flowparts import tables
+    from flowparts.prepare import preprocess
+    from flowparts.train.networks import encoding
 
     some = tables.scan(table).head(int(rows)).with_row_index("place")
     for name, held_out in {"train": False, "validation": True}.items():
@@ -75,7 +76,7 @@ def model(data: str, out: str) -> str:
 
 
 def _train() -> Any:
-    from components.train.train_keras_tabular import train_keras_tabular
+    from flowparts.components.train.train_keras_tabular import train_keras_tabular
 
     return train_keras_tabular
 

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from flowparts.networks import tabular
-from flowparts.networks.encoding import Encoding
+from flowparts.train.networks import tabular
+from flowparts.train.networks.encoding import Encoding
 
 LABEL = "label"
 NOT_FEATURES = ("id", "user", "session", LABEL)

@@ -63,7 +63,7 @@ def _measured(folder: Path, table: Table, tree: Path, limit: float) -> list[str]
     held_out = pl.read_parquet(folder / "held_out.parquet")
     whole = pl.scan_parquet(folder / "whole.parquet")
     size = f"{whole.select(pl.len()).collect().item():,}, {len(whole.collect_schema())}"
-    environment = {**os.environ, "PYTHONPATH": f"{tree / 'containers'}:{tree}", "COLUMNS": "300"}
+    environment = {**os.environ, "PYTHONPATH": f"{tree / 'src'}:{tree}", "COLUMNS": "300"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     parameters = {"source": str(folder / "rows.csv"), "label": table.label, "task": table.task}
     parameters |= {"exclude_columns": json.dumps(table.exclude)} if table.exclude else {}

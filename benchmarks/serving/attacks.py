@@ -1,7 +1,7 @@
 """Attack a model server of 2 GiB, with each attack alone and then with all at once, and say what it held.
 
 `python benchmarks/serving/attacks.py --minutes 10` starts servers of the code beside this file, or of another
-checkout (`--code DIR/containers`), in control groups of their own, and writes a table. A normal client goes
+checkout (`--code DIR/src`), in control groups of their own, and writes a table. A normal client goes
 on asking all the time, and so does a health check, four times a second, each on a new connection. It needs
 root, and only ever talks to 127.0.0.1.
 """
@@ -249,7 +249,7 @@ def whole_batches(client: Client) -> None:
 
 @functools.cache
 def _row() -> dict[str, Any]:
-    from flowparts import agreement
+    from flowparts.models import agreement
     from tests.flowparts.serving.conftest import rows
 
     return agreement.to_records(rows().drop("plan", "amount").tail(1))[0]
@@ -480,9 +480,7 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=8, help="each alone for so long; 0 for none (%(default)s)"
     )
-    parser.add_argument(
-        "--code", type=Path, default=ROOT / "containers", help="the server's code (%(default)s)"
-    )
+    parser.add_argument("--code", type=Path, default=ROOT / "src", help="the server's code (%(default)s)")
     parser.add_argument("--image-model", type=Path, help="a model of images, to attack with images")
     options = parser.parse_args()
     from tests.flowparts.serving.conftest import train

@@ -112,9 +112,10 @@ def train(work: Path) -> tuple[Path, str]:
     """Train the peers' estimator with our components; return the model's directory and its engine."""
     import polars as pl
 
-    from components.prepare.fit_preprocessor import fit_preprocessor
-    from components.train.train_sklearn import train_sklearn
-    from flowparts import engines, tables
+    from flowparts import tables
+    from flowparts.components.prepare.fit_preprocessor import fit_preprocessor
+    from flowparts.components.train.train_sklearn import train_sklearn
+    from flowparts.models import engines
 
     tables.write(pl.from_pandas(pipeline.rows()), work / "table")
     table = step.artifact(work / "table")
@@ -151,7 +152,7 @@ def running(
     # busy: beside two busy processes FastAPI gave 30 requests/s with its default and 77 with one thread.
     environment["OMP_NUM_THREADS"] = "1"
     if "flowparts.serving" in command:
-        environment["PYTHONPATH"] = str(ROOT / "containers")
+        environment["PYTHONPATH"] = str(ROOT / "src")
     log = work / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -63,7 +63,7 @@ def deploy_kserve(
         share: The percentage that it got.
     """
     from flowparts import deploy
-    from flowparts import endpoint as endpoints
+    from flowparts.deploy import endpoint as endpoints
 
     given = {
         "replicas": replicas,

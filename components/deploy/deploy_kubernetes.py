@@ -73,7 +73,7 @@ def deploy_kubernetes(
         share: The percentage that it got.
     """
     from flowparts import deploy
-    from flowparts import endpoint as endpoints
+    from flowparts.deploy import endpoint as endpoints
 
     given = {
         "replicas": replicas,

@@ -38,7 +38,7 @@ def deploy_model(
         share: The percentage that it got.
     """
     from flowparts import deploy
-    from flowparts import endpoint as endpoints
+    from flowparts.deploy import endpoint as endpoints
 
     origin = {"run": run_id, "model-version": model_version}
     deployed = deploy.deployed(target, model.uri, name, share, options, origin)

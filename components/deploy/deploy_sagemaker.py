@@ -48,7 +48,7 @@ def deploy_sagemaker(
         share: The percentage that it got.
     """
     from flowparts import deploy
-    from flowparts import endpoint as endpoints
+    from flowparts.deploy import endpoint as endpoints
 
     given = {
         "role": role,

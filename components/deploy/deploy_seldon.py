@@ -60,7 +60,7 @@ def deploy_seldon(
         share: The percentage that it got.
     """
     from flowparts import deploy
-    from flowparts import endpoint as endpoints
+    from flowparts.deploy import endpoint as endpoints
 
     given = {
         "replicas": replicas,

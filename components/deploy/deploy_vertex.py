@@ -56,7 +56,7 @@ def deploy_vertex(
         share: The percentage that it got.
     """
     from flowparts import deploy
-    from flowparts import endpoint as endpoints
+    from flowparts.deploy import endpoint as endpoints
 
     given = {
         "replicas": replicas,

@@ -47,8 +47,10 @@ def probe_endpoint(
         latency_ms: Its median milliseconds for a request of one row; 0 if there was no answer.
         error_rate: Its share of requests without a prediction.
     """
-    from flowparts import endpoint as endpoints
-    from flowparts import metadata, models, outputs, probe, tables
+    from flowparts import models, tables
+    from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import probe
+    from flowparts.util import metadata, outputs
 
     live = endpoints.read(endpoint.path)
     finding = probe.probe(

@@ -61,8 +61,10 @@ def roll_out(
         revision: The revision that serves now.
         url: Where requests go.
     """
-    from flowparts import endpoint as endpoints
-    from flowparts import metadata, models, outputs, probe, rollout, tables
+    from flowparts import models, tables
+    from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import probe, rollout
+    from flowparts.util import metadata, outputs
 
     watch = rollout.Watch(requests, seconds, probe.Rules(max_error_rate, max_slowdown))
     result = rollout.roll_out(

@@ -21,8 +21,9 @@ def rollback(
     Returns:
         revision: The revision that serves now.
     """
-    from flowparts import deploy, metadata
-    from flowparts import endpoint as endpoints
+    from flowparts import deploy
+    from flowparts.deploy import endpoint as endpoints
+    from flowparts.util import metadata
 
     before = endpoints.read(endpoint.path)
     after = deploy.target(before.target).rollback(before)

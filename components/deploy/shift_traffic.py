@@ -24,7 +24,7 @@ def shift_traffic(
         share: Percentage of the requests that the current revision gets now.
     """
     from flowparts import deploy
-    from flowparts import endpoint as endpoints
+    from flowparts.deploy import endpoint as endpoints
 
     before = endpoints.read(endpoint.path)
     after = deploy.target(before.target).shift(before, percent)

@@ -34,7 +34,10 @@ def check_serving(
         latency_ms: Median milliseconds for a request of one row over HTTP on this machine; 0 if there was no
             answer.
     """
-    from flowparts import agreement, metadata, serving_check, tables
+    from flowparts import tables
+    from flowparts.evaluate import serving_check
+    from flowparts.models import agreement
+    from flowparts.util import metadata
 
     serving_check.check_options(sample_rows, timeout_seconds)
     rows = agreement.sample(tables.scan(test.path), sample_rows)

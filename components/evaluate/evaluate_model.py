@@ -43,8 +43,10 @@ def evaluate_model(
         score: The metric on the test table. Where it is undefined, a value that no threshold lets pass: 0, or
             the largest number for an error.
     """
-    from flowparts import directions, evaluation, metadata, models, names, outputs, tables
-    from flowparts import evaluation_report as pages
+    from flowparts import models, tables
+    from flowparts.evaluate import directions, evaluation
+    from flowparts.evaluate import evaluation_report as pages
+    from flowparts.util import metadata, names, outputs
 
     loaded = models.load(model.path)
     chosen = directions.chosen(metric or models.metadata(model.path).get("metric"), loaded.task)

@@ -28,7 +28,9 @@ def select_best(
         estimator: Class name of the winner's estimator.
         score: The winner's validation metric.
     """
-    from flowparts import metadata, models, outputs, selection, trees
+    from flowparts import models
+    from flowparts.train import selection
+    from flowparts.util import metadata, outputs, trees
 
     found = [models.metadata(candidate.path) for candidate in candidates]
     choice = selection.rank(found, metric)

@@ -40,7 +40,8 @@ def ingest_images(
         rows: Number of images in the table.
         rejected_rows: Number of bad images that were set apart.
     """
-    from flowparts import ingest_images, metadata
+    from flowparts.ingest import image_files as ingest_images
+    from flowparts.util import metadata
 
     options = ingest_images.Options(uri_column, label_column, on_bad_images)
     good, bad = ingest_images.read(source, table.path, rejected.path, options)

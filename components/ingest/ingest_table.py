@@ -64,9 +64,10 @@ def ingest_table(
         rows: Number of rows in the table.
         rejected_rows: Number of rows of rejected.
     """
-    from flowparts import ingest, metadata
-    from flowparts import schema as schemas
-    from flowparts.names import texts
+    from flowparts import ingest
+    from flowparts.tables import schema as schemas
+    from flowparts.util import metadata
+    from flowparts.util.names import texts
 
     reviewed = schema.path if schema else schema_uri
     expected = schemas.read(reviewed).types if reviewed else None

@@ -27,7 +27,9 @@ def batch_predict(
     Returns:
         rows: Number of rows scored.
     """
-    from flowparts import metadata, models, names, scoring, tables
+    from flowparts import models, tables
+    from flowparts.models import scoring
+    from flowparts.util import metadata, names
 
     keys = names.texts(key_columns, "key_columns")
     scored = scoring.score(models.load(model.path), tables.scan(table.path), keys or None)

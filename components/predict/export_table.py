@@ -23,8 +23,9 @@ def export_table(
     Returns:
         file: The destination, without a password or signature in it.
     """
-    from flowparts import export, tables
-    from flowparts.masking import masked
+    from flowparts import tables
+    from flowparts.predict import export
+    from flowparts.util.masking import masked
 
     export.write_file(tables.scan(table.path), destination, file_format)
     return (str(masked(destination)),)

@@ -40,7 +40,10 @@ def fit_preprocessor(
             that it is encoded by its mean label.
         seed: Decides the folds of target encoding.
     """
-    from flowparts import metadata, names, preprocess, seen, tables
+    from flowparts import tables
+    from flowparts.models import seen
+    from flowparts.prepare import preprocess
+    from flowparts.util import metadata, names
 
     excluded = names.texts(exclude_columns, "exclude_columns")
     preprocess.check_options(label, task, excluded, weight_column or None, max_one_hot_categories)

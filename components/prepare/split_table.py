@@ -59,7 +59,9 @@ def split_table(
         validation_rows: Number of rows in validation.
         test_rows: Number of rows in test.
     """
-    from flowparts import metadata, names, preprocess, split, tables
+    from flowparts import tables
+    from flowparts.prepare import preprocess, split
+    from flowparts.util import metadata, names
 
     key, stratify_by = names.texts(key, "key") or None, stratify_by or None
     group_by, time_column = group_by or None, time_column or None

@@ -24,7 +24,9 @@ def load_champion(
     Returns:
         version: The champion's version in the registry.
     """
-    from flowparts import metadata, models, outputs, registry
+    from flowparts import models
+    from flowparts.register import registry
+    from flowparts.util import metadata, outputs
 
     version = registry.fetch_champion(model_name, model.path, tracking_uri or None)
     described = models.metadata(model.path)

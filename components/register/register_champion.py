@@ -82,7 +82,9 @@ def register_champion(
     """
     from tempfile import TemporaryDirectory
 
-    from flowparts import champion, metadata, models, outputs, registry, summary, tables
+    from flowparts import models, tables
+    from flowparts.register import champion, registry, summary
+    from flowparts.util import metadata, outputs
 
     metric, tracking_uri = metric or None, tracking_uri or None
     champion.check_rules(metric, margin, floor, confidence, bootstrap_samples)

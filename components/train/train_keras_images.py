@@ -70,8 +70,10 @@ def train_keras_images(
         checkpoint_seconds: Minimum seconds between two checkpoints.
         seed: Decides the first weights, the order of the images, how they are varied, and dropout.
     """
-    from flowparts import images, metadata, outputs, seen, tables
-    from flowparts.networks import image_model, training
+    from flowparts import tables
+    from flowparts.models import seen
+    from flowparts.train.networks import image_model, training
+    from flowparts.util import images, metadata, outputs
 
     trained = image_model.train_and_save(
         tables.scan(train.path),

@@ -62,8 +62,10 @@ def train_keras_tabular(
         checkpoint_seconds: Minimum seconds between two checkpoints.
         seed: Decides the first weights, the order of the rows and dropout.
     """
-    from flowparts import metadata, names, outputs, seen, tables
-    from flowparts.networks import tabular_model, training
+    from flowparts import tables
+    from flowparts.models import seen
+    from flowparts.train.networks import tabular_model, training
+    from flowparts.util import metadata, names, outputs
 
     trained = tabular_model.train_and_save(
         tables.scan(train.path),

@@ -37,7 +37,11 @@ def train_sklearn(
             XGB, LGBM and HistGradientBoosting. 0 to train them all.
         seed: Random state of the estimator.
     """
-    from flowparts import candidates, estimators, metadata, preprocess, seen, tables
+    from flowparts import tables
+    from flowparts.models import seen
+    from flowparts.prepare import preprocess
+    from flowparts.train import candidates, estimators
+    from flowparts.util import metadata
 
     options = candidates.Options(
         class_weight or None, weight_column or None, early_stopping_rounds or None, seed

@@ -63,8 +63,11 @@ def train_tabular(
         metric: The validation metric that it was chosen by.
         score: The model's validation metric.
     """
-    from flowparts import metadata, names, outputs, seen, tables, trainers
-    from flowparts.candidates import Options
+    from flowparts import tables
+    from flowparts.models import seen
+    from flowparts.train import trainers
+    from flowparts.train.candidates import Options
+    from flowparts.util import metadata, names, outputs
 
     page, chosen_by = trainers.train(
         tables.scan(train.path),

@@ -17,7 +17,9 @@ def profile_table(table: Input[Dataset], statistics: Output[Artifact], profile_r
         profile_report: The same for people: what deserves a look first, then a card with a chart for each
             column.
     """
-    from flowparts import metadata, outputs, profile, tables
+    from flowparts import tables
+    from flowparts.util import metadata, outputs
+    from flowparts.validate import profile
 
     measured, described = profile.profile(tables.scan(table.path)), tables.description(table.path)
     source = "; ".join(

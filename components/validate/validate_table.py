@@ -60,8 +60,9 @@ def validate_table(
     """
     from dataclasses import asdict
 
-    from flowparts import metadata, outputs, parameters, tables
-    from flowparts import schema as schemas
+    from flowparts import parameters, tables
+    from flowparts.tables import schema as schemas
+    from flowparts.util import metadata, outputs
 
     learned = {"task": task, "trainer": trainer, "metric": metric}
     promoted = {"model_name": model_name, "margin": margin, "floor": floor}

@@ -14,9 +14,9 @@ import pytest
 from kfp_server_api.exceptions import ApiException
 
 import submit
-from targets import compilation, faults, package, settings, submission
-from targets.kubeflow_client import KubeflowClient
-from targets.kubeflow_service import KubeflowService
+from backends import compilation, faults, package, profiles, submission
+from backends.kubeflow.client import KubeflowClient
+from backends.kubeflow.service import KubeflowService
 from tests.cluster.metadata_store import MetadataStore
 
 POLL_SECONDS = 3.0
@@ -28,7 +28,7 @@ _Seen = TypeVar("_Seen")
 class Backend:
     """A Kubeflow Pipelines, and the runs of one test session on it."""
 
-    def __init__(self, chosen: settings.Kubeflow) -> None:
+    def __init__(self, chosen: profiles.Kubeflow) -> None:
         self.settings = chosen
         # MLflow server, as steps in the cluster reach it; empty for none.
         self.tracking_uri = os.environ.get("FLOWPARTS_TEST_TRACKING_URI", "")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from targets import settings
+from backends import profiles
 from tests.cluster.backend import Backend
 
 
@@ -18,7 +18,7 @@ def backend() -> Iterator[Backend]:
             "needs a running Kubeflow Pipelines, such as that of make kubeflow: "
             "make test-cluster ENDPOINT=http://localhost:8080"
         )
-    made = Backend(settings.gather(settings.Kubeflow, {"endpoint": endpoint}))
+    made = Backend(profiles.gather(profiles.Kubeflow, {"endpoint": endpoint}))
     try:
         yield made
     finally:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.ingest.ingest_table import ingest_table
-from components.predict.export_table import export_table
-from components.validate.profile_table import profile_table
-from targets import catalogue
+from backends import catalogue
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.predict.export_table import export_table
+from flowparts.components.validate.profile_table import profile_table
 from tests.cluster.backend import Backend
 
 # What keeps a run short; everything else stays at its default.

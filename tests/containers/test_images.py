@@ -12,7 +12,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from targets import docker, images
+from backends.local import containers as docker
+from tools import images
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {image.key: image for image in images.chosen([])}
@@ -158,7 +159,7 @@ def test_shares_its_parents_layers(containers: docker.Containers, image: images.
 
 @every_image
 def test_holds_the_flowparts_of_this_working_tree(image_id: str) -> None:
-    for inside, here in (("flowparts", "containers/flowparts"), ("flowparts/components", "components")):
+    for inside, here in (("flowparts", "src/flowparts"), ("flowparts/components", "components")):
         listing = "find . -name '*.py' -not -path './components/*' | LC_ALL=C sort | xargs cat | sha256sum"
         expected = subprocess.run(
             ["sh", "-c", f"cd {ROOT / here} && {listing}"], capture_output=True, text=True, check=True

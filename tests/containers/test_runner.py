@@ -10,8 +10,10 @@ import pytest
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
 
-from components import runs_in
-from targets import catalogue, docker, local, package
+from backends import catalogue, package
+from backends.local import containers as docker
+from backends.local import runner
+from flowparts.components import runs_in
 from tests import secret_manager
 
 # Where the environment picks OpenBLAS's kernels, the containers take the same, and so give the same digits.
@@ -123,7 +125,7 @@ def refusing() -> None:
     refuse(facts=facts, reason="label column 'price' is not in the table")
 
 
-def outputs(record: local.Run, task: str, name: str) -> dict[str, Any]:
+def outputs(record: runner.Run, task: str, name: str) -> dict[str, Any]:
     (found,) = [found for found in record.tasks if found.name == task]
     return found.outputs[name].metadata
 
@@ -139,7 +141,7 @@ def test_a_step_is_not_root_and_sees_no_more_than_it_needs(
     source = tmp_path / "data" / "rows.csv"
     source.parent.mkdir()
     source.write_text("a\n1\n")
-    record = local.run(looking, {"source": str(source)}, tmp_path / "runs", containers=containers)
+    record = runner.run(looking, {"source": str(source)}, tmp_path / "runs", containers=containers)
     assert record.succeeded, record.failed[0].error if record.failed else record.problem
     facts = outputs(record, "look-around", "facts")
     assert facts.pop("uid") == (os.getuid() or 65532)
@@ -161,7 +163,7 @@ def test_a_step_is_not_root_and_sees_no_more_than_it_needs(
 def test_a_step_whose_registry_is_a_server_has_a_network(
     containers: docker.Containers, tmp_path: Path
 ) -> None:
-    record = local.run(
+    record = runner.run(
         looking, {"tracking_uri": "http://localhost:5000"}, tmp_path / "runs", containers=containers
     )
     assert outputs(record, "look-around", "facts")["interfaces"] == 1
@@ -171,7 +173,7 @@ def test_a_step_whose_registry_is_a_server_has_a_network(
 def test_files_belong_to_the_caller_afterwards_and_nothing_temporary_stays(
     containers: docker.Containers, tmp_path: Path
 ) -> None:
-    local.run(looking, {}, tmp_path / "runs", containers=containers)
+    runner.run(looking, {}, tmp_path / "runs", containers=containers)
     files = list((tmp_path / "runs").rglob("*"))
     assert [file for file in files if file.name == "report"]
     assert {file.stat().st_uid for file in files} == {os.getuid()}
@@ -185,7 +187,7 @@ def test_files_belong_to_the_caller_afterwards_and_nothing_temporary_stays(
 def test_a_step_that_takes_more_than_its_memory_limit_is_stopped_and_told_why(
     containers: docker.Containers, tmp_path: Path
 ) -> None:
-    record = local.run(allocating, {}, tmp_path, containers=containers)
+    record = runner.run(allocating, {}, tmp_path, containers=containers)
     states = {task.name: task.state for task in record.tasks}
     assert states["allocate"] == "failed"
     (failed,) = record.failed
@@ -195,14 +197,14 @@ def test_a_step_that_takes_more_than_its_memory_limit_is_stopped_and_told_why(
 def test_a_failing_step_tells_its_own_error_and_a_second_run_comes_from_the_cache(
     containers: docker.Containers, tmp_path: Path
 ) -> None:
-    record = local.run(refusing, {}, tmp_path, containers=containers)
+    record = runner.run(refusing, {}, tmp_path, containers=containers)
     assert [task.error for task in record.failed] == ["label column 'price' is not in the table"]
-    again = local.run(refusing, {}, tmp_path, containers=containers)
+    again = runner.run(refusing, {}, tmp_path, containers=containers)
     assert [task.state for task in again.tasks] == ["cached", "failed"]
 
 
 def test_a_secret_reaches_the_steps_and_shows_nowhere(containers: docker.Containers, tmp_path: Path) -> None:
-    record = local.run(
+    record = runner.run(
         looking, {}, tmp_path / "runs", containers=containers, environment={"MY_TOKEN": SECRET}
     )
     assert outputs(record, "look-around", "facts")["secret_length"] == len(SECRET)
@@ -227,12 +229,12 @@ def test_an_image_reads_a_secret_of_secret_manager_when_a_step_starts(
             command += [f"--mount=type=bind,source={tmp_path}/account.json,target=/tmp/account.json,readonly"]
             command += [f"--env={name}={value}" for name, value in environment.items()]
             told = "import os; print(len(os.environ['MY_TOKEN']))"
-            command += [image_id, "python", "-m", "flowparts.secrets", "python", "-c", told]
+            command += [image_id, "python", "-m", "flowparts.util.secrets", "python", "-c", told]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.stdout == f"{len(secret_manager.VALUE)}\n", done.stderr
 
 
-def fingerprints(record: local.Run) -> dict[str, str]:
+def fingerprints(record: runner.Run) -> dict[str, str]:
     """Content fingerprints of every table by task and output."""
     summary = json.loads((record.folder / "run.json").read_text(encoding="utf-8"))
     return {
@@ -248,7 +250,7 @@ def test_a_pipeline_gives_in_containers_what_it_gives_in_subprocesses(
     name: str,
     containers: docker.Containers,
     tmp_path: Path,
-    training: dict[str, local.Run],
+    training: dict[str, runner.Run],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if name == "tabular-training":
@@ -263,13 +265,13 @@ def test_a_pipeline_gives_in_containers_what_it_gives_in_subprocesses(
         both = (catalogue.pipeline(pipeline), parameters)
         # Each has a registry of its own, which a run leaves in the environment.
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        here = local.run(*both, tmp_path / "subprocess")
+        here = runner.run(*both, tmp_path / "subprocess")
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        there = local.run(*both, tmp_path / "docker", containers=containers, environment=KERNELS)
+        there = runner.run(*both, tmp_path / "docker", containers=containers, environment=KERNELS)
     for record in (here, there):
         assert record.succeeded, record.failed[0].error if record.failed else record.problem
     assert fingerprints(here) == fingerprints(there) != {}
-    ours, theirs = local.metrics(here), local.metrics(there)
+    ours, theirs = runner.metrics(here), runner.metrics(there)
     assert set(ours) == set(theirs)
     for task, values in ours.items():
         stable = {key for key in values if "latency" not in key and "seconds" not in key}
@@ -279,14 +281,16 @@ def test_a_pipeline_gives_in_containers_what_it_gives_in_subprocesses(
 
 
 @pytest.fixture(scope="module")
-def training(containers: docker.Containers, tmp_path_factory: pytest.TempPathFactory) -> dict[str, local.Run]:
+def training(
+    containers: docker.Containers, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, runner.Run]:
     """Runs of tabular-training, each with a registry of its own."""
     runs = {}
     with pytest.MonkeyPatch.context() as patch:
         for kind, where in {"subprocess": None, "docker": containers}.items():
             patch.delenv("MLFLOW_TRACKING_URI", raising=False)
             folder = tmp_path_factory.mktemp(kind)
-            runs[kind] = local.run(
+            runs[kind] = runner.run(
                 catalogue.pipeline("tabular-training"), {}, folder, containers=where, environment=KERNELS
             )
     return runs

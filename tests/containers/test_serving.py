@@ -14,12 +14,15 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 import urllib3
 
-from flowparts import estimators, models, preprocess
-from pipelines.tabular_training import tabular_training
-from targets import docker, local
+from backends.local import containers as docker
+from backends.local import runner
+from flowparts import models
+from flowparts.pipelines.tabular_training import tabular_training
+from flowparts.prepare import preprocess
+from flowparts.train import estimators
 from tests.flowparts.serving.conftest import same
 
-CANCER = pl.read_parquet("containers/flowparts/samples/breast_cancer.parquet")
+CANCER = pl.read_parquet("src/flowparts/samples/breast_cancer.parquet")
 
 ROWS = pl.DataFrame({"size": [float(i) for i in range(60)], "kind": ["x", "y", None] * 20}).with_columns(
     big=pl.col("size") > 30
@@ -125,7 +128,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
         candidates = [{"estimator": "Linear", "parameters": {}}]
-        record = local.run(tabular_training, {"candidates": candidates}, runs)
+        record = runner.run(tabular_training, {"candidates": candidates}, runs)
     assert record.succeeded, record.problem
     (chosen,) = [task.outputs["model"].path for task in record.tasks if task.name == "train-tabular"]
     # The server's user must read it, as it could on a mounted volume.

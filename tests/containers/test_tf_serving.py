@@ -3,8 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from flowparts.tf_serving_pod import Batching, TensorFlowServingPod
-from targets import docker
+from backends.local import containers as docker
+from flowparts.deploy.tf_serving_pod import Batching, TensorFlowServingPod
 from tests.components.train.test_train_keras_tabular import LABELS, Trained
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from targets import docker, graph, package
+from backends import graph, package
+from backends.local import containers as docker
 from tests import clouds
 from tests.conftest import IMAGES
 from tests.contract import examples

@@ -25,7 +25,7 @@ from typing import Any
 
 from kfp.dsl.base_component import BaseComponent
 
-from targets import catalogue, package
+from backends import catalogue, package
 
 ROOT = Path(__file__).parents[2]
 

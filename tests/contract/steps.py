@@ -16,7 +16,7 @@ from typing import Any
 
 from kfp.dsl.executor import Executor
 
-from targets import catalogue
+from backends import catalogue
 
 # Not fork: a copy of a process in which Polars has started its threads hangs.
 _processes = multiprocessing.get_context("forkserver")
@@ -36,7 +36,7 @@ _processes.set_forkserver_preload(
 
 SECONDS = 120
 # What puts every output in its place.
-MOVE = "flowparts.outputs._move"
+MOVE = "flowparts.util.outputs._move"
 
 
 @dataclass(frozen=True)

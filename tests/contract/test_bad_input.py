@@ -12,8 +12,9 @@ import pytest
 from kfp import dsl
 from kfp.dsl.python_component import PythonComponent
 
-from flowparts import models, preprocess, tables
-from targets import catalogue
+from backends import catalogue
+from flowparts import models, tables
+from flowparts.prepare import preprocess
 from tests.contract.conftest import Recorded
 
 COMPONENTS = catalogue.components()

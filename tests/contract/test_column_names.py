@@ -8,7 +8,8 @@ import polars as pl
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flowparts import preprocess, tables
+from flowparts import tables
+from flowparts.prepare import preprocess
 from tests.contract.test_bad_input import Call
 
 # Polars takes the first for patterns.

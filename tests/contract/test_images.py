@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from targets import catalogue, images, package
+from backends import catalogue, package
+from tools import images
 
 ROOT = Path(__file__).parents[2]
 IMAGES = images.find()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from backends import catalogue
 from flowparts import tables
-from targets import catalogue
 from tests.contract.conftest import Recorded
 from tests.contract.steps import MOVE, Step, Stop
 from tests.endpoints import new_name
@@ -63,7 +63,9 @@ def test_a_step_killed_while_it_writes_leaves_whole_outputs_or_none_and_can_be_r
     undisturbed = tmp_path / "undisturbed"
     ended = step.inside(undisturbed, recorded.outside).run(log)
     assert ended.exit_code == 0, ended.log
-    assert ended.moved or not artifacts(step), f"{component} writes nothing, or not through flowparts.outputs"
+    assert ended.moved or not artifacts(step), (
+        f"{component} writes nothing, or not through flowparts.util.outputs"
+    )
     if not ended.moved:  # its work is elsewhere, and leaves no file that could be half-written
         return
     expected = outputs(undisturbed)
@@ -131,8 +133,8 @@ def test_a_killed_deployment_is_completed_by_the_next_try_and_leaves_nothing_els
 ) -> None:
     from docker.client import DockerClient
 
-    from flowparts import endpoint as endpoints
-    from flowparts.deploy import docker
+    from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy.targets import docker
 
     step = recorded.step("deploy_docker").inside(tmp_path / "step", recorded.outside)
     name = new_name("killed")

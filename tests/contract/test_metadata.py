@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from kfp.dsl.python_component import PythonComponent
 
-from flowparts import metadata
-from targets import catalogue
+from backends import catalogue
+from flowparts.util import metadata
 from tests.contract.conftest import Recorded
 
 COMPONENTS = catalogue.components()
@@ -29,7 +29,7 @@ def test_no_step_reads_or_writes_metadata_itself(name: str) -> None:
         and node.attr == "metadata"
         and not (isinstance(node.value, ast.Name) and node.value.id == "models")
     ]
-    assert not used, "read the artifact's files, and write with flowparts.metadata.describe"
+    assert not used, "read the artifact's files, and write with flowparts.util.metadata.describe"
 
 
 @every_component

@@ -8,7 +8,10 @@ import pytest
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-from targets import catalogue, graph, kubeflow, package, plan, resources, strict, vertex, workflow_size
+from backends import catalogue, graph, package, resources
+from backends.kubeflow import overlay, plan, workflow_size
+from backends.strict import backend
+from backends.vertex import document
 
 PIPELINES = catalogue.pipelines()
 REFERENCES = package.image_references("registry.example/team", "1.2.3")
@@ -60,7 +63,7 @@ def test_has_a_page_that_the_interfaces_open(name: str, pipeline: BaseComponent)
 
 
 @every_pipeline
-@pytest.mark.parametrize("check", [kubeflow.check, vertex.check], ids=["kubeflow", "vertex"])
+@pytest.mark.parametrize("check", [overlay.check, document.check], ids=["kubeflow", "vertex"])
 def test_compiles_to_yaml_that_the_backend_takes(name: str, pipeline: BaseComponent, check: object) -> None:
     text = package.compiled(pipeline, REFERENCES, "1.2.3")
     check(text)
@@ -85,17 +88,17 @@ def test_is_short_flat_and_small_on_kubeflow(name: str, pipeline: BaseComponent)
 @every_pipeline
 def test_runs_beside_kubeflow_on_a_laptops_node(name: str, pipeline: BaseComponent) -> None:
     text = package.compiled(pipeline, REFERENCES, "1.2.3")
-    kubeflow.check_fits(text, strict.NODE)
+    overlay.check_fits(text, backend.NODE)
     # Even all that may run at the same time, so that nothing waits.
     cpus, memory = plan.of(text).longest.asked_at_once()
-    free = resources.node(strict.NODE)
+    free = resources.node(backend.NODE)
     assert cpus <= free.cpus_asked
     assert memory <= free.memory_asked
 
 
 @every_pipeline
 def test_kubeflow_has_nothing_to_warn_of(name: str, pipeline: BaseComponent) -> None:
-    assert kubeflow.warnings(package.compiled(pipeline, REFERENCES, "1.2.3")) == []
+    assert overlay.warnings(package.compiled(pipeline, REFERENCES, "1.2.3")) == []
 
 
 def component_of(task: dict[str, Any]) -> str:

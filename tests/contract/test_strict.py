@@ -1,4 +1,4 @@
-"""Every pipeline, and every component, runs as on a real Kubeflow backend; see targets/strict.py."""
+"""Every pipeline, and every component, runs as on a real Kubeflow backend; see backends/strict/backend.py."""
 
 import fcntl
 import json
@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from kfp.dsl.base_component import BaseComponent
 
-from flowparts import registry
-from targets import catalogue, images, local, package, strict
+from backends import catalogue, package
+from backends.local import runner
+from backends.strict import backend
+from flowparts.register import registry
 from tests import clouds
 from tests.contract import examples
 from tests.contract.conftest import CHAMPIONS
@@ -21,6 +23,7 @@ from tests.flowparts.deploy import kubernetes_api
 from tests.flowparts.deploy.sagemaker_service import ROLE, SageMakerService
 from tests.flowparts.deploy.vertex_service import VertexService
 from tests.flowparts.serving.conftest import start, wait
+from tools import images
 
 # On a cluster steps have no Docker engine; what it says of that is all that it can do there.
 NEED_DOCKER = {"deploy_docker": "no Docker engine answers"}
@@ -85,7 +88,7 @@ def _run_all(
         for run in [*examples.pipelines(on_a_cluster=True), *examples.examples()]:
             if not run.needs <= GIVEN.keys():
                 continue
-            record = strict.run(
+            record = backend.run(
                 _compiled(run.pipeline),
                 run.filled(GIVEN),
                 runs,
@@ -146,7 +149,7 @@ def _compiled(pipeline: BaseComponent) -> str:
     return package.compiled(pipeline, lambda image: f"flowparts/{image}:{version}", version)
 
 
-def _component(task: local.Task) -> str:
+def _component(task: runner.Task) -> str:
     return task.component.removeprefix("comp-").rpartition("/")[2].rstrip("-0123456789").replace("-", "_")
 
 

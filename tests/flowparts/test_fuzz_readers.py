@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flowparts import ingest, models, preprocess, schema, tables
+from flowparts import ingest, models, tables
+from flowparts.prepare import preprocess
+from flowparts.tables import schema
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = pl.DataFrame(

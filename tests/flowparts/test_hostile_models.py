@@ -19,9 +19,11 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from flowparts import engines, mlmodel, models, onnx_graph, weights
+from flowparts import models
+from flowparts.models import engines, mlmodel, onnx_graph
 from flowparts.serving import served_model
-from flowparts.serving.settings import Settings
+from flowparts.serving.server_settings import Settings
+from flowparts.util import weights
 from tests.flowparts.serving.conftest import train
 
 ROWS = pl.DataFrame({"a": [1.0, 2.0]})

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from backends import catalogue
 from flowparts import step, tables
-from targets import catalogue
 
 
 def run(name: str, executor_input: dict[str, Any], **variables: str) -> subprocess.CompletedProcess[str]:

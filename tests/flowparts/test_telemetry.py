@@ -44,7 +44,8 @@ sys.exit(main([f"--model={sys.argv[1]}", *options]))
 STEPS = """
 import sys
 from pathlib import Path
-from flowparts import models, registry
+from flowparts import models
+from flowparts.register import registry
 from tests.flowparts.serving.conftest import rows, train
 
 model = train(Path(sys.argv[1]) / "model")
@@ -74,7 +75,7 @@ assert polars.scan_parquet(file).collect().height == 1
 NETWORK = """
 import sys
 import numpy
-from flowparts.networks import checkpoints
+from flowparts.train.networks import checkpoints
 import keras
 network = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
 network.compile(loss="mse")
@@ -125,7 +126,8 @@ os.environ |= {
     "GOOGLE_APPLICATION_CREDENTIALS": f"{sys.argv[1]}/keys.json",
     "GOOGLE_CLOUD_PROJECT": "told",
 }
-from flowparts import deploy, secrets, sources
+from flowparts import deploy
+from flowparts.util import secrets, sources
 
 secret = {"KEY": f"{secrets.SCHEME}projects/told/secrets/a/versions/1", secrets.ENDPOINT: address}
 for ask in (

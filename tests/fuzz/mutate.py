@@ -20,12 +20,13 @@ import yaml
 from google.protobuf.message import Message
 from PIL import Image
 
-from flowparts import images, mlmodel, saved_model_audit
+from flowparts.models import mlmodel, saved_model_audit
 from flowparts.serving import comma_separated, open_inference, rpc, tensors
 from flowparts.serving import open_inference_pb2 as messages
 from flowparts.serving.http import Connection, Request, Response
 from flowparts.serving.refusals import REASONS, Refusal
 from flowparts.serving.signature import Signature
+from flowparts.util import images
 
 FEW = 300
 FOUND = Path("build/fuzz")

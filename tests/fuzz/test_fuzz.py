@@ -10,7 +10,7 @@ def test_mutations_give_a_result_or_a_sentence() -> None:
     # In a process of its own: the protocol's messages can't be loaded beside those of a client for it.
     ended = subprocess.run(
         [sys.executable, Path(__file__).with_name("mutate.py")],
-        env=os.environ | {"PYTHONPATH": "containers"},
+        env=os.environ | {"PYTHONPATH": "src"},
         capture_output=True,
         text=True,
     )

@@ -4,9 +4,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines.batch_prediction import batch_prediction
-from pipelines.tabular_training import tabular_training
-from targets import local
+from backends.local import runner
+from flowparts.pipelines.batch_prediction import batch_prediction
+from flowparts.pipelines.tabular_training import tabular_training
 
 # What tests/contract runs; see examples.py there.
 AFTER = ["tabular_training"]
@@ -21,13 +21,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         candidates = [{"estimator": "Linear", "parameters": {}}]
-        trained = local.run(tabular_training, {"source": "sample://wine", "candidates": candidates}, folder)
+        trained = runner.run(tabular_training, {"source": "sample://wine", "candidates": candidates}, folder)
         assert trained.succeeded
         yield folder
 
 
 def test_the_champion_scores_a_file_into_another(runs: Path, tmp_path: Path) -> None:
-    wine = pl.read_parquet(Path("containers/flowparts/samples/wine.parquet"))
+    wine = pl.read_parquet(Path("src/flowparts/samples/wine.parquet"))
     source, destination = tmp_path / "bottles.csv", tmp_path / "predictions.csv"
     # A feature that happens to be whole in all rows stays so in what is exported.
     proline = wine["proline"].cast(pl.Int64)
@@ -37,7 +37,7 @@ def test_the_champion_scores_a_file_into_another(runs: Path, tmp_path: Path) -> 
         "destination": str(destination),
         "key_columns": ["bottle", "proline"],
     }
-    record = local.run(batch_prediction, parameters, runs)
+    record = runner.run(batch_prediction, parameters, runs)
     assert record.succeeded
     predicted = pl.read_csv(destination)
     assert predicted["bottle"].to_list() == list(range(wine.height))
@@ -48,15 +48,15 @@ def test_the_champion_scores_a_file_into_another(runs: Path, tmp_path: Path) -> 
 
 def test_a_table_that_breaks_the_models_schema_is_not_scored(runs: Path, tmp_path: Path) -> None:
     source = tmp_path / "bottles.csv"
-    pl.read_parquet("containers/flowparts/samples/wine.parquet").drop("alcohol").write_csv(source)
-    record = local.run(batch_prediction, {"source": str(source)}, runs)
+    pl.read_parquet("src/flowparts/samples/wine.parquet").drop("alcohol").write_csv(source)
+    record = runner.run(batch_prediction, {"source": str(source)}, runs)
     assert [task.name for task in record.failed] == ["validate-table"]
     assert "'alcohol': missing_column" in record.failed[0].error
     assert "batch-predict" not in [task.name for task in record.tasks]
 
 
 def test_without_a_champion_the_sentence_says_what_to_do(runs: Path) -> None:
-    record = local.run(batch_prediction, {"model_name": "beer"}, runs)
+    record = runner.run(batch_prediction, {"model_name": "beer"}, runs)
     (failed,) = record.failed
     assert failed.error.startswith("model 'beer' has no version with the alias 'champion'")
     assert "train and register one first" in failed.error

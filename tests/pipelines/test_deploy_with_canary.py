@@ -8,16 +8,16 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import endpoint as endpoints
-from flowparts import registry
-from flowparts.endpoint import Endpoint
-from pipelines.deploy_with_canary import deploy_with_canary
-from pipelines.tabular_training import tabular_training
-from targets import local
+from backends.local import runner
+from flowparts.deploy import endpoint as endpoints
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.pipelines.deploy_with_canary import deploy_with_canary
+from flowparts.pipelines.tabular_training import tabular_training
+from flowparts.register import registry
 
 pytestmark = pytest.mark.container
 
-CANCER = pl.read_parquet("containers/flowparts/samples/breast_cancer.parquet")
+CANCER = pl.read_parquet("src/flowparts/samples/breast_cancer.parquet")
 
 
 # What tests/contract runs; see examples.py there.
@@ -27,13 +27,13 @@ RUNS = [WATCH, {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"
 ON_A_CLUSTER = {"target": "kubernetes", "requests": 10, "seconds": 0.5, "max_slowdown": 100.0}
 
 
-def result(record: local.Run) -> dict[str, Any]:
+def result(record: runner.Run) -> dict[str, Any]:
     """Return what the rollout of a run gave."""
     assert record.succeeded, record.problem
     return next(task.outputs for task in record.tasks if task.name == "roll-out")
 
 
-def served(record: local.Run) -> Endpoint:
+def served(record: runner.Run) -> Endpoint:
     return endpoints.read(result(record)["endpoint"].path)
 
 
@@ -54,7 +54,7 @@ def test_a_new_champion_is_rolled_out_beside_the_one_that_its_training_deployed(
         "endpoint_name": name,
         "deploy_options": options,
     }
-    first = local.run(tabular_training, parameters, tmp_path)
+    first = runner.run(tabular_training, parameters, tmp_path)
     assert result(first)["promoted"]
     old = served(first)
     assert old.traffic == {old.revision: 100}
@@ -64,10 +64,10 @@ def test_a_new_champion_is_rolled_out_beside_the_one_that_its_training_deployed(
     # The model of this test is really slower: it has no ONNX graph.
     watch = {"requests": 30, "seconds": 2.0, "max_slowdown": 20.0}
     given = {"model_name": "churn", "name": name, "options": options, **watch}
-    second = local.run(deploy_with_canary, given, tmp_path)
+    second = runner.run(deploy_with_canary, given, tmp_path)
     assert result(second)["promoted"], result(second)["reason"]
     new = served(second)
     assert new.traffic == {new.revision: 100, old.revision: 0}
     told = f"{new.url} ({new.revision} 100 %, {old.revision} 0 %)"
-    assert local.endpoints(second) == {name: told}
-    open_page(next(page for task, page in local.reports(second).items() if task.startswith("roll-out")))
+    assert runner.endpoints(second) == {name: told}
+    open_page(next(page for task, page in runner.reports(second).items() if task.startswith("roll-out")))

@@ -6,9 +6,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flowparts import registry, tables
-from pipelines.image_training import image_training
-from targets import local
+from backends.local import runner
+from flowparts import tables
+from flowparts.pipelines.image_training import image_training
+from flowparts.register import registry
 
 # What tests/contract runs; see examples.py there.
 RUNS = [{"epochs": 3}]
@@ -18,7 +19,7 @@ def test_digits_are_read_learned_shown_and_registered_for_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_page: Any
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    record = local.run(image_training, {}, tmp_path)
+    record = runner.run(image_training, {}, tmp_path)
     assert record.succeeded, [(task.name, task.error) for task in record.failed] or record.problem
     outputs = {task.name: task.outputs for task in record.tasks}
     assert outputs["ingest-images"]["rows"] == 1797

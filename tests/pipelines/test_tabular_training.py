@@ -13,9 +13,10 @@ import pytest
 from kfp import dsl
 
 import run as run_command
-from flowparts import models, registry, tables
-from pipelines.tabular_training import tabular_training
-from targets import local, run_page
+from backends.local import run_page, runner
+from flowparts import models, tables
+from flowparts.pipelines.tabular_training import tabular_training
+from flowparts.register import registry
 
 QUICK = [
     {"estimator": "Linear", "parameters": {}},
@@ -34,9 +35,9 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def run(runs: Path, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> local.Run:
+def run(runs: Path, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> runner.Run:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs / 'mlflow.db'}")
-    record = local.run(tabular_training, parameters, runs)
+    record = runner.run(tabular_training, parameters, runs)
     assert record.succeeded, [(task.name, task.error) for task in record.failed] or record.problem
     return record
 
@@ -47,11 +48,11 @@ def registered_by(runs: Path) -> str:
         return database.execute(query).fetchone()[0]
 
 
-def outputs(record: local.Run, task: str) -> dict[str, Any]:
+def outputs(record: runner.Run, task: str) -> dict[str, Any]:
     return next(each.outputs for each in record.tasks if each.name == task)
 
 
-def measured(record: local.Run) -> dict[str, float]:
+def measured(record: runner.Run) -> dict[str, float]:
     found: dict[str, float] = outputs(record, "evaluate-model")["test_metrics"].metadata
     return found
 
@@ -88,7 +89,7 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
     assert {"train-tabular", "register-champion"} <= {
         text.text for text in driver.find_elements("css selector", "svg.graph text")
     }
-    for report in local.reports(second).values():
+    for report in runner.reports(second).values():
         open_page(report)
     assert len(open_page(index).find_elements("css selector", "tbody tr")) == 2
 
@@ -118,7 +119,7 @@ def test_an_unknown_trainer_fails_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    record = local.run(tabular_training, {"trainer": "it's keras"}, tmp_path)
+    record = runner.run(tabular_training, {"trainer": "it's keras"}, tmp_path)
     assert [task.name for task in record.failed] == ["validate-table"]
     assert record.failed[0].error.startswith('unknown trainer "it\'s keras"')
 
@@ -178,11 +179,11 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
     assert json.loads((record.folder / "run.json").read_text())["parameters"]["data_version"]
     parts = [tables.scan(outputs(record, "split-table")[part].path).collect() for part in ("train", "test")]
     assert parts[0]["joined"].max() < parts[1]["joined"].min()  # type: ignore[operator]
-    assert "country" in local.reports(record)["evaluate-model"].read_text()
+    assert "country" in runner.reports(record)["evaluate-model"].read_text()
     model = models.load(outputs(record, "train-tabular")["model"].path)
     assert model.classes == ["no", "yes"]
     left_out = "2 rows without a label; 1 row of class 'maybe' (fewer than min_class_rows=3)"
-    assert ("left out", left_out) in local.findings(record)
+    assert ("left out", left_out) in runner.findings(record)
     page = Path(outputs(record, "register-champion")["run_summary"].path).read_text()
     assert f"Left out before the split: {left_out}." in html.unescape(page)
 

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "check-tag.sh"
         (f"v{__version__}", ""),
         (
             "v99.0.0",
-            f"error: tag v99.0.0 is not the version in containers/flowparts/__init__.py, {__version__}; "
+            f"error: tag v99.0.0 is not the version in src/flowparts/__init__.py, {__version__}; "
             f"change that file, or tag v{__version__}\n",
         ),
     ],

@@ -141,7 +141,7 @@ def test_the_plan_is_printed_without_being_carried_out(project: Path, run: Run) 
     assert re.match(
         r"\+ kind create cluster --name mine --image kindest/node:v\S+@sha256:[0-9a-f]{64} ", plan[0]
     )
-    assert "+ .venv/bin/python -m targets.load --into kind-mine" in plan
+    assert "+ .venv/bin/python -m tools.load --into kind-mine" in plan
     assert "http://localhost:9000" in done.stdout
     assert not (project / "build").exists()
     assert [call for call in calls(project) if call != "kind get clusters"] == []
@@ -173,7 +173,7 @@ def test_calling_it_again_creates_no_second_cluster_and_fetches_nothing(project:
     assert again.returncode == 0, again.stderr
     assert "the cluster flowparts is there already" in again.stdout
     assert sum(call.startswith("kind create") for call in calls(project)) == 1
-    assert sum(call.endswith("-m targets.load --into kind-flowparts") for call in calls(project)) == 2
+    assert sum(call.endswith("-m tools.load --into kind-flowparts") for call in calls(project)) == 2
 
 
 def test_a_tag_that_was_moved_is_refused(project: Path, run: Run, tmp_path: Path) -> None:

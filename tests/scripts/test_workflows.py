@@ -40,7 +40,7 @@ def test_a_release_pushes_what_was_tested_and_builds_nothing() -> None:
     said = commands("ci", "publish")
     assert not re.search(r"make (push|images)|images build|docker build", said)
     assert "docker load" in said
-    assert "targets.images push" in said
+    assert "tools.images push" in said
     kept, *_ = (
         step["with"]["path"] for step in steps("ci", "test") if step.get("with", {}).get("name") == "images"
     )

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from targets import faults, kubeflow_client, kubeflow_service, submission, vertex_service
+from backends import faults, submission
+from backends.kubeflow import client, service
+from backends.vertex import service as vertex_service
 from tests.submit.kubeflow_server import KubeflowServer
 from tests.submit.vertex_server import VertexServer
 
@@ -14,8 +16,8 @@ from tests.submit.vertex_server import VertexServer
 def _without_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(faults, "PAUSES_SECONDS", (0.01,) * 5)
     monkeypatch.setattr(submission, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(kubeflow_client, "TIMEOUT_SECONDS", (5, 1))
-    monkeypatch.setattr(kubeflow_service, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(client, "TIMEOUT_SECONDS", (5, 1))
+    monkeypatch.setattr(service, "SETTLE_SECONDS", 0.0)
     monkeypatch.setenv("FLOWPARTS_GIT_COMMIT", "0123456789abcdef")
     for variable in ("TOKEN", "COOKIE", "PROFILE", "ENDPOINT"):
         monkeypatch.delenv(f"FLOWPARTS_{variable}", raising=False)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from kfp_server_api import models
 
-from targets import catalogue
+from backends import catalogue
 from tests.stand_in import Answer, Request
 from tests.submit.kubeflow_server import KubeflowServer
 

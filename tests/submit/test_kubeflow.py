@@ -12,9 +12,10 @@ import yaml
 from kfp import dsl
 
 import submit
-from targets import images, package, submission
+from backends import package, submission
 from tests.stand_in import Trouble
 from tests.submit.kubeflow_server import KubeflowServer
+from tools import images
 
 Do = Callable[..., int]
 

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 import submit
-from targets import submission
-from targets.live_view import LiveView
+from backends import submission
+from backends.local.live_view import LiveView
 from tests.stand_in import Trouble
 from tests.submit.kubeflow_server import RECORDED, KubeflowServer
 
@@ -329,7 +329,7 @@ def test_a_workflow_that_nobody_takes_up_waits(
 def test_a_pod_that_was_made_just_now_waits_without_a_reason(
     shown: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("targets.kubeflow_runs.EXPLAINED_AFTER_SECONDS", 3600)
+    monkeypatch.setattr("backends.kubeflow.runs.EXPLAINED_AFTER_SECONDS", 3600)
     _, text = shown("never-scheduled-cpu-request")
     assert steps(text) == {"○ quick": "waiting"}
 
@@ -338,7 +338,7 @@ def test_a_run_whose_step_can_not_start_in_time_is_ended_as_failed(
     kubeflow: KubeflowServer, shown: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The reason is said then, however short the time.
-    monkeypatch.setattr("targets.kubeflow_runs.EXPLAINED_AFTER_SECONDS", 3600)
+    monkeypatch.setattr("backends.kubeflow.runs.EXPLAINED_AFTER_SECONDS", 3600)
     code, text = shown("never-scheduled-cpu-request", None, "--wait", "--start-timeout", "120")
     assert code == 1
     assert kubeflow.runs[0].state == "CANCELED"

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 import submit
-from targets import images, package
+from backends import package
 from tests.stand_in import Trouble
 from tests.submit.vertex_server import VertexServer
+from tools import images
 
 Do = Callable[..., int]
 pytestmark = pytest.mark.filterwarnings("ignore")  # the client libraries warn about their own future

@@ -9,15 +9,15 @@ import pytest
 from kfp import dsl
 from sklearn.linear_model import LogisticRegression
 
-from components.deploy.probe_endpoint import probe_endpoint
-from components.deploy.rollback import rollback
-from components.deploy.shift_traffic import shift_traffic
-from flowparts import endpoint as endpoints
 from flowparts import models
-from flowparts.deploy import docker
+from flowparts.components.deploy.probe_endpoint import probe_endpoint
+from flowparts.components.deploy.rollback import rollback
+from flowparts.components.deploy.shift_traffic import shift_traffic
+from flowparts.deploy import endpoint as endpoints
+from flowparts.deploy.targets import docker
 from tests.flowparts.serving.conftest import rows
 
-WINE = pl.read_parquet("containers/flowparts/samples/wine.parquet")
+WINE = pl.read_parquet("src/flowparts/samples/wine.parquet")
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_docker import deploy_docker
-from components.register.load_champion import load_champion
-from flowparts import agreement, models
-from flowparts import endpoint as endpoints
-from flowparts.deploy import docker
+from flowparts import models
+from flowparts.components.deploy.deploy_docker import deploy_docker
+from flowparts.components.register.load_champion import load_champion
+from flowparts.deploy import endpoint as endpoints
+from flowparts.deploy.targets import docker
+from flowparts.models import agreement
 from tests.components.deploy.conftest import WINE
 
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_model import deploy_model
-from flowparts import endpoint as endpoints
+from flowparts.components.deploy.deploy_model import deploy_model
+from flowparts.deploy import endpoint as endpoints
 
 
 @pytest.mark.container

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_sagemaker import deploy_sagemaker
-from components.register.load_champion import load_champion
+from flowparts.components.deploy.deploy_sagemaker import deploy_sagemaker
+from flowparts.components.register.load_champion import load_champion
 from tests.clouds import ARCHIVES, Served
 from tests.flowparts.deploy.sagemaker_service import ROLE, SageMakerService
 

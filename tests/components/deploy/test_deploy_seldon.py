@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_seldon import deploy_seldon
-from components.deploy.rollback import rollback
-from components.deploy.shift_traffic import shift_traffic
-from flowparts import endpoint as endpoints
+from flowparts.components.deploy.deploy_seldon import deploy_seldon
+from flowparts.components.deploy.rollback import rollback
+from flowparts.components.deploy.shift_traffic import shift_traffic
+from flowparts.deploy import endpoint as endpoints
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 OPTIONS = {"name": "churn", "image": "registry.example/flowparts-serving:0.1.0", "timeout_seconds": 5.0}

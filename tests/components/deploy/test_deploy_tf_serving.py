@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_tf_serving import deploy_tf_serving
-from components.deploy.rollback import rollback
-from components.deploy.shift_traffic import shift_traffic
-from components.register.load_champion import load_champion
-from flowparts import endpoint as endpoints
+from flowparts.components.deploy.deploy_tf_serving import deploy_tf_serving
+from flowparts.components.deploy.rollback import rollback
+from flowparts.components.deploy.shift_traffic import shift_traffic
+from flowparts.components.register.load_champion import load_champion
+from flowparts.deploy import endpoint as endpoints
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 OPTIONS = {"name": "churn", "timeout_seconds": 5.0}

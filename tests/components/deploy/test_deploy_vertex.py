@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_vertex import deploy_vertex
+from flowparts.components.deploy.deploy_vertex import deploy_vertex
 from tests.clouds import Served
 from tests.flowparts.deploy.vertex_service import VertexService
 

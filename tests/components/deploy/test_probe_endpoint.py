@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_model import deploy_model
-from components.deploy.probe_endpoint import probe_endpoint
-from components.deploy.rollback import rollback
-from components.deploy.shift_traffic import shift_traffic
-from components.ingest.ingest_table import ingest_table
-from components.predict.batch_predict import batch_predict
-from components.register.load_champion import load_champion
-from flowparts import endpoint as endpoints
-from flowparts.deploy import docker
+from flowparts.components.deploy.deploy_model import deploy_model
+from flowparts.components.deploy.probe_endpoint import probe_endpoint
+from flowparts.components.deploy.rollback import rollback
+from flowparts.components.deploy.shift_traffic import shift_traffic
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.predict.batch_predict import batch_predict
+from flowparts.components.register.load_champion import load_champion
+from flowparts.deploy import endpoint as endpoints
+from flowparts.deploy.targets import docker
 from tests.components.deploy.conftest import WINE
 
 

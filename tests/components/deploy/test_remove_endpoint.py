@@ -1,9 +1,9 @@
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_kubernetes import deploy_kubernetes
-from components.deploy.remove_endpoint import remove_endpoint
 from flowparts import deploy
+from flowparts.components.deploy.deploy_kubernetes import deploy_kubernetes
+from flowparts.components.deploy.remove_endpoint import remove_endpoint
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 

@@ -18,24 +18,25 @@ from kfp import dsl
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from components.deploy.roll_out import roll_out
-from components.predict.batch_predict import batch_predict
-from flowparts import agreement, tables
-from flowparts import endpoint as endpoints
-from flowparts.deploy import docker
-from flowparts.endpoint import Endpoint
+from flowparts import tables
+from flowparts.components.deploy.roll_out import roll_out
+from flowparts.components.predict.batch_predict import batch_predict
+from flowparts.deploy import endpoint as endpoints
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import docker
+from flowparts.models import agreement
 from tests import endpoints as endpoints_of_tests
 
 pytestmark = pytest.mark.container
 
-CANCER = pl.read_parquet("containers/flowparts/samples/breast_cancer.parquet")
+CANCER = pl.read_parquet("src/flowparts/samples/breast_cancer.parquet")
 ROWS = agreement.to_records(CANCER.drop("target").head(5))
 WATCH: dict[str, Any] = {"requests": 20, "seconds": 1.0}
 # A step in a process of its own, which a test can end.
 STEP = """
 import json, logging, sys
 from kfp import dsl
-from components.deploy.roll_out import roll_out
+from flowparts.components.deploy.roll_out import roll_out
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 kinds = {"model": dsl.Model, "predictions": dsl.Dataset, "endpoint": dsl.Artifact, "metrics": dsl.Metrics,
          "report": dsl.HTML}
@@ -298,7 +299,7 @@ def kill_servers(name: str, but: str) -> None:
 
 
 def shares(endpoint: Endpoint) -> dict[str, int]:
-    from flowparts.deploy import _splitter
+    from flowparts.deploy.targets import _splitter
 
     state = json.loads(docker._get(f"{endpoint.url}{_splitter.TRAFFIC_PATH}"))
     found: dict[str, int] = state["endpoint"]["traffic"]

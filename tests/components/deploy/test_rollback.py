@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.deploy.deploy_docker import deploy_docker
-from components.deploy.rollback import rollback
-from components.register.load_champion import load_champion
-from flowparts import endpoint as endpoints
+from flowparts.components.deploy.deploy_docker import deploy_docker
+from flowparts.components.deploy.rollback import rollback
+from flowparts.components.register.load_champion import load_champion
+from flowparts.deploy import endpoint as endpoints
 
 
 @dsl.pipeline(name="example")

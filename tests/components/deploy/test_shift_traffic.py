@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from components.deploy.shift_traffic import shift_traffic
-from flowparts import endpoint as endpoints
+from flowparts.components.deploy.shift_traffic import shift_traffic
+from flowparts.deploy import endpoint as endpoints
 
 
 @pytest.mark.container

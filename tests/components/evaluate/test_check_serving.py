@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from components.evaluate.check_serving import check_serving
-from flowparts import estimators, models, preprocess, tables
+from flowparts import models, tables
+from flowparts.components.evaluate.check_serving import check_serving
+from flowparts.prepare import preprocess
+from flowparts.train import estimators
 
 ROWS = pl.DataFrame({"size": [float(i) for i in range(60)], "kind": ["x", "y", None] * 20}).with_columns(
     big=pl.col("size") > 30

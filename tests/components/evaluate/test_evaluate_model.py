@@ -11,8 +11,8 @@ import sklearn.metrics as reference
 from kfp import dsl
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from components.evaluate.evaluate_model import evaluate_model
 from flowparts import models
+from flowparts.components.evaluate.evaluate_model import evaluate_model
 
 
 def run(artifact: Callable[..., Any], model: dsl.Model, test: dsl.Dataset, **options: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
-from components.evaluate.select_best import select_best
 from flowparts import models
+from flowparts.components.evaluate.select_best import select_best
 
 
 def run(artifact: Any, candidates: list[dsl.Model], **options: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from kfp import dsl
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from components.ingest.ingest_images import ingest_images
 from flowparts import tables
+from flowparts.components.ingest.ingest_images import ingest_images
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from components.ingest.ingest_table import ingest_table
-from flowparts import schema, tables
+from flowparts import tables
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.tables import schema
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from kfp import dsl
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 
-from components.predict.batch_predict import batch_predict
 from flowparts import models, tables
+from flowparts.components.predict.batch_predict import batch_predict
 
 
 @pytest.fixture

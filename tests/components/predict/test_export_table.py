@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from components.predict.export_table import export_table
-from flowparts import sources
+from flowparts.components.predict.export_table import export_table
+from flowparts.util import sources
 
 ROWS = pl.DataFrame(
     {"id": [1, 2], "naïve": ["é, x", None], "when": [datetime.datetime(2024, 1, 2, 3, 4, 5), None]}

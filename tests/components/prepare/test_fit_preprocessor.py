@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from components.prepare.fit_preprocessor import fit_preprocessor
-from flowparts import preprocess, tables
+from flowparts import tables
+from flowparts.components.prepare.fit_preprocessor import fit_preprocessor
+from flowparts.prepare import preprocess
 
 TRAIN = pl.DataFrame(
     {

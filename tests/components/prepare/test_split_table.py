@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from components.prepare.split_table import split_table
 from flowparts import tables
+from flowparts.components.prepare.split_table import split_table
 
 ROWS = pl.DataFrame({"id": range(1000), "label": ["a", "b", "b", "b"] * 250})
 

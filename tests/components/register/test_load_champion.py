@@ -6,8 +6,9 @@ import pytest
 from kfp import dsl
 from sklearn.linear_model import LogisticRegression
 
-from components.register.load_champion import load_champion
-from flowparts import models, registry
+from flowparts import models
+from flowparts.components.register.load_champion import load_champion
+from flowparts.register import registry
 
 
 @pytest.fixture

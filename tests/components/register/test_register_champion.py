@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components.register.register_champion import register_champion
-from flowparts import models, outputs, registry
+from flowparts import models
+from flowparts.components.register.register_champion import register_champion
+from flowparts.register import registry
+from flowparts.util import outputs
 
 
 @pytest.fixture(scope="module")

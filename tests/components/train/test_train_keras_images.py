@@ -10,9 +10,13 @@ import pytest
 from kfp import dsl
 from PIL import Image
 
-from components.train.train_keras_images import train_keras_images
-from flowparts import engines, evaluation, evaluation_report, images, models, preprocess, scoring, tables
-from flowparts.networks import archive, image_model, saved_model
+from flowparts import models, tables
+from flowparts.components.train.train_keras_images import train_keras_images
+from flowparts.evaluate import evaluation, evaluation_report
+from flowparts.models import engines, scoring
+from flowparts.prepare import preprocess
+from flowparts.train.networks import archive, image_model, saved_model
+from flowparts.util import images
 
 QUICK: dict[str, Any] = {"height": 8, "width": 8, "channels": 1, "filters": 8, "epochs": 6, "batch_size": 32}
 

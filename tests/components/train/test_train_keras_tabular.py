@@ -13,8 +13,8 @@ import pytest
 from kfp import dsl
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
-from components.train.train_keras_tabular import train_keras_tabular
 from flowparts import models, tables
+from flowparts.components.train.train_keras_tabular import train_keras_tabular
 from tests.contract.steps import Step, Stop
 
 SMALL: dict[str, Any] = {"units": 16, "layers": 1, "epochs": 12, "batch_size": 32, "learning_rate": 0.02}
@@ -115,7 +115,7 @@ def test_a_model_of_raw_rows_comes_out(trained: Trained) -> None:
 
 
 def test_archive_and_saved_model_answer_as_the_graph_that_is_scored(trained: Trained) -> None:
-    from flowparts.networks import archive, encoding, onnx_export, saved_model, tabular_model
+    from flowparts.train.networks import archive, encoding, onnx_export, saved_model, tabular_model
 
     rows = VALIDATION.with_columns(
         town=pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("☃")).otherwise("town"),
@@ -134,7 +134,7 @@ def test_archive_and_saved_model_answer_as_the_graph_that_is_scored(trained: Tra
 
 
 def test_preprocessing_is_learned_from_the_training_rows_only(bought: Trained, tmp_path: Path) -> None:
-    from flowparts.networks import archive
+    from flowparts.train.networks import archive
 
     network = archive.load(Path(bought.model.path) / "model.keras")
     layers = {layer.name: layer for layer in network.get_layer("trunk").layers}
@@ -188,7 +188,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_network(
 
     again = step.inside(disturbed, tmp_path)
     # Counted are removals: of what may be left of an interrupted write, and of the state before.
-    assert again.run(log, Stop("flowparts.networks.checkpoints.shutil.rmtree", 10)).exit_code == -9
+    assert again.run(log, Stop("flowparts.train.networks.checkpoints.shutil.rmtree", 10)).exit_code == -9
     ended = again.run(log)
     assert ended.exit_code == 0, ended.log
     states = [Path(path).name for path in ended.moved if "epoch-" in Path(path).name]
@@ -334,7 +334,7 @@ def test_two_devices_agree_with_one(bought: Trained, tmp_path: Path) -> None:
 def _mirror(folder: Path, options: dict[str, Any]) -> None:
     import tensorflow as tf
 
-    from flowparts.networks import training
+    from flowparts.train.networks import training
 
     # A processor stands for two devices, as several GPUs are one each.
     (processor,) = tf.config.list_physical_devices("CPU")
@@ -346,7 +346,7 @@ def _mirror(folder: Path, options: dict[str, Any]) -> None:
 def test_learns_with_half_the_bits_where_a_gpu_does_and_answers_in_full(
     bought: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowparts.networks import archive, training
+    from flowparts.train.networks import archive, training
 
     monkeypatch.setattr(training, "precision", lambda: "mixed_float16")
     found = Trained(tmp_path, **LABELS["classification"])

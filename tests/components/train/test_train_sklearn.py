@@ -10,13 +10,14 @@ from kfp import dsl
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.metrics import roc_auc_score
 
-from components.evaluate.select_best import select_best
-from components.ingest.ingest_table import ingest_table
-from components.prepare.fit_preprocessor import fit_preprocessor
-from components.prepare.split_table import split_table
-from components.train.train_keras_tabular import train_keras_tabular
-from components.train.train_sklearn import train_sklearn
-from flowparts import models, preprocess, tables
+from flowparts import models, tables
+from flowparts.components.evaluate.select_best import select_best
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.prepare.fit_preprocessor import fit_preprocessor
+from flowparts.components.prepare.split_table import split_table
+from flowparts.components.train.train_keras_tabular import train_keras_tabular
+from flowparts.components.train.train_sklearn import train_sklearn
+from flowparts.prepare import preprocess
 
 FAST = [
     {"estimator": "Linear", "parameters": {}},

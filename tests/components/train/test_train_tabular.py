@@ -9,13 +9,14 @@ import pytest
 from kfp import dsl
 from sklearn.metrics import roc_auc_score
 
-from components.evaluate.select_best import select_best
-from components.prepare.fit_preprocessor import fit_preprocessor
-from components.train.train_keras_tabular import train_keras_tabular
-from components.train.train_sklearn import train_sklearn
-from components.train.train_tabular import train_tabular
-from flowparts import models, seen, tables
-from flowparts.networks import tabular_model
+from flowparts import models, tables
+from flowparts.components.evaluate.select_best import select_best
+from flowparts.components.prepare.fit_preprocessor import fit_preprocessor
+from flowparts.components.train.train_keras_tabular import train_keras_tabular
+from flowparts.components.train.train_sklearn import train_sklearn
+from flowparts.components.train.train_tabular import train_tabular
+from flowparts.models import seen
+from flowparts.train.networks import tabular_model
 from tests.components.train.test_train_keras_tabular import LABELS, SMALL, TRAIN, VALIDATION
 
 CANDIDATES = ["Linear", {"estimator": "XGB", "parameters": {"n_estimators": 20.0}}]

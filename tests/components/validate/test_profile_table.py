@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from components.validate.profile_table import profile_table
+from flowparts.components.validate.profile_table import profile_table
 
 
 def test_writes_statistics_and_a_page(

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from kfp import dsl
 
-from components.validate.validate_table import validate_table
-from flowparts import schema as schemas
+from flowparts.components.validate.validate_table import validate_table
+from flowparts.tables import schema as schemas
 
 GOOD = pl.DataFrame({"age": [31, 42, 58], "plan": ["basic", "pro", "pro"]})
 BAD = GOOD.with_columns(age=pl.Series([31, 430, None]))

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from flowparts import agreement, models
+from flowparts import models
+from flowparts.models import agreement
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server, rows, start, train, wait
 
 
 @pytest.fixture
 def api(cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> KubernetesApi:
-    monkeypatch.setattr("flowparts.deploy.seldon._MESH_SECONDS", 0.1)
+    monkeypatch.setattr("flowparts.deploy.targets.seldon._MESH_SECONDS", 0.1)
     return cluster
 
 

@@ -24,7 +24,7 @@ import botocore.session
 import urllib3
 from botocore.validate import ParamValidator
 
-from flowparts.deploy import sagemaker
+from flowparts.deploy.targets import sagemaker
 from tests.stand_in import Answer, Request, StandIn, Trouble
 
 REGION, ACCOUNT = "eu-west-1", "123456789012"

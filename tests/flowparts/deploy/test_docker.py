@@ -18,14 +18,15 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import agreement, models
-from flowparts.deploy import docker as host
-from flowparts.endpoint import Endpoint
+from flowparts import models
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import docker as host
+from flowparts.models import agreement
 from tests import endpoints
 
 pytestmark = pytest.mark.container
 
-WINE = pl.read_parquet("containers/flowparts/samples/wine.parquet")
+WINE = pl.read_parquet("src/flowparts/samples/wine.parquet")
 ROWS = agreement.to_records(WINE.drop("target").head(3))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowparts.deploy import kubernetes
+from flowparts.deploy.targets import kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server, start, wait
 

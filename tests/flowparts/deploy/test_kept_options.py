@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from flowparts import deploy
-from flowparts.deploy import kubernetes
-from flowparts.endpoint import Endpoint
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
 

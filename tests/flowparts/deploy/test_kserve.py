@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from flowparts import deploy as targets
-from flowparts.cluster import Cluster
-from flowparts.deploy import kserve
-from flowparts.deploy._kserve_knative import KnativeService
-from flowparts.endpoint import Endpoint
+from flowparts.deploy.cluster import Cluster
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import kserve
+from flowparts.deploy.targets._kserve_knative import KnativeService
 from tests.flowparts.deploy import typed
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server

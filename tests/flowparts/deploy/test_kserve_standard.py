@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from flowparts.deploy import kserve
-from flowparts.deploy._kserve_standard import StandardService
-from flowparts.endpoint import Endpoint
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import kserve
+from flowparts.deploy.targets._kserve_standard import StandardService
 from tests.flowparts.deploy.custom_resources import canary_problem
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from flowparts import cluster
-from flowparts.cluster import Cluster
-from flowparts.deploy import _fleet, kubernetes
-from flowparts.endpoint import Endpoint
+from flowparts.deploy import cluster
+from flowparts.deploy.cluster import Cluster
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import _fleet, kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi, digest_of
 from tests.flowparts.deploy.typed import check_typed
 from tests.flowparts.serving.conftest import Server
@@ -505,7 +505,7 @@ def test_a_route_that_the_gateway_refuses_is_told_and_taken_back(
     api.put("gateways", GATEWAY)
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     first = deploy(FIRST)
-    monkeypatch.setattr("flowparts.deploy._fleet._ROUTE_SECONDS", 0.1)
+    monkeypatch.setattr("flowparts.deploy.targets._fleet._ROUTE_SECONDS", 0.1)
     monkeypatch.setattr(KubernetesApi, "_httproutes", lambda *_: None)
     with pytest.raises(ValueError, match=f"public has not taken it yet; {first.revision} serves as before"):
         deploy(SECOND, gateway="public")
@@ -726,7 +726,7 @@ def test_what_a_killed_step_has_left_gets_no_requests(
     first = deploy(FIRST)
     second = deploy(SECOND, share=50)
     with monkeypatch.context() as patch:
-        patch.setattr("flowparts.deploy._fleet.look_up", killed)
+        patch.setattr("flowparts.deploy.targets._fleet.look_up", killed)
         with pytest.raises(KeyboardInterrupt):
             deploy(THIRD, share=50)
     api.step()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flowparts import deploy
-from flowparts.cluster import Cluster
+from flowparts.deploy.cluster import Cluster
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
 from tests.flowparts.serving.conftest import Server

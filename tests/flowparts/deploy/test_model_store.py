@@ -7,7 +7,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flowparts import model_store, models, probe, registry, rollout, sources
+from flowparts import models
+from flowparts.deploy import model_store, probe, rollout
+from flowparts.register import registry
+from flowparts.util import sources
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server, rows
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from flowparts.deploy import _lease, kubernetes, one_writer
+from flowparts.deploy import _lease, one_writer
+from flowparts.deploy.targets import kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 LEASE_SECONDS = 2.0
@@ -187,7 +188,7 @@ def test_a_step_whose_clock_is_wrong_takes_no_lease_from_one_that_lives(
         def now(cls, tz: Any = None) -> datetime:
             return datetime.now(tz) + timedelta(hours=2)
 
-    monkeypatch.setattr("flowparts.cluster.datetime", Late)
+    monkeypatch.setattr("flowparts.deploy.cluster.datetime", Late)
     with pytest.raises(ValueError, match="is being changed by step-b"):
         kubernetes.deploy(FIRST, "churn", **OPTIONS)
 

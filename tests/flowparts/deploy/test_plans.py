@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowparts import deploy
-from flowparts.deploy import kserve, kubernetes
+from flowparts.deploy.targets import kserve, kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
 

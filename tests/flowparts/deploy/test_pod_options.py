@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from flowparts import deploy
-from flowparts.deploy import kserve, kubernetes, seldon
-from flowparts.pod_options import PodOptions
+from flowparts.deploy.pod_options import PodOptions
+from flowparts.deploy.targets import kserve, kubernetes, seldon
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 MODEL = "s3://models/churn/1"

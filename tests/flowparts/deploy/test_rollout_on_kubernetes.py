@@ -8,9 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flowparts import ending, models, probe, rollout
-from flowparts.deploy import kubernetes
-from flowparts.endpoint import Endpoint
+from flowparts import models
+from flowparts.deploy import probe, rollout
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import kubernetes
+from flowparts.util import ending
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server, rows
 

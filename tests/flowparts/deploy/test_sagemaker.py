@@ -22,10 +22,12 @@ import boto3
 import polars as pl
 import pytest
 
-from flowparts import agreement, models, probe
 from flowparts import deploy as targets
-from flowparts.deploy import sagemaker
-from flowparts.endpoint import Endpoint
+from flowparts import models
+from flowparts.deploy import probe
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import sagemaker
+from flowparts.models import agreement
 from tests.clouds import ARCHIVES, BUCKET, Served
 from tests.flowparts.deploy.sagemaker_service import REGION, ROLE, Refused, SageMakerService
 from tests.flowparts.serving.conftest import CODE, free_ports, rows, same

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from flowparts import trees
-from flowparts.deploy import seldon
-from flowparts.endpoint import Endpoint
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import seldon
+from flowparts.util import trees
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi, digest_of
 from tests.flowparts.serving.conftest import start, wait
 from tests.flowparts.serving.test_repository import place
@@ -81,7 +81,8 @@ def test_servers_stay_until_the_mesh_sends_them_nothing(
     made = seldon.shift(deploy(SECOND, share=10), 50)
     seen: list[tuple[int, dict[str, int]]] = []
     monkeypatch.setattr(
-        "flowparts.deploy.seldon.time.sleep", lambda _: seen.append((len(api.names("models")), weights(api)))
+        "flowparts.deploy.targets.seldon.time.sleep",
+        lambda _: seen.append((len(api.names("models")), weights(api))),
     )
     back = seldon.rollback(made)
     assert seen == [(2, {f"churn-{back.revision}": 100})]
@@ -216,6 +217,6 @@ def test_a_mesh_that_does_not_lead_there_is_told_and_does_not_stop_a_deployment(
     def lost(*_: Any) -> None:
         raise ValueError("nothing is there")
 
-    monkeypatch.setattr("flowparts.cluster.Cluster.get_from_service", lost)
+    monkeypatch.setattr("flowparts.deploy.cluster.Cluster.get_from_service", lost)
     assert deploy(FIRST).share == 100
     assert "can't be asked which model they serve" in caplog.text

@@ -3,9 +3,9 @@ from fractions import Fraction
 
 import pytest
 
-from flowparts.deploy import _splitter
-from flowparts.deploy._splitter import State
-from flowparts.endpoint import Endpoint
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import _splitter
+from flowparts.deploy.targets._splitter import State
 
 
 def state(share: int, servers: int, previous_servers: int) -> State:

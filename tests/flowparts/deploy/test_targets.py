@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flowparts import __version__, deploy, sources
+from flowparts import __version__, deploy
+from flowparts.util import sources
 
 
 def test_a_target_is_found_by_its_name_and_offers_what_all_do() -> None:
-    assert "docker" in deploy.targets()
-    for name in deploy.targets():
+    assert "docker" in deploy.target_names()
+    for name in deploy.target_names():
         target = deploy.target(name)
         for function in ("deploy", "shift", "rollback", "predict"):
             assert callable(getattr(target, function)), f"{name} has no {function}"
@@ -91,7 +92,7 @@ def test_a_name_that_some_platform_refuses_is_answered(name: str) -> None:
 def test_equal_files_are_the_same_revision_and_others_another(
     save_model: Callable[..., dict[str, Any]], s3_server: str, tmp_path: Path
 ) -> None:
-    wine = pl.read_parquet("containers/flowparts/samples/wine.parquet")
+    wine = pl.read_parquet("src/flowparts/samples/wine.parquet")
     for name, strength in {"a": 1.0, "b": 1.0, "c": 0.1}.items():
         save_model(tmp_path / name, wine, "target", LogisticRegression(C=strength, max_iter=1000))
     first, same, other = (deploy.revision(tmp_path / name) for name in "abc")

@@ -20,10 +20,13 @@ from google.protobuf import descriptor_pb2, message_factory, text_format
 from kfp import dsl
 from sklearn.linear_model import LogisticRegression
 
-from components.train.train_keras_images import train_keras_images
-from flowparts import agreement, models, probe, saved_model_files, tables
-from flowparts.deploy import kubernetes, tf_serving
-from flowparts.endpoint import Endpoint
+from flowparts import models, tables
+from flowparts.components.train.train_keras_images import train_keras_images
+from flowparts.deploy import probe
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import kubernetes, tf_serving
+from flowparts.models import agreement
+from flowparts.serving import saved_model_files
 from tests.components.train.test_train_keras_images import HELD_OUT, QUICK, TRAIN
 from tests.components.train.test_train_keras_tabular import LABELS, VALIDATION, Trained
 from tests.flowparts.deploy import tf_serving_server
@@ -291,7 +294,7 @@ def sklearn_model(
     tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., dict[str, Any]]
 ) -> Path:
     path = tmp_path_factory.mktemp("sklearn") / "model"
-    wine = pl.read_parquet("containers/flowparts/samples/wine.parquet")
+    wine = pl.read_parquet("src/flowparts/samples/wine.parquet")
     save_model(path, wine, "target", LogisticRegression(max_iter=1000))
     return path
 
@@ -311,7 +314,7 @@ def uploaded(s3_server: str) -> Callable[[Path], str]:
 
 def lay_out(model: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run what the pod's first container runs."""
-    command = [sys.executable, "-m", "flowparts.saved_model_files", model, str(directory)]
+    command = [sys.executable, "-m", "flowparts.serving.saved_model_files", model, str(directory)]
     return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from flowparts import agreement, models
 from flowparts import deploy as targets
-from flowparts.deploy import vertex
-from flowparts.endpoint import Endpoint
+from flowparts import models
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import vertex
+from flowparts.models import agreement
 from tests.clouds import Served
 from tests.flowparts.deploy.vertex_service import PARENT, VertexService
 from tests.flowparts.serving.conftest import rows, same

@@ -7,7 +7,8 @@ and how it ended.
 import random
 import sys
 
-from flowparts.deploy import _lease, kubernetes
+from flowparts.deploy import _lease
+from flowparts.deploy.targets import kubernetes
 
 MODELS = [f"s3://models/churn/{number}" for number in range(4)]
 OPTIONS = {"image": "registry.example/flowparts-serving:0.1.0", "replicas": 1, "timeout_seconds": 10.0}

@@ -21,9 +21,12 @@ import polars as pl
 import pytest
 import urllib3
 
-from flowparts import agreement, estimators, models, preprocess
+from flowparts import models
+from flowparts.models import agreement
+from flowparts.prepare import preprocess
+from flowparts.train import estimators
 
-CODE = Path(__file__).parents[3] / "containers"
+CODE = Path(__file__).parents[3] / "src"
 
 
 def rows(count: int = 200) -> pl.DataFrame:

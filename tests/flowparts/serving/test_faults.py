@@ -19,13 +19,13 @@ import urllib3
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from flowparts import trees
+from flowparts.util import trees
 from tests.flowparts.serving.conftest import Server, free_ports, start, wait
 from tests.flowparts.serving.test_open_inference import tensors
 
 # The engine of a test may take a second: as slow models do.
 SLOW = """
-from flowparts import engines
+from flowparts.models import engines
 load = engines.load
 def slow(*arguments):
     import time
@@ -39,7 +39,7 @@ def slow(*arguments):
 engines.load = slow
 """
 BROKEN = """
-from flowparts import engines
+from flowparts.models import engines
 load = engines.load
 def broken(*arguments):
     engine = load(*arguments)

@@ -21,10 +21,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from flowparts import images
 from flowparts.serving import comma_separated, tensors
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.signature import Signature
+from flowparts.util import images
 from tests.flowparts.serving.conftest import Server
 from tests.flowparts.serving.test_bad_requests import talk
 from tests.flowparts.serving.test_http import answers, connected, request
@@ -437,7 +437,7 @@ def test_a_model_that_hangs_is_neither_alive_nor_in_the_way_of_the_end(
     assert server.process.wait(20) in (0, 1)
 
 
-SLEEPS = "import time, flowparts.engines; flowparts.engines.load = lambda *_: time.sleep(600)"
+SLEEPS = "import time, flowparts.models.engines; flowparts.models.engines.load = lambda *_: time.sleep(600)"
 
 
 def test_a_model_that_takes_too_long_to_load_is_one_sentence(
@@ -497,7 +497,8 @@ def test_a_model_that_takes_more_memory_than_there_is_is_one_sentence(
     serve: Callable[..., Server], model: Path
 ) -> None:
     greedy = (
-        f"{BIG}\nimport numpy, flowparts.engines; flowparts.engines.load = lambda *_: numpy.ones(1 << 30)"
+        f"{BIG}\nimport numpy; from flowparts.models import engines\n"
+        "engines.load = lambda *_: numpy.ones(1 << 30)"
     )
     server = serve(model, code=greedy, ready=False)
     assert server.process.wait(60) == 1

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowparts.serving.metrics import Metrics
+from flowparts.serving.server_metrics import Metrics
 from tests.flowparts.serving.conftest import Server
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import boto3
 import pytest
 
-from flowparts import trees
 from flowparts.serving import model_files
+from flowparts.util import trees
 from tests.flowparts.serving.conftest import Server, same
 
 

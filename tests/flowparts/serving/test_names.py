@@ -16,7 +16,9 @@ import tritonclient.http as over_http
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from flowparts import agreement, models, serving_check, tables
+from flowparts import models, tables
+from flowparts.evaluate import serving_check
+from flowparts.models import agreement
 from tests.flowparts.serving.conftest import Server, rows, same, start, train, wait
 from tests.flowparts.serving.test_metrics import samples
 

@@ -14,7 +14,7 @@ import botocore.exceptions
 import pytest
 import urllib3
 
-from flowparts.serving import settings
+from flowparts.serving import server_settings
 from tests.flowparts.serving.conftest import Server, same, train
 
 
@@ -150,7 +150,7 @@ def test_a_blank_line_is_a_missing_value_where_there_is_one_column(
 
 
 def test_it_is_started_as_the_platform_starts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(settings, "MOUNTS", ("/nowhere", str(tmp_path)))
-    given = settings.parse(["serve"], {"SAGEMAKER_BIND_TO_PORT": "9001"})
+    monkeypatch.setattr(server_settings, "MOUNTS", ("/nowhere", str(tmp_path)))
+    given = server_settings.parse(["serve"], {"SAGEMAKER_BIND_TO_PORT": "9001"})
     assert (given.model, given.port) == (str(tmp_path), 9001)
-    assert settings.parse(["serve"], {}).port == 8080
+    assert server_settings.parse(["serve"], {}).port == 8080

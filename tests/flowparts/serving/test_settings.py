@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from flowparts.serving import settings
+from flowparts.serving import server_settings
 
 
 def test_options_come_from_the_command_line_then_the_environment_then_the_platform() -> None:
@@ -11,12 +11,12 @@ def test_options_come_from_the_command_line_then_the_environment_then_the_platfo
         "FLOWPARTS_SERVING_LOG_REQUESTS": "true", "AIP_HTTP_PORT": "2", "AIP_STORAGE_URI": "gs://x",
         "AIP_HEALTH_ROUTE": "/h",
     }  # fmt: skip
-    given = settings.parse(["--port=3"], environment)
+    given = server_settings.parse(["--port=3"], environment)
     assert (given.model, given.port, given.health_route, given.log_requests) == ("/env", 3, "/h", True)
-    assert settings.parse([], environment).port == 1
+    assert server_settings.parse([], environment).port == 1
     del environment["FLOWPARTS_SERVING_PORT"]
-    assert settings.parse([], environment).port == 2
-    assert settings.parse(["--model=m", "--log-requests"], {}).log_requests
+    assert server_settings.parse([], environment).port == 2
+    assert server_settings.parse(["--model=m", "--log-requests"], {}).log_requests
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_options_come_from_the_command_line_then_the_environment_then_the_platfo
 )
 def test_wrong_options_give_a_sentence(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        settings.parse(arguments, {})
+        server_settings.parse(arguments, {})

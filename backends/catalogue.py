@@ -1,0 +1,60 @@
+"""Finds every component and pipeline by walking their folders; nothing is listed by hand."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kfp.dsl.base_component import BaseComponent
+from kfp.dsl.python_component import PythonComponent
+
+import flowparts.components as components_package
+import flowparts.pipelines as pipelines_package
+from flowparts.util.names import unknown
+
+
+def components() -> dict[str, PythonComponent]:
+    """Return every component by name; the stage of a model's life is its folder."""
+    return _walk(components_package, "*/*.py")
+
+
+def pipelines() -> dict[str, BaseComponent]:
+    """Return every pipeline by name."""
+    return _walk(pipelines_package, "*.py")
+
+
+def pipeline(name: str) -> BaseComponent:
+    """Return one pipeline; its name may be written with hyphens or underscores.
+
+    Raises:
+        ValueError: There is no such pipeline; names the near match.
+    """
+    return find(name, pipelines(), "pipeline")
+
+
+def find(name: str, among: dict[str, BaseComponent], kind: str) -> BaseComponent:
+    """Return the component or pipeline of that name, or raise ValueError naming the near match."""
+    key = name.replace("-", "_")
+    if key not in among:
+        raise ValueError(unknown(kind, name, list(among)))
+    return among[key]
+
+
+def stage(component: PythonComponent) -> str:
+    """Return the folder a component stands in: ingest, validate, prepare, train and so on."""
+    return component.python_func.__module__.split(".")[-2]
+
+
+def _walk(package: ModuleType, pattern: str) -> dict[str, Any]:
+    folder = Path(package.__path__[0])
+    found = {}
+    for file in sorted(folder.glob(pattern)):
+        if file.stem.startswith("_"):
+            continue
+        module = ".".join((package.__name__, *file.relative_to(folder).with_suffix("").parts))
+        part = getattr(importlib.import_module(module), file.stem, None)
+        if not isinstance(part, BaseComponent):
+            place, kind = file.relative_to(folder.parent), package.__name__.removesuffix("s")
+            raise ValueError(f"{place} has no {kind} named {file.stem}, as its file is")
+        found[file.stem] = part
+    return found

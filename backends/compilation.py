@@ -1,0 +1,57 @@
+"""From a pipeline and settings to what a backend is sent, by compile.py and submit.py alike."""
+
+from pathlib import Path
+from typing import Any
+
+from kfp.dsl.base_component import BaseComponent
+
+from backends import package, profiles, submission
+from backends.kubeflow import overlay
+from backends.vertex import document
+
+TARGETS: dict[str, Any] = {"kubeflow": overlay, "vertex": document}
+SETTINGS: dict[str, Any] = {"kubeflow": profiles.Kubeflow, "vertex": profiles.Vertex}
+
+
+def component_text(part: BaseComponent, chosen: Any, embed_source: bool) -> str:
+    """Return the compiled YAML of a component or pipeline in the images of the settings.
+
+    Raises:
+        ValueError: The settings name no such images.
+    """
+    version = images_version(chosen)
+    references = package.image_references(chosen.registry, version, _digests(chosen))
+    return package.compiled(part, references, None if embed_source else version)
+
+
+def pipeline_text(part: BaseComponent, target: str, chosen: Any, embed_source: bool) -> str:
+    """Return the compiled YAML of a pipeline with all that the settings give to its steps.
+
+    Raises:
+        ValueError: A setting doesn't fit the pipeline.
+    """
+    text = component_text(part, chosen, embed_source)
+    return str(TARGETS[target].with_settings(text, chosen))
+
+
+def checked(text: str, target: str, chosen: Any) -> submission.Package:
+    """Return a compiled pipeline, of this repository or of others, as the package that is sent.
+
+    Raises:
+        ValueError: The backend would refuse it.
+    """
+    TARGETS[target].check(text)
+    if target == "kubeflow" and chosen.node:
+        overlay.check_fits(text, chosen.node)
+    return submission.Package(
+        text if chosen.caching else submission.without_caching(text), images_version(chosen)
+    )
+
+
+def images_version(chosen: Any) -> str:
+    """Return the tag of the images that the settings name."""
+    return package.images_version(chosen.version, _digests(chosen))
+
+
+def _digests(chosen: Any) -> Path | None:
+    return Path(chosen.digests) if chosen.digests else None

@@ -1,0 +1,44 @@
+"""Which of a profile's secrets each step of a compiled pipeline gets: those that its component asks for."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from backends import catalogue
+from flowparts.components import SECRETS
+
+
+def require_asked(variables: Iterable[str]) -> None:
+    """Raise ValueError if no component asks for one of the variables, which then would reach no step."""
+    catalogue.components()  # importing them fills SECRETS
+    for variable in variables:
+        if not any(_asks(patterns, variable) for patterns in SECRETS.values()):
+            raise ValueError(
+                f"no step asks for the secret variable {variable!r}; correct its name, or have a component "
+                f"ask for it: runs_in(..., secrets=({variable!r},))"
+            )
+
+
+def asked(container: Mapping[str, Any], variables: Iterable[str]) -> list[str]:
+    """Return those of the variables that a compiled step asks for.
+
+    Args:
+        container: The executor's container.
+        variables: Names of variables.
+    """
+    patterns = SECRETS.get(_component(container), ())
+    return [variable for variable in variables if _asks(patterns, variable)]
+
+
+def _component(container: Mapping[str, Any]) -> str:
+    """Return the name of the component that a container runs, by name in the image or by its source."""
+    for words in (container.get("command") or [], container.get("args") or []):
+        for before, word in itertools.pairwise(words):
+            if before in ("flowparts.step", "--function_to_execute"):
+                return str(word)
+    return ""
+
+
+def _asks(patterns: Iterable[str], variable: str) -> bool:
+    return any(fnmatchcase(variable, pattern) for pattern in patterns)

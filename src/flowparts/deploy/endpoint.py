@@ -1,0 +1,198 @@
+"""The endpoint contract: where a model is served, which revisions there are and how requests are shared.
+
+The file is JSON:
+
+    {
+      "target": "docker",
+      "name": "churn",
+      "url": "http://127.0.0.1:32771",
+      "revision": "r5d1c0f7a9b3e",
+      "previous_revision": "r08e2b6c41f7d",
+      "traffic": {"r08e2b6c41f7d": 90, "r5d1c0f7a9b3e": 10},
+      "settings": {}
+    }
+
+- `target`: the module of `flowparts.deploy` that made it and can change it.
+- `name`: what the endpoint is called there.
+- `url`: where clients send requests.
+- `revision`: the revision that was deployed last; it stands for the content of its model.
+- `previous_revision`: the one that a rollback goes back to; null if there is none.
+- `traffic`: revision to its share of the requests in percent; the shares add up to 100.
+- `settings`: what the target needs to find the endpoint again (namespace, project, region), never a secret.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowparts.util import metadata, outputs
+
+_TARGET = re.compile(r"[a-z][a-z0-9_]*")
+_URL = re.compile(r"https?://[^\s@]+")
+_SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
+
+
+class Written(Protocol):
+    """An artifact of a step, as far as an endpoint needs it."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint as it stood when this was written; the module's docstring says what each field means.
+
+    Raises:
+        ValueError: A field holds what it must not.
+    """
+
+    target: str
+    name: str
+    url: str
+    revision: str
+    traffic: Mapping[str, int]
+    previous_revision: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise ValueError(f"the endpoint {self.name!r} is not valid: {problem}")
+
+    @property
+    def share(self) -> int:
+        """Percent of the requests that the current revision gets."""
+        return self.traffic[self.revision]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+    def deploying(self, revision: str, share: int) -> "Endpoint":
+        """Return the endpoint as deploying a revision with a share of the traffic leaves it.
+
+        A new revision takes its share from the one that serves most, which becomes the previous revision; a
+        third one is dropped. The revision that serves most already keeps what it has, and where another one
+        was being tried beside it, that one is dropped.
+
+        Args:
+            revision: The revision to deploy.
+            share: Its share in percent.
+        """
+        other = self.previous_revision
+        stable = self.revision if other is None or self.share > self.traffic[other] else other
+        if revision != stable:
+            traffic = {revision: share, stable: 100 - share}
+            return replace(self, revision=revision, previous_revision=stable, traffic=traffic)
+        if revision == self.revision:
+            return self
+        return replace(self, revision=revision, previous_revision=None, traffic={revision: 100})
+
+    def with_share(self, percent: int) -> "Endpoint":
+        """Return the endpoint with another share for the current revision; the rest goes to the previous one.
+
+        Raises:
+            ValueError: The percentage isn't one, or there is no previous revision to take the rest.
+        """
+        if not isinstance(percent, int) or isinstance(percent, bool) or not 0 <= percent <= 100:
+            raise ValueError(f"percent must be a whole number from 0 to 100, not {percent!r}")
+        if self.previous_revision is None:
+            if percent != 100:
+                raise ValueError(
+                    f"endpoint {self.name!r} has no previous revision that could take the other "
+                    f"{100 - percent} %; revision {self.revision} must get 100"
+                )
+            return replace(self, traffic={self.revision: 100})
+        return replace(self, traffic={self.revision: percent, self.previous_revision: 100 - percent})
+
+    def rolled_back(self) -> "Endpoint":
+        """Return the endpoint with its previous revision as the only one, and that one's options.
+
+        Raises:
+            ValueError: There is no previous revision.
+        """
+        settings = dict(self.settings)
+        if "previous_options" in settings:
+            settings["options"] = settings.pop("previous_options")
+        if self.previous_revision is None:
+            raise ValueError(
+                f"endpoint {self.name!r} has no previous revision to roll back to; it keeps serving "
+                f"{self.revision} until another model is deployed"
+            )
+        return replace(
+            self,
+            revision=self.previous_revision,
+            previous_revision=None,
+            traffic={self.previous_revision: 100},
+            settings=settings,
+        )
+
+
+def read(path: str | Path) -> Endpoint:
+    """Read an endpoint's file.
+
+    Raises:
+        ValueError: The file is missing, isn't JSON, or isn't an endpoint.
+    """
+    found = outputs.read_json(path, "the endpoint")
+    known = {part.name for part in fields(Endpoint)}
+    needed = known - {"previous_revision", "settings"}
+    if not isinstance(found, dict) or not needed <= found.keys() <= known:
+        raise ValueError(
+            f"the endpoint at {path} must be a JSON object with the keys {', '.join(sorted(known))}"
+        )
+    try:
+        return Endpoint(**found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write(endpoint: Endpoint, path: str | Path) -> None:
+    """Write an endpoint's file, which appears whole or not at all."""
+    outputs.write_json(path, endpoint.to_dict())
+
+
+def publish(endpoint: Endpoint, artifact: Written) -> tuple[str, str, int]:
+    """Write an endpoint to a step's artifact, the file and the metadata.
+
+    Returns:
+        Its address, its current revision and the share of that: what a deployment returns.
+    """
+    write(endpoint, artifact.path)
+    shares = sorted(endpoint.traffic.items(), key=lambda share: -share[1])
+    shown = {"traffic": ", ".join(f"{revision} {percent} %" for revision, percent in shares)}
+    metadata.describe(artifact, {**endpoint.to_dict(), **shown})
+    return endpoint.url, endpoint.revision, endpoint.share
+
+
+def _problems(endpoint: Endpoint) -> Any:
+    texts = (endpoint.target, endpoint.name, endpoint.url, endpoint.revision)
+    if not all(isinstance(text, str) and text for text in texts):
+        yield "target, name, url and revision must be text that is not empty"
+        return
+    if not _TARGET.fullmatch(endpoint.target):
+        yield f"target {endpoint.target!r} is not the name of a module"
+    if not _URL.fullmatch(endpoint.url):
+        yield f"url {endpoint.url!r} does not start with http:// or https://, or names a user"
+    previous = endpoint.previous_revision
+    if previous is not None and not (isinstance(previous, str) and previous):
+        yield f"previous_revision must be text or null, not {previous!r}"
+    if previous == endpoint.revision:
+        yield f"revision and previous_revision are both {previous!r}"
+    traffic = endpoint.traffic
+    if not isinstance(traffic, Mapping) or not all(type(share) is int for share in traffic.values()):
+        yield f"traffic must be an object of revisions and whole percentages, not {traffic!r}"
+        return
+    revisions = {endpoint.revision} if previous is None else {endpoint.revision, previous}
+    if set(traffic) != revisions:
+        yield f"traffic must name {', '.join(sorted(revisions))}, not {', '.join(sorted(traffic))}"
+    if sum(traffic.values()) != 100 or not all(0 <= share <= 100 for share in traffic.values()):
+        yield f"the shares of traffic must be from 0 to 100 and add up to 100, not {dict(traffic)}"
+    if not isinstance(endpoint.settings, Mapping):
+        yield f"settings must be an object, not {endpoint.settings!r}"
+        return
+    for name in endpoint.settings:
+        if _SECRET.search(str(name)):
+            yield f"the setting {name!r} looks like a secret; give it to the step by its environment"

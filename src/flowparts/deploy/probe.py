@@ -1,0 +1,508 @@
+"""Probe a live endpoint: send real requests, compare the answers with the offline ones, measure and judge.
+
+The current and the previous revision are asked one right after the other, so that whatever else the machine
+does slows both, and latencies are compared pair by pair.
+"""
+
+import bisect
+import logging
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from flowparts import deploy, reports, tables
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.models import agreement
+from flowparts.util import ending, progress
+
+_PERCENTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
+# Differences of latency below this are noise, whatever their ratio.
+_NOISE_MS = 2.0
+_SHOWN = 5
+# A revision that is as fast as the other one is called too slow at most once in so many probes, however its
+# latencies vary: of a pair of requests at one moment, each is the slower one equally often.
+_FALSE_ALARMS = 1 / 1000
+# So many pairs it takes at least; they are sent even where the time is over.
+_LEAST_PAIRS = 10
+# Points of a revision in a chart.
+_POINTS = 150
+WATCHED = "seconds of the watch"
+# A revision with a share of 10 % answers one of so many requests for all but one in a billion.
+_TRIES = 200
+
+_log = logging.getLogger("flowparts")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a healthy revision keeps to.
+
+    Attributes:
+        max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
+        max_slowdown: Largest ratio of its latency to the previous revision's at the same moment; differences
+            of less than 2 ms don't count. It is exceeded when so many pairs of requests exceed it that chance
+            explains it less than once in 1,000 times.
+    """
+
+    max_error_rate: float = 0.01
+    max_slowdown: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_error_rate < 1:
+            raise ValueError(f"max_error_rate must be at least 0 and below 1, not {self.max_error_rate:g}")
+        if not self.max_slowdown >= 1:
+            raise ValueError(f"max_slowdown must be at least 1, not {self.max_slowdown:g}")
+
+
+@dataclass
+class Responses:
+    """How a revision answered the requests.
+
+    Attributes:
+        revision: The revision.
+        latencies_ms: Milliseconds of each request that was answered, by the second of the probe at which both
+            revisions were asked.
+        errors: Why the others weren't, likewise.
+        crashes: How often its servers ended by themselves meanwhile; None where the platform doesn't tell.
+    """
+
+    revision: str
+    latencies_ms: dict[float, float] = field(default_factory=dict)
+    errors: dict[float, str] = field(default_factory=dict)
+    crashes: int | None = None
+
+    @property
+    def requests(self) -> int:
+        """Number of requests sent."""
+        return len(self.latencies_ms) + len(self.errors)
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the requests without a prediction; 0 where none was sent."""
+        return len(self.errors) / max(1, self.requests)
+
+    def latency_ms(self, quantile: float) -> float:
+        """Return a quantile of the answered requests' milliseconds; 0 where none was answered."""
+        latencies = pl.Series(self.latencies_ms.values(), dtype=pl.Float64)
+        return float(latencies.quantile(quantile, "linear") or 0.0)
+
+    def measures(self) -> dict[str, Any]:
+        """Return requests, error_rate, crashes and latency_ms_* (milliseconds)."""
+        latencies = {f"latency_ms_{name}": self.latency_ms(share) for name, share in _PERCENTILES.items()}
+        crashes = {} if self.crashes is None else {"crashes": self.crashes}
+        return {"requests": self.requests, "error_rate": self.error_rate, **latencies, **crashes}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a probe found.
+
+    Attributes:
+        healthy: Whether the current revision keeps to the rules.
+        reason: Why, in one sentence.
+        current: The current revision's responses.
+        previous: The previous revision's; None where there is none.
+        different: Examples of rows whose prediction differs: the row's number, the served prediction and the
+            offline one.
+        broken: The first rule that it breaks: errors, crashes, predictions or latency; empty if none.
+    """
+
+    healthy: bool
+    reason: str
+    current: Responses
+    previous: Responses | None
+    different: list[dict[str, Any]]
+    broken: str = ""
+
+    @property
+    def slowdown(self) -> float | None:
+        """How many times as long as the previous revision the current one takes, at the median of pairs."""
+        pairs = _pairs(self.current, self.previous) if self.previous else []
+        return statistics.median(now / usual for now, usual in pairs) if pairs else None
+
+
+def check_options(requests: int, seconds: float, sample_rows: int) -> None:
+    """Raise ValueError unless requests, seconds and rows are more than none."""
+    for name, value in {"requests": requests, "seconds": seconds, "sample_rows": sample_rows}.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be more than 0, not {value:g}")
+
+
+def check_predictions(model: Mapping[str, Any], predictions: pl.LazyFrame) -> None:
+    """Raise ValueError unless a table has a model's features and what it predicts."""
+    tables.require_columns(predictions, [*model["features"], *_predicted(model)], "column")
+
+
+def probe(
+    endpoint: Endpoint,
+    model: Mapping[str, Any],
+    predictions: pl.LazyFrame,
+    *,
+    requests: int,
+    seconds: float,
+    sample_rows: int,
+    rules: Rules,
+    crashes_before: Mapping[str, int] | None = None,
+) -> Verdict:
+    """Send requests of one row to the current revision, as many to the previous one, and judge the current.
+
+    Args:
+        endpoint: The live endpoint.
+        model: Metadata of the model that the current revision was made from.
+        predictions: Raw rows with what that model predicts for them offline, as batch_predict writes it.
+        requests: Number of requests to each revision, spread evenly over the time.
+        seconds: The time; what isn't sent by then is left out, except for the first 10.
+        sample_rows: Number of different rows to send, spread over the table, again and again.
+        rules: What the current revision must keep to.
+        crashes_before: What `crashes` returned at the time from which crashes count; if not given, now.
+
+    Raises:
+        ValueError: An option makes no sense, or a column is missing.
+        EndedError: The step was told to end.
+    """
+    check_options(requests, seconds, sample_rows)
+    check_predictions(model, predictions)
+    rows = agreement.sample(predictions, sample_rows)
+    offline = rows.select(_predicted(model))
+    records = agreement.to_records(tables.select(rows, model["features"]))
+    current = Responses(endpoint.revision)
+    previous = Responses(endpoint.previous_revision) if endpoint.previous_revision else None
+    answers: dict[int, dict[str, Any]] = {}
+    asked = [current, *([previous] if previous else [])]
+    target = deploy.target(endpoint.target)
+    ends = crashes(endpoint) if crashes_before is None else crashes_before
+    for each in asked:  # the first request opens what the others find open
+        with suppress(ValueError):
+            _ask(target, endpoint, records[0], each.revision)
+    start = time.monotonic()
+    with progress.reported(f"probing {endpoint.name}", lambda: current.requests, requests, "requests"):
+        for number in range(requests):
+            ending.pause(start + number * seconds / requests - time.monotonic())
+            moment = time.monotonic() - start
+            if moment > seconds and number >= _LEAST_PAIRS:
+                break
+            index = number % len(records)
+            # Each goes first as often as the other, since the first of a pair may find the machine asleep.
+            for each in asked if number % 2 else reversed(asked):
+                ending.check()
+                try:
+                    answer, latency_ms = _ask(target, endpoint, records[index], each.revision)
+                except ValueError as error:
+                    each.errors[moment] = str(error)
+                    continue
+                each.latencies_ms[moment] = latency_ms
+                if each is current:
+                    answers[index] = answer
+    different = _different(model["task"], offline, answers)
+    current.crashes = _more(ends, crashes(endpoint))
+    # Asked now: a rollback takes the servers away, and what they say with them.
+    trouble = _told("trouble", endpoint) if current.errors or current.crashes else None
+    broken, reason = judge(current, previous, different, len(answers), rules, trouble or "")
+    _log.info(reason)
+    return Verdict(not broken, reason, current, previous, different, broken)
+
+
+def crashes(endpoint: Endpoint) -> Mapping[str, int] | None:
+    """Return how often each server of the current revision has ended by itself; None where nothing tells."""
+    found: Mapping[str, int] | None = _told("crashes", endpoint)
+    return found
+
+
+def judge(
+    current: Responses,
+    previous: Responses | None,
+    different: Sequence[Mapping[str, Any]],
+    compared: int,
+    rules: Rules,
+    trouble: str = "",
+) -> tuple[str, str]:
+    """Decide whether a revision is healthy.
+
+    Args:
+        current: Its responses.
+        previous: The previous revision's responses, if there is one.
+        different: The rows whose prediction is not the offline one, from all that were compared.
+        compared: Number of rows that were compared.
+        rules: What it must keep to.
+        trouble: What the platform says is wrong with its servers; empty if nothing is known.
+
+    Returns:
+        The first rule that it breaks (errors, crashes, predictions or latency; empty if it is healthy), and
+        why in one sentence.
+    """
+    who = f"revision {current.revision}"
+    last = current.errors[max(current.errors)] if current.errors else "none was sent"
+    why = f"; {trouble}" if trouble else ""
+    # A previous revision without any answer, such as one that is kept without servers, excuses nothing.
+    before = previous if previous and previous.latencies_ms else None
+    allowed = rules.max_error_rate + (before.error_rate if before else 0.0)
+    if current.error_rate > allowed or not current.latencies_ms:
+        return "errors", (
+            f"{who} left {len(current.errors)} of {current.requests} requests without a prediction, "
+            f"{allowed:.1%} are allowed; the last one: {last}{why}"
+        )
+    if current.crashes:
+        # A balancer asks another server where one doesn't answer, so requests alone don't show it.
+        return "crashes", f"servers of {who} crashed {current.crashes}x while it was watched{why}"
+    if different:
+        row = different[0]
+        example = f"{row['served']!r} for {row['offline']!r}"
+        if row["served"] == row["offline"]:  # the same class with other probabilities
+            example = f"{row['all that was served']} for {row['all that is offline']}"
+        return "predictions", (
+            f"{who} predicts {len(different)} of {compared} rows otherwise than the model offline, such as "
+            f"row {row['row']}: {example}"
+        )
+    median = current.latency_ms(0.5)
+    if before and (ratio := _slowdown(current, before, rules)):
+        return "latency", (
+            f"{who} takes {ratio:.1f} times as long as {before.revision} for a row at the same moment, "
+            f"{median:.1f} ms against {before.latency_ms(0.5):.1f} ms at the median; "
+            f"{rules.max_slowdown:g} times is allowed"
+        )
+    return "", (
+        f"{who} answered {len(current.latencies_ms)} of {current.requests} requests, in {median:.1f} ms "
+        f"at the median, and predicts {compared} rows as the model does offline"
+    )
+
+
+def measures(verdict: Verdict) -> dict[str, Any]:
+    """Return the numbers of a probe: those of the current revision, and with `previous_` of the other one."""
+    previous = verdict.previous.measures() if verdict.previous else {}
+    return {
+        "healthy": int(verdict.healthy),
+        **verdict.current.measures(),
+        **{f"previous_{name}": value for name, value in previous.items()},
+    }
+
+
+def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
+    """Return the HTML report of a probe."""
+    responses = [each for each in (verdict.current, verdict.previous) if each]
+    rows = [
+        {
+            "revision": each.revision,
+            "share of the traffic": f"{endpoint.traffic[each.revision]}%",
+            "requests": each.requests,
+            "without a prediction": len(each.errors),
+            **{f"{name}, ms": each.latency_ms(share) for name, share in _PERCENTILES.items()},
+        }
+        for each in responses
+    ]
+    percentiles = {
+        f"{each.revision} {name}": each.latency_ms(share)
+        for name, share in _PERCENTILES.items()
+        for each in responses
+    }
+    return reports.page(
+        "Probe of an endpoint",
+        reports.callout(verdict.reason, "good" if verdict.healthy else "bad"),
+        reports.facts(
+            {
+                "share of the traffic": f"{endpoint.share}%",
+                "median, ms": verdict.current.latency_ms(0.5),
+                "p95, ms": verdict.current.latency_ms(0.95),
+                "error rate": f"{verdict.current.error_rate:.1%}",
+            }
+        ),
+        reports.section(
+            "Requests",
+            reports.table(rows),
+            charts_over_time([verdict]),
+            reports.bars(percentiles, label="milliseconds for a request of one row"),
+        ),
+        *problems([verdict]),
+        subtitle=f"{endpoint.name} on {endpoint.target}, {endpoint.url}",
+    )
+
+
+def charts_over_time(verdicts: Sequence[Verdict], *further: reports.Block) -> reports.Block:
+    """Draw latencies, errors and requests of both revisions over the time of one probe after another."""
+    latencies, sent, errors = _Series(), _Series(), _Series()
+    for verdict, start in zip(verdicts, starts(verdicts), strict=False):
+        for each in (verdict.current, verdict.previous):
+            if each is None:
+                continue
+            moments = sorted({*each.latencies_ms, *each.errors})
+            latencies.add(each.revision, start, _thinned(each.latencies_ms))
+            # A point without a value separates the stages.
+            latencies.add(each.revision, start, {0.0: math.nan})
+            shown = [*moments[:: math.ceil(len(moments) / _POINTS) or 1], *moments[-1:]]
+            for series, counted in ((sent, moments), (errors, sorted(each.errors))):
+                before = series.last(each.revision)
+                so_far = {moment: before + bisect.bisect_right(counted, moment) for moment in shown}
+                series.add(each.revision, start, so_far)
+    return reports.grid(
+        reports.lines(latencies.points, WATCHED, "ms for a request of one row"),
+        reports.lines(errors.points, WATCHED, "requests without a prediction so far"),
+        reports.lines(sent.points, WATCHED, "requests so far"),
+        *further,
+    )
+
+
+def starts(verdicts: Sequence[Verdict]) -> list[float]:
+    """Return the second at which each probe starts, one after the other, and when the last one ends."""
+    ends = [0.0]
+    for verdict in verdicts:
+        asked = [verdict.current, *([verdict.previous] if verdict.previous else [])]
+        moments = [moment for each in asked for moment in (*each.latencies_ms, *each.errors)]
+        ends.append(ends[-1] + max(moments, default=0.0))
+    return ends
+
+
+class _Series:
+    """Lines of a chart: for each name its positions across and upright."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, tuple[list[float], list[float]]] = {}
+
+    def add(self, name: str, start: float, points: Mapping[float, float]) -> None:
+        across, upright = self.points.setdefault(name, ([], []))
+        across += [start + second for second in points]
+        upright += points.values()
+
+    def last(self, name: str) -> float:
+        return self.points[name][1][-1] if name in self.points else 0.0
+
+
+def problems(verdicts: Sequence[Verdict]) -> list[reports.Block]:
+    """Show examples of the rows that were predicted otherwise than offline, and of requests that failed."""
+    blocks = []
+    if different := [row for verdict in verdicts for row in verdict.different]:
+        blocks.append(
+            reports.section("Rows predicted otherwise than offline", reports.table(different[:_SHOWN]))
+        )
+    failed = Counter(
+        (each.revision, text)
+        for verdict in verdicts
+        for each in (verdict.current, verdict.previous)
+        if each
+        for text in each.errors.values()
+    )
+    if failed:
+        errors = [
+            {"revision": revision, "requests": count, "what happened": text}
+            for (revision, text), count in failed.most_common(2 * _SHOWN)
+        ]
+        blocks.append(reports.section("Requests without a prediction", reports.table(errors)))
+    return blocks
+
+
+def _thinned(latencies_ms: Mapping[float, float]) -> dict[float, float]:
+    """Return medians of neighbouring latencies, so that there are at most `_POINTS`."""
+    each = math.ceil(len(latencies_ms) / _POINTS)
+    if each < 2:
+        return dict(latencies_ms)
+    moments = sorted(latencies_ms)
+    parts = [moments[first : first + each] for first in range(0, len(moments), each)]
+    return {
+        part[len(part) // 2]: statistics.median(latencies_ms[moment] for moment in part) for part in parts
+    }
+
+
+def _predicted(model: Mapping[str, Any]) -> list[str]:
+    return ["prediction", *(f"probability_{value}" for value in model["classes"] or [])]
+
+
+def _slowdown(current: Responses, before: Responses, rules: Rules) -> float:
+    """Return how many times as long a revision takes at the same moment, if that is too long; else 0.
+
+    A sign test: if the true slowdown were what is allowed, half of the pairs would exceed it.
+    """
+    pairs = _pairs(current, before)
+    exceeding = sum(now > usual * rules.max_slowdown and now - usual > _NOISE_MS for now, usual in pairs)
+    if _chance(exceeding, len(pairs)) > _FALSE_ALARMS:
+        return 0.0
+    return statistics.median(now / usual for now, usual in pairs)
+
+
+def _pairs(current: Responses, before: Responses) -> list[tuple[float, float]]:
+    """Return the milliseconds of both revisions at each moment at which both answered."""
+    return [
+        (latency_ms, before.latencies_ms[moment])
+        for moment, latency_ms in current.latencies_ms.items()
+        if moment in before.latencies_ms
+    ]
+
+
+def _ask(
+    target: deploy.Target, endpoint: Endpoint, record: dict[str, Any], revision: str
+) -> tuple[dict[str, Any], float]:
+    """Return the prediction for a row and the milliseconds of the request that a revision answered.
+
+    Raises:
+        ValueError: There is no prediction, or others answered each time.
+    """
+    for _ in range(_TRIES):
+        began = time.perf_counter()
+        try:
+            (answer,) = target.predict(endpoint, [record], revision)
+        except deploy.AnotherRevisionError as error:
+            missed = error
+            continue
+        return answer, 1000 * (time.perf_counter() - began)
+    raise missed
+
+
+def _chance(heads: int, tosses: int) -> float:
+    """Return how likely a fair coin shows at least so many heads."""
+    logs = (
+        math.lgamma(tosses + 1)
+        - math.lgamma(count + 1)
+        - math.lgamma(tosses - count + 1)
+        - tosses * math.log(2)
+        for count in range(heads, tosses + 1)
+    )
+    return sum(map(math.exp, logs))
+
+
+def _told(question: str, endpoint: Endpoint) -> Any:
+    """Return what an endpoint's target says of the current revision; None where it can't tell."""
+    ask = getattr(deploy.target(endpoint.target), question, None)
+    if ask is None:
+        return None
+    try:
+        return ask(endpoint, endpoint.revision)
+    except ValueError as error:
+        _log.warning("%s of %s can't be found out: %s", question, endpoint.revision, error)
+        return None
+
+
+def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> int | None:
+    """Return how much larger the numbers are that have grown, or are new."""
+    if before is None or after is None:
+        return None
+    return sum(max(0, count - before.get(server, 0)) for server, count in after.items())
+
+
+def _different(
+    task: str, offline: pl.DataFrame, answers: Mapping[int, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """List the rows whose served prediction isn't the offline one."""
+    found = []
+    unit = agreement.scale(offline, task)
+    for index, answer in answers.items():
+        expected = offline[index]
+        try:
+            served = pl.DataFrame([answer], schema=expected.schema)
+            wrong = agreement.differences(expected, served, task, unit).item()
+        except (pl.exceptions.PolarsError, TypeError):  # another column, or a value of another type
+            wrong = True
+        if wrong:
+            found.append(
+                {
+                    "row": index + 1,
+                    "served": answer.get("prediction"),
+                    "offline": expected["prediction"].item(),
+                    "all that was served": str(answer)[:200],
+                    "all that is offline": str(expected.to_dicts()[0])[:200],
+                }
+            )
+    return found

@@ -1,0 +1,398 @@
+"""Roll a model out: deploy it for a share of the requests, watch it, promote it in steps or roll it back.
+
+A rollout has no state of its own. Run again after it was killed, it finds the revision at the share it had
+reached: below 100 % it starts at the first share, at 100 % it is watched once more before it counts as
+promoted.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+
+from flowparts import deploy, reports
+from flowparts.deploy import probe
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.models import agreement
+from flowparts.util import ending
+
+# Percent of the requests after the share that is asked for.
+STEPS = (50, 100)
+# How long the previous revision keeps its servers after the new one was judged at 100 %.
+WARM_SECONDS = 60.0
+
+_log = logging.getLogger("flowparts")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a revision is watched at each share.
+
+    Attributes:
+        requests: Requests of one row to each revision.
+        seconds: Time to spread them over.
+        rules: What a healthy revision keeps to.
+        sample_rows: Number of different rows to send.
+
+    Raises:
+        ValueError: requests or seconds aren't more than 0.
+    """
+
+    requests: int
+    seconds: float
+    rules: probe.Rules
+    sample_rows: int = 100
+
+    def __post_init__(self) -> None:
+        probe.check_options(self.requests, self.seconds, self.sample_rows)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a revision did at one share.
+
+    Attributes:
+        asked: Its share in percent as it was asked for.
+        traffic: The shares of all revisions as the platform gave them.
+        verdict: What was seen.
+    """
+
+    asked: int
+    traffic: Mapping[str, int]
+    verdict: probe.Verdict
+
+
+@dataclass
+class Rollout:
+    """A rollout: what was tried, what was seen, and how it ended.
+
+    Attributes:
+        endpoint: The endpoint as it stands now.
+        revision: The revision that is rolled out.
+        shares: The shares that are asked for, in order.
+        note: Why clients' requests are shared otherwise than was wished; empty if they aren't.
+        stages: What was seen, so far.
+        promoted: Whether the revision keeps all requests.
+        reason: Why, in one sentence.
+        problem: Why the step fails, in one sentence; empty where it was promoted, or rolled back because it
+            is unhealthy, which is a result and no failure.
+    """
+
+    endpoint: Endpoint
+    revision: str
+    shares: list[int]
+    note: str = ""
+    stages: list[Stage] = field(default_factory=list)
+    promoted: bool = False
+    reason: str = ""
+    problem: str = ""
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Whether another revision serves now."""
+        return self.endpoint.revision != self.revision
+
+
+def roll_out(
+    model: str,
+    metadata: Mapping[str, Any],
+    predictions: pl.LazyFrame,
+    *,
+    target: str,
+    name: str,
+    share: int,
+    options: Mapping[str, Any],
+    watch: Watch,
+    warm_seconds: float = WARM_SECONDS,
+    origin: Mapping[str, str] | None = None,
+) -> Rollout:
+    """Deploy a model beside what serves and give it all requests in steps, or roll it back.
+
+    A first revision gets all requests at once. An unhealthy revision is rolled back, and so is one whose
+    rollout can't go on or is told to end (SIGTERM, Ctrl-C).
+
+    Args:
+        model: The model's directory or address, as the target takes it.
+        metadata: The model's metadata.
+        predictions: Raw rows with what the model predicts for them offline, as batch_predict writes it.
+        target: Module of `flowparts.deploy`.
+        name: The endpoint.
+        share: Percent of the requests at first; then those of `STEPS` that are more.
+        options: The target's own options; what isn't named stays as the endpoint has it.
+        watch: How the revision is watched at each share.
+        warm_seconds: How long the previous revision keeps its servers when the new one is promoted; the
+            endpoint can be rolled back meanwhile, by another step.
+        origin: Where the model comes from, as `flowparts.deploy.changing` says.
+
+    Raises:
+        ValueError: An option or the table can't be used, or the revision doesn't come up; what served before
+            still does.
+    """
+    platform = deploy.target(target)
+    deploy.check_share(share)
+    if not 0 <= warm_seconds < math.inf:
+        raise ValueError(f"warm_seconds must be at least 0, not {warm_seconds:g}")
+    named = deploy.options(target, options)
+    probe.check_predictions(metadata, predictions)
+    # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
+    sample = agreement.sample(predictions, watch.sample_rows).lazy()
+    with ending.in_order(), deploy.changing(target, name, named, origin) as chosen:
+        plan = deploy.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
+        stages = plan.stages()
+        if plan.note:
+            _log.warning(plan.note)
+        # All requests are given by a shift, which keeps the previous revision warm; a deployment may not.
+        live = platform.deploy(model, name, share=stages[0] if stages[0] < 100 else 0, **chosen)
+        is_alone = live.share == 100
+        rollout = Rollout(live, live.revision, [100] if is_alone else stages, "" if is_alone else plan.note)
+        try:
+            _climb(platform, rollout, metadata, sample, watch)
+        except Exception as error:
+            ending.disarm()
+            rollout.reason = str(error)
+            rollout.problem = f"the rollout of revision {live.revision} did not come to its end: {error}"
+            if not isinstance(error, ValueError):
+                _roll_back(platform, rollout)
+                raise
+        ending.disarm()
+        if not rollout.promoted:
+            _roll_back(platform, rollout)
+    _log.info("endpoint %s: %s", name, headline(rollout))
+    if rollout.promoted:
+        _release(platform, rollout.endpoint, warm_seconds)
+    return rollout
+
+
+def headline(rollout: Rollout) -> str:
+    """Return how a rollout ended, in a few words."""
+    share = rollout.stages[-1].traffic[rollout.revision] if rollout.stages else rollout.shares[0]
+    if rollout.promoted:
+        return f"revision {rollout.revision} promoted to 100 %"
+    if rollout.is_rolled_back:
+        return f"revision {rollout.revision} rolled back at {share} %, {rollout.endpoint.revision} serves"
+    return f"revision {rollout.revision} is not healthy and keeps {rollout.endpoint.share} %"
+
+
+def _climb(
+    platform: deploy.Target,
+    rollout: Rollout,
+    metadata: Mapping[str, Any],
+    predictions: pl.LazyFrame,
+    watch: Watch,
+) -> None:
+    """Watch a revision at each share, until it is unhealthy or has all requests."""
+    crashes = probe.crashes(rollout.endpoint)
+    for number, share in enumerate(rollout.shares, 1):
+        ending.check()
+        if (number > 1 or share == 100) and rollout.endpoint.share < 100:
+            rollout.endpoint = platform.shift(rollout.endpoint, share)
+        live = rollout.endpoint
+        given = live.share
+        _log.info(
+            "stage %d of %d: revision %s gets %d %% of the requests%s",
+            *(number, len(rollout.shares), live.revision, given),
+            "" if given == share else f", for {share} % that were asked for",
+        )
+        verdict = probe.probe(
+            live,
+            metadata,
+            predictions,
+            requests=watch.requests,
+            seconds=watch.seconds,
+            sample_rows=watch.sample_rows,
+            rules=watch.rules,
+            crashes_before=crashes,
+        )
+        rollout.stages.append(Stage(share, live.traffic, verdict))
+        rollout.reason = verdict.reason
+        if not verdict.healthy:
+            return
+    rollout.promoted = True
+
+
+def _roll_back(platform: deploy.Target, rollout: Rollout) -> None:
+    """Give all requests back to the previous revision, or note why that can't be."""
+    before = rollout.endpoint
+    failed = rollout.problem or rollout.reason
+    if before.previous_revision is None:
+        rollout.problem = (
+            f"{failed}; there is no revision before it, so it serves until another one is deployed"
+        )
+        return
+    try:
+        rollout.endpoint = platform.rollback(before)
+    except ValueError as error:
+        rollout.problem = f"{failed}; and it can't be rolled back: {error}"
+        return
+    if rollout.problem:
+        rollout.problem += f"; it is rolled back, and {rollout.endpoint.revision} serves as before"
+
+
+def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -> None:
+    """Take the servers from the previous revision after a while, where the platform can bring them back.
+
+    Told to end, the step doesn't wait any longer.
+    """
+    release = getattr(platform, "release", None)
+    if release is None or promoted.previous_revision is None:
+        return
+    with ending.in_order():
+        if warm_seconds:
+            _log.info("revision %s keeps its servers for %g s", promoted.previous_revision, warm_seconds)
+        with suppress(ending.EndedError):
+            ending.pause(warm_seconds)
+        ending.disarm()
+        try:
+            release(promoted)
+        except ValueError as error:
+            _log.warning("revision %s keeps its servers: %s", promoted.previous_revision, error)
+
+
+def measures(rollout: Rollout) -> dict[str, Any]:
+    """Return the numbers of a rollout: promoted, stages, share, and those of its last probe."""
+    if not rollout.stages:
+        return {"promoted": 0, "stages": 0}
+    last = rollout.stages[-1]
+    numbers = probe.measures(last.verdict)
+    del numbers["healthy"]
+    return {
+        "promoted": int(rollout.promoted),
+        "stages": len(rollout.stages),
+        "share": last.traffic[rollout.revision],
+        **numbers,
+    }
+
+
+def rollout_page(rollout: Rollout, watch: Watch) -> str:
+    """Return the HTML report of a rollout."""
+    endpoint = rollout.endpoint
+    verdicts = [stage.verdict for stage in rollout.stages]
+    result = reports.Block("<strong>{}</strong><br>{}").format(
+        *map(_sentence, (headline(rollout), rollout.problem or rollout.reason))
+    )
+    blocks = [
+        reports.callout(result, "good" if rollout.promoted else "bad"),
+        reports.facts(
+            {
+                "serves now": endpoint.revision,
+                "its share": f"{endpoint.share} %",
+                "stages": f"{len(rollout.stages)} of {len(rollout.shares)}",
+                "requests": sum(verdict.current.requests for verdict in verdicts),
+                "errors": sum(len(verdict.current.errors) for verdict in verdicts),
+            }
+        ),
+        reports.section("Stages", reports.table(_stages(rollout))),
+    ]
+    if rollout.note:
+        blocks.insert(1, reports.callout(_sentence(rollout.note)))
+    if verdicts:
+        blocks.append(reports.section("Over time", probe.charts_over_time(verdicts, _shares(rollout))))
+    blocks += probe.problems(verdicts)
+    watched = f"Each revision gets {watch.requests} requests of one row in {watch.seconds:g} s at each share."
+    rules = reports.table(_rules(rollout, watch))
+    blocks.append(reports.section("Rules", reports.Block("<p>{}</p>").format(watched), rules))
+    return reports.page(
+        "Rollout of a model",
+        *blocks,
+        subtitle=f"{endpoint.name} on {endpoint.target}, {endpoint.url}",
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _stage_rows(number: int, stage: Stage) -> list[dict[str, object]]:
+    verdict = stage.verdict
+    word, level = ("healthy", "good") if verdict.healthy else ("unhealthy", "bad")
+    rows: list[dict[str, object]] = []
+    for responses in (verdict.current, verdict.previous):
+        if responses is None:
+            continue
+        is_new = responses is verdict.current
+        rows.append(
+            {
+                "stage": number if is_new else "",
+                "verdict": reports.tag(word, level) if is_new else "(previous)",
+                "revision": responses.revision,
+                "share": f"{stage.traffic[responses.revision]} %",
+                "asked for": f"{stage.asked if is_new else 100 - stage.asked} %",
+                "requests": responses.requests,
+                "errors": len(responses.errors),
+                "median, ms": responses.latency_ms(0.5) if responses.latencies_ms else None,
+                "p95, ms": responses.latency_ms(0.95) if responses.latencies_ms else None,
+            }
+        )
+    return rows
+
+
+def _stages(rollout: Rollout) -> list[dict[str, object]]:
+    rows = [row for number, stage in enumerate(rollout.stages, 1) for row in _stage_rows(number, stage)]
+    reached = len(rollout.stages)
+    rows += [
+        {
+            "stage": number,
+            "verdict": reports.tag("not reached"),
+            "revision": rollout.revision,
+            "share": "",
+            "asked for": f"{share} %",
+        }
+        for number, share in enumerate(rollout.shares[reached:], reached + 1)
+    ]
+    return rows
+
+
+def _shares(rollout: Rollout) -> reports.Block:
+    """Draw the new revision's share over the time of the watch."""
+    times = probe.starts([stage.verdict for stage in rollout.stages])
+    across = [moment for moments in pairwise(times) for moment in moments]
+    shares = {
+        "asked for": [stage.asked for stage in rollout.stages],
+        "given": [stage.traffic[rollout.revision] for stage in rollout.stages],
+    }
+    lines = {
+        name: (across, [float(value) for value in values for _ in range(2)])
+        for name, values in shares.items()
+    }
+    return reports.lines(lines, probe.WATCHED, f"percent for {rollout.revision}")
+
+
+def _rules(rollout: Rollout, watch: Watch) -> list[dict[str, object]]:
+    """List the rules, in the order in which they are judged, with what the last stage measured."""
+    rules = watch.rules
+    allowed = {
+        "errors": f"{rules.max_error_rate:.1%} of the requests, beyond the rate of the previous revision",
+        "crashes": "none of its servers",
+        "predictions": "those of the model offline",
+        "latency": f"{rules.max_slowdown:g} times the previous revision's at the same moment",
+    }
+    last = rollout.stages[-1].verdict if rollout.stages else None
+    measured = _measured(last) if last else {}
+    state = reports.tag("kept", "good") if last else reports.tag("not judged")
+    rows: list[dict[str, object]] = []
+    for rule, limit in allowed.items():
+        is_broken = last is not None and rule == last.broken
+        row = {"rule": rule, "allowed": limit, "in the last stage": measured.get(rule, "")}
+        rows.append({**row, "verdict": reports.tag("broken", "bad") if is_broken else state})
+        if is_broken:
+            state = reports.tag("not judged")
+    return rows
+
+
+def _measured(verdict: probe.Verdict) -> dict[str, str]:
+    current, previous = verdict.current, verdict.previous
+    errors = f"{current.error_rate:.1%}"
+    if previous and previous.latencies_ms:
+        errors += f", the previous revision {previous.error_rate:.1%}"
+    slowdown = verdict.slowdown
+    return {
+        "errors": errors,
+        "crashes": "the platform doesn't tell" if current.crashes is None else str(current.crashes),
+        "predictions": f"{len(verdict.different)} rows differ",
+        "latency": "nothing to compare with" if slowdown is None else f"{slowdown:.2f} times",
+    }

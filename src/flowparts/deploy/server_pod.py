@@ -1,0 +1,109 @@
+"""The pod of the model server, the same on every kind of cluster."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flowparts.deploy.model_pod import LOCKED_DOWN, MODELS, START_PROBES, ModelPod, port, probe
+
+HTTP_PORT = 8080
+GRPC_PORT = 8081
+# On SIGTERM a server takes requests until everyone has heard that it leaves, then ends those that it has. It
+# does so itself, because Knative takes no hook that would hold the signal back.
+LEAVE_SECONDS = 5
+END_SECONDS = 60
+# Where a first container puts the model.
+_FETCHED = f"{MODELS}/model"
+
+
+@dataclass(frozen=True)
+class ServerPod(ModelPod):
+    """A model server for one model.
+
+    Another container fetches the model before the server starts, so that the one that strangers talk to has
+    neither keys of the store nor a place to write but its scratch: an init container on a plain cluster,
+    KServe's storage initializer or Seldon's agent on theirs.
+    """
+
+    http_port: ClassVar[int] = HTTP_PORT
+    grpc_port: ClassVar[int] = GRPC_PORT
+    metrics_path: ClassVar[str] = "/metrics"
+    end_seconds: ClassVar[int] = END_SECONDS
+    digest_path: ClassVar[str] = "v2/models/{name}/ready"
+
+    def parts(self) -> list[Any]:
+        """Return all that makes a revision another one."""
+        return [self.spec(), self.container("server")]
+
+    def full_spec(self, labels: dict[str, str]) -> dict[str, Any]:
+        """Return a plain pod's specification, with the container that fetches the model."""
+        spec = super().full_spec(labels)
+        if self.mounted:
+            return spec
+        models = {"name": "models", "emptyDir": {"sizeLimit": self.disk}}
+        fetch = {
+            "name": "model",
+            "image": self.image,
+            "command": ["python", "-m", "flowparts.serving.model_files"],
+            "args": [self.address, _FETCHED, *([self.digest] if self.digest else [])],
+            "resources": self.resources(),
+            "securityContext": LOCKED_DOWN,
+            "volumeMounts": [*self.mounts(), {"name": "models", "mountPath": MODELS}],
+            **self.secrets(),
+        }
+        return {**spec, "initContainers": [fetch], "volumes": [*spec["volumes"], models]}
+
+    def container(
+        self,
+        name: str,
+        http: int = HTTP_PORT,
+        grpc: int = GRPC_PORT,
+        repository: str = "",
+        fetched: str = "",
+    ) -> dict[str, Any]:
+        """Return the server's container with what every platform lets a pod say.
+
+        Args:
+            name: What the platform calls the server's container.
+            http: Port of the protocols over HTTP.
+            grpc: Port of the Open Inference Protocol over gRPC.
+            repository: Where the platform puts models and has them loaded, if it does that.
+            fetched: Where another container has put the model, if it isn't on a mounted volume.
+        """
+        served = [
+            {"name": "FLOWPARTS_SERVING_MODEL", "value": fetched or self.address},
+            {"name": "FLOWPARTS_SERVING_NAME", "value": self.name},
+        ]
+        if repository:
+            served = [{"name": "FLOWPARTS_SERVING_REPOSITORY", "value": repository}]
+        return {
+            "name": name,
+            "image": self.image,
+            "env": [
+                *served,
+                *([{"name": "FLOWPARTS_SERVING_DIGEST", "value": self.digest}] if self.digest else []),
+                {"name": "FLOWPARTS_SERVING_PORT", "value": str(http)},
+                {"name": "FLOWPARTS_SERVING_GRPC_PORT", "value": str(grpc)},
+                {"name": "FLOWPARTS_SERVING_DRAIN_SECONDS", "value": str(LEAVE_SECONDS)},
+                *([] if repository else self.token()),
+            ],
+            "resources": self.resources(),
+            "securityContext": LOCKED_DOWN,
+            "volumeMounts": self.mounts(),
+            "startupProbe": probe("/v2/health/ready", http, 5, START_PROBES),
+            "readinessProbe": probe("/v2/health/ready", http, 5, 2),
+            "livenessProbe": probe("/v2/health/live", http, 10, 3),
+            # What fills a repository has a Secret of its own with the keys; this one is the server's options.
+            **(self.secrets() if repository else {}),
+        }
+
+    def full_container(self, name: str) -> dict[str, Any]:
+        """Return the server's container with what only a plain pod takes: all ports, a fetched model."""
+        container = self.container(name, fetched="" if self.mounted else _FETCHED)
+        mounts = container["volumeMounts"]
+        if not self.mounted:
+            mounts = [*mounts, {"name": "models", "mountPath": MODELS, "readOnly": True}]
+        return {
+            **container,
+            "volumeMounts": mounts,
+            "ports": [port("http", HTTP_PORT), port("grpc", GRPC_PORT)],
+        }

@@ -1,0 +1,1 @@
+"""The deployment targets, a module each; `flowparts.deploy` says what they offer."""

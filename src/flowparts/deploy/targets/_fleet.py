@@ -1,0 +1,734 @@
+"""Revisions of an endpoint as Deployments behind one Service, whatever server is in their pods.
+
+Requests are shared without a mesh. With a Gateway (https://gateway-api.sigs.k8s.io), an HTTPRoute gives each
+revision its exact share. Without one, the Service spreads connections over the pods of both revisions alike,
+so the share is a ratio of pods, the nearest that `replicas` allows, and the endpoint's traffic tells which
+that is. A revision without a share isn't selected at all.
+
+What was asked for stands on the Service as an annotation, so that a step that is tried again finds it.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import cluster
+from flowparts.deploy.cluster import Cluster, Manifest
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.model_pod import OUTSIDE_MESH, ModelPod
+
+_STATE = "flowparts/endpoint"
+_REVISION = "flowparts/revision"
+_DIGEST = "flowparts/model-digest"
+_MODEL = "flowparts/model"
+_SHARE = "flowparts/share"
+_BUSY_PERCENT = 70
+_ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+_GATEWAY = ("gateway.networking.k8s.io/v1", "Gateway")
+_ROUTE_SECONDS = 120.0
+_SWAP_TRIES = 5
+_CLEAR_SECONDS = 120.0
+_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
+
+_log = logging.getLogger("flowparts")
+
+
+@dataclass
+class Fleet:
+    """All that stands behind one endpoint.
+
+    Attributes:
+        there: The namespace.
+        target: The module of `flowparts.deploy` that the endpoint is of.
+        kind: What its pods are.
+        name: The endpoint; the Service's name.
+        replicas: Pods of a revision that gets all requests.
+        max_replicas: Up to how many the autoscaler goes; 0 for no autoscaling.
+        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
+    """
+
+    there: Cluster
+    target: str
+    kind: type[ModelPod]
+    name: str
+    replicas: int
+    max_replicas: int
+    gateway: str
+    # What stood on the Service when this step looked, or wrote it, last.
+    record: str = ""
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, kind: type[ModelPod]) -> "Fleet":
+        """Return the fleet of an endpoint that is there."""
+        settings = {name: endpoint.settings[name] for name in ("replicas", "max_replicas", "gateway")}
+        return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
+
+    def deploy(
+        self,
+        pod: ModelPod,
+        share: int,
+        monitor_labels: dict[str, str],
+        clients: list[str],
+        digest: str,
+        timeout_seconds: float,
+        wait_seconds: float,
+    ) -> Endpoint:
+        """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
+
+        Args:
+            pod: What serves the model.
+            share: Percent of the requests for it while there is another revision.
+            monitor_labels: Further labels of the ServiceMonitor.
+            clients: Further namespaces whose pods may ask; "*" for everyone.
+            digest: The model's digest; empty to read its files.
+            timeout_seconds: How long to wait for the pods.
+            wait_seconds: How long to wait for another step that changes the endpoint.
+
+        Raises:
+            ValueError: The revision doesn't come up. It is removed then, and what served before still does.
+        """
+        _check_options(share, self.replicas, self.max_replicas, timeout_seconds)
+        pod = replace(pod, digest=targets.digest(pod.model, digest))
+        with self.there.writing(self.name, wait_seconds):
+            return self._deploy(pod, share, monitor_labels, clients, timeout_seconds)
+
+    def _deploy(
+        self,
+        pod: ModelPod,
+        share: int,
+        monitor_labels: dict[str, str],
+        clients: list[str],
+        timeout_seconds: float,
+    ) -> Endpoint:
+        before = self.state()
+        if before and before.target != self.target:
+            raise ValueError(
+                f"endpoint {self.name!r} in namespace {self.there.namespace} is of the target "
+                f"{before.target}; give the one of {self.target} another name"
+            )
+        if before is None:
+            after = Endpoint(self.target, self.name, self.url(), pod.revision, {pod.revision: 100})
+        else:
+            after = replace(before.deploying(pod.revision, share), url=self.url())
+        after = replace(after, target=self.target, settings={**self.settings, **targets.kept_options()})
+        # A revision that crashes is what a new one is to replace: it doesn't serve as before.
+        kept = (
+            [revision for revision, part in before.traffic.items() if part and self._ready(revision)]
+            if (before)
+            else []
+        )
+        try:
+            self._narrow(before, after)
+            self.place(pod, clients)
+            after = self.steer(after, timeout_seconds, pod)
+        except ValueError as error:
+            raise targets.not_deployed(
+                self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
+            ) from None
+        self.tidy(after)
+        self._take_away(before, after)
+        if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
+            self.release(after)
+        self._watch(monitor_labels, clients)
+        return after
+
+    def plan(self, shares: Sequence[int]) -> targets.Plan:
+        """Return what a new revision would get of the requests beside the one that serves."""
+        before = self.state()
+        if before is None:
+            return targets.Plan(dict.fromkeys(shares, 100))
+        given = {share: self.measured(before.deploying("next", share)).share for share in shares}
+        if all(share == given[share] for share in shares):
+            return targets.Plan(given)
+        differing = ", ".join(f"{share} % is {given[share]} %" for share in shares if share != given[share])
+        note = (
+            f"without a Gateway the share is a ratio of pods, so {differing}; more replicas bring it nearer"
+        )
+        if self.there.serves(*_GATEWAY):
+            note += ", and a Gateway, which this cluster knows, makes it exact (option gateway)"
+        return targets.Plan(given, note)
+
+    def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
+        """Give the current revision a share; the previous one keeps its pods, at 100 too."""
+        with self.there.writing(self.name):
+            after = targets.unchanged(endpoint, self.state(), self.where).with_share(percent)
+            return self.steer(after)
+
+    def rollback(self, endpoint: Endpoint) -> Endpoint:
+        """Bring the previous revision to its full strength, give it all and remove the current one."""
+        with self.there.writing(self.name):
+            after = targets.rolled_back(endpoint, self.state(), self.where)
+            after = self.steer(after)
+            self.tidy(after)
+            return after
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Take the pods from a previous revision without requests."""
+        if endpoint.previous_revision and endpoint.share == 100:
+            with self.there.writing(self.name):
+                # Somebody may have given it requests again meanwhile.
+                if targets.unchanged(endpoint, self.state(), self.where).share == 100:
+                    self.there.scale(self._of(endpoint.previous_revision), 0)
+
+    def ask(
+        self, endpoint: Endpoint, path: str, rows: list[dict[str, Any]], revision: str
+    ) -> list[dict[str, Any]]:
+        """Post rows to the Gateway or the Service, or to a revision's own Service.
+
+        Services are reached directly in the cluster, and through its API server from anywhere else.
+        """
+        if self.gateway and not revision:
+            return targets.ask(f"{endpoint.url}/{path}", rows)
+        service = self._of(revision) if revision else self.name
+        if cluster.in_cluster():
+            return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
+        answer = self.there.post_to_service(f"{service}:http", path, {"instances": rows})
+        return targets.predictions(answer, len(rows), f"service {service}")
+
+    def crashes(self, revision: str) -> dict[str, int]:
+        """Return how often each container of a revision's pods has ended by itself."""
+        return self.there.crashes({**self.labels, _REVISION: revision})
+
+    def trouble(self, revision: str) -> str:
+        """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+        return self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))[0]
+
+    @property
+    def where(self) -> str:
+        return f"in namespace {self.there.namespace}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.there.labels(self.name)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "namespace": self.there.namespace,
+            "replicas": self.replicas,
+            "max_replicas": self.max_replicas,
+            "gateway": self.gateway,
+        }
+
+    def state(self) -> Endpoint | None:
+        """Return the endpoint as it was asked for last, which the cluster keeps."""
+        _, self.record = self._written()
+        return Endpoint(**json.loads(self.record)) if self.record else None
+
+    def _written(self) -> tuple[str, str]:
+        """Return the version of the Service, and what stands on it; both empty if there is none."""
+        metadata = (self.there.get("v1", "Service", self.name) or {}).get("metadata", {})
+        return metadata.get("resourceVersion", ""), metadata.get("annotations", {}).get(_STATE, "")
+
+    def place(self, pod: ModelPod, clients: list[str]) -> None:
+        """Apply what a revision is made of, and the rules that hold for all of them."""
+        self._apply("networking.k8s.io/v1", "NetworkPolicy", self.name, self._network(pod, clients))
+        labels = {**self.labels, _REVISION: pod.revision}
+        # One for each revision, which ends with it: one of all would count pods whose Deployment is gone, and
+        # refuse to drain nodes meanwhile.
+        disruption = {
+            "selector": {"matchLabels": labels},
+            "maxUnavailable": 1,
+            # A pod that never gets ready must not keep a node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        }
+        self._apply("policy/v1", "PodDisruptionBudget", self._of(pod.revision), disruption, labels)
+        if pod.has_files:
+            self.there.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": self._metadata(self._of(pod.revision), labels),
+                    "data": pod.files,
+                    "immutable": True,
+                }
+            )
+        # The number of pods isn't applied: it belongs to whoever steers, or to the autoscaler.
+        spec = {
+            "selector": {"matchLabels": labels},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {
+                "metadata": {
+                    **pod.options.metadata(),
+                    "labels": {
+                        **pod.options.labels,
+                        **labels,
+                        **OUTSIDE_MESH,
+                        **self._named(pod.revision),
+                    },
+                },
+                "spec": pod.full_spec(labels),
+            },
+        }
+        self._apply(
+            "apps/v1",
+            "Deployment",
+            self._of(pod.revision),
+            spec,
+            {**labels, **self._named(pod.revision), **({_DIGEST: pod.digest} if pod.digest else {})},
+            annotations={
+                _MODEL: pod.model,
+                **{f"flowparts/{what}": of for what, of in targets.origin().items()},
+            },
+        )
+        self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
+
+    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0, pod: ModelPod | None = None) -> Endpoint:
+        """Share the requests out: first more pods, then the routes, then fewer pods.
+
+        The revision that is asked for must be ready, and so must pods that another one gets for it. How the
+        other one fares otherwise is no condition: one that crashes is what a new revision is to replace. A
+        revision that is deployed must serve the model of its pod.
+
+        Returns:
+            The endpoint with the shares that come out, as the cluster keeps it.
+        """
+        pods = self._pods(asked)
+        given = self.measured(asked)
+        expected = {asked.revision: pods[asked.revision]}
+        for revision, count in pods.items():
+            if count and self._placed(revision) < count:
+                expected[revision] = count
+                self.there.scale(self._of(revision), count)
+            if count and self.max_replicas:
+                scaler = self._scaler(revision, min(count, self.replicas))
+                self._apply("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision), scaler)
+        what = f"revision {asked.revision} of endpoint {self.name!r}"
+        targets.wait(
+            what,
+            lambda: "; ".join(filter(None, map(self._look, expected, expected.values()))),
+            timeout_seconds,
+        )
+        if pod and pod.digest and self.kind.digest_path and targets.dry_run() is None:
+            path = self.kind.digest_path.format(name=self.name)
+            found = look_up(self.there, self._of(asked.revision), path)
+            targets.require_served(found, pod.digest, asked.revision)
+        self._route(given)
+        if self.gateway:
+            targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
+        for revision, count in pods.items():
+            # The autoscaler has the say above its minimum.
+            if count and not self.max_replicas:
+                self.there.scale(self._of(revision), count)
+        for revision, share in given.traffic.items():
+            said = "" if share == asked.traffic[revision] else f", for {asked.traffic[revision]} % asked for"
+            self.there.note(
+                "Deployment",
+                self._of(revision),
+                "Share",
+                f"{revision} gets {share} % of the requests{said}",
+                {_SHARE: str(share)},
+            )
+        return given
+
+    def _take_away(self, before: Endpoint | None, after: Endpoint) -> None:
+        """Remove what the endpoint was deployed with before and isn't any more."""
+        if before is None:
+            return
+        if before.settings["gateway"] and not self.gateway:
+            self.there.delete(*_ROUTE, self.name)
+        if before.settings["max_replicas"] and not self.max_replicas:
+            for revision in after.traffic:
+                self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
+
+    def undo(self, revision: str, before: Endpoint | None) -> None:
+        """Share the requests as before, then remove a revision that wasn't there before."""
+        if before:
+            replace(Fleet.of(before, self.kind), there=self.there, record=self.record)._route(before)
+            if self.gateway and not before.settings["gateway"]:
+                self.there.delete(*_ROUTE, self.name)
+        if before is None or revision not in before.traffic:
+            self.remove(revision, last=before is None)
+
+    def remove(self, revision: str, last: bool = False) -> None:
+        """Remove a revision, and with the last one what stands around it."""
+        self.there.delete("policy/v1", "PodDisruptionBudget", self._of(revision))
+        self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
+        self.there.delete("v1", "Service", self._of(revision))
+        self.there.delete("apps/v1", "Deployment", self._of(revision))
+        if self.kind.has_files:
+            self.there.delete("v1", "ConfigMap", self._of(revision))
+        if last:
+            if self.gateway:
+                self.there.delete(*_ROUTE, self.name)
+            self.there.delete("v1", "Service", self.name)
+            self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
+
+    def tidy(self, asked: Endpoint) -> None:
+        """Remove every revision that the endpoint doesn't name."""
+        for revision in self._others(asked):
+            self.remove(revision)
+        # Releases before this one made one budget for all revisions.
+        self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
+
+    def measured(self, asked: Endpoint) -> Endpoint:
+        """Return the endpoint with the shares that the pods really get."""
+        if self.gateway or not 0 < asked.share < 100:
+            return asked
+        pods = self._pods(asked)
+        return asked.with_share(round(100 * pods[asked.revision] / sum(pods.values())))
+
+    @staticmethod
+    def _named(revision: str) -> dict[str, str]:
+        """Return the labels of a revision that people and dashboards know."""
+        return {"app.kubernetes.io/component": "model-server", "app.kubernetes.io/version": revision}
+
+    def _ready(self, revision: str) -> int:
+        """Return how many pods of a revision are ready."""
+        found = self.there.get("apps/v1", "Deployment", self._of(revision)) or {}
+        return int(found.get("status", {}).get("availableReplicas", 0))
+
+    def _of(self, revision: str) -> str:
+        return f"{self.name}-{revision}"
+
+    def _apply(
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        spec: Manifest,
+        labels: Manifest | None = None,
+        **more: Any,
+    ) -> Manifest:
+        metadata = {**self._metadata(name, labels or self.labels), **more}
+        return self.there.apply({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec})
+
+    def _metadata(self, name: str, labels: Manifest) -> Manifest:
+        return {"name": name, "namespace": self.there.namespace, "labels": labels}
+
+    def _pods(self, asked: Endpoint) -> dict[str, int]:
+        """Return how many pods each revision has; without a Gateway their ratio is the share.
+
+        At 0 the revision keeps those that it has: it gets no requests, and can take them over at once.
+        """
+        full, share = self.replicas, asked.share
+        if self.max_replicas and asked.previous_revision:
+            # What comes must be able to take over from what the autoscaler has made larger.
+            full = min(self.max_replicas, max(full, self._placed(asked.previous_revision)))
+        if asked.previous_revision is None or share == 100:
+            current, previous = full, 0
+        elif share == 0:
+            current, previous = 1, full
+        elif self.gateway:
+            current = previous = full
+        elif share <= 50:
+            current, previous = max(1, round(full * share / (100 - share))), full
+        else:
+            current, previous = full, max(1, round(full * (100 - share) / share))
+        return {revision: current if revision == asked.revision else previous for revision in asked.traffic}
+
+    def _placed(self, revision: str) -> int:
+        return int((self._deployment(revision)["spec"]).get("replicas", 1))
+
+    def _deployment(self, revision: str) -> Manifest:
+        found = self.there.get("apps/v1", "Deployment", self._of(revision))
+        if found is None:
+            raise ValueError(
+                f"revision {revision} of endpoint {self.name!r} is gone from namespace "
+                f"{self.there.namespace}; deploy its model again"
+            )
+        return found
+
+    def _look(self, revision: str, count: int) -> str:
+        """Return "" when a revision has its pods, else how it stands."""
+        deployment = self._deployment(revision)
+        status = deployment.get("status", {})
+        ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
+        if cluster.observed(deployment) and ready >= count:
+            return ""
+        refused = cluster.condition(deployment, "ReplicaFailure")
+        if refused.get("status") == "True":
+            raise ValueError(f"its pods are refused: {refused.get('message', refused.get('reason'))}")
+        why, hopeless = self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))
+        if hopeless:
+            raise ValueError(why)
+        return f"{ready} of {count} pods of {revision} are ready" + (f" ({why})" if why else "")
+
+    def _narrow(self, before: Endpoint | None, after: Endpoint) -> None:
+        """Take the requests from a revision that another one is to replace beside the stable one.
+
+        Where several share them by pods, the Service would select the new one's as soon as they are ready.
+        """
+        if before and not self.gateway and 0 < before.share < 100 and after.revision not in before.traffic:
+            self._route(before.with_share(0 if before.previous_revision in after.traffic else 100))
+
+    def _clear(self, asked: Endpoint) -> None:
+        """Remove the revisions that have no part in an endpoint, such as what a killed step has left."""
+        strangers = self._others(asked)
+        for revision in strangers:
+            self.remove(revision)
+
+        def look() -> str:
+            pods = [
+                pod["metadata"]["name"]
+                for revision in strangers
+                for pod in self.there.find("v1", "Pod", {**self.labels, _REVISION: revision})
+                if "deletionTimestamp" not in pod["metadata"]
+            ]
+            return f"{', '.join(pods)} of another deployment is there" if pods else ""
+
+        targets.wait(f"endpoint {self.name!r}", look, _CLEAR_SECONDS)
+
+    def _others(self, asked: Endpoint) -> list[str]:
+        """Return the revisions that are there and that an endpoint doesn't name."""
+        placed = self.there.find("apps/v1", "Deployment", self.labels)
+        revisions = [deployment["metadata"]["labels"][_REVISION] for deployment in placed]
+        return [revision for revision in revisions if revision not in asked.traffic]
+
+    def _route(self, asked: Endpoint) -> None:
+        serving = [revision for revision, share in asked.traffic.items() if share]
+        if len(serving) > 1 and not self.gateway:
+            self._clear(asked)  # the Service selects all pods of the endpoint then
+        selector = self.labels if len(serving) > 1 else {**self.labels, _REVISION: serving[0]}
+        record = json.dumps(asdict(asked), sort_keys=True)
+        self._swap(record, self._service(selector))
+        if self.gateway:
+            self._apply(*_ROUTE, self.name, self._http_route(asked))
+
+    def _swap(self, record: str, service: Manifest) -> None:
+        """Write the Service if what stands on it is what this step has read or written there last.
+
+        Others may have changed something else of it: then the newer version is changed.
+        """
+        for _ in range(_SWAP_TRIES):
+            version, found = self._written()
+            if found not in (self.record, record):
+                raise ValueError(
+                    f"endpoint {self.name!r} {self.where} was changed by something else meanwhile; look at "
+                    "its Service, and run this again"
+                )
+            marks: Manifest = {"annotations": {_STATE: record}}
+            if version:
+                marks["resourceVersion"] = version
+            try:
+                self._apply("v1", "Service", self.name, service, **marks)
+            except cluster.ChangedError as error:
+                last = error
+                continue
+            self.record = record
+            return
+        raise last
+
+    def _watch(self, labels: dict[str, str], clients: list[str]) -> None:
+        # The revisions' own services: the shared one would count the same pods again.
+        each = {
+            "matchLabels": self.labels,
+            "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
+        }
+        monitor = {
+            "selector": each,
+            "endpoints": [{"port": "http", "path": self.kind.metrics_path}],
+            "targetLabels": [_REVISION],
+        }
+        try:
+            if self.there.serves(*_MONITOR):
+                self._apply(*_MONITOR, self.name, monitor, {**labels, **self.labels})
+                if not clients:
+                    _log.info(
+                        "the NetworkPolicy of endpoint %s admits Prometheus if the option clients names its "
+                        "namespace",
+                        self.name,
+                    )
+        except ValueError as error:
+            # The model serves; a missing right to watch it is no reason to take it away.
+            _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.name, error)
+
+    def _http_route(self, asked: Endpoint) -> Manifest:
+        parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))
+        path = {"type": "PathPrefix", "value": f"/{self.there.namespace}/{self.name}"}
+        rewrite = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}
+        rule = {
+            "matches": [{"path": path}],
+            "filters": [{"type": "URLRewrite", "urlRewrite": rewrite}],
+            "backendRefs": [
+                {"name": self._of(revision), "port": 80, "weight": share}
+                for revision, share in asked.traffic.items()
+            ],
+        }
+        return {"parentRefs": [parent], "rules": [rule]}
+
+    def _look_at_route(self) -> str:
+        route = self.there.get(*_ROUTE, self.name) or {}
+        parents = route.get("status", {}).get("parents", [])
+        now = route.get("metadata", {}).get("generation", 0)
+        conditions = [
+            entry
+            for parent in parents
+            for entry in parent["conditions"]
+            if entry.get("observedGeneration", now) >= now
+        ]
+        if bad := [entry for entry in conditions if entry["status"] == "False"]:
+            return f"{bad[0]['type']} is false: {bad[0].get('message', bad[0].get('reason'))}"
+        return "" if conditions else f"the gateway {self.gateway} has not taken it yet"
+
+    def url(self) -> str:
+        if not self.gateway:
+            return f"http://{self.name}.{self.there.namespace}.svc"
+        name, _, namespace = reversed(self.gateway.rpartition("/"))
+        beside = Cluster(namespace) if namespace else self.there
+        found = beside.get(*_GATEWAY, name)
+        addresses = (found or {}).get("status", {}).get("addresses", [])
+        if not found or not addresses:
+            raise ValueError(
+                f"the gateway {self.gateway} is not there or has no address; name one that is programmed"
+            )
+        listener = found["spec"]["listeners"][0]
+        scheme = "https" if listener["protocol"] in ("HTTPS", "TLS") else "http"
+        # Of a listener with a name, requests must bear it; of *.example.com any that fits will do.
+        host = listener.get("hostname", addresses[0]["value"]).replace("*", self.name, 1)
+        return f"{scheme}://{host}:{listener['port']}/{self.there.namespace}/{self.name}"
+
+    def _network(self, pod: ModelPod, clients: list[str]) -> Manifest:
+        ports = [{"protocol": "TCP", "port": port} for port in (self.kind.http_port, self.kind.grpc_port)]
+        rule: Manifest = {"ports": ports}
+        if "*" not in clients:
+            # Kubernetes itself admits the probes of the pods' node. The rest that must get in: what sends
+            # requests by the route, and the step that probes.
+            others = {*clients, self.gateway.rpartition("/")[0], self.there.pod_namespace}
+            rule["from"] = [{"podSelector": {}}]
+            if values := sorted(others - {"", self.there.namespace}):
+                named = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": values}
+                rule["from"].append({"namespaceSelector": {"matchExpressions": [named]}})
+        policy: Manifest = {
+            "podSelector": {"matchLabels": self.labels},
+            "policyTypes": ["Ingress"],
+            "ingress": [rule],
+        }
+        # A policy can't name where a model is fetched from, so only a mounted one does without a way out.
+        return {**policy, "policyTypes": ["Ingress", "Egress"]} if pod.mounted else policy
+
+    def _scaler(self, revision: str, count: int) -> Manifest:
+        busy = {"type": "Utilization", "averageUtilization": _BUSY_PERCENT}
+        return {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": self._of(revision)},
+            "minReplicas": count,
+            "maxReplicas": self.max_replicas,
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": busy}}],
+        }
+
+    def _service(self, selector: dict[str, str]) -> Manifest:
+        http, grpc = self.kind.http_port, self.kind.grpc_port
+        return {
+            "selector": selector,
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": http, "protocol": "TCP", "appProtocol": "http"},
+                {
+                    "name": "grpc",
+                    "port": grpc,
+                    "targetPort": grpc,
+                    "protocol": "TCP",
+                    "appProtocol": "kubernetes.io/h2c",
+                },
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a target offers whose endpoints are fleets, besides `deploy` and `predict`.
+
+    Attributes:
+        target: The module of `flowparts.deploy`.
+        kind: What its pods are.
+    """
+
+    target: str
+    kind: type[ModelPod]
+
+    def endpoints(self, namespace: str = "") -> list[Endpoint]:
+        """Return the endpoints in a namespace."""
+        there = Cluster(namespace)
+        found = []
+        for service in there.find("v1", "Service", there.managed()):
+            if written := service["metadata"].get("annotations", {}).get(_STATE):
+                endpoint = Endpoint(**json.loads(written))
+                if endpoint.target == self.target:
+                    found.append(endpoint)
+        return found
+
+    def plan(
+        self,
+        name: str,
+        shares: Sequence[int],
+        *,
+        replicas: int = 2,
+        max_replicas: int = 0,
+        namespace: str = "",
+        gateway: str = "",
+        **_: Any,
+    ) -> targets.Plan:
+        """Return what shares a revision would get: without a Gateway a ratio of pods."""
+        there = Cluster(namespace)
+        return Fleet(there, self.target, self.kind, name, replicas, max_replicas, gateway).plan(shares)
+
+    def remove(self, name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+        """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+        there = Cluster(namespace)
+        there.pretends = pretend
+        fleet = self._fleet(there, name)
+        with there.writing(name):
+            state = fleet.state()
+            if state and state.target != self.target:
+                raise ValueError(f"endpoint {name!r} {fleet.where} is of the target {state.target}")
+            placed = there.find("apps/v1", "Deployment", fleet.labels)
+            revisions = {deployment["metadata"]["labels"][_REVISION] for deployment in placed}
+            # First what brings requests to them.
+            if there.serves(*_ROUTE):
+                there.delete(*_ROUTE, name)
+            there.delete("v1", "Service", name)
+            for revision in sorted(revisions | set(state.traffic if state else ())):
+                fleet.remove(revision)
+            there.delete("networking.k8s.io/v1", "NetworkPolicy", name)
+            if there.serves(*_MONITOR):
+                there.delete(*_MONITOR, name)
+        return there.deleted
+
+    @contextmanager
+    def writing(
+        self, name: str, *, namespace: str = "", wait_seconds: float = 0.0
+    ) -> Iterator[Endpoint | None]:
+        """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+        fleet = self._fleet(Cluster(namespace), name)
+        with fleet.there.writing(name, wait_seconds):
+            yield fleet.state()
+
+    def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
+        """Give the current revision a share; the previous one keeps its pods, at 100 too, for a rollback."""
+        return Fleet.of(endpoint, self.kind).shift(endpoint, percent)
+
+    def rollback(self, endpoint: Endpoint) -> Endpoint:
+        """Bring the previous revision to full strength, give it all requests, remove the current one."""
+        return Fleet.of(endpoint, self.kind).rollback(endpoint)
+
+    def crashes(self, endpoint: Endpoint, revision: str) -> dict[str, int]:
+        """Return how often each container of a revision's pods has ended by itself."""
+        return Fleet.of(endpoint, self.kind).crashes(revision)
+
+    def trouble(self, endpoint: Endpoint, revision: str) -> str:
+        """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+        return Fleet.of(endpoint, self.kind).trouble(revision)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Take the pods from a previous revision without requests; a rollback brings them back."""
+        Fleet.of(endpoint, self.kind).release(endpoint)
+
+    def _fleet(self, there: Cluster, name: str) -> Fleet:
+        """Return the fleet of an endpoint whose options don't matter."""
+        return Fleet(there, self.target, self.kind, name, 1, 0, "")
+
+
+def look_up(there: Cluster, service: str, path: str) -> Any:
+    """Return the JSON that a service has at a path, reached as `Fleet.ask` does."""
+    if cluster.in_cluster():
+        return targets.fetch(f"http://{service}.{there.namespace}.svc/{path}")
+    return there.get_from_service(f"{service}:http", path)
+
+
+def _check_options(share: int, replicas: int, max_replicas: int, timeout_seconds: float) -> None:
+    targets.check_share(share)
+    targets.check_replicas(replicas, max_replicas)
+    targets.check_timeout(timeout_seconds)

@@ -1,0 +1,234 @@
+"""KServe in its Knative mode: revisions are Knative's, which shares requests between the two latest.
+
+KServe keeps the revision that last had all requests beside the newest one; `canaryTrafficPercent` is the
+newest one's share
+(https://kserve.github.io/website/docs/model-serving/predictive-inference/rollout-strategies/canary).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import cluster
+from flowparts.deploy.cluster import Manifest
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.model_pod import OUTSIDE_MESH
+from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
+from flowparts.deploy.targets._kserve_service import CONTAINER, REVISION, Service, StoredPod, label
+
+KNATIVE = ("serving.knative.dev/v1", "Revision")
+# By its older name, which every release takes.
+MODE_NAME = "Serverless"
+# Gives each revision an address of its own.
+_TAGS = {"serving.kserve.io/enable-tag-routing": "true"}
+# The only reason for which Knative gives up on a revision, and takes its pods away; others pass.
+_GIVEN_UP = "ProgressDeadlineExceeded"
+
+
+class KnativeService(Service):
+    """An InferenceService whose revisions are Knative's."""
+
+    mode = MODE_NAME
+
+    def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
+        """Return a predictor with what Knative takes of a pod."""
+        server = pod.container(CONTAINER)
+        return {
+            **pod.spec(),
+            # Knative takes one port, and brings its own drain.
+            "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
+            **pod.options.metadata(),
+            "labels": {**pod.options.labels, REVISION: pod.revision, **OUTSIDE_MESH},
+            "minReplicas": replicas,
+            "maxReplicas": max_replicas or replicas,
+            # Knative takes no period of grace; it grants what a request may take.
+            "timeout": END_SECONDS,
+        }
+
+    def check_share(self, share: int) -> None:
+        """Take every share."""
+
+    def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
+        """Return the endpoint as the last step left it, and its revisions' predictors."""
+        (endpoint, predictors), found = self.record(), self.found()
+        if not endpoint or not found:
+            return None, {}
+        serving = self._revision(_status(found).get("latestRolledoutRevision"))
+        if serving and serving != _stable(endpoint):
+            # A step was killed when it had asked for this, and KServe has done it since.
+            if serving in endpoint.traffic:
+                endpoint = endpoint.with_share(100 if serving == endpoint.revision else 0)
+            elif serving in predictors:
+                endpoint = endpoint.deploying(serving, 100)
+        return endpoint, predictors
+
+    def move(
+        self,
+        before: Endpoint | None,
+        after: Endpoint,
+        predictors: dict[str, Manifest],
+        timeout_seconds: float = 600.0,
+    ) -> Endpoint:
+        """Make the service what is asked for, wait for it, and return the endpoint with its address."""
+        self.known(after.revision, predictors)
+        what = f"revision {after.revision} of endpoint {self.name!r}"
+        newest = self._kept_back(after, predictors)
+        if before:
+            self.keep(before, predictors, after.revision, newest)
+        if newest:
+            self._apply(newest, 0, predictors)
+            targets.wait(what, lambda: self._look_back(after.revision), timeout_seconds)
+        else:
+            self._bring_up(before, predictors, after.revision, timeout_seconds)
+            self._apply(after.revision, _canary(after), predictors)
+            self._wait(after.revision, after.traffic, timeout_seconds)
+        made = replace(after, url=self.found().get("status", {}).get("url", after.url))
+        self.keep(made, predictors, newest)
+        return made
+
+    def restore(self, before: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
+        """Ask for what was there before."""
+        self._bring_up(before, predictors, before.revision, timeout_seconds)
+        self._apply(before.revision, _canary(before), predictors)
+
+    def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
+        """Send rows to the InferenceService's URL, or to the one of a revision's tag."""
+        return targets.ask(f"{self._url(endpoint, revision)}/v1/models/{endpoint.name}:predict", rows)
+
+    def tell(self, endpoint: Endpoint, path: str) -> Any:
+        """Return the JSON that the servers of the current revision have at a path."""
+        # One that has all requests needs no address of its own, and may have none.
+        revision = endpoint.revision if endpoint.share < 100 else ""
+        return targets.fetch(f"{self._url(endpoint, revision)}/{path}")
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Do nothing: Knative takes the pods from a revision without requests."""
+
+    def _kept_back(self, after: Endpoint, predictors: Mapping[str, Manifest]) -> str:
+        """Return the newest revision, if what is asked for is that an older one has all requests again.
+
+        Then that one's pods serve at once, or start when the first request comes; applied anew it would be a
+        copy that has to find room first, while the newest one keeps its share. KServe keeps the one before
+        the newest for it, as long as Knative does.
+        """
+        if after.previous_revision is not None:
+            return ""
+        status = _status(self.found())
+        created, rolled = status.get("latestCreatedRevision"), status.get("latestRolledoutRevision")
+        newest = self._revision(created)
+        if newest == after.revision or newest not in predictors:
+            return ""
+        has_all = created == rolled == status.get("latestReadyRevision")
+        older = status.get("previousRolledoutRevision") if has_all else rolled
+        return newest if self._revision(older) == after.revision else ""
+
+    def _bring_up(
+        self, before: Endpoint | None, predictors: dict[str, Manifest], revision: str, timeout_seconds: float
+    ) -> None:
+        """Bring a revision up without requests, where another one would get its share until it is ready.
+
+        Knative gives the newest one's share to the newest that is ready, which may be what is taken away.
+        """
+        status = _status(self.found())
+        newest = status.get("latestCreatedRevision")
+        is_ready = newest == status.get("latestReadyRevision")
+        has_all = newest == status.get("latestRolledoutRevision")
+        if not before or (is_ready and (has_all or self._revision(newest) == revision)):
+            return
+        self._apply(revision, 0, predictors)
+        self._wait(revision, {_stable(before): 100}, timeout_seconds)
+
+    def _apply(self, revision: str, share: int | None, predictors: dict[str, Manifest]) -> None:
+        """Make a revision's predictor the newest one, with a share; None where it is the only one."""
+        canary = {} if share is None else {"canaryTrafficPercent": share}
+        self.apply({"predictor": {**predictors[revision], **canary}}, _TAGS)
+
+    def _url(self, endpoint: Endpoint, revision: str) -> str:
+        """Return the service's address, or a revision's; in the cluster the one known there."""
+        found = self.found()
+        if not revision:
+            inside = found.get("status", {}).get("address", {}).get("url", endpoint.url)
+            return str(inside if cluster.in_cluster() else endpoint.url)
+        for target in _status(found).get("traffic", []):
+            if "tag" in target and self._revision(target["revisionName"]) == revision:
+                host = str(target["url"]).partition("://")[2].partition(".")[0]
+                return (
+                    f"http://{host}.{self.there.namespace}.svc"
+                    if cluster.in_cluster()
+                    else str(target["url"])
+                )
+        raise ValueError(f"revision {revision} of endpoint {self.name!r} has no address of its own")
+
+    def _wait(self, revision: str, traffic: Mapping[str, int], timeout_seconds: float) -> None:
+        what = f"revision {revision} of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._look(revision, traffic), timeout_seconds)
+
+    def _look(self, revision: str, traffic: Mapping[str, int]) -> str:
+        """Return "" when the newest revision is the one asked for and ready, and requests are shared so."""
+        found = self.found()
+        if (asked := label(found["spec"]["predictor"])) != revision:
+            raise ValueError(f"another step has deployed revision {asked} meanwhile")
+        status = found.get("status", {})
+        mode = status.get("deploymentMode", MODE_NAME)
+        if mode not in (MODE_NAME, "Knative"):
+            raise ValueError(f"KServe runs it in mode {mode} although it was asked for Knative's")
+        predictor = _status(found)
+        if self._revision(predictor.get("latestCreatedRevision")) != revision:
+            why, _ = self.there.trouble({REVISION: revision}, self.name)
+            if why.startswith("ServerlessModeRejected"):
+                raise ValueError(why)
+            return why or "KServe has not made the revision yet"
+        ready = cluster.condition(found, "Ready")
+        if predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]:
+            shares = self._shares(predictor)
+            if shares == +Counter(traffic) and ready.get("status") == "True" and status.get("url"):
+                return ""
+            return f"it is ready and has {shares[revision]} of {traffic.get(revision, 0)} % of the requests"
+        newest = predictor["latestCreatedRevision"]
+        why, hopeless = self.there.trouble({REVISION: revision}, self.name, newest)
+        predicting = cluster.condition(found, "PredictorReady")
+        if predicting.get("status") == "False" and not why:
+            why = f"{predicting.get('reason')}: {predicting.get('message')}"
+        of_revision = self.there.get(*KNATIVE, newest) or {}
+        if hopeless or cluster.condition(of_revision, "Ready").get("reason") == _GIVEN_UP:
+            raise ValueError(why)
+        return why or "its pods are starting"
+
+    def _look_back(self, revision: str) -> str:
+        """Return "" when a revision that isn't the newest one has all requests."""
+        found = self.found()
+        shares = self._shares(_status(found))
+        if shares == {revision: 100} and found["status"].get("url"):
+            return ""
+        return f"it has {shares[revision]} of 100 % of the requests"
+
+    def _shares(self, status: Manifest) -> Counter[str]:
+        """Return how many percent of the requests each of our revisions gets."""
+        shares: Counter[str] = Counter()
+        for entry in status.get("traffic", []):
+            shares[self._revision(entry["revisionName"])] += entry["percent"]
+        return +shares
+
+    def _revision(self, knative_revision: str | None) -> str:
+        """Return our revision of one of Knative's, by the label that its pods bear."""
+        found = self.there.get(*KNATIVE, knative_revision) if knative_revision else None
+        return str((found or {}).get("metadata", {}).get("labels", {}).get(REVISION, ""))
+
+
+def _status(service: Manifest) -> Manifest:
+    """Return what an InferenceService's status says of its predictor."""
+    status = service.get("status", {})
+    return dict(status.get("components", {}).get("predictor", {}))
+
+
+def _stable(endpoint: Endpoint) -> str:
+    """Return the revision that KServe gives what the newest one doesn't get."""
+    previous = endpoint.previous_revision
+    return previous if previous and endpoint.share < 100 else endpoint.revision
+
+
+def _canary(endpoint: Endpoint) -> int | None:
+    """Return the newest revision's share where there is another one."""
+    return endpoint.share if endpoint.previous_revision else None

@@ -1,0 +1,427 @@
+"""KServe in its Standard mode: plain Deployments, and canaries beside the predictor.
+
+`spec.canary` holds the revision that is tried. KServe gives it its share in the HTTPRoute that it makes of
+the service, so only requests through the Gateway are shared. What the status says of shares is no more than
+what was asked for: the route's weights count. Without the Gateway API a revision gets none of the requests or
+all.
+
+Clients inside of the cluster find the endpoint at a Service of ours that stays, because each promotion gives
+KServe's own another name. It selects the revision that has all requests, or else the one that is not tried.
+
+A canary becomes the predictor without a restart when `predictor.name` takes its name. KServe then removes
+the pods of the one before, so this comes only when they get no requests any more.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import cluster
+from flowparts.deploy.cluster import Manifest
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.model_pod import OUTSIDE_MESH, pod_security
+from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
+from flowparts.deploy.targets._fleet import look_up
+from flowparts.deploy.targets._kserve_service import (
+    CONTAINER,
+    REVISION,
+    UNDO_SECONDS,
+    Service,
+    StoredPod,
+    label,
+)
+
+ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+_ROUTE_SECONDS = 120.0
+_SHARED_BY = (
+    "let KServe use the Gateway API (ingress.enableGatewayApi and kserveIngressGateway in its ConfigMap "
+    "inferenceservice-config)"
+)
+# Digits of a revision in a predictor's name: with the longest name of an endpoint, KServe's label
+# isvc.{endpoint}-{name}-predictor has the 63 characters that a label may have.
+_NAME_LENGTH = 9
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an InferenceService is asked to be.
+
+    Attributes:
+        base: The revision of its predictor; empty if there is no service.
+        canary: The one beside it; empty if there is none.
+        percent: The canary's share.
+    """
+
+    base: str = ""
+    canary: str = ""
+    percent: int = 0
+
+
+class StandardService(Service):
+    """An InferenceService whose revisions are plain Deployments."""
+
+    mode = "Standard"
+
+    def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
+        """Return a predictor that leaves nothing out: KServe lays a canary's over the stable one's."""
+        server = pod.container(CONTAINER)
+        spec = pod.spec()
+        return {
+            **spec,
+            "name": pod.revision[:_NAME_LENGTH],
+            "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
+            **pod.options.metadata(),
+            "labels": {**pod.options.labels, REVISION: pod.revision, **OUTSIDE_MESH},
+            "minReplicas": replicas,
+            "maxReplicas": max_replicas or replicas,
+            "enableServiceLinks": False,
+            "securityContext": pod_security(),
+            "serviceAccountName": spec.get("serviceAccountName", "default"),
+            "terminationGracePeriodSeconds": END_SECONDS,
+            "timeout": END_SECONDS,
+        }
+
+    def check_share(self, share: int) -> None:
+        """Refuse a share where nothing shares requests.
+
+        Raises:
+            ValueError: There is no route whose weights could be the share.
+        """
+        if 0 < share < 100 and self.weights() is None:
+            raise ValueError(f"{self._unshared}; give share 0 or 100, or {_SHARED_BY}")
+
+    def plan(self, shares: Sequence[int]) -> targets.Plan:
+        """Return what a revision would get: none of the requests or all where nothing shares them."""
+        if self.weights() is not None:
+            return super().plan(shares)
+        given = {share: share if share == 100 else 0 for share in shares}
+        note = (
+            f"{self._unshared}, so the revision is watched without requests of clients before it gets all; "
+            f"for a canary {_SHARED_BY}"
+        )
+        return targets.Plan(given, note if any(share != given[share] for share in shares) else "")
+
+    def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
+        """Return the endpoint as the service is asked to be, and the predictors that are known."""
+        (endpoint, predictors), form = self.record(), self._form()
+        if not endpoint or not form.base:
+            return None, {}
+        # The specification, not the record, which a step that was killed may have left behind.
+        if form.canary:
+            tried = form.canary if form.canary != endpoint.previous_revision else form.base
+            other = form.base if tried == form.canary else form.canary
+            share = form.percent if tried == form.canary else 100 - form.percent
+            traffic = {tried: share, other: 100 - share}
+            endpoint = replace(endpoint, revision=tried, previous_revision=other, traffic=traffic)
+        elif endpoint.traffic.get(form.base) != 100:
+            endpoint = replace(endpoint, revision=form.base, previous_revision=None, traffic={form.base: 100})
+        return endpoint, predictors
+
+    def move(
+        self,
+        before: Endpoint | None,
+        after: Endpoint,
+        predictors: dict[str, Manifest],
+        timeout_seconds: float = 600.0,
+    ) -> Endpoint:
+        """Make the service what is asked for, wait for it, and return the endpoint with its address."""
+        self.known(after.revision, predictors)
+        if before:
+            self.keep(before, predictors, after.revision)
+        self._steer(after, predictors, timeout_seconds)
+        made = replace(after, url=self._url())
+        self.keep(made, predictors)
+        return made
+
+    def restore(self, before: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
+        """Ask for what was there before, whose pods have stayed."""
+        form = self._form()
+        other = _other(before, form.base)
+        share = before.traffic[other] if other else 0
+        self._select(other if share == 100 else form.base)
+        self._ask(Form(form.base, other, share), predictors)
+        self._wait_for_route(before.traffic, timeout_seconds)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Make a canary that has all requests the predictor, which takes the pods from the one before."""
+        form = self._form()
+        if (form.canary, form.percent) == (endpoint.revision, 100):
+            _, predictors = self.record()
+            self._promote(form, predictors)
+
+    def undo(
+        self,
+        revision: str,
+        before: Endpoint | None,
+        predictors: dict[str, Manifest],
+        timeout_seconds: float,  # noqa: ARG002 a route is given its own time
+    ) -> None:
+        """Take a revision back that didn't come up.
+
+        Raises:
+            ValueError: Another step has deployed to the endpoint since, whose work this would undo.
+        """
+        form = self._form()
+        theirs = {form.base, form.canary} - {"", revision} - set(before.traffic if before else ())
+        if theirs:
+            raise ValueError(f"another step has deployed revision {min(theirs)} since, which stays")
+        if before:
+            self.restore(before, predictors, UNDO_SECONDS)
+        elif form.base:
+            self.remove()
+
+    def remove(self) -> None:
+        """Delete the service, and what stands around it."""
+        super().remove()
+        self.there.delete("v1", "Service", self._kept)
+
+    def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
+        """Send rows through the Gateway or to our Service, or to the Service of a revision.
+
+        Services are reached directly in the cluster, and through its API server from anywhere else.
+        """
+        path = f"v1/models/{endpoint.name}:predict"
+        service = self._of(revision) if revision else self._kept
+        if cluster.in_cluster():
+            return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
+        if not revision and self.weights() is not None:
+            return targets.ask(f"{endpoint.url}/{path}", rows)
+        answer = self.there.post_to_service(f"{service}:80", path, {"instances": rows})
+        return targets.predictions(answer, len(rows), f"service {service}")
+
+    def tell(self, endpoint: Endpoint, path: str) -> Any:
+        """Return the JSON that the servers of the current revision have at a path."""
+        return look_up(self.there, self._of(endpoint.revision), path)
+
+    def weights(self) -> dict[str, int] | None:
+        """Return the percentages of the revisions' predictors in KServe's route, by their Services.
+
+        None where there is no route: then KServe doesn't use the Gateway API.
+        """
+        route = self._route()
+        if not route:
+            return None
+        rules = [rule["backendRefs"] for rule in route["spec"]["rules"]]
+        shares = [_percentages(backends) for backends in rules]
+        # While KServe changes one rule after the other nobody can say what the shares are.
+        return shares[0] if all(share == shares[0] for share in shares) else {}
+
+    def _steer(self, asked: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
+        """Move from what the service is asked to be to what it shall be, without a gap in between."""
+        form = self._form()
+        if form.base not in predictors:
+            # Nothing has served yet; what a killed step has left of a first revision goes.
+            self._ask(Form(asked.revision), predictors)
+            self._wait(asked.revision, _count(predictors, asked.revision), timeout_seconds)
+            self._wait_for_service(timeout_seconds)
+            self._select(asked.revision)
+            return
+        if form.base not in asked.traffic and form.canary in asked.traffic:
+            # Another one is to be tried beside the canary, so that becomes the predictor.
+            form = self._promote(self._shift(form, 100, predictors, timeout_seconds), predictors)
+        other = _other(asked, form.base)
+        if form.canary and form.canary != other:
+            form = self._drop(form, predictors)
+            if not other:
+                return
+        if other:
+            percent = asked.traffic[other]
+            self._shift(replace(form, canary=other), percent, predictors, timeout_seconds)
+            if form.base not in asked.traffic:
+                self._promote(replace(form, canary=other, percent=percent), predictors)
+        else:
+            self._ask(form, predictors)
+            self._wait(form.base, _count(predictors, form.base), timeout_seconds)
+            self._wait_for_service(timeout_seconds)
+            self._select(form.base)
+
+    def _shift(
+        self, form: Form, percent: int, predictors: dict[str, Manifest], timeout_seconds: float
+    ) -> Form:
+        """Give a canary its pods and then its share; return what the service is asked to be then."""
+        pods = _pods(_count(predictors, form.base), max(form.percent, percent))
+        self._ask(form, predictors, pods)
+        self._wait(form.canary, pods, timeout_seconds)
+        if percent < 100:
+            self._select(form.base)
+        form = replace(form, percent=percent)
+        self._ask(form, predictors, pods)
+        self._wait_for_route({form.base: 100 - percent, form.canary: percent})
+        if percent == 100:
+            self._select(form.canary)
+        return form
+
+    def _drop(self, form: Form, predictors: dict[str, Manifest]) -> Form:
+        """Take the requests from a canary, then the canary itself."""
+        self._select(form.base)
+        if form.percent:
+            pods = _pods(_count(predictors, form.base), form.percent)
+            self._ask(replace(form, percent=0), predictors, pods)
+            self._wait_for_route({form.base: 100})
+        self._ask(Form(form.base), predictors)
+        return Form(form.base)
+
+    def _promote(self, form: Form, predictors: dict[str, Manifest]) -> Form:
+        """Make a canary the predictor, when the one before gets no requests any more."""
+        self._wait_for_route({form.canary: 100})
+        promoted = Form(form.canary)
+        self._ask(promoted, predictors)
+        self._wait_for_route({form.canary: 100})
+        return promoted
+
+    def _ask(self, form: Form, predictors: Mapping[str, Manifest], pods: int | None = None) -> None:
+        """Apply the InferenceService.
+
+        KServe takes as many pods from the predictor as a canary has that is ready, so it is given more.
+        """
+        base = dict(self.known(form.base, predictors))
+        spec: Manifest = {"predictor": base}
+        if form.canary:
+            canary = dict(self.known(form.canary, predictors))
+            del canary["maxReplicas"]
+            count = pods or _pods(base["minReplicas"], form.percent)
+            canary["minReplicas"] = count
+            base["minReplicas"] += count
+            base["maxReplicas"] = max(base["maxReplicas"], base["minReplicas"])
+            spec["canary"] = [{"predictor": canary, "trafficPercent": form.percent}]
+        try:
+            self.apply(spec)
+        except ValueError as error:
+            if form.canary and "canary" in str(error) and "not declared" in str(error):
+                raise ValueError(
+                    f"this cluster's KServe can't try a revision beside {form.base}: its InferenceService "
+                    "has no spec.canary; upgrade KServe, or deploy to the target kubernetes"
+                ) from None
+            raise
+
+    def _select(self, revision: str) -> None:
+        """Let the Service for clients inside of the cluster select a revision."""
+        port = {"name": "http", "port": 80, "targetPort": HTTP_PORT, "protocol": "TCP", "appProtocol": "http"}
+        self.there.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": self._metadata(self._kept),
+                "spec": {"selector": self.pods_of(revision), "ports": [port]},
+            }
+        )
+
+    @property
+    def _unshared(self) -> str:
+        return (
+            f"nothing shares requests between revisions of endpoint {self.name!r}: KServe has made no "
+            "HTTPRoute of it"
+        )
+
+    def _form(self) -> Form:
+        """Return what the service is asked to be."""
+        spec = self.found().get("spec", {})
+        if not spec:
+            return Form()
+        for entry in spec.get("canary", []):
+            return Form(label(spec["predictor"]), label(entry["predictor"]), entry["trafficPercent"])
+        return Form(label(spec["predictor"]))
+
+    def _of(self, revision: str) -> str:
+        """Return what KServe calls the Deployment and the Service of a revision."""
+        return f"{self.name}-{revision[:_NAME_LENGTH]}-predictor"
+
+    def _url(self) -> str:
+        status = self.found().get("status", {})
+        if self.weights() is not None and status.get("url"):
+            return str(status["url"])
+        return f"http://{self._kept}.{self.there.namespace}.svc"
+
+    def _wait(self, revision: str, count: int, timeout_seconds: float) -> None:
+        what = f"revision {revision} of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._look(revision, count), timeout_seconds)
+
+    def _look(self, revision: str, count: int) -> str:
+        """Return "" when a revision has its pods, else how it stands."""
+        form = self._form()
+        if revision not in (form.base, form.canary):
+            raise ValueError(f"another step has deployed revision {form.canary or form.base} meanwhile")
+        deployment = self.there.get("apps/v1", "Deployment", self._of(revision)) or {}
+        status = deployment.get("status", {})
+        ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
+        if deployment and cluster.observed(deployment) and ready >= count:
+            return ""
+        refused = cluster.condition(deployment, "ReplicaFailure")
+        if refused.get("status") == "True":
+            raise ValueError(_refused(str(refused.get("message", refused.get("reason")))))
+        why, hopeless = self.there.trouble(self.pods_of(revision), self.name, self._of(revision))
+        if hopeless:
+            raise ValueError(why)
+        return why or f"{ready} of {count} pods are ready"
+
+    def _wait_for_service(self, timeout_seconds: float) -> None:
+        what = f"endpoint {self.name!r}"
+        targets.wait(what, self._look_at_service, timeout_seconds)
+
+    def _look_at_service(self) -> str:
+        found = self.found()
+        ready = cluster.condition(found, "Ready")
+        if ready.get("status") == "True":
+            return ""
+        bad = [entry for entry in found.get("status", {}).get("conditions", []) if entry["status"] == "False"]
+        told = next((entry for entry in bad if entry["type"] != "Ready"), ready)
+        return f"KServe says {told.get('type', 'nothing')}: {told.get('message') or told.get('reason')}"
+
+    def _wait_for_route(self, shares: Mapping[str, int], timeout_seconds: float = _ROUTE_SECONDS) -> None:
+        """Wait until the route's weights are these; where there is no route there is nothing to wait for."""
+        what = f"the route of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._look_at_route(shares), timeout_seconds)
+
+    def _look_at_route(self, shares: Mapping[str, int]) -> str:
+        given = self.weights()
+        if given is None:
+            return ""
+        asked = {self._of(revision): share for revision, share in shares.items() if share}
+        if given != asked:
+            weights = ", ".join(f"{service} {weight} %" for service, weight in given.items())
+            return f"its weights are {weights or 'changing'}"
+        parents = (self._route() or {}).get("status", {}).get("parents", [])
+        bad = [entry for parent in parents for entry in parent["conditions"] if entry["status"] == "False"]
+        return f"{bad[0]['type']} is false: {bad[0].get('message', bad[0].get('reason'))}" if bad else ""
+
+    def _route(self) -> Manifest | None:
+        return self.there.get(*ROUTE, self.name) if self.there.serves(*ROUTE) else None
+
+
+def _other(asked: Endpoint, base: str) -> str:
+    """Return the revision that must stand beside the predictor; empty if it needn't."""
+    for revision, share in asked.traffic.items():
+        # The one before, without requests, is brought back from the record if it is asked for.
+        if revision != base and (share or revision == asked.revision):
+            return revision
+    return ""
+
+
+def _count(predictors: Mapping[str, Manifest], revision: str) -> int:
+    return int(predictors[revision]["minReplicas"]) if revision in predictors else 1
+
+
+def _pods(full: int, percent: int) -> int:
+    """Return how many pods a canary needs for its share."""
+    return max(1, math.ceil(full * percent / 100))
+
+
+def _percentages(backends: list[Manifest]) -> dict[str, int]:
+    total = sum(backend.get("weight", 1) for backend in backends)
+    return {
+        backend["name"]: round(100 * weight / total)
+        for backend in backends
+        if (weight := backend.get("weight", 1))
+    }
+
+
+def _refused(message: str) -> str:
+    """Return why pods are refused, and the way out where it is KServe's initializer that is to blame."""
+    hint = (
+        "; give KServe's ClusterStorageContainer 'default' a securityContext, as docs/kserve.md says"
+        if "PodSecurity" in message and "storage-initializer" in message
+        else ""
+    )
+    return f"its pods are refused: {message}{hint}"

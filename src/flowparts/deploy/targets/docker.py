@@ -1,0 +1,688 @@
+"""The Docker target: model servers in containers on this machine, behind HAProxy, which splits the requests.
+
+What belongs to an endpoint bears its name as a label: a network, a container of HAProxy, a volume with its
+configuration, and for each revision a volume with the model and one container for each replica. The
+configuration is the state: which revisions there are, their shares and their servers. Whatever else bears the
+label was left behind by a deployment that was killed, and is removed by the next one.
+"""
+
+import hashlib
+import http.client
+import io
+import logging
+import os
+import socket
+import tarfile
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import _lease
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.targets import _splitter
+from flowparts.deploy.targets._splitter import State
+from flowparts.util import trees
+
+if TYPE_CHECKING:
+    from docker.client import DockerClient
+    from docker.models.containers import Container
+
+_ENDPOINT, _ROLE, _REVISION = "flowparts.endpoint", "flowparts.role", "flowparts.revision"
+_MODEL_FOLDER = "/mnt/models"
+_SPLITTER_FOLDER = "/etc/splitter"
+_CONFIGURATION = "haproxy.cfg"
+_SPLITTER_MEMORY_BYTES = 256 * 2**20
+# Time for clients' open connections to leave HAProxy's old process, and for servers to end what they began.
+_LEAVE_SECONDS = 1.0
+_DRAIN_SECONDS = 30
+_RELOAD_SECONDS = 20.0
+_LOG_LINES = 30
+_SAID = 160
+_USER = "65532:0"
+_WHERE = "on this Docker engine"
+
+_ASK_READY = (
+    "import urllib.request; "
+    f"urllib.request.urlopen('http://127.0.0.1:{_splitter.PORT}/v2/health/ready', timeout=2)"
+)
+
+_log = logging.getLogger("flowparts")
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 1,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    port: int = 0,
+    image: str = "",
+    splitter_image: str = "",
+    timeout_seconds: float = 300.0,
+    wait_seconds: float = 0.0,
+) -> Endpoint:
+    """Serve a model from this machine, as a revision of an endpoint.
+
+    Args:
+        model: The model directory, or a URI of one. It is copied, so what is served outlives the directory.
+        name: The endpoint.
+        share: Percent of the requests that the revision gets; a first one gets all.
+        replicas: Containers to serve it.
+        cpu: Processors for each container, such as "2" or "500m".
+        memory: Memory for each container, such as "2Gi".
+        port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
+        image: The model server's image; empty for that of this release.
+        splitter_image: The image with HAProxy; empty for that of this release.
+        timeout_seconds: Time for the servers to become ready.
+        wait_seconds: Time for another step that changes the endpoint to be done.
+
+    Raises:
+        ValueError: An option or the model can't be used, no engine answers, or the model doesn't serve.
+    """
+    targets.check_name(name)
+    targets.check_share(share)
+    targets.check_replicas(replicas)
+    targets.check_timeout(timeout_seconds)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 1 to 65535, or 0 for a free one, not {port}")
+    limits = {"nano_cpus": int(targets.cpus(cpu) * 1e9), "mem_limit": targets.memory_bytes(memory)}
+    with targets.local_copy(model) as directory:
+        revision = targets.revision(directory)
+        with _engine() as engine, _writing(name, wait_seconds):
+            host = _Host(engine, name)
+            before = host.state()
+            host.tidy(before)
+            splitter_id = host.image(targets.image("deploy", splitter_image))
+            servers = host.bring_up(
+                directory,
+                revision,
+                host.image(targets.image("serving", image)),
+                limits,
+                replicas,
+                timeout_seconds,
+            )
+            url = f"http://127.0.0.1:{host.choose_port(port, before)}"
+            if before is None:
+                after, others = Endpoint("docker", name, url, revision, {revision: 100}), {}
+            else:
+                after = replace(before.endpoint.deploying(revision, share), url=url)
+                others = dict(before.servers)
+            after = replace(after, settings=targets.kept_options())
+            return host.apply(after, {**others, revision: servers}, splitter_id)
+
+
+@contextmanager
+def writing(name: str, *, wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    with _engine() as engine, _writing(name, wait_seconds):
+        state = _Host(engine, name).state()
+        yield state.endpoint if state else None
+
+
+def endpoints() -> list[Endpoint]:
+    """Return the endpoints of the Docker engine.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine:
+        found = engine.containers.list(all=True, filters={"label": _ENDPOINT})
+        states = (_Host(engine, name).state() for name in sorted({each.labels[_ENDPOINT] for each in found}))
+        return [state.endpoint for state in states if state]
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Give the current revision a share of the requests; the previous one keeps the rest.
+
+    Raises:
+        ValueError: No engine answers, or the endpoint isn't there or has been deployed to since.
+    """
+    with _engine() as engine, _writing(endpoint.name):
+        host = _Host(engine, endpoint.name)
+        state = host.state()
+        found = targets.unchanged(endpoint, state.endpoint if state else None, _WHERE)
+        return host.apply(found.with_share(percent), state.servers if state else {})
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Give all requests to the previous revision and remove the current one; once is enough.
+
+    Raises:
+        ValueError: No engine answers, there is no previous revision, or the endpoint isn't there or has been
+            deployed to since.
+    """
+    with _engine() as engine, _writing(endpoint.name):
+        host = _Host(engine, endpoint.name)
+        state = host.state()
+        after = targets.rolled_back(endpoint, state.endpoint if state else None, _WHERE)
+        return host.apply(after, state.servers if state else {})
+
+
+def remove(name: str, *, pretend: bool = False) -> list[str]:
+    """Remove an endpoint with everything that belongs to it, and return what.
+
+    Args:
+        name: The endpoint.
+        pretend: Remove nothing, and return what would be.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine, _writing(name):
+        host = _Host(engine, name)
+        held = host.holdings()
+        if not pretend:
+            host.remove()
+        return held
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows through the endpoint's address and return the predictions.
+
+    Raises:
+        ValueError: There is no answer, or it is no prediction.
+    """
+    headers = {_splitter.REVISION_HEADER: revision} if revision else {}
+    return targets.ask(f"{endpoint.url}/predict", rows, headers)
+
+
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each server of a revision has ended by itself.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine:
+        return {server.id: _ends(server) for server in _Host(engine, endpoint.name).servers(revision)}
+
+
+def trouble(endpoint: Endpoint, revision: str) -> str:
+    """Return how the servers of a revision ended last, and how often; empty if none has ended by itself.
+
+    Raises:
+        ValueError: No engine answers.
+    """
+    with _engine() as engine:
+        servers = _Host(engine, endpoint.name).servers(revision)
+        return "; ".join(
+            f"its server {_last_end(server)} (ended {_ends(server)}x)" for server in servers if _ends(server)
+        )
+
+
+class _Host:
+    """An endpoint's containers, volumes and network on a Docker engine."""
+
+    def __init__(self, engine: "DockerClient", name: str) -> None:
+        self.engine = engine
+        self.name = name
+        self.prefix = f"endpoint-{name}"
+
+    @property
+    def _mine(self) -> dict[str, str]:
+        """The filter by which the engine lists what belongs to the endpoint."""
+        return {"label": f"{_ENDPOINT}={self.name}"}
+
+    def state(self) -> State | None:
+        """Return what the splitter was told last; None when there is no such endpoint."""
+        text = self._configuration()
+        return _splitter.state_of(text) if text else None
+
+    def _configuration(self) -> str:
+        """Return what the splitter's volume holds; empty where there is none."""
+        splitter = self._container(self.prefix)
+        if splitter is not None:
+            return _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}")
+        servers = self.engine.containers.list(all=True, filters=self._mine)
+        if not servers or not self._has_volume(self.prefix):
+            return ""
+        # The splitter is gone, but not what it was told.
+        with self._loader(self.prefix, str(servers[0].image.id)) as loader:
+            return _file_of(loader, f"{_MODEL_FOLDER}/{_CONFIGURATION}")
+
+    def servers(self, revision: str) -> "list[Container]":
+        """Return the containers that serve a revision, running or not."""
+        parts = [f"{_ENDPOINT}={self.name}", f"{_REVISION}={revision}", f"{_ROLE}=server"]
+        found: list[Container] = self.engine.containers.list(all=True, filters={"label": parts})
+        return found
+
+    def image(self, reference: str) -> str:
+        """Return the id of an image, which is pulled if it isn't there."""
+        from docker.errors import DockerException, ImageNotFound
+
+        try:
+            return str(self.engine.images.get(reference).id)
+        except ImageNotFound:
+            pass
+        try:
+            return str(self.engine.images.pull(reference).id)
+        except DockerException:
+            raise ValueError(
+                f"the image {reference} is not on this Docker engine and can't be pulled; run make images, "
+                "or name another one"
+            ) from None
+
+    def bring_up(
+        self,
+        directory: Path,
+        revision: str,
+        image_id: str,
+        limits: Mapping[str, Any],
+        replicas: int,
+        timeout_seconds: float,
+    ) -> list[str]:
+        """Start the servers of a revision, beside those that serve, and wait until they are ready.
+
+        Returns:
+            The containers' names, which stand for the revision and for what it runs with.
+
+        Raises:
+            ValueError: A server doesn't become ready; everything is as it was before then.
+        """
+        before = self.state()
+        # Another token is for other servers to know.
+        what = _digest(image_id, sorted(limits.items()), os.environ.get("FLOWPARTS_SERVING_TOKEN"))
+        servers = [f"{self.prefix}-{revision}-{what}-{number}" for number in range(1, replicas + 1)]
+        if before is None or revision not in before.servers:
+            self._store(f"{self.prefix}-{revision}", directory, image_id, revision)
+        try:
+            for server in servers:
+                self._start_server(server, revision, image_id, limits)
+            for server in servers:
+                self._wait_until_ready(server, timeout_seconds)
+        except BaseException as error:
+            self.tidy(before)
+            if not isinstance(error, ValueError):
+                raise
+            serving = f"{before.endpoint.revision} keeps serving" if before else "nothing is served"
+            raise ValueError(
+                f"revision {revision} of endpoint {self.name!r} does not serve: {error}; {serving}"
+            ) from None
+        return servers
+
+    def _store(self, volume: str, directory: Path, image_id: str, revision: str) -> None:
+        """Copy a directory into a new volume."""
+        self._remove_volume(volume)
+        trees.files(directory)
+        with tempfile.TemporaryFile() as archive:
+            with tarfile.open(fileobj=archive, mode="w", dereference=True) as tar:
+                tar.add(directory, ".", filter=_readable)
+            archive.seek(0)
+            self._fill(volume, archive, image_id, {_REVISION: revision})
+
+    def _start_server(self, name: str, revision: str, image_id: str, limits: Mapping[str, Any]) -> None:
+        """Start a server of a revision; one that runs is left alone."""
+        from docker.types.services import Mount
+
+        found = self._container(name)
+        if found is not None and found.status == "running":
+            return
+        if found is not None:
+            found.remove(force=True)
+        settings = {"MODEL": _MODEL_FOLDER, "NAME": self.name, "DRAIN_SECONDS": str(_LEAVE_SECONDS)}
+        environment = {f"FLOWPARTS_SERVING_{key}": value for key, value in settings.items()}
+        if token := os.environ.get("FLOWPARTS_SERVING_TOKEN"):
+            environment["FLOWPARTS_SERVING_TOKEN"] = token
+        _log.info("starting %s", name)
+        self._run(
+            name,
+            image_id,
+            labels=self._labels("server", revision),
+            environment=environment,
+            mounts=[Mount(_MODEL_FOLDER, f"{self.prefix}-{revision}", read_only=True, no_copy=True)],
+            memswap_limit=limits["mem_limit"],
+            **limits,
+        )
+
+    def _wait_until_ready(self, name: str, timeout_seconds: float) -> None:
+        """Wait until a server answers, and let the engine restart it from then on."""
+        server = self.engine.containers.get(name)
+
+        def look() -> str:
+            from docker.errors import APIError
+
+            try:
+                code, _ = server.exec_run(["python", "-c", _ASK_READY])
+            except APIError:  # it doesn't run
+                code = 1
+            if code == 0:
+                return ""
+            server.reload()
+            if server.status != "running":
+                raise ValueError(f"its server {_ending(server)}")
+            return f"the server loads the model ({_last_line(server)})"
+
+        try:
+            targets.wait("its server", look, timeout_seconds)
+        except ValueError:
+            for line in _lines(server):
+                _log.info("%s: %s", name, line)
+            raise
+        server.update(restart_policy={"Name": "unless-stopped"})
+
+    @staticmethod
+    def choose_port(port: int, before: State | None) -> int:
+        """Return the port that was asked for, else the one that the endpoint has, else a free one."""
+        return port or (_port_in(before.endpoint.url) if before else _free_port())
+
+    def apply(self, endpoint: Endpoint, servers: Mapping[str, Sequence[str]], image_id: str = "") -> Endpoint:
+        """Make the splitter share the requests as an endpoint says, then remove the servers that get none.
+
+        Where that fails, requests are shared as before.
+        """
+        from docker.errors import DockerException
+
+        splitter = self._container(self.prefix)
+        old = self._configuration()
+        before = _splitter.state_of(old) if old else None
+        if before and not image_id:
+            image_id = before.image_id
+        state = State(endpoint, {revision: servers[revision] for revision in endpoint.traffic}, image_id)
+        text = _splitter.configuration(state)
+        try:
+            self._split(splitter, state, text, old)
+        except (ValueError, DockerException):
+            with suppress(ValueError, DockerException):
+                if before:
+                    self._split(self._container(self.prefix), before, old, text)
+                    self.tidy(before)
+                else:
+                    self.remove()
+            raise
+        if text != old and old:
+            time.sleep(_LEAVE_SECONDS)
+        self.tidy(state)
+        _log.info("endpoint %s: %s", self.name, _shares(endpoint))
+        return endpoint
+
+    def _split(self, splitter: "Container | None", state: State, text: str, old: str) -> None:
+        """Have a splitter read its configuration, in which `old` stood, and wait until it has."""
+        endpoint, image_id = state.endpoint, state.image_id
+        if text != old:
+            self._fill(self.prefix, _archive(_CONFIGURATION, text), image_id, {})
+        port = _port_in(endpoint.url)
+        if splitter and (splitter.image.id != image_id or _port_of(splitter) != port):
+            splitter.remove(force=True)
+            splitter = None
+        if splitter is None:
+            splitter = self._start_splitter(image_id, port)
+        elif splitter.status != "running":
+            splitter.start()
+        elif self._told(endpoint) != state.to_json():
+            splitter.kill("USR2")
+
+        def look() -> str:
+            splitter.reload()
+            if splitter.status != "running":
+                raise ValueError(f"the splitter of endpoint {self.name!r} {_ending(splitter)}")
+            return "" if self._told(endpoint) == state.to_json() else "the splitter reads its configuration"
+
+        targets.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
+
+    @staticmethod
+    def _told(endpoint: Endpoint) -> str:
+        """Return the state that the splitter says it keeps to; empty where it doesn't answer."""
+        return _get(f"{endpoint.url}{_splitter.TRAFFIC_PATH}")
+
+    def tidy(self, state: State | None) -> None:
+        """Remove what belongs to the endpoint and not to its state."""
+        names = set()
+        if state:
+            volumes = [f"{self.prefix}-{revision}" for revision in state.servers]
+            names = {self.prefix, *volumes, *(name for servers in state.servers.values() for name in servers)}
+        found = self.engine.containers.list(all=True, filters=self._mine)
+        doomed = [container for container in found if container.name not in names]
+        for container in doomed:
+            if container.status == "running":  # all at once end what they have begun
+                container.kill("SIGTERM")
+        for container in doomed:
+            _log.info("removing %s", container.name)
+            # One that was never ready has nothing to finish, and doesn't listen to signals yet.
+            restarts = container.attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+            container.stop(timeout=_DRAIN_SECONDS if restarts else 0)
+            container.remove(force=True)
+        for volume in self.engine.volumes.list(filters=self._mine):
+            if volume.name not in names:
+                volume.remove(force=True)
+
+    def holdings(self) -> list[str]:
+        """Return what belongs to the endpoint."""
+        kinds = {
+            "container": self.engine.containers.list(all=True, filters=self._mine),
+            "volume": self.engine.volumes.list(filters=self._mine),
+            "network": self.engine.networks.list(filters=self._mine),
+        }
+        return [f"{kind} {thing.name}" for kind, things in kinds.items() for thing in things]
+
+    def remove(self) -> None:
+        """Remove everything that belongs to the endpoint."""
+        self.tidy(None)
+        for network in self.engine.networks.list(filters=self._mine):
+            network.remove()
+
+    def _start_splitter(self, image_id: str, port: int) -> "Container":
+        from docker.types.services import Mount
+
+        return self._run(
+            self.prefix,
+            image_id,
+            entrypoint=["/usr/sbin/haproxy", "-W", "-db", "-f", f"{_SPLITTER_FOLDER}/{_CONFIGURATION}"],
+            labels=self._labels("splitter"),
+            mounts=[Mount(_SPLITTER_FOLDER, self.prefix, read_only=True, no_copy=True)],
+            ports={f"{_splitter.PORT}/tcp": ("127.0.0.1", port)},
+            mem_limit=_SPLITTER_MEMORY_BYTES,
+            memswap_limit=_SPLITTER_MEMORY_BYTES,
+            restart_policy={"Name": "unless-stopped"},
+            # HAProxy ends what it has begun.
+            stop_signal="SIGUSR1",
+        )
+
+    def _run(self, name: str, image_id: str, **settings: Any) -> "Container":
+        if not self.engine.networks.list(names=[f"^{self.prefix}$"]):
+            self.engine.networks.create(self.prefix, labels=self._labels("network"))
+        started: Container = self.engine.containers.run(
+            image_id,
+            name=name,
+            detach=True,
+            network=self.prefix,
+            user=_USER,
+            read_only=True,
+            tmpfs={"/tmp": "size=256m"},  # noqa: S108 where the model server keeps temporary files
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=1024,
+            log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+            **settings,
+        )
+        return started
+
+    def _fill(self, volume: str, archive: Any, image_id: str, labels: Mapping[str, str]) -> None:
+        """Put the files of a tar archive into a volume, which is made if it isn't there."""
+        self.engine.volumes.create(volume, labels={**self._labels("volume"), **labels})
+        with self._loader(volume, image_id) as loader:
+            loader.put_archive(_MODEL_FOLDER, archive)
+
+    @contextmanager
+    def _loader(self, volume: str, image_id: str) -> Iterator["Container"]:
+        """Give a container with a volume at the models' folder; it is never started."""
+        from docker.types.services import Mount
+
+        loader = self.engine.containers.create(
+            image_id,
+            labels=self._labels("loader"),
+            mounts=[Mount(_MODEL_FOLDER, volume, no_copy=True)],
+        )
+        try:
+            yield loader
+        finally:
+            loader.remove(force=True)
+
+    def _has_volume(self, volume: str) -> bool:
+        return volume in [found.name for found in self.engine.volumes.list(filters={"name": volume})]
+
+    def _remove_volume(self, volume: str) -> None:
+        from docker.errors import NotFound
+
+        with suppress(NotFound):
+            self.engine.volumes.get(volume).remove(force=True)
+
+    def _container(self, name: str) -> "Container | None":
+        from docker.errors import NotFound
+
+        try:
+            found: Container = self.engine.containers.get(name)
+        except NotFound:
+            return None
+        return found
+
+    def _labels(self, role: str, revision: str = "") -> dict[str, str]:
+        labels = {_ENDPOINT: self.name, _ROLE: role}
+        return labels | ({_REVISION: revision} if revision else {})
+
+
+@contextmanager
+def _engine() -> Iterator["DockerClient"]:
+    """Open a client of the Docker engine; what it refuses becomes one sentence."""
+    from docker.client import DockerClient
+    from docker.errors import APIError, DockerException
+
+    where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    try:
+        engine = DockerClient.from_env()
+        engine.ping()
+    except DockerException:
+        raise ValueError(
+            f"no Docker engine answers at {where}; start one, and run this step as a subprocess on its "
+            "machine (run.py's default), because a pipeline's container has no access to it"
+        ) from None
+    try:
+        yield engine
+    except APIError as error:
+        detail = " ".join(str(error.explanation or error).split())
+        raise ValueError(f"the Docker engine at {where} refused: {detail}") from None
+    finally:
+        engine.close()
+
+
+def _writing(name: str, wait_seconds: float = 0.0) -> AbstractContextManager[object]:
+    """Be the only step that changes an endpoint; whoever does runs on the engine's machine."""
+    engine = _digest(os.environ.get("DOCKER_HOST", ""))
+    return _lease.writing(
+        _lease.FileStore(f"endpoint-{name}-{engine}"), f"endpoint {name!r} on this machine", wait_seconds
+    )
+
+
+def _get(url: str) -> str:
+    """Return what an address on this machine answers; empty where nothing does."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as answer:
+            return str(answer.read().decode())
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:6]
+
+
+def _shares(endpoint: Endpoint) -> str:
+    return ", ".join(f"{revision} {share} %" for revision, share in endpoint.traffic.items())
+
+
+def _port_in(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def _port_of(splitter: "Container") -> int:
+    return int(splitter.attrs["HostConfig"]["PortBindings"][f"{_splitter.PORT}/tcp"][0]["HostPort"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Let the servers' user read what the deploying user owns."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o755 if entry.isdir() else 0o644
+    return entry
+
+
+def _archive(name: str, text: str) -> io.BytesIO:
+    content = text.encode()
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(entry, io.BytesIO(content))
+    archive.seek(0)
+    return archive
+
+
+def _file_of(container: "Container", path: str) -> str:
+    """Return a text file of a container, running or not; empty where there is none."""
+    from docker.errors import NotFound
+
+    try:
+        chunks, _ = container.get_archive(path)
+    except NotFound:
+        return ""
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+        file = tar.extractfile(tar.getmembers()[0])
+        return file.read().decode() if file else ""
+
+
+def _lines(container: "Container", **period: Any) -> list[str]:
+    text = container.logs(tail=_LOG_LINES, **period).decode(errors="replace")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _last_line(container: "Container", **period: Any) -> str:
+    """Return the last thing that a container said; of a line of JSON its message."""
+    lines = _lines(container, **period)
+    return targets.log_text(lines[-1])[:_SAID] if lines else "it has said nothing"
+
+
+def _ends(container: "Container") -> int:
+    """Return how often a container has ended by itself; the engine counts when it starts it again."""
+    return int(container.attrs["RestartCount"] + (container.status != "running"))
+
+
+def _last_end(container: "Container") -> str:
+    """Say how a container ended last, which may run again: of that only the engine's events tell."""
+    if container.status != "running":
+        return _ending(container)
+    wanted = {"container": container.id, "event": ["die", "oom"]}
+    events = list(container.client.events(since=0, until=int(time.time()) + 1, filters=wanted, decode=True))
+    ends = [event for event in events if event["Action"] == "die"]
+    if not ends:  # the engine remembers the latest of all containers only
+        return "has ended before"
+    last = ends[-1]
+    if any(event["Action"] == "oom" for event in events):
+        return f"was killed: {_too_little(container)}"
+    code = last["Actor"]["Attributes"]["exitCode"]
+    return f"ended with exit code {code}: {_last_line(container, until=last['time'] + 1)}"
+
+
+def _ending(container: "Container") -> str:
+    """Say how a container that doesn't run came to an end."""
+    state = container.attrs["State"]
+    if state.get("OOMKilled"):
+        return f"was killed: {_too_little(container)}"
+    return f"ended with exit code {state['ExitCode']}: {_last_line(container)}"
+
+
+def _too_little(container: "Container") -> str:
+    limit = container.attrs["HostConfig"]["Memory"] / 2**20
+    return f"it needs more memory than its limit, {limit:,.0f} MiB"

@@ -1,0 +1,222 @@
+"""KServe: one InferenceService, whose revisions share its requests.
+
+KServe runs services in two modes. Where Knative is installed, revisions are Knative's
+(`flowparts.deploy.targets._kserve_knative`); else they are plain Deployments
+(`flowparts.deploy.targets._kserve_standard`). A service that is there keeps its mode, which can't be changed.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import model_store
+from flowparts.deploy.cluster import Cluster
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.pod_options import PodOptions
+from flowparts.deploy.targets._kserve_knative import KNATIVE, KnativeService
+from flowparts.deploy.targets._kserve_service import API, KIND, MODE, Service, StoredPod
+from flowparts.deploy.targets._kserve_standard import StandardService
+
+_MODES: dict[str, type[Service]] = {
+    "Serverless": KnativeService,
+    "Knative": KnativeService,
+    "Standard": StandardService,
+}
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 1,
+    max_replicas: int = 0,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    image: str = "",
+    namespace: str = "",
+    environment_from: str = "",
+    service_account: str = "",
+    digest: str = "",
+    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
+    timeout_seconds: float = 600.0,
+    wait_seconds: float = 0.0,
+) -> Endpoint:
+    """Make a model a revision of an InferenceService, with a share, and wait until it is ready.
+
+    Args:
+        model: s3://, gs:// or pvc://CLAIM/PATH, which KServe's storage initializer fetches.
+        name: The InferenceService.
+        share: Percent of the requests for this revision while there is another one; without Knative and
+            without a Gateway only 0 or 100.
+        replicas: Pods of a revision at least.
+        max_replicas: Pods of a revision at most; 0 for no autoscaling.
+        cpu: Processors of a pod.
+        memory: Memory of a pod.
+        image: The model server's image.
+        namespace: Where it is deployed; if not given, the step's own namespace.
+        environment_from: A Secret of whose keys the server gets FLOWPARTS_SERVING_TOKEN, which clients must
+            know.
+        service_account: The pods' service account, with whose Secrets KServe's storage initializer reads
+            models.
+        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
+            read from them here, which for a volume isn't possible.
+        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
+        timeout_seconds: How long to wait.
+        wait_seconds: How long to wait for another step that changes the endpoint.
+
+    Raises:
+        ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
+    """
+    targets.check_share(share)
+    targets.check_replicas(replicas, max_replicas)
+    targets.check_timeout(timeout_seconds)
+    model = model_store.stored(model)
+    asked = StoredPod(
+        model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
+    )
+    asked = replace(asked, digest=targets.digest(model, digest), options=PodOptions.of(pods))
+    there = Cluster(namespace)
+    with there.writing(name, wait_seconds):
+        return _deploy(there, asked, share, replicas, max_replicas, timeout_seconds)
+
+
+def _deploy(
+    there: Cluster, pod: StoredPod, share: int, replicas: int, max_replicas: int, timeout_seconds: float
+) -> Endpoint:
+    name = pod.name
+    service = _service(there, name)
+    before, predictors = service.state()
+    predictors[pod.revision] = service.predictor(pod, replicas, max_replicas)
+    after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})
+    if before:
+        after = before.deploying(pod.revision, share)
+        service.check_share(after.share)
+    settings = {"namespace": service.there.namespace, "mode": service.mode, **targets.kept_options()}
+    after = replace(after, settings=settings)
+    try:
+        made = service.move(before, after, predictors, timeout_seconds)
+        if pod.digest:
+            path = pod.digest_path.format(name=name)
+            targets.await_served(lambda: service.tell(made, path), pod.digest, pod.revision)
+    except ValueError as error:
+        kept = before.traffic if before else []
+        raise targets.not_deployed(
+            name,
+            pod.revision,
+            error,
+            kept,
+            lambda: service.undo(pod.revision, before, predictors, timeout_seconds),
+        ) from None
+    if before is None or before.traffic != made.traffic:  # else it may be a rollout that is watched
+        service.release(made)
+    return made
+
+
+def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    there = Cluster(namespace)
+    there.pretends = pretend
+    with there.writing(name):
+        _service(there, name).remove()
+    return there.deleted
+
+
+@contextmanager
+def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    service = _service(Cluster(namespace), name)
+    with service.there.writing(name, wait_seconds):
+        yield service.state()[0]
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Set the revision's share of the requests; the previous one keeps its pods where it may serve again."""
+    service = _of(endpoint)
+    with service.there.writing(service.name):
+        state, predictors = service.state()
+        before = targets.unchanged(endpoint, state, service.where)
+        after = before.with_share(percent)
+        service.check_share(after.share)
+        return service.move(before, after, predictors)
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Send all requests to the previous revision."""
+    service = _of(endpoint)
+    with service.there.writing(service.name):
+        before, predictors = service.state()
+        return service.move(before, targets.rolled_back(endpoint, before, service.where), predictors)
+
+
+def release(endpoint: Endpoint) -> None:
+    """Take the pods from a previous revision without requests; a rollback brings them back."""
+    service = _of(endpoint)
+    with service.there.writing(service.name):
+        targets.unchanged(endpoint, service.state()[0], service.where)
+        service.release(endpoint)
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows by the V1 protocol to the InferenceService, or to one revision."""
+    return _of(endpoint).predict(endpoint, rows, revision)
+
+
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each container of a revision's pods has ended by itself."""
+    service = _of(endpoint)
+    return service.there.crashes(service.pods_of(revision))
+
+
+def trouble(endpoint: Endpoint, revision: str) -> str:
+    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+    service = _of(endpoint)
+    return service.there.trouble(service.pods_of(revision))[0]
+
+
+def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> targets.Plan:
+    """Return what shares a revision would get: without Knative and without a Gateway none or all."""
+    service = _service(Cluster(namespace), name)
+    return service.plan(shares) if service.state()[0] else targets.Plan(dict.fromkeys(shares, 100))
+
+
+def endpoints(namespace: str = "") -> list[Endpoint]:
+    """Return the endpoints in a namespace."""
+    there = Cluster(namespace)
+    states = (_service(there, name).state()[0] for name in there.names(API, KIND))
+    return [state for state in states if state]
+
+
+def _of(endpoint: Endpoint) -> Service:
+    """Return the service of an endpoint, whose mode it knows."""
+    there = Cluster(endpoint.settings["namespace"])
+    if kind := _MODES.get(endpoint.settings.get("mode", "")):
+        return kind(there, endpoint.name)
+    return _service(there, endpoint.name)
+
+
+def _service(there: Cluster, name: str) -> Service:
+    """Return a service in the mode that it has, or that the cluster allows.
+
+    Raises:
+        ValueError: It has a mode in which it can't be deployed to.
+    """
+    found = there.get(API, KIND, name) or {}
+    status = found.get("status", {})
+    mode = found.get("metadata", {}).get("annotations", {}).get(MODE) or status.get("deploymentMode", "")
+    has_knative = there.serves(*KNATIVE)
+    if not mode:
+        return (KnativeService if has_knative else StandardService)(there, name)
+    kind = _MODES.get(mode)
+    if kind is None:
+        problem = "which has no canaries"
+    elif kind is KnativeService and not has_knative:
+        problem = "but the cluster has no Knative"
+    else:
+        return kind(there, name)
+    raise ValueError(
+        f"InferenceService {name!r} in namespace {there.namespace} has KServe's mode {mode}, {problem}, and "
+        "the mode of a service can't be changed; delete it, or deploy under another name"
+    )

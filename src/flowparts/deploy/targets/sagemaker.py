@@ -1,0 +1,592 @@
+"""Amazon SageMaker: an endpoint whose configuration has a production variant for each revision.
+
+A variant is called by its revision, and its weight is its share in percent. Archive, model and configuration
+are called by what is in them, the configuration also by the current revision, so that a step that is tried
+again finds what there is. An endpoint that SageMaker is changing is waited for. For a new configuration
+SageMaker brings up new servers beside the old ones, and goes back by itself when they don't answer /ping;
+weights alone it changes in place.
+
+The client is boto3 (https://docs.aws.amazon.com/sagemaker/latest/APIReference/). Credentials and region are
+found as Amazon's own tools find them, and so are other addresses of the service (AWS_ENDPOINT_URL).
+"""
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from flowparts import deploy as targets
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.util import trees
+
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
+_INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
+_S3 = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+_REVISION = r"r[0-9a-f]{12}"
+_KEYS = {"endpoint": "EndpointName", "endpoint_config": "EndpointConfigName", "model": "ModelName"}
+
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
+_CHANGE_SECONDS = 1800.0
+_BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+# The longest that is repeated of what Amazon says; the log has all of it.
+_SAID = 250
+_LOG_LINES = 10
+# A model's weights hardly become smaller, whatever the effort.
+_COMPRESSION = 1
+
+_ACCESS = "give this step's account the right to"
+_WAYS = {
+    "AccessDenied": _ACCESS,
+    "AccessDeniedException": _ACCESS,
+    "403": _ACCESS,
+    "NoSuchBucket": "make the bucket, or give another one as storage",
+    "ResourceLimitExceeded": "have the quota raised, or take another instance_type",
+    "ExpiredToken": "renew this step's credentials",
+    "ExpiredTokenException": "renew this step's credentials",
+    "InvalidAccessKeyId": "correct this step's credentials",
+    "InvalidClientTokenId": "correct this step's credentials",
+    "SignatureDoesNotMatch": "correct this step's credentials",
+    "UnrecognizedClientException": "correct this step's credentials",
+}
+
+_log = logging.getLogger("flowparts")
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    role: str,
+    share: int = 100,
+    replicas: int = 1,
+    instance_type: str = "ml.m5.large",
+    region: str = "",
+    storage: str = "",
+    image: str = "",
+    timeout_seconds: float = 1800.0,
+) -> Endpoint:
+    """Deploy a model as a revision of a SageMaker endpoint.
+
+    Args:
+        model: The model directory, or a URI of one.
+        name: The endpoint.
+        role: ARN of the role that the servers run as; it must be able to read the archive and the image.
+        share: Percent of the requests that the revision gets; a first one gets all.
+        replicas: Instances of the revision.
+        instance_type: Their type, such as "ml.m5.large".
+        region: AWS region; empty for that of the environment.
+        storage: Where the model's archive goes, s3://BUCKET/PREFIX; empty for the model's own bucket.
+        image: The model server's image in ECR; empty for that of this release.
+        timeout_seconds: Time for each change of the endpoint. One that takes longer goes on, and is waited
+            for when this is run again.
+
+    Raises:
+        ValueError: An option or the model can't be used, or SageMaker refuses or fails to deploy it; what
+            served before serves on.
+    """
+    targets.check_name(name)
+    targets.check_share(share)
+    targets.check_replicas(replicas)
+    targets.check_timeout(timeout_seconds)
+    if not _ROLE.fullmatch(role):
+        raise ValueError(f"role must be the ARN of a role, arn:aws:iam::ACCOUNT:role/NAME, not {role!r}")
+    targets.require_allowed("role", role)
+    if not _INSTANCE.fullmatch(instance_type):
+        raise ValueError(f"instance_type must be a type such as 'ml.m5.large', not {instance_type!r}")
+    bucket, prefix = _place_of_archives(storage, model)
+    server = targets.image("serving", image)
+    instances = {"InstanceType": instance_type, "InitialInstanceCount": replicas}
+    with targets.local_copy(model) as directory:
+        revision = targets.revision(directory, {"on": instances, "image": server, "as": role})
+        with _refusals():
+            there = _Place(region, name)
+            before = there.state(there.settled(timeout_seconds))
+        after = Endpoint("sagemaker", name, there.url, revision, {revision: 100}, settings=there.settings)
+        if before:
+            after = before.deploying(revision, share)
+        try:
+            with _refusals():
+                variants = {}
+                if before is None or revision not in before.traffic:
+                    archive = there.store(directory, bucket, f"{prefix}{name}/{revision}/model.tar.gz")
+                    model_name = there.create_model(revision, archive, server, role)
+                    variants = {revision: {"VariantName": revision, "ModelName": model_name, **instances}}
+                return there.told(there.apply(after, variants, timeout_seconds))
+        except ValueError as error:
+            raise targets.not_deployed(name, revision, error, there.serving) from None
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Give the current revision a share of the requests; the previous one keeps the rest, and its instances.
+
+    Raises:
+        ValueError: SageMaker refuses, or the endpoint isn't there or has been deployed to since.
+    """
+    with _refusals():
+        there = _Place(endpoint.settings["region"], endpoint.name)
+        state = targets.unchanged(endpoint, there.current(), there.where)
+        return there.told(there.apply(state.with_share(percent)))
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Give all requests to the previous revision and remove the current one; once is enough.
+
+    The requests move first, which takes seconds; to take instances away takes SageMaker minutes.
+
+    Raises:
+        ValueError: SageMaker refuses, there is no previous revision, or the endpoint isn't there or has been
+            deployed to since.
+    """
+    with _refusals():
+        there = _Place(endpoint.settings["region"], endpoint.name)
+        state = there.current()
+        after = targets.rolled_back(endpoint, state, there.where)
+        if state and state.previous_revision == after.revision:
+            there.apply(state.with_share(0))
+        return there.told(there.apply(after))
+
+
+def endpoints(*, region: str = "") -> list[Endpoint]:
+    """Return the endpoints of a region that were made here and serve, and the options of each.
+
+    Raises:
+        ValueError: SageMaker refuses.
+    """
+    with _refusals():
+        place = _Place(region, "")
+        pages = place.sagemaker.get_paginator("list_endpoints").paginate(StatusEquals="InService")
+        names = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
+        found = []
+        for there in (_Place(region, name) for name in names):
+            with suppress(ValueError):  # made by something else
+                if state := there.state(there.settled(_CHANGE_SECONDS)):
+                    found.append(there.told(state))
+        return found
+
+
+@contextmanager
+def writing(name: str, *, region: str = "") -> Iterator[Endpoint | None]:
+    """Give what an endpoint is, None if there is none; SageMaker itself refuses a second change at a time.
+
+    Raises:
+        ValueError: SageMaker refuses to tell, or something else made the endpoint.
+    """
+    with _refusals():
+        there = _Place(region, name)
+        state = there.state(there.settled(_CHANGE_SECONDS))
+        before = there.told(state) if state else None
+    yield before
+
+
+def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with its configurations and models, and return what; archives in S3 stay.
+
+    Args:
+        name: The endpoint.
+        region: AWS region; empty for that of the environment.
+        pretend: Remove nothing, and return what would be.
+
+    Raises:
+        ValueError: SageMaker refuses.
+    """
+    with _refusals():
+        there = _Place(region, name)
+        described = there.settled(_CHANGE_SECONDS)
+        if described and not there.is_own(described):
+            described = None
+        held = [f"endpoint {name}"] if described else []
+        held += [f"{kind.replace('_', ' ')} {each}" for kind, each in there.made()]
+        if not pretend:
+            if described:
+                there.sagemaker.delete_endpoint(EndpointName=name)
+                there.settled(_CHANGE_SECONDS)
+            there.tidy(None)
+        return held
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows through InvokeEndpoint and return the predictions.
+
+    Raises:
+        ValueError: There is no answer, or it is no prediction.
+    """
+    with _refusals():
+        runtime = _runtime(endpoint.settings["region"], endpoint.url.partition("/endpoints/")[0])
+        answer = runtime.invoke_endpoint(
+            EndpointName=endpoint.name,
+            ContentType="application/json",
+            Accept="application/json",
+            Body=json.dumps({"instances": rows}).encode(),
+            **({"TargetVariant": revision} if revision else {}),
+        )
+        text = answer["Body"].read()
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = text.decode(errors="replace")
+    return targets.predictions(said, len(rows), f"endpoint {endpoint.name!r}")
+
+
+def archive(directory: Path, file: IO[bytes]) -> None:
+    """Write a model directory as a tar.gz, whose bytes depend on names and contents of the files alone."""
+    trees.files(directory)
+    with (
+        gzip.GzipFile("", "wb", _COMPRESSION, fileobj=file, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(directory.rglob("*")):
+            entry = tarfile.TarInfo(path.relative_to(directory).as_posix())
+            # The server is another user than the one who unpacks.
+            if path.is_dir():
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(entry)
+            else:
+                entry.size, entry.mode = path.stat().st_size, 0o644
+                with path.open("rb") as content:
+                    tar.addfile(entry, content)
+
+
+class _Place:
+    """An endpoint in a region."""
+
+    def __init__(self, region: str, name: str) -> None:
+        from boto3.session import Session
+
+        self._session = Session(region_name=region or os.environ.get("AWS_REGION") or None)
+        if not self._session.region_name:
+            raise ValueError("region must be known; give it as an option, or set AWS_REGION")
+        self.name = name
+        self.settings = {"region": str(self._session.region_name)}
+        self.where = f"in {self.settings['region']}"
+        self.serving: list[str] = []  # the revisions that got requests at the last look
+        self.sagemaker = self._client("sagemaker")
+        address = self._client("sagemaker-runtime").meta.endpoint_url
+        self.url = f"{address}/endpoints/{name}/invocations"
+
+    def settled(self, timeout_seconds: float) -> dict[str, Any] | None:
+        """Return the endpoint's description when SageMaker is done with it; None where there is none."""
+        described: dict[str, Any] | None = None
+
+        def look() -> str:
+            nonlocal described
+            described = self._described("endpoint", self.name)
+            status = described["EndpointStatus"] if described else ""
+            return f"SageMaker says {status}" if status in _BUSY else ""
+
+        targets.wait(f"endpoint {self.name!r}", look, timeout_seconds, interruptible=False)
+        return described
+
+    def state(self, described: dict[str, Any] | None) -> Endpoint | None:
+        """Return what a settled endpoint serves; None where there is none, or one that has failed."""
+        self.serving = []
+        if described is None or described["EndpointStatus"] == "Failed":
+            return None
+        if described["EndpointStatus"] != "InService":
+            raise ValueError(
+                f"endpoint {self.name!r} is {described['EndpointStatus']} ({_reason(described)}); delete it "
+                "and deploy again"
+            )
+        configuration = self.is_own(described)
+        variants = described["ProductionVariants"]
+        weights = {each["VariantName"]: each.get("CurrentWeight", 0) for each in variants}
+        if not configuration or configuration[1] not in weights or len(weights) > 2:
+            raise ValueError(
+                f"endpoint {self.name!r} {self.where} was made by something else; deploy to another name"
+            )
+        current = configuration[1]
+        share = round(100 * weights[current] / (sum(weights.values()) or 1)) if len(weights) > 1 else 100
+        previous = next((revision for revision in weights if revision != current), None)
+        traffic = {current: share, **({previous: 100 - share} if previous else {})}
+        self.serving = [revision for revision, part in traffic.items() if part]
+        return Endpoint("sagemaker", self.name, self.url, current, traffic, previous, self.settings)
+
+    def is_own(self, described: dict[str, Any]) -> re.Match[str] | None:
+        """Return the match of the configuration's name, which tells the current revision, if it is ours."""
+        return re.fullmatch(rf"{self.name}-({_REVISION})-[0-9a-f]+", described["EndpointConfigName"])
+
+    def current(self) -> Endpoint | None:
+        """Return what the endpoint serves, to change it; one that has failed can only be deployed anew."""
+        described = self.settled(_CHANGE_SECONDS)
+        if described and described["EndpointStatus"] == "Failed":
+            raise ValueError(
+                f"endpoint {self.name!r} has failed ({_reason(described)}); deploy a model again"
+            )
+        return self.state(described)
+
+    def store(self, directory: Path, bucket: str, key: str) -> str:
+        """Return the URI of a model's archive, which is put there unless it is there."""
+        from botocore.exceptions import ClientError
+
+        s3 = self._client("s3")
+        try:
+            s3.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            # Who may not list a bucket isn't told what is missing in it.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (403, 404):
+                raise
+            with tempfile.TemporaryFile() as file:
+                archive(directory, file)
+                _log.info("putting %.1f MB at s3://%s/%s", file.tell() / 1e6, bucket, key)
+                file.seek(0)
+                s3.upload_fileobj(file, bucket, key)
+        return f"s3://{bucket}/{key}"
+
+    def create_model(self, revision: str, uri: str, image: str, role: str) -> str:
+        """Return the name of a revision's model, which is made unless it is there."""
+        name = f"{self.name}-{revision}"
+        container = {
+            "Image": image,
+            "ModelDataUrl": uri,
+            "Environment": {"FLOWPARTS_SERVING_NAME": self.name, **targets.noted_options()},
+        }
+        self._make("model", name, PrimaryContainer=container, ExecutionRoleArn=role)
+        return name
+
+    def told(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint with the options that its current revision was deployed with."""
+        model = self._described("model", f"{self.name}-{endpoint.revision}") or {}
+        return targets.with_noted_options(endpoint, model.get("PrimaryContainer", {}).get("Environment", {}))
+
+    def apply(
+        self,
+        after: Endpoint,
+        new: Mapping[str, dict[str, Any]] | None = None,
+        timeout_seconds: float = _CHANGE_SECONDS,
+    ) -> Endpoint:
+        """Make the endpoint serve what was asked for, wait for it, and remove what has no part in it.
+
+        Args:
+            after: What was asked for.
+            new: The variants of revisions that the endpoint hasn't.
+            timeout_seconds: Time for the change.
+
+        Raises:
+            ValueError: SageMaker couldn't do it.
+        """
+        from botocore.exceptions import ClientError
+
+        described = self.settled(timeout_seconds)
+        before = self.state(described)
+        if before != after:
+            if described and before is None:  # it has failed, and can't be updated
+                self.sagemaker.delete_endpoint(EndpointName=self.name)
+                described = self.settled(timeout_seconds)
+            if before and (before.revision, before.traffic.keys()) == (after.revision, after.traffic.keys()):
+                self._weigh(after)
+            else:
+                self._configure(after, described, new or {})
+            described = self.settled(timeout_seconds)
+        found = self.state(described)
+        if found == after:
+            self.tidy(described)
+            return after
+        reason = _reason(described or {})
+        words = "".join(filter(None, map(self._last_words, after.traffic.keys() - set(self.serving))))
+        if before is None and described:
+            with suppress(ClientError, ValueError):  # the next try says why it can't be
+                self.sagemaker.delete_endpoint(EndpointName=self.name)
+                described = self.settled(timeout_seconds)
+        self.tidy(described)
+        raise ValueError(f"SageMaker says: {reason}{words}")
+
+    def _weigh(self, after: Endpoint) -> None:
+        weights = [
+            {"VariantName": revision, "DesiredWeight": float(share)}
+            for revision, share in after.traffic.items()
+        ]
+        with _repeated():
+            self.sagemaker.update_endpoint_weights_and_capacities(
+                EndpointName=self.name, DesiredWeightsAndCapacities=weights
+            )
+
+    def _configure(
+        self, after: Endpoint, described: dict[str, Any] | None, new: Mapping[str, dict[str, Any]]
+    ) -> None:
+        variants = {**self._variants(described), **new}
+        wanted = [
+            {**variants[revision], "InitialVariantWeight": float(share)}
+            for revision, share in after.traffic.items()
+        ]
+        digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+        # SageMaker allows 63 characters: 38 of the endpoint's name, 13 of the revision, two hyphens.
+        name = f"{self.name}-{after.revision}-{digest[:8]}"
+        self._make("endpoint_config", name, ProductionVariants=wanted)
+        change = self.sagemaker.update_endpoint if described else self.sagemaker.create_endpoint
+        with _repeated():
+            change(EndpointName=self.name, EndpointConfigName=name)
+
+    def _variants(self, described: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+        """Return the variants of an endpoint by revision, with as many instances as they have now."""
+        if described is None:
+            return {}
+        configured = self._described("endpoint_config", described["EndpointConfigName"])
+        if configured is None:
+            raise ValueError(f"endpoint {self.name!r} has lost its configuration; delete it and deploy again")
+        # An endpoint that has failed has no variants to tell of.
+        counts = {each["VariantName"]: each for each in described.get("ProductionVariants", [])}
+        found = {}
+        for variant in configured["ProductionVariants"]:
+            revision = variant["VariantName"]
+            count = counts.get(revision, {}).get("DesiredInstanceCount") or variant["InitialInstanceCount"]
+            found[revision] = {**variant, "InitialInstanceCount": count}
+        return found
+
+    def tidy(self, described: dict[str, Any] | None) -> None:
+        """Remove models and configurations that the endpoint doesn't use; if they stay, they cost nothing."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        used = {variant["ModelName"] for variant in self._variants(described).values()}
+        used |= {described["EndpointConfigName"]} if described else set()
+        try:
+            for kind, name in self.made():
+                if name not in used:
+                    _log.info("removing %s %s", kind.replace("_", " "), name)
+                    getattr(self.sagemaker, f"delete_{kind}")(**{_KEYS[kind]: name})
+        except (BotoCoreError, ClientError) as error:
+            _log.warning("what endpoint %s doesn't use any more stays: %s", self.name, _line(error))
+
+    def made(self) -> list[tuple[str, str]]:
+        """Return the configurations and models that were made for the endpoint, each with its kind."""
+        kinds = {
+            "endpoint_config": ("EndpointConfigs", rf"{_REVISION}-[0-9a-f]+"),
+            "model": ("Models", _REVISION),
+        }
+        found = []
+        for kind, (listed, pattern) in kinds.items():
+            pages = self.sagemaker.get_paginator(f"list_{kind}s").paginate(NameContains=f"{self.name}-r")
+            names = [each[_KEYS[kind]] for page in pages for each in page[listed]]
+            found += [(kind, name) for name in names if re.fullmatch(rf"{self.name}-{pattern}", name)]
+        return found
+
+    def _make(self, kind: str, name: str, **given: Any) -> None:
+        """Make something unless it is there, and wait until SageMaker shows it."""
+        key = _KEYS[kind]
+        if self._described(kind, name) is not None:
+            return
+        with _repeated():
+            getattr(self.sagemaker, f"create_{kind}")(**{key: name}, **given)
+
+        def look() -> str:
+            return "" if self._described(kind, name) else "SageMaker doesn't show it"
+
+        targets.wait(f"{kind.replace('_', ' ')} {name}", look, _ANSWER_SECONDS)
+
+    def _described(self, kind: str, name: str) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            found: dict[str, Any] = getattr(self.sagemaker, f"describe_{kind}")(**{_KEYS[kind]: name})
+        except ClientError as error:
+            # SageMaker has no code for what isn't there.
+            if error.response["Error"].get("Message", "").startswith("Could not find"):
+                return None
+            raise
+        return found
+
+    def _last_words(self, revision: str) -> str:
+        """Return the last that a revision's servers have logged; empty where there is none to be read."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        group = {"logGroupName": f"/aws/sagemaker/Endpoints/{self.name}"}
+        with suppress(BotoCoreError, ClientError):
+            logs = self._client("logs")
+            streams = logs.describe_log_streams(**group, logStreamNamePrefix=f"{revision}/")["logStreams"]
+            newest = max(streams, key=lambda stream: stream.get("lastEventTimestamp", 0), default=None)
+            if newest:
+                stream = {"logStreamName": newest["logStreamName"], "limit": _LOG_LINES}
+                events = logs.get_log_events(**group, **stream)["events"]
+                lines = [event["message"] for event in events if event["message"].strip()]
+                if lines:
+                    return f"; revision {revision} has logged: {targets.log_text(lines[-1])[:_SAID]}"
+        return ""
+
+    def _client(self, service: str) -> Any:
+        from botocore.config import Config
+
+        patient = {"mode": "standard", "max_attempts": 5}
+        config = Config(connect_timeout=_CONNECT_SECONDS, read_timeout=_ANSWER_SECONDS, retries=patient)
+        return self._session.client(service, config=config)
+
+
+@lru_cache(maxsize=1)
+def _runtime(region: str, address: str) -> Any:
+    """Return the client that predicts; making one takes longer than a prediction.
+
+    It asks once: who measures an endpoint wants to know of every error.
+    """
+    from boto3.session import Session
+    from botocore.config import Config
+
+    once = {"total_max_attempts": 1}
+    config = Config(connect_timeout=_CONNECT_SECONDS, read_timeout=_ANSWER_SECONDS, retries=once)
+    return Session(region_name=region).client("sagemaker-runtime", endpoint_url=address, config=config)
+
+
+def _place_of_archives(storage: str, model: str) -> tuple[str, str]:
+    """Return the bucket and the beginning of the key for a model's archive."""
+    place = _S3.fullmatch(storage or model)
+    if place is None:
+        where = f"not {storage!r}" if storage else f"because the model is not in S3 but at {model!r}"
+        raise ValueError(f"storage must be s3://BUCKET/PREFIX, where the model's archive goes, {where}")
+    prefix = (place[2] or "").strip("/") if storage else "sagemaker"
+    return place[1], f"{prefix}/" if prefix else ""
+
+
+@contextmanager
+def _repeated() -> Iterator[None]:
+    """Let a request pass that was refused when it was sent again; what came of it is looked at anyway."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        again = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+        if not again or error.response["Error"].get("Code") != "ValidationException":
+            raise
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what boto3 raises into a sentence."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except ClientError as error:
+        said = error.response.get("Error", {})
+        code, message = str(said.get("Code", "")), said.get("Message", "")
+        if code == "ModelError":
+            original = str(error.response.get("OriginalMessage") or message)
+            raise ValueError(f"the model server refuses: {targets.log_text(original)[:_SAID]}") from None
+        way = f"; {_WAYS[code]}" if code in _WAYS else ""
+        raise ValueError(f"AWS refuses {error.operation_name}: {code}, {_line(message)}{way}") from None
+    except NoCredentialsError:
+        raise ValueError(
+            "AWS gives this step no access, because it has no credentials; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or run it with a role"
+        ) from None
+    except BotoCoreError as error:
+        raise ValueError(
+            f"AWS gave no answer ({_line(error)}); is the region right and the service within reach?"
+        ) from None
+
+
+def _reason(described: Mapping[str, Any]) -> str:
+    reason = str(described.get("FailureReason") or "")
+    if reason:
+        _log.info("SageMaker says: %s", reason)
+    return _line(reason) or "no reason given"
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())[:_SAID]

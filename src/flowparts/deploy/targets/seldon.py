@@ -1,0 +1,340 @@
+"""Seldon Core 2: a Server and a Model for each revision, and an Experiment that shares requests between them.
+
+A Server of Seldon's holds any models that its capabilities allow; here each holds one, in the same image as
+on every other target, so that a revision's pods can't disturb another's
+(https://docs.seldon.ai/seldon-core-2/user-guide/servers). An agent beside the server fetches the model and
+has it loaded. Clients name the Experiment in the header Seldon-Model and speak the Open Inference Protocol.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import cluster, model_store
+from flowparts.deploy.cluster import Cluster, Manifest
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.pod_options import PodOptions
+from flowparts.deploy.server_pod import ServerPod
+
+_API = "mlops.seldon.io/v1alpha1"
+_STATE = "flowparts/endpoint"
+_REVISION = "flowparts/revision"
+_MESH = "seldon-mesh"
+# Of the Servers that Seldon installs; it brings the agent that speaks to the scheduler, with these places.
+_CONFIG = "mlserver"
+_CONFIG_PORTS = (9000, 9500)
+_CONFIG_MODELS = "/mnt/agent/models"
+# What Seldon puts beside the server, and what Pod Security's "restricted" wants each of them to say.
+_BESIDE = ("rclone", "agent")
+_RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+# An Experiment doesn't say when the mesh has taken a change; what loses its share stays for so long.
+_MESH_SECONDS = 10.0
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 1,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    image: str = "",
+    namespace: str = "",
+    environment_from: str = "",
+    storage_access: str = "",
+    digest: str = "",
+    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
+    timeout_seconds: float = 600.0,
+    wait_seconds: float = 0.0,
+) -> Endpoint:
+    """Load a model on servers of its own, wait until it is ready, and give it its share in the Experiment.
+
+    Args:
+        model: s3:// or gs://, which Seldon's agent fetches.
+        name: The Experiment.
+        share: Percent of the requests for this revision while there is another one.
+        replicas: Servers of a revision.
+        cpu: Processors of a server.
+        memory: Memory of a server.
+        image: The model server's image.
+        namespace: Where it is deployed; if not given, the step's own namespace.
+        environment_from: A Secret whose keys become the server's environment, which needs none to fetch.
+        storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
+            https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
+        digest: What the model's files are, as `trees.digest` tells: servers refuse others. If not given, it
+            is read from them here.
+        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
+        timeout_seconds: How long to wait.
+        wait_seconds: How long to wait for another step that changes the endpoint.
+
+    Raises:
+        ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
+            before still does.
+    """
+    targets.check_share(share)
+    targets.check_replicas(replicas)
+    targets.check_timeout(timeout_seconds)
+    targets.require_allowed("storage_access", storage_access)
+    model = model_store.stored(model)
+    options = PodOptions.of(pods)
+    if options.metadata():
+        raise ValueError(
+            "Seldon takes no labels and annotations for pods; leave them out of the option 'pods'"
+        )
+    settings = (model, name, targets.image("serving", image), cpu, memory, environment_from)
+    pod = ServerPod(*settings, options=options)
+    if pod.mounted:
+        raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
+    pod = replace(pod, digest=targets.digest(model, digest))
+    fleet = _Fleet(Cluster(namespace), name)
+    with fleet.there.writing(name, wait_seconds):
+        before = fleet.state()
+        after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
+        if before:
+            after = before.deploying(pod.revision, share)
+        after = replace(after, settings={"namespace": fleet.there.namespace, **targets.kept_options()})
+        try:
+            fleet.place(pod, replicas, storage_access)
+            what = f"revision {pod.revision} of endpoint {name!r}"
+            targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
+            fleet.require_served(pod)
+            fleet.steer(after, timeout_seconds)
+        except ValueError as error:
+            kept = before.traffic if before else []
+            raise targets.not_deployed(
+                name, pod.revision, error, kept, lambda: fleet.undo(pod.revision, before)
+            ) from None
+        fleet.tidy(after)
+        return after
+
+
+def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    there = Cluster(namespace)
+    there.pretends = pretend
+    fleet = _Fleet(there, name)
+    with there.writing(name):
+        there.delete(_API, "Experiment", name)
+        for model in there.find(_API, "Model", fleet.labels):
+            fleet.remove(model["metadata"]["labels"][_REVISION])
+    return there.deleted
+
+
+@contextmanager
+def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
+    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    fleet = _Fleet(Cluster(namespace), name)
+    with fleet.there.writing(name, wait_seconds):
+        yield fleet.state()
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Change the weights of the Experiment; the previous revision stays loaded."""
+    fleet = _Fleet.of(endpoint)
+    with fleet.there.writing(fleet.name):
+        after = targets.unchanged(endpoint, fleet.state(), fleet.where).with_share(percent)
+        fleet.steer(after)
+        return after
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Give all requests to the previous revision, which is still loaded, and remove the current one."""
+    fleet = _Fleet.of(endpoint)
+    with fleet.there.writing(fleet.name):
+        after = targets.rolled_back(endpoint, fleet.state(), fleet.where)
+        fleet.steer(after)
+        fleet.tidy(after)
+        return after
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows by the Open Inference Protocol for the Experiment, or for one revision's Model."""
+    wanted = f"{endpoint.name}-{revision}" if revision else f"{endpoint.name}.experiment"
+    path = f"v2/models/{endpoint.name}/infer"
+    return rows_of(ask(Cluster(endpoint.settings["namespace"]), path, tensors(rows), wanted))
+
+
+def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
+    """Return how often each container of a revision's pods has ended by itself."""
+    fleet = _Fleet.of(endpoint)
+    return fleet.there.crashes(fleet.pods_of(revision))
+
+
+def trouble(endpoint: Endpoint, revision: str) -> str:
+    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+    fleet = _Fleet.of(endpoint)
+    return fleet.there.trouble(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
+
+
+def endpoints(namespace: str = "") -> list[Endpoint]:
+    """Return the endpoints in a namespace."""
+    there = Cluster(namespace)
+    states = (_Fleet(there, name).state() for name in there.names(_API, "Experiment"))
+    return [state for state in states if state]
+
+
+def ask(there: Cluster, path: str, body: Any, model: str) -> Any:
+    """Return what a Model or an Experiment answers through the mesh: JSON at a path, or to a body."""
+    headers = {"Seldon-Model": model}
+    if cluster.in_cluster():
+        return targets.fetch(f"http://{_MESH}.{there.namespace}.svc/{path}", body, headers)
+    if body is None:
+        return there.get_from_service(f"{_MESH}:80", path, headers)
+    return there.post_to_service(f"{_MESH}:80", path, body, headers)
+
+
+def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
+    """Return rows as a request of the Open Inference Protocol: a tensor of shape [rows] for each column."""
+    inputs = []
+    for name in dict.fromkeys(column for row in rows for column in row):
+        values = [row.get(name) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {bool}:
+            datatype = "BOOL"
+        elif kinds == {int}:
+            datatype = "INT64"
+        else:
+            datatype = "FP64" if kinds and kinds <= {int, float} else "BYTES"
+        inputs.append({"name": name, "shape": [len(rows)], "datatype": datatype, "data": values})
+    return {"inputs": inputs}
+
+
+def rows_of(answer: Any) -> list[dict[str, Any]]:
+    """Return the rows of an answer of the Open Inference Protocol.
+
+    Raises:
+        ValueError: It isn't one.
+    """
+    try:
+        columns = {output["name"]: output["data"] for output in answer["outputs"]}
+    except (KeyError, TypeError):
+        raise ValueError(f"the answer holds no outputs: {json.dumps(answer)[:200]}") from None
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """All that stands behind one endpoint."""
+
+    there: Cluster
+    name: str
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "_Fleet":
+        return cls(Cluster(endpoint.settings["namespace"]), endpoint.name)
+
+    @property
+    def url(self) -> str:
+        return f"http://{_MESH}.{self.there.namespace}.svc"
+
+    @property
+    def where(self) -> str:
+        return f"in namespace {self.there.namespace}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.there.labels(self.name)
+
+    def state(self) -> Endpoint | None:
+        """Return the endpoint as it was asked for last, which the cluster keeps."""
+        found = self.there.get(_API, "Experiment", self.name)
+        written = (found or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
+        return Endpoint(**json.loads(written)) if written else None
+
+    def place(self, pod: ServerPod, replicas: int, storage_access: str) -> None:
+        """Apply a revision's Server and Model."""
+        own = f"{self.name}-{pod.revision}"
+        labels = {**self.labels, _REVISION: pod.revision}
+        # Merged by Seldon with what its configuration says: the agent, which needs the pod's account to read
+        # Secrets, its volume, the user, and the time to end, which is the agent's to drain.
+        server = pod.container(_CONFIG, *_CONFIG_PORTS, _CONFIG_MODELS)
+        beside = [{"name": name, "securityContext": _RESTRICTED} for name in _BESIDE]
+        security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        spec = {**pod.spec(), "containers": [server, *beside], "securityContext": security}
+        del spec["automountServiceAccountToken"]
+        servers = {
+            "serverConfig": _CONFIG,
+            # Nobody else's model asks for this, so the server takes no other.
+            "capabilities": [own],
+            "podSpec": spec,
+            "replicas": replicas,
+        }
+        model = {"storageUri": pod.model, "server": own, "requirements": [own], "replicas": replicas}
+        if storage_access:
+            model["secretName"] = storage_access
+        self._apply("Server", own, servers, labels)
+        about = {f"flowparts/{what}": of for what, of in targets.origin().items()}
+        self._apply("Model", own, model, labels, **({"annotations": about} if about else {}))
+
+    def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
+        """Share the requests out, and wait until they are."""
+        self.share(asked)
+        what = f"the experiment of endpoint {self.name!r}"
+        targets.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
+
+    def share(self, asked: Endpoint) -> None:
+        """Apply the Experiment."""
+        candidates = [
+            {"name": f"{self.name}-{revision}", "weight": share}
+            for revision, share in asked.traffic.items()
+            if share
+        ]
+        written = {_STATE: json.dumps(asdict(asked), sort_keys=True)}
+        self._apply("Experiment", self.name, {"candidates": candidates}, self.labels, annotations=written)
+
+    def undo(self, revision: str, before: Endpoint | None) -> None:
+        """Share the requests as before, then remove a revision that wasn't there before."""
+        if before:
+            self.share(before)
+        else:
+            self.there.delete(_API, "Experiment", self.name)
+        if before is None or revision not in before.traffic:
+            self.remove(revision)
+
+    def pods_of(self, revision: str) -> dict[str, str]:
+        """Return the labels that Seldon gives a revision's pods."""
+        return {"seldon-server-name": f"{self.name}-{revision}"}
+
+    def look(self, revision: str) -> str:
+        """Return "" when a revision's Model is ready, else how it stands."""
+        own = f"{self.name}-{revision}"
+        state = self._state_of("Model", own)
+        why, hopeless = self.there.trouble(self.pods_of(revision), own) if state else ("", False)
+        if hopeless:
+            raise ValueError(why)
+        return why or state
+
+    def require_served(self, pod: ServerPod) -> None:
+        """Raise ValueError unless a revision's servers serve the model of its pod."""
+        own = f"{self.name}-{pod.revision}"
+        path = pod.digest_path.format(name=own)
+        targets.await_served(lambda: ask(self.there, path, None, own), pod.digest, pod.revision)
+
+    def remove(self, revision: str) -> None:
+        self.there.delete(_API, "Model", f"{self.name}-{revision}")
+        self.there.delete(_API, "Server", f"{self.name}-{revision}")
+
+    def tidy(self, asked: Endpoint) -> None:
+        """Remove every revision that the endpoint doesn't name, when the mesh sends it nothing any more."""
+        models = self.there.find(_API, "Model", self.labels)
+        revisions = [model["metadata"]["labels"][_REVISION] for model in models]
+        if doomed := [revision for revision in revisions if revision not in asked.traffic]:
+            time.sleep(_MESH_SECONDS)
+        for revision in doomed:
+            self.remove(revision)
+
+    def _apply(self, kind: str, name: str, spec: Manifest, labels: Manifest, **more: Any) -> None:
+        metadata = {"name": name, "namespace": self.there.namespace, "labels": labels, **more}
+        self.there.apply({"apiVersion": _API, "kind": kind, "metadata": metadata, "spec": spec})
+
+    def _state_of(self, kind: str, name: str) -> str:
+        found = self.there.get(_API, kind, name) or {"metadata": {}}
+        ready = cluster.condition(found, "Ready")
+        if ready.get("status") == "True" and cluster.observed(found):
+            return ""
+        return f"{kind} {name}: {ready.get('message') or ready.get('reason') or 'not scheduled yet'}"

@@ -1,0 +1,129 @@
+"""TensorFlow Serving on Kubernetes: its official image in a Deployment for each revision behind one Service.
+
+It takes a SavedModel, so only models that have one, and speaks REST on port 80 of the Service and gRPC on
+8500 (https://www.tensorflow.org/tfx/serving/api_rest). Revisions, shares and what stands around them are as
+on plain Kubernetes. A request names the model's inputs, all of them and no others: revisions that share
+requests must take the same columns.
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from flowparts import deploy as targets
+from flowparts.deploy import model_store
+from flowparts.deploy.cluster import Cluster
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.pod_options import PodOptions
+from flowparts.deploy.targets import _tf_rows
+from flowparts.deploy.targets._fleet import Fleet, Platform, look_up
+from flowparts.deploy.tf_serving_pod import Batching, TensorFlowServingPod, threads
+from flowparts.serving import saved_model_files
+
+# The release of the TensorFlow that stores the models: an older one may lack what a graph asks for.
+_IMAGE = "tensorflow/serving:2.21.0"
+
+
+_platform = Platform("tf_serving", TensorFlowServingPod)
+endpoints, plan, remove, writing = _platform.endpoints, _platform.plan, _platform.remove, _platform.writing
+shift, rollback, release = _platform.shift, _platform.rollback, _platform.release
+crashes, trouble = _platform.crashes, _platform.trouble
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 2,
+    max_replicas: int = 0,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    max_batch_size: int = 1024,
+    batch_timeout_micros: int = 1000,
+    num_batch_threads: int = 0,
+    max_enqueued_batches: int = 100,
+    image: str = "",
+    namespace: str = "",
+    environment_from: str = "",
+    service_account: str = "",
+    gateway: str = "",
+    monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
+    clients: list[str] = [],  # noqa: B006 nothing changes it
+    digest: str = "",
+    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
+    timeout_seconds: float = 600.0,
+    wait_seconds: float = 0.0,
+) -> Endpoint:
+    """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
+
+    Args:
+        model: s3://, gs:// or pvc://CLAIM/PATH, which the pods fetch themselves.
+        name: The endpoint; the Service's name, and the model's.
+        share: Percent of the requests for this revision while there is another one.
+        replicas: Pods of a revision that gets all requests.
+        max_replicas: Up to how many pods the autoscaler goes where processors are busy; 0 for no autoscaling.
+        cpu: Processors of a pod.
+        memory: Memory of a pod.
+        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching.
+        batch_timeout_micros: How long a request waits for others, in microseconds.
+        num_batch_threads: Batches at a time; 0 for one on each processor.
+        max_enqueued_batches: Batches that wait at most; what comes then is refused.
+        image: TensorFlow Serving's image; if not given, FLOWPARTS_TF_SERVING_IMAGE of the environment, else
+            the official one.
+        namespace: Where it is deployed; if not given, the step's own namespace.
+        environment_from: A Secret whose keys become the environment of what fetches the model.
+        service_account: The pods' service account.
+        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
+        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
+        clients: Further namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
+            Gateway's and the step's; "*" for everyone.
+        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
+            read from them here, which for a volume isn't possible.
+        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
+        timeout_seconds: How long to wait for the pods.
+        wait_seconds: How long to wait for another step that changes the endpoint.
+
+    Raises:
+        ValueError: An option is wrong, the model has no SavedModel, or the revision doesn't come up. It is
+            removed then, and what served before still does.
+    """
+    batching = Batching(
+        max_batch_size, batch_timeout_micros, num_batch_threads or threads(cpu), max_enqueued_batches
+    )
+    targets.require_allowed("image", image)
+    model = model_store.stored(model)
+    pod = TensorFlowServingPod(
+        model,
+        name,
+        image or os.environ.get("FLOWPARTS_TF_SERVING_IMAGE") or _IMAGE,
+        cpu,
+        memory,
+        environment_from,
+        service_account,
+        targets.image("base"),
+        batching,
+        options=PodOptions.of(pods),
+    )
+    # Where the step sees the model too, there is no need to wait for the pods to say so.
+    if seen := targets.mounted(model):
+        saved_model_files.require(seen)
+    fleet = Fleet(
+        Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
+    )
+    return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows by the REST API to the Gateway or the Service, or to a revision's own Service."""
+    fleet = Fleet.of(endpoint, TensorFlowServingPod)
+    inputs = _inputs(fleet.there.namespace, f"{endpoint.name}-{revision or endpoint.revision}", endpoint.name)
+    path = f"v1/models/{endpoint.name}:predict"
+    answers = fleet.ask(endpoint, path, _tf_rows.instances(rows, inputs), revision)
+    return _tf_rows.predictions(answers)
+
+
+@functools.cache
+def _inputs(namespace: str, service: str, name: str) -> Mapping[str, _tf_rows.Input]:
+    return _tf_rows.inputs(look_up(Cluster(namespace), service, f"v1/models/{name}/metadata"))

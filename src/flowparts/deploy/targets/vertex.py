@@ -1,0 +1,579 @@
+"""Vertex AI: a version of a registered model for each revision, deployed to an endpoint that splits requests.
+
+Model and endpoint are called by the endpoint's name, a version and what is deployed of it by the revision, so
+that a step that is tried again finds what there is, and waits for an operation that is under way instead of
+starting a second one. The endpoint's labels tell the current revision from the previous one. They and the
+traffic change in one request; before it a new revision gets nothing, after it what has no part is undeployed.
+
+The clients are Google's, over REST (https://cloud.google.com/vertex-ai/docs/reference/rest). Credentials,
+project and location are found as Google's own tools find them. FLOWPARTS_VERTEX_ENDPOINT is another address
+of the service, such as that of Private Service Connect.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from flowparts import deploy as targets
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.util.names import unknown
+
+if TYPE_CHECKING:
+    from google.cloud import aiplatform_v1
+
+_PORT = 8080
+_PREDICT, _HEALTH = "/predict", "/v2/health/ready"
+_MANAGED = {"managed-by": "flowparts"}
+_CURRENT, _PREVIOUS = "flowparts-revision", "flowparts-previous"
+_ANSWER_SECONDS = 30.0
+_UNDEPLOY_SECONDS = 1800.0
+# What Vertex AI calls the model that a request deploys, and that has no number yet.
+_NEW = "0"
+# The longest that is repeated of what Google says; the log has all of it.
+_SAID = 250
+_WAYS = {
+    403: "give this step's account the role Vertex AI User",
+    429: "have the quota raised, or take another machine_type or location",
+}
+
+# https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
+_RESOURCE_EXHAUSTED = 8
+
+_log = logging.getLogger("flowparts")
+
+
+def deploy(
+    model: str,
+    name: str,
+    *,
+    share: int = 100,
+    replicas: int = 1,
+    max_replicas: int = 0,
+    machine_type: str = "n1-standard-2",
+    accelerator: str = "",
+    accelerator_count: int = 1,
+    service_account: str = "",
+    project: str = "",
+    location: str = "",
+    image: str = "",
+    timeout_seconds: float = 3600.0,
+) -> Endpoint:
+    """Deploy a model as a revision of an endpoint of Vertex AI.
+
+    Args:
+        model: The model's gs:// URI.
+        name: The endpoint and the registered model.
+        share: Percent of the requests that the revision gets; a first one gets all.
+        replicas: Machines at least.
+        max_replicas: Machines at most; 0 for no autoscaling.
+        machine_type: Type of the machines, such as "n1-standard-2".
+        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4", for an image of your own that uses it:
+            this release's server computes on processors. Empty for none.
+        accelerator_count: Accelerators of each machine.
+        service_account: Account that the server runs as; empty for Vertex AI's own.
+        project: Google Cloud project; empty for that of the environment.
+        location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
+        image: The model server's image in Artifact Registry; empty for that of this release.
+        timeout_seconds: Time for each operation, of which deploying takes longest. One that takes longer goes
+            on, and is waited for when this is run again.
+
+    Raises:
+        ValueError: An option or the model can't be used, or Vertex AI refuses or fails to deploy it; what
+            served before serves on.
+    """
+    targets.check_name(name)
+    targets.check_share(share)
+    targets.check_replicas(replicas, max_replicas)
+    targets.check_timeout(timeout_seconds)
+    resources = {
+        "machine_spec": {"machine_type": machine_type, **_accelerator(accelerator, accelerator_count)},
+        "min_replica_count": replicas,
+        "max_replica_count": max_replicas or replicas,
+    }
+    if not model.startswith("gs://"):
+        raise ValueError(f"Vertex AI reads models from gs:// only, not {model!r}; copy it to a bucket first")
+    targets.require_allowed("service_account", service_account)
+    server = targets.image("serving", image)
+    with targets.local_copy(model) as directory:
+        revision = targets.revision(directory, {"on": resources, "image": server, "as": service_account})
+    with _refusals():
+        there = _Place(project, location, name)
+        before = there.state(there.made(timeout_seconds))
+    after = Endpoint("vertex", name, there.url, revision, {revision: 100})
+    if before:
+        after = before.deploying(revision, share)
+    try:
+        with _refusals():
+            if revision not in _numbers(there.endpoint()):
+                there.upload(model, revision, server, timeout_seconds)
+                there.bring_up(revision, resources, service_account, timeout_seconds)
+            return there.told(there.apply(after))
+    except ValueError as error:
+        raise targets.not_deployed(name, revision, error, before.traffic if before else []) from None
+
+
+def shift(endpoint: Endpoint, percent: int) -> Endpoint:
+    """Give the current revision a share of the requests; the previous one keeps the rest, and its machines.
+
+    Raises:
+        ValueError: Vertex AI refuses, or the endpoint isn't there or has been deployed to since.
+    """
+    with _refusals():
+        there = _Place.of(endpoint)
+        state = targets.unchanged(endpoint, there.state(there.endpoint()), there.where)
+        return there.told(there.apply(state.with_share(percent)))
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Give all requests to the previous revision and undeploy the current one; once is enough.
+
+    Raises:
+        ValueError: Vertex AI refuses, there is no previous revision, or the endpoint isn't there or has been
+            deployed to since.
+    """
+    with _refusals():
+        there = _Place.of(endpoint)
+        after = targets.rolled_back(endpoint, there.state(there.endpoint()), there.where)
+        return there.told(there.apply(after))
+
+
+def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
+    """Return the endpoints of a project and location that were made here, and the options of each.
+
+    Raises:
+        ValueError: Vertex AI refuses.
+    """
+    with _refusals():
+        place = _Place(project, location, "")
+        found = []
+        for each in _call(place.endpoints.list_endpoints, parent=place.parent):
+            there = _Place(project, location, str(each.name).rpartition("/")[2])
+            if _is_own(each) and (state := there.state(each)):
+                found.append(there.told(state))
+        return found
+
+
+@contextmanager
+def writing(name: str, *, project: str = "", location: str = "") -> Iterator[Endpoint | None]:
+    """Give what an endpoint is, None if there is none; Vertex AI itself refuses a second change at a time.
+
+    Raises:
+        ValueError: Vertex AI refuses to tell.
+    """
+    with _refusals():
+        there = _Place(project, location, name)
+        found = there.endpoint()
+        state = there.state(found) if found and _is_own(found) else None
+        before = there.told(state) if state else None
+    yield before
+
+
+def remove(name: str, *, project: str = "", location: str = "", pretend: bool = False) -> list[str]:
+    """Remove an endpoint with what is deployed to it and the registered model, and return what.
+
+    Args:
+        name: The endpoint.
+        project: Google Cloud project; empty for that of the environment.
+        location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
+        pretend: Remove nothing, and return what would be.
+
+    Raises:
+        ValueError: Vertex AI refuses.
+    """
+    with _refusals():
+        there = _Place(project, location, name)
+        held = there.holdings()
+        if not pretend:
+            there.remove()
+        return held
+
+
+def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
+    """Send rows to the endpoint and return the predictions; numbers come back as fractions.
+
+    Raises:
+        ValueError: There is no answer, or it is no prediction.
+        AnotherRevisionError: Another revision answered, as the traffic has it.
+    """
+    from google.protobuf import json_format
+
+    if revision and not endpoint.traffic.get(revision):
+        raise targets.AnotherRevisionError(
+            f"revision {revision} of endpoint {endpoint.name!r} gets no requests, and Vertex AI lets clients "
+            "choose none; give it a share"
+        )
+    with _refusals():
+        place = _Place.of(endpoint)
+        answer = place.predictions.predict(
+            endpoint=place.path,
+            instances=rows,
+            timeout=_ANSWER_SECONDS,
+        )
+    if revision and endpoint.settings["deployed_models"].get(revision) != answer.deployed_model_id:
+        raise targets.AnotherRevisionError(
+            f"another revision of endpoint {endpoint.name!r} answered than {revision}; ask again"
+        )
+    said = json_format.MessageToDict(type(answer).pb(answer))
+    return targets.predictions(said, len(rows), f"endpoint {endpoint.name!r}")
+
+
+class _Place:
+    """An endpoint's place in a project: its clients and its paths."""
+
+    def __init__(self, project: str, location: str, name: str) -> None:
+        environment = os.environ.get("GOOGLE_CLOUD_LOCATION") or os.environ.get("CLOUD_ML_REGION")
+        location = location or environment or ""
+        host = os.environ.get("FLOWPARTS_VERTEX_ENDPOINT") or f"{location}-aiplatform.googleapis.com"
+        own, self.endpoints, self.models, self.predictions = _clients(host)
+        project = project or own
+        if not project or not location:
+            raise ValueError(
+                "project and location must be known; give them as options, or set GOOGLE_CLOUD_PROJECT and "
+                "GOOGLE_CLOUD_LOCATION"
+            )
+        self.name = name
+        self.settings = {"project": project, "location": location}
+        self.parent = f"projects/{project}/locations/{location}"
+        self.where = f"in {self.parent}"
+        self.path = f"{self.parent}/endpoints/{name}"
+        self.model_path = f"{self.parent}/models/{name}"
+        self.url = f"{host if '://' in host else f'https://{host}'}/v1/{self.path}:predict"
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "_Place":
+        return cls(endpoint.settings["project"], endpoint.settings["location"], endpoint.name)
+
+    def endpoint(self) -> "aiplatform_v1.Endpoint | None":
+        """Return the endpoint as it is; None where there is none."""
+        found: aiplatform_v1.Endpoint | None = _or_none(self.endpoints.get_endpoint, name=self.path)
+        return found
+
+    def state(self, found: "aiplatform_v1.Endpoint | None") -> Endpoint | None:
+        """Return what an endpoint serves; None where nothing has been promoted to its traffic yet."""
+        numbers = _numbers(found)
+        labels = dict(found.labels) if found else {}
+        revisions = [labels[key] for key in (_CURRENT, _PREVIOUS) if labels.get(key) in numbers]
+        if found is None or not revisions:
+            return None
+        traffic = {revision: found.traffic_split.get(numbers[revision], 0) for revision in revisions}
+        if sum(traffic.values()) != 100:
+            raise ValueError(
+                f"endpoint {self.name!r} sends requests to what was deployed by hand; undeploy that, or "
+                "deploy to another name"
+            )
+        settings = {**self.settings, "deployed_models": {each: numbers[each] for each in traffic}}
+        previous = revisions[1] if len(revisions) > 1 else None
+        return Endpoint("vertex", self.name, self.url, revisions[0], traffic, previous, settings)
+
+    def made(self, timeout_seconds: float) -> "aiplatform_v1.Endpoint":
+        """Return the endpoint, which is made if it isn't there, when nothing is being done to it any more."""
+        wanted = {"display_name": self.name, "labels": _MANAGED}
+        self._bring(
+            f"endpoint {self.name!r}",
+            self.path,
+            lambda: self.endpoint() is not None,
+            lambda: _call(
+                self.endpoints.create_endpoint,
+                writes=True,
+                parent=self.parent,
+                endpoint=wanted,
+                endpoint_id=self.name,
+            ),
+            timeout_seconds,
+        )
+        found = self.endpoint()
+        if found is None or not _is_own(found):
+            raise ValueError(
+                f"endpoint {self.name!r} {self.where} was made by something else; deploy to another name"
+            )
+        return found
+
+    def upload(self, model: str, revision: str, image: str, timeout_seconds: float) -> None:
+        """Register the model's files and server as a version, unless they are."""
+        path = f"{self.model_path}@{revision}"
+        variables = {"FLOWPARTS_SERVING_NAME": self.name, **targets.noted_options()}
+        wanted = {
+            "display_name": self.name,
+            "artifact_uri": model,
+            "version_aliases": [revision],
+            "labels": _MANAGED,
+            "container_spec": {
+                "image_uri": image,
+                "predict_route": _PREDICT,
+                "health_route": _HEALTH,
+                "ports": [{"container_port": _PORT}],
+                "env": [{"name": key, "value": value} for key, value in variables.items()],
+            },
+        }
+
+        def start() -> Any:
+            exists = _or_none(self.models.get_model, name=self.model_path) is not None
+            place = {"parent_model": self.model_path} if exists else {"model_id": self.name}
+            request = {"parent": self.parent, "model": wanted, **place}
+            return _call(self.models.upload_model, writes=True, request=request)
+
+        def found() -> bool:
+            return _or_none(self.models.get_model, name=path) is not None
+
+        self._bring(f"model version {revision}", self.model_path, found, start, timeout_seconds)
+
+    def bring_up(
+        self, revision: str, resources: Mapping[str, Any], service_account: str, timeout_seconds: float
+    ) -> None:
+        """Deploy a model version beside what serves, without a share unless it is the first."""
+
+        def start() -> Any:
+            found = self.endpoint()
+            request = {
+                "endpoint": self.path,
+                "deployed_model": {
+                    "model": f"{self.model_path}@{revision}",
+                    "display_name": revision,
+                    "dedicated_resources": resources,
+                    "service_account": service_account,
+                },
+                # Vertex AI keeps a split that there is, but an endpoint can't be without one.
+                "traffic_split": {} if found and found.traffic_split else {_NEW: 100},
+            }
+            return _call(self.endpoints.deploy_model, writes=True, request=request)
+
+        def found() -> bool:
+            return revision in _numbers(self.endpoint())
+
+        self._bring(f"revision {revision}", self.path, found, start, timeout_seconds)
+
+    def apply(self, after: Endpoint) -> Endpoint:
+        """Make the traffic and the labels what an endpoint says, and undeploy what has no part in it."""
+        found = self.endpoint()
+        numbers = _numbers(found)
+        if found is None or not after.traffic.keys() <= numbers.keys():
+            raise ValueError(
+                f"endpoint {self.name!r} has lost one of {', '.join(after.traffic)}; deploy its model again"
+            )
+        split = {numbers[revision]: share for revision, share in after.traffic.items() if share}
+        labels = {key: value for key, value in found.labels.items() if key != _PREVIOUS}
+        labels |= {_CURRENT: after.revision}
+        labels |= {_PREVIOUS: after.previous_revision} if after.previous_revision else {}
+        before = {number: share for number, share in found.traffic_split.items() if share}
+        if (before, dict(found.labels)) != (split, labels):
+            wanted = {"name": self.path, "traffic_split": split, "labels": labels, "etag": found.etag}
+            mask = {"paths": ["traffic_split", "labels"]}
+            _call(self.endpoints.update_endpoint, endpoint=wanted, update_mask=mask)
+        for revision, number in numbers.items():
+            if revision not in after.traffic:
+                self._undeploy(revision, number)
+        serving = {revision: numbers[revision] for revision in after.traffic}
+        return replace(after, settings={**self.settings, "deployed_models": serving})
+
+    def told(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint with the options that its current revision was deployed with."""
+        found = _or_none(self.models.get_model, name=f"{self.model_path}@{endpoint.revision}")
+        variables = {each.name: each.value for each in found.container_spec.env} if found else {}
+        return targets.with_noted_options(endpoint, variables)
+
+    def holdings(self) -> list[str]:
+        """Return what belongs to the endpoint."""
+        found, model = self._own()
+        held = [f"revision {revision}" for revision in _numbers(found)]
+        held += [f"endpoint {self.name}"] if found else []
+        return held + ([f"model {self.name}"] if model else [])
+
+    def remove(self) -> None:
+        """Remove what belongs to the endpoint; what was removed already stays so."""
+        found, model = self._own()
+        if found:
+            shares = found.traffic_split
+            deployed = sorted(_numbers(found).items(), key=lambda each: shares.get(each[1], 0))
+            for revision, number in deployed:
+                # Only the last one may go with its requests.
+                last = deployed[-1][1]
+                self._undeploy(revision, number, {last: 100} if number != last else {})
+            self._bring(
+                f"the end of endpoint {self.name!r}",
+                self.path,
+                lambda: self.endpoint() is None,
+                lambda: _call(self.endpoints.delete_endpoint, writes=True, name=self.path),
+                _UNDEPLOY_SECONDS,
+            )
+        if model:
+            self._bring(
+                f"the end of model {self.name!r}",
+                self.model_path,
+                lambda: _or_none(self.models.get_model, name=self.model_path) is None,
+                lambda: _call(self.models.delete_model, writes=True, name=self.model_path),
+                _UNDEPLOY_SECONDS,
+            )
+
+    def _own(self) -> tuple[Any, Any]:
+        """Return the endpoint and the registered model; None for what isn't there, or somebody else's."""
+        found = (self.endpoint(), _or_none(self.models.get_model, name=self.model_path))
+        endpoint, model = (each if each and _is_own(each) else None for each in found)
+        return endpoint, model
+
+    def _undeploy(self, revision: str, number: str, split: Mapping[str, int] | None = None) -> None:
+        request = {"endpoint": self.path, "deployed_model_id": number, "traffic_split": split or {}}
+        self._bring(
+            f"the end of revision {revision}",
+            self.path,
+            lambda: revision not in _numbers(self.endpoint()),
+            lambda: _call(self.endpoints.undeploy_model, writes=True, request=request),
+            _UNDEPLOY_SECONDS,
+        )
+
+    def _bring(
+        self,
+        what: str,
+        resource: str,
+        there: Callable[[], bool],
+        start: Callable[[], Any],
+        timeout_seconds: float,
+    ) -> None:
+        """Wait until something is there; start what makes it unless an operation is under way."""
+        from google.api_core.exceptions import Conflict
+        from requests.exceptions import RequestException
+
+        begun = ""
+
+        def look() -> str:
+            nonlocal begun
+            if begun:
+                operation = _call(self.endpoints.get_operation, request={"name": begun})
+                if not operation.done:
+                    return f"{_operation(begun)} is under way"
+                if operation.error.code:
+                    raise _failed(operation.error)
+            elif running := self._running(resource):
+                return f"{_operation(running)} is under way already"
+            if there():
+                return ""
+            if begun:
+                return f"{_operation(begun)} is done, and its result not to be seen yet"
+            try:
+                begun = str(start().operation.name)
+            except Conflict as error:
+                return f"something else makes it ({_line(error.message)})"
+            except RequestException:
+                # The request may have arrived; the next look tells.
+                return "the connection was cut"
+            return f"{_operation(begun)} has begun"
+
+        targets.wait(what, look, timeout_seconds)
+
+    def _running(self, resource: str) -> str:
+        """Return the name of an operation on a resource that isn't done; empty where there is none."""
+        found = _or_none(self.endpoints.list_operations, request={"name": resource})
+        return next((str(each.name) for each in found.operations if not each.done), "") if found else ""
+
+
+@lru_cache(maxsize=1)
+def _clients(host: str) -> tuple[str, Any, Any, Any]:
+    """Return the credentials' project and clients for endpoints, models and predictions.
+
+    They are kept, because making them takes longer than a prediction.
+    """
+    import google.auth
+    from google.cloud import aiplatform_v1
+
+    credentials, project = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    options: Any = {
+        "credentials": credentials,
+        "transport": "rest",
+        "client_options": {"api_endpoint": host},
+    }
+    return (
+        project or "",
+        aiplatform_v1.EndpointServiceClient(**options),
+        aiplatform_v1.ModelServiceClient(**options),
+        aiplatform_v1.PredictionServiceClient(**options),
+    )
+
+
+def _is_own(thing: "aiplatform_v1.Endpoint | aiplatform_v1.Model") -> bool:
+    """Whether an endpoint or a model was made here."""
+    return _MANAGED.items() <= dict(thing.labels).items()
+
+
+def _numbers(endpoint: "aiplatform_v1.Endpoint | None") -> dict[str, str]:
+    """Return the numbers that an endpoint gave its revisions."""
+    return {model.display_name: model.id for model in endpoint.deployed_models} if endpoint else {}
+
+
+def _accelerator(kind: str, count: int) -> dict[str, Any]:
+    """Return what a machine is told of its accelerators; nothing if it has none."""
+    from google.cloud.aiplatform_v1.types import AcceleratorType
+
+    if count < 1:
+        raise ValueError(f"accelerator_count must be at least 1, not {count}")
+    known = [each.name for each in AcceleratorType if each]
+    if kind and kind not in known:
+        raise ValueError(unknown("accelerator", kind, known))
+    return {"accelerator_type": kind, "accelerator_count": count} if kind else {}
+
+
+def _or_none(method: Callable[..., Any], **given: Any) -> Any:
+    from google.api_core.exceptions import NotFound
+
+    try:
+        return _call(method, **given)
+    except NotFound:
+        return None
+
+
+def _call(method: Callable[..., Any], *, writes: bool = False, **given: Any) -> Any:
+    """Call a method of Google's clients, again after what passes: too many requests, a service that is away.
+
+    A cut connection passes too, unless the request starts something: it may have arrived.
+    """
+    from google.api_core.exceptions import ServiceUnavailable, TooManyRequests
+    from google.api_core.retry import Retry, if_exception_type
+    from requests.exceptions import RequestException
+
+    passing = (TooManyRequests, ServiceUnavailable, *(() if writes else (RequestException,)))
+    again = Retry(if_exception_type(*passing), initial=0.5, maximum=8.0, timeout=_ANSWER_SECONDS)
+    return method(**given, retry=again, timeout=_ANSWER_SECONDS)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what Google's clients raise into a sentence."""
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (GoogleAuthError, GoogleAPICallError, RetryError, RequestException) as error:
+        cause = error.cause if isinstance(error, RetryError) else error
+        if isinstance(cause, GoogleAuthError):
+            raise ValueError(
+                f"Google gives this step no access ({_line(str(cause))}); set "
+                "GOOGLE_APPLICATION_CREDENTIALS, or run it as a service account"
+            ) from None
+        if isinstance(cause, GoogleAPICallError):
+            way = f"; {_WAYS[cause.code]}" if cause.code in _WAYS else ""
+            raise ValueError(f"Vertex AI answered {cause.code}: {_line(cause.message)}{way}") from None
+        raise ValueError(
+            f"Vertex AI gave no answer ({_line(str(cause))}); is the location right and the service within "
+            "reach?"
+        ) from None
+
+
+def _failed(status: Any) -> ValueError:
+    """Return the error of an operation that has ended with one."""
+    _log.info("Vertex AI says: %s", status.message)
+    way = f"; {_WAYS[429]}" if status.code == _RESOURCE_EXHAUSTED else ""
+    return ValueError(f"Vertex AI says: {_line(status.message)}{way}")
+
+
+def _operation(name: str) -> str:
+    return f"operation {name.rpartition('/')[2]}"
+
+
+def _line(text: str) -> str:
+    """Return what Google says on one line, without the request that its client puts before."""
+    return " ".join(re.sub(r"^[A-Z]+ https?://\S+: ", "", str(text)).split())[:_SAID]

@@ -1,0 +1,59 @@
+"""Which of two classes is the positive one, and the metric that its share calls for."""
+
+from typing import Any
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.evaluate import directions
+
+# Below this share of positives, ROC AUC looks good although hardly any positive is found.
+RARE = 0.05
+
+
+def find(table: pl.LazyFrame, label: str) -> tuple[Any, float] | None:
+    """Return which of two classes is the positive one, and its share; None if there are not two.
+
+    It is the one that average precision and the curves are about: the later one in sorted order, as in
+    scikit-learn (1 of 0 and 1, yes of no and yes), unless the earlier one is in fewer than 5 % of the rows
+    (fraud of fraud and ok).
+
+    Args:
+        table: The training rows; of these, only the label is read.
+        label: The label column.
+    """
+    values = table.select(tables.column(label).alias("class")).group_by("class").len().pipe(tables.collect)
+    values = values.drop_nulls().sort("class")
+    if values.height != 2:
+        return None
+    shares = [count / values["len"].sum() for count in values["len"]]
+    chosen = 0 if shares[0] < RARE else 1
+    return values["class"][chosen], shares[chosen]
+
+
+def training_facts(table: pl.LazyFrame, label: str, task: str, metric: str | None = None) -> dict[str, Any]:
+    """Return what a model says of the metric that it is judged by.
+
+    Args:
+        table: The training rows.
+        label: The label column.
+        task: "classification" or "regression".
+        metric: The metric, if it is given.
+
+    Returns:
+        `metric`, the task's primary one or average precision for fewer than 5 % positives; `metric_reason`,
+        why it isn't the primary one, empty otherwise; and `positive_class`, None if there are not two.
+    """
+    found = find(table, label) if task == "classification" else None
+    facts = {"metric": metric or directions.PRIMARY[task], "metric_reason": "", "positive_class": None}
+    if found is None:
+        return facts
+    facts["positive_class"], share = found
+    if not metric and share < RARE:
+        facts["metric"] = "average_precision"
+        facts["metric_reason"] = (
+            f"The metric is average_precision because {share:.2%} of the training rows are positive (class "
+            f"{found[0]!r}), less than {RARE:.0%}: roc_auc counts the many easy negatives and looks good "
+            "even if most alarms are false. Guessing has the share of positives."
+        )
+    return facts

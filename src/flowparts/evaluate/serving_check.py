@@ -1,0 +1,208 @@
+"""Find out whether a model serves: start the real server with it and send it rows as JSON."""
+
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from flowparts import models, tables
+from flowparts.models import agreement
+
+_SINGLE_REQUESTS = 50
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model serves.
+
+    Attributes:
+        servable: Whether it loaded, answered in time and predicted what it predicts offline.
+        reason: Why, in one sentence.
+        measures: rows, load_seconds, latency_ms_median and latency_ms_p95 of requests of one row; empty if it
+            did not answer.
+        predictions: The rows with the offline predictions; none of them if the model can't score them.
+    """
+
+    servable: bool
+    reason: str
+    measures: dict[str, float] = field(default_factory=dict)
+    predictions: pl.DataFrame = field(default_factory=pl.DataFrame, compare=False)
+
+    @property
+    def latency_ms(self) -> float:
+        """Median milliseconds for a request of one row; 0 if there was no answer."""
+        return self.measures.get("latency_ms_median", 0.0)
+
+
+def check_options(sample_rows: int, timeout_seconds: float) -> None:
+    """Raise ValueError unless rows and time are more than none."""
+    if sample_rows < 1:
+        raise ValueError(f"sample_rows must be at least 1, not {sample_rows}")
+    if not timeout_seconds > 0:
+        raise ValueError(f"timeout_seconds must be more than 0, not {timeout_seconds:g}")
+
+
+def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) -> Verdict:
+    """Serve a model with the real server, and compare its answers with the offline ones.
+
+    The server runs in a process of its own and gets the rows as JSON over HTTP, first all at once, then
+    some one by one. Classes must be equal (see `classes_may_differ`), probabilities and numbers equal within
+    `TOLERANCE`.
+
+    Args:
+        model_path: The model directory.
+        rows: Raw rows.
+        timeout_seconds: For loading and all answers together.
+
+    Returns:
+        The verdict; whatever goes wrong with the model is a verdict, not an error.
+    """
+    try:
+        model = models.load(model_path)
+        offline = model.predict(rows)
+        records = agreement.to_records(tables.select(rows, model.features))
+    except ValueError as error:
+        reason = f"the model can't score the test table offline: {error}"
+        return Verdict(servable=False, reason=reason, predictions=rows.clear())
+    verdict = _served(model_path, model, offline, records, timeout_seconds)
+    # A column of the rows may be named like a prediction.
+    return replace(verdict, predictions=rows.drop(offline.columns, strict=False).hstack(offline))
+
+
+def _served(
+    model_path: str | Path,
+    model: models.Model,
+    offline: pl.DataFrame,
+    records: list[dict[str, Any]],
+    timeout_seconds: float,
+) -> Verdict:
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        with _server(model_path, len(records), deadline) as (port, load_seconds):
+            batch, _ = _predict(port, records, deadline)
+            answers = [_predict(port, [record], deadline) for record in records[:_SINGLE_REQUESTS]]
+    except TimeoutError:
+        return Verdict(servable=False, reason=f"the model did not answer within {timeout_seconds:g} s")
+    except _Failed as failure:
+        return Verdict(servable=False, reason=f"the model failed in the server's process: {failure}")
+    served = {
+        "load_seconds": load_seconds,
+        "batch": batch,
+        "singles": [row for found, _ in answers for row in found],
+        "seconds": [seconds for _, seconds in answers],
+    }
+    return _judge(model, offline, served)
+
+
+class _Failed(Exception):  # noqa: N818 - a finding, not an error of this module
+    """The server ended or refused."""
+
+
+@contextmanager
+def _server(model_path: str | Path, rows: int, deadline: float) -> Iterator[tuple[int, float]]:
+    """Start the server and wait until it is ready; give its port and the seconds that took."""
+    command = [
+        sys.executable,
+        "-m",
+        "flowparts.serving",
+        f"--model={model_path}",
+        "--host=127.0.0.1",
+        "--port=0",
+    ]
+    command += ["--grpc-port=0", "--drain-seconds=0", f"--max-rows={rows}", "--max-body-mb=1000"]
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as log,
+        subprocess.Popen(command, stderr=log, text=True) as server,  # noqa: S603 - our own module
+    ):
+        try:
+            while not (port := _port(log)):
+                if server.poll() is not None:
+                    raise _Failed(_last_message(log) or f"exit code {server.returncode}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                time.sleep(0.02)
+            yield port, time.monotonic() - started
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise _Failed(_last_message(log) or str(error)) from None
+        finally:
+            server.kill()
+
+
+def _messages(log: IO[str]) -> list[dict[str, Any]]:
+    log.seek(0)
+    lines = log.read().splitlines()
+    return [
+        json.loads(line) if line.startswith("{") and line.endswith("}") else {"message": line}
+        for line in lines
+    ]
+
+
+def _port(log: IO[str]) -> int:
+    return next((line["http_port"] for line in _messages(log) if "http_port" in line), 0)
+
+
+def _last_message(log: IO[str]) -> str:
+    return next((line["message"] for line in reversed(_messages(log)) if line["message"].strip()), "")
+
+
+def _predict(port: int, records: list[dict[str, Any]], deadline: float) -> tuple[list[dict[str, Any]], float]:
+    """Return the predictions of rows and the seconds they took."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=left)
+    try:
+        body = json.dumps({"instances": records}, allow_nan=False)
+        started = time.perf_counter()
+        connection.request("POST", "/predict", body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        content = json.loads(response.read())
+        seconds = time.perf_counter() - started
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise _Failed(content["error"])
+    return content["predictions"], seconds
+
+
+def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -> Verdict:
+    seconds = pl.Series(served["seconds"])
+    median, p95 = (1000 * float(seconds.quantile(q, "linear") or 0) for q in (0.5, 0.95))
+    measures = {
+        "rows": float(offline.height),
+        "load_seconds": served["load_seconds"],
+        "latency_ms_median": median,
+        "latency_ms_p95": p95,
+    }
+    unit = agreement.scale(offline, model.task)
+    for name, records in (("at once", served["batch"]), ("one by one", served["singles"])):
+        online = pl.DataFrame(records, schema=offline.schema)
+        expected = offline.head(online.height)
+        wrong = agreement.differences(expected, online, model.task, unit)
+        if wrong.any() or (name == "at once" and online.height != offline.height):
+            row = wrong.arg_max() or 0
+            return Verdict(
+                servable=False,
+                reason=f"{wrong.sum()} of {online.height} rows sent {name} are predicted otherwise than "
+                f"offline, such as row {row + 1}: {online['prediction'][row]!r} for "
+                f"{expected['prediction'][row]!r}",
+                measures=measures,
+            )
+    return Verdict(
+        servable=True,
+        reason=f"{offline.height} rows are predicted as offline; loads in {served['load_seconds']:.1f} s, "
+        f"a row takes {median:.1f} ms",
+        measures=measures,
+    )

@@ -1,0 +1,12 @@
+"""From any file to a table: formats, types, bad rows."""
+
+from flowparts.ingest.ingestion import (
+    FORMATS,
+    ON_BAD_ROWS,
+    ON_MISSING_LABEL,
+    SHOWN_CHARACTERS,
+    Options,
+    ingest,
+)
+
+__all__ = ["FORMATS", "ON_BAD_ROWS", "ON_MISSING_LABEL", "SHOWN_CHARACTERS", "Options", "ingest"]

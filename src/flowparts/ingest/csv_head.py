@@ -1,0 +1,191 @@
+"""What the beginning of a CSV file tells: its delimiter and the names of its columns."""
+
+import codecs
+import io
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+
+from flowparts.ingest import screening
+from flowparts.util import sources
+from flowparts.util.sources import File
+
+DELIMITERS = (",", ";", "\t", "|")
+MAX_HEAD_BYTES = 1 << 20
+# Records that tell the delimiter, and whether the first one is a header: fewer of many columns.
+_RECORDS = (10, 100)
+_CELLS = 5_000
+
+# Excel takes such a line for the delimiter, and writes it too.
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*')
+_ANY_DELIMITER = re.compile("[,;\t|]")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9.]*,[0-9]+\s*")
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?\s*")
+_YEARS = range(1900, 2101)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the beginning of a file tells.
+
+    Attributes:
+        names: The columns' names, all different.
+        delimiter: The character between two fields.
+        lines: How many lines come before the first row.
+    """
+
+    names: list[str]
+    delimiter: str
+    lines: int
+
+
+def read(file: File, delimiter: str | None = None, column_names: Sequence[str] | None = None) -> Header:
+    """Find the delimiter and the columns of a file.
+
+    Args:
+        file: A CSV file in plain form.
+        delimiter: Takes the place of what a line such as `sep=;`, the suffix .tsv or the first records tell.
+        column_names: Names for a file without a header. If its first line holds just these, it is a header.
+
+    Raises:
+        ValueError: The file is empty or not text, its header can't be read or has a name twice, or its first
+            line is a row rather than a header.
+    """
+    lines = _lines(file)
+    separator = _SEPARATOR_LINE.fullmatch(lines[0])
+    before = 1 if separator else 0
+    if delimiter is None:
+        if separator:
+            delimiter = separator[1]
+        elif sources.suffix(file.name) == ".tsv":
+            delimiter = "\t"
+        else:
+            delimiter = _delimiter(lines)
+    rest = iter(lines[before:])
+    try:
+        fields = next(filter(None, screening.csv_records(rest, delimiter)), None)
+    except ValueError as error:
+        raise ValueError(f"the header of {file.name} {error}") from None
+    if fields is None:
+        raise ValueError(f"{file.name} has no line with the names of its columns")
+    taken = len(lines) - len(list(rest))
+    try:
+        names = [field.encode("latin-1").decode("utf-8").strip() for field in fields]
+    except UnicodeDecodeError:
+        raise ValueError(f"the header of {file.name} {screening.NOT_UTF8}") from None
+    if column_names is None:
+        _require_header(file, names, _records(lines[taken:], delimiter))
+    elif names != [*column_names]:
+        if len(names) != len(column_names):
+            raise ValueError(
+                f"column_names has {len(column_names)} names, but the first line of {file.name} has "
+                f"{len(names)} fields between delimiters {delimiter!r}"
+            )
+        names, taken = [*column_names], before
+    names = [name or f"column_{position}" for position, name in enumerate(names, 1)]
+    sources.require_distinct(file, names)
+    return Header(names, delimiter, taken)
+
+
+def head(file: File) -> bytes:
+    """Return the first bytes of a text file, at most `MAX_HEAD_BYTES`.
+
+    Raises:
+        ValueError: The file is empty, or not text in UTF-8.
+    """
+    with file.path.open("rb") as stream:
+        content = stream.read(MAX_HEAD_BYTES)
+    if not content.removeprefix(screening.UTF8_BOM).strip():
+        raise ValueError(f"{file.name} is empty")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(
+            f"{file.name} is UTF-16 text; convert it, for example with: iconv -f UTF-16 -t UTF-8"
+        )
+    if b"\0" in content[:4096]:
+        raise ValueError(
+            f"{file.name} holds NUL bytes: it is binary, or text in an encoding other than UTF-8"
+        )
+    return content
+
+
+def _lines(file: File) -> list[str]:
+    content = head(file)
+    # Latin-1 keeps every byte, so that quotes and delimiters are found whatever the encoding.
+    text = content.removeprefix(screening.UTF8_BOM).decode("latin-1")
+    lines = list(io.StringIO(text, newline=""))
+    if len(content) == MAX_HEAD_BYTES:
+        # The last line may be cut.
+        lines.pop()
+    if not lines:
+        raise ValueError(
+            f"the header of {file.name} is longer than {MAX_HEAD_BYTES:,} bytes; is it a CSV file?"
+        )
+    return lines
+
+
+def _records(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Return the first records, up to one that can't be read."""
+    records: list[list[str]] = []
+    with suppress(ValueError):
+        for record in filter(None, screening.csv_records(lines, delimiter)):
+            records.append(record)
+            fewest, most = _RECORDS
+            if len(records) > min(max(fewest, _CELLS // len(record)), most):
+                break
+    return records
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """Return the delimiter that cuts most records into as many whole values as there are names."""
+    best, best_score = DELIMITERS[0], (0.0, 0)
+    for delimiter in DELIMITERS:
+        records = _records(lines, delimiter)
+        if not records:
+            continue
+        names, rows = records[0], records[1:]
+        if len(names) == 1 and any(other in names[0] for other in DELIMITERS):
+            continue
+        agreeing = [row for row in rows if _width(row, names) == len(names)]
+        cells = [cell for row in agreeing or [names] for cell in row]
+        whole = sum(_is_whole(cell, delimiter) for cell in cells) / len(cells)
+        score = (whole * (len(agreeing) / len(rows) if rows else 1), len(names))
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def _width(row: Sequence[str], names: Sequence[str]) -> int:
+    # Some programs write a delimiter behind the last field too.
+    return len(row) - 1 if len(row) == len(names) + 1 and not row[-1] else len(row)
+
+
+def _is_whole(cell: str, delimiter: str) -> bool:
+    if not _ANY_DELIMITER.search(cell) or (delimiter != "," and _DECIMAL_COMMA.fullmatch(cell)):
+        return True
+    return not any(other in cell for other in DELIMITERS if other != delimiter)
+
+
+def _require_header(file: File, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Raise ValueError if the first line holds numbers wherever the rows below it do."""
+    numeric = [
+        place
+        for place, name in enumerate(names)
+        if any(len(row) > place and row[place].strip() for row in rows)
+        and all(_NUMBER.fullmatch(row[place]) for row in rows if len(row) > place and row[place].strip())
+    ]
+    heading = [names[place] for place in numeric]
+    if not heading or not all(_NUMBER.fullmatch(name) for name in heading):
+        return
+    # Years, and the numbers that some programs give to columns without names, are names.
+    if all(name.isdigit() for name in heading):
+        numbers = [int(name) for name in heading]
+        follow = all(after == before + 1 for before, after in pairwise(numbers))
+        if follow and (len(numbers) > 1 or numbers[0] in (0, *_YEARS)):
+            return
+    shown = ", ".join(map(repr, names[:5]))
+    raise ValueError(
+        f"{file.name} seems to have no header, as its first line holds numbers where the others do: {shown}; "
+        "write the names above it, or pass column_names (those in this line, if they are names)"
+    )

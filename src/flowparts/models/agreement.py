@@ -1,0 +1,102 @@
+"""Whether predictions of one model made in two places agree: the rows to ask about, and the tolerance."""
+
+import datetime
+from typing import Any
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.util import images
+
+# Probabilities may differ by so much, and regression values by so much of `scale`: float32 arithmetic in
+# batches of other sizes.
+TOLERANCE = 1e-5
+
+
+def sample(table: pl.LazyFrame, rows: int) -> pl.DataFrame:
+    """Return so many rows spread evenly over a table, or all if it has fewer.
+
+    Raises:
+        ValueError: The table has no rows.
+    """
+    total, place = tables.require_rows(table, "the test table"), "row"
+    while place in table.collect_schema():
+        place += "_"
+    chosen = pl.Series([number * total // rows for number in range(min(rows, total))], dtype=pl.UInt32)
+    if rows >= total:
+        return table.pipe(tables.collect)
+    numbered = table.with_row_index(place).filter(pl.col(place).is_in(chosen.implode()))
+    return numbered.drop(place).pipe(tables.collect)
+
+
+def to_records(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as the JSON records a client sends.
+
+    Times are ISO 8601, images base64, what is missing or infinite is null.
+    """
+    finite = rows.with_columns(pl.when(column.is_finite()).then(column) for column in [pl.selectors.float()])
+    return [{name: _plain(value) for name, value in row.items()} for row in finite.to_dicts()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return images.to_text(value)
+    if isinstance(value, datetime.date | datetime.datetime):
+        return value.isoformat()
+    return value if value is None or isinstance(value, bool | int | float | str) else float(value)
+
+
+def scale(predictions: pl.DataFrame, task: str) -> float:
+    """Return what regression values are measured against: their root mean square, and at least 1.
+
+    Where terms of that size add up to a value near zero, its last digits are those of the terms.
+    """
+    if task != "regression":
+        return 1.0
+    values = predictions["prediction"]
+    square = (values.cast(pl.Float64) ** 2).mean()
+    return max(1.0, float(square) ** 0.5) if isinstance(square, float) else 1.0
+
+
+def differences(
+    expected: pl.DataFrame, online: pl.DataFrame, task: str, unit: float | None = None
+) -> pl.Series:
+    """Say of each row whether the two predictions differ.
+
+    Args:
+        expected: What the model predicts offline.
+        online: What a server answered, row by row.
+        task: "classification" or "regression".
+        unit: The `scale` of all offline predictions, where these are only some of them.
+    """
+    columns = pl.DataFrame({"expected": expected["prediction"], "online": online["prediction"]})
+    if task == "regression":
+        least = unit or scale(expected, task)
+        allowed = TOLERANCE * pl.max_horizontal(least, pl.col("expected").abs())
+        beyond = (pl.col("online") - pl.col("expected")).abs() > allowed
+        return columns.select(beyond.fill_null(value=True)).to_series()
+    names = [name for name in expected.columns if name.startswith("probability_")]
+    apart = [((online[name] - expected[name]).abs() > TOLERANCE).fill_null(value=True) for name in names]
+    may_differ: pl.Series = classes_may_differ(*(_lead(frame, names) for frame in (expected, online)))
+    other = (online["prediction"] != expected["prediction"]).fill_null(value=True) & ~may_differ
+    for difference in apart:
+        other = other | difference
+    return other
+
+
+def classes_may_differ(expected_lead: Any, online_lead: Any) -> Any:
+    """Say of each row whether float arithmetic can explain another predicted class.
+
+    Where both sides find the two most probable classes exactly equal, it can't: then the class was decided by
+    something else, such as a decision function, and must be the same.
+
+    Args:
+        expected_lead: How much more probable the most probable class is than the next one (array or series).
+        online_lead: The same of the other side.
+    """
+    return (expected_lead <= 2 * TOLERANCE) & ~((expected_lead == 0) & (online_lead == 0))
+
+
+def _lead(predictions: pl.DataFrame, names: list[str]) -> pl.Series:
+    ranked = predictions.select(pl.concat_list(names).list.sort(descending=True).alias("p"))["p"]
+    return (ranked.list.get(0) - ranked.list.get(1)).fill_null(1.0)

@@ -1,0 +1,101 @@
+"""What a fitted estimator is and predicts, whichever library it is from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+# Imported only when asked for: each takes longer to import than most steps take to train.
+BOOSTERS = {
+    "LGBMClassifier": "lightgbm",
+    "LGBMRegressor": "lightgbm",
+    "XGBClassifier": "xgboost",
+    "XGBRFClassifier": "xgboost",
+    "XGBRFRegressor": "xgboost",
+    "XGBRegressor": "xgboost",
+}
+
+# Estimators that predict the most probable class: scoring once gives both.
+_MOST_PROBABLE = (
+    "xgboost",
+    "lightgbm",
+    "sklearn.ensemble._forest",
+    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting",
+    "sklearn.neural_network._multilayer_perceptron",
+    "sklearn.tree._classes",
+)
+
+
+def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> pl.DataFrame:
+    """Score transformed features with a fitted estimator.
+
+    Args:
+        estimator: A fitted scikit-learn, XGBoost or LightGBM estimator.
+        matrix: Float32 features, rows by columns.
+        classes: Sorted label values of a classification; None for a regression.
+
+    Returns:
+        The columns of `Model.predict`.
+    """
+    import numpy as np
+
+    if classes is None:
+        values = np.asarray(estimator.predict(matrix), dtype=float).reshape(len(matrix))
+        return pl.DataFrame({"prediction": values})
+    probabilities = _probabilities(estimator, matrix)
+    if predicts_most_probable(estimator):
+        predicted = np.asarray(estimator.classes_)[probabilities.argmax(axis=1)]
+    else:
+        predicted = np.asarray(estimator.predict(matrix))
+    columns = {
+        f"probability_{value}": np.ascontiguousarray(probabilities[:, index])
+        for index, value in enumerate(classes)
+    }
+    prediction = pl.Series("prediction", predicted.tolist(), dtype=prediction_schema(classes)["prediction"])
+    return pl.DataFrame([prediction]).with_columns(**columns)
+
+
+def predicts_most_probable(estimator: Any) -> bool:
+    """Say whether a classifier is known to predict the most probable class."""
+    return library(estimator) in _MOST_PROBABLE or type(estimator).__module__ in _MOST_PROBABLE
+
+
+def prediction_schema(classes: Sequence[Any] | None) -> dict[str, pl.DataType]:
+    """Return the columns of predictions with their types."""
+    if classes is None:
+        return {"prediction": pl.Float64()}
+    kinds: dict[type, pl.DataType] = {bool: pl.Boolean(), int: pl.Int64(), float: pl.Float64()}
+    dtype = kinds.get(type(classes[0]), pl.String())
+    return {"prediction": dtype} | {f"probability_{value}": pl.Float64() for value in classes}
+
+
+def _probabilities(estimator: Any, matrix: Any) -> Any:
+    """Return a float64 matrix: rows, classes."""
+    import numpy as np
+    from scipy.special import expit, softmax
+
+    if hasattr(estimator, "predict_proba"):
+        return np.asarray(estimator.predict_proba(matrix), dtype=float)
+    if hasattr(estimator, "decision_function"):
+        scores = np.asarray(estimator.decision_function(matrix), dtype=float)
+        if scores.ndim == 1:
+            positive = expit(scores)
+            return np.column_stack([1 - positive, positive])
+        if scores.shape[1] == len(estimator.classes_):
+            return softmax(scores, axis=1)
+    predicted = np.asarray(estimator.predict(matrix))
+    return (predicted[:, None] == np.asarray(estimator.classes_)[None, :]).astype(float)
+
+
+def framework(estimator: Any) -> str:
+    """Return the name of the library that an estimator is from, as people write it."""
+    name = library(estimator)
+    return "scikit-learn" if name == "sklearn" else name
+
+
+def library(estimator: Any) -> str:
+    """Return the package that an estimator is from, such as "sklearn"."""
+    from flowparts.prepare.transformers import EncodedLabels
+
+    inner = estimator.estimator if isinstance(estimator, EncodedLabels) else estimator
+    return type(inner).__module__.partition(".")[0]

@@ -1,0 +1,106 @@
+"""Read what a model directory says about itself, without any framework: its file MLmodel."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flowparts.util import trees
+
+# By this file Seldon knows a model's directory; its agent writes its own name for the model there.
+SETTINGS = ("model-settings.json", '{"name": "model"}\n')
+
+_EXPECTED = {"framework", "task", "label", "classes", "features", "schema"}
+_PARTS = ("model_uuid", "signature", "flavors")
+# A description of ten thousand columns takes two megabytes.
+_MAX_BYTES = 16 << 20
+_MAX_NODES = 2_000_000
+_MAX_DEPTH = 100
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Return the content of a model directory's MLmodel file.
+
+    Raises:
+        ValueError: There is no model at `path`, or flowparts didn't save it; or the directory holds what no
+            model does, such as a link that leads out of it.
+    """
+    import yaml
+
+    file = Path(path) / "MLmodel"
+    # Exists: a link to nothing is news of its own.
+    if not file.is_symlink() and not file.exists():
+        raise ValueError(f"no model at {path}: the directory holds no file MLmodel")
+    trees.files(path)
+    found: Any
+    try:
+        text = _text(file)
+        _require_small(text)
+        found = yaml.load(text, Loader=yaml.CSafeLoader)
+    # A number or date that can't be one is a ValueError of Python's own.
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    metadata = found.get("metadata") if isinstance(found, dict) else None
+    if not isinstance(metadata, dict) or not metadata.keys() >= _EXPECTED:
+        raise ValueError(
+            f"the model at {path} was not saved by flowparts: its MLmodel lacks the metadata "
+            + ", ".join(sorted(_EXPECTED))
+        )
+    if missing := [part for part in _PARTS if part not in found]:
+        raise ValueError(f"the model at {path} is damaged: its MLmodel lacks {' and '.join(missing)}")
+    if wrong := [name for name, fits in _wrong(found, metadata) if not fits]:
+        raise ValueError(f"the model at {path} is damaged: its MLmodel has a wrong {wrong[0]}; save it again")
+    described: dict[str, Any] = found
+    return described
+
+
+def _wrong(found: dict[str, Any], metadata: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Yield the parts that readers rely on, each with whether it is what they take it for."""
+    classes, features = metadata["classes"], metadata["features"]
+    yield "model_uuid", isinstance(found["model_uuid"], str)
+    yield "signature", isinstance(found["signature"], dict)
+    yield "flavors", isinstance(found["flavors"], dict)
+    yield "task", metadata["task"] in ("classification", "regression")
+    yield "label", isinstance(metadata["label"], str)
+    yield "list of features", isinstance(features, list) and all(isinstance(each, str) for each in features)
+    scalars = isinstance(classes, list) and {type(each) for each in classes} <= {bool, float, int, str}
+    yield "list of classes", classes is None or (scalars and len({type(each) for each in classes}) == 1)
+    yield "schema", isinstance(metadata["schema"], dict)
+    yield "part on onnx", isinstance(metadata.get("onnx"), dict | None)
+
+
+def _text(file: Path) -> str:
+    if file.is_dir():
+        raise ValueError("it is a directory")
+    if file.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES >> 20} MB")
+    return file.read_text(encoding="utf-8")
+
+
+def _require_small(text: str) -> None:
+    """Raise ValueError where nesting or aliases make of a small text what no memory holds."""
+    import yaml
+
+    sizes: dict[str, int] = {}
+    # Anchor and number of nodes of each collection that is open.
+    open_nodes: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"it holds itself, by the alias {event.anchor!r}")
+            total += sizes[event.anchor]
+        elif isinstance(event, yaml.CollectionStartEvent):
+            total += 1
+            open_nodes.append((event.anchor, total))
+            if len(open_nodes) > _MAX_DEPTH:
+                raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = total - before + 1
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        if total > _MAX_NODES:
+            raise ValueError(f"it holds more than {_MAX_NODES:,} values, with what its aliases repeat")

@@ -1,0 +1,353 @@
+"""Export fitted estimators as ONNX graphs, kept only where they predict as the original does."""
+
+import copy
+import hashlib
+import importlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from flowparts.models import agreement, fitted_estimators, onnx_graph, raw_features
+from flowparts.models.agreement import TOLERANCE
+from flowparts.prepare import preprocess
+from flowparts.prepare.preprocess import Preprocessor
+
+# The operators of 2023, which every ONNX Runtime in use knows.
+_OPSETS = {"": 18, "ai.onnx.ml": 3}
+_IR_VERSION = 8
+_SAMPLE_ROWS = 2_000
+# Converters work node by node in Python: above this many, an export takes minutes.
+_MOST_NODES = 500_000
+# Features are scaled, so these are far out, and beyond what 32-bit arithmetic takes.
+_EXTREMES = (0.0, 1e3, -1e3, 3.4e38, -3.4e38)
+_NUMBERS = [None, 0.0, -0.0, 1.0, -1.0, 1e9, -1e9, 1e300, -1e300, 1e-300]
+_MOMENTS = [
+    None,
+    "0001-01-01T00:00:00",
+    "1969-12-31T23:59:59.999999",
+    "2024-02-29 12:30",
+    "9999-12-31T23:59:59",
+]
+_SPECIAL: dict[str, list[Any]] = {
+    "integer": _NUMBERS,
+    "number": _NUMBERS,
+    "boolean": [None, False, True],
+    "string": [None, "", "\u2603 unseen"],
+    "timestamp": _MOMENTS,
+    "date": _MOMENTS,
+}
+# A loop over rows is slower than the original.
+_LOOPS = {"Loop", "Scan"}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What comparing an exported graph with its original found.
+
+    Attributes:
+        agrees: Whether the graph may stand for the original.
+        reason: Why, in one sentence.
+        rows: How many rows were compared: a sample of training rows, the example, and made-up extremes.
+        largest_difference: Of probabilities, or of regression values in units of `agreement.scale`.
+        tolerance: The largest difference that is allowed.
+        precision: "float32" or "float64": in what the graph computes.
+        sha256: Digest of the graph's file.
+    """
+
+    agrees: bool
+    reason: str
+    rows: int = 0
+    largest_difference: float = 0.0
+    tolerance: float = TOLERANCE
+    precision: str = ""
+    sha256: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes, for the model's metadata."""
+        return asdict(self)
+
+
+def export(
+    estimator: Any, preprocessor: Preprocessor, sample: Any, classes: Sequence[Any] | None
+) -> tuple[bytes | None, Parity]:
+    """Make an ONNX graph of a fitted estimator, if there is one that predicts the same.
+
+    The graph takes the float32 features and says in its metadata how they are made of raw columns. It is
+    compared with the estimator on rows of the sample, on the preprocessor's example and on made-up rows:
+    missing values, known and unseen categories, extreme numbers and times. Features must be equal to the bit,
+    predicted classes equal (see `agreement.classes_may_differ`), probabilities and numbers equal within
+    `TOLERANCE`. Where 32-bit arithmetic doesn't suffice, 64 bits are tried.
+
+    Args:
+        estimator: A fitted scikit-learn, XGBoost or LightGBM estimator; left as it is.
+        preprocessor: What makes its features.
+        sample: Training features, rows by columns; spread over at most 2,000 of them.
+        classes: Sorted label values of a classification; None for a regression.
+
+    Returns:
+        The ONNX file or None, and what was found.
+    """
+    if classes is not None and not hasattr(estimator, "predict_proba"):
+        return None, Parity(agrees=False, reason=f"{_name(estimator)} has no probabilities of its own")
+    trees = [thresholds for thresholds in map(_thresholds, _parts(estimator)) if thresholds is not None]
+    nodes = sum(map(len, trees))
+    if nodes > _MOST_NODES:
+        reason = f"its trees have {nodes:,} nodes, and up to {_MOST_NODES:,} are exported"
+        return None, Parity(agrees=False, reason=reason)
+    learned = raw_features.describe(preprocessor)
+    raw = _probes(preprocessor)
+    numbers = [name for name, kind in preprocessor.features.items() if kind in ("integer", "number")]
+    table = pl.DataFrame(raw, schema_overrides=dict.fromkeys(numbers, pl.Float64()), strict=False)
+    expected = preprocess.matrix(table, preprocessor)
+    unequal = int((raw_features.RawFeatures(learned).matrix(raw) != expected).any(axis=1).sum())
+    if unequal:
+        reason = f"the features of {unequal} of {len(expected)} raw rows are made otherwise than in training"
+        return None, Parity(agrees=False, reason=reason, rows=len(expected))
+    step = max(1, len(sample) // _SAMPLE_ROWS)
+    width = expected.shape[1]
+    extremes = np.repeat(np.array(_EXTREMES, dtype=np.float32)[:, None], width, axis=1)
+    usual = sample[::step][:_SAMPLE_ROWS]
+    rows = np.concatenate([usual, extremes, expected]).astype(np.float32)
+    return _best(estimator, learned, rows, len(usual), classes)
+
+
+def _best(
+    estimator: Any, learned: Mapping[str, Any], rows: Any, usual: int, classes: Sequence[Any] | None
+) -> tuple[bytes | None, Parity]:
+    """Return the first graph that agrees, the faster precision first; or none and what the first lacks.
+
+    The first `usual` rows are a sample of the table, the others are made up.
+    """
+    try:
+        with np.errstate(all="ignore"):  # numbers overflow at the extremes
+            expected = fitted_estimators.predictions(estimator, rows, classes)
+    except ValueError as error:
+        return None, Parity(agrees=False, reason=f"{_name(estimator)} can't score every row: {_line(error)}")
+    failures = []
+    unit = agreement.scale(expected.head(usual), "regression" if classes is None else "classification")
+    for precision in ("float32", "float64"):
+        try:
+            graph = onnx_graph.described(_convert(estimator, precision, rows.shape[1], classes), learned)
+            online = onnx_graph.Graph(graph, classes).predict_matrix(rows)
+        # Converters and the runtime raise whatever they stumble over.
+        except Exception as error:
+            failures.append(
+                Parity(agrees=False, reason=f"{_name(estimator)} can't be exported: {_line(error)}")
+            )
+            continue
+        parity = _compare(expected, online, classes, unit, precision, hashlib.sha256(graph).hexdigest())
+        if parity.agrees:
+            return graph, parity
+        failures.append(parity)
+    return None, failures[0]
+
+
+def _compare(
+    expected: pl.DataFrame,
+    online: Mapping[str, Any],
+    classes: Sequence[Any] | None,
+    unit: float,
+    precision: str,
+    sha256: str,
+) -> Parity:
+    names = [f"probability_{value}" for value in classes] if classes else ["prediction"]
+    truth = expected.select(names).to_numpy()
+    found = np.column_stack([online[name] for name in names])
+    # There is nothing to agree with where the original itself has no answer.
+    answered = np.isfinite(truth).all(axis=1)
+    units = unit if classes else np.maximum(unit, np.abs(truth[answered]))
+    apart = np.abs(found[answered] - truth[answered]) / units
+    wrong = ~(apart <= TOLERANCE).all(axis=1)
+    if classes:
+        leads = [np.diff(np.sort(side[answered], axis=1)[:, -2:], axis=1)[:, 0] for side in (truth, found)]
+        same = np.array(expected["prediction"].to_list(), dtype=object) == online["prediction"]
+        wrong |= ~same[answered] & ~agreement.classes_may_differ(*leads)
+    rows, largest = int(answered.sum()), float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+    if wrong.any():
+        differing = f"{int(wrong.sum())} of {rows} rows otherwise, by up to {largest:.2g}"
+        return Parity(
+            agrees=False,
+            reason=f"the ONNX graph predicts {differing}",
+            rows=rows,
+            largest_difference=min(largest, float(np.finfo(float).max)),
+        )
+    reason = f"the ONNX graph predicts {rows} rows as the original does, within {TOLERANCE:g}"
+    return Parity(True, reason, rows, largest, precision=precision, sha256=sha256)
+
+
+def _convert(estimator: Any, precision: str, width: int, classes: Sequence[Any] | None) -> bytes:
+    """Return a graph from float32 "features" to "prediction", or to "probabilities" and perhaps "label"."""
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+
+    from flowparts.prepare.transformers import EncodedLabels
+
+    _register_converters()
+    # A copy, since parts of it are changed.
+    inner = copy.deepcopy(estimator.estimator if isinstance(estimator, EncodedLabels) else estimator)
+    _round_thresholds(inner)
+    # Converters refuse what only concerns `transform`.
+    flat = [name for name in inner.get_params() if name.split("__")[-1] == "flatten_transform"]
+    inner.set_params(**dict.fromkeys(flat, False))
+    most_probable = fitted_estimators.predicts_most_probable(estimator)
+    if classes is not None and not most_probable:
+        inner.classes_ = np.arange(len(classes))
+    kind: Any = FloatTensorType if precision == "float32" else DoubleTensorType
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = to_onnx(
+            inner,
+            initial_types=[("features", kind([None, width]))],
+            name=_name(estimator),
+            options=None if classes is None else {id(inner): {"zipmap": False}},
+            target_opset=_OPSETS,
+        )
+    outputs = model.graph.output
+    loops = _LOOPS & {node.op_type for node in model.graph.node}
+    if loops:
+        raise ValueError(f"its graph loops over rows ({', '.join(loops)}), which is slower than the original")
+    _rename(model, outputs[-1].name, "prediction" if classes is None else "probabilities")
+    if classes is not None and most_probable:
+        del outputs[0]
+    elif classes is not None:
+        _rename(model, outputs[0].name, "label")
+    if precision == "float64":
+        _cast_input(model)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+@cache
+def _register_converters() -> None:
+    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+    from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+
+    for name, module in fitted_estimators.BOOSTERS.items():
+        classifier = name.endswith("Classifier")
+        update_registered_converter(
+            getattr(importlib.import_module(module), name),
+            f"Flowparts{name}",
+            calculate_linear_classifier_output_shapes
+            if classifier
+            else calculate_linear_regressor_output_shapes,
+            convert_xgboost if module == "xgboost" else convert_lightgbm,
+            options={"zipmap": [True, False], "nocl": [True, False]} if classifier else {"split": None},
+        )
+
+
+def _round_thresholds(estimator: Any) -> None:
+    """Round the thresholds of trees down to 32 bits, in place.
+
+    Converters round to the nearest, and then a feature between the two goes the other way. Rounded down, a
+    threshold t splits 32-bit features x exactly as before: x <= t.
+    """
+    for part in _parts(estimator):
+        thresholds = _thresholds(part)
+        if thresholds is not None:
+            thresholds[:] = _rounded_down(thresholds)
+        booster = getattr(part, "_Booster", None)
+        if type(booster).__module__ == "lightgbm.basic":
+            part._Booster = _rounded_booster(booster)
+
+
+def _rounded_down(thresholds: Any) -> Any:
+    with np.errstate(over="ignore"):
+        nearest = thresholds.astype(np.float32)
+    return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def _rounded_booster(booster: Any) -> Any:
+    from lightgbm import Booster
+
+    def rounded(match: re.Match[str]) -> str:
+        numbers = _rounded_down(np.array(match[1].split(), dtype=float)).astype(float)
+        return "threshold=" + " ".join(repr(number) for number in numbers.tolist())
+
+    text = re.sub(r"^threshold=(.*)$", rounded, booster.model_to_string(), flags=re.MULTILINE)
+    # The sizes of the trees' texts have changed; without them, it is read in one go.
+    return Booster(model_str=re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE))
+
+
+def _thresholds(part: Any) -> Any:
+    """Return the thresholds of a tree of scikit-learn, an array that is the tree's own; None of others."""
+    kind = type(part)
+    if kind.__module__ == "sklearn.tree._tree":
+        return part.threshold
+    histogram = kind.__module__ == "sklearn.ensemble._hist_gradient_boosting.predictor"
+    return part.nodes["num_threshold"] if histogram else None
+
+
+def _parts(root: Any) -> Iterator[Any]:
+    """Yield an estimator and everything that it is made of."""
+    seen: dict[int, Any] = {}
+    waiting = [root]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        yield part
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list | tuple):
+            waiting += part
+        elif isinstance(part, np.ndarray) and part.dtype == object:
+            waiting += part.ravel().tolist()
+        elif type(part).__module__.partition(".")[0] in ("sklearn", "lightgbm", "flowparts"):
+            waiting += getattr(part, "__dict__", {}).values()
+
+
+def _rename(model: Any, old: str, new: str) -> None:
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    for output in model.graph.output:
+        if output.name == old:
+            output.name = new
+
+
+def _cast_input(model: Any) -> None:
+    """Let a graph of float64 features take float32 ones."""
+    from onnx import TensorProto, helper
+
+    _rename(model, "features", "features64")
+    model.graph.node.insert(0, helper.make_node("Cast", ["features"], ["features64"], to=TensorProto.DOUBLE))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _probes(preprocessor: Preprocessor) -> dict[str, list[Any]]:
+    """Return plain raw values by column: the example, and whatever is special to a type, mixed."""
+    known: dict[str, list[Any]] = {}
+    described = raw_features.describe(preprocessor)
+    for name, values, *_ in described["categories"] + described["targets"]:
+        known[name] = values
+    special = {name: _SPECIAL[kind] + known.get(name, []) for name, kind in preprocessor.features.items()}
+    example = json.loads(preprocessor.example.write_json())
+    rows = max(map(len, special.values()))
+    return {
+        name: [row[name] for row in example]
+        + [values[(row * (shift + 1) + shift) % len(values)] for row in range(rows)]
+        for shift, (name, values) in enumerate(special.items())
+    }
+
+
+def _name(estimator: Any) -> str:
+    from flowparts.prepare.transformers import EncodedLabels
+
+    return type(estimator.estimator if isinstance(estimator, EncodedLabels) else estimator).__name__
+
+
+def _line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

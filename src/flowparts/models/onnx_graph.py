@@ -1,0 +1,293 @@
+"""Score raw values with a model.onnx, through ONNX Runtime and NumPy alone.
+
+A graph takes either one float32 matrix of features, and then says in its metadata how they are made of raw
+columns (`raw_features`), or the raw columns themselves, an input each:
+
+- a floating-point input gets numbers and booleans, and microseconds since 1970 for a time; NaN for a
+  missing one;
+- a text input gets text, empty for a missing one; a time as ISO 8601;
+- a uint8 input gets the pixels of an image column, decoded and resized as the graph's metadata says
+  ("image_size": height, width and channels): images, height, width, channels; none may be missing;
+- an int64 or boolean input gets whole numbers or booleans, and microseconds since 1970 for a time; none may
+  be missing.
+
+Other inputs are vectors, or matrices of one column. It gives "probabilities" (rows, classes in order; or
+rows, 1: of the second of two classes) or, for a regression, "prediction" (a number for each row); and
+"label" (the class's position) where the predicted class isn't simply the most probable.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowparts.models.raw_features import Columns, RawFeatures, conform
+from flowparts.util import images
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FILE = "model.onnx"
+# The entry of the graph's metadata that holds what is described in `described`.
+_ENTRY = "flowparts"
+_MATRIX = "features"
+_FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+_WHOLE = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+_TEXT = "tensor(string)"
+
+
+class Graph:
+    """An opened model.onnx; any thread may call it.
+
+    Args:
+        graph: The file's content.
+        classes: Sorted label values of a classification; None for a regression.
+        threads: How many threads one call may use; one has the lowest latency.
+
+    Attributes:
+        types: Raw column name to type, in order.
+
+    Raises:
+        ValueError: It is missing, damaged, refers to other files, needs operators that ONNX Runtime lacks, or
+            wasn't written by flowparts.
+    """
+
+    def __init__(self, graph: bytes, classes: Sequence[Any] | None, threads: int = 1) -> None:
+        self._session = _session(graph, threads)
+        text = self._session.get_modelmeta().custom_metadata_map.get(_ENTRY)
+        if text is None:
+            raise ValueError(f"the ONNX graph was not saved by flowparts: its metadata lacks {_ENTRY!r}")
+        self._inputs = {node.name: node for node in self._session.get_inputs()}
+        outputs = {node.name for node in self._session.get_outputs()}
+        self._output = "prediction" if classes is None else "probabilities"
+        try:
+            learned = json.loads(text)
+            self.types: dict[str, str] = dict(learned["types"])
+            self._image_size = images.Size(**learned["image_size"]) if "image_size" in learned else None
+            self._features = RawFeatures(learned) if _MATRIX in self._inputs and "fill" in learned else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"the metadata of the ONNX graph is damaged: {error}") from None
+        if self._output not in outputs:
+            raise ValueError(
+                f"the ONNX graph has no output {self._output!r}; it has: {', '.join(sorted(outputs))}"
+            )
+        if self._features is None and set(self._inputs) != set(self.types):
+            raise ValueError(
+                f"the inputs of the ONNX graph are not the feature columns: {', '.join(self._inputs)}; "
+                f"the columns are: {', '.join(self.types)}"
+            )
+        self._wanted = [self._output, *(["label"] if "label" in outputs else [])]
+        self._names = [f"probability_{value}" for value in classes or []]
+        text_classes = bool(classes) and isinstance(classes[0], str) if classes else False
+        self._classes = None if classes is None else np.array(classes, dtype=object if text_classes else None)
+
+    def predict(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
+        """Score rows that are given by column.
+
+        Args:
+            columns: Feature to its values, as `raw_features.conform` takes them.
+
+        Returns:
+            "prediction" and "probability_<class>", as `models.Model.predict` names them.
+
+        Raises:
+            ValueError: A value isn't of its column's type, or is missing where the graph needs one.
+        """
+        if self._features is None:
+            return self._run(self._feed(conform(columns, self.types)))
+        return self.predict_matrix(self._features.matrix(columns))
+
+    def predict_table(self, rows: "pl.DataFrame") -> dict[str, npt.NDArray[Any]]:
+        """Score rows of a table that `casts.conform` has returned, as `predict` does plain values."""
+        columns = {column.name: column.to_list() for column in rows.iter_columns() if not self._takes(column)}
+        if self._features is not None:
+            return self.predict(columns)
+        whole = {column.name: self._whole(column) for column in rows.iter_columns() if self._takes(column)}
+        return self._run({**self._feed(columns), **whole})
+
+    def predict_matrix(self, matrix: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Score rows of features."""
+        return self._run({_MATRIX: matrix})
+
+    def _run(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        found = self._session.run(self._wanted, feed)
+        if self._classes is None:
+            return {"prediction": np.asarray(found[0], dtype=float).reshape(-1)}
+        probabilities = np.asarray(found[0], dtype=float)
+        if probabilities.ndim == 1 or probabilities.shape[1] == 1:
+            positive = probabilities.reshape(-1)
+            probabilities = np.column_stack([1 - positive, positive])
+        positions = found[1].reshape(-1) if len(found) > 1 else probabilities.argmax(axis=1)
+        return {
+            "prediction": self._classes[positions],
+            **{name: probabilities[:, index] for index, name in enumerate(self._names)},
+        }
+
+    def _pixels(self, name: str, values: Sequence[Any], size: images.Size) -> npt.NDArray[Any]:
+        if any(value is None for value in values):
+            raise ValueError(f"feature column {name!r} may not be missing in this model")
+        try:
+            return images.pixels(values, size)
+        except ValueError as error:
+            raise ValueError(f"feature column {name!r} holds images; {error}") from None
+
+    def _feed(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
+        feed = {}
+        for name in columns:
+            if self._image_size and self.types[name] == "image":
+                feed[name] = self._pixels(name, columns[name], self._image_size)
+                continue
+            values = _as_input(name, columns[name], self._inputs[name].type)
+            feed[name] = self._shaped(name, values)
+        return feed
+
+    def _takes(self, column: "pl.Series") -> bool:
+        """Say whether an input takes a column as a whole: numbers and times as numbers, text as text."""
+        if column.name not in self._inputs:
+            return False
+        import polars as pl
+
+        kind = self._inputs[column.name].type
+        numeric = column.dtype.is_numeric() or column.dtype.is_temporal() or column.dtype == pl.Boolean
+        return (kind in _FLOATS and numeric) or (kind == _TEXT and column.dtype == pl.String)
+
+    def _whole(self, column: "pl.Series") -> npt.NDArray[Any]:
+        import polars as pl
+
+        kind = self._inputs[column.name].type
+        if kind == _TEXT:
+            return self._shaped(column.name, column.fill_null("").to_numpy())
+        numbers = column.dt.epoch("us") if column.dtype.is_temporal() else column
+        values = numbers.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return self._shaped(column.name, _finite(values, kind))
+
+    def _shaped(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values.reshape(-1, 1) if len(self._inputs[name].shape) == 2 else values
+
+
+def _as_input(name: str, values: Sequence[Any], kind: str) -> npt.NDArray[Any]:
+    if kind in _FLOATS:
+        if any(hasattr(value, "year") for value in values):
+            moments = np.array(values, dtype="datetime64[us]")
+            values = np.where(np.isnat(moments), np.nan, moments.astype(np.int64)).tolist()
+        return _finite(np.array(values, dtype=float), kind)
+    if kind in _WHOLE:
+        if any(value is None for value in values):
+            raise ValueError(f"feature column {name!r} may not be missing in this model")
+        if values and hasattr(values[0], "year"):
+            return np.array(values, dtype="datetime64[us]").astype(np.int64)
+        return np.array(values).astype(_WHOLE[kind])
+    return np.array(["" if value is None else _text(value) for value in values], dtype=object)
+
+
+def _finite(numbers: npt.NDArray[np.float64], kind: str) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return np.where(np.isfinite(numbers), numbers, np.nan).astype(_FLOATS[kind])
+
+
+def _text(value: Any) -> str:
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
+
+
+def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
+    """Return an ONNX file with the description that `Graph` needs; equal graphs give equal bytes.
+
+    What the exporter noted is left out: PyTorch notes stack traces, which name paths of the machine.
+
+    Args:
+        graph: An ONNX file of any origin.
+        learned: What `raw_features.describe` returned for a graph of features; for a graph of raw columns
+            "types" alone: pairs of a column's name and type.
+
+    Raises:
+        ValueError: It is no ONNX file.
+    """
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(graph)
+    # Protobuf's own error, whose module depends on how it was built.
+    except Exception as error:
+        raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
+    _forget_notes(model)
+    onnx.helper.set_model_props(model, {_ENTRY: json.dumps(learned, allow_nan=False)})
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def require_self_contained(graph: bytes) -> None:
+    """Raise ValueError if a tensor of a graph lies in another file, wherever in the graph the tensor is.
+
+    The runtime would look for it where the process was started, and the file may be anything there.
+    """
+    # The key of every tensor's entry that names a file. Most graphs hold no such word, and reading one costs
+    # a server time and memory at each start.
+    if b"location" not in graph:
+        return
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(graph)
+    except Exception as error:
+        raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
+    waiting: list[Any] = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto) and (
+            message.external_data or message.data_location == onnx.TensorProto.EXTERNAL
+        ):
+            raise ValueError(
+                f"the ONNX graph keeps the tensor {message.name!r} in another file, which isn't read; export "
+                "it with its weights inside"
+            )
+        for part, value in message.ListFields():
+            if part.message_type:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
+
+
+def _forget_notes(message: Any) -> None:
+    for part, value in message.ListFields():
+        if part.name in ("doc_string", "metadata_props"):
+            message.ClearField(part.name)
+        elif part.message_type:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                _forget_notes(inner)
+
+
+def read(path: str | Path, sha256: str | None = None) -> bytes:
+    """Return the content of a graph's file.
+
+    Raises:
+        ValueError: It is not there, or its SHA-256 isn't the given one.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ValueError(f"the ONNX graph is not there: no file at {path}") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path} is damaged: it is not the file that was checked when the model was saved")
+    return content
+
+
+def _session(graph: bytes, threads: int) -> Any:
+    import onnxruntime
+
+    require_self_contained(graph)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # What is wrong is raised as an error; the library would write it to the log as well.
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # The runtime's errors share no base class.
+    except Exception as error:
+        raise ValueError(f"the ONNX graph can't be run: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,70 @@
+"""What can be wrong with the options of components whatever the data, found before anything runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flowparts import deploy, ingest
+from flowparts.evaluate import directions
+from flowparts.ingest import image_files
+from flowparts.predict import export
+from flowparts.prepare import preprocess, split
+from flowparts.register import champion, registry
+from flowparts.train import trainers
+from flowparts.util import names
+
+_LISTS = ("null_values", "column_names", "exclude_columns", "key", "slice_columns", "key_columns")
+
+
+def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError if an option can't be right.
+
+    Ports of one name mean the same in every component. What isn't known here, and what depends on the data,
+    is left to the steps.
+
+    Args:
+        given: Port to value, of the options that somebody gave; empty text and empty lists stand for "not
+            given".
+        defaults: Port to value of the others.
+    """
+    found = {name: value for name, value in {**defaults, **given}.items() if value not in ("", [], {}, None)}
+    lists = {name: names.texts(found.get(name), name) for name in _LISTS}
+    ingest.Options(
+        file_format=found.get("file_format"),
+        column_types=found.get("column_types"),
+        null_values=lists["null_values"] or None,
+        on_bad_rows=found.get("on_bad_rows", "fail"),
+        delimiter=found.get("delimiter"),
+        decimal=found.get("decimal"),
+        column_names=lists["column_names"] or None,
+        on_missing_label=found.get("on_missing_label", "drop"),
+    )
+    image_files.Options("uri", "label", found.get("on_bad_images", "quarantine"))
+    split.check_options(
+        (0.7, 0.15, 0.15), lists["key"] or None, found.get("group_by"), found.get("time_column")
+    )
+    split.check_min_class_rows(found.get("min_class_rows", split.MIN_CLASS_ROWS))
+    if "trainer" in found:
+        trainers.require_known(found["trainer"])
+    if "task" in found:
+        preprocess.check_options(found.get("label", ""), found["task"], lists["exclude_columns"], None, 1)
+        directions.chosen(found.get("metric"), found["task"])
+        # Defaults are right, and looking at estimators takes seconds of imports.
+        if found.get("trainer") == "sklearn" and given.get("candidates"):
+            from flowparts.train import candidates
+
+            candidates.build(given["candidates"], found["task"], candidates.Options())
+    if found.get("trainer") == "keras" and given.get("network"):
+        from flowparts.train.networks import tabular_model
+
+        tabular_model.settings(given["network"], 0)
+    if "metric" in found:
+        directions.higher_is_better(found["metric"])
+    champion.check_limits(found.get("margin", 0.0), found.get("floor"))
+    if "model_name" in found:
+        registry.require_name(found["model_name"])
+    if "target" in found:
+        deploy.options(found["target"], found.get("options", {}))
+    if "name" in found:
+        deploy.check_name(found["name"])
+    if "destination" in found:
+        export.format_of(found["destination"])

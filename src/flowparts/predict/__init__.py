@@ -1,0 +1,1 @@
+"""Predictions to where people want them."""

@@ -1,0 +1,1 @@
+"""From a table to what an estimator takes: split and preprocessing."""

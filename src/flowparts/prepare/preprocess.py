@@ -1,0 +1,534 @@
+"""Turn raw columns into the numbers that estimators take, learning from the training table only."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.tables import casts
+from flowparts.tables.schema import type_of
+from flowparts.util import outputs
+
+TASKS = ("classification", "regression")
+
+_FOLDS = 5
+# From so many rows on, a column whose texts differ in more than this share of them is an identifier.
+_MIN_ROWS_ID = 20
+_MOST_DIFFERENT = 0.9
+ALL_DIFFERENT = "holds text of which hardly two are alike"
+_EXAMPLE_ROWS = 5
+
+_log = logging.getLogger("flowparts")
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """What was learned from the training table.
+
+    Attributes:
+        transformer: The fitted ColumnTransformer; takes `tables.to_pandas` of the raw features.
+        features: Raw column name to type, in the order of the table.
+        nullable: Raw columns in which the training table had missing values.
+        label: The label column.
+        task: "classification" or "regression".
+        classes: The sorted label values of a classification; None for a regression.
+        weight_column: The column of sample weights, if any.
+        feature_names: Names of the transformed columns.
+        dropped: Raw column left out to the reason why.
+        training_fingerprint: Stands for the content of the training table.
+        example: A few raw rows of the features.
+    """
+
+    transformer: Any
+    features: dict[str, str]
+    nullable: list[str]
+    label: str
+    task: str
+    classes: list[Any] | None
+    weight_column: str | None
+    feature_names: list[str]
+    dropped: dict[str, str]
+    training_fingerprint: str
+    example: pl.DataFrame = field(compare=False)
+
+    @property
+    def categories(self) -> dict[str, list[str]]:
+        """The known values of the text columns that have a feature for each; missing is none of them."""
+        for name, transformer, columns in self.transformer.transformers_:
+            if name == "category":
+                known = zip(columns, transformer.categories_, strict=True)
+                return {column: [value for value in values if value is not None] for column, values in known}
+        return {}
+
+    def save(self, path: str | Path) -> None:
+        """Write a directory (skops, JSON and Parquet) that appears whole or not at all."""
+        from flowparts.util import weights
+
+        facts = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("transformer", "example", "features")
+        }
+        # A list keeps the columns' order in JSON, whose keys are sorted when written.
+        facts["features"] = [[name, kind] for name, kind in self.features.items()]
+        with outputs.whole(path) as partial:
+            partial.mkdir()
+            weights.dump(self.transformer, partial / "transformer.skops")
+            outputs.write_json(partial / "preprocessor.json", facts)
+            self.example.write_parquet(partial / "example.parquet")
+
+
+def load(path: str | Path) -> Preprocessor:
+    """Read a preprocessor that `Preprocessor.save` wrote.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
+    from flowparts.util import weights
+
+    directory = Path(path)
+    facts = outputs.read_json(directory / "preprocessor.json", "the preprocessor")
+    transformer = weights.load(directory / "transformer.skops")
+    try:
+        example = pl.read_parquet(directory / "example.parquet")
+        return Preprocessor(transformer, **{**facts, "features": dict(facts["features"])}, example=example)
+    # Whatever a damaged directory makes the readers stumble over is the same news to the user.
+    except (Exception, pl.exceptions.PanicException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the preprocessor at {path} is damaged ({type(error).__name__}: {reason}); "
+            "run fit_preprocessor again"
+        ) from None
+
+
+def check_options(
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    weight_column: str | None,
+    max_one_hot_categories: int,
+) -> None:
+    """Raise ValueError unless the options make sense together."""
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
+    if label in exclude_columns:
+        raise ValueError(f"label column {label!r} is in exclude_columns; take it out of one of the two")
+    if weight_column == label:
+        raise ValueError(f"weight_column and label are both {label!r}; name two different columns")
+    if max_one_hot_categories < 1:
+        raise ValueError(f"max_one_hot_categories must be at least 1, not {max_one_hot_categories}")
+
+
+def fit(
+    train: pl.LazyFrame,
+    *,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str] = (),
+    weight_column: str | None = None,
+    max_one_hot_categories: int = 20,
+    seed: int = 0,
+) -> tuple[Preprocessor, pl.DataFrame]:
+    """Learn from the training table how to make features, and make its own.
+
+    Numbers and booleans: median where missing, then zero mean and unit variance. Timestamps: year, month, day
+    of week, hour and days since 1970, then the same. Text: a column for each category, a missing value being
+    a category and an unseen one all zeros; above `max_one_hot_categories` distinct values the category's mean
+    label instead (Micci-Barreca 2001), learned for each row from others (cross-fitted) so that the training
+    features don't leak its label. Columns with nothing to learn from are dropped, and so is text of which
+    hardly two values are alike.
+
+    The features of the training table are held in memory.
+
+    Args:
+        train: Raw rows.
+        label: The column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns that shall not be features.
+        weight_column: Column of sample weights; not a feature.
+        max_one_hot_categories: Most distinct values for which each gets a column.
+        seed: Decides the folds of the cross-fitting.
+
+    Returns:
+        The preprocessor, and the transformed training table as `transform` would give it.
+
+    Raises:
+        ValueError: An option or the table's content makes training impossible; the sentence says how.
+    """
+    check_options(label, task, exclude_columns, weight_column, max_one_hot_categories)
+    found = examine(train, label, task, exclude_columns, weight_column)
+    features, classes = found.features, found.classes
+    others = [label, *([weight_column] if weight_column else [])]
+    with tables.watched(train, "reading the training table") as watched:
+        rows = tables.select(watched, [*features, *others]).pipe(tables.collect)
+    kept = tables.select(rows, others)
+    raw = casts.conform(tables.select(rows, features), features)
+    transformer = _column_transformer(
+        features, found.distinct, classes, max_one_hot_categories, seed, raw.height
+    )
+    matrix = transformer.fit_transform(tables.to_pandas(raw), label_values(kept[label]))
+    preprocessor = Preprocessor(
+        transformer=transformer,
+        features=features,
+        nullable=found.nullable,
+        label=label,
+        task=task,
+        classes=classes,
+        weight_column=weight_column,
+        feature_names=_feature_names(transformer, kept.columns),
+        dropped=found.dropped,
+        training_fingerprint=tables.fingerprint(train),
+        example=tables.select(rows, features).head(_EXAMPLE_ROWS),
+    )
+    return preprocessor, _features_table(matrix, preprocessor, kept)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What can be learned from a table, and what is in it.
+
+    Attributes:
+        classes: The sorted label values of a classification; None for a regression.
+        features: Raw column name to type, in the order of the table.
+        nullable: Features in which values are missing.
+        distinct: Feature to its number of distinct values; for all but text, 2 stands for more than one.
+        dropped: Raw column left out to the reason why.
+    """
+
+    classes: list[Any] | None
+    features: dict[str, str]
+    nullable: list[str]
+    distinct: dict[str, int]
+    dropped: dict[str, str]
+
+
+def examine(
+    train: pl.LazyFrame, label: str, task: str, exclude_columns: Sequence[str], weight_column: str | None
+) -> Examined:
+    """Check a training table and find its features, in one pass over its rows.
+
+    Raises:
+        ValueError: The table's content makes training impossible; the sentence says how.
+    """
+    tables.require_columns(train, [label], "label column")
+    tables.require_columns(train, exclude_columns, "excluded column")
+    tables.require_columns(train, [weight_column] if weight_column else [], "weight column")
+    rows = tables.require_rows(train, "the training table")
+    classes = check_label(train, label, task)
+    _check_weights(train, weight_column, "the training table")
+
+    left_out = {label, weight_column, *exclude_columns}
+    schema = {name: dtype for name, dtype in train.collect_schema().items() if name not in left_out}
+    types = {name: type_of(name, dtype) for name, dtype in schema.items()}
+    pictures = [name for name, kind in types.items() if kind == "image"]
+    if pictures:
+        raise ValueError(
+            f"column {pictures[0]!r} holds images; train with train_keras_images, or exclude the column"
+        )
+    distinct, nullable = _distinct_values(train, types)
+    dropped = {
+        name: _nothing_to_learn(kind, distinct[name], name in nullable, rows) for name, kind in types.items()
+    }
+    dropped = {name: reason for name, reason in dropped.items() if reason}
+    features = {name: kind for name, kind in types.items() if name not in dropped}
+    if not features:
+        raise ValueError(
+            "no features are left: "
+            + (
+                "; ".join(f"{name!r} {reason}" for name, reason in dropped.items())
+                or "every column is excluded"
+            )
+        )
+    if alike := [name for name, reason in dropped.items() if reason == ALL_DIFFERENT]:
+        _log.warning(
+            "left out as features, as hardly two of their texts are alike (identifiers or free text): %s; "
+            "to learn from free text, make columns of it first",
+            _some(alike),
+        )
+    missing = [name for name in features if name in nullable]
+    return Examined(classes, features, missing, distinct, dropped)
+
+
+def check_held_out(
+    frame: pl.LazyFrame,
+    features: Iterable[str],
+    label: str,
+    task: str,
+    classes: Sequence[Any] | None,
+    weight_column: str | None,
+    what: str,
+) -> None:
+    """Raise ValueError unless rows can be held against what was learned from the training table.
+
+    Args:
+        frame: Raw rows.
+        features: Columns that must be there.
+        label: The label column.
+        task: "classification" or "regression".
+        classes: Label values of the training table; None for a regression.
+        weight_column: The column of sample weights, if any.
+        what: What to call the table in messages.
+    """
+    tables.require_columns(frame, features, f"feature column of {what}")
+    tables.require_columns(frame, [label], f"label column of {what}")
+    tables.require_columns(frame, [weight_column] if weight_column else [], f"weight column of {what}")
+    tables.require_rows(frame, what)
+    seen = _check_label_values(frame, label, task, what)
+    unknown = [value for value in seen or [] if value not in (classes or [])]
+    if unknown:
+        raise ValueError(
+            f"{what} has label values that the training table lacks: {_some(unknown)}; "
+            "merge rare classes, or split so that each part has them all, not by time or group"
+        )
+    _check_weights(frame, weight_column, what)
+
+
+def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the table") -> pl.LazyFrame:
+    """Make the features of raw rows, lazily and chunk by chunk.
+
+    Args:
+        frame: Raw rows with the features, the label and the weight column.
+        preprocessor: What was learned from the training table.
+        what: What to call the table in messages.
+
+    Returns:
+        The transformed columns (Float32), then the label and the weight column unchanged.
+
+    Raises:
+        ValueError: A column is missing, or the label doesn't fit; a value that can't be cast shows when the
+            result is collected or written.
+    """
+    features, label = list(preprocessor.features), preprocessor.label
+    kept = [label, *([preprocessor.weight_column] if preprocessor.weight_column else [])]
+    check_held_out(
+        frame, features, label, preprocessor.task, preprocessor.classes, preprocessor.weight_column, what
+    )
+
+    schema = tables.select(frame, kept).collect_schema()
+    result = pl.Schema({name: pl.Float32() for name in preprocessor.feature_names} | dict(schema))
+
+    def chunk(rows: pl.DataFrame) -> pl.DataFrame:
+        raw = tables.to_pandas(casts.conform(tables.select(rows, features), preprocessor.features))
+        return _features_table(
+            preprocessor.transformer.transform(raw), preprocessor, tables.select(rows, kept)
+        )
+
+    return tables.in_chunks(tables.select(frame, [*features, *kept]), chunk, result, f"transforming {what}")
+
+
+def matrix(rows: pl.DataFrame, preprocessor: Preprocessor) -> Any:
+    """Make the float32 features of raw rows, as `transform` and a saved model do.
+
+    Raises:
+        ValueError: As `conform`.
+    """
+    from flowparts.prepare.transformers import Float32
+
+    raw = tables.to_pandas(casts.conform(rows, preprocessor.features))
+    return Float32().transform(preprocessor.transformer.transform(raw))
+
+
+def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
+    """Raise ValueError unless a training table's label can be learned; return its classes, sorted."""
+    classes = _check_label_values(train, label, task, "the training table")
+    if classes is not None and len(classes) < 2:
+        raise ValueError(
+            f"label column {label!r} holds a single class in the training table: {classes[0]!r}; "
+            "a classification needs at least two"
+        )
+    if classes is not None:
+        rows = train.select(tables.column(label).alias("class")).group_by("class").len("rows")
+        rare = rows.filter(pl.col("rows") == 1).sort("class").pipe(tables.collect)["class"].to_list()
+        if rare:
+            _log.warning(
+                "label column %r has one row each of %s in the training table, too few to learn it from; "
+                "merge or drop such classes",
+                label,
+                ", ".join(map(repr, rare[:5])),
+            )
+    return classes
+
+
+def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -> list[Any] | None:
+    """Raise ValueError unless every label can be learned; return the classes of a classification, sorted."""
+    dtype = frame.collect_schema()[label]
+    column = tables.column(label)
+    missing = column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
+    count = int(frame.select(missing.sum()).pipe(tables.collect).item())
+    if count:
+        raise ValueError(
+            f"label column {label!r} is missing in {count} rows of {what}; drop these rows or fill the label"
+        )
+    if task == "regression":
+        if not dtype.is_numeric():
+            raise ValueError(
+                f"label column {label!r} holds {dtype}, but a regression needs numbers; "
+                "use task 'classification' or another label"
+            )
+        infinite = frame.select((~column.cast(pl.Float64).is_finite()).sum()).pipe(tables.collect).item()
+        if infinite:
+            raise ValueError(
+                f"label column {label!r} is infinite in {infinite} rows of {what}; drop these rows"
+            )
+        return None
+    if dtype.is_temporal() or dtype.is_nested() or dtype == pl.Binary:
+        raise ValueError(
+            f"label column {label!r} holds {dtype}, but a classification needs text, whole numbers or "
+            "booleans; use another label"
+        )
+    if dtype.is_decimal() or dtype.is_float():
+        fractions = frame.filter(column.cast(pl.Float64) % 1 != 0).select(column.first())
+        found = fractions.pipe(tables.collect).item()
+        if found is not None:
+            raise ValueError(
+                f"label column {label!r} holds fractions such as {found}, but a classification needs text, "
+                "whole numbers or booleans; use task 'regression' or another label"
+            )
+    values = frame.select(_comparable(column, dtype).unique()).pipe(tables.collect).to_series().to_list()
+    return sorted(values)
+
+
+def _comparable(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    if dtype in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String)
+    return column.cast(pl.Float64) if dtype.is_decimal() else column
+
+
+def _check_weights(frame: pl.LazyFrame, weight_column: str | None, what: str) -> None:
+    if weight_column is None:
+        return
+    dtype = frame.collect_schema()[weight_column]
+    if not dtype.is_numeric():
+        raise ValueError(
+            f"weight column {weight_column!r} holds {dtype}, but weights are numbers of 0 or more"
+        )
+    column = tables.column(weight_column).cast(pl.Float64)
+    usable = column.is_finite() & (column >= 0)
+    bad = frame.select((~usable.fill_null(value=False)).sum()).pipe(tables.collect).item()
+    if bad:
+        raise ValueError(
+            f"weight column {weight_column!r} is missing, negative or infinite in {bad} rows of {what}; "
+            "weights are numbers of 0 or more"
+        )
+    if not frame.select(column.sum()).pipe(tables.collect).item():
+        raise ValueError(f"weight column {weight_column!r} is 0 in every row of {what}")
+
+
+def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dict[str, int], set[str]]:
+    """Count each column's distinct values that are there, and name the columns where some are missing.
+
+    For all but text, 2 stands for more than one.
+    """
+    counts = []
+    for index, (name, kind) in enumerate(types.items()):
+        column = tables.column(name)
+        if kind == "string":
+            count = column.drop_nulls().n_unique()
+        else:
+            present = column.cast(pl.Float64, strict=False) if kind in casts.NUMBERS else column
+            finite = present.filter(present.is_finite()) if kind in casts.NUMBERS else present
+            count = (
+                pl.when(finite.min().is_null())
+                .then(0)
+                .when(finite.min() == finite.max())
+                .then(1)
+                .otherwise(2)
+            )
+        counts += [count.alias(f"count{index}"), column.null_count().alias(f"nulls{index}")]
+    if not counts:
+        return {}, set()
+    with tables.watched(train, "counting values") as watched:
+        found = watched.select(counts).pipe(tables.collect).row(0, named=True)
+    distinct = {name: int(found[f"count{index}"]) for index, name in enumerate(types)}
+    return distinct, {name for index, name in enumerate(types) if found[f"nulls{index}"]}
+
+
+def _nothing_to_learn(kind: str, distinct: int, nullable: bool, rows: int) -> str:
+    if distinct == 0:
+        return "is missing in every row"
+    # What was learned of a text that hardly occurs twice is of no use for other rows.
+    if kind == "string" and rows >= _MIN_ROWS_ID and distinct > _MOST_DIFFERENT * rows:
+        return ALL_DIFFERENT
+    # A text that is there or not is two categories; a missing number becomes the median, the one value.
+    return "" if distinct > 1 or (kind == "string" and nullable) else "holds a single value"
+
+
+def _column_transformer(
+    features: Mapping[str, str],
+    distinct: Mapping[str, int],
+    classes: Sequence[Any] | None,
+    max_one_hot_categories: int,
+    seed: int,
+    rows: int,
+) -> Any:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
+
+    from flowparts.prepare.transformers import TimestampFeatures
+
+    target = "continuous" if classes is None else "binary" if len(classes) == 2 else "multiclass"
+
+    def of(*kinds: str) -> list[str]:
+        return [name for name, kind in features.items() if kind in kinds]
+
+    def numbers(*first: Any) -> Any:
+        return make_pipeline(*first, SimpleImputer(strategy="median"), StandardScaler())
+
+    few = [name for name in of("string") if distinct[name] <= max_one_hot_categories]
+    many = [name for name in of("string") if distinct[name] > max_one_hot_categories]
+    folds = KFold(min(_FOLDS, rows), shuffle=True, random_state=seed)
+    steps = [
+        ("number", numbers(), of(*casts.NUMBERS)),
+        ("timestamp", numbers(TimestampFeatures()), of("timestamp")),
+        ("date", numbers(TimestampFeatures(hours=False)), of("date")),
+        ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), few),
+        ("target", make_pipeline(TargetEncoder(target_type=target, cv=folds), StandardScaler()), many),
+    ]
+    return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
+
+
+def _feature_names(transformer: Any, taken: Iterable[str]) -> list[str]:
+    """Name the transformed columns, none like another or like the label."""
+    names: list[str] = []
+    used = set(taken)
+    for full in transformer.get_feature_names_out():
+        base = str(full).partition("__")[2]
+        name, number = base, 2
+        while name in used:
+            name, number = f"{base}_{number}", number + 1
+        used.add(name)
+        names.append(name)
+    return names
+
+
+def _features_table(matrix: Any, preprocessor: Preprocessor, kept: pl.DataFrame) -> pl.DataFrame:
+    import numpy as np
+
+    # A value beyond 32 bits would be infinite, which no estimator takes.
+    limit = np.finfo(np.float32).max
+    numbers = np.clip(matrix, -limit, limit).astype(np.float32, order="F")
+    if not np.isfinite(numbers).all():
+        bad = preprocessor.feature_names[int(np.argmin(np.isfinite(numbers).all(axis=0)))]
+        raise ValueError(
+            f"feature {bad!r} is not finite after scaling: the values of its column are too large"
+        )
+    columns = {name: numbers[:, index] for index, name in enumerate(preprocessor.feature_names)}
+    return pl.DataFrame(columns).hstack(kept.get_columns())
+
+
+def label_values(label: pl.Series) -> Any:
+    """Return a label column as the array that estimators take: text as objects, anything else as it is."""
+    if label.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return label.cast(pl.String).to_numpy()
+    return label.cast(pl.Float64).to_numpy() if label.dtype.is_decimal() else label.to_numpy()
+
+
+def _some(values: Sequence[object], most: int = 5) -> str:
+    return ", ".join(repr(value) for value in values[:most]) + (", ..." if len(values) > most else "")

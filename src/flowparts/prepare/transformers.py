@@ -1,0 +1,132 @@
+"""The few scikit-learn building blocks of our own that a saved model may hold."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = npt.NDArray[Any]
+
+
+class RawColumns(TransformerMixin, BaseEstimator):
+    """Bring the rows that a server hands over to the columns and types that the model was trained on.
+
+    Args:
+        types: Column name to type (integer, number, boolean, string, timestamp, date), in training order.
+        optional: Columns that may be left out; their values are then missing.
+    """
+
+    def __init__(self, types: Mapping[str, str], optional: Sequence[str] = ()):
+        self.types = types
+        self.optional = optional
+
+    def fit(self, frame: "pd.DataFrame", y: object = None) -> Self:  # noqa: ARG002
+        """Learn nothing; the types are given."""
+        return self
+
+    def transform(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """Return the frame as `tables.to_pandas` would give it."""
+        import polars as pl
+
+        from flowparts import tables
+        from flowparts.tables import casts
+
+        known = frame[[name for name in self.types if name in frame.columns]]
+        table = pl.from_pandas(known.reset_index(drop=True))
+        missing = [name for name in self.optional if name not in frame.columns]
+        table = table.with_columns(pl.lit(None).alias(name) for name in missing)
+        return tables.to_pandas(casts.conform(table, self.types))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class TimestampFeatures(TransformerMixin, BaseEstimator):
+    """Turn timestamps into year, month, day of week (Monday is 0), hour and days since 1970.
+
+    Missing ones become NaN.
+
+    Args:
+        hours: Whether there is a time of day; without, no hour is made.
+    """
+
+    def __init__(self, hours: bool = True):
+        self.hours = hours
+
+    def fit(self, frame: "pd.DataFrame", y: object = None) -> Self:  # noqa: ARG002
+        """Remember the columns' names."""
+        self.feature_names_in_ = np.asarray(frame.columns, dtype=object)
+        self.n_features_in_ = len(self.feature_names_in_)
+        return self
+
+    def transform(self, frame: "pd.DataFrame") -> Array:
+        """Return a float64 matrix, the features of one column side by side."""
+        parts = []
+        for name in frame.columns:
+            moments = frame[name].dt
+            parts += [moments.year, moments.month, moments.day_of_week]
+            if self.hours:
+                parts.append(moments.hour)
+            days = (frame[name].to_numpy("datetime64[us]").astype("int64") / 86_400e6).astype(float)
+            parts.append(np.where(frame[name].isna(), np.nan, days))
+        return np.column_stack([np.asarray(part, dtype=float) for part in parts])
+
+    def get_feature_names_out(self, input_features: object = None) -> Array:  # noqa: ARG002
+        """Return `<column>_<feature>` in the order of the matrix."""
+        kinds = ["year", "month", "day_of_week", *(["hour"] if self.hours else []), "days"]
+        return np.asarray(
+            [f"{name}_{kind}" for name in self.feature_names_in_ for kind in kinds], dtype=object
+        )
+
+
+class Float32(TransformerMixin, BaseEstimator):
+    """Round features to 32 bits, as the tables that estimators are trained on store them."""
+
+    def fit(self, matrix: Array, y: object = None) -> Self:  # noqa: ARG002
+        """Learn nothing."""
+        return self
+
+    def transform(self, matrix: Array) -> Array:
+        """Return the matrix as float32; a value beyond 32 bits becomes the largest, not infinite."""
+        limit = np.finfo(np.float32).max
+        return np.clip(matrix, -limit, limit).astype(np.float32)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class EncodedLabels(ClassifierMixin, BaseEstimator):
+    """A classifier of any labels made of one that only takes 0 to k - 1.
+
+    Args:
+        estimator: The classifier to train on the labels' positions; it is trained itself, not a copy, so that
+            a saved model holds it once.
+    """
+
+    def __init__(self, estimator: Any):
+        self.estimator = estimator
+
+    def fit(
+        self, matrix: Array, labels: Array, eval_set: Sequence[tuple[Array, Array]] = (), **options: Any
+    ) -> Self:
+        """Train on the labels' positions among the sorted distinct ones; options go to the classifier."""
+        self.classes_, positions = np.unique(labels, return_inverse=True)
+        if eval_set:
+            options["eval_set"] = [(held, np.searchsorted(self.classes_, truth)) for held, truth in eval_set]
+        self.estimator.fit(matrix, positions, **options)
+        return self
+
+    def predict(self, matrix: Array) -> Array:
+        """Return original labels."""
+        predicted: Array = self.classes_[np.asarray(self.estimator.predict(matrix), dtype=int)]
+        return predicted
+
+    def predict_proba(self, matrix: Array) -> Array:
+        """Return a column for each class, in the order of `classes_`."""
+        probabilities: Array = self.estimator.predict_proba(matrix)
+        return probabilities

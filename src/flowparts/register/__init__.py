@@ -1,0 +1,1 @@
+"""The registry of models, and the champion's gate."""

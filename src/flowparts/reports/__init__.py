@@ -1,0 +1,1 @@
+"""Pages for people: charts, tables and the page around them."""

@@ -1,0 +1,83 @@
+"""Rows as CSV, which SageMaker's clients send."""
+
+import csv
+import io
+import math
+from itertools import islice
+from typing import Any
+
+from flowparts.serving.batching import Answer, Row
+from flowparts.serving.refusals import Refusal
+from flowparts.serving.signature import Signature
+from flowparts.util import text_types
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
+    """Return the rows of CSV text (UTF-8): with the columns' names in the first line, or in their order.
+
+    The first line is a header if it names only columns of the model, or all of them beside others. A missing
+    value is an empty field or one of `text_types.MISSING`, as in the files that a model is trained on, and a
+    blank line where there is one column.
+
+    Raises:
+        Refusal: It isn't CSV, a line has another number of fields, or a value is of another type.
+    """
+    try:
+        reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+        # One more for the names; further lines would take a hundred times the memory of the body.
+        lines = list(islice(reader, max_rows + 2))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Refusal("malformed", f"the body is not valid CSV: {error}") from None
+    names = list(signature.features)
+    first = 1
+    begin = next((line for line in lines if line), [])
+    # A single value may be called like a column.
+    if begin and (set(begin) <= set(names) or set(begin) >= set(names)):
+        if len(set(begin)) < len(begin):
+            raise Refusal("signature", "the first line names a column twice")
+        names, lines, first = begin, lines[lines.index(begin) + 1 :], 2
+    lines = [line or [""] for line in lines] if len(names) == 1 else [line for line in lines if line]
+    if len(lines) > max_rows:
+        raise Refusal(
+            "too_many_rows", f"the request has more than the {max_rows} rows that are taken at once"
+        )
+    for number, line in enumerate(lines, first):
+        if len(line) != len(names):
+            raise Refusal(
+                "signature",
+                f"line {number} has {len(line)} fields; expected are {len(names)}: {', '.join(names[:10])}",
+            )
+    columns: dict[str, list[Any]] = {}
+    for position, name in enumerate(names):
+        kind = signature.features.get(name, "string")
+        columns[name] = [
+            _value(name, kind, line[position], number) for number, line in enumerate(lines, first)
+        ]
+    return signature.rows_of_columns(columns, len(lines))
+
+
+def write(answer: Answer, signature: Signature) -> bytes:
+    """Return a line for each row: the prediction and its probabilities, in the order of the outputs."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(zip(*(answer.column(name) for name in signature.outputs), strict=True))
+    return text.getvalue().encode()
+
+
+def _value(name: str, kind: str, text: str, line: int) -> Any:
+    if text in text_types.MISSING:
+        return None
+    if kind in ("integer", "number"):
+        try:
+            # Python's own numbers may have underscores between digits, and digits of other scripts.
+            number = float(text if text.isascii() and "_" not in text else "no number")
+        except ValueError:
+            raise Refusal("signature", f"line {line}: {name!r} must be a number, not {text!r}") from None
+        return number if math.isfinite(number) else None
+    if kind == "boolean":
+        if text.lower() not in _TRUTH:
+            raise Refusal("signature", f"line {line}: {name!r} must be true or false, not {text!r}")
+        return _TRUTH[text.lower()]
+    return text

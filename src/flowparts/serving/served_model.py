@@ -1,0 +1,125 @@
+"""A model that is ready to answer: loaded, and warmed up with its input example."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowparts.models import engines, mlmodel
+from flowparts.serving import limits
+from flowparts.serving.batching import Columns, Row
+from flowparts.serving.refusals import Refusal
+from flowparts.serving.server_settings import Settings
+from flowparts.serving.signature import Signature
+from flowparts.util import images, trees
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What the protocols need to know of a model.
+
+    Attributes:
+        name: Its name in the addresses.
+        version: Stands for the training that it came from.
+        digest: Stands for its files.
+        engine: What scores.
+        signature: What it takes and gives.
+        example: Rows of its input example, as JSON has them.
+    """
+
+    name: str
+    version: str
+    digest: str
+    engine: engines.Engine
+    signature: Signature
+    example: list[dict[str, Any]]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What tells it from others: name, version, engine."""
+        return {"name": self.name, "version": self.version, "engine": self.engine.name}
+
+    def predict(self, rows: Sequence[Row]) -> Columns:
+        """Score rows whose values stand in the order of the features.
+
+        Raises:
+            ValueError: A value isn't of its column's type.
+        """
+        columns = dict(zip(self.signature.features, zip(*rows, strict=True), strict=True))
+        for name in self.signature.images:
+            images.require_affordable([images.from_text(text) for text in columns[name] if text])
+        return {name: values.tolist() for name, values in self.engine.predict_columns(columns).items()}
+
+
+def version(described: dict[str, Any]) -> str:
+    """Return what stands for the content of a model that an MLmodel file describes."""
+    return str(described["model_uuid"])[:12]
+
+
+def load(directory: Path, settings: Settings) -> ServedModel:
+    """Load a model and let it predict its input example.
+
+    Raises:
+        ValueError: There is no model, it is damaged, or it can't score its own example.
+    """
+    try:
+        with limits.memory(limits.memory_bytes()):
+            return _load(directory, settings)
+    except MemoryError:
+        raise ValueError(
+            f"the model at {directory} takes more memory than the server has; give it more"
+        ) from None
+    # What MLmodel holds is as good as the file that it is.
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"what the model at {directory} says of itself is damaged ({type(error).__name__}: {error}); "
+            "save the model again"
+        ) from error
+
+
+def _load(directory: Path, settings: Settings) -> ServedModel:
+    # What rules a repository has written into it is no other model.
+    own = dict([mlmodel.SETTINGS]) if settings.repository else {}
+    digest = trees.require_digest(directory, settings.digest, directory, own)
+    engine = engines.load(directory)
+    described = mlmodel.read(directory)
+    try:
+        inputs = json.loads(described["signature"]["inputs"])
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{directory / 'MLmodel'} is damaged: its signature.inputs are not valid JSON ({error}); "
+            "save the model again"
+        ) from None
+    known = described["metadata"].get("categories") if settings.unknown_categories == "reject" else None
+    signature = Signature(
+        features=engine.features,
+        optional=[column["name"] for column in inputs if not column["required"]],
+        classes=engine.classes,
+        unknown_fields=settings.unknown_fields,
+        categories=known,
+    )
+    example = _example(directory)
+    served = ServedModel(settings.name, version(described), digest, engine, signature, example)
+    try:
+        # As clients send it: what the example's types are in JSON must fit too.
+        rows = signature.rows_of_json(json.dumps({"instances": example}).encode(), len(example))
+        predicted = served.predict(rows)
+    except (Refusal, ValueError) as error:
+        raise ValueError(f"the model at {directory} can't score its own input example: {error}") from None
+    if sorted(predicted) != sorted(signature.outputs) or len(predicted["prediction"]) != len(rows):
+        raise ValueError(
+            f"the model at {directory} predicts {', '.join(predicted)} for its input example, "
+            f"but its metadata promises {', '.join(signature.outputs)}"
+        )
+    return served
+
+
+def _example(directory: Path) -> list[dict[str, Any]]:
+    from flowparts.util import outputs
+
+    content = outputs.read_json(directory / "input_example.json", "the model's input example")
+    try:
+        return [dict(zip(content["columns"], values, strict=True)) for values in content["data"]]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"the input example at {directory} is damaged; train the model again") from None

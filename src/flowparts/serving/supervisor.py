@@ -1,0 +1,137 @@
+"""Several workers on one socket: a connection goes to whichever is free, and a killed worker is replaced.
+
+The socket stays open here, so connections that come while a worker is missing wait for the others or for its
+successor. Each worker is a fresh process that loads the model itself; none takes connections before it has.
+One that hangs is killed, and one that never comes to serve is tried a few times.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from flowparts.serving import logs, worker
+from flowparts.serving.http import deafen
+from flowparts.serving.server_settings import Settings
+
+_LONGEST_PAUSE_SECONDS = 5.0
+# A worker that has lived so long has not failed at its start.
+_LONG_SECONDS = 60.0
+_SILENT_SECONDS = 20.0
+_MOST_FAILURES = 3
+
+
+def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
+    """Keep the workers running until SIGTERM; return the exit status.
+
+    Args:
+        settings: The server's options; the model is a directory by now.
+        listener: The bound socket.
+        shared: Where workers keep their counters.
+    """
+    os.set_inheritable(listener.fileno(), True)
+    # Its other end is nowhere but here: workers see it close when this process ends, however it does.
+    watched, held = os.pipe()
+    os.set_inheritable(watched, True)
+    workers: dict[int, subprocess.Popen[bytes]] = {}
+    # A handler may interrupt itself, and whatever runs here: it does no more than take note.
+    received: list[int] = []
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, _: received.append(number))
+    lanes = {number: _Lane(shared / f"{worker.ALIVE}{number}") for number in range(settings.workers)}
+
+    def start(number: int) -> None:
+        command = worker.command(settings, listener.fileno(), number, shared, watched)
+        workers[number] = subprocess.Popen(command, pass_fds=[listener.fileno(), watched])  # noqa: S603
+        lanes[number].begin()
+
+    for number in range(settings.workers):
+        start(number)
+    status, end = 0, 0.0
+    while workers:
+        now = time.monotonic()
+        while received:
+            asked = received.pop(0)
+            if not end:
+                end = now + settings.drain_seconds + worker.SECONDS_TO_END
+            for process in workers.values():
+                process.send_signal(asked)
+        if end and now > end - worker.SECONDS_TO_END:
+            # The workers take what has come, and close their ends.
+            deafen(listener)
+        for number, process in list(workers.items()):
+            lane, code = lanes[number], process.poll()
+            if code is None:
+                if (end and now > end) or lane.silent(now):
+                    logs.say("worker doesn't answer, it is killed", 40, worker=number)
+                    process.kill()
+            elif end:
+                del workers[number]
+            elif code == worker.CANNOT_START or lane.hopeless():
+                if code != worker.CANNOT_START and not status:  # once, however many workers find it out
+                    logs.say(_hopeless(code), 40, worker=number)
+                status = 1
+                del workers[number]
+                received.append(signal.SIGTERM)
+            elif not lane.due:
+                lane.ended(now)
+                logs.say("worker ended, a new one starts", 30, worker=number, exit_code=code)
+            elif now >= lane.due:
+                start(number)
+        time.sleep(0.05)
+    os.close(held)
+    worker.ignore_stops()
+    return status
+
+
+class _Lane:
+    """What becomes of one worker and its successors.
+
+    Args:
+        alive: The file that a worker touches every second from when it serves.
+    """
+
+    def __init__(self, alive: Path) -> None:
+        self._alive = alive
+        self._started = self._heard = 0.0
+        self._touched: float | None = None
+        self._pause = 0.0
+        self._failures = 0
+        self.due = 0.0
+
+    def begin(self) -> None:
+        """A worker starts."""
+        self._alive.unlink(missing_ok=True)
+        self._touched, self.due = None, 0.0
+        self._started = time.monotonic()
+
+    def silent(self, now: float) -> bool:
+        """Say whether a worker that has served gives no sign of life."""
+        try:
+            touched = self._alive.stat().st_mtime
+        except FileNotFoundError:
+            return False
+        if touched != self._touched:
+            self._touched, self._heard = touched, now
+        return now - self._heard > _SILENT_SECONDS
+
+    def hopeless(self) -> bool:
+        """Say whether workers have ended again and again before they served."""
+        return not self.due and not self._alive.exists() and self._failures + 1 >= _MOST_FAILURES
+
+    def ended(self, now: float) -> None:
+        """A worker has ended; `due` says when the next one starts."""
+        self._failures = 0 if self._alive.exists() else self._failures + 1
+        lived = now - self._started
+        self._pause = 0.0 if lived > _LONG_SECONDS else min(2 * self._pause + 0.1, _LONGEST_PAUSE_SECONDS)
+        self.due = now + self._pause
+
+
+def _hopeless(code: int) -> str:
+    how = f"by signal {-code}" if code < 0 else f"with status {code}"
+    return (
+        f"the model can't be loaded: {_MOST_FAILURES} times a worker ended {how} before it served; is there "
+        "memory enough, and the model whole?"
+    )

@@ -1,0 +1,93 @@
+"""Cast columns to the types that a model was trained on, or name the value that can't be cast."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.util import times
+
+# By the names of `schema.type_of`.
+NUMBERS = ("integer", "number", "boolean")
+_MOMENTS = ("timestamp", "date")
+_ISO_8601 = (
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%dT%H:%M%#z",
+)
+
+
+def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
+    """Select the named columns, cast to what the model was trained on; infinity becomes missing.
+
+    Args:
+        frame: Rows; further columns are ignored.
+        types: Column name to type, as `schema.type_of` names it.
+
+    Raises:
+        ValueError: A column is not there, or a value can't be cast; the sentence names both.
+    """
+    tables.require_columns(frame, types, "feature column")
+    # Under a plain name, as what Polars does with a column alone takes some names for patterns.
+    cast = (_cast(frame[name].alias("values"), kind, name).alias(name) for name, kind in types.items())
+    return frame.select(cast)
+
+
+def _cast(column: pl.Series, kind: str, name: str) -> pl.Series:
+    dtype = column.dtype
+    if kind in NUMBERS:
+        if dtype.is_temporal() or dtype.is_nested():
+            raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
+        source = column.cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else column
+        cast = source.cast(pl.Float64, strict=False)
+    elif kind == "image":
+        if column.dtype not in (pl.Binary, pl.Null):
+            raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
+        cast = column.cast(pl.Binary)
+    elif kind in _MOMENTS:
+        cast = _to_moment(column, kind, name)
+    elif dtype.is_nested() or dtype == pl.Binary:
+        raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
+    else:
+        cast = column.cast(pl.String)
+    if cast.null_count() > column.null_count():
+        raise ValueError(
+            _wrong(column, kind, name, column.filter(cast.is_null() & column.is_not_null()).to_list())
+        )
+    if kind in NUMBERS:
+        cast = pl.select(pl.when(cast.is_finite()).then(cast).alias(column.name)).to_series()
+    return cast
+
+
+def _to_moment(column: pl.Series, kind: str, name: str) -> pl.Series:
+    moment = pl.Datetime("us")
+    if column.dtype == pl.String:
+        return _parse_moments(column)
+    if column.dtype in (pl.Date, pl.Datetime, pl.Null):
+        return column.cast(moment)
+    raise ValueError(_wrong(column, kind, name, column.drop_nulls().head(1).to_list()))
+
+
+def _parse_moments(column: pl.Series) -> pl.Series:
+    """Read what `times.parse` reads."""
+    text = column.set(~column.str.contains(f"^(?:{times.PATTERN})$"), None)
+    text = text.str.replace(" UTC", "Z", literal=True).str.strip_chars(" ")
+    text = text.str.replace(" ", "T", literal=True)
+    parsed = pl.Series(column.name, [None] * len(text), dtype=pl.Datetime("us"))
+    for pattern in _ISO_8601:
+        if parsed.null_count() == text.null_count():
+            break
+        zone = "UTC" if pattern.endswith("z") else None
+        found = text.str.to_datetime(pattern, time_unit="us", time_zone=zone, strict=False)
+        parsed = pl.select(
+            pl.coalesce(parsed, found.dt.replace_time_zone(None)).alias(column.name)
+        ).to_series()
+    return parsed.set(~parsed.dt.year().is_between(1, 9999), None)
+
+
+def _wrong(column: pl.Series, kind: str, name: str, values: Sequence[object]) -> str:
+    value = f"{values[0]!r}" if values else str(column.dtype)
+    form = " in ISO 8601, of the years 1 to 9999" if kind in _MOMENTS else ""
+    return f"feature column {name!r} holds {kind} values in the training table; {value} isn't one{form}"

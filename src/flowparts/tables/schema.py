@@ -1,0 +1,630 @@
+"""The schema contract: what every column of a table must be, inferred once, edited by people, kept in git.
+
+The file is JSON, one line for each column:
+
+    {
+      "version": 1,
+      "additional_columns": false,
+      "columns": [
+        {"name": "age", "type": "integer", "nullable": false, "minimum": 18, "maximum": 97},
+        {"name": "plan", "type": "string", "nullable": true, "categories": ["basic", "pro"]}
+      ]
+    }
+
+- `additional_columns`: whether a table may hold columns that the schema doesn't name; false if left out.
+- `name`: The column; it must be in the table.
+- `type`: "integer", "number" (whole numbers are fine too), "string", "boolean", "timestamp", "date" or
+  "image" (the bytes of an image file).
+- `nullable`: whether values may be missing; false if left out.
+- `unique`: whether no value may occur twice; false if left out. Missing values don't count.
+- `minimum`, `maximum`: the smallest and largest value allowed of an integer, number, timestamp or date; the
+  last two in ISO 8601, in UTC where nothing else is said.
+- `categories`: all values that a string or integer may have.
+
+What is left out is not checked, so a rule that is too tight is loosened by deleting it.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.util import outputs, progress, sources, times
+
+VERSION = 1
+TYPES = ("integer", "number", "string", "boolean", "timestamp", "date", "image")
+ORDERED = ("integer", "number", "timestamp", "date")
+
+MAX_CATEGORIES = 50
+# A text column is a category when its values come back this often, and an id column when it has this many.
+_ROWS_PER_CATEGORY = 10
+_MIN_ROWS_UNIQUE = 20
+_NUMERIC = {"integer": pl.Int64, "number": pl.Float64}
+_MAX_EXAMPLES = 5
+# Rows whose values are held in memory at once while looking for duplicates.
+_ROWS_PER_PART = 500_000
+
+
+@dataclass
+class Column:
+    """What one column must be; the module's docstring says what each field means."""
+
+    name: str
+    type: str
+    nullable: bool = False
+    unique: bool = False
+    minimum: Any = None
+    maximum: Any = None
+    categories: list[Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form, without what says nothing."""
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key == "nullable" or not (value is None or value is False)
+        }
+
+
+@dataclass
+class Schema:
+    """What the columns of a table must be."""
+
+    columns: list[Column] = field(default_factory=list)
+    additional_columns: bool = False
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The type of each column by name."""
+        return {column.name: column.type for column in self.columns}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "version": VERSION,
+            "additional_columns": self.additional_columns,
+            "columns": [column.to_dict() for column in self.columns],
+        }
+
+    @classmethod
+    def from_dict(cls, given: Any) -> "Schema":
+        """Check the JSON form, which a person may have edited, and read it.
+
+        Raises:
+            ValueError: Something in it is unknown, missing, of the wrong kind or contradicts itself.
+        """
+        content = _keys("the schema", given, ("version", "additional_columns", "columns"))
+        if content.get("version") != VERSION:
+            raise ValueError(f"the schema's version is {content.get('version')!r}, it must be {VERSION}")
+        if not isinstance(content.get("columns"), list) or not content["columns"]:
+            raise ValueError("the schema's 'columns' must be a list of at least one column")
+        columns = [_column(number, item) for number, item in enumerate(content["columns"], 1)]
+        names = [column.name for column in columns]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the schema names column {twice!r} twice; keep one of them")
+        return cls(columns, _flag("the schema", content, "additional_columns"))
+
+
+@dataclass
+class Anomaly:
+    """One rule that one column breaks.
+
+    Attributes:
+        column: The column's name.
+        rule: "missing_column", "unexpected_column", "type", "null", "minimum", "maximum", "category" or
+            "duplicate".
+        expected: What the schema asks for, in words.
+        count: Rows that break the rule; for a duplicate, rows that repeat a value already seen.
+        examples: Up to five different values that break it, as JSON values.
+    """
+
+    column: str
+    rule: str
+    expected: str
+    count: int
+    examples: list[Any] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        shown = ", ".join(map(str, self.examples))
+        rows = f"{self.count:,} row{'' if self.count == 1 else 's'}"
+        return f"column {self.column!r}: {self.rule}, expected {self.expected}: {rows}" + (
+            f" (such as {shown})" if shown else ""
+        )
+
+
+def type_of(name: str, dtype: pl.DataType) -> str:
+    """Return the schema type of a column's Polars type.
+
+    Raises:
+        ValueError: The column holds something else, such as lists.
+    """
+    if dtype.is_integer():
+        return "integer"
+    if dtype.is_float() or dtype.is_decimal():
+        return "number"
+    if dtype == pl.Boolean:
+        return "boolean"
+    if dtype == pl.Datetime:
+        return "timestamp"
+    if dtype == pl.Date:
+        return "date"
+    if dtype == pl.Binary:
+        return "image"
+    # A column without any value has no type of its own.
+    if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        return "string"
+    raise ValueError(
+        f"column {name!r} holds {dtype}, which is none of {', '.join(TYPES)}; convert it or leave it out"
+    )
+
+
+def types_of(frame: pl.LazyFrame) -> dict[str, str]:
+    """Return the schema type of each column of a table, in order."""
+    return {name: type_of(name, dtype) for name, dtype in frame.collect_schema().items()}
+
+
+def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Rename the columns to "0", "1", ... and give each the plain form that rules and statistics work on.
+
+    Names are free of what Polars reads as a pattern; text is String, numbers with decimals are Float64,
+    timestamps are UTC microseconds without a zone.
+    """
+    plain = []
+    renamed = frame.rename({name: str(index) for index, name in enumerate(frame.collect_schema())})
+    for name, dtype in renamed.collect_schema().items():
+        column = pl.col(name)
+        if dtype.is_float() or dtype.is_decimal():
+            column = column.cast(pl.Float64)
+        elif isinstance(dtype, pl.Datetime):
+            zoned = column.dt.convert_time_zone("UTC") if dtype.time_zone else column
+            column = zoned.dt.replace_time_zone(None).cast(pl.Datetime("us"))
+        elif dtype in (pl.Categorical, pl.Enum, pl.Null):
+            column = column.cast(pl.String)
+        elif not (dtype.is_integer() or dtype in (pl.Boolean, pl.Date, pl.String)):
+            # No rule looks into lists and the like: only whether they are there, and that they are such.
+            column = pl.when(column.is_not_null()).then(pl.lit(str(dtype))).alias(name)
+        plain.append(column)
+    return renamed.select(plain)
+
+
+def infer(frame: pl.LazyFrame) -> Schema:
+    """Describe a table by the tightest schema that it satisfies; loosen it by hand before reusing it.
+
+    A column is nullable when it holds nulls. Numbers, timestamps and dates get the smallest and largest value
+    as bounds, unless it is infinite. Text gets categories when it has at most 50 different values, each in 10
+    rows on average. Integers and text are unique when there are at least 20 rows and no two alike.
+
+    Raises:
+        ValueError: The table has no rows, or a column of no schema type.
+    """
+    types = types_of(frame)
+    plain = numbered(frame)
+    rows = tables.require_rows(frame)
+    sums = {}
+    for index, kind in enumerate(types.values()):
+        value = pl.col(str(index))
+        sums[f"{index} nulls"] = value.null_count()
+        if kind in ORDERED:
+            sums |= {f"{index} minimum": value.min(), f"{index} maximum": value.max()}
+        if kind in ("integer", "string"):
+            sums[f"{index} distinct"] = value.approx_n_unique()
+    with tables.watched(plain, "looking at every column") as watched:
+        seen = watched.select(**sums).pipe(tables.collect).row(0, named=True)
+    columns = []
+    for index, (name, kind) in enumerate(types.items()):
+        column = Column(name, kind, nullable=seen[f"{index} nulls"] > 0)
+        # The number of different values is an estimate, some per cent off: it only says where to look.
+        about = seen.get(f"{index} distinct", 0)
+        if kind in ORDERED:
+            column.minimum = _bound_of(seen[f"{index} minimum"])
+            # The latest moment of today's data is no rule for tomorrow's.
+            if kind in ("integer", "number"):
+                column.maximum = _bound_of(seen[f"{index} maximum"])
+        if kind == "string" and 0 < about <= 2 * MAX_CATEGORIES:
+            column.categories = _categories(plain, str(index), rows - seen[f"{index} nulls"])
+        if kind in ("integer", "string") and rows >= _MIN_ROWS_UNIQUE and about > 0.7 * rows:
+            column.unique = not column.nullable and _duplicates(plain, str(index), rows)[0] == 0
+        columns.append(column)
+    return Schema(columns)
+
+
+def _bound_of(value: Any) -> Any:
+    # Where infinity occurs, nothing is out of bounds.
+    return None if isinstance(value, float) and not math.isfinite(value) else plain_value(value)
+
+
+def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:
+    """Check a table against a schema and return every rule that is broken, in the schema's order.
+
+    The counts are exact and come from one pass over the file; only examples of broken rules and the search
+    for duplicates read a column again. A column of the wrong type is checked for nulls only besides. Memory
+    does not grow with the table.
+
+    Raises:
+        ValueError: The table has no rows.
+    """
+    rows = tables.require_rows(frame)
+    found = frame.collect_schema()
+    position = {name: str(index) for index, name in enumerate(found)}
+    plain = numbered(frame)
+    checks: list[_Check] = []
+    anomalies: list[Anomaly] = []
+    for column in schema.columns:
+        if column.name not in found:
+            near = get_close_matches(column.name, list(found), 1)
+            hint = f"; the table has {near[0]!r}" if near else ""
+            anomalies.append(Anomaly(column.name, "missing_column", f"a column of this name{hint}", rows))
+        else:
+            checks += _checks(column, position[column.name], found[column.name])
+    counts: tuple[int, ...] = ()
+    if checks:
+        with tables.watched(plain, "checking every rule") as watched:
+            sums = watched.select(check.bad.sum().alias(str(index)) for index, check in enumerate(checks))
+            counts = sums.pipe(tables.collect).row(0)
+    broken = [(check, count) for check, count in zip(checks, counts, strict=True) if count]
+    shown = _examples(plain, [check for check, _ in broken])
+    for (check, count), examples in zip(broken, shown, strict=True):
+        anomalies.append(Anomaly(check.column, check.rule, check.expected, count, examples))
+    for column in schema.columns:
+        if column.unique and column.name in found:
+            surplus, examples = _duplicates(plain, position[column.name], rows)
+            if surplus:
+                anomalies.append(Anomaly(column.name, "duplicate", "every value once", surplus, examples))
+    order = {column.name: index for index, column in enumerate(schema.columns)}
+    anomalies.sort(key=lambda anomaly: order[anomaly.column])
+    if not schema.additional_columns:
+        anomalies += [
+            Anomaly(name, "unexpected_column", "only the schema's columns", rows)
+            for name in found
+            if name not in order
+        ]
+    return anomalies
+
+
+def read(source: str | Path) -> Schema:
+    """Read and check a schema file at a path or a URI such as s3://bucket/schema.json.
+
+    Raises:
+        ValueError: The file can't be read, isn't JSON or isn't a schema.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            files = sources.fetch(str(source), Path(folder))
+        except ValueError as error:
+            raise ValueError(f"no schema: {error}") from None
+        if len(files) > 1:
+            raise ValueError(f"the schema must be one file, but there are {len(files)} at {source}")
+        try:
+            content = json.loads(files[0].path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the schema at {source} is not valid JSON: {error}") from None
+    try:
+        return Schema.from_dict(content)
+    except ValueError as error:
+        raise ValueError(f"{error} (in {source})") from None
+
+
+def write(schema: Schema, path: str | Path) -> None:
+    """Write a schema as JSON, one line for each column: a change of a column is a change of a line."""
+    content = schema.to_dict()
+    lines = ",\n".join(
+        "    " + json.dumps(column, ensure_ascii=False, allow_nan=False) for column in content["columns"]
+    )
+    outputs.write_text(
+        path,
+        f'{{\n  "version": {VERSION},\n  "additional_columns": {json.dumps(schema.additional_columns)},\n'
+        f'  "columns": [\n{lines}\n  ]\n}}\n',
+    )
+
+
+def summary(anomalies: list[Anomaly]) -> str:
+    """Say in one sentence what is wrong with a table."""
+    shown = "; ".join(map(str, anomalies[:3]))
+    more = f"; and {len(anomalies) - 3} more" if len(anomalies) > 3 else ""
+    things = "1 anomaly" if len(anomalies) == 1 else f"{len(anomalies)} anomalies"
+    return f"the table breaks its schema, {things}: {shown}{more}"
+
+
+def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: bool) -> str:
+    """Return the HTML page of a validation; a table that no schema was given for is only described."""
+    from flowparts import reports
+
+    rules = sum(
+        1 + (not column.nullable) + column.unique
+        + (column.minimum is not None) + (column.maximum is not None) + (column.categories is not None)
+        for column in schema.columns
+    )  # fmt: skip
+    wrong = {anomaly.column for anomaly in anomalies}
+    blocks = [
+        reports.callout(
+            f"{len(anomalies)} broken rule{'' if len(anomalies) == 1 else 's'} in {len(wrong)} "
+            f"column{'' if len(wrong) == 1 else 's'}: the table must not be used as it is.",
+            "bad",
+        )
+        if anomalies
+        else reports.callout(
+            "No schema was given: this one was inferred and describes the table. To hold later tables to it, "
+            "review it and give it as schema_uri.",
+            "note",
+        )
+        if is_inferred
+        else reports.callout("Every row of the table satisfies the schema.", "good"),
+        reports.facts(
+            {"rows": rows, "columns in the schema": len(schema.columns), "rules checked": rules,
+             "anomalies": len(anomalies)}
+        ),
+    ]  # fmt: skip
+    if anomalies:
+        listed = [
+            {
+                "column": anomaly.column,
+                "rule": anomaly.rule,
+                "expected": anomaly.expected,
+                "rows": anomaly.count,
+                "share": f"{anomaly.count / rows:.2%}",
+                "examples": ", ".join(map(str, anomaly.examples)),
+            }
+            for anomaly in anomalies
+        ]
+        blocks.append(reports.section("Anomalies", reports.table(listed)))
+    asked = [
+        {
+            "column": column.name,
+            "type": column.type,
+            "missing values": "allowed" if column.nullable else "none",
+            "minimum": _shown_bound(column.minimum),
+            "maximum": _shown_bound(column.maximum),
+            "also": "; ".join(_extras(column)),
+            "result": reports.tag("broken", "bad") if column.name in wrong else reports.tag("holds", "good"),
+        }
+        for column in schema.columns
+    ]
+    blocks.append(reports.section("The schema", reports.table(asked)))
+    return reports.page("Validation", *blocks, subtitle="the table against its schema")
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as JSON can hold it: times in ISO 8601, infinity as text, long text cut."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str) and len(value) > 200:
+        return value[:199] + "…"
+    return value
+
+
+@dataclass
+class _Check:
+    """A rule on a column as an expression that is true where a row breaks it."""
+
+    column: str
+    rule: str
+    expected: str
+    at: str
+    bad: pl.Expr
+    telling: pl.Expr | None = None  # the rows whose values show best what is wrong
+
+
+def _checks(column: Column, at: str, dtype: pl.DataType) -> list[_Check]:
+    value = pl.col(at)
+    checks: list[_Check] = []
+
+    def rule(name: str, expected: str, bad: pl.Expr, telling: pl.Expr | None = None) -> None:
+        checks.append(_Check(column.name, name, expected, at, bad, telling))
+
+    if not column.nullable:
+        rule("null", "no missing value", value.is_null())
+    try:
+        kind = type_of(column.name, dtype)
+    except ValueError:
+        kind = str(dtype)
+    if dtype == pl.Null:
+        kind = column.type
+    if kind != column.type and not (kind == "integer" and column.type == "number"):
+        wanted = _NUMERIC.get(column.type)
+        # One "n/a" makes text of a column of numbers: it is worth more as an example than the numbers.
+        odd = value.cast(wanted, strict=False).is_null() if wanted and kind == "string" else None
+        rule("type", f"{column.type}, not {kind}", value.is_not_null(), odd)
+        return checks
+    if dtype == pl.Null:
+        return checks
+    if column.minimum is not None:
+        rule("minimum", f"at least {column.minimum}", value < _bound(column.type, column.minimum))
+    if column.maximum is not None:
+        rule("maximum", f"at most {column.maximum}", value > _bound(column.type, column.maximum))
+    if column.categories is not None:
+        allowed = pl.Series(column.categories, dtype=pl.String if kind == "string" else pl.Int128)
+        stored = value if kind == "string" else value.cast(pl.Int128)
+        rule("category", f"one of {_listed(column.categories)}", ~stored.is_in(allowed.implode()))
+    return checks
+
+
+def _bound(kind: str, value: Any) -> Any:
+    if kind == "timestamp":
+        moment = times.parse(value)
+        if moment is None:
+            raise ValueError(f"{value!r} is no time")
+        return moment
+    return date.fromisoformat(value) if kind == "date" else value
+
+
+def _examples(plain: pl.LazyFrame, checks: list[_Check]) -> list[list[Any]]:
+    """Return the smallest (for a maximum, the largest) values that break each rule.
+
+    One more value of every rule with each pass: what is held does not depend on how many rows are bad.
+    """
+    found: list[list[Any]] = [[] for _ in checks]
+    left = {index: check.telling for index, check in enumerate(checks) if check.rule != "null"}
+    while left:
+        asked = []
+        for index, telling in left.items():
+            check, value = checks[index], pl.col(checks[index].at)
+            largest = check.rule == "maximum"
+            bad = check.bad if telling is None else check.bad & telling
+            if found[index]:
+                bad = bad & ((value < found[index][-1]) if largest else (value > found[index][-1]))
+            picked = value.filter(bad)
+            asked.append((picked.max() if largest else picked.min()).alias(str(index)))
+        with tables.watched(plain, "looking for examples") as watched:
+            row = watched.select(asked).pipe(tables.collect).row(0, named=True)
+        for index in list(left):
+            next_value = row[str(index)]
+            if next_value is not None:
+                found[index].append(next_value)
+            elif left[index] is not None and not found[index]:
+                left[index] = None
+                continue
+            if next_value is None or len(found[index]) == _MAX_EXAMPLES:
+                del left[index]
+    return [[plain_value(value) for value in values] for values in found]
+
+
+def _duplicates(plain: pl.LazyFrame, at: str, rows: int) -> tuple[int, list[Any]]:
+    """Count rows that repeat a value, and give the smallest repeated values.
+
+    Equal values have equal hashes, so each part of the hashes is searched by itself, within bounded memory.
+    """
+    value = pl.col(at)
+    parts = rows // _ROWS_PER_PART + 1
+    surplus = done = 0
+    examples: list[Any] = []
+    with progress.reported("looking for duplicates", lambda: done, parts, "parts"):
+        for part in range(parts):
+            chosen = plain.select(value).filter(value.is_not_null() & (value.hash() % parts == part))
+            repeated = chosen.group_by(at).agg(pl.len().alias("n")).filter(pl.col("n") > 1)
+            sums = repeated.select(
+                (pl.col("n") - 1).sum().alias("surplus"),
+                value.bottom_k(_MAX_EXAMPLES).implode().alias("examples"),
+            ).pipe(tables.collect)
+            surplus += sums["surplus"].item() or 0
+            examples += sums["examples"].item().to_list()
+            done += 1
+    return surplus, [plain_value(example) for example in sorted(examples)[:_MAX_EXAMPLES]]
+
+
+def _categories(plain: pl.LazyFrame, at: str, filled: int) -> list[str] | None:
+    values = plain.select(pl.col(at).drop_nulls().unique()).pipe(tables.collect).to_series()
+    few = 0 < len(values) <= min(MAX_CATEGORIES, filled / _ROWS_PER_CATEGORY)
+    return sorted(values.to_list()) if few else None
+
+
+def _column(number: int, given: Any) -> Column:
+    keys = ("name", "type", "nullable", "unique", "minimum", "maximum", "categories")
+    content = _keys(f"column {number} of the schema", given, keys)
+    name = content.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f"column {number} of the schema has no 'name' that is text")
+    where = f"column {name!r} of the schema"
+    kind = content.get("type")
+    if kind not in TYPES:
+        near = get_close_matches(str(kind), TYPES, 1)
+        raise ValueError(
+            f"{where} has type {kind!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            + f"; types are: {', '.join(TYPES)}"
+        )  # fmt: skip
+    column = Column(
+        name,
+        kind,
+        _flag(where, content, "nullable"),
+        _flag(where, content, "unique"),
+        content.get("minimum"),
+        content.get("maximum"),
+        content.get("categories"),
+    )
+    for bound in ("minimum", "maximum"):
+        _check_bound(where, kind, bound, content.get(bound))
+    if column.minimum is not None and column.maximum is not None:
+        low, high = _bound(kind, column.minimum), _bound(kind, column.maximum)
+        if low > high:
+            raise ValueError(f"{where} has minimum {column.minimum} above its maximum {column.maximum}")
+    if column.categories is not None:
+        _check_categories(where, kind, column.categories)
+    return column
+
+
+def _check_bound(where: str, kind: str, key: str, value: Any) -> None:
+    if value is None:
+        return
+    if kind not in ORDERED:
+        raise ValueError(
+            f"{where} is a {kind}, so it can't have a {key}; types with one: {', '.join(ORDERED)}"
+        )
+    if kind in ("integer", "number"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{where} has {key} {value!r}, which is not a finite number")
+        return
+    try:
+        _bound(kind, value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{where} has {key} {value!r}, which is not a {kind} in ISO 8601, such as "
+            + ("2026-01-31T12:00:00" if kind == "timestamp" else "2026-01-31")
+        ) from None
+
+
+def _check_categories(where: str, kind: str, values: Any) -> None:
+    if kind not in ("string", "integer"):
+        raise ValueError(
+            f"{where} is a {kind}, so it can't have categories; types with them: string, integer"
+        )
+    wanted = str if kind == "string" else int
+    if (
+        not isinstance(values, list)
+        or not values
+        or any(not isinstance(value, wanted) or isinstance(value, bool) for value in values)
+    ):
+        raise ValueError(f"{where} has 'categories' that are not a list of at least one {kind}")
+
+
+def _keys(where: str, given: Any, known: Iterable[str]) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where} must be a JSON object, not {json.dumps(given)[:40]}")
+    for key in given:
+        if key not in (allowed := list(known)):
+            near = get_close_matches(key, allowed, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{where} has an unknown key {key!r}{hint}; keys are: {', '.join(allowed)}")
+    return given
+
+
+def _flag(where: str, content: Mapping[str, Any], key: str) -> bool:
+    value = content.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{where} has {key!r} set to {value!r}; it must be true or false")
+    return value
+
+
+def _listed(values: list[Any]) -> str:
+    # Quotes make an empty text, and spaces at an end, visible.
+    shown = ", ".join(
+        str(value) if str(value) and str(value).strip() == str(value) else repr(value)
+        for value in values[:10]
+    )
+    return shown + (f", ... ({len(values)} in all)" if len(values) > 10 else "")
+
+
+def _shown_bound(value: Any) -> Any:
+    from flowparts import reports
+
+    if isinstance(value, str):
+        # A timestamp would be broken at its hyphens.
+        return reports.Block('<span class="number">{}</span>').format(value.replace("T", " "))
+    return "" if value is None else value
+
+
+def _extras(column: Column) -> list[str]:
+    extras = ["unique"] if column.unique else []
+    if column.categories is not None:
+        extras.append(f"one of {_listed(column.categories)}")
+    return extras

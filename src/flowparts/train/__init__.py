@@ -1,0 +1,1 @@
+"""From tables to models: estimators, candidates, networks."""

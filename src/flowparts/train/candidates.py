@@ -1,0 +1,353 @@
+"""Train candidate estimators one after the other on the same features and keep the best."""
+
+import logging
+import math
+import pickle
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models
+from flowparts.evaluate import positives
+from flowparts.evaluate.metrics import score
+from flowparts.models import fitted_estimators
+from flowparts.prepare import preprocess
+from flowparts.prepare.preprocess import Preprocessor
+from flowparts.train import budgets, estimators, forests, selection
+from flowparts.util import lineage
+from flowparts.util.names import hint
+
+_log = logging.getLogger("flowparts")
+
+_KEYS = ("estimator", "parameters", "seconds")
+# A candidate is scored in chunks, between which its time can end.
+_SCORED_AT_ONCE = 10_000
+# Rows whose prediction is timed, the time that this may take, and the most repetitions.
+_TIMED_ROWS, _TIMED_SECONDS, _TIMED_RUNS = 1_000, 0.1, 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all candidates have in common.
+
+    Attributes:
+        class_weight: "balanced" to weight classes inversely to their frequency.
+        weight_column: Column of sample weights.
+        early_stopping_rounds: Rounds without a lower validation loss after which training stops.
+        seed: Random state of the estimators.
+    """
+
+    class_weight: str | None = None
+    weight_column: str | None = None
+    early_stopping_rounds: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An estimator that is ready to be trained.
+
+    Attributes:
+        estimator: The estimator.
+        parameters: Those that it was given.
+        options: What all candidates have in common.
+        seconds: How long training and scoring may take; None for no limit.
+    """
+
+    estimator: Any
+    parameters: Mapping[str, Any]
+    options: Options
+    seconds: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The class name of the estimator."""
+        return type(self.estimator).__name__
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained candidate.
+
+    Attributes:
+        estimator: The trained estimator.
+        facts: What its model's metadata says of it: estimator, parameters, task, label, the options,
+            megabytes (in memory) and validation (metric to value on the validation table).
+        seconds: How long training took.
+        milliseconds: How long predicting 1,000 rows takes.
+    """
+
+    estimator: Any
+    facts: dict[str, Any]
+    seconds: float
+    milliseconds: float
+
+    def measured(self) -> dict[str, Any]:
+        """Return the facts with seconds and milliseconds, which another run measures otherwise."""
+        return {**self.facts, "seconds": self.seconds, "milliseconds": self.milliseconds}
+
+    def save(self, path: str | Path, learned: Preprocessor, train: estimators.Examples) -> dict[str, Any]:
+        """Write preprocessing and estimator as one model directory; return its metadata.
+
+        Args:
+            path: The directory to make.
+            learned: What made the features.
+            train: The features that the estimator was trained on.
+        """
+        described = {name: value for name, value in self.facts.items() if name not in ("task", "label")}
+        return models.save(
+            path,
+            self.estimator,
+            preprocessor=learned,
+            task=learned.task,
+            label=learned.label,
+            classes=learned.classes,
+            metadata=described,
+            train_features=train.matrix,
+        )
+
+
+def build(entries: Sequence[Any], task: str, options: Options) -> list[Candidate]:
+    """Return the candidates that a list names; every entry is checked, no data needed.
+
+    Args:
+        entries: The name of an estimator each, or a mapping of "estimator" to the name, "parameters" to
+            those of its constructor, as `estimators.build` takes them, and "seconds" to how long training and
+            scoring may take. Without that, several get `budgets.SECONDS` each, and a single one has no limit.
+        task: "classification" or "regression".
+        options: What all have in common.
+
+    Raises:
+        ValueError: There are none, or an entry can't be a candidate; the sentence says which and why.
+    """
+    if isinstance(entries, str) or not isinstance(entries, Sequence) or not entries:
+        raise ValueError(
+            f"candidates must be a list of at least one estimator, such as ['Linear'], not {entries!r}"
+        )
+    seconds = budgets.SECONDS if len(entries) > 1 else None
+    return [_candidate(entry, place, task, options, seconds) for place, entry in enumerate(entries, start=1)]
+
+
+def train(
+    candidate: Candidate, learned: Preprocessor, train: estimators.Examples, validation: estimators.Examples
+) -> Trained:
+    """Train a candidate on all processors and score it.
+
+    Forests are bounded as `forests.bounds` says; the bounds are among the parameters in the facts.
+
+    Args:
+        candidate: What to train, once.
+        learned: What made the features.
+        train: Rows to learn from.
+        validation: Rows to score, which early stopping watches.
+
+    Raises:
+        ValueError: The estimator can't be trained on these rows, doesn't scale to so many, takes longer than
+            its seconds, or became too large.
+    """
+    options, name = candidate.options, candidate.name
+    rows, columns = train.matrix.shape
+    budgets.require_rows(candidate.estimator, rows)
+    bounds = forests.bounds(
+        candidate.estimator, candidate.parameters, rows, columns, len(learned.classes or [0])
+    )
+    if bounds:
+        _log.info("%s on %s rows: %s, to keep it small and quick", name, f"{rows:,}", _shown(bounds))
+        candidate.estimator.set_params(**bounds)
+    start = time.monotonic()
+    try:
+        with budgets.limited(candidate.seconds):
+            trained = estimators.fit(
+                candidate.estimator, train, validation, options.class_weight, options.early_stopping_rounds
+            )
+            seconds = time.monotonic() - start
+            predicted = pl.concat(
+                fitted_estimators.predictions(
+                    trained, validation.matrix[first : first + _SCORED_AT_ONCE], learned.classes
+                )
+                for first in range(0, len(validation.matrix), _SCORED_AT_ONCE)
+            )
+    except budgets.Expired:
+        raise ValueError(
+            f"training and scoring on {rows:,} rows took longer than the {candidate.seconds:g} s of a "
+            "candidate; give it more, as in "
+            f"{{'estimator': '{name}', 'seconds': {2 * (candidate.seconds or 0):g}}}"
+        ) from None
+    found = positives.find(train.truth.to_frame().lazy(), train.truth.name) if learned.classes else None
+    positive = found[0] if found else None
+    megabytes = _bytes(trained) / 1e6
+    budgets.require_size(megabytes)
+    facts = {
+        "task": learned.task,
+        "label": learned.label,
+        "estimator": name,
+        "parameters": estimators.described(candidate.estimator, {**candidate.parameters, **bounds}),
+        "class_weight": options.class_weight,
+        "early_stopping_rounds": options.early_stopping_rounds or 0,
+        "training_fingerprint": learned.training_fingerprint,
+        "training_rows": rows,
+        "megabytes": round(megabytes, 1),
+        "git_commit": lineage.git_commit(),
+        "positive_class": positive,
+        "validation": score(learned.task, validation.truth, predicted, learned.classes, positive),
+    }
+    return Trained(trained, facts, seconds, _milliseconds(trained, validation.matrix, learned.classes))
+
+
+def train_best(
+    candidates: Sequence[Candidate],
+    train_table: pl.LazyFrame,
+    validation_table: pl.LazyFrame,
+    path: str | Path,
+    *,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str] = (),
+    metric: str | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Learn the preprocessing, train each candidate, and write the model that scores best.
+
+    A candidate that can't be trained on these rows is left out, as long as there is another one. Held in
+    memory are the features and two trained estimators: the best so far and the one in training.
+
+    Args:
+        candidates: What `build` made for this task, each to be trained once.
+        train_table: Raw rows to learn from.
+        validation_table: Raw rows to choose by.
+        path: The model directory to make.
+        label: Column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns to exclude from the features.
+        metric: The metric to choose by; the task's primary one if not given.
+
+    Returns:
+        The model's metadata, with `candidates`: what `selection.ranking` says, and `left_out` if any were
+        (`estimator`, `parameters` and `reason` each); and a page that ranks them.
+
+    Raises:
+        ValueError: An option or a table's content makes training impossible, or no candidate can be trained
+            on these rows and has the metric on them.
+    """
+    options = candidates[0].options
+    learned, features = preprocess.fit(
+        train_table,
+        label=label,
+        task=task,
+        exclude_columns=exclude_columns,
+        weight_column=options.weight_column,
+        seed=options.seed,
+    )
+    rows = estimators.examples(features.lazy(), learned, options.weight_column)
+    del features
+    transformed = preprocess.transform(validation_table, learned, "the validation table")
+    held_out = estimators.examples(transformed, learned, options.weight_column)
+    found: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    best: Trained | None = None
+    for candidate in candidates:
+        try:
+            trained = train(candidate, learned, rows, held_out)
+            choice = selection.rank([*found, trained.measured()], metric)
+        except (ValueError, MemoryError) as error:
+            if len(candidates) == 1:
+                raise
+            reason = str(error) or "it ran out of memory"
+            left_out.append(
+                {"estimator": candidate.name, "parameters": dict(candidate.parameters), "reason": reason}
+            )
+            _log.warning("%s is left out: %s", candidate.name, reason)
+            continue
+        found.append(trained.measured())
+        if choice.order[0] == len(found) - 1:
+            best = trained
+        _log.info(
+            "%s: %s %.6g; trained in %.1f s, %s MB, predicts 1,000 rows in %.1f ms",
+            trained.facts["estimator"],
+            choice.metric,
+            choice.score_of(len(found) - 1),
+            trained.seconds,
+            trained.facts["megabytes"],
+            trained.milliseconds,
+        )
+        del trained
+    if best is None:
+        reasons = "; ".join(f"{each['estimator']}: {each['reason']}" for each in left_out)
+        raise ValueError(f"no candidate can be trained on these rows: {reasons}")
+    choice = selection.rank(found, metric)
+    ranked = {**best.facts, "candidates": selection.ranking(found, choice)}
+    if left_out:
+        ranked["left_out"] = left_out
+    stored = replace(best, facts=ranked).save(path, learned, rows)
+    return stored, selection.selection_report(found, choice, left_out)
+
+
+class _Counter:
+    """A file that keeps nothing of what is written to it but the number of bytes."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def write(self, data: Any) -> int:
+        self.bytes += (size := memoryview(data).nbytes)
+        return size
+
+
+def _bytes(estimator: Any) -> int:
+    """Return about how much memory an estimator takes."""
+    counter = _Counter()
+    pickle.dump(estimator, counter, protocol=5)
+    return counter.bytes
+
+
+def _milliseconds(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> float:
+    """Return the least time that predicting 1,000 rows took."""
+    import numpy as np
+
+    rows = np.resize(matrix, (_TIMED_ROWS, matrix.shape[1]))
+    times: list[float] = []
+    while len(times) < _TIMED_RUNS and sum(times) < _TIMED_SECONDS:
+        start = time.perf_counter()
+        fitted_estimators.predictions(estimator, rows, classes)
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times)
+
+
+def _shown(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value:.4g}" for name, value in parameters.items())
+
+
+def _candidate(entry: Any, place: int, task: str, options: Options, seconds: float | None) -> Candidate:
+    if isinstance(entry, str):
+        entry = {"estimator": entry}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("estimator"), str):
+        raise ValueError(
+            f"candidate {place} is {entry!r}; give the name of an estimator, or a mapping such as "
+            "{'estimator': 'RandomForest', 'parameters': {'n_estimators': 200}}"
+        )
+    for key in entry:
+        if key not in _KEYS:
+            raise ValueError(
+                f"candidate {place} has the unknown key {key!r}; {hint(str(key), _KEYS)}"
+                "it takes estimator, parameters and seconds"
+            )
+    parameters = entry.get("parameters") or {}
+    if not isinstance(parameters, Mapping):
+        raise ValueError(f"the parameters of candidate {place} must be a mapping, not {parameters!r}")
+    if (given := entry.get("seconds")) is not None:
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+            raise ValueError(f"the seconds of candidate {place} must be a number more than 0, not {given!r}")
+        seconds = float(given)
+    estimator = estimators.build(
+        entry["estimator"],
+        task,
+        parameters,
+        class_weight=options.class_weight,
+        weighted=options.weight_column is not None,
+        early_stopping_rounds=options.early_stopping_rounds,
+        seed=options.seed,
+    )
+    return Candidate(estimator, parameters, options, seconds)

@@ -1,0 +1,495 @@
+"""Find an estimator by name, check its parameters, and train it."""
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from flowparts.models import fitted_estimators
+from flowparts.prepare.preprocess import Preprocessor, label_values
+
+_KINDS = {"classification": "classifier", "regression": "regressor"}
+_SUFFIXES = {"classification": "Classifier", "regression": "Regressor"}
+_LINEAR = {"classification": "LogisticRegression", "regression": "Ridge"}
+# With fewer numbers than this, threads cost more than they save, most of all where candidates train side
+# by side.
+_VALUES_WORTH_THREADS = 200_000
+# Parameters that take estimators are given names of estimators instead.
+_NESTED = ("estimator", "final_estimator")
+# What XGBoost's objectives take beside the constructor's parameters.
+_XGBOOST_NUMBERS = ("quantile_alpha", "huber_slope", "tweedie_variance_power")
+_NESTED_LISTS = ("estimators",)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to train on or to validate with.
+
+    Attributes:
+        matrix: Float32 features, rows by columns.
+        truth: The label of each row.
+        weights: The sample weight of each row, if there are weights.
+    """
+
+    matrix: Any
+    truth: pl.Series
+    weights: Any | None
+
+    @property
+    def label(self) -> Any:
+        """The label as the array that estimators take."""
+        return label_values(self.truth)
+
+
+def resolve(name: str, task: str) -> type:
+    """Return the class of an estimator.
+
+    Args:
+        name: Exact class name of scikit-learn, XGBoost or LightGBM ("RandomForestClassifier"), or the family
+            for both tasks ("RandomForest", "HistGradientBoosting", "XGB", "LGBM"; "Linear" is
+            LogisticRegression or Ridge).
+        task: "classification" or "regression".
+
+    Raises:
+        ValueError: There is no such estimator for this task.
+    """
+    fitting, others = _classes(task), _classes(*(other for other in _KINDS if other != task))
+    found = _LINEAR[task] if name == "Linear" else name
+    if found not in fitting and found + _SUFFIXES[task] in fitting:
+        found += _SUFFIXES[task]
+    if found in fitting:
+        module = fitting[found]
+        if isinstance(module, type):
+            return module
+        return typing.cast(type, getattr(__import__(module), found))
+    families = {"Linear", *(known.removesuffix(_SUFFIXES[task]) for known in fitting)}
+    if found in others:
+        base = found.removesuffix("Regressor").removesuffix("Classifier")
+        kin = base + _SUFFIXES[task]
+        kind = next(kind for other, kind in _KINDS.items() if other != task)
+        raise ValueError(
+            f"estimator {name!r} is a {kind}, but the task is {task}"
+            + (f"; use {kin!r}" if kin in fitting else _near(found, fitting))
+        )
+    raise ValueError(
+        f"estimator {name!r} is unknown for {task}{_near(found, [*fitting, *families])}; "
+        "give a class name of scikit-learn, XGBoost or LightGBM"
+    )
+
+
+def build(
+    name: str,
+    task: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    class_weight: str | None = None,
+    weighted: bool = False,
+    early_stopping_rounds: int | None = None,
+    seed: int = 0,
+) -> Any:
+    """Return an estimator ready to train; every option is checked, no data needed.
+
+    Args:
+        name: As for `resolve`.
+        task: "classification" or "regression".
+        parameters: Constructor parameters. Whole floats become the ints that are wanted. Where an estimator
+            is wanted, give its name, or a dict of its "name" and parameters.
+        class_weight: "balanced" to weigh each class by the inverse of its share.
+        weighted: Whether the rows have weights.
+        early_stopping_rounds: Stop when the validation table's loss hasn't improved for so many rounds.
+        seed: Random state, unless the parameters name one.
+
+    Raises:
+        ValueError: An option is unknown, out of range, or more than the estimator can do.
+    """
+    cls = resolve(name, task)
+    known = inspect.signature(cls).parameters
+    checked = check_parameters(cls, parameters or {}, task, seed)
+    defaults: dict[str, Any] = {}
+    if _takes_random_state(cls):
+        defaults["random_state"] = seed
+    if _is_booster(cls):
+        quiet_and_steady = {"verbosity": -1, "deterministic": True, "force_row_wise": True}
+        defaults |= {"verbosity": 0} if _library(cls) == "xgboost" else quiet_and_steady
+    if class_weight is not None:
+        if task != "classification":
+            raise ValueError(f"class_weight {class_weight!r} is for classification; the task is {task}")
+        if class_weight != "balanced":
+            raise ValueError(f"class_weight must be 'balanced', not {class_weight!r}")
+        if "class_weight" in checked:
+            raise ValueError("class_weight is given twice: as an option and among the parameters")
+        if "class_weight" in known:
+            checked["class_weight"] = class_weight
+    needs_weights = weighted or (class_weight is not None and "class_weight" not in known)
+    if needs_weights and "sample_weight" not in inspect.signature(cls.fit).parameters:  # type: ignore[attr-defined]
+        what = "a weight column" if weighted else "class_weight"
+        raise ValueError(f"estimator {cls.__name__!r} can't take sample weights; leave out {what}")
+    if early_stopping_rounds is not None:
+        checked |= _early_stopping(cls, early_stopping_rounds)
+    return cls(**{**defaults, **checked})
+
+
+def fit(
+    estimator: Any,
+    train: Examples,
+    validation: Examples,
+    class_weight: str | None = None,
+    early_stopping_rounds: int | None = None,
+) -> Any:
+    """Train an estimator that `build` made with the same options.
+
+    Args:
+        estimator: The estimator; it is trained in place.
+        train: Rows to learn from.
+        validation: Rows that early stopping watches; not used otherwise.
+        class_weight: As given to `build`.
+        early_stopping_rounds: As given to `build`.
+
+    Returns:
+        The trained estimator; XGBoost classifiers come wrapped so that they predict the original labels.
+
+    Raises:
+        ValueError: The estimator can't be trained on these rows; the sentence holds the library's own reason.
+    """
+    import joblib
+    import threadpoolctl
+
+    from flowparts.prepare.transformers import EncodedLabels
+
+    name, library = type(estimator).__name__, _library(type(estimator))
+    options: dict[str, Any] = {}
+    weights = _weights(estimator, train, class_weight)
+    if weights is not None:
+        options["sample_weight"] = weights
+    threads = joblib.cpu_count() if train.matrix.size >= _VALUES_WORTH_THREADS else 1
+    if _is_booster(type(estimator)) and estimator.n_jobs is None:
+        estimator.set_params(n_jobs=threads)
+    if early_stopping_rounds is not None:
+        options |= _validation_options(estimator, train, validation, early_stopping_rounds)
+    if getattr(estimator, "early_stopping", None) == "auto" and _has_single_row_class(estimator, train.label):
+        # scikit-learn holds rows of every class out for it, which takes two.
+        estimator.set_params(early_stopping=False)
+    if library == "xgboost":
+        options["verbose"] = False
+        if not _counts_from_zero(estimator, train.label):
+            estimator = EncodedLabels(estimator)
+    try:
+        # Processes would copy the table, and need more shared memory than a container has by default.
+        with joblib.parallel_config("threading", n_jobs=threads), threadpoolctl.threadpool_limits(threads):
+            return estimator.fit(train.matrix, train.label, **options)
+    except MemoryError:
+        raise
+    # Each library raises errors of its own; what they say is the user's answer.
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"estimator {name!r} can't be trained on this table: {reason.strip()}") from error
+
+
+def _has_single_row_class(estimator: Any, label: Any) -> bool:
+    import numpy as np
+    from sklearn.base import is_classifier
+
+    return bool(is_classifier(estimator)) and bool(np.unique(label, return_counts=True)[1].min() < 2)
+
+
+def described(estimator: Any, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the given parameters as the estimator took them, where JSON can hold that."""
+    taken = estimator.get_params(deep=False)
+    return {
+        name: taken[name] if isinstance(taken.get(name), bool | int | float | str) else value
+        for name, value in (parameters or {}).items()
+    }
+
+
+def examples(table: pl.LazyFrame, preprocessor: Preprocessor, weight_column: str | None = None) -> Examples:
+    """Read a table of features into memory.
+
+    Args:
+        table: Transformed features, label and weight column, as `preprocess.transform` gives them.
+        preprocessor: What made the features.
+        weight_column: The column of sample weights, if they shall be used.
+
+    Raises:
+        ValueError: The table lacks a column, or has no rows.
+    """
+    from flowparts import tables
+
+    if weight_column not in (None, preprocessor.weight_column):
+        raise ValueError(
+            f"weight column {weight_column!r} was not given to fit_preprocessor, whose weight_column is "
+            f"{preprocessor.weight_column!r}; name the same column in both"
+        )
+    names = preprocessor.feature_names
+    wanted = [*names, preprocessor.label, *([weight_column] if weight_column else [])]
+    tables.require_columns(table, names, "feature column")
+    tables.require_columns(table, [preprocessor.label], "label column")
+    tables.require_columns(table, [weight_column] if weight_column else [], "weight column")
+    tables.require_rows(table, "the table of features")
+    rows = tables.select(table, wanted).pipe(tables.collect)
+    return Examples(
+        matrix=tables.select(rows, names).to_numpy(),
+        truth=rows[preprocessor.label],
+        weights=rows[weight_column].cast(pl.Float64).to_numpy() if weight_column else None,
+    )
+
+
+def check_parameters(cls: type, parameters: Mapping[str, Any], task: str, seed: int = 0) -> dict[str, Any]:
+    """Return constructor parameters with the types that the estimator wants.
+
+    Raises:
+        ValueError: A parameter is unknown, missing, of a wrong type or out of range.
+    """
+    signature = inspect.signature(cls).parameters
+    allowed = _parameter_names(cls)
+    for parameter in parameters:
+        if parameter not in allowed:
+            raise ValueError(
+                f"estimator {cls.__name__!r} has no parameter {parameter!r}"
+                f"{_near(parameter, _listed(cls))}; it has: {', '.join(_listed(cls))}"
+            )
+    checked = {
+        parameter: _checked(cls, parameter, value, task, seed) for parameter, value in parameters.items()
+    }
+    for parameter, description in signature.items():
+        required = description.default is inspect.Parameter.empty and description.kind is not (
+            inspect.Parameter.VAR_KEYWORD
+        )
+        if required and parameter not in checked:
+            what = "estimator names" if parameter in _NESTED_LISTS else "name of an estimator"
+            raise ValueError(f"estimator {cls.__name__!r} needs the parameter {parameter!r}: give the {what}")
+    return checked
+
+
+def _checked(cls: type, parameter: str, value: Any, task: str, seed: int) -> Any:
+    if parameter in _NESTED and isinstance(value, str | Mapping):
+        return _nested(value, task, seed)
+    if parameter in _NESTED_LISTS and isinstance(value, Sequence) and not isinstance(value, str):
+        return [(f"{index}", _nested(item, task, seed)) for index, item in enumerate(value)]
+    if _library(cls) == "xgboost" and parameter in _XGBOOST_NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(
+                f"{parameter} of estimator {cls.__name__!r} must be one number, not {value!r}: "
+                "a model has one prediction for a row"
+            )
+        return float(value)
+    if _is_booster(cls):
+        return _checked_by_annotation(cls, parameter, value)
+    return _checked_by_constraints(cls, parameter, value)
+
+
+def _nested(value: Any, task: str, seed: int) -> Any:
+    if isinstance(value, str):
+        return build(value, task, seed=seed)
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        rest = {key: item for key, item in value.items() if key != "name"}
+        return build(value["name"], task, rest, seed=seed)
+    raise ValueError(
+        f"an estimator is given by its name or a dict with 'name' and its parameters, not {value!r}"
+    )
+
+
+def _checked_by_constraints(cls: type, parameter: str, value: Any) -> Any:
+    """Check against the constraints that scikit-learn's estimators declare."""
+    from sklearn.utils._param_validation import make_constraint
+
+    declared = getattr(cls, "_parameter_constraints", {}).get(parameter)
+    if declared is None or declared == "no_validation":
+        return _whole(value)
+    constraints = [make_constraint(constraint) for constraint in declared]
+    candidates = [value]
+    if isinstance(value, float) and value.is_integer():
+        candidates.append(int(value))
+    elif isinstance(value, list | dict):
+        inner = _whole(value)
+        # Ints inside a list arrive as floats, and floats are wanted nowhere that ints are refused.
+        candidates = [inner, tuple(inner)] if isinstance(value, list) else [inner]
+    for candidate in candidates:
+        if any(constraint.is_satisfied_by(candidate) for constraint in constraints):
+            return candidate
+    wanted = [str(constraint) for constraint in constraints if not constraint.hidden]
+    raise ValueError(
+        f"parameter {parameter!r} of {cls.__name__} must be {' or '.join(wanted)}, not {value!r}"
+        + (_near(value, _options(constraints)) if isinstance(value, str) else "")
+    )
+
+
+def _checked_by_annotation(cls: type, parameter: str, value: Any) -> Any:
+    """Check against the type annotations of XGBoost's and LightGBM's constructors."""
+    annotation = _annotations(cls).get(parameter, Any)
+    accepted = set(typing.get_args(annotation)) if _is_union(annotation) else {annotation}
+    if Any in accepted:
+        return _whole(value)
+    simple = tuple(kind for kind in accepted if kind in (int, float, str, bool, type(None)))
+    if isinstance(value, bool):
+        fits = bool in simple
+    elif isinstance(value, float) and value.is_integer() and float not in simple and int in simple:
+        return int(value)
+    elif isinstance(value, int):
+        fits = int in simple or float in simple
+    else:
+        fits = isinstance(value, simple)
+    if not fits and isinstance(value, list | dict) and len(accepted) > len(simple):
+        return _whole(value)
+    if not fits:
+        names = sorted("None" if kind is type(None) else kind.__name__ for kind in simple)
+        raise ValueError(
+            f"parameter {parameter!r} of {cls.__name__} must be {' or '.join(names) or annotation}, "
+            f"not {value!r}"
+        )
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Turn whole floats into ints, inside lists and dicts too."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return value
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.partition(".")[0] in ("xgboost", "lightgbm") and "__init__" in vars(base):
+            found |= typing.get_type_hints(base.__init__)  # type: ignore[misc]
+    return {name: kind for name, kind in found.items() if name not in ("return", "kwargs")}
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _listed(cls: type) -> list[str]:
+    if _is_booster(cls):
+        return sorted(_annotations(cls))
+    return [name for name in inspect.signature(cls).parameters if not name.startswith("_")]
+
+
+def _parameter_names(cls: type) -> list[str]:
+    names = _listed(cls)
+    if _library(cls) == "xgboost":
+        return [*names, *_XGBOOST_NUMBERS]
+    if _library(cls) == "lightgbm":
+        from lightgbm.basic import _ConfigAliases
+
+        # LightGBM takes every parameter of its training, not only the constructor's.
+        aliases = _ConfigAliases._get_all_param_aliases()
+        names = [
+            *names,
+            *sorted({name for key, known in aliases.items() for name in (key, *known)} - set(names)),
+        ]
+    return names
+
+
+def _options(constraints: Iterable[Any]) -> list[str]:
+    options = [option for constraint in constraints for option in getattr(constraint, "options", ())]
+    return [option for option in options if isinstance(option, str)]
+
+
+def _early_stopping(cls: type, rounds: int) -> dict[str, Any]:
+    """Return the constructor parameters that early stopping needs."""
+    if rounds < 1:
+        raise ValueError(f"early_stopping_rounds must be at least 1, not {rounds}")
+    if cls.__name__ in ("XGBClassifier", "XGBRegressor"):
+        return {"early_stopping_rounds": rounds}
+    if _library(cls) == "lightgbm":
+        return {}
+    if cls.__name__.startswith("HistGradientBoosting"):
+        return {"early_stopping": True, "n_iter_no_change": rounds}
+    raise ValueError(
+        f"estimator {cls.__name__!r} can't stop early on the validation table; leave out "
+        "early_stopping_rounds, or use HistGradientBoosting, XGB or LGBM"
+    )
+
+
+def _validation_options(estimator: Any, train: Examples, validation: Examples, rounds: int) -> dict[str, Any]:
+    """Return what an estimator's `fit` needs to watch the validation table."""
+    import numpy as np
+
+    library = _library(type(estimator))
+    if library == "sklearn":
+        options = {"X_val": validation.matrix, "y_val": validation.label}
+        if validation.weights is not None:
+            options["sample_weight_val"] = validation.weights
+        return options
+    weights = None if validation.weights is None else [validation.weights]
+    if library == "xgboost":
+        return {
+            "eval_set": [(validation.matrix, validation.label)],
+            "sample_weight_eval_set": weights,
+        }
+    from lightgbm import early_stopping
+    from sklearn.base import is_classifier
+
+    truth = validation.label
+    if is_classifier(estimator):
+        # LightGBM encodes the training labels and leaves these to the caller.
+        truth = np.searchsorted(np.unique(train.label), truth)
+    return {
+        "eval_X": (validation.matrix,),
+        "eval_y": (truth,),
+        "eval_sample_weight": weights,
+        "callbacks": [early_stopping(rounds, verbose=False)],
+    }
+
+
+def _weights(estimator: Any, train: Examples, class_weight: str | None) -> Any | None:
+    if class_weight is None or "class_weight" in estimator.get_params(deep=False):
+        return train.weights
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    balanced = compute_sample_weight(class_weight, train.label)
+    return balanced if train.weights is None else balanced * train.weights
+
+
+def _counts_from_zero(estimator: Any, label: Any) -> bool:
+    """Whether XGBoost takes these labels as they are."""
+    import numpy as np
+    from sklearn.base import is_classifier
+
+    if not is_classifier(estimator):
+        return True
+    classes = np.unique(label)
+    return classes.dtype.kind in "iu" and bool((classes == np.arange(len(classes))).all())
+
+
+def _classes(*tasks: str) -> dict[str, Any]:
+    """Return the estimators for these tasks: name to class, or to the library that has it."""
+    from sklearn.utils import all_estimators
+
+    found: dict[str, Any] = {}
+    for task in tasks:
+        found |= dict(all_estimators(type_filter=_KINDS[task]))
+        found |= {
+            name: module
+            for name, module in fitted_estimators.BOOSTERS.items()
+            if name.endswith(_SUFFIXES[task])
+        }
+    return found
+
+
+def _takes_random_state(cls: type) -> bool:
+    return "random_state" in inspect.signature(cls).parameters or _is_booster(cls)
+
+
+def _is_booster(cls: type) -> bool:
+    return _library(cls) in ("xgboost", "lightgbm")
+
+
+def _library(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    by_lower = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[matches[0]]!r}?" if matches else ""

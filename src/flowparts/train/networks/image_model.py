@@ -1,0 +1,361 @@
+"""Trains a network on a table of encoded images and stores it as a model directory that takes such images."""
+
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models, tables
+from flowparts.evaluate import positives
+from flowparts.evaluate.metrics import score
+from flowparts.prepare import preprocess
+from flowparts.train.networks import (
+    archive,
+    curves,
+    feed,
+    image,
+    onnx_export,
+    saved_model,
+    target,
+    training,
+)
+from flowparts.train.networks.checkpoints import Checkpoints, place
+from flowparts.train.networks.tabular_model import predictions
+from flowparts.util import images, lineage, masking, outputs, sources
+from flowparts.util.images import Size
+
+_EXAMPLE_ROWS = 3
+_PARITY_ROWS = 200
+_EVALUATED_AT_ONCE = 256
+# Encoded images and pixels that are shuffled together in memory.
+_POOL_BYTES = 256 << 20
+_LEAST_POOL_ROWS = 64
+# The SavedModel's signature that takes pixels.
+_PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a convolutional network looks like, and how its images are varied.
+
+    Attributes:
+        size: The pixels it takes.
+        blocks: Blocks of two convolutions and a pooling.
+        filters: Filters of the first block, twice as many in each further one.
+        dropout: Share of the last block's answers left out at random while training.
+        augment: How far images are moved, scaled and turned at random while training.
+    """
+
+    size: Size
+    blocks: int
+    filters: int
+    dropout: float
+    augment: float
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless every option makes sense."""
+        for name in ("blocks", "filters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and less than 1, not {self.dropout:g}")
+        if not 0 <= self.augment <= 0.5:
+            raise ValueError(f"augment must be from 0 to 0.5, not {self.augment:g}")
+        image.check_blocks(self.size, self.blocks)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network of images.
+
+    Attributes:
+        model: The Keras model of pixels, without what varies them while training.
+        size: The pixels it takes.
+        target: What was learned of the label.
+        trained: How training went.
+        scores: Metric to value on the validation table.
+        facts: What the model's metadata says of the training.
+        checkpoints: Where training states are, until all is written.
+        column: The image column.
+        example: A few images.
+        held_out: Images of the validation table that exports are checked with.
+    """
+
+    model: Any
+    size: Size
+    target: target.Target
+    trained: training.Trained
+    scores: dict[str, float]
+    facts: dict[str, Any]
+    checkpoints: Checkpoints | None
+    column: str
+    example: pl.DataFrame
+    held_out: pl.DataFrame
+
+
+def train_and_save(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    path: str | Path,
+    *,
+    column: str,
+    label: str,
+    class_weight: str | None,
+    weights: str | None,
+    shape: Shape,
+    options: training.Options,
+    checkpoints: str | None = None,
+) -> tuple[dict[str, Any], str] | None:
+    """Train a network as `train` does and write its model directory.
+
+    Args:
+        table: Training images.
+        validation: Images that early stopping watches and that the network is scored with.
+        path: The model directory to make.
+        column: The column of encoded images.
+        label: The column to predict.
+        class_weight: "balanced" to weight classes inversely to their frequency.
+        weights: As for `train`.
+        shape: What the network looks like.
+        options: How it is trained.
+        checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
+
+    Returns:
+        The model's metadata, and a page with the learning curves. None in all workers but the first, which
+        alone writes.
+
+    Raises:
+        ValueError: As `train` and `save`.
+    """
+    network = train(
+        table,
+        validation,
+        column=column,
+        label=label,
+        class_weight=class_weight,
+        weights=weights,
+        shape=shape,
+        options=options,
+        checkpoints=place(checkpoints, path, training.workers()),
+    )
+    if not training.is_chief():
+        return None
+    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()})
+    if network.checkpoints:
+        network.checkpoints.clear()
+    return stored, curves.page(network.trained, options, f"classification of {label}")
+
+
+def train(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    *,
+    column: str,
+    label: str,
+    class_weight: str | None,
+    weights: str | None,
+    shape: Shape,
+    options: training.Options,
+    checkpoints: str | None,
+) -> Network:
+    """Train a network on encoded images, read piece by piece.
+
+    Args:
+        table: Training images.
+        validation: Images that early stopping watches and that the network is scored with.
+        column: The column of encoded images.
+        label: The column to predict.
+        class_weight: "balanced" to weigh each class by the inverse of its share.
+        weights: Path or URI of a .keras archive to start from; its own size of images counts.
+        shape: What the network looks like.
+        options: How it is trained.
+        checkpoints: A path or URI of a folder for training states, which all workers share; None to keep
+            none.
+
+    Raises:
+        ValueError: An option or a table's content makes training impossible; the sentence says how.
+    """
+    _require_images(table, column)
+    tables.require_rows(table, "the training table")
+    classes = preprocess.check_label(table, label, "classification") or []
+    preprocess.check_held_out(
+        validation, [column], label, "classification", classes, None, "the validation table"
+    )
+    _require_images(validation, column)
+    goal = target.learn(table, label, classes, class_weight, None)
+    fingerprint = tables.fingerprint(tables.select(table, [column, label]))
+    spread = training.start(options.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        start = _fetched(weights, Path(scratch)) if weights else None
+        size = image.body_of(start, masking.shown(str(weights)))[1] if start else shape.size
+
+        def network(policy: str, augment: float) -> Any:
+            if start:
+                body, _ = image.body_of(start, masking.shown(str(weights)))
+                return image.fine_tuned(body, size, shape.dropout, len(classes), augment)
+            return image.convolutional(
+                size, shape.blocks, shape.filters, shape.dropout, len(classes), augment, policy
+            )
+
+        def rows(frame: pl.LazyFrame) -> feed.Rows:
+            def convert(some: pl.DataFrame) -> Any:
+                return (
+                    {"image": images.pixels(some[column].to_list(), size)},
+                    goal.numbers(some[label]),
+                    goal.weights(some),
+                )
+
+            return feed.Rows(frame, [column, label], convert, _pool_rows(frame, column, size))
+
+        run = {"data": fingerprint, "weights": weights, **asdict(shape), **asdict(options), **asdict(goal)}
+        states = Checkpoints(checkpoints, {**run, "workers": training.workers()}) if checkpoints else None
+        seeds = training.Seeds(options.seed)
+        learning, watching = rows(table), rows(validation)
+        trained = training.fit(
+            spread,
+            lambda policy: network(policy, shape.augment),
+            feed.dataset(learning, options.batch_size, seeds, even=training.workers() > 1),
+            feed.dataset(watching, _EVALUATED_AT_ONCE),
+            learning.count,
+            options,
+            states,
+            "sparse_categorical_crossentropy",
+            ["accuracy"],
+            seeds,
+        )
+        model = network("float32", 0.0)
+        model.set_weights(trained.model.get_weights())
+    answers = model.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
+    truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
+    judged = positives.training_facts(table, label, "classification")
+    answered = predictions(answers, classes)
+    scores = score("classification", truth, answered, classes, judged["positive_class"])
+    facts = {
+        "estimator": "KerasFineTunedNetwork" if weights else "KerasConvolutionalNetwork",
+        "parameters": {**asdict(shape), **options.described(), "size": asdict(size)},
+        "started_from": masking.shown(weights) if weights else None,
+        "best_epoch": trained.best_epoch,
+        "epochs_done": len(trained.history["loss"]),
+        "training_fingerprint": fingerprint,
+        **judged,
+        "validation": scores,
+    }
+    example = tables.select(table, [column]).head(_EXAMPLE_ROWS).pipe(tables.collect)
+    held_out = tables.select(validation, [column]).head(_PARITY_ROWS).pipe(tables.collect)
+    return Network(model, size, goal, trained, scores, facts, states, column, example, held_out)
+
+
+def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Write a model directory that appears whole or not at all.
+
+    It holds the network three times: `model.onnx`, which `models.load` scores with after decoding and
+    resizing encoded images as the graph's metadata says; `saved_model`, whose default signature decodes and
+    resizes by itself, with TensorFlow's decoders, and whose signature "pixels" takes pixels (uint8: images,
+    height, width, channels); and `model.keras`, which takes pixels. On pixels the three must agree; how far
+    TensorFlow's decoding moves a probability is noted.
+
+    Returns:
+        The metadata as stored.
+
+    Raises:
+        ValueError: An export answers otherwise than the network.
+    """
+    size, classes, column = network.size, list(network.target.classes or []), network.column
+    shape = (size.height, size.width, size.channels)
+    graph = onnx_export.graph(network.model, {"image": (shape, "uint8")}, "probabilities")
+    onnx_export.rename(graph.graph, {graph.graph.input[0].name: column})
+    pixels = images.pixels(network.held_out[column].to_list(), size)
+    expected = predictions(network.model.predict({"image": pixels}, verbose=0), classes)
+    with tempfile.TemporaryDirectory() as scratch, outputs.whole(path) as partial:
+        servable = Path(scratch) / "saved_model"
+        _write_saved_model(network.model, column, size, classes, servable)
+        served = saved_model.predict(servable, {column: pixels}, _PIXELS)
+        onnx_export.require_parity(expected, pl.DataFrame(served), "SavedModel")
+        stored = models.save_onnx(
+            partial,
+            graph.SerializeToString(deterministic=True),
+            features={column: "image"},
+            example=network.example,
+            task="classification",
+            label=network.target.label,
+            classes=classes,
+            metadata={
+                **network.facts,
+                **metadata,
+                "framework": "tensorflow",
+                "takes": {
+                    **asdict(size),
+                    "encoded": ["model.onnx by flowparts", "saved_model"],
+                    "pixels": ["model.onnx", f"saved_model, signature {_PIXELS!r}", "model.keras"],
+                },
+                "decoding_difference": _decoding_difference(network, expected, servable),
+            },
+            image_size=size,
+        )
+        shutil.copytree(servable, partial / "saved_model")
+        archive.save(network.model, partial / "model.keras")
+        onnx_export.require_parity(expected, models.load(partial).predict(network.held_out), "ONNX")
+    return stored
+
+
+def _write_saved_model(model: Any, column: str, size: Size, classes: list[Any], folder: Path) -> None:
+    import tensorflow as tf
+
+    def answer(pixels: Any) -> list[Any]:
+        found = model({"image": pixels}, training=False)
+        best = tf.gather(tf.constant(classes), tf.argmax(found, axis=1))
+        return [best, *(found[:, index] for index in range(len(classes)))]
+
+    names = ["prediction", *(f"probability_{value}" for value in classes)]
+    shape = [None, size.height, size.width, size.channels]
+    signatures = {
+        saved_model.DEFAULT: saved_model.Signature(
+            lambda encoded: answer(image.decoded(encoded, size)),
+            {column: tf.TensorSpec([None], tf.string)},
+            names,
+        ),
+        _PIXELS: saved_model.Signature(answer, {column: tf.TensorSpec(shape, tf.uint8)}, names),
+    }
+    saved_model.write(signatures, model, folder)
+
+
+def _decoding_difference(network: Network, expected: pl.DataFrame, folder: Path) -> float:
+    """Return how far TensorFlow's decoding moves a probability, of the images in formats that it knows."""
+    contents = network.held_out[network.column]
+    known = contents.map_elements(images.media_type, pl.String).is_in(image.DECODED)
+    if not known.any():
+        return 0.0
+    encoded = contents.filter(known).to_numpy().astype(object)
+    served = saved_model.predict(folder, {network.column: encoded})
+    return onnx_export.difference(expected.filter(known), pl.DataFrame(served))
+
+
+def _require_images(frame: pl.LazyFrame, column: str) -> None:
+    tables.require_columns(frame, [column], "image column")
+    dtype = frame.collect_schema()[column]
+    if dtype != pl.Binary:
+        raise ValueError(
+            f"image column {column!r} holds {dtype}, not encoded images; make the table with ingest_images"
+        )
+    missing = frame.select(tables.column(column).null_count()).pipe(tables.collect).item()
+    if missing:
+        raise ValueError(f"image column {column!r} is missing in {missing} rows; drop these rows")
+
+
+def _pool_rows(frame: pl.LazyFrame, column: str, size: Size) -> int:
+    encoded = frame.select(tables.column(column).bin.size().mean()).pipe(tables.collect).item() or 0
+    pixels = size.height * size.width * size.channels
+    # A piece is read, decoded and put in another order.
+    return max(_LEAST_POOL_ROWS, int(_POOL_BYTES / (encoded + 2 * pixels)))
+
+
+def _fetched(weights: str, scratch: Path) -> Path:
+    files = sources.fetch(weights, scratch)
+    if len(files) != 1:
+        raise ValueError(
+            f"weights {masking.shown(weights)!r} names {len(files)} files, not one .keras archive"
+        )
+    return files[0].path

@@ -1,0 +1,391 @@
+"""Trains a network on a table and stores it as a model directory of raw rows."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models, step, tables
+from flowparts.evaluate import positives
+from flowparts.evaluate.metrics import score
+from flowparts.prepare import preprocess
+from flowparts.train import selection
+from flowparts.train.networks import (
+    archive,
+    curves,
+    encoding,
+    feed,
+    onnx_export,
+    saved_model,
+    tabular,
+    target,
+    training,
+)
+from flowparts.train.networks.checkpoints import Checkpoints, place
+from flowparts.util import lineage, outputs
+from flowparts.util.names import hint
+
+_EXAMPLE_ROWS = 5
+_PARITY_ROWS = 1_000
+# Validation rows that are answered at once.
+_EVALUATED_AT_ONCE = 4_096
+_OPTIONS_OF = "train_keras_tabular"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network of dense layers looks like.
+
+    Attributes:
+        layers: Hidden layers.
+        units: Units of each.
+        dropout: Share of units left out at random while training.
+        max_categories: Most values of a text column that get a vector of their own.
+    """
+
+    layers: int
+    units: int
+    dropout: float
+    max_categories: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless every option makes sense."""
+        if self.layers < 0:
+            raise ValueError(f"layers must be 0 or more, not {self.layers}")
+        for name in ("units", "max_categories"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and less than 1, not {self.dropout:g}")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network of raw rows.
+
+    Attributes:
+        trunk: The Keras model of `encoding.arrays`, its answer in the label's own unit.
+        encoding: What was learned of the columns.
+        target: What was learned of the label.
+        trained: How training went.
+        scores: Metric to value on the validation table.
+        facts: What the model's metadata says of the training.
+        checkpoints: Where training states are, until all is written.
+        example: A few raw rows.
+        held_out: Raw rows of the validation table that exports are checked with.
+    """
+
+    trunk: Any
+    encoding: encoding.Encoding
+    target: target.Target
+    trained: training.Trained
+    scores: dict[str, float]
+    facts: dict[str, Any]
+    checkpoints: Checkpoints | None
+    example: pl.DataFrame
+    held_out: pl.DataFrame
+
+
+def settings(given: Mapping[str, Any], seed: int) -> tuple[Shape, training.Options, str | None]:
+    """Return what a network looks like, how it is trained, and the folder named for its checkpoints.
+
+    Args:
+        given: Options other than the defaults, by their names and types in train_keras_tabular. Whole floats
+            become the integers that are wanted.
+        seed: Of the first weights, the order of the rows and dropout.
+
+    Raises:
+        ValueError: An option is unknown, of a wrong type or out of range.
+    """
+    shape, options = (
+        [field.name for field in fields(part) if field.name != "seed"] for part in (Shape, training.Options)
+    )
+    component = step.component(_OPTIONS_OF)
+    parameters = inspect.signature(getattr(component, "python_func", component)).parameters
+    values = {name: parameters[name].default for name in (*shape, *options, "checkpoints")}
+    for name, value in given.items():
+        if name not in values:
+            raise ValueError(
+                f"a network has no option {name!r}; {hint(name, list(values))}it has: {', '.join(values)}"
+            )
+        kind = parameters[name].annotation
+        text = kind not in (int, float)
+        if isinstance(value, bool) or not isinstance(value, str if text else int | float):
+            raise ValueError(f"{name} must be {'text' if text else 'a number'}, not {value!r}")
+        if kind is int and value != int(value):
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+        values[name] = value if text else kind(value)
+    return (
+        Shape(**{name: values[name] for name in shape}),
+        training.Options(**{name: values[name] for name in options}, seed=seed),
+        values["checkpoints"],
+    )
+
+
+def train_and_save(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    path: str | Path,
+    *,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    weight_column: str | None,
+    class_weight: str | None,
+    shape: Shape,
+    options: training.Options,
+    checkpoints: str | None = None,
+    metric: str | None = None,
+) -> tuple[dict[str, Any], str] | None:
+    """Train a network as `train` does and write its model directory.
+
+    Args:
+        table: Raw training rows.
+        validation: Raw rows that early stopping watches and that the network is scored with.
+        path: The model directory to make.
+        label: The column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns to exclude from the features.
+        weight_column: Column of sample weights; not a feature.
+        class_weight: "balanced" to weight classes inversely to their frequency.
+        shape: What the network looks like.
+        options: How it is trained.
+        checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
+        metric: A metric that the validation table must define; none if not given.
+
+    Returns:
+        The model's metadata, and a page with the learning curves. None in all workers but the first, which
+        alone writes.
+
+    Raises:
+        ValueError: As `train` and `save`.
+    """
+    network = train(
+        table,
+        validation,
+        label=label,
+        task=task,
+        exclude_columns=exclude_columns,
+        weight_column=weight_column,
+        class_weight=class_weight,
+        shape=shape,
+        options=options,
+        checkpoints=place(checkpoints, path, training.workers()),
+    )
+    if not training.is_chief():
+        return None
+    if metric:
+        selection.rank([{**network.facts, "task": task, "label": label}], metric)
+    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()})
+    if network.checkpoints:
+        network.checkpoints.clear()
+    return stored, curves.page(network.trained, options, f"{task} of {label}")
+
+
+def train(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    *,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    weight_column: str | None,
+    class_weight: str | None,
+    shape: Shape,
+    options: training.Options,
+    checkpoints: str | None,
+) -> Network:
+    """Train a network on raw rows, read chunk by chunk.
+
+    Args:
+        table: Raw training rows.
+        validation: Raw rows that early stopping watches and that the network is scored with.
+        label: The column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns that shall not be features.
+        weight_column: Column of sample weights; not a feature.
+        class_weight: "balanced" to weigh each class by the inverse of its share.
+        shape: What the network looks like.
+        options: How it is trained.
+        checkpoints: A path or URI of a folder for training states, which all workers share; None to keep
+            none.
+
+    Raises:
+        ValueError: An option or a table's content makes training impossible; the sentence says how.
+    """
+    preprocess.check_options(label, task, exclude_columns, weight_column, shape.max_categories)
+    found = preprocess.examine(table, label, task, exclude_columns, weight_column)
+    preprocess.check_held_out(
+        validation, found.features, label, task, found.classes, weight_column, "the validation table"
+    )
+    learned = encoding.learn(table, found.features, found.nullable, shape.max_categories)
+    goal = target.learn(table, label, found.classes, class_weight, weight_column)
+    classify, outputs_ = goal.classes is not None, len(goal.classes or [0])
+    fingerprint = tables.fingerprint(table)
+
+    def rows(frame: pl.LazyFrame) -> feed.Rows:
+        return feed.table_rows(
+            frame,
+            lambda some: encoding.arrays(some, learned),
+            learned.features,
+            label,
+            goal.numbers,
+            goal.weights,
+            weight_column,
+        )
+
+    run = {"data": fingerprint, "workers": training.workers(), **asdict(shape), **asdict(options)}
+    states = Checkpoints(checkpoints, {**run, **asdict(goal), **asdict(learned)}) if checkpoints else None
+    spread = training.start(options.seed)
+    seeds = training.Seeds(options.seed)
+    learning, watching = rows(table), rows(validation)
+    trained = training.fit(
+        spread,
+        lambda policy: tabular.trunk(
+            learned, shape.layers, shape.units, shape.dropout, outputs_, classify, policy
+        ),
+        feed.dataset(learning, options.batch_size, seeds, even=training.workers() > 1),
+        feed.dataset(watching, _EVALUATED_AT_ONCE),
+        learning.count,
+        options,
+        states,
+        "sparse_categorical_crossentropy" if classify else "mean_squared_error",
+        ["accuracy"] if classify else ["mean_absolute_error"],
+        seeds,
+    )
+    trunk = tabular.answering(trained.model, goal.mean, goal.scale)
+    answers = trunk.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
+    truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
+    judged = positives.training_facts(table, label, task)
+    answered = predictions(answers, goal.classes)
+    scores = score(task, truth, answered, goal.classes, judged["positive_class"])
+    features = list(learned.features)
+    return Network(
+        trunk,
+        learned,
+        goal,
+        trained,
+        scores,
+        {
+            "estimator": "KerasDenseNetwork",
+            "parameters": {**asdict(shape), **options.described()},
+            "best_epoch": trained.best_epoch,
+            "epochs_done": len(trained.history["loss"]),
+            "dropped_columns": found.dropped,
+            "training_fingerprint": fingerprint,
+            "training_rows": learning.count,
+            **judged,
+            "validation": scores,
+        },
+        states,
+        tables.select(table, features).head(_EXAMPLE_ROWS).pipe(tables.collect),
+        tables.select(validation, features).head(_PARITY_ROWS).pipe(tables.collect),
+    )
+
+
+def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Write a model directory that appears whole or not at all.
+
+    It holds the network three times: `model.keras` and `saved_model` take raw columns through Keras' own
+    preprocessing layers, `model.onnx` is what `models.load` scores with. The three must agree.
+
+    Args:
+        network: The trained network.
+        path: The directory to make.
+        metadata: What else to say about the model.
+
+    Returns:
+        The metadata as stored.
+
+    Raises:
+        ValueError: An export answers otherwise than the network.
+    """
+    goal, learned = network.target, network.encoding
+    regression = goal.classes is None
+    whole = tabular.whole(network.trunk, learned)
+    inputs = {
+        name: (values.shape[1:], values.dtype)
+        for name, values in encoding.arrays(network.held_out.head(1), learned).items()
+    }
+    output = "prediction" if regression else "probabilities"
+    graph = onnx_export.with_columns(onnx_export.graph(network.trunk, inputs, output), learned)
+
+    rows = pl.concat([network.held_out, _strange(network.held_out)])
+    columns = encoding.columns(rows, learned)
+    expected = predictions(answer(whole, columns), goal.classes)
+    with outputs.whole(path) as partial:
+        stored = models.save_onnx(
+            partial,
+            graph,
+            features=learned.features,
+            example=network.example,
+            task="regression" if regression else "classification",
+            label=goal.label,
+            classes=goal.classes,
+            metadata={**network.facts, **metadata, "framework": "tensorflow"},
+        )
+        _write_saved_model(whole, learned, goal, partial / "saved_model")
+        archive.save(whole, partial / "model.keras")
+        scored = models.load(partial).predict(rows)
+        served = pl.DataFrame(saved_model.predict(partial / "saved_model", columns))
+        onnx_export.require_parity(expected, scored, "ONNX")
+        onnx_export.require_parity(expected, served, "SavedModel")
+    return stored
+
+
+def predictions(answers: Any, classes: Sequence[Any] | None) -> pl.DataFrame:
+    """Return a network's answers as the columns of `models.Model.predict`."""
+    import numpy as np
+
+    if classes is None:
+        return pl.DataFrame({"prediction": np.asarray(answers, float).reshape(-1)})
+    named = {
+        f"probability_{value}": np.asarray(answers, float)[:, index] for index, value in enumerate(classes)
+    }
+    best = pl.Series("prediction", [classes[place] for place in np.argmax(answers, axis=1)])
+    return pl.DataFrame([best]).with_columns(**named)
+
+
+def _strange(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a row in which all is missing, and one of values that no table has held."""
+    missing = rows.head(1).with_columns(
+        pl.lit(None, dtype).alias(name) for name, dtype in rows.schema.items()
+    )
+    unseen = rows.head(1).with_columns(
+        pl.lit("\N{SNOWMAN} never seen").alias(name)
+        for name, dtype in rows.schema.items()
+        if dtype == pl.String
+    )
+    return pl.concat([missing, unseen])
+
+
+def answer(model: Any, columns: dict[str, Any]) -> Any:
+    """Answer raw columns, as `encoding.columns` gives them, with a whole Keras model."""
+    import tensorflow as tf
+
+    tensors = [
+        tf.constant(values.tolist() if values.dtype == object else values)[:, None]
+        for values in columns.values()
+    ]
+    return model(tensors, training=False).numpy()
+
+
+def _write_saved_model(whole: Any, learned: encoding.Encoding, goal: target.Target, folder: Path) -> None:
+    import tensorflow as tf
+
+    def answer(*columns: Any) -> list[Any]:
+        found = whole([column[:, None] for column in columns], training=False)
+        if goal.classes is None:
+            return [found[:, 0]]
+        best = tf.gather(tf.constant(goal.classes), tf.argmax(found, axis=1))
+        return [best, *(found[:, index] for index in range(len(goal.classes)))]
+
+    specs = {
+        name: tf.TensorSpec([None], tf.string if kind == "string" else tf.float64)
+        for name, kind in learned.features.items()
+    }
+    names = ["prediction", *(f"probability_{value}" for value in goal.classes or [])]
+    saved_model.write({saved_model.DEFAULT: saved_model.Signature(answer, specs, names)}, whole, folder)

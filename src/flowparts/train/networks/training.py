@@ -1,0 +1,303 @@
+"""Trains a network: epochs with early stopping, a learning-rate schedule, checkpoints and progress."""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flowparts.train.networks.checkpoints import Checkpoints
+from flowparts.util import progress
+
+SCHEDULES = ("cosine", "constant")
+
+_STEPS_AT_ONCE = 32
+
+_log = logging.getLogger("flowparts")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network is trained.
+
+    Attributes:
+        epochs: Most passes over the training rows.
+        batch_size: Rows in a step.
+        learning_rate: Adam's step size at the start.
+        schedule: "cosine" to fall to 0 over all epochs, or "constant".
+        patience: Epochs without a better validation loss after which training stops; 0 to do all.
+        seed: Of the first weights, the order of the rows and dropout.
+        checkpoint_seconds: Least time between two checkpoints.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    patience: int
+    seed: int
+    checkpoint_seconds: float
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless every option makes sense."""
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be more than 0, not {self.learning_rate:g}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+        if self.patience < 0:
+            raise ValueError(f"patience must be 0 or more epochs, not {self.patience}")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"checkpoint_seconds must be 0 or more, not {self.checkpoint_seconds:g}")
+
+    def described(self) -> dict[str, Any]:
+        """Return what decides the outcome, for the model's metadata."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("seed", "checkpoint_seconds")
+        }
+
+
+@dataclass
+class Trained:
+    """A trained network.
+
+    Attributes:
+        model: The Keras model, with the weights of its best epoch.
+        history: Name of a measure to its value in each epoch.
+        best_epoch: Which one that is, from 1.
+        resumed_at: Epochs that an earlier, interrupted try had done.
+    """
+
+    model: Any
+    history: dict[str, list[float]]
+    best_epoch: int
+    resumed_at: int = 0
+
+
+@dataclass
+class _State:
+    history: dict[str, list[float]] = field(default_factory=dict)
+    best: float = sys.float_info.max  # JSON has no infinity
+    best_epoch: int = 0
+
+
+def start(seed: int) -> Any:
+    """Make chance repeatable, and return how training is spread; comes before all else that TensorFlow does.
+
+    It is spread over the workers that TF_CONFIG names (see
+    https://www.tensorflow.org/guide/distributed_training#TF_CONFIG), over the GPUs here, or not at all.
+    """
+    import keras
+    import tensorflow as tf
+
+    spread: Any
+    if workers() > 1:
+        spread = _many_workers()
+    elif len(devices()) > 1:
+        spread = tf.distribute.MirroredStrategy(devices())
+    else:
+        spread = tf.distribute.get_strategy()
+    # Layers are named by numbers, which start again.
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    return spread
+
+
+def _many_workers() -> Any:
+    import tensorflow as tf
+
+    class ManyWorkers(tf.distribute.MultiWorkerMirroredStrategy):
+        def reduce(self, reduce_op: Any, value: Any, axis: Any) -> Any:
+            if isinstance(value, tuple):
+                # Keras wants a batch for its shapes alone; TensorFlow reduces one tensor at a time.
+                return tf.nest.map_structure(lambda each: self.experimental_local_results(each)[0], value)
+            # Of measures, which are scalars, it asks for the mean along their first axis.
+            scalar = not self.experimental_local_results(value)[0].shape.rank
+            return super().reduce(reduce_op, value, None if scalar else axis)
+
+    return ManyWorkers()
+
+
+def workers() -> int:
+    """Return how many processes train together, as TF_CONFIG says."""
+    cluster = _tf_config().get("cluster", {})
+    return max(1, len(cluster.get("chief", ())) + len(cluster.get("worker", ())))
+
+
+def is_chief() -> bool:
+    """Whether this process is the one of all workers that writes what comes out."""
+    found = _tf_config()
+    task = found.get("task", {})
+    first = "chief" if found.get("cluster", {}).get("chief") else "worker"
+    return workers() == 1 or (task.get("type") == first and task.get("index") == 0)
+
+
+def devices() -> list[str]:
+    """Return the names of the GPUs here."""
+    import tensorflow as tf
+
+    return [f"GPU:{number}" for number in range(len(tf.config.list_physical_devices("GPU")))]
+
+
+def precision() -> str:
+    """Return Keras' dtype policy for hidden layers: half of the bits where a GPU multiplies them faster."""
+    return "mixed_float16" if devices() else "float32"
+
+
+def fit(
+    spread: Any,
+    build: Callable[[str], Any],
+    train: Any,
+    validation: Any,
+    rows: int,
+    options: Options,
+    checkpoints: Checkpoints | None,
+    loss: str,
+    measures: list[str],
+    seeds: "Seeds",
+) -> Trained:
+    """Train until the epochs are done or the validation loss has stopped falling; keep the best weights.
+
+    Args:
+        spread: What `start` returned.
+        build: Makes the network, its hidden layers of the given dtype policy.
+        train: `feed.dataset` of the training rows, which takes its seeds from `seeds`.
+        validation: `feed.dataset` of the validation rows.
+        rows: Number of training rows.
+        options: How to train.
+        checkpoints: Where to take up an interrupted try and store states of this one; None for nowhere.
+        loss: Keras' name of the loss.
+        measures: Keras' names of further measures, for the learning curves.
+        seeds: Gives the seed of each pass over the training rows.
+    """
+    import keras
+
+    steps = -(-rows // options.batch_size)
+    with spread.scope():
+        found = checkpoints.newest() if checkpoints else None
+        if found:
+            model, stored, best_weights = found
+            state = _State(**stored)
+        else:
+            model, state, best_weights = build(precision()), _State(), None
+            rate: Any = options.learning_rate
+            if options.schedule == "cosine":
+                rate = keras.optimizers.schedules.CosineDecay(rate, steps * options.epochs)
+            model.compile(
+                optimizer=keras.optimizers.Adam(rate),
+                loss=loss,
+                weighted_metrics=measures,
+                # XLA takes longer to compile for a processor than it saves.
+                jit_compile="auto" if precision() != "float32" else False,
+                # Between two executions comes Keras' Python, which takes as long as a small step.
+                steps_per_execution=_STEPS_AT_ONCE if spread.num_replicas_in_sync == 1 else 1,
+            )
+    done = len(next(iter(state.history.values()), []))
+    if done:
+        _log.info(
+            "training: resuming after epoch %d of %d, which an interrupted try had done", done, options.epochs
+        )
+    watch = _watch(state, best_weights, options, checkpoints, seeds)
+    if not _is_over(state, options):
+        model.fit(
+            train,
+            validation_data=validation,
+            epochs=options.epochs,
+            initial_epoch=done,
+            callbacks=[watch],
+            shuffle=False,
+            verbose=0,
+        )
+    if not state.best_epoch:
+        raise ValueError(
+            f"the loss is not finite after {options.epochs} epochs; "
+            f"lower the learning rate ({options.learning_rate:g})"
+        )
+    # One that isn't spread: it answers here, whatever other workers do, and everywhere in full precision.
+    keras.utils.clear_session()
+    alone = build("float32")
+    alone.set_weights(watch.best_weights)
+    return Trained(alone, state.history, state.best_epoch, done)
+
+
+class Seeds:
+    """Gives each epoch seeds of its own, the same in every try, for the rows' order and dropout."""
+
+    def __init__(self, seed: int):
+        self._seed, self._epoch = seed, 0
+
+    def start(self, epoch: int, model: Any) -> None:
+        """Make the following seeds those of an epoch."""
+        self._epoch = epoch
+        # Archives don't hold how far layers have come with theirs.
+        found = [
+            getattr(layer, "seed_generator", None) or getattr(layer, "generator", None)
+            for layer in model.layers
+        ]
+        for index, generator in enumerate(filter(None, found), 1):
+            generator.state.assign([hash((self._seed, epoch, index)) % 2**32, 0])
+
+    def __iter__(self) -> "Seeds":
+        return self
+
+    def __next__(self) -> int:
+        return hash((self._seed, self._epoch)) % 2**32
+
+
+def _tf_config() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    return found
+
+
+def _is_over(state: _State, options: Options) -> bool:
+    done = len(next(iter(state.history.values()), []))
+    waited = done - state.best_epoch
+    return done >= options.epochs or bool(
+        options.patience and state.best_epoch and waited >= options.patience
+    )
+
+
+def _watch(
+    state: _State, best_weights: Any, options: Options, checkpoints: Checkpoints | None, seeds: Seeds
+) -> Any:
+    """Return the Keras callback that notes epochs, keeps the best weights, stops early and stores states."""
+    import keras
+
+    class Watch(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.best_weights = best_weights
+            self._stored = self._start = time.monotonic()
+            self._first = len(next(iter(state.history.values()), []))
+
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+            seeds.start(epoch, self.model)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            for name, value in (logs or {}).items():
+                state.history.setdefault(name, []).append(float(value))
+            loss = state.history["val_loss"][-1]
+            if loss < state.best:
+                state.best, state.best_epoch = loss, epoch + 1
+                self.best_weights = self.model.get_weights()
+            seconds = time.monotonic() - self._start
+            done = epoch + 1 - self._first
+            line = progress.line("training", done, options.epochs - self._first, "epochs", seconds)
+            shown = ", ".join(f"{name} {values[-1]:.5g}" for name, values in state.history.items())
+            _log.info("%s: %s", line, shown.replace("val_", "validation "))
+            self.model.stop_training = _is_over(state, options)
+            if not all(math.isfinite(values[-1]) for values in state.history.values()):
+                # It won't come back from there.
+                self.model.stop_training = True
+            elif checkpoints and is_chief() and time.monotonic() - self._stored >= options.checkpoint_seconds:
+                checkpoints.write(epoch + 1, self.model, asdict(state), self.best_weights)
+                self._stored = time.monotonic()
+
+    return Watch()

@@ -1,0 +1,166 @@
+"""Choosing among candidate models by their validation metrics, without loading their weights."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from flowparts import reports
+from flowparts.evaluate.directions import HIGHER_IS_BETTER, chosen, higher_is_better
+
+# What a candidate costs, by its key, with the title of the page's column.
+_COSTS = {"megabytes": "MB", "milliseconds": "ms for 1,000 rows", "seconds": "training s"}
+
+
+class Choice(NamedTuple):
+    """Candidates in order, the winner first.
+
+    Attributes:
+        metric: What they were ranked by.
+        order: Positions in the list of candidates, best first.
+        scores: The metric of each, in the same order.
+    """
+
+    metric: str
+    order: list[int]
+    scores: list[float]
+
+    def score_of(self, position: int) -> float:
+        """Return the metric of the candidate at a position in the list of candidates."""
+        return self.scores[self.order.index(position)]
+
+
+def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> Choice:
+    """Rank candidates by a validation metric; equal scores by size, latency, estimator name, parameters.
+
+    Latency counts in tens of milliseconds for 1,000 rows, and training time not at all: the choice must not
+    depend on how busy the machine is.
+
+    Args:
+        candidates: The metadata of each model (`models.metadata`), and `milliseconds` to predict 1,000 rows
+            if they were measured.
+        metric: The metric; None takes the task's primary one (roc_auc or rmse).
+
+    Raises:
+        ValueError: There are no candidates, they predict different labels, the metric is unknown or does not
+            fit the task, or a candidate lacks it.
+    """
+    if not candidates:
+        raise ValueError("there are no candidates to select from; train at least one model")
+    for key in ("task", "label"):
+        values = sorted({str(candidate[key]) for candidate in candidates})
+        if len(values) > 1:
+            raise ValueError(
+                f"candidates must share one {key}, but these have {', '.join(values)}; "
+                "select among models of the same preprocessor"
+            )
+    task = str(candidates[0]["task"])
+    metric = chosen(metric, task)
+    scores = [_validation_score(candidate, metric) for candidate in candidates]
+    sign = -1 if higher_is_better(metric) else 1
+    keys = [
+        (sign * value, *_cost(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)
+    ]
+    order = sorted(range(len(candidates)), key=keys.__getitem__)
+    return Choice(metric, order, [scores[index] for index in order])
+
+
+def ranking(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> list[dict[str, Any]]:
+    """Return each candidate's estimator, parameters, megabytes (if known), metric and score, best first."""
+    return [
+        {
+            "estimator": candidates[index]["estimator"],
+            "parameters": deepcopy(candidates[index]["parameters"]),
+            **{key: candidates[index][key] for key in ("megabytes",) if key in candidates[index]},
+            "metric": choice.metric,
+            "score": score,
+        }
+        for index, score in zip(choice.order, choice.scores, strict=True)
+    ]
+
+
+def selection_report(
+    candidates: Sequence[Mapping[str, Any]], choice: Choice, left_out: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Return an HTML page: the winner, a bar for each candidate, their metrics, costs and parameters.
+
+    Args:
+        candidates: As `rank` takes them, with the `seconds` of training if they were measured.
+        choice: What `rank` returned for them.
+        left_out: `estimator`, `parameters` and `reason` of each candidate that couldn't be trained.
+    """
+    ranked = [candidates[index] for index in choice.order]
+    winner, task, label = ranked[0], str(ranked[0]["task"]), str(ranked[0]["label"])
+    direction = "higher" if higher_is_better(choice.metric) else "lower"
+    names = [f"{place}. {candidate['estimator']}" for place, candidate in enumerate(ranked, start=1)]
+    rows = [
+        {
+            "place": f"{place} (chosen)" if place == 1 else str(place),
+            "estimator": candidate["estimator"],
+            **candidate["validation"],
+            **{title: candidate.get(name, "") for name, title in _COSTS.items()},
+            "parameters": _parameters(candidate),
+        }
+        for place, candidate in enumerate(ranked, start=1)
+    ]
+    metrics = [name for name in HIGHER_IS_BETTER[task] if any(name in row for row in rows)]
+    columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric)]
+    columns += [title for name, title in _COSTS.items() if any(name in each for each in ranked)]
+    columns.append("parameters")
+    return reports.page(
+        "Model selection",
+        reports.facts(
+            {"chosen": winner["estimator"], choice.metric: choice.scores[0], "candidates": len(candidates)}
+        ),
+        reports.callout(_verdict(ranked, choice), "good"),
+        *(reports.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad") for each in left_out),
+        reports.section(
+            f"Candidates by {choice.metric} ({direction} is better)",
+            reports.bars(dict(zip(names, choice.scores, strict=True)), label=choice.metric),
+        ),
+        reports.section(
+            "All validation metrics",
+            reports.table([{column: row.get(column, "") for column in columns} for row in rows]),
+        ),
+        subtitle=f"{task} of {label}: candidates compared on the validation table",
+    )
+
+
+def _validation_score(candidate: Mapping[str, Any], metric: str) -> float:
+    validation = candidate.get("validation") or {}
+    value = validation.get(metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(
+            f"candidate {candidate['estimator']} has no validation metric {metric!r}; "
+            f"it has: {', '.join(validation) or 'none'}"
+        )
+    return float(value)
+
+
+def _cost(candidate: Mapping[str, Any]) -> tuple[float, float]:
+    """Return size and latency, the latter coarsely enough to be the same on each run."""
+    return float(candidate.get("megabytes", math.inf)), round(candidate.get("milliseconds", 0.0), -1)
+
+
+def _name(candidate: Mapping[str, Any]) -> tuple[str, str]:
+    return str(candidate["estimator"]), json.dumps(candidate.get("parameters"), sort_keys=True, default=str)
+
+
+def _parameters(candidate: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted((candidate.get("parameters") or {}).items()))
+
+
+def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice) -> str:
+    best = reports.format_number(choice.scores[0])
+    text = f"{ranked[0]['estimator']} has the best {choice.metric} on the validation table, {best}"
+    if len(ranked) == 1:
+        return f"{text}; it was the only candidate."
+    lead = abs(choice.scores[0] - choice.scores[1])
+    if lead == 0:
+        (size, latency), (other_size, other_latency) = _cost(ranked[0]), _cost(ranked[1])
+        rule = "the smaller one" if size != other_size else "the first by name"
+        if size == other_size and latency != other_latency:
+            rule = "the quicker one"
+        return f"{text}, equal to {ranked[1]['estimator']}; {rule} was taken."
+    return f"{text}, {reports.format_number(lead)} ahead of {ranked[1]['estimator']}."

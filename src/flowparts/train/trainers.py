@@ -1,0 +1,116 @@
+"""Train a model of raw rows with the library that a name stands for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from flowparts import models
+from flowparts.evaluate import directions, positives
+from flowparts.prepare import preprocess
+from flowparts.util import names
+
+if TYPE_CHECKING:
+    from flowparts.train import candidates
+
+TRAINERS = ("sklearn", "keras")
+# What sklearn tries if no candidates are given.
+DEFAULT = ("Linear", "RandomForest", "HistGradientBoosting")
+
+
+def train(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    path: str | Path,
+    *,
+    label: str,
+    task: str,
+    trainer: str,
+    entries: Sequence[Any] = (),
+    network: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    exclude_columns: Sequence[str] = (),
+    options: "candidates.Options",
+) -> tuple[str, str]:
+    """Train the best of several estimators, or a network, and write its model directory.
+
+    Args:
+        table: Raw rows to learn from.
+        validation: Raw rows to choose by.
+        path: The model directory to make.
+        label: Column to predict.
+        task: "classification" or "regression".
+        trainer: One of `TRAINERS`.
+        entries: What sklearn tries, as `candidates.build` takes it; `DEFAULT` if empty.
+        network: Options of the network, as `networks.tabular_model.settings` takes them.
+        metric: The metric to choose by; the task's primary one if not given.
+        exclude_columns: Columns to exclude from the features.
+        options: What holds for every trainer.
+
+    Returns:
+        A page about the training, and the metric that the model was chosen by.
+
+    Raises:
+        ValueError: An option is unknown or out of range, which is found before any row is read, or a table's
+            content makes training impossible.
+    """
+    require_known(trainer)
+    preprocess.check_options(label, task, exclude_columns, options.weight_column, 1)
+    if metric:
+        directions.require_fitting(metric, task)
+    what: dict[str, Any] = {"label": label, "task": task, "exclude_columns": exclude_columns}
+    if trainer == "sklearn":
+        from flowparts.train import candidates
+
+        built = candidates.build(entries or DEFAULT, task, options)
+        chosen, facts = _examined(table, metric, what, options)
+        _, page = candidates.train_best(built, table, validation, path, **what, metric=chosen)
+        models.annotate(path, facts)
+        return page, chosen
+    from flowparts.train.networks import tabular_model, training
+
+    if options.early_stopping_rounds:
+        raise ValueError("early_stopping_rounds is for trainer 'sklearn'; give network={'patience': ...}")
+    if training.workers() > 1:
+        raise ValueError("TF_CONFIG names several workers; train on them with train_keras_tabular")
+    shape, how, checkpoints = tabular_model.settings(network or {}, options.seed)
+    chosen, facts = _examined(table, metric, what, options)
+    trained = tabular_model.train_and_save(
+        table,
+        validation,
+        path,
+        **what,
+        weight_column=options.weight_column,
+        class_weight=options.class_weight,
+        shape=shape,
+        options=how,
+        checkpoints=checkpoints,
+        metric=chosen,
+    )
+    assert trained
+    models.annotate(path, facts)
+    return trained[1], chosen
+
+
+def require_known(trainer: str) -> None:
+    """Raise ValueError unless there is a trainer of this name."""
+    if trainer not in TRAINERS:
+        raise ValueError(names.unknown("trainer", trainer, TRAINERS))
+
+
+def _examined(
+    table: pl.LazyFrame, metric: str | None, what: Mapping[str, Any], options: "candidates.Options"
+) -> tuple[str, dict[str, Any]]:
+    """Look at the training rows: return the metric to choose by, and what the model says about both."""
+    from flowparts.validate import leakage
+
+    label, task = what["label"], what["task"]
+    examined = preprocess.examine(table, label, task, what["exclude_columns"], options.weight_column)
+    unlike = [name for name, reason in examined.dropped.items() if reason == preprocess.ALL_DIFFERENT]
+    warnings = [
+        f"column {name!r} is left out of the features: it {preprocess.ALL_DIFFERENT}" for name in unlike
+    ]
+    warnings += leakage.warnings(table, examined.features, label, task)
+    found = positives.training_facts(table, label, task, metric)
+    return found["metric"], {**found, "warnings": warnings}

@@ -1,0 +1,1 @@
+"""What every other room may use: files and their trees, sources, names, times, masking, progress."""

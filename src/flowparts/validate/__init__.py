@@ -1,0 +1,1 @@
+"""What a table holds, and what in it gives the label away."""

@@ -1,0 +1,116 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowparts.deploy import endpoint
+from flowparts.deploy.endpoint import Endpoint
+
+CANARY = Endpoint(
+    target="docker",
+    name="churn",
+    url="http://127.0.0.1:8080",
+    revision="r2",
+    traffic={"r1": 90, "r2": 10},
+    previous_revision="r1",
+    settings={"port": 8080},
+)
+ALONE = Endpoint("docker", "churn", "http://127.0.0.1:8080", "r1", {"r1": 100})
+
+
+@pytest.mark.parametrize("given", [CANARY, ALONE], ids=["two revisions", "one revision"])
+def test_what_is_read_is_what_was_written(given: Endpoint, tmp_path: Path) -> None:
+    endpoint.write(given, tmp_path / "endpoint")
+    assert endpoint.read(tmp_path / "endpoint") == given
+
+
+def test_shares_follow_the_current_revision() -> None:
+    assert CANARY.share == 10
+    assert CANARY.with_share(50).traffic == {"r2": 50, "r1": 50}
+    promoted = CANARY.with_share(100)
+    assert promoted.traffic == {"r2": 100, "r1": 0}
+    back = promoted.rolled_back()
+    assert (back.revision, back.previous_revision, back.traffic) == ("r1", None, {"r1": 100})
+
+
+def test_without_a_previous_revision_nothing_can_be_shared_or_rolled_back() -> None:
+    assert ALONE.with_share(100) == ALONE
+    with pytest.raises(ValueError, match="no previous revision that could take the other 60 %"):
+        ALONE.with_share(40)
+    with pytest.raises(ValueError, match="no previous revision to roll back to; it keeps serving r1"):
+        ALONE.rolled_back()
+
+
+@pytest.mark.parametrize("percent", [-1, 101, 12.5, True])
+def test_a_share_is_a_whole_percentage(percent: Any) -> None:
+    with pytest.raises(ValueError, match="whole number from 0 to 100"):
+        CANARY.with_share(percent)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no name": ({"name": ""}, "not empty"),
+    "target with a dash": ({"target": "../docker"}, "not the name of a module"),
+    "url without a scheme": ({"url": "127.0.0.1:80"}, "http://"),
+    "url with a user": ({"url": "http://me:pw@host"}, "names a user"),
+    "too much traffic": ({"traffic": {"r1": 90, "r2": 20}}, "add up to 100"),
+    "negative traffic": ({"traffic": {"r1": 110, "r2": -10}}, "from 0 to 100"),
+    "fractions": ({"traffic": {"r1": 90.0, "r2": 10.0}}, "whole percentages"),
+    "unknown revision": ({"traffic": {"r1": 90, "r3": 10}}, "must name r1, r2"),
+    "twice the same": ({"previous_revision": "r2", "traffic": {"r2": 100}}, "both 'r2'"),
+    "a secret": ({"settings": {"api_token": "x"}}, "looks like a secret"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
+def test_what_is_no_endpoint_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(CANARY, **change)
+    endpoint.write(CANARY, tmp_path / "endpoint")
+    changed = json.loads((tmp_path / "endpoint").read_text()) | change
+    (tmp_path / "endpoint").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=words) as raised:
+        endpoint.read(tmp_path / "endpoint")
+    assert str(tmp_path / "endpoint") in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"target": "docker"}', "null"])
+def test_other_json_is_no_endpoint(text: str, tmp_path: Path) -> None:
+    (tmp_path / "endpoint").write_text(text)
+    with pytest.raises(ValueError, match="must be a JSON object with the keys name, previous_revision"):
+        endpoint.read(tmp_path / "endpoint")
+
+
+STATES = {
+    "a second revision takes its share from the first": (
+        ALONE,
+        "r2",
+        ("r2", "r1", {"r2": 20, "r1": 80}),
+    ),
+    "the revision that is being tried gets the new share": (CANARY, "r2", ("r2", "r1", {"r2": 20, "r1": 80})),
+    "a third revision takes the place of one that is being tried": (
+        CANARY,
+        "r3",
+        ("r3", "r1", {"r3": 20, "r1": 80}),
+    ),
+    "the one that serves most ends a trial beside it": (CANARY, "r1", ("r1", None, {"r1": 100})),
+    "a promoted revision keeps what it has": (
+        CANARY.with_share(100),
+        "r2",
+        ("r2", "r1", {"r2": 100, "r1": 0}),
+    ),
+    "the only revision keeps what it has": (ALONE, "r1", ("r1", None, {"r1": 100})),
+    "an earlier revision is tried like a new one": (
+        CANARY.with_share(100),
+        "r1",
+        ("r1", "r2", {"r1": 20, "r2": 80}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "revision", "expected"), STATES.values(), ids=STATES)
+def test_deploying(before: Endpoint, revision: str, expected: Any) -> None:
+    after = before.deploying(revision, 20)
+    assert (after.revision, after.previous_revision, after.traffic) == expected
+    assert after.deploying(revision, 20) == after

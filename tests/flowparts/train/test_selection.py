@@ -1,0 +1,145 @@
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from flowparts.train import selection
+
+
+def candidate(estimator: str, **validation: float) -> dict[str, Any]:
+    return {
+        "estimator": estimator,
+        "task": "classification",
+        "label": "y",
+        "parameters": {"seed": 1},
+        "validation": validation,
+    }
+
+
+def test_the_primary_metric_of_the_task_ranks_unless_another_is_named() -> None:
+    found = [candidate("A", roc_auc=0.7, log_loss=0.3), candidate("B", roc_auc=0.9, log_loss=0.5)]
+    assert selection.rank(found) == ("roc_auc", [1, 0], [0.9, 0.7])
+    assert selection.rank(found, "log_loss") == ("log_loss", [0, 1], [0.3, 0.5])
+
+
+def test_equal_scores_go_by_estimator_then_by_parameters_whatever_the_order() -> None:
+    plain, tuned = candidate("A", roc_auc=0.9), candidate("A", roc_auc=0.9) | {"parameters": {"seed": 0}}
+    other = candidate("B", roc_auc=0.9)
+    assert selection.rank([other, plain, tuned]).order == [2, 1, 0]
+    assert selection.rank([tuned, other, plain]).order == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "verdict"),
+    [
+        ("roc_auc", "higher", "B has the best roc_auc on the validation table, 0.9, 0.2 ahead of A."),
+        ("log_loss", "lower", "A has the best log_loss on the validation table, 0.3, 0.2 ahead of B."),
+    ],
+)
+def test_the_page_says_which_direction_is_better_and_how_far_ahead_the_winner_is(
+    metric: str, direction: str, verdict: str
+) -> None:
+    found = [candidate("A", roc_auc=0.7, log_loss=0.3), candidate("B", roc_auc=0.9, log_loss=0.5)]
+    page = selection.selection_report(found, selection.rank(found, metric))
+    assert verdict in page
+    assert f"Candidates by {metric} ({direction} is better)" in page
+    assert page.count("1 (chosen)") == 1
+    assert "classification of y: candidates compared" in page
+
+
+def test_the_page_of_a_single_candidate_says_so() -> None:
+    page = selection.selection_report(
+        [candidate("A", roc_auc=0.7)], selection.rank([candidate("A", roc_auc=0.7)])
+    )
+    assert "0.7; it was the only candidate." in page
+
+
+def test_the_page_has_a_column_for_each_metric_and_cost_the_chosen_metric_first() -> None:
+    found = [
+        candidate("A", accuracy=0.8, roc_auc=0.7) | {"megabytes": 1.5, "seconds": 2.0},
+        candidate("B", accuracy=0.6, roc_auc=0.9) | {"parameters": {}},
+    ]
+    page = selection.selection_report(found, selection.rank(found, "roc_auc"))
+    titles = ["place", "estimator", "roc_auc", "accuracy", "MB", "training s", "parameters"]
+    assert re.findall(r'<th [^>]*title="([^"]*)"', page) == titles
+    assert page.index("1 (chosen)") < page.index(">2</td>")
+    assert "seed=1" in page
+
+
+def test_of_equal_scores_the_smaller_model_is_chosen_and_the_page_says_why() -> None:
+    small, large = (
+        candidate(name, roc_auc=0.9) | {"megabytes": size} for name, size in (("B", 1.5), ("A", 60.0))
+    )
+    choice = selection.rank([large, candidate("C", roc_auc=0.9), small])
+    assert choice.order == [2, 0, 1]
+    assert [each["megabytes"] for each in selection.ranking([large, small], selection.rank([large, small]))]
+    page = selection.selection_report([large, small], selection.rank([large, small]))
+    assert "equal to A; the smaller one was taken." in page
+    assert ">MB</th>" in page
+
+
+def test_of_equal_scores_and_sizes_the_quicker_model_is_chosen_if_it_is_much_quicker() -> None:
+    quick, slow, alike = (
+        candidate(name, roc_auc=0.9) | {"megabytes": 1.5, "milliseconds": latency}
+        for name, latency in (("C", 3.0), ("A", 40.0), ("B", 4.9))
+    )
+    choice = selection.rank([slow, quick, alike])
+    assert choice.order == [2, 1, 0]
+    page = selection.selection_report([slow, quick], selection.rank([slow, quick]))
+    assert "equal to A; the quicker one was taken." in page
+    larger = slow | {"megabytes": 60.0}
+    page = selection.selection_report([larger, quick], selection.rank([larger, quick]))
+    assert "equal to A; the smaller one was taken." in page
+
+
+@pytest.mark.parametrize(
+    ("candidates", "metric", "message"),
+    [
+        pytest.param([], None, "there are no candidates to select from", id="none"),
+        pytest.param(
+            [candidate("A", roc_auc=1), candidate("B", roc_auc=1) | {"task": "regression"}],
+            None,
+            "candidates must share one task, but these have classification, regression",
+            id="tasks",
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1), candidate("B", roc_auc=1) | {"label": "z"}],
+            None,
+            "candidates must share one label, but these have y, z",
+            id="labels",
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1)], "roc", r"metric 'roc' is unknown \(did you mean", id="unknown"
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1)], "rmse", "metric 'rmse' does not fit classification", id="misfit"
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=1), candidate("B", accuracy=1)],
+            None,
+            "candidate B has no validation metric 'roc_auc'; it has: accuracy",
+            id="not measured",
+        ),
+        pytest.param(
+            [candidate("A", roc_auc=float("nan"))], None, "A has no validation metric 'roc_auc'", id="NaN"
+        ),
+    ],
+)
+def test_bad_input_is_answered_in_a_sentence(candidates: list[Any], metric: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        selection.rank(candidates, metric)
+
+
+def test_selecting_needs_nothing_that_the_base_image_lacks() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('numpy', 'pandas', 'sklearn', 'scipy', 'mlflow', 'skops'): sys.modules[name] = None\n"
+        "from flowparts import models; from flowparts.train import selection\n"
+        "one = {'estimator': 'A', 'task': 'regression', 'label': 'y', 'validation': {'rmse': 1.0}}\n"
+        "print(len(selection.selection_report([one], selection.rank([one]))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1000

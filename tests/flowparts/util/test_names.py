@@ -1,0 +1,34 @@
+from typing import Any
+
+import pytest
+
+from flowparts.util import names
+
+
+def test_a_near_name_is_proposed_and_a_far_one_is_not() -> None:
+    known = ["docker", "kserve"]
+    assert names.hint("dokcer", known) == "did you mean 'docker'? "
+    assert names.hint("dokcer", known, cutoff=0.9) == ""
+    assert names.unknown("target", "dokcer", known) == (
+        "unknown target 'dokcer'; did you mean 'docker'? known: docker, kserve"
+    )
+    assert names.unknown("target", "x", known) == "unknown target 'x'; known: docker, kserve"
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [(None, []), ([], []), (["a", "no"], ["a", "no"]), ([2023, 1.0], ["2023", "1"])],
+)
+def test_a_list_of_texts_may_hold_whole_numbers(values: Any, found: list[str]) -> None:
+    assert names.texts(values, "exclude_columns") == found
+
+
+@pytest.mark.parametrize("value", [True, None, 0.5, ["a"], {"a": 1}])
+def test_what_is_no_text_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"exclude_columns holds .*, which is no text; write it in quotes"):
+        names.texts(["a", value], "exclude_columns")
+
+
+def test_a_text_is_no_list() -> None:
+    with pytest.raises(ValueError, match=r"exclude_columns is 'id'; give a list of texts, such as \['id'\]"):
+        names.texts("id", "exclude_columns")

@@ -1,0 +1,111 @@
+"""What is written from the templates passes all checks; see tests/contract for what holds for every part."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tools import authoring
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_new_component_and_a_new_pipeline_pass_every_check(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", ".venv-bench", "build", "runs", "__pycache__", "benchmarks"
+    )
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/copy:{tmp_path}/copy/containers"}
+
+    def author(*words: str) -> str:
+        command = [sys.executable, "-m", "tools.authoring", *words]
+        answer = subprocess.run(
+            command, cwd=tmp_path / "copy", env=environment, capture_output=True, text=True
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    made = author("new-component", "prepare/drop_gaps")
+    assert "components/prepare/drop_gaps.py\ntests/components/prepare/test_drop_gaps.py" in made
+    assert "passed" in author("check", "prepare/drop_gaps")
+    author("new-pipeline", "customer-churn")
+    assert "passed" in author("check", "customer-churn")
+    assert "| [prepare/drop_gaps]" in (tmp_path / "copy" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("drop_gaps", "is no stage and name; write verb_object in snake case, as in prepare/drop_outliers"),
+        ("prepare/DropGaps", "is no stage and name"),
+        ("prepare/split_table", "there is a part named split_table already"),
+    ],
+)
+def test_a_bad_name_is_answered(name: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        authoring.new_component(name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_part_is_answered() -> None:
+    with pytest.raises(ValueError, match=r"split_tabel.*split_table"):
+        authoring.check("prepare/split_tabel")
+
+
+GOOD = '''
+from typing import NamedTuple
+
+from flowparts.components import runs_in
+
+
+@runs_in("base")
+def count_rows(source: str) -> NamedTuple("Outputs", [("rows", int)]):
+    """Count the rows of a file.
+
+    Args:
+        source: The file.
+
+    Returns:
+        rows: Their number.
+    """
+    return (1,)
+'''
+
+
+def imported(text: str, folder: Path) -> ModuleType:
+    """Import a text as a component's file."""
+    file = folder / "count_rows.py"
+    file.write_text(text)
+    spec = importlib.util.spec_from_file_location("components.ingest.count_rows", file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "sentence"),
+    [
+        ('runs_in("base")', 'runs_in("pandas")', "there is no image 'pandas'; images are: base, deploy"),
+        ("def count_rows", "def count", "the function is named count; name it count_rows, as its file"),
+        (
+            "\nfrom components",
+            "\nimport polars\n\nfrom components",
+            "imports polars at the top, where a step doesn't have it; import it inside count_rows",
+        ),
+        ("source: The file.", "path: The file.", "count_rows: source has no description; add a line for it"),
+        ('NamedTuple("Outputs", [("rows", int)])', "int", "its output has no name; write -> NamedTuple"),
+    ],
+    ids=["image", "name", "import", "description", "output"],
+)
+def test_a_mistake_is_told_at_the_import(right: str, wrong: str, sentence: str, tmp_path: Path) -> None:
+    imported(GOOD, tmp_path)
+    assert right in GOOD
+    with pytest.raises(ValueError, match=sentence):
+        imported(GOOD.replace(right, wrong), tmp_path)
