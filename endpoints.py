@@ -11,6 +11,7 @@ import yaml
 
 from backends import parameters
 from flowparts import deploy
+from flowparts.deploy import common, operations
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.rollout import STEPS
 
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _list(options: argparse.Namespace) -> None:
-    for endpoint in deploy.endpoints(options.target, _where(options)):
+    for endpoint in operations.endpoints(options.target, _where(options)):
         print(f"{endpoint.name}  {endpoint.url}  {_shares(endpoint)}")
 
 
@@ -60,19 +61,19 @@ def _deploy(options: argparse.Namespace) -> None:
     if options.reset:
         given["reset"] = True
     if options.dry_run:
-        _show(options, deploy.options(options.target, given))
+        _show(options, operations.options(options.target, given))
         return
-    endpoint = deploy.deployed(options.target, options.model, options.name, options.share, given)
+    endpoint = operations.deployed(options.target, options.model, options.name, options.share, given)
     print(f"{endpoint.name}  {endpoint.url}  {_shares(endpoint)}")
 
 
 def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
     """Print the manifests, and as comments what a rollout would do with them."""
     # First: it refuses targets without manifests, whatever else there is to ask of them.
-    found = deploy.manifests(options.target, options.model, options.name, options.share, chosen)
+    found = operations.manifests(options.target, options.model, options.name, options.share, chosen)
     shares = [options.share, *(step for step in STEPS if step > options.share)]
-    with deploy.without_changes(), deploy.changing(options.target, options.name, chosen) as kept:
-        plan = deploy.plan(options.target, options.name, shares, kept)
+    with common.without_changes(), operations.changing(options.target, options.name, chosen) as kept:
+        plan = operations.plan(options.target, options.name, shares, kept)
     for share, given in plan.shares.items():
         print(f"# {share} % asked for: the new revision gets {given} %")
     if plan.note:
@@ -90,7 +91,7 @@ def _rollback(options: argparse.Namespace) -> None:
 
 
 def _remove(options: argparse.Namespace) -> None:
-    removed = deploy.remove(
+    removed = operations.remove(
         options.target,
         options.name,
         _where(options),
@@ -106,7 +107,7 @@ def _where(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _find(options: argparse.Namespace) -> Endpoint:
-    found = deploy.endpoints(options.target, _where(options))
+    found = operations.endpoints(options.target, _where(options))
     for endpoint in found:
         if endpoint.name == options.name:
             return endpoint

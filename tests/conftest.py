@@ -265,10 +265,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kuberne
 
     Models have digests, although nothing is at their addresses.
     """
-    monkeypatch.setattr("flowparts.deploy.digest", kubernetes_api.digest_of)
-    monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr("flowparts.deploy.common.digest", kubernetes_api.digest_of)
+    monkeypatch.setattr("flowparts.deploy.common._LOOK_EVERY_SECONDS", 0.02)
     # The addresses that a mesh gives lead nowhere here.
-    monkeypatch.setattr("flowparts.deploy._SERVED_SECONDS", 0.1)
+    monkeypatch.setattr("flowparts.deploy.common._SERVED_SECONDS", 0.1)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with kubernetes_api.serving() as running:
         file = tmp_path / "kubeconfig"
@@ -304,7 +304,7 @@ def vertex_ai(
     """Run a stand-in for Vertex AI, which a step finds as it would the real one."""
     service = VertexService()
     service.servers = {model.gs: model.server.url for model in served}
-    monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr("flowparts.deploy.common._LOOK_EVERY_SECONDS", 0.02)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud_storage)
     for name, value in service.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
@@ -320,7 +320,7 @@ def sagemaker_ai(
     service = SageMakerService(moto_server)
     for model in served:
         service.serve(model.path, model.server.url)
-    monkeypatch.setattr("flowparts.deploy._LOOK_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr("flowparts.deploy.common._LOOK_EVERY_SECONDS", 0.02)
     for name, value in service.environment().items():
         monkeypatch.setenv(name, value)
     clouds.fill_buckets(served)

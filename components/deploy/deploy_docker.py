@@ -48,8 +48,8 @@ def deploy_docker(
         revision: The model's revision, named after its content.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     given = {
         "replicas": replicas,
@@ -61,5 +61,5 @@ def deploy_docker(
         "wait_seconds": wait_seconds,
         "reset": reset,
     }
-    deployed = deploy.deployed("docker", model.uri, name, share, given)
+    deployed = operations.deployed("docker", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

@@ -62,8 +62,8 @@ def deploy_kserve(
         revision: The revision, named after all that its pods are made of.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     given = {
         "replicas": replicas,
@@ -80,5 +80,5 @@ def deploy_kserve(
         "wait_seconds": wait_seconds,
         "reset": reset,
     }
-    deployed = deploy.deployed("kserve", model.uri, name, share, given)
+    deployed = operations.deployed("kserve", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

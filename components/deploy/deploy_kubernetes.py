@@ -72,8 +72,8 @@ def deploy_kubernetes(
         revision: The revision, named after all that its pods are made of.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     given = {
         "replicas": replicas,
@@ -93,5 +93,5 @@ def deploy_kubernetes(
         "wait_seconds": wait_seconds,
         "reset": reset,
     }
-    deployed = deploy.deployed("kubernetes", model.uri, name, share, given)
+    deployed = operations.deployed("kubernetes", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

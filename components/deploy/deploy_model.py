@@ -37,9 +37,9 @@ def deploy_model(
         revision: The model's revision, named after its content.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     origin = {"run": run_id, "model-version": model_version}
-    deployed = deploy.deployed(target, model.uri, name, share, options, origin)
+    deployed = operations.deployed(target, model.uri, name, share, options, origin)
     return endpoints.publish(deployed, endpoint)

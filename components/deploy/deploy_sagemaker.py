@@ -47,8 +47,8 @@ def deploy_sagemaker(
         revision: The revision, named after the content of its model and its settings.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     given = {
         "role": role,
@@ -60,5 +60,5 @@ def deploy_sagemaker(
         "timeout_seconds": timeout_seconds,
         "reset": reset,
     }
-    deployed = deploy.deployed("sagemaker", model.uri, name, share, given)
+    deployed = operations.deployed("sagemaker", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

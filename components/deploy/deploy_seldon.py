@@ -59,8 +59,8 @@ def deploy_seldon(
         revision: The revision, named after all that its pods are made of.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     given = {
         "replicas": replicas,
@@ -76,5 +76,5 @@ def deploy_seldon(
         "wait_seconds": wait_seconds,
         "reset": reset,
     }
-    deployed = deploy.deployed("seldon", model.uri, name, share, given)
+    deployed = operations.deployed("seldon", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

@@ -81,8 +81,8 @@ def deploy_tf_serving(
         revision: The revision, named after all that its pods are made of.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     given = {
         "replicas": replicas,
@@ -106,5 +106,5 @@ def deploy_tf_serving(
         "wait_seconds": wait_seconds,
         "reset": reset,
     }
-    deployed = deploy.deployed("tf_serving", model.uri, name, share, given)
+    deployed = operations.deployed("tf_serving", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

@@ -55,8 +55,8 @@ def deploy_vertex(
         revision: The revision, named after the content of its model and its settings.
         share: The percentage that it got.
     """
-    from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy import operations
 
     given = {
         "replicas": replicas,
@@ -71,5 +71,5 @@ def deploy_vertex(
         "timeout_seconds": timeout_seconds,
         "reset": reset,
     }
-    deployed = deploy.deployed("vertex", model.uri, name, share, given)
+    deployed = operations.deployed("vertex", model.uri, name, share, given)
     return endpoints.publish(deployed, endpoint)

@@ -25,11 +25,11 @@ def remove_endpoint(
     Returns:
         removed: What was removed; empty where there was nothing.
     """
-    from flowparts import deploy
+    from flowparts.deploy import operations
 
     try:
-        return (", ".join(deploy.remove(target, name, options, even_if_serving=even_if_serving)),)
-    except deploy.NoEndpointError as absent:
+        return (", ".join(operations.remove(target, name, options, even_if_serving=even_if_serving)),)
+    except operations.NoEndpointError as absent:
         # As a step finds it that is tried again after it was killed.
         print(absent)  # noqa: T201
         return ("",)

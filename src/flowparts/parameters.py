@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flowparts import deploy, ingest
+from flowparts import ingest
+from flowparts.deploy import common, operations
 from flowparts.evaluate import directions
 from flowparts.ingest import image_files
 from flowparts.predict import export
@@ -63,8 +64,8 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     if "model_name" in found:
         registry.require_name(found["model_name"])
     if "target" in found:
-        deploy.options(found["target"], found.get("options", {}))
+        operations.options(found["target"], found.get("options", {}))
     if "name" in found:
-        deploy.check_name(found["name"])
+        common.check_name(found["name"])
     if "destination" in found:
         export.format_of(found["destination"])

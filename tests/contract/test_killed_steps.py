@@ -123,8 +123,8 @@ def test_a_killed_registration_is_completed_by_the_next_try_and_never_doubled(
     ("function", "call"),
     [
         ("docker.models.containers.ContainerCollection.create", 2),
-        ("flowparts.deploy.wait", 1),
-        ("flowparts.deploy.wait", 2),
+        ("flowparts.deploy.common.wait", 1),
+        ("flowparts.deploy.common.wait", 2),
     ],
     ids=["before the server", "while the server starts", "before the endpoint is written"],
 )

@@ -17,7 +17,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from flowparts.deploy import _lease, dry_run, log_text, require_allowed
+from flowparts.deploy import _lease
+from flowparts.deploy.common import dry_run, log_text, require_allowed
 
 _NAME = "app.kubernetes.io/name"
 _MANAGED_BY = "app.kubernetes.io/managed-by"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flowparts import deploy
+from flowparts.deploy import common
 from flowparts.deploy.pod_options import PodOptions
 from flowparts.util import trees
 
@@ -94,16 +94,16 @@ class ModelPod(ABC):
         if (claim := _PVC.fullmatch(self.model)) and (path := (claim[2] or "").rstrip("/")):
             trees.inside(Path(MODELS), path)
         check_image(self.image)
-        deploy.check_name(self.name)
-        deploy.cpus(self.cpu)
-        deploy.memory_bytes(self.memory)
+        common.check_name(self.name)
+        common.cpus(self.cpu)
+        common.memory_bytes(self.memory)
         for what, given in (
             ("environment_from", self.environment_from),
             ("service_account", self.service_account),
         ):
             if given and not _OBJECT_NAME.fullmatch(given):
                 raise ValueError(f"{what} must be the name of an object in the namespace, not {given!r}")
-            deploy.require_allowed(what, given)
+            common.require_allowed(what, given)
 
     @property
     def mounted(self) -> bool:
@@ -142,7 +142,7 @@ class ModelPod(ABC):
     @property
     def disk(self) -> str:
         """How much of a node's disk a volume of the pod, or a container, may fill."""
-        model = _DISK_PER_MEMORY * deploy.memory_bytes(self.memory) // 2**20
+        model = _DISK_PER_MEMORY * common.memory_bytes(self.memory) // 2**20
         return f"{model + _SCRATCH_MIB}Mi"
 
     def resources(self) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from flowparts import deploy, models
+from flowparts import models
+from flowparts.deploy import common
 from flowparts.register import registry
 from flowparts.util import sources, trees
 from flowparts.util.masking import masked
@@ -45,7 +46,7 @@ def stored(model: str) -> str:
         )
     if scheme not in ("s3", "gs", "pvc"):
         raise ValueError(f"{STORE} must start with s3://, gs:// or pvc://, not {store!r}")
-    if deploy.dry_run() is not None:
+    if common.dry_run() is not None:
         return address
     copied = _to_volume(path, address) if scheme == "pvc" else _to_bucket(path, address)
     _log.info("the model is %s %s", "copied to" if copied else "already at", address)

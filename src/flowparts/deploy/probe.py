@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import deploy, reports, tables
+from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.models import agreement
 from flowparts.util import ending, progress
@@ -444,7 +445,7 @@ def _ask(
         began = time.perf_counter()
         try:
             (answer,) = target.predict(endpoint, [record], revision)
-        except deploy.AnotherRevisionError as error:
+        except common.AnotherRevisionError as error:
             missed = error
             continue
         return answer, 1000 * (time.perf_counter() - began)

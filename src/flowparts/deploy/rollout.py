@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import deploy, reports
-from flowparts.deploy import probe
+from flowparts.deploy import common, operations, probe
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.models import agreement
 from flowparts.util import ending
@@ -127,22 +127,22 @@ def roll_out(
         watch: How the revision is watched at each share.
         warm_seconds: How long the previous revision keeps its servers when the new one is promoted; the
             endpoint can be rolled back meanwhile, by another step.
-        origin: Where the model comes from, as `flowparts.deploy.changing` says.
+        origin: Where the model comes from, as `flowparts.deploy.operations.changing` says.
 
     Raises:
         ValueError: An option or the table can't be used, or the revision doesn't come up; what served before
             still does.
     """
     platform = deploy.target(target)
-    deploy.check_share(share)
+    common.check_share(share)
     if not 0 <= warm_seconds < math.inf:
         raise ValueError(f"warm_seconds must be at least 0, not {warm_seconds:g}")
-    named = deploy.options(target, options)
+    named = operations.options(target, options)
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
     sample = agreement.sample(predictions, watch.sample_rows).lazy()
-    with ending.in_order(), deploy.changing(target, name, named, origin) as chosen:
-        plan = deploy.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
+    with ending.in_order(), operations.changing(target, name, named, origin) as chosen:
+        plan = operations.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
         stages = plan.stages()
         if plan.note:
             _log.warning(plan.note)

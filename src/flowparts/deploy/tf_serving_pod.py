@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flowparts import deploy
+from flowparts.deploy import common
 from flowparts.deploy.model_pod import LOCKED_DOWN, START_PROBES, ModelPod, check_image, port, probe
 
 GRPC_PORT = 8500
@@ -157,4 +157,4 @@ class TensorFlowServingPod(ModelPod):
 
 def threads(cpu: str) -> int:
     """Return how many batches a pod with these processors works on at a time."""
-    return math.ceil(deploy.cpus(cpu))
+    return math.ceil(common.cpus(cpu))

@@ -59,7 +59,7 @@ def test_a_scikit_learn_model_is_refused_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Path(wine_model(1.0).path)
-    monkeypatch.setattr("flowparts.deploy._MOUNTS", {"s3": model.parent})
+    monkeypatch.setattr("flowparts.deploy.common._MOUNTS", {"s3": model.parent})
     with pytest.raises(
         ValueError, match=r"no SavedModel.* or deploy it to another target, such as kubernetes"
     ):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from flowparts import deploy
+from flowparts.deploy import operations
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -17,7 +18,7 @@ EVERYTHING = {"gateway": "public", "max_replicas": 4, "replicas": 3.0, "memory":
 
 def bring_up(target: str, model: str, share: int = 100, **named: Any) -> Endpoint:
     """Deploy as a step does."""
-    with deploy.changing(target, "churn", deploy.options(target, named)) as chosen:
+    with operations.changing(target, "churn", operations.options(target, named)) as chosen:
         return deploy.target(target).deploy(model, "churn", share=share, **chosen)
 
 
@@ -65,5 +66,5 @@ def test_every_cluster_keeps_them(target: str, api: KubernetesApi) -> None:
 
 
 def test_a_plan_is_made_with_what_the_endpoint_has(api: KubernetesApi, first: Endpoint) -> None:
-    with deploy.changing("kubernetes", "churn", {}) as chosen:
-        assert deploy.plan("kubernetes", "churn", [10], chosen).shares == {10: 10}
+    with operations.changing("kubernetes", "churn", {}) as chosen:
+        assert operations.plan("kubernetes", "churn", [10], chosen).shares == {10: 10}

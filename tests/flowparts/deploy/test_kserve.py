@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flowparts import deploy as targets
+from flowparts.deploy import common
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import kserve
@@ -438,7 +438,7 @@ def test_requests_go_to_the_service_or_to_a_revisions_tag(
     first = deploy(FIRST)
     made = deploy(SECOND, share=20)
     asked: list[str] = []
-    ask = targets.ask
+    ask = common.ask
 
     def through(url: str, *arguments: Any) -> Any:
         # Stands for the cluster's name service.
@@ -446,7 +446,7 @@ def test_requests_go_to_the_service_or_to_a_revisions_tag(
         asked.append(host)
         return ask(f"{server.url}/{path}", *arguments)
 
-    monkeypatch.setattr("flowparts.deploy.ask", through)
+    monkeypatch.setattr("flowparts.deploy.common.ask", through)
     for revision in ("", made.revision, first.revision):
         assert [row["prediction"] for row in kserve.predict(made, records, revision)] == expected
     predicting = "churn-predictor.team.example.com"
@@ -481,7 +481,7 @@ def test_servers_with_another_model_are_found_out_and_taken_back(
         return {"name": "churn", "ready": True, "version": "1", "digest": "e" * 16}
 
     first = deploy(FIRST, digest="0" * 16)
-    monkeypatch.setattr("flowparts.deploy.fetch", fetch)
+    monkeypatch.setattr("flowparts.deploy.common.fetch", fetch)
     with pytest.raises(ValueError, match=f"have the model {'e' * 16}, not {'f' * 16}; {first.revision} ser"):
         deploy(SECOND, share=50, digest="f" * 16)
     assert served(api) == {FIRST: 100}

@@ -539,7 +539,7 @@ def test_a_retry_joins_the_rollout_that_is_under_way(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("flowparts.deploy.wait", killed)
+        patch.setattr("flowparts.deploy.common.wait", killed)
         with pytest.raises(KeyboardInterrupt):
             deploy(FIRST)
     (deployment,) = api.names("deployments")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from flowparts import deploy
+from flowparts.deploy import operations
 from flowparts.deploy.cluster import Cluster
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
@@ -70,11 +71,11 @@ def use(name: str, options: dict[str, Any], api: KubernetesApi, records: list[An
         # As it asks for the types of a model's inputs.
         found = Cluster().get_from_service(f"{endpoint}-{canary.revision}:http", "v2/health/ready")
         assert found == {"ready": True}
-    assert endpoint in [found.name for found in deploy.endpoints(name, {})]
+    assert endpoint in [found.name for found in operations.endpoints(name, {})]
     back = target.rollback(target.shift(canary, 50))
     assert back.traffic == {first.revision: 100}
     for scenario, reason in {"crash": "last log line: model is damaged", "mount": "FailedMount"}.items():
         api.scenario = scenario
         with pytest.raises(ValueError, match=reason):
             target.deploy("s3://models/churn/3", f"{endpoint}-too", **(options | {"timeout_seconds": 0.3}))
-    deploy.remove(name, endpoint, {}, even_if_serving=True)
+    operations.remove(name, endpoint, {}, even_if_serving=True)

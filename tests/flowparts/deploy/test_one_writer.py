@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from flowparts.deploy import _lease, one_writer
+from flowparts.deploy import _lease
+from flowparts.deploy.common import one_writer
 from flowparts.deploy.targets import kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 

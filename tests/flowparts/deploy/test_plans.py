@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flowparts import deploy
+from flowparts.deploy import operations
 from flowparts.deploy.targets import kserve, kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
@@ -22,23 +23,23 @@ def options(**further: Any) -> dict[str, Any]:
 def test_a_share_by_pods_is_said_before_and_a_gateway_is_offered_where_there_may_be_one(
     api: KubernetesApi,
 ) -> None:
-    assert deploy.plan("kubernetes", "churn", WISHED, options()).shares == dict.fromkeys(WISHED, 100)
+    assert operations.plan("kubernetes", "churn", WISHED, options()).shares == dict.fromkeys(WISHED, 100)
     kubernetes.deploy(FIRST, "churn", **options(replicas=2))
-    plan = deploy.plan("kubernetes", "churn", WISHED, options(replicas=2))
+    plan = operations.plan("kubernetes", "churn", WISHED, options(replicas=2))
     assert plan.shares == {10: 33, 50: 50, 100: 100}
     assert plan.note == (
         "without a Gateway the share is a ratio of pods, so 10 % is 33 %; more replicas bring it nearer, and "
         "a Gateway, which this cluster knows, makes it exact (option gateway)"
     )
     api.unknown.add("gateway.networking.k8s.io/v1")
-    assert "makes it exact" not in deploy.plan("kubernetes", "churn", WISHED, options(replicas=2)).note
+    assert "makes it exact" not in operations.plan("kubernetes", "churn", WISHED, options(replicas=2)).note
     # What is said is what comes out.
     assert kubernetes.deploy(SECOND, "churn", share=10, **options(replicas=2)).share == 33
 
 
 def test_a_share_that_comes_out_twice_is_tried_once(api: KubernetesApi) -> None:
     kubernetes.deploy(FIRST, "churn", **options(replicas=1))
-    plan = deploy.plan("kubernetes", "churn", WISHED, options(replicas=1))
+    plan = operations.plan("kubernetes", "churn", WISHED, options(replicas=1))
     assert plan.shares == {10: 50, 50: 50, 100: 100}
     assert plan.stages() == [10, 100]
 
@@ -47,7 +48,7 @@ def test_a_gateway_gives_what_is_asked_for(api: KubernetesApi) -> None:
     api.put("gateways", {**GATEWAY, "metadata": {"name": "public", "namespace": "gateways"}})
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     kubernetes.deploy(FIRST, "churn", **options(gateway="gateways/public"))
-    plan = deploy.plan("kubernetes", "churn", WISHED, options(gateway="gateways/public"))
+    plan = operations.plan("kubernetes", "churn", WISHED, options(gateway="gateways/public"))
     assert (plan.shares, plan.note) == ({10: 10, 50: 50, 100: 100}, "")
 
 
@@ -56,17 +57,17 @@ def test_kserve_without_anything_that_shares_is_said_to_be_so(has_knative: bool,
     if not has_knative:
         api.unknown.add("serving.knative.dev/v1")
     kserve.deploy(FIRST, "churn", **options())
-    assert deploy.plan("kserve", "churn", WISHED, options()).stages() == WISHED
+    assert operations.plan("kserve", "churn", WISHED, options()).stages() == WISHED
     for key in [key for key in api.objects if key[0] == "httproutes"]:
         del api.objects[key]
     api.has_gateway = False
-    plan = deploy.plan("kserve", "churn", WISHED, options())
+    plan = operations.plan("kserve", "churn", WISHED, options())
     assert plan.stages() == (WISHED if has_knative else [0, 100])
     assert ("watched without requests of clients" in plan.note) is not has_knative
 
 
 def test_a_platform_that_shares_exactly_needs_no_plan() -> None:
-    assert deploy.plan("docker", "churn", WISHED, {}).shares == {10: 10, 50: 50, 100: 100}
+    assert operations.plan("docker", "churn", WISHED, {}).shares == {10: 10, 50: 50, 100: 100}
 
 
 @pytest.mark.parametrize("target", ["kubernetes", "kserve", "seldon"])
@@ -91,7 +92,7 @@ def test_a_dry_run_has_the_manifests_checked_and_changes_nothing(
 @pytest.fixture
 def manifests_of() -> Callable[..., list[str]]:
     def made(target: str, model: str, share: int = 100) -> list[str]:
-        found = deploy.manifests(target, model, "churn", share, options())
+        found = operations.manifests(target, model, "churn", share, options())
         return [manifest["kind"] for manifest in found]
 
     return made
@@ -99,4 +100,4 @@ def manifests_of() -> Callable[..., list[str]]:
 
 def test_what_is_no_cluster_has_no_manifests() -> None:
     with pytest.raises(ValueError, match="the target docker has no manifests"):
-        deploy.manifests("docker", FIRST, "churn", 100, {})
+        operations.manifests("docker", FIRST, "churn", 100, {})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flowparts import deploy
+from flowparts.deploy import operations
 from flowparts.deploy.pod_options import PodOptions
 from flowparts.deploy.targets import kserve, kubernetes, seldon
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -72,4 +72,4 @@ def test_seldon_takes_what_a_pod_specification_has(api: KubernetesApi) -> None:
 def test_what_is_none_of_them_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PodOptions.of(given)
-    assert deploy.options("kubernetes", {"pods": given})
+    assert operations.options("kubernetes", {"pods": given})

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from flowparts import deploy
+from flowparts.deploy import operations
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
 
@@ -31,14 +32,14 @@ def test_an_endpoint_is_removed_with_all_that_was_made_for_it(target: str, api: 
     made = platform.deploy("s3://models/2", "churn", share=50, **IMAGE, **further)
     full = api.versions()
     with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 50 %.*\); say even_if_serving"):
-        deploy.remove(target, "churn", {})
-    said = deploy.remove(target, "churn", {}, pretend=True)
+        operations.remove(target, "churn", {})
+    said = operations.remove(target, "churn", {}, pretend=True)
     assert api.versions() == full
-    assert deploy.remove(target, "churn", {}, even_if_serving=True) == said
+    assert operations.remove(target, "churn", {}, even_if_serving=True) == said
     assert any(made.revision in thing for thing in said) or target == "kserve"
     assert holdings(api) == kept != others
     with pytest.raises(ValueError, match=f"there is no endpoint 'churn' on {target}"):
-        deploy.remove(target, "churn", {})
+        operations.remove(target, "churn", {})
 
 
 def test_what_a_killed_first_deployment_has_left_is_removed(
@@ -47,11 +48,11 @@ def test_what_a_killed_first_deployment_has_left_is_removed(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flowparts.deploy.wait", killed)
+    monkeypatch.setattr("flowparts.deploy.common.wait", killed)
     with pytest.raises(KeyboardInterrupt):
         deploy.target("kubernetes").deploy("s3://models/1", "churn", **IMAGE)
     assert holdings(api)
-    deploy.remove("kubernetes", "churn", {})
+    operations.remove("kubernetes", "churn", {})
     assert not holdings(api)
 
 
@@ -64,5 +65,5 @@ def test_what_somebody_else_made_stays(api: KubernetesApi) -> None:
     }
     api.put("services", theirs, "helm")
     with pytest.raises(ValueError, match="there is no endpoint 'churn' on kubernetes"):
-        deploy.remove("kubernetes", "churn", {}, even_if_serving=True)
+        operations.remove("kubernetes", "churn", {}, even_if_serving=True)
     assert api.names("services") == ["churn"]

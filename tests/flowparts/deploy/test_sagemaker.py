@@ -22,9 +22,8 @@ import boto3
 import polars as pl
 import pytest
 
-from flowparts import deploy as targets
 from flowparts import models
-from flowparts.deploy import probe
+from flowparts.deploy import common, operations, probe
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import sagemaker
 from flowparts.models import agreement
@@ -382,7 +381,7 @@ def test_progress_is_told_while_it_takes_long(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(targets, "_SAY_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(common, "_SAY_EVERY_SECONDS", 0.05)
     sagemaker_ai.looks = 10
     with caplog.at_level(logging.INFO, "flowparts"):
         bring(first)
@@ -556,9 +555,9 @@ def test_the_archive_holds_the_model_and_is_served_by_the_platforms_rules(
     )
     try:
         address = f"http://127.0.0.1:{port}"
-        targets.wait("the server", lambda: answers(f"{address}/ping"), 60.0)
+        common.wait("the server", lambda: answers(f"{address}/ping"), 60.0)
         expected = models.load(first.path).predict(rows().head(5)).to_dicts()
-        same(targets.ask(f"{address}/invocations", RECORDS), expected)
+        same(common.ask(f"{address}/invocations", RECORDS), expected)
     finally:
         server.terminate()
         assert server.wait(30) == 0
@@ -566,7 +565,7 @@ def test_the_archive_holds_the_model_and_is_served_by_the_platforms_rules(
 
 def answers(url: str) -> str:
     try:
-        targets.fetch(url)
+        common.fetch(url)
     except ValueError as error:
         return str(error)
     return ""
@@ -733,23 +732,23 @@ def test_an_endpoint_is_removed_with_all_that_was_made_and_not_by_accident(
     canary = bring(second, share=10)
     full = sagemaker_ai.writes()
     with pytest.raises(ValueError, match=rf"endpoint 'churn' serves \(.*{canary.revision} 10 %.*\); say"):
-        targets.remove("sagemaker", "churn", {})
-    said = targets.remove("sagemaker", "churn", {}, pretend=True)
+        operations.remove("sagemaker", "churn", {})
+    said = operations.remove("sagemaker", "churn", {}, pretend=True)
     assert sagemaker_ai.writes() == full
-    assert targets.remove("sagemaker", "churn", {}, even_if_serving=True) == said
+    assert operations.remove("sagemaker", "churn", {}, even_if_serving=True) == said
     assert "endpoint churn" in said
     assert f"model churn-{canary.revision}" in said
     assert sagemaker_ai.endpoints == {}
     assert not any(sagemaker_ai.held())
-    with pytest.raises(targets.NoEndpointError, match="there is no endpoint 'churn' on sagemaker"):
-        targets.remove("sagemaker", "churn", {})
+    with pytest.raises(operations.NoEndpointError, match="there is no endpoint 'churn' on sagemaker"):
+        operations.remove("sagemaker", "churn", {})
 
 
 def test_an_endpoint_of_something_else_is_not_removed(sagemaker_ai: SageMakerService, first: Served) -> None:
     bring(first)
     sagemaker_ai.endpoints["churn"].configuration = "by-hand"
     with pytest.raises(ValueError, match="was made by something else"):
-        targets.remove("sagemaker", "churn", {}, even_if_serving=True)
+        operations.remove("sagemaker", "churn", {}, even_if_serving=True)
     assert "churn" in sagemaker_ai.endpoints
 
 
@@ -758,10 +757,10 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
 ) -> None:
     needed = {"role": ROLE, "timeout_seconds": 20.0}
     given = {**needed, "image": IMAGE, "instance_type": "ml.c5.xlarge", "storage": f"s3://{BUCKET}/models"}
-    made = targets.deployed("sagemaker", str(first.path), "churn", 100, given)
+    made = operations.deployed("sagemaker", str(first.path), "churn", 100, given)
     kept = {key: value for key, value in given.items() if key != "timeout_seconds"}
     assert made.settings["options"] == kept
-    canary = targets.deployed("sagemaker", str(second.path), "churn", 50, {**needed, "replicas": 2.0})
+    canary = operations.deployed("sagemaker", str(second.path), "churn", 50, {**needed, "replicas": 2.0})
     assert canary.settings["options"] == {**kept, "replicas": 2}
     (*_, configuration) = sagemaker_ai.asked("CreateEndpointConfig")
     assert {each["InstanceType"] for each in configuration["ProductionVariants"]} == {"ml.c5.xlarge"}

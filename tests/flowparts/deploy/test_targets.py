@@ -10,6 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from flowparts import __version__, deploy
+from flowparts.deploy import common, operations
 from flowparts.util import sources
 
 
@@ -29,7 +30,7 @@ def test_a_target_is_found_by_its_name_and_offers_what_all_do() -> None:
 
 def test_options_get_the_types_that_the_target_takes() -> None:
     given = {"replicas": 2.0, "timeout_seconds": 60, "memory": "1Gi"}
-    checked = deploy.options("docker", given)
+    checked = operations.options("docker", given)
     assert checked == given
     assert {name: type(value) for name, value in checked.items()} == {
         "replicas": int,
@@ -39,54 +40,54 @@ def test_options_get_the_types_that_the_target_takes() -> None:
     with pytest.raises(
         ValueError, match="unknown option of the target docker 'replica'; did you mean"
     ) as raised:
-        deploy.options("docker", {"replica": 2})
+        operations.options("docker", {"replica": 2})
     assert "share" not in str(raised.value)
     with pytest.raises(ValueError, match="'monitor_labels' of the target kubernetes must be dict, not 'x'"):
-        deploy.options("kubernetes", {"monitor_labels": "x"})
+        operations.options("kubernetes", {"monitor_labels": "x"})
 
 
 def test_the_servers_image_is_the_one_given_or_of_the_same_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FLOWPARTS_SERVING_IMAGE", "FLOWPARTS_REGISTRY", "FLOWPARTS_IMAGE_VERSION"):
         monkeypatch.delenv(name, raising=False)
-    assert deploy.image("serving", "mine:1") == "mine:1"
-    assert deploy.image("serving") == f"flowparts/flowparts-serving:{__version__}"
+    assert common.image("serving", "mine:1") == "mine:1"
+    assert common.image("serving") == f"flowparts/flowparts-serving:{__version__}"
     monkeypatch.setenv("FLOWPARTS_REGISTRY", "registry.example/team")
     monkeypatch.setenv("FLOWPARTS_IMAGE_VERSION", "1.2.3")
-    assert deploy.image("serving") == "registry.example/team/flowparts-serving:1.2.3"
+    assert common.image("serving") == "registry.example/team/flowparts-serving:1.2.3"
     monkeypatch.setenv("FLOWPARTS_SERVING_IMAGE", "mine:2")
-    assert deploy.image("serving") == "mine:2"
+    assert common.image("serving") == "mine:2"
 
 
 @pytest.mark.parametrize(("cpu", "number"), [("2", 2.0), ("0.5", 0.5), ("500m", 0.5), ("1500m", 1.5)])
 def test_processors_are_written_as_in_kubernetes(cpu: str, number: float) -> None:
-    assert deploy.cpus(cpu) == number
+    assert common.cpus(cpu) == number
 
 
 @pytest.mark.parametrize("cpu", ["0", "-1", "two", "", "1.5.0", "0m"])
 def test_what_is_no_number_of_processors_is_answered(cpu: str) -> None:
     with pytest.raises(ValueError, match="is not a number of processors"):
-        deploy.cpus(cpu)
+        common.cpus(cpu)
 
 
 @pytest.mark.parametrize(
     ("memory", "number"), [("128Mi", 2**27), ("2Gi", 2**31), ("1.5Gi", 3 * 2**29), ("1G", 10**9)]
 )
 def test_memory_is_written_as_in_kubernetes(memory: str, number: int) -> None:
-    assert deploy.memory_bytes(memory) == number
+    assert common.memory_bytes(memory) == number
 
 
 @pytest.mark.parametrize("memory", ["", "2", "2GB", "12Mi", "-2Gi", "much"])
 def test_what_is_no_amount_of_memory_is_answered(memory: str) -> None:
     with pytest.raises(ValueError, match="is not an amount such as '512Mi'"):
-        deploy.memory_bytes(memory)
+        common.memory_bytes(memory)
 
 
 @pytest.mark.parametrize("name", ["", "Churn", "churn_model", "1churn", "churn-", "a" * 39])
 def test_a_name_that_some_platform_refuses_is_answered(name: str) -> None:
     with pytest.raises(ValueError, match="must start with a letter"):
-        deploy.check_name(name)
-    deploy.check_name("churn-2")
-    deploy.check_name("a" * 38)
+        common.check_name(name)
+    common.check_name("churn-2")
+    common.check_name("a" * 38)
 
 
 def test_equal_files_are_the_same_revision_and_others_another(
@@ -95,45 +96,45 @@ def test_equal_files_are_the_same_revision_and_others_another(
     wine = pl.read_parquet("src/flowparts/samples/wine.parquet")
     for name, strength in {"a": 1.0, "b": 1.0, "c": 0.1}.items():
         save_model(tmp_path / name, wine, "target", LogisticRegression(C=strength, max_iter=1000))
-    first, same, other = (deploy.revision(tmp_path / name) for name in "abc")
+    first, same, other = (common.revision(tmp_path / name) for name in "abc")
     assert first == same != other
-    with deploy.local_copy((tmp_path / "a").as_uri()) as directory:
-        assert deploy.revision(directory) == first
+    with common.local_copy((tmp_path / "a").as_uri()) as directory:
+        assert common.revision(directory) == first
     sources.filesystem("s3").put(str(tmp_path / "a"), "s3://revisions/", recursive=True)
-    with deploy.local_copy("s3://revisions/a") as directory:
-        assert deploy.revision(directory) == first
-    digests = {deploy.digest(address) for address in (str(tmp_path / "a"), "s3://revisions/a")}
-    assert digests == {deploy.digest("minio://revisions/a")} != {deploy.digest(str(tmp_path / "c"))}
+    with common.local_copy("s3://revisions/a") as directory:
+        assert common.revision(directory) == first
+    digests = {common.digest(address) for address in (str(tmp_path / "a"), "s3://revisions/a")}
+    assert digests == {common.digest("minio://revisions/a")} != {common.digest(str(tmp_path / "c"))}
     with pytest.raises(ValueError, match="no model at"):
-        deploy.revision(tmp_path)
+        common.revision(tmp_path)
 
 
 def test_a_uri_that_holds_nothing_is_answered(s3_server: str) -> None:
     with (
         pytest.raises(ValueError, match=r"there is nothing at s3://revisions/nothing"),
-        deploy.local_copy("s3://revisions/nothing"),
+        common.local_copy("s3://revisions/nothing"),
     ):
         pass
     with pytest.raises(
         ValueError, match=r"digest of the model is not known \(there is nothing at s3://rev.*; give"
     ):
-        deploy.digest("s3://revisions/nothing")
+        common.digest("s3://revisions/nothing")
     with pytest.raises(ValueError, match="digest must be 16 hexadecimal digits, not 'x'"):
-        deploy.digest("s3://revisions/nothing", "x")
+        common.digest("s3://revisions/nothing", "x")
 
 
 def test_a_volume_of_a_cluster_has_the_digest_that_is_given(caplog: pytest.LogCaptureFixture) -> None:
-    assert deploy.digest("pvc://models/churn", "0" * 16) == "0" * 16
-    assert deploy.digest("pvc://models/churn") == ""
+    assert common.digest("pvc://models/churn", "0" * 16) == "0" * 16
+    assert common.digest("pvc://models/churn") == ""
     assert "nothing holds the files at pvc://models/churn to what they are now" in caplog.text
 
 
 def test_waiting_ends_when_it_is_ready_or_the_time_is_over() -> None:
     states = iter(["pulling", "starting", ""])
-    deploy.wait("the server", lambda: next(states), 60)
+    common.wait("the server", lambda: next(states), 60)
     assert list(states) == []
     with pytest.raises(ValueError, match=r"the server is not ready after 0\.1 s: pulling"):
-        deploy.wait("the server", lambda: "pulling", 0.1)
+        common.wait("the server", lambda: "pulling", 0.1)
 
 
 @pytest.fixture
@@ -166,9 +167,9 @@ def answering() -> Iterator[Callable[[int, bytes], str]]:
 
 def test_predictions_are_taken_from_the_answer(answering: Callable[[int, bytes], str]) -> None:
     url = answering(200, json.dumps({"predictions": [{"prediction": 1.5}]}).encode())
-    assert deploy.ask(url, [{"a": 1}]) == [{"prediction": 1.5}]
+    assert common.ask(url, [{"a": 1}]) == [{"prediction": 1.5}]
     with pytest.raises(ValueError, match="instead of 2 predictions"):
-        deploy.ask(url, [{"a": 1}, {"a": 2}])
+        common.ask(url, [{"a": 1}, {"a": 2}])
 
 
 REFUSED = {
@@ -183,6 +184,6 @@ def test_what_is_no_prediction_is_answered(
     status: int, body: bytes, words: str, answering: Callable[[int, bytes], str]
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        deploy.ask(answering(status, body), [{"a": 1}])
+        common.ask(answering(status, body), [{"a": 1}])
     with pytest.raises(ValueError, match="gave no answer"):
-        deploy.ask("http://127.0.0.1:9/predict", [{"a": 1}])
+        common.ask("http://127.0.0.1:9/predict", [{"a": 1}])

@@ -350,7 +350,7 @@ def test_a_model_in_object_storage_is_laid_out_as_the_server_wants_it(
 def test_a_model_without_a_saved_model_is_refused_where_it_is_seen(
     api: KubernetesApi, sklearn_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowparts.deploy._MOUNTS", {"s3": sklearn_model.parent})
+    monkeypatch.setattr("flowparts.deploy.common._MOUNTS", {"s3": sklearn_model.parent})
     with pytest.raises(
         ValueError,
         match=r"has no SavedModel, which is all that TensorFlow Serving takes \(its framework is "

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flowparts import deploy as targets
 from flowparts import models
+from flowparts.deploy import common, operations
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import vertex
 from flowparts.models import agreement
@@ -230,7 +230,7 @@ def test_a_second_try_waits_for_what_the_first_has_begun(
 def test_progress_is_told_while_it_takes_long(
     vertex_ai: VertexService, first: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets, "_SAY_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(common, "_SAY_EVERY_SECONDS", 0.05)
     vertex_ai.looks = 10
     with caplog.at_level(logging.INFO, "flowparts"):
         made = bring(first)
@@ -341,14 +341,14 @@ def test_only_the_revision_that_is_asked_may_answer(
     for _ in range(100):
         try:
             (answer,) = vertex.predict(tried, RECORDS[:1], tried.revision)
-        except targets.AnotherRevisionError:
+        except common.AnotherRevisionError:
             others += 1
         else:
             answered += 1
             assert isinstance(answer["prediction"], float)
     assert (answered, others) == (10, 90)
     with pytest.raises(
-        targets.AnotherRevisionError, match="gets no requests, and Vertex AI lets clients choose"
+        common.AnotherRevisionError, match="gets no requests, and Vertex AI lets clients choose"
     ):
         vertex.predict(vertex.shift(tried, 100), RECORDS, made.revision)
 
@@ -436,18 +436,18 @@ def test_an_endpoint_is_removed_with_its_models_and_not_by_accident(
     canary = bring(second, share=10)
     full = vertex_ai.writes()
     with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 10 %.*\); say even_if_serving"):
-        targets.remove("vertex", "churn", {})
-    said = targets.remove("vertex", "churn", {}, pretend=True)
+        operations.remove("vertex", "churn", {})
+    said = operations.remove("vertex", "churn", {}, pretend=True)
     assert vertex_ai.writes() == full
-    assert targets.remove("vertex", "churn", {}, even_if_serving=True) == said
+    assert operations.remove("vertex", "churn", {}, even_if_serving=True) == said
     assert said == [
         *(f"revision {each.revision}" for each in (made, canary)),
         "endpoint churn",
         "model churn",
     ]
     assert vertex_ai.endpoints == vertex_ai.versions == {}
-    with pytest.raises(targets.NoEndpointError, match="there is no endpoint 'churn' on vertex"):
-        targets.remove("vertex", "churn", {})
+    with pytest.raises(operations.NoEndpointError, match="there is no endpoint 'churn' on vertex"):
+        operations.remove("vertex", "churn", {})
 
 
 def test_a_removal_that_was_killed_goes_on(
@@ -455,7 +455,7 @@ def test_a_removal_that_was_killed_goes_on(
 ) -> None:
     bring(first)
     looks = iter([False, False])
-    wait = targets.wait
+    wait = common.wait
 
     def killed(*arguments: Any, **options: Any) -> None:
         if next(looks, True):
@@ -463,11 +463,11 @@ def test_a_removal_that_was_killed_goes_on(
         wait(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(targets, "wait", killed)
+        patch.setattr(common, "wait", killed)
         with pytest.raises(KeyboardInterrupt):
-            targets.remove("vertex", "churn", {}, even_if_serving=True)
+            operations.remove("vertex", "churn", {}, even_if_serving=True)
     assert vertex_ai.endpoints == {}
-    assert targets.remove("vertex", "churn", {}) == ["model churn"]
+    assert operations.remove("vertex", "churn", {}) == ["model churn"]
     assert vertex_ai.versions == {}
 
 
@@ -476,8 +476,8 @@ def test_what_somebody_else_made_stays(vertex_ai: VertexService, first: Served) 
     for thing in (*vertex_ai.endpoints.values(), *vertex_ai.versions.values()):
         thing.labels = {"managed-by": "somebody"}
     assert vertex.endpoints() == []
-    with pytest.raises(targets.NoEndpointError):
-        targets.remove("vertex", "churn", {}, even_if_serving=True)
+    with pytest.raises(operations.NoEndpointError):
+        operations.remove("vertex", "churn", {}, even_if_serving=True)
     assert vertex_ai.endpoints
     assert vertex_ai.versions
 
@@ -486,10 +486,10 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     given = {"image": IMAGE, "machine_type": "n1-standard-4", "timeout_seconds": 20.0}
-    made = targets.deployed("vertex", first.gs, "churn", 100, given)
+    made = operations.deployed("vertex", first.gs, "churn", 100, given)
     kept = {"image": IMAGE, "machine_type": "n1-standard-4"}
     assert made.settings["options"] == kept
-    canary = targets.deployed("vertex", second.gs, "churn", 50, {"replicas": 2, "timeout_seconds": 20.0})
+    canary = operations.deployed("vertex", second.gs, "churn", 50, {"replicas": 2, "timeout_seconds": 20.0})
     assert canary.settings["options"] == {**kept, "replicas": 2}
     (*_, deployed) = vertex_ai.endpoints[f"{PARENT}/endpoints/churn"].deployed_models
     assert deployed.dedicated_resources.machine_spec.machine_type == "n1-standard-4"
@@ -497,4 +497,4 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
     # A rollback brings back those of the revision before.
     assert vertex.rollback(canary).settings["options"] == kept
     only = {"image": IMAGE, "reset": True, "timeout_seconds": 20.0}
-    assert targets.deployed("vertex", second.gs, "churn", 50, only).settings["options"] == {"image": IMAGE}
+    assert operations.deployed("vertex", second.gs, "churn", 50, only).settings["options"] == {"image": IMAGE}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowparts import deploy
+from flowparts.deploy import common
 from flowparts.deploy.server_pod import ServerPod
 from flowparts.deploy.targets import sagemaker
 from flowparts.register import registry
@@ -132,11 +132,11 @@ def test_a_model_s_path_on_a_volume_may_be_anything_below_it(path: str) -> None:
 
 
 def test_a_mount_is_not_left_by_a_model_s_path(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr("flowparts.deploy._MOUNTS", {"gs": home})
-    assert deploy.mounted("gs://folder/") == home / "folder"
-    assert deploy.mounted("gs://nothing") is None
+    monkeypatch.setattr("flowparts.deploy.common._MOUNTS", {"gs": home})
+    assert common.mounted("gs://folder/") == home / "folder"
+    assert common.mounted("gs://nothing") is None
     with pytest.raises(ValueError, match="leads out"):
-        deploy.mounted("gs://folder/../..")
+        common.mounted("gs://folder/../..")
 
 
 def test_an_archive_holds_the_files_with_their_names(home: Path) -> None:

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import cluster
+from flowparts.deploy import cluster, common
 from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, ModelPod
@@ -92,7 +91,7 @@ class Fleet:
             ValueError: The revision doesn't come up. It is removed then, and what served before still does.
         """
         _check_options(share, self.replicas, self.max_replicas, timeout_seconds)
-        pod = replace(pod, digest=targets.digest(pod.model, digest))
+        pod = replace(pod, digest=common.digest(pod.model, digest))
         with self.there.writing(self.name, wait_seconds):
             return self._deploy(pod, share, monitor_labels, clients, timeout_seconds)
 
@@ -114,7 +113,7 @@ class Fleet:
             after = Endpoint(self.target, self.name, self.url(), pod.revision, {pod.revision: 100})
         else:
             after = replace(before.deploying(pod.revision, share), url=self.url())
-        after = replace(after, target=self.target, settings={**self.settings, **targets.kept_options()})
+        after = replace(after, target=self.target, settings={**self.settings, **common.kept_options()})
         # A revision that crashes is what a new one is to replace: it doesn't serve as before.
         kept = (
             [revision for revision, part in before.traffic.items() if part and self._ready(revision)]
@@ -126,7 +125,7 @@ class Fleet:
             self.place(pod, clients)
             after = self.steer(after, timeout_seconds, pod)
         except ValueError as error:
-            raise targets.not_deployed(
+            raise common.not_deployed(
                 self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
             ) from None
         self.tidy(after)
@@ -136,32 +135,32 @@ class Fleet:
         self._watch(monitor_labels, clients)
         return after
 
-    def plan(self, shares: Sequence[int]) -> targets.Plan:
+    def plan(self, shares: Sequence[int]) -> common.Plan:
         """Return what a new revision would get of the requests beside the one that serves."""
         before = self.state()
         if before is None:
-            return targets.Plan(dict.fromkeys(shares, 100))
+            return common.Plan(dict.fromkeys(shares, 100))
         given = {share: self.measured(before.deploying("next", share)).share for share in shares}
         if all(share == given[share] for share in shares):
-            return targets.Plan(given)
+            return common.Plan(given)
         differing = ", ".join(f"{share} % is {given[share]} %" for share in shares if share != given[share])
         note = (
             f"without a Gateway the share is a ratio of pods, so {differing}; more replicas bring it nearer"
         )
         if self.there.serves(*_GATEWAY):
             note += ", and a Gateway, which this cluster knows, makes it exact (option gateway)"
-        return targets.Plan(given, note)
+        return common.Plan(given, note)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
         """Give the current revision a share; the previous one keeps its pods, at 100 too."""
         with self.there.writing(self.name):
-            after = targets.unchanged(endpoint, self.state(), self.where).with_share(percent)
+            after = common.unchanged(endpoint, self.state(), self.where).with_share(percent)
             return self.steer(after)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
         """Bring the previous revision to its full strength, give it all and remove the current one."""
         with self.there.writing(self.name):
-            after = targets.rolled_back(endpoint, self.state(), self.where)
+            after = common.rolled_back(endpoint, self.state(), self.where)
             after = self.steer(after)
             self.tidy(after)
             return after
@@ -171,7 +170,7 @@ class Fleet:
         if endpoint.previous_revision and endpoint.share == 100:
             with self.there.writing(self.name):
                 # Somebody may have given it requests again meanwhile.
-                if targets.unchanged(endpoint, self.state(), self.where).share == 100:
+                if common.unchanged(endpoint, self.state(), self.where).share == 100:
                     self.there.scale(self._of(endpoint.previous_revision), 0)
 
     def ask(
@@ -182,12 +181,12 @@ class Fleet:
         Services are reached directly in the cluster, and through its API server from anywhere else.
         """
         if self.gateway and not revision:
-            return targets.ask(f"{endpoint.url}/{path}", rows)
+            return common.ask(f"{endpoint.url}/{path}", rows)
         service = self._of(revision) if revision else self.name
         if cluster.in_cluster():
-            return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
+            return common.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
         answer = self.there.post_to_service(f"{service}:http", path, {"instances": rows})
-        return targets.predictions(answer, len(rows), f"service {service}")
+        return common.predictions(answer, len(rows), f"service {service}")
 
     def crashes(self, revision: str) -> dict[str, int]:
         """Return how often each container of a revision's pods has ended by itself."""
@@ -272,7 +271,7 @@ class Fleet:
             {**labels, **self._named(pod.revision), **({_DIGEST: pod.digest} if pod.digest else {})},
             annotations={
                 _MODEL: pod.model,
-                **{f"flowparts/{what}": of for what, of in targets.origin().items()},
+                **{f"flowparts/{what}": of for what, of in common.origin().items()},
             },
         )
         self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
@@ -298,18 +297,18 @@ class Fleet:
                 scaler = self._scaler(revision, min(count, self.replicas))
                 self._apply("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision), scaler)
         what = f"revision {asked.revision} of endpoint {self.name!r}"
-        targets.wait(
+        common.wait(
             what,
             lambda: "; ".join(filter(None, map(self._look, expected, expected.values()))),
             timeout_seconds,
         )
-        if pod and pod.digest and self.kind.digest_path and targets.dry_run() is None:
+        if pod and pod.digest and self.kind.digest_path and common.dry_run() is None:
             path = self.kind.digest_path.format(name=self.name)
             found = look_up(self.there, self._of(asked.revision), path)
-            targets.require_served(found, pod.digest, asked.revision)
+            common.require_served(found, pod.digest, asked.revision)
         self._route(given)
         if self.gateway:
-            targets.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
+            common.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
         for revision, count in pods.items():
             # The autoscaler has the say above its minimum.
             if count and not self.max_replicas:
@@ -471,7 +470,7 @@ class Fleet:
             ]
             return f"{', '.join(pods)} of another deployment is there" if pods else ""
 
-        targets.wait(f"endpoint {self.name!r}", look, _CLEAR_SECONDS)
+        common.wait(f"endpoint {self.name!r}", look, _CLEAR_SECONDS)
 
     def _others(self, asked: Endpoint) -> list[str]:
         """Return the revisions that are there and that an endpoint doesn't name."""
@@ -660,7 +659,7 @@ class Platform:
         namespace: str = "",
         gateway: str = "",
         **_: Any,
-    ) -> targets.Plan:
+    ) -> common.Plan:
         """Return what shares a revision would get: without a Gateway a ratio of pods."""
         there = Cluster(namespace)
         return Fleet(there, self.target, self.kind, name, replicas, max_replicas, gateway).plan(shares)
@@ -724,11 +723,11 @@ class Platform:
 def look_up(there: Cluster, service: str, path: str) -> Any:
     """Return the JSON that a service has at a path, reached as `Fleet.ask` does."""
     if cluster.in_cluster():
-        return targets.fetch(f"http://{service}.{there.namespace}.svc/{path}")
+        return common.fetch(f"http://{service}.{there.namespace}.svc/{path}")
     return there.get_from_service(f"{service}:http", path)
 
 
 def _check_options(share: int, replicas: int, max_replicas: int, timeout_seconds: float) -> None:
-    targets.check_share(share)
-    targets.check_replicas(replicas, max_replicas)
-    targets.check_timeout(timeout_seconds)
+    common.check_share(share)
+    common.check_replicas(replicas, max_replicas)
+    common.check_timeout(timeout_seconds)

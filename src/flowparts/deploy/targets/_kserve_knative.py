@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import cluster
+from flowparts.deploy import cluster, common
 from flowparts.deploy.cluster import Manifest
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH
@@ -79,7 +78,7 @@ class KnativeService(Service):
             self.keep(before, predictors, after.revision, newest)
         if newest:
             self._apply(newest, 0, predictors)
-            targets.wait(what, lambda: self._look_back(after.revision), timeout_seconds)
+            common.wait(what, lambda: self._look_back(after.revision), timeout_seconds)
         else:
             self._bring_up(before, predictors, after.revision, timeout_seconds)
             self._apply(after.revision, _canary(after), predictors)
@@ -95,13 +94,13 @@ class KnativeService(Service):
 
     def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
         """Send rows to the InferenceService's URL, or to the one of a revision's tag."""
-        return targets.ask(f"{self._url(endpoint, revision)}/v1/models/{endpoint.name}:predict", rows)
+        return common.ask(f"{self._url(endpoint, revision)}/v1/models/{endpoint.name}:predict", rows)
 
     def tell(self, endpoint: Endpoint, path: str) -> Any:
         """Return the JSON that the servers of the current revision have at a path."""
         # One that has all requests needs no address of its own, and may have none.
         revision = endpoint.revision if endpoint.share < 100 else ""
-        return targets.fetch(f"{self._url(endpoint, revision)}/{path}")
+        return common.fetch(f"{self._url(endpoint, revision)}/{path}")
 
     def release(self, endpoint: Endpoint) -> None:
         """Do nothing: Knative takes the pods from a revision without requests."""
@@ -163,7 +162,7 @@ class KnativeService(Service):
 
     def _wait(self, revision: str, traffic: Mapping[str, int], timeout_seconds: float) -> None:
         what = f"revision {revision} of endpoint {self.name!r}"
-        targets.wait(what, lambda: self._look(revision, traffic), timeout_seconds)
+        common.wait(what, lambda: self._look(revision, traffic), timeout_seconds)
 
     def _look(self, revision: str, traffic: Mapping[str, int]) -> str:
         """Return "" when the newest revision is the one asked for and ready, and requests are shared so."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from flowparts.deploy import Plan
 from flowparts.deploy.cluster import Cluster, Manifest
+from flowparts.deploy.common import Plan
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import MODELS
 from flowparts.deploy.server_pod import ServerPod

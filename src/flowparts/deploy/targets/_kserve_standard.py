@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import cluster
+from flowparts.deploy import cluster, common
 from flowparts.deploy.cluster import Manifest
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, pod_security
@@ -92,7 +91,7 @@ class StandardService(Service):
         if 0 < share < 100 and self.weights() is None:
             raise ValueError(f"{self._unshared}; give share 0 or 100, or {_SHARED_BY}")
 
-    def plan(self, shares: Sequence[int]) -> targets.Plan:
+    def plan(self, shares: Sequence[int]) -> common.Plan:
         """Return what a revision would get: none of the requests or all where nothing shares them."""
         if self.weights() is not None:
             return super().plan(shares)
@@ -101,7 +100,7 @@ class StandardService(Service):
             f"{self._unshared}, so the revision is watched without requests of clients before it gets all; "
             f"for a canary {_SHARED_BY}"
         )
-        return targets.Plan(given, note if any(share != given[share] for share in shares) else "")
+        return common.Plan(given, note if any(share != given[share] for share in shares) else "")
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
         """Return the endpoint as the service is asked to be, and the predictors that are known."""
@@ -185,11 +184,11 @@ class StandardService(Service):
         path = f"v1/models/{endpoint.name}:predict"
         service = self._of(revision) if revision else self._kept
         if cluster.in_cluster():
-            return targets.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
+            return common.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
         if not revision and self.weights() is not None:
-            return targets.ask(f"{endpoint.url}/{path}", rows)
+            return common.ask(f"{endpoint.url}/{path}", rows)
         answer = self.there.post_to_service(f"{service}:80", path, {"instances": rows})
-        return targets.predictions(answer, len(rows), f"service {service}")
+        return common.predictions(answer, len(rows), f"service {service}")
 
     def tell(self, endpoint: Endpoint, path: str) -> Any:
         """Return the JSON that the servers of the current revision have at a path."""
@@ -336,7 +335,7 @@ class StandardService(Service):
 
     def _wait(self, revision: str, count: int, timeout_seconds: float) -> None:
         what = f"revision {revision} of endpoint {self.name!r}"
-        targets.wait(what, lambda: self._look(revision, count), timeout_seconds)
+        common.wait(what, lambda: self._look(revision, count), timeout_seconds)
 
     def _look(self, revision: str, count: int) -> str:
         """Return "" when a revision has its pods, else how it stands."""
@@ -358,7 +357,7 @@ class StandardService(Service):
 
     def _wait_for_service(self, timeout_seconds: float) -> None:
         what = f"endpoint {self.name!r}"
-        targets.wait(what, self._look_at_service, timeout_seconds)
+        common.wait(what, self._look_at_service, timeout_seconds)
 
     def _look_at_service(self) -> str:
         found = self.found()
@@ -372,7 +371,7 @@ class StandardService(Service):
     def _wait_for_route(self, shares: Mapping[str, int], timeout_seconds: float = _ROUTE_SECONDS) -> None:
         """Wait until the route's weights are these; where there is no route there is nothing to wait for."""
         what = f"the route of endpoint {self.name!r}"
-        targets.wait(what, lambda: self._look_at_route(shares), timeout_seconds)
+        common.wait(what, lambda: self._look_at_route(shares), timeout_seconds)
 
     def _look_at_route(self, shares: Mapping[str, int]) -> str:
         given = self.weights()

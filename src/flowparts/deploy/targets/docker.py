@@ -22,8 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import _lease
+from flowparts.deploy import _lease, common
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import _splitter
 from flowparts.deploy.targets._splitter import State
@@ -87,24 +86,24 @@ def deploy(
     Raises:
         ValueError: An option or the model can't be used, no engine answers, or the model doesn't serve.
     """
-    targets.check_name(name)
-    targets.check_share(share)
-    targets.check_replicas(replicas)
-    targets.check_timeout(timeout_seconds)
+    common.check_name(name)
+    common.check_share(share)
+    common.check_replicas(replicas)
+    common.check_timeout(timeout_seconds)
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be from 1 to 65535, or 0 for a free one, not {port}")
-    limits = {"nano_cpus": int(targets.cpus(cpu) * 1e9), "mem_limit": targets.memory_bytes(memory)}
-    with targets.local_copy(model) as directory:
-        revision = targets.revision(directory)
+    limits = {"nano_cpus": int(common.cpus(cpu) * 1e9), "mem_limit": common.memory_bytes(memory)}
+    with common.local_copy(model) as directory:
+        revision = common.revision(directory)
         with _engine() as engine, _writing(name, wait_seconds):
             host = _Host(engine, name)
             before = host.state()
             host.tidy(before)
-            splitter_id = host.image(targets.image("deploy", splitter_image))
+            splitter_id = host.image(common.image("deploy", splitter_image))
             servers = host.bring_up(
                 directory,
                 revision,
-                host.image(targets.image("serving", image)),
+                host.image(common.image("serving", image)),
                 limits,
                 replicas,
                 timeout_seconds,
@@ -115,7 +114,7 @@ def deploy(
             else:
                 after = replace(before.endpoint.deploying(revision, share), url=url)
                 others = dict(before.servers)
-            after = replace(after, settings=targets.kept_options())
+            after = replace(after, settings=common.kept_options())
             return host.apply(after, {**others, revision: servers}, splitter_id)
 
 
@@ -148,7 +147,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     with _engine() as engine, _writing(endpoint.name):
         host = _Host(engine, endpoint.name)
         state = host.state()
-        found = targets.unchanged(endpoint, state.endpoint if state else None, _WHERE)
+        found = common.unchanged(endpoint, state.endpoint if state else None, _WHERE)
         return host.apply(found.with_share(percent), state.servers if state else {})
 
 
@@ -162,7 +161,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     with _engine() as engine, _writing(endpoint.name):
         host = _Host(engine, endpoint.name)
         state = host.state()
-        after = targets.rolled_back(endpoint, state.endpoint if state else None, _WHERE)
+        after = common.rolled_back(endpoint, state.endpoint if state else None, _WHERE)
         return host.apply(after, state.servers if state else {})
 
 
@@ -191,7 +190,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
         ValueError: There is no answer, or it is no prediction.
     """
     headers = {_splitter.REVISION_HEADER: revision} if revision else {}
-    return targets.ask(f"{endpoint.url}/predict", rows, headers)
+    return common.ask(f"{endpoint.url}/predict", rows, headers)
 
 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
@@ -360,7 +359,7 @@ class _Host:
             return f"the server loads the model ({_last_line(server)})"
 
         try:
-            targets.wait("its server", look, timeout_seconds)
+            common.wait("its server", look, timeout_seconds)
         except ValueError:
             for line in _lines(server):
                 _log.info("%s: %s", name, line)
@@ -424,7 +423,7 @@ class _Host:
                 raise ValueError(f"the splitter of endpoint {self.name!r} {_ending(splitter)}")
             return "" if self._told(endpoint) == state.to_json() else "the splitter reads its configuration"
 
-        targets.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
+        common.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
 
     @staticmethod
     def _told(endpoint: Endpoint) -> str:
@@ -651,7 +650,7 @@ def _lines(container: "Container", **period: Any) -> list[str]:
 def _last_line(container: "Container", **period: Any) -> str:
     """Return the last thing that a container said; of a line of JSON its message."""
     lines = _lines(container, **period)
-    return targets.log_text(lines[-1])[:_SAID] if lines else "it has said nothing"
+    return common.log_text(lines[-1])[:_SAID] if lines else "it has said nothing"
 
 
 def _ends(container: "Container") -> int:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import model_store
+from flowparts.deploy import common, model_store
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.pod_options import PodOptions
@@ -70,14 +69,14 @@ def deploy(
     Raises:
         ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
     """
-    targets.check_share(share)
-    targets.check_replicas(replicas, max_replicas)
-    targets.check_timeout(timeout_seconds)
+    common.check_share(share)
+    common.check_replicas(replicas, max_replicas)
+    common.check_timeout(timeout_seconds)
     model = model_store.stored(model)
     asked = StoredPod(
-        model, name, targets.image("serving", image), cpu, memory, environment_from, service_account
+        model, name, common.image("serving", image), cpu, memory, environment_from, service_account
     )
-    asked = replace(asked, digest=targets.digest(model, digest), options=PodOptions.of(pods))
+    asked = replace(asked, digest=common.digest(model, digest), options=PodOptions.of(pods))
     there = Cluster(namespace)
     with there.writing(name, wait_seconds):
         return _deploy(there, asked, share, replicas, max_replicas, timeout_seconds)
@@ -94,16 +93,16 @@ def _deploy(
     if before:
         after = before.deploying(pod.revision, share)
         service.check_share(after.share)
-    settings = {"namespace": service.there.namespace, "mode": service.mode, **targets.kept_options()}
+    settings = {"namespace": service.there.namespace, "mode": service.mode, **common.kept_options()}
     after = replace(after, settings=settings)
     try:
         made = service.move(before, after, predictors, timeout_seconds)
         if pod.digest:
             path = pod.digest_path.format(name=name)
-            targets.await_served(lambda: service.tell(made, path), pod.digest, pod.revision)
+            common.await_served(lambda: service.tell(made, path), pod.digest, pod.revision)
     except ValueError as error:
         kept = before.traffic if before else []
-        raise targets.not_deployed(
+        raise common.not_deployed(
             name,
             pod.revision,
             error,
@@ -137,7 +136,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     service = _of(endpoint)
     with service.there.writing(service.name):
         state, predictors = service.state()
-        before = targets.unchanged(endpoint, state, service.where)
+        before = common.unchanged(endpoint, state, service.where)
         after = before.with_share(percent)
         service.check_share(after.share)
         return service.move(before, after, predictors)
@@ -148,14 +147,14 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     service = _of(endpoint)
     with service.there.writing(service.name):
         before, predictors = service.state()
-        return service.move(before, targets.rolled_back(endpoint, before, service.where), predictors)
+        return service.move(before, common.rolled_back(endpoint, before, service.where), predictors)
 
 
 def release(endpoint: Endpoint) -> None:
     """Take the pods from a previous revision without requests; a rollback brings them back."""
     service = _of(endpoint)
     with service.there.writing(service.name):
-        targets.unchanged(endpoint, service.state()[0], service.where)
+        common.unchanged(endpoint, service.state()[0], service.where)
         service.release(endpoint)
 
 
@@ -176,10 +175,10 @@ def trouble(endpoint: Endpoint, revision: str) -> str:
     return service.there.trouble(service.pods_of(revision))[0]
 
 
-def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> targets.Plan:
+def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> common.Plan:
     """Return what shares a revision would get: without Knative and without a Gateway none or all."""
     service = _service(Cluster(namespace), name)
-    return service.plan(shares) if service.state()[0] else targets.Plan(dict.fromkeys(shares, 100))
+    return service.plan(shares) if service.state()[0] else common.Plan(dict.fromkeys(shares, 100))
 
 
 def endpoints(namespace: str = "") -> list[Endpoint]:

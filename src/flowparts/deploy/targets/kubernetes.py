@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import model_store
+from flowparts.deploy import common, model_store
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.pod_options import PodOptions
@@ -68,7 +67,7 @@ def deploy(
     """
     model = model_store.stored(model)
     pod = ServerPod(
-        *(model, name, targets.image("serving", image), cpu, memory, environment_from, service_account),
+        *(model, name, common.image("serving", image), cpu, memory, environment_from, service_account),
         options=PodOptions.of(pods),
     )
     fleet = Fleet(Cluster(namespace), "kubernetes", ServerPod, name, replicas, max_replicas, gateway)

@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from flowparts import deploy as targets
+from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.util import trees
 
@@ -94,20 +94,20 @@ def deploy(
         ValueError: An option or the model can't be used, or SageMaker refuses or fails to deploy it; what
             served before serves on.
     """
-    targets.check_name(name)
-    targets.check_share(share)
-    targets.check_replicas(replicas)
-    targets.check_timeout(timeout_seconds)
+    common.check_name(name)
+    common.check_share(share)
+    common.check_replicas(replicas)
+    common.check_timeout(timeout_seconds)
     if not _ROLE.fullmatch(role):
         raise ValueError(f"role must be the ARN of a role, arn:aws:iam::ACCOUNT:role/NAME, not {role!r}")
-    targets.require_allowed("role", role)
+    common.require_allowed("role", role)
     if not _INSTANCE.fullmatch(instance_type):
         raise ValueError(f"instance_type must be a type such as 'ml.m5.large', not {instance_type!r}")
     bucket, prefix = _place_of_archives(storage, model)
-    server = targets.image("serving", image)
+    server = common.image("serving", image)
     instances = {"InstanceType": instance_type, "InitialInstanceCount": replicas}
-    with targets.local_copy(model) as directory:
-        revision = targets.revision(directory, {"on": instances, "image": server, "as": role})
+    with common.local_copy(model) as directory:
+        revision = common.revision(directory, {"on": instances, "image": server, "as": role})
         with _refusals():
             there = _Place(region, name)
             before = there.state(there.settled(timeout_seconds))
@@ -123,7 +123,7 @@ def deploy(
                     variants = {revision: {"VariantName": revision, "ModelName": model_name, **instances}}
                 return there.told(there.apply(after, variants, timeout_seconds))
         except ValueError as error:
-            raise targets.not_deployed(name, revision, error, there.serving) from None
+            raise common.not_deployed(name, revision, error, there.serving) from None
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
@@ -134,7 +134,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """
     with _refusals():
         there = _Place(endpoint.settings["region"], endpoint.name)
-        state = targets.unchanged(endpoint, there.current(), there.where)
+        state = common.unchanged(endpoint, there.current(), there.where)
         return there.told(there.apply(state.with_share(percent)))
 
 
@@ -150,7 +150,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     with _refusals():
         there = _Place(endpoint.settings["region"], endpoint.name)
         state = there.current()
-        after = targets.rolled_back(endpoint, state, there.where)
+        after = common.rolled_back(endpoint, state, there.where)
         if state and state.previous_revision == after.revision:
             there.apply(state.with_share(0))
         return there.told(there.apply(after))
@@ -234,7 +234,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
         said = json.loads(text)
     except ValueError:
         said = text.decode(errors="replace")
-    return targets.predictions(said, len(rows), f"endpoint {endpoint.name!r}")
+    return common.predictions(said, len(rows), f"endpoint {endpoint.name!r}")
 
 
 def archive(directory: Path, file: IO[bytes]) -> None:
@@ -283,7 +283,7 @@ class _Place:
             status = described["EndpointStatus"] if described else ""
             return f"SageMaker says {status}" if status in _BUSY else ""
 
-        targets.wait(f"endpoint {self.name!r}", look, timeout_seconds, interruptible=False)
+        common.wait(f"endpoint {self.name!r}", look, timeout_seconds, interruptible=False)
         return described
 
     def state(self, described: dict[str, Any] | None) -> Endpoint | None:
@@ -347,7 +347,7 @@ class _Place:
         container = {
             "Image": image,
             "ModelDataUrl": uri,
-            "Environment": {"FLOWPARTS_SERVING_NAME": self.name, **targets.noted_options()},
+            "Environment": {"FLOWPARTS_SERVING_NAME": self.name, **common.noted_options()},
         }
         self._make("model", name, PrimaryContainer=container, ExecutionRoleArn=role)
         return name
@@ -355,7 +355,7 @@ class _Place:
     def told(self, endpoint: Endpoint) -> Endpoint:
         """Return an endpoint with the options that its current revision was deployed with."""
         model = self._described("model", f"{self.name}-{endpoint.revision}") or {}
-        return targets.with_noted_options(endpoint, model.get("PrimaryContainer", {}).get("Environment", {}))
+        return common.with_noted_options(endpoint, model.get("PrimaryContainer", {}).get("Environment", {}))
 
     def apply(
         self,
@@ -479,7 +479,7 @@ class _Place:
         def look() -> str:
             return "" if self._described(kind, name) else "SageMaker doesn't show it"
 
-        targets.wait(f"{kind.replace('_', ' ')} {name}", look, _ANSWER_SECONDS)
+        common.wait(f"{kind.replace('_', ' ')} {name}", look, _ANSWER_SECONDS)
 
     def _described(self, kind: str, name: str) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
@@ -507,7 +507,7 @@ class _Place:
                 events = logs.get_log_events(**group, **stream)["events"]
                 lines = [event["message"] for event in events if event["message"].strip()]
                 if lines:
-                    return f"; revision {revision} has logged: {targets.log_text(lines[-1])[:_SAID]}"
+                    return f"; revision {revision} has logged: {common.log_text(lines[-1])[:_SAID]}"
         return ""
 
     def _client(self, service: str) -> Any:
@@ -567,7 +567,7 @@ def _refusals() -> Iterator[None]:
         code, message = str(said.get("Code", "")), said.get("Message", "")
         if code == "ModelError":
             original = str(error.response.get("OriginalMessage") or message)
-            raise ValueError(f"the model server refuses: {targets.log_text(original)[:_SAID]}") from None
+            raise ValueError(f"the model server refuses: {common.log_text(original)[:_SAID]}") from None
         way = f"; {_WAYS[code]}" if code in _WAYS else ""
         raise ValueError(f"AWS refuses {error.operation_name}: {code}, {_line(message)}{way}") from None
     except NoCredentialsError:

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import cluster, model_store
+from flowparts.deploy import cluster, common, model_store
 from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.pod_options import PodOptions
@@ -76,37 +75,37 @@ def deploy(
         ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
             before still does.
     """
-    targets.check_share(share)
-    targets.check_replicas(replicas)
-    targets.check_timeout(timeout_seconds)
-    targets.require_allowed("storage_access", storage_access)
+    common.check_share(share)
+    common.check_replicas(replicas)
+    common.check_timeout(timeout_seconds)
+    common.require_allowed("storage_access", storage_access)
     model = model_store.stored(model)
     options = PodOptions.of(pods)
     if options.metadata():
         raise ValueError(
             "Seldon takes no labels and annotations for pods; leave them out of the option 'pods'"
         )
-    settings = (model, name, targets.image("serving", image), cpu, memory, environment_from)
+    settings = (model, name, common.image("serving", image), cpu, memory, environment_from)
     pod = ServerPod(*settings, options=options)
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
-    pod = replace(pod, digest=targets.digest(model, digest))
+    pod = replace(pod, digest=common.digest(model, digest))
     fleet = _Fleet(Cluster(namespace), name)
     with fleet.there.writing(name, wait_seconds):
         before = fleet.state()
         after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
         if before:
             after = before.deploying(pod.revision, share)
-        after = replace(after, settings={"namespace": fleet.there.namespace, **targets.kept_options()})
+        after = replace(after, settings={"namespace": fleet.there.namespace, **common.kept_options()})
         try:
             fleet.place(pod, replicas, storage_access)
             what = f"revision {pod.revision} of endpoint {name!r}"
-            targets.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
+            common.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
             fleet.require_served(pod)
             fleet.steer(after, timeout_seconds)
         except ValueError as error:
             kept = before.traffic if before else []
-            raise targets.not_deployed(
+            raise common.not_deployed(
                 name, pod.revision, error, kept, lambda: fleet.undo(pod.revision, before)
             ) from None
         fleet.tidy(after)
@@ -137,7 +136,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Change the weights of the Experiment; the previous revision stays loaded."""
     fleet = _Fleet.of(endpoint)
     with fleet.there.writing(fleet.name):
-        after = targets.unchanged(endpoint, fleet.state(), fleet.where).with_share(percent)
+        after = common.unchanged(endpoint, fleet.state(), fleet.where).with_share(percent)
         fleet.steer(after)
         return after
 
@@ -146,7 +145,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     """Give all requests to the previous revision, which is still loaded, and remove the current one."""
     fleet = _Fleet.of(endpoint)
     with fleet.there.writing(fleet.name):
-        after = targets.rolled_back(endpoint, fleet.state(), fleet.where)
+        after = common.rolled_back(endpoint, fleet.state(), fleet.where)
         fleet.steer(after)
         fleet.tidy(after)
         return after
@@ -182,7 +181,7 @@ def ask(there: Cluster, path: str, body: Any, model: str) -> Any:
     """Return what a Model or an Experiment answers through the mesh: JSON at a path, or to a body."""
     headers = {"Seldon-Model": model}
     if cluster.in_cluster():
-        return targets.fetch(f"http://{_MESH}.{there.namespace}.svc/{path}", body, headers)
+        return common.fetch(f"http://{_MESH}.{there.namespace}.svc/{path}", body, headers)
     if body is None:
         return there.get_from_service(f"{_MESH}:80", path, headers)
     return there.post_to_service(f"{_MESH}:80", path, body, headers)
@@ -268,14 +267,14 @@ class _Fleet:
         if storage_access:
             model["secretName"] = storage_access
         self._apply("Server", own, servers, labels)
-        about = {f"flowparts/{what}": of for what, of in targets.origin().items()}
+        about = {f"flowparts/{what}": of for what, of in common.origin().items()}
         self._apply("Model", own, model, labels, **({"annotations": about} if about else {}))
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
         """Share the requests out, and wait until they are."""
         self.share(asked)
         what = f"the experiment of endpoint {self.name!r}"
-        targets.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
+        common.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
 
     def share(self, asked: Endpoint) -> None:
         """Apply the Experiment."""
@@ -313,7 +312,7 @@ class _Fleet:
         """Raise ValueError unless a revision's servers serve the model of its pod."""
         own = f"{self.name}-{pod.revision}"
         path = pod.digest_path.format(name=own)
-        targets.await_served(lambda: ask(self.there, path, None, own), pod.digest, pod.revision)
+        common.await_served(lambda: ask(self.there, path, None, own), pod.digest, pod.revision)
 
     def remove(self, revision: str) -> None:
         self.there.delete(_API, "Model", f"{self.name}-{revision}")

@@ -11,8 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flowparts import deploy as targets
-from flowparts.deploy import model_store
+from flowparts.deploy import common, model_store
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.pod_options import PodOptions
@@ -92,7 +91,7 @@ def deploy(
     batching = Batching(
         max_batch_size, batch_timeout_micros, num_batch_threads or threads(cpu), max_enqueued_batches
     )
-    targets.require_allowed("image", image)
+    common.require_allowed("image", image)
     model = model_store.stored(model)
     pod = TensorFlowServingPod(
         model,
@@ -102,12 +101,12 @@ def deploy(
         memory,
         environment_from,
         service_account,
-        targets.image("base"),
+        common.image("base"),
         batching,
         options=PodOptions.of(pods),
     )
     # Where the step sees the model too, there is no need to wait for the pods to say so.
-    if seen := targets.mounted(model):
+    if seen := common.mounted(model):
         saved_model_files.require(seen)
     fleet = Fleet(
         Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway

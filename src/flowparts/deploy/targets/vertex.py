@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flowparts import deploy as targets
+from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.util.names import unknown
 
@@ -86,10 +86,10 @@ def deploy(
         ValueError: An option or the model can't be used, or Vertex AI refuses or fails to deploy it; what
             served before serves on.
     """
-    targets.check_name(name)
-    targets.check_share(share)
-    targets.check_replicas(replicas, max_replicas)
-    targets.check_timeout(timeout_seconds)
+    common.check_name(name)
+    common.check_share(share)
+    common.check_replicas(replicas, max_replicas)
+    common.check_timeout(timeout_seconds)
     resources = {
         "machine_spec": {"machine_type": machine_type, **_accelerator(accelerator, accelerator_count)},
         "min_replica_count": replicas,
@@ -97,10 +97,10 @@ def deploy(
     }
     if not model.startswith("gs://"):
         raise ValueError(f"Vertex AI reads models from gs:// only, not {model!r}; copy it to a bucket first")
-    targets.require_allowed("service_account", service_account)
-    server = targets.image("serving", image)
-    with targets.local_copy(model) as directory:
-        revision = targets.revision(directory, {"on": resources, "image": server, "as": service_account})
+    common.require_allowed("service_account", service_account)
+    server = common.image("serving", image)
+    with common.local_copy(model) as directory:
+        revision = common.revision(directory, {"on": resources, "image": server, "as": service_account})
     with _refusals():
         there = _Place(project, location, name)
         before = there.state(there.made(timeout_seconds))
@@ -114,7 +114,7 @@ def deploy(
                 there.bring_up(revision, resources, service_account, timeout_seconds)
             return there.told(there.apply(after))
     except ValueError as error:
-        raise targets.not_deployed(name, revision, error, before.traffic if before else []) from None
+        raise common.not_deployed(name, revision, error, before.traffic if before else []) from None
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
@@ -125,7 +125,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """
     with _refusals():
         there = _Place.of(endpoint)
-        state = targets.unchanged(endpoint, there.state(there.endpoint()), there.where)
+        state = common.unchanged(endpoint, there.state(there.endpoint()), there.where)
         return there.told(there.apply(state.with_share(percent)))
 
 
@@ -138,7 +138,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     """
     with _refusals():
         there = _Place.of(endpoint)
-        after = targets.rolled_back(endpoint, there.state(there.endpoint()), there.where)
+        after = common.rolled_back(endpoint, there.state(there.endpoint()), there.where)
         return there.told(there.apply(after))
 
 
@@ -203,7 +203,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
     from google.protobuf import json_format
 
     if revision and not endpoint.traffic.get(revision):
-        raise targets.AnotherRevisionError(
+        raise common.AnotherRevisionError(
             f"revision {revision} of endpoint {endpoint.name!r} gets no requests, and Vertex AI lets clients "
             "choose none; give it a share"
         )
@@ -215,11 +215,11 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
             timeout=_ANSWER_SECONDS,
         )
     if revision and endpoint.settings["deployed_models"].get(revision) != answer.deployed_model_id:
-        raise targets.AnotherRevisionError(
+        raise common.AnotherRevisionError(
             f"another revision of endpoint {endpoint.name!r} answered than {revision}; ask again"
         )
     said = json_format.MessageToDict(type(answer).pb(answer))
-    return targets.predictions(said, len(rows), f"endpoint {endpoint.name!r}")
+    return common.predictions(said, len(rows), f"endpoint {endpoint.name!r}")
 
 
 class _Place:
@@ -296,7 +296,7 @@ class _Place:
     def upload(self, model: str, revision: str, image: str, timeout_seconds: float) -> None:
         """Register the model's files and server as a version, unless they are."""
         path = f"{self.model_path}@{revision}"
-        variables = {"FLOWPARTS_SERVING_NAME": self.name, **targets.noted_options()}
+        variables = {"FLOWPARTS_SERVING_NAME": self.name, **common.noted_options()}
         wanted = {
             "display_name": self.name,
             "artifact_uri": model,
@@ -374,7 +374,7 @@ class _Place:
         """Return an endpoint with the options that its current revision was deployed with."""
         found = _or_none(self.models.get_model, name=f"{self.model_path}@{endpoint.revision}")
         variables = {each.name: each.value for each in found.container_spec.env} if found else {}
-        return targets.with_noted_options(endpoint, variables)
+        return common.with_noted_options(endpoint, variables)
 
     def holdings(self) -> list[str]:
         """Return what belongs to the endpoint."""
@@ -462,7 +462,7 @@ class _Place:
                 return "the connection was cut"
             return f"{_operation(begun)} has begun"
 
-        targets.wait(what, look, timeout_seconds)
+        common.wait(what, look, timeout_seconds)
 
     def _running(self, resource: str) -> str:
         """Return the name of an operation on a resource that isn't done; empty where there is none."""

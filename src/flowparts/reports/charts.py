@@ -1,123 +1,28 @@
-"""Pages for people: one self-contained HTML file each, with inline styles and SVG charts.
-
-No script and no network: a page opens from disk, in an air-gapped cluster's UI and on paper, in light and in
-dark. Equal input gives equal bytes. Text is escaped wherever it comes from; a `Block` is HTML that this
-module, or a caller knowingly, has made.
-"""
+"""Charts as inline SVG: bars, histograms, lines, points, heat maps."""
 
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
-Block = Markup
+from flowparts.reports._text import Block, clean, finite, format_number
 
 _WIDTH = 480
+
+
 _COLOURS = 8
+
+
 _DASHES = ("", "7 4", "2 4")
+
+
 _CHARACTER = 6.9  # average width in pixels of a character at the charts' 12 px
+
+
 _BEYOND = 1e300  # differences of larger numbers overflow
-
-_MISSING = "\N{EN DASH}"
-_LEVELS = ("good", "bad", "note")
-
-
-def page(title: str, *blocks: Block, subtitle: str = "") -> str:
-    """Return a whole HTML document."""
-    from jinja2 import Environment, PackageLoader
-
-    templates = Environment(loader=PackageLoader("flowparts.reports", "."), autoescape=True, trim_blocks=True)
-    return templates.get_template("report.html.j2").render(
-        title=_clean(title), subtitle=_clean(subtitle), blocks=blocks
-    )
-
-
-def section(heading: str, *blocks: Block) -> Block:
-    """Put blocks under a heading."""
-    return Markup("<section><h2>{}</h2>\n{}</section>").format(_clean(heading), Markup("\n").join(blocks))
-
-
-def grid(*blocks: Block, narrow: bool = False) -> Block:
-    """Lay blocks out as cards, side by side where there is room: two to a row, or three narrow ones."""
-    cells = (Markup('<div class="cell">{}</div>').format(block) for block in blocks)
-    style = "grid narrow" if narrow else "grid"
-    return Markup('<div class="{}">{}</div>').format(style, Markup("\n").join(cells))
-
-
-def pictures(captioned: Sequence[tuple[bytes, str]]) -> Block:
-    """Show encoded images side by side, each with a caption."""
-    from flowparts.util import images
-
-    cells = (
-        Markup('<figure><img src="data:{};base64,{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
-            images.media_type(content), images.to_text(content), _clean(caption), _clean(caption)
-        )
-        for content, caption in captioned
-    )
-    return Markup('<div class="pictures">{}</div>').format(Markup("\n").join(cells))
-
-
-def facts(values: Mapping[str, object]) -> Block:
-    """Show a few numbers that matter as tiles: name -> value."""
-    tiles = []
-    for name, value in values.items():
-        text = _cell(value)
-        size = "" if isinstance(value, Markup) or len(text) <= 12 else "long"
-        tiles.append(
-            Markup('<div><dt>{}</dt><dd class="{}">{}</dd></div>').format(_clean(str(name)), size, text)
-        )
-    return Markup('<dl class="facts">{}</dl>').format(Markup("").join(tiles))
-
-
-def table(rows: Sequence[Mapping[str, object]], caption: str = "") -> Block:
-    """Show rows of equal keys; a column of numbers is aligned right, a cell may be a Block."""
-    if not rows:
-        return Markup('<p class="muted">{}</p>').format(_clean(f"{caption}: none" if caption else "None."))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    classes = {name: "number" if _numeric(row.get(name) for row in rows) else "" for name in names}
-    head = Markup("").join(
-        Markup('<th scope="col" class="{}" title="{}">{}</th>').format(classes[name], text, text)
-        for name in names
-        for text in [_clean(str(name))]
-    )
-    body = Markup("\n").join(
-        Markup("<tr>{}</tr>").format(
-            Markup("").join(
-                Markup('<td class="{}">{}</td>').format(classes[name] or _breaking(text), text)
-                for name in names
-                for text in [_cell(row.get(name, ""))]
-            )
-        )
-        for row in rows
-    )
-    title = Markup("<caption>{}</caption>").format(_clean(caption)) if caption else Markup("")
-    return Markup(
-        '<div class="table"><table>{}<thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>'
-    ).format(title, head, body)
-
-
-def callout(text: str, level: str = "note") -> Block:
-    """Say one thing that the reader must not miss.
-
-    Args:
-        text: The message; a Block may hold markup.
-        level: "good", "bad" or "note".
-    """
-    if level not in _LEVELS:
-        raise ValueError(f"callout level {level!r} is not one of: {', '.join(_LEVELS)}")
-    sign = {"good": "✓", "bad": "!", "note": "i"}[level]
-    return Markup('<div class="callout {}" role="note"><b>{}</b>&ensp;{}</div>').format(
-        level, sign, text if isinstance(text, Markup) else _clean(text)
-    )
-
-
-def tag(text: str, level: str = "note") -> Block:
-    """Mark something in a table or a heading with a word: "good", "bad" or "note"."""
-    return Markup('<span class="tag {}">{}</span>').format(level, _clean(text))
 
 
 def bars(
@@ -154,7 +59,7 @@ def bars(
         number = float(value)
         start, end = sorted((zero, axis.place(number))) if math.isfinite(number) else (zero, zero)
         interval = intervals.get(name)
-        tip = f"{_clean(str(name))}: {texts[name]}"
+        tip = f"{clean(str(name))}: {texts[name]}"
         furthest = end
         whisker = Markup("")
         if interval and all(math.isfinite(limit) for limit in interval):
@@ -277,14 +182,14 @@ def lines(
     for index, (name, line) in enumerate(points.items()):
         marks.append(
             Markup('<path class="line s{}" stroke-dasharray="{}" d="{}"><title>{}</title></path>').format(
-                index % _COLOURS, _dash(index), plot.path(line), _clean(str(name))
+                index % _COLOURS, _dash(index), plot.path(line), clean(str(name))
             )
         )
-        shown = [(x, y) for x, y in line if _finite(x, y)]
+        shown = [(x, y) for x, y in line if finite(x, y)]
         style = "hover" if len(shown) > 1 else f"line s{index % _COLOURS}"
         marks += [
             Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
-                style, *plot.place(x, y), f"{_clean(str(name))}: {format_number(x)}, {format_number(y)}"
+                style, *plot.place(x, y), f"{clean(str(name))}: {format_number(x)}, {format_number(y)}"
             )
             for x, y in shown
         ]
@@ -294,7 +199,7 @@ def lines(
             Markup(
                 '<li><svg viewBox="0 0 22 10" aria-hidden="true"><path class="line s{}" stroke-dasharray="{}"'
                 ' d="M1 5H21"/></svg><span>{}</span></li>'
-            ).format(index % _COLOURS, _dash(index), _clean(str(name)))
+            ).format(index % _COLOURS, _dash(index), clean(str(name)))
             for index, name in enumerate(points)
         )
         legend = Markup('<figcaption><ul class="legend">{}</ul></figcaption>').format(Markup("").join(keys))
@@ -313,7 +218,7 @@ def scatter(
         y_label: What runs upwards.
         diagonal: Give both axes the same range and draw x = y.
     """
-    points = [point for point in zip(map(float, x), map(float, y), strict=True) if _finite(*point)]
+    points = [point for point in zip(map(float, x), map(float, y), strict=True) if finite(*point)]
     plot = _Plot.around(points, x_label, y_label, diagonal)
     if plot is None:
         return _nothing(y_label)
@@ -367,7 +272,7 @@ def heatmap(
     for index, name in enumerate(columns):
         middle = left + cell * (index + 0.5)
         shown = Markup("<g><title>{}</title>{}</g>").format(
-            _clean(str(name)),
+            clean(str(name)),
             Markup('<g transform="translate({:.1f} {:.1f}) rotate(-40)">{}</g>').format(
                 middle, top - 6, _text(0, 0, _fit(str(name), 130), "start", "name")
             )
@@ -379,7 +284,7 @@ def heatmap(
         y = top + step * line_index
         marks.append(
             Markup("<g><title>{}</title>{}</g>").format(
-                _clean(str(name)), _text(left - 8, y + step / 2 + 4, _fit(str(name), 130), "end", "name")
+                clean(str(name)), _text(left - 8, y + step / 2 + 4, _fit(str(name), 130), "end", "name")
             )
         )
         for index, (column, value) in enumerate(zip(columns, line, strict=True)):
@@ -389,7 +294,7 @@ def heatmap(
                     '<g><title>{}</title><rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="3" '
                     'style="fill:rgba(var(--{}),{:.3f})"/>{}</g>'
                 ).format(
-                    f"{_clean(str(name))} / {_clean(str(column))}: {texts[line_index][index] or 'none'}",
+                    f"{clean(str(name))} / {clean(str(column))}: {texts[line_index][index] or 'none'}",
                     left + cell * index + 1,
                     y + 1,
                     cell - 2,
@@ -406,32 +311,6 @@ def heatmap(
                 )
             )
     return _figure(width, height, f"{row_label or 'rows'} by {column_label or 'columns'}", marks)
-
-
-def format_number(value: object) -> str:
-    """Write a value for a reader: four significant digits, thousands separated, a dash if missing."""
-    if value is None:
-        return _MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="auto")
-    if isinstance(value, date):
-        return value.isoformat()
-    if not _is_number(value):
-        return _clean(str(value))
-    number = float(value)  # type: ignore[arg-type]
-    if math.isnan(number):
-        return _MISSING
-    if math.isinf(number):
-        return "∞" if number > 0 else "-∞"
-    if abs(number) >= 1e15:
-        return f"{number:.4g}"
-    if number == int(number):
-        return f"{int(number):,}"
-    if abs(number) >= 1000:
-        return f"{number:,.0f}"
-    return f"{number:.4g}" if abs(number) >= 1e-4 else f"{number:.3g}"
 
 
 @dataclass(frozen=True)
@@ -496,7 +375,7 @@ class _Plot:
     def around(
         cls, points: Sequence[tuple[float, float]], x_label: str, y_label: str, diagonal: bool
     ) -> "_Plot | None":
-        finite = [point for point in points if _finite(*point)]
+        finite = [point for point in points if finite(*point)]
         if not finite:
             return None
         horizontal, vertical = _extent([x for x, _ in finite]), _extent([y for _, y in finite])
@@ -530,7 +409,7 @@ class _Plot:
         """Return path data; a point between two gaps becomes a dot through the line's round cap."""
         parts, pen_down = [], False
         for x, y in line:
-            if not _finite(x, y):
+            if not finite(x, y):
                 pen_down = False
                 continue
             across, upright = self.place(x, y)
@@ -566,8 +445,14 @@ def _decimals(step: float) -> int:
 
 
 _CLOCK_STEPS = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10800, 21600, 43200, 86400, 2 * 86400, 7 * 86400)
+
+
 _MONTH_STEPS = (1, 3, 6, 12, 24, 60, 120, 240, 600, 1200, 6000, 12000)
+
+
 _HALF_A_DAY = 43200.0
+
+
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -645,14 +530,14 @@ def _grid_beside(axis: _Axis, left: float, right: float) -> Markup:
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", style: str = "") -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(
-        x, y, anchor, style, _clean(text)
+        x, y, anchor, style, clean(text)
     )
 
 
 def _sideways(x: float, y: float, text: str) -> Markup:
     return Markup(
         '<text transform="translate({:.1f} {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
-    ).format(x, y, _clean(text))
+    ).format(x, y, clean(text))
 
 
 def _figure(width: float, height: float, label: str, marks: Iterable[Markup], caption: str = "") -> Markup:
@@ -662,16 +547,16 @@ def _figure(width: float, height: float, label: str, marks: Iterable[Markup], ca
     return Markup(
         '<figure><svg class="{}" style="{}" viewBox="0 0 {:.0f} {:.0f}" width="{:.0f}" height="{:.0f}" '
         'role="img" aria-label="{}">{}</svg>{}</figure>'
-    ).format(size, limit, width, height, width, height, _clean(label), Markup("").join(marks), caption)
+    ).format(size, limit, width, height, width, height, clean(label), Markup("").join(marks), caption)
 
 
 def _nothing(label: str) -> Markup:
-    return Markup('<p class="muted">{}</p>').format(_clean(f"{label}: no values" if label else "No values."))
+    return Markup('<p class="muted">{}</p>').format(clean(f"{label}: no values" if label else "No values."))
 
 
 def _fit(text: str, width: float) -> str:
     """Shorten text to a width in pixels."""
-    text = _clean(text)
+    text = clean(text)
     if _text_width(text) <= width + 0.1:
         return text
     kept, used = [], 2 * _CHARACTER
@@ -686,41 +571,6 @@ def _fit(text: str, width: float) -> str:
 def _text_width(text: str) -> float:
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return _CHARACTER * (len(text) + 0.9 * wide)
-
-
-def _clean(text: str) -> str:
-    """Make any string one that HTML can hold: no control characters, no lone surrogates."""
-    if isinstance(text, Markup):
-        return text
-    return "".join(
-        "�" if unicodedata.category(mark) in {"Cc", "Cs"} and mark not in "\n\t" else mark for mark in text
-    )
-
-
-def _cell(value: object) -> str:
-    return value if isinstance(value, Markup) else format_number(value)
-
-
-def _numeric(values: Iterable[Any]) -> bool:
-    filled = [value for value in values if value is not None and value != ""]
-    return bool(filled) and all(_is_number(value) or _is_share(value) for value in filled)
-
-
-def _breaking(text: str) -> str:
-    """Let only text with a very long word break inside words; else narrow columns would tear short ones."""
-    return "long" if any(len(word) > 28 for word in text.split()) and not isinstance(text, Markup) else ""
-
-
-def _is_number(value: object) -> bool:
-    return hasattr(value, "__float__") and not isinstance(value, bool | str)
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, str) and value.endswith("%") and value[:-1].strip().replace(".", "").isdecimal()
-
-
-def _finite(*numbers: float) -> bool:
-    return all(math.isfinite(number) for number in numbers)
 
 
 def _dash(index: int) -> str:

@@ -1,0 +1,586 @@
+"""What the deployment targets share: names and sizes, revisions, waiting, asking a server."""
+
+import hashlib
+import http.client
+import inspect
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from flowparts import __version__
+from flowparts.deploy import _lease
+from flowparts.deploy.endpoint import Endpoint
+from flowparts.util import ending, sources, trees
+
+# With a revision, a StatefulSet of Kubernetes takes 52 characters: its pods bear a label with eleven more.
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,36}[a-z0-9])?")
+
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
+
+
+_CPU = re.compile(r"(\d+)m|(\d+(?:\.\d+)?)")
+
+
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+
+
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+
+
+_UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+_LEAST_MEMORY = 64 * 2**20
+
+
+# Where Kubeflow and Vertex AI mount what a step reads.
+_MOUNTS = {"gs": Path("/gcs"), "s3": Path("/s3"), "minio": Path("/minio")}
+
+
+# Who runs pipelines chooses a deployment's options; the step's environment may hold them to lists.
+_ALLOWED = {
+    "image": "FLOWPARTS_ALLOWED_IMAGES",
+    "namespace": "FLOWPARTS_ALLOWED_NAMESPACES",
+    "environment_from": "FLOWPARTS_ALLOWED_SECRETS",
+    "storage_access": "FLOWPARTS_ALLOWED_SECRETS",
+    "service_account": "FLOWPARTS_ALLOWED_SERVICE_ACCOUNTS",
+    "role": "FLOWPARTS_ALLOWED_SERVICE_ACCOUNTS",
+}
+
+
+_SAY_EVERY_SECONDS = 5.0
+
+
+# What takes long is looked at less often: after this share of the time that was waited, up to the most.
+_LOOK_EVERY_SECONDS = 0.5
+
+
+_LOOK_EVERY_SHARE = 0.05
+
+
+_LOOK_EVERY_SECONDS_MOST = 10.0
+
+
+_ANSWER_SECONDS = 30.0
+
+
+# From the time when a revision is ready until its addresses lead to it.
+_SERVED_SECONDS = 5.0
+
+
+_log = logging.getLogger("flowparts")
+
+
+class AnotherRevisionError(ValueError):
+    """Another revision answered than the one asked, on a platform whose clients can't choose one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rollout would do.
+
+    Attributes:
+        shares: Percent of the requests that a revision would get, by what is asked for.
+        note: Why they differ, and how they needn't, in one sentence; empty where they don't.
+    """
+
+    shares: Mapping[int, int]
+    note: str = ""
+
+    def stages(self) -> list[int]:
+        """Return the shares to ask for one after the other: 0 for what gives none, and none twice."""
+        asked: list[int] = []
+        for share, given in self.shares.items():
+            if not asked or given != self.shares.get(asked[-1], 0):
+                asked.append(share if given else 0)
+        return asked
+
+
+def one_writer() -> AbstractContextManager[None]:
+    """Let what happens in a block be one change of an endpoint, which no other step comes between."""
+    return _lease.kept()
+
+
+# Where servers in clouds, which have no other record, bear the options of their revision.
+_DEPLOYED_WITH = "FLOWPARTS_DEPLOYED_WITH"
+
+
+_kept_options: ContextVar[Mapping[str, Any] | None] = ContextVar("kept_options", default=None)
+
+
+_origin: ContextVar[Mapping[str, str] | None] = ContextVar("origin", default=None)
+
+
+def taken_by(function: Callable[..., object], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a target's options that one of its functions takes, such as namespace or region."""
+    ports = inspect.signature(function).parameters
+    return {option: value for option, value in given.items() if option in ports}
+
+
+def origin() -> dict[str, str]:
+    """Return where what is being deployed comes from, as far as the step knows: "run", "model-version"."""
+    return {what: value for what, value in (_origin.get() or {}).items() if value}
+
+
+def kept_options() -> dict[str, Any]:
+    """Return the settings of an endpoint that hold the options that it is deployed with."""
+    kept = _kept_options.get() or {}
+    return {key: options for key, options in kept.items() if options or key == "previous_options"}
+
+
+def noted_options() -> dict[str, str]:
+    """Return the variable by which a server in a cloud bears the options that it is deployed with."""
+    noted = kept_options().get("options")
+    return {_DEPLOYED_WITH: json.dumps(noted, sort_keys=True)} if noted else {}
+
+
+def with_noted_options(endpoint: Endpoint, variables: Mapping[str, str]) -> Endpoint:
+    """Return an endpoint with the options that the variables of its current revision's servers tell."""
+    noted = variables.get(_DEPLOYED_WITH)
+    options = {"options": json.loads(noted)} if noted else {}
+    return replace(endpoint, settings={**endpoint.settings, **options})
+
+
+_dry_run: ContextVar[list[dict[str, Any]] | None] = ContextVar("dry_run", default=None)
+
+
+@contextmanager
+def without_changes() -> Iterator[list[dict[str, Any]]]:
+    """Let the block change nothing on clusters; give the list of what it would apply."""
+    found: list[dict[str, Any]] = []
+    token = _dry_run.set(found)
+    try:
+        yield found
+    finally:
+        _dry_run.reset(token)
+
+
+def dry_run() -> list[dict[str, Any]] | None:
+    """Return the list that notes what would be applied, if nothing shall be; else None."""
+    return _dry_run.get()
+
+
+def revision(model: str | Path, settings: Mapping[str, Any] | None = None) -> str:
+    """Return a model's revision: "r" and 12 hexadecimal digits that stand for the content of its directory.
+
+    Args:
+        model: The directory.
+        settings: What it is served with, on platforms where other settings need other servers; the digits
+            stand for these then too.
+
+    Raises:
+        ValueError: There is no model.
+    """
+    from flowparts import models
+    from flowparts.register import registry
+
+    models.metadata(model)
+    content = registry.fingerprint(model)
+    if settings:
+        text = json.dumps([content, dict(settings)], sort_keys=True)
+        content = hashlib.sha256(text.encode()).hexdigest()
+    return f"r{content[:12]}"
+
+
+def mounted(model: str) -> Path | None:
+    """Return where the platform has mounted a model's URI, if it has.
+
+    Raises:
+        ValueError: The URI leads out of the mount.
+    """
+    scheme, _, rest = model.partition("://")
+    mount = _MOUNTS.get(scheme)
+    if mount is None or not mount.is_dir():
+        return None
+    folder = trees.inside(mount, rest.rstrip("/"))
+    return folder if folder.is_dir() else None
+
+
+@contextmanager
+def local_copy(model: str) -> Iterator[Path]:
+    """Give a model's directory: the one that is here or mounted, or a copy of what a URI names.
+
+    Raises:
+        ValueError: There is nothing at the URI, or it can't be read.
+    """
+    scheme, separator, rest = model.partition("://")
+    if not separator or scheme == "file":
+        yield Path(rest or model)
+        return
+    if seen := mounted(model):
+        yield seen
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        sources.fetch_tree(model, Path(directory))
+        yield Path(directory)
+
+
+def digest(model: str, given: str = "") -> str:
+    """Return what stands for a model's files, which the pods that serve them must find unchanged.
+
+    Args:
+        model: Their address.
+        given: The digest, if it is known already: what `register_champion` calls model_fingerprint.
+
+    Returns:
+        16 hexadecimal digits; empty for a volume of a cluster, whose files only its pods see.
+
+    Raises:
+        ValueError: The files can't be read here.
+    """
+    if given:
+        if not _DIGEST.fullmatch(given):
+            raise ValueError(f"digest must be 16 hexadecimal digits, not {given!r}")
+        return given
+    if model.startswith("pvc://"):
+        _log.warning(
+            "nothing holds the files at %s to what they are now; give their digest, and pods refuse others",
+            model,
+        )
+        return ""
+    try:
+        with local_copy(model.replace("minio://", "s3://", 1) if mounted(model) is None else model) as files:
+            return trees.digest(files)
+    except ValueError as error:
+        raise ValueError(
+            f"the digest of the model is not known ({error}); give this step access to it, or the option "
+            "digest"
+        ) from None
+
+
+def require_served(answer: Any, wanted: str, revision: str) -> None:
+    """Raise ValueError unless a model server that was asked for its readiness serves a model's files."""
+    found = answer.get("digest") if isinstance(answer, Mapping) else None
+    if not found:
+        raise ValueError(
+            f"servers of revision {revision} don't tell the digest of their model; take an image of this "
+            "release"
+        )
+    if found != wanted:
+        raise ValueError(f"servers of revision {revision} have the model {found}, not {wanted}")
+
+
+def await_served(ask: Callable[[], Any], wanted: str, revision: str) -> None:
+    """Wait until the servers of a revision say that they serve a model's files.
+
+    Where a mesh or another network has no way to them, what each server compares by itself must do.
+
+    Args:
+        ask: Asks for their readiness; raises ValueError where there is no answer.
+        wanted: The files' digest.
+        revision: The revision.
+
+    Raises:
+        ValueError: They say that they serve something else.
+    """
+    has_answered = False
+
+    def look() -> str:
+        nonlocal has_answered
+        try:
+            answer = ask()
+            has_answered = True
+            require_served(answer, wanted, revision)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    try:
+        wait(f"the model of revision {revision}", look, _SERVED_SECONDS)
+    except ending.EndedError:
+        raise
+    except ValueError as error:
+        if has_answered:
+            raise
+        _log.warning("servers of revision %s can't be asked which model they serve: %s", revision, error)
+
+
+def image(folder: str, given: str = "") -> str:
+    """Return one of this project's images by its folder under containers/.
+
+    Args:
+        folder: Such as "serving".
+        given: Taken where it isn't empty. Else FLOWPARTS_SERVING_IMAGE of the environment, else that of the
+            same registry and version as the image that this runs in, else what `make images` makes.
+
+    Raises:
+        ValueError: The given one isn't allowed.
+    """
+    require_allowed("image", given)
+    named = given or os.environ.get(f"FLOWPARTS_{folder.upper()}_IMAGE")
+    registry = os.environ.get("FLOWPARTS_REGISTRY", "flowparts")
+    version = os.environ.get("FLOWPARTS_IMAGE_VERSION", __version__)
+    return named or f"{registry}/flowparts-{folder}:{version}"
+
+
+def require_allowed(option: str, value: str) -> None:
+    """Raise ValueError unless the step's environment allows a value of an option; it does without a list.
+
+    FLOWPARTS_ALLOWED_IMAGES, …_NAMESPACES, …_SECRETS and …_SERVICE_ACCOUNTS hold patterns such as
+    "registry.example/team/*", with blanks between them. What isn't given is the platform's default and is
+    always allowed.
+
+    Args:
+        option: The option's name, such as "environment_from".
+        value: Its value.
+    """
+    variable = _ALLOWED[option]
+    patterns = os.environ.get(variable)
+    if value and patterns is not None and not any(fnmatchcase(value, one) for one in patterns.split()):
+        raise ValueError(
+            f"{option} {value!r} is not allowed here; {variable} of the step's environment allows: "
+            f"{patterns.strip() or 'none'}"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless every target takes this name of an endpoint."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"endpoint name {name!r} must start with a letter, end with a letter or digit and hold at most "
+            f"38 of a-z, 0-9 and '-'"
+        )
+
+
+def check_share(share: int) -> None:
+    """Raise ValueError unless this is a share of the traffic in percent."""
+    if not 0 <= share <= 100:
+        raise ValueError(f"share must be a percentage from 0 to 100, not {share}")
+
+
+def check_replicas(replicas: int, max_replicas: int = 0) -> None:
+    """Raise ValueError unless so many servers can be asked for; at most 0 means no autoscaling."""
+    if not 1 <= replicas <= 100:
+        raise ValueError(f"replicas must be from 1 to 100, not {replicas}")
+    if max_replicas and max_replicas < replicas:
+        raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
+
+
+def check_timeout(timeout_seconds: float) -> None:
+    """Raise ValueError unless this is a time to wait."""
+    if not timeout_seconds > 0:
+        raise ValueError(f"timeout_seconds must be more than 0, not {timeout_seconds:g}")
+
+
+def cpus(cpu: str) -> float:
+    """Return processors from Kubernetes' notation: "2", "0.5" or "500m".
+
+    Raises:
+        ValueError: It is written otherwise, or nothing.
+    """
+    match = _CPU.fullmatch(cpu)
+    number = float(match[1]) / 1000 if match and match[1] else float(match[2]) if match else 0.0
+    if not number:
+        raise ValueError(f"cpu {cpu!r} is not a number of processors such as '2', '0.5' or '500m'")
+    return number
+
+
+def memory_bytes(memory: str) -> int:
+    """Return bytes from Kubernetes' notation: "512Mi", "2Gi" or "2G".
+
+    Raises:
+        ValueError: It is written otherwise, or less than a server can start in.
+    """
+    match = _MEMORY.fullmatch(memory)
+    number = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if number < _LEAST_MEMORY:
+        raise ValueError(f"memory {memory!r} is not an amount such as '512Mi' or '2Gi', 64Mi at least")
+    return number
+
+
+def not_deployed(
+    name: str,
+    revision: str,
+    error: ValueError,
+    kept: Iterable[str],
+    undo: Callable[[], object] = lambda: None,
+) -> ValueError:
+    """Undo what a failed deployment has done, and return the error for it, which says what still serves.
+
+    Args:
+        name: The endpoint.
+        revision: What didn't come up.
+        error: Why.
+        kept: The revisions that serve as before.
+        undo: Sees to it that they do; raises ValueError if it can't. Not called where another step has taken
+            the endpoint over.
+    """
+    ending.disarm()
+    failed = f"revision {revision} of endpoint {name!r} is not deployed: {error}"
+    if isinstance(error, _lease.LostError):
+        return ValueError(failed)
+    try:
+        undo()
+        serving = list(kept)
+        verb = "serve" if len(serving) > 1 else "serves"
+        after = f"; {' and '.join(serving)} {verb} as before" if serving else ""
+    except ValueError as further:
+        again = "for the same reason" if str(further) == str(error) else f": {further}"
+        after = f"; and it could not be made as it was before{' ' if again[0] == 'f' else ''}{again}"
+    return ValueError(f"{failed}{after}")
+
+
+def unchanged(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpoint:
+    """Return what a platform says of an endpoint, in which the revision must be the one that is known here.
+
+    Args:
+        endpoint: The endpoint as the last step left it.
+        state: What the platform says now; None if it has no such endpoint.
+        where: Where that is, such as "on this Docker engine".
+
+    Raises:
+        ValueError: There is no such endpoint, or it has been deployed to since.
+    """
+    if state is None:
+        raise ValueError(f"there is no endpoint {endpoint.name!r} {where}; deploy a model first")
+    if state.revision != endpoint.revision:
+        raise ValueError(
+            f"endpoint {endpoint.name!r} has been changed since: its revision is {state.revision}, not "
+            f"{endpoint.revision}; take the endpoint that the last step gave"
+        )
+    return state
+
+
+def rolled_back(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpoint:
+    """Return what a rollback must leave; once is enough, so one that has been rolled back already stays.
+
+    Args:
+        endpoint: The endpoint as the last step left it.
+        state: What the platform says now.
+        where: As for `unchanged`.
+
+    Raises:
+        ValueError: As `unchanged`, or there is no previous revision.
+    """
+    after = endpoint.rolled_back()
+    if state is not None and (state.revision, state.share) == (after.revision, 100):
+        return state
+    return unchanged(endpoint, state, where).rolled_back()
+
+
+def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interruptible: bool = True) -> None:
+    """Wait until something is ready, and log how it stands.
+
+    Args:
+        what: What is waited for, such as "revision r1 of endpoint 'churn'".
+        look: Returns "" when it is ready, else how it stands; raises ValueError when it never will be.
+        timeout_seconds: How long to wait.
+        interruptible: Whether a step that is told to end stops waiting; False where the platform finishes
+            the change anyway, which only then can be undone.
+
+    Raises:
+        ValueError: It isn't ready in time, or never will be.
+        EndedError: The step was told to end.
+    """
+    if dry_run() is not None:
+        return
+    start = time.monotonic()
+    said = start - _SAY_EVERY_SECONDS
+    while state := look():
+        waited = time.monotonic() - start
+        if waited >= timeout_seconds:
+            raise ValueError(f"{what} is not ready after {timeout_seconds:g} s: {state}")
+        if time.monotonic() - said >= _SAY_EVERY_SECONDS:
+            _log.info("%s: %s, %.0f of at most %g s", what, state, waited, timeout_seconds)
+            said = time.monotonic()
+        pause = min(max(_LOOK_EVERY_SECONDS, waited * _LOOK_EVERY_SHARE), _LOOK_EVERY_SECONDS_MOST)
+        pause = min(pause, timeout_seconds - waited)
+        if interruptible:
+            ending.pause(pause)
+        else:
+            time.sleep(pause)
+
+
+def ask(
+    url: str, rows: Sequence[Mapping[str, Any]], headers: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Post rows to a model server's address and return its predictions.
+
+    The body is {"instances": rows}, the answer {"predictions": [...]}, as for `/predict` and Vertex AI. Where
+    FLOWPARTS_SERVING_TOKEN is set, the request bears it.
+
+    Args:
+        url: The address.
+        rows: Raw rows, with values that JSON has.
+        headers: Further headers.
+
+    Raises:
+        ValueError: There is no answer within 30 s, or it is no prediction for each row.
+    """
+    return predictions(fetch(url, {"instances": list(rows)}, headers), len(rows), url)
+
+
+def predictions(answer: Any, count: int, source: str) -> list[dict[str, Any]]:
+    """Return the rows of a model server's answer.
+
+    Args:
+        answer: What it answered.
+        count: How many rows there must be.
+        source: Who answered, for the error.
+
+    Raises:
+        ValueError: It holds no prediction for each row.
+    """
+    found = answer.get("predictions") if isinstance(answer, dict) else None
+    if not isinstance(found, list) or len(found) != count:
+        raise ValueError(f"{source} answered {json.dumps(answer)[:100]} instead of {count} predictions")
+    return found
+
+
+def log_text(line: str) -> str:
+    """Return what a line of a log says; of a line of JSON its error or message."""
+    try:
+        said = json.loads(line)
+        line = str(said.get("error") or said.get("message") or line)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(line.split())
+
+
+def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+    """Return the JSON at a model server's address, or what it answers to a body of JSON.
+
+    Raises:
+        ValueError: There is no answer within 30 s, or it isn't JSON.
+    """
+    token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
+    request = urllib.request.Request(  # noqa: S310 - an endpoint's address starts with http
+        url,
+        # NaN is how some servers are told of a missing number; the others refuse it.
+        None if body is None else json.dumps(body).encode(),
+        {
+            "content-type": "application/json",
+            **({"authorization": f"Bearer {token}"} if token else {}),
+            **(headers or {}),
+        },
+    )
+    try:
+        with _opener().open(request, timeout=_ANSWER_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        text = error.read(2000).decode(errors="replace")
+        # A proxy's page is for browsers.
+        said = log_text(_TAG.sub(" ", text) if text.lstrip().startswith("<") else text)[:300]
+        raise ValueError(f"{url} answered {error.code}: {said}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"{url} gave no answer: {error}") from None
+    except ValueError:
+        raise ValueError(f"{url} answered something that is not JSON") from None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    # An endpoint on this machine or inside a cluster is not behind the proxy that the environment may name.
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
