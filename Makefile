@@ -9,6 +9,7 @@ test: .venv/installed .venv-bench/kserve/installed system
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(MAKE) images || [ "$$CI" != true ]
 	$(BIN)/pytest -n auto --dist loadfile
 
