@@ -62,8 +62,8 @@ def fit_preprocessor(
         (transformed, train_features, train),
     ):
         metadata.describe(output, tables.write(features, output.path, source=f"features of {raw.uri}"))
-    fitted.save(preprocessor.path)
-    seen.write(preprocessor.path, [train.path, validation.path], fitted.features, label)
+    parts = [train.path, validation.path]
+    fitted.save(preprocessor.path, lambda folder: seen.write(folder, parts, fitted.features, label))
     facts = {
         "label": label,
         "task": task,

@@ -1,7 +1,7 @@
 """Turn raw columns into the numbers that estimators take, learning from the training table only."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,13 @@ class Preprocessor:
                 return {column: [value for value in values if value is not None] for column, values in known}
         return {}
 
-    def save(self, path: str | Path) -> None:
-        """Write a directory (skops, JSON and Parquet) that appears whole or not at all."""
+    def save(self, path: str | Path, write_more: Callable[[Path], object] | None = None) -> None:
+        """Write a directory (skops, JSON and Parquet) that appears whole or not at all.
+
+        Args:
+            path: The directory to make.
+            write_more: Writes further files into the directory before it appears.
+        """
         from flowparts.util import weights
 
         facts = {
@@ -80,6 +85,8 @@ class Preprocessor:
             weights.dump(self.transformer, partial / "transformer.skops")
             outputs.write_json(partial / "preprocessor.json", facts)
             self.example.write_parquet(partial / "example.parquet")
+            if write_more:
+                write_more(partial)
 
 
 def load(path: str | Path) -> Preprocessor:
