@@ -66,5 +66,5 @@ def _is_share(value: object) -> bool:
     return isinstance(value, str) and value.endswith("%") and value[:-1].strip().replace(".", "").isdecimal()
 
 
-def finite(*numbers: float) -> bool:
+def all_finite(*numbers: float) -> bool:
     return all(math.isfinite(number) for number in numbers)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
-from flowparts.reports._text import Block, clean, finite, format_number
+from flowparts.reports._text import Block, all_finite, clean, format_number
 
 _WIDTH = 480
 
@@ -185,7 +185,7 @@ def lines(
                 index % _COLOURS, _dash(index), plot.path(line), clean(str(name))
             )
         )
-        shown = [(x, y) for x, y in line if finite(x, y)]
+        shown = [(x, y) for x, y in line if all_finite(x, y)]
         style = "hover" if len(shown) > 1 else f"line s{index % _COLOURS}"
         marks += [
             Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
@@ -218,7 +218,7 @@ def scatter(
         y_label: What runs upwards.
         diagonal: Give both axes the same range and draw x = y.
     """
-    points = [point for point in zip(map(float, x), map(float, y), strict=True) if finite(*point)]
+    points = [point for point in zip(map(float, x), map(float, y), strict=True) if all_finite(*point)]
     plot = _Plot.around(points, x_label, y_label, diagonal)
     if plot is None:
         return _nothing(y_label)
@@ -375,7 +375,7 @@ class _Plot:
     def around(
         cls, points: Sequence[tuple[float, float]], x_label: str, y_label: str, diagonal: bool
     ) -> "_Plot | None":
-        finite = [point for point in points if finite(*point)]
+        finite = [point for point in points if all_finite(*point)]
         if not finite:
             return None
         horizontal, vertical = _extent([x for x, _ in finite]), _extent([y for _, y in finite])
@@ -409,7 +409,7 @@ class _Plot:
         """Return path data; a point between two gaps becomes a dot through the line's round cap."""
         parts, pen_down = [], False
         for x, y in line:
-            if not finite(x, y):
+            if not all_finite(x, y):
                 pen_down = False
                 continue
             across, upright = self.place(x, y)
