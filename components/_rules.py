@@ -8,7 +8,7 @@ from typing import Any
 
 _CONTAINERS = Path(__file__).parents[1] / "containers"
 # What a file may import outside of its function: what ports are declared with.
-_DECLARING = {"collections", "components", "kfp", "typing"}
+_DECLARING = ("collections", "flowparts.components", "kfp", "typing")
 
 
 def check_image(image: str, released: Mapping[str, str]) -> None:
@@ -36,9 +36,9 @@ def check_file(function: Callable[..., Any]) -> None:
     if function.__name__ != file:
         raise ValueError(f"{place}: the function is named {function.__name__}; name it {file}, as its file")
     for name in _imported(inspect.getsourcefile(function)):
-        if name not in _DECLARING:
+        if not f"{name}.".startswith(tuple(f"{declaring}." for declaring in _DECLARING)):
             raise ValueError(
-                f"{place} imports {name} at the top, where a step doesn't have it; import it inside {file}"
+                f"{place} imports {name.partition('.')[0]} at the top, where a step doesn't have it; import it inside {file}"
             )
     returned = function.__annotations__.get("return")
     if returned is not None and not hasattr(returned, "_fields"):
@@ -67,4 +67,4 @@ def _imported(file: str | None) -> list[str]:
     tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
     names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom) if not node.level]
-    return [name.partition(".")[0] for name in names]
+    return names

@@ -541,7 +541,7 @@ def test_the_archive_holds_the_model_and_is_served_by_the_platforms_rules(
     )
     port, grpc_port = free_ports(2)
     # As in the image, where it lies under /opt/ml/model.
-    code = f"from flowparts.serving import settings; settings.MOUNTS = ({str(mounted)!r},)"
+    code = f"from flowparts.serving import server_settings; server_settings.MOUNTS = ({str(mounted)!r},)"
     code += "; from flowparts.serving.__main__ import main; import sys; sys.exit(main(sys.argv[1:]))"
     environment = {
         "PYTHONPATH": str(CODE),
