@@ -38,7 +38,8 @@ def check_file(function: Callable[..., Any]) -> None:
     for name in _imported(inspect.getsourcefile(function)):
         if not f"{name}.".startswith(tuple(f"{declaring}." for declaring in _DECLARING)):
             raise ValueError(
-                f"{place} imports {name.partition('.')[0]} at the top, where a step doesn't have it; import it inside {file}"
+                f"{place} imports {name.partition('.')[0]} at the top, where a step doesn't have it; "
+                f"import it inside {file}"
             )
     returned = function.__annotations__.get("return")
     if returned is not None and not hasattr(returned, "_fields"):
