@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_CONTAINERS = Path(__file__).parents[1] / "containers"
+# Resolved: flowparts.components is a link in the repository.
+_CONTAINERS = Path(__file__).resolve().parents[1] / "containers"
 # What a file may import outside of its function: what ports are declared with.
 _DECLARING = ("collections", "flowparts.components", "kfp", "typing")
 

@@ -81,7 +81,7 @@ def imported(text: str, folder: Path) -> ModuleType:
     """Import a text as a component's file."""
     file = folder / "count_rows.py"
     file.write_text(text)
-    spec = importlib.util.spec_from_file_location("components.ingest.count_rows", file)
+    spec = importlib.util.spec_from_file_location("flowparts.components.ingest.count_rows", file)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -95,8 +95,8 @@ def imported(text: str, folder: Path) -> ModuleType:
         ('runs_in("base")', 'runs_in("pandas")', "there is no image 'pandas'; images are: base, deploy"),
         ("def count_rows", "def count", "the function is named count; name it count_rows, as its file"),
         (
-            "\nfrom components",
-            "\nimport polars\n\nfrom components",
+            "\nfrom flowparts.components",
+            "\nimport polars\n\nfrom flowparts.components",
             "imports polars at the top, where a step doesn't have it; import it inside count_rows",
         ),
         ("source: The file.", "path: The file.", "count_rows: source has no description; add a line for it"),
