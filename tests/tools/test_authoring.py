@@ -19,8 +19,8 @@ def test_a_new_component_and_a_new_pipeline_pass_every_check(tmp_path: Path) -> 
     ignored = shutil.ignore_patterns(
         ".git", ".venv", ".venv-bench", "build", "runs", "__pycache__", "benchmarks"
     )
-    shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/copy:{tmp_path}/copy/containers"}
+    shutil.copytree(ROOT, tmp_path / "copy", symlinks=True, ignore=ignored)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/copy:{tmp_path}/copy/src"}
 
     def author(*words: str) -> str:
         command = [sys.executable, "-m", "tools.authoring", *words]
