@@ -130,6 +130,17 @@ def taken_by(function: Callable[..., object], given: Mapping[str, Any]) -> dict[
     return {option: value for option, value in given.items() if option in ports}
 
 
+@contextmanager
+def deploying_with(kept: Mapping[str, Any], origin: Mapping[str, str] | None) -> Iterator[None]:
+    """Let what is deployed in the block have `kept_options` and an `origin`."""
+    token, token_of_origin = _kept_options.set(kept), _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(token_of_origin)
+        _kept_options.reset(token)
+
+
 def origin() -> dict[str, str]:
     """Return where what is being deployed comes from, as far as the step knows: "run", "model-version"."""
     return {what: value for what, value in (_origin.get() or {}).items() if value}

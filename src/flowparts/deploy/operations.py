@@ -1,6 +1,7 @@
 """What components and commands do with a target: deploy with kept options, plan, list, remove."""
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from flowparts.util.names import unknown
 
 # What is about one deployment and not about the endpoint, or says where the endpoint is.
 _PASSING = ("digest", "namespace", "project", "location", "region", "timeout_seconds", "wait_seconds")
+
+_log = logging.getLogger("flowparts")
 
 
 def deployed(
@@ -68,13 +71,8 @@ def changing(
         if before and before.target == name and not reset:
             named = {**before.settings.get("options", {}), **named}
         kept = {"options": {key: named[key] for key in sorted(named) if key not in _PASSING}}
-        token = common._kept_options.set(_with_previous(kept, before.settings) if before else kept)
-        token_of_origin = common._origin.set(origin)
-        try:
+        with common.deploying_with(_with_previous(kept, before.settings) if before else kept, origin):
             yield named
-        finally:
-            common._origin.reset(token_of_origin)
-            common._kept_options.reset(token)
 
 
 def _with_previous(kept: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def remove(
                 f"with {', '.join(held)}"
             )
         for thing in held:
-            common._log.info("removing %s", thing)
+            _log.info("removing %s", thing)
         removed: list[str] = module.remove(endpoint, **where)
         return removed
 
