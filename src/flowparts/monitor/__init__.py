@@ -1,0 +1,1 @@
+"""How a deployed model fares: what it sees, how good it still is, and who is told."""
