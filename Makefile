@@ -119,7 +119,7 @@ bench-real: .venv/installed
 	$(BIN)/python benchmarks/real/measure.py build/real $(SETS)
 
 # SECONDS=4 a measurement; SOAK=10 only holds 80 % of our capacity for ten minutes.
-bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,mlserver kserve litserve bentoml))
+bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,mlserver kserve litserve bentoml asgi))
 	scripts/system-packages.sh wrk:wrk
 	$(BIN)/python benchmarks/serving/bench.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SOAK),--soak-minutes $(SOAK))
 

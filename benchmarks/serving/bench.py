@@ -43,6 +43,8 @@ class Peer:
     environment: str
     path: str = "/predict"
     form: str = "instances"
+    # Given before the port.
+    arguments: tuple[str, ...] = ()
 
 
 PEERS = [
@@ -52,6 +54,15 @@ PEERS = [
     Peer("LitServe", "litserve_server", "litserve"),
     Peer("BentoML", "bentoml_server", "bentoml"),
     Peer("FastAPI and pydantic", "fastapi_server", "litserve"),
+]
+# Maintained servers with our handlers, batching and engine behind them: what our HTTP server alone is worth.
+SERVERS = [
+    Peer(f"our engine behind {title}", "engine_server", "asgi", arguments=(kind,))
+    for title, kind in (
+        ("uvicorn", "uvicorn"),
+        ("granian (RSGI)", "granian"),
+        ("granian (ASGI)", "granian-asgi"),
+    )
 ]
 MODEL_SERVERS = ("MLServer", "KServe Model", "LitServe")
 
@@ -93,12 +104,16 @@ def main() -> None:
             README.write_text(README.read_text("utf-8").partition(SOAK)[0] + text, encoding="utf-8")
             return
         results: dict[str, Result] = {}
-        chosen = [peer for peer in PEERS if not options.only or peer.script.split("_")[0] in options.only]
+        chosen = [
+            peer for peer in PEERS + SERVERS if not options.only or peer.script.split("_")[0] in options.only
+        ]
         # Ours first and last: the machine's own drift shows.
         results["flowparts"] = measure(ours, Peer("flowparts", "", ""), work, options)
         for peer in chosen:
             python = ROOT / ".venv-bench" / peer.environment / "bin" / "python"
-            command = [str(python), str(HERE / "peers" / f"{peer.script}.py")]
+            command = [str(python), str(HERE / "peers" / f"{peer.script}.py"), *peer.arguments]
+            if peer in SERVERS:
+                command.append(str(model))
             results[peer.title] = measure(command, peer, work, options)
         again = measure(ours, Peer("flowparts", "", ""), work, options)
     text = report(results, again, engine, options)
@@ -147,12 +162,14 @@ def running(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     last = f"--port={port}" if "flowparts.serving" in command else str(port)
-    environment = os.environ | {"PYTHONPATH": str(HERE), "BENTOML_DO_NOT_TRACK": "true", "HOME": str(work)}
+    environment = os.environ | {
+        "PYTHONPATH": f"{HERE}:{ROOT / 'src'}",
+        "BENTOML_DO_NOT_TRACK": "true",
+        "HOME": str(work),
+    }
     # scikit-learn's trees would share each row among all cores, and wait for one that something else keeps
     # busy: beside two busy processes FastAPI gave 30 requests/s with its default and 77 with one thread.
     environment["OMP_NUM_THREADS"] = "1"
-    if "flowparts.serving" in command:
-        environment["PYTHONPATH"] = str(ROOT / "src")
     log = work / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -294,6 +311,16 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
         for rows in ROWS:
             found = min(peer.load[rows]["p99_ms"] for peer in peers) / ours.load[rows]["p99_ms"]
             lines.append(aim(f"{rows} rows: p99 no worse than theirs", found, 1))
+    servers = [results[peer.title] for peer in SERVERS if peer.title in results]
+    if servers:
+        lines += [
+            "",
+            "What our HTTP server alone is worth, with the same handlers, batching and engine behind others:",
+        ]
+        lines += ["", "| aim | found | holds |", "|---|---|---|"]
+        for rows in ROWS:
+            found = ours.rate(rows) / max(server.rate(rows) for server in servers)
+            lines.append(aim(f"{rows} rows: ≥ 1.3x the best of uvicorn and granian", found, 1.3))
     return "\n".join(lines) + "\n"
 
 
