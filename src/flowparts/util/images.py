@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # A small file can unpack to any number of pixels.
 MAX_PIXELS = 100_000_000
+# Pixels of a side beyond which an image is shrunk to be measured.
+_MEASURED = 256
 _MODES = {1: "L", 3: "RGB"}
+# What `statistics` measures.
+STATISTICS = ("width", "height", "kilobytes", "brightness", "contrast", "red", "green", "blue")
 _DAMAGES = (OSError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError)
 
 
@@ -54,6 +58,26 @@ def dimensions(content: bytes) -> tuple[int, int]:
     """
     width, height = _opened(content).size
     return width, height
+
+
+def statistics(content: bytes) -> dict[str, float]:
+    """Measure an image.
+
+    Returns:
+        width and height in pixels, kilobytes of the file, brightness and contrast (mean and standard
+        deviation of grey), and the means of red, green and blue, from 0 to 255.
+
+    Raises:
+        ValueError: It is no image, is damaged or too large.
+    """
+    import numpy as np
+
+    width, height = dimensions(content)
+    (colours,) = pixels([content], Size(min(height, _MEASURED), min(width, _MEASURED), 3)).astype(float)
+    grey = colours @ np.array([0.299, 0.587, 0.114])
+    red, green, blue = colours.mean(axis=(0, 1))
+    measures = (width, height, len(content) / 1000, grey.mean(), grey.std(), red, green, blue)
+    return {name: float(value) for name, value in zip(STATISTICS, measures, strict=True)}
 
 
 def pixels(contents: Sequence[bytes], size: Size) -> "npt.NDArray[np.uint8]":
