@@ -76,7 +76,8 @@ fuzz: .venv/installed
 
 # Debian packages that only the tests need; a machine that has them is left alone.
 system:
-	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver openssl:openssl shellcheck:shellcheck
+	scripts/system-packages.sh chromium:chromium chromedriver:chromium-driver openssl:openssl shellcheck:shellcheck \
+	    prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager prometheus-pushgateway:prometheus-pushgateway
 
 # tensorflow-serving-api asks for the plain tensorflow, beside which tensorflow-cpu would stand twice; jsonschema
 # can do without rfc3987-syntax, whose grammar is built anew, for 1.5 s, wherever kfp is imported.

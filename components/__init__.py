@@ -25,6 +25,11 @@ STORES = (
 )
 MLFLOW = ("MLFLOW_*", "DATABRICKS_*", *STORES)
 DEPLOYMENT = ("FLOWPARTS_*", "DOCKER_*", "KUBECONFIG", *STORES)
+PUBLISHING = (
+    *("FLOWPARTS_PUSHGATEWAY_*", "OTEL_EXPORTER_OTLP_*", "FLOWPARTS_ALLOWED_*"),
+    *("*_PROXY", "*_proxy", "SSL_CERT_*"),
+)
+NOTIFYING = ("FLOWPARTS_NOTIFY_*", *STORES)
 # By a component's name, what it asks for.
 SECRETS: dict[str, tuple[str, ...]] = {}
 

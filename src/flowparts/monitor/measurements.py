@@ -69,7 +69,7 @@ def write(path: str, measurements: Sequence[Measurement]) -> None:
     Raises:
         ValueError: There are more than 10,000, or two have the same name and labels.
     """
-    _require_distinct(measurements, "the measurements to write")
+    require_distinct(measurements, "the measurements to write")
     rows = [
         {"name": one.name, "value": one.value, "labels": one.labels, "description": one.description}
         for one in measurements
@@ -88,7 +88,7 @@ def read(path: str) -> list[Measurement]:
     if not isinstance(rows, list):
         raise ValueError(f"the file at {path} holds no measurements, but another kind of JSON")
     measurements = [_parsed(row, path) for row in rows]
-    _require_distinct(measurements, f"the file at {path}")
+    require_distinct(measurements, f"the file at {path}")
     return measurements
 
 
@@ -108,7 +108,8 @@ def _parsed(row: Any, path: str) -> Measurement:
     return Measurement(name, value, labels, row.get("description", ""))
 
 
-def _require_distinct(measurements: Sequence[Measurement], where: str) -> None:
+def require_distinct(measurements: Sequence[Measurement], where: str) -> None:
+    """Raise ValueError if two measurements have the same name and labels, or there are too many."""
     if len(measurements) > MAX_MEASUREMENTS:
         raise ValueError(
             f"{where}: {len(measurements):,} measurements; at most {MAX_MEASUREMENTS:,} are allowed, because "

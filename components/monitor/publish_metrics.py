@@ -1,0 +1,56 @@
+from typing import NamedTuple, Optional
+
+from kfp.dsl import Artifact, Input, Metrics, Output
+
+from .. import PUBLISHING, runs_in
+
+
+@runs_in("sklearn", secrets=PUBLISHING)
+def publish_metrics(
+    exposition: Output[Artifact],
+    job: str,
+    drift: Input[Artifact] = None,  # type: ignore[assignment]
+    skew: Input[Artifact] = None,  # type: ignore[assignment]
+    performance: Input[Artifact] = None,  # type: ignore[assignment]
+    metrics: Input[Metrics] = None,  # type: ignore[assignment]
+    labels: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    pushgateway: Optional[str] = None,
+    textfile: Optional[str] = None,
+    otlp: Optional[str] = None,
+) -> NamedTuple("Outputs", [("published", int)]):  # type: ignore[valid-type]
+    """Publish measurements to Prometheus and to OpenTelemetry endpoints.
+
+    Every destination is optional; without one, only the exposition is written. Credentials come from the
+    environment: FLOWPARTS_PUSHGATEWAY_TOKEN (a bearer token) and OTEL_EXPORTER_OTLP_HEADERS
+    ("api-key=KEY,...").
+
+    Args:
+        exposition: What is published, in Prometheus' text format.
+        job: Who measured, such as the model's name: the label `job` at Prometheus, `service.name` for
+            OpenTelemetry. The next push of the same job replaces measurements of the same names.
+        drift: Measurements of a monitoring component.
+        skew: Measurements of another one.
+        performance: Measurements of a third one.
+        metrics: Metrics of an evaluation or of training, as flowparts_evaluation_metric{metric="..."}.
+        labels: Labels for all measurements, such as {"model": "churn", "version": "7"}; a measurement's own
+            labels win.
+        pushgateway: Address of a Prometheus Pushgateway, such as http://pushgateway:9091.
+        textfile: File for the textfile collector of Prometheus' node exporter, ending with .prom.
+        otlp: Address of an endpoint for OTLP over HTTP, such as http://collector:4318.
+
+    Returns:
+        published: Number of measurements.
+    """
+    from flowparts.monitor import measurements, publish
+    from flowparts.util import metadata, outputs
+
+    artifacts = [artifact for artifact in (drift, skew, performance) if artifact]
+    found = [one for artifact in artifacts for one in measurements.read(artifact.path)]
+    if metrics:
+        found += publish.from_metrics(outputs.read_json(metrics.path, "the file of metrics"), metrics.path)
+    found = publish.with_labels(found, labels)
+    text = publish.exposition(found)
+    publish.publish(found, text, job, pushgateway=pushgateway, textfile=textfile, otlp=otlp)
+    outputs.write_text(exposition.path, text)
+    metadata.describe(exposition, {"measurements": len(found), "job": job})
+    return (len(found),)
