@@ -1,0 +1,45 @@
+from typing import NamedTuple, Optional
+
+from .. import NOTIFYING, runs_in
+
+
+@runs_in("base", secrets=NOTIFYING)
+def notify(
+    state: str,
+    pipeline: str,
+    message: str = "",
+    step: str = "",
+    error: str = "",
+    run: str = "",
+    link: str = "",
+    memory: Optional[str] = None,
+    quiet_hours: float = 24.0,
+) -> NamedTuple("Outputs", [("sent", int)]):  # type: ignore[valid-type]
+    """Notify people by webhook, Slack, Microsoft Teams or e-mail; it never fails the run.
+
+    Channels come from the environment, each from a secret: FLOWPARTS_NOTIFY_WEBHOOK (generic JSON, with a
+    bearer token in FLOWPARTS_NOTIFY_WEBHOOK_TOKEN), FLOWPARTS_NOTIFY_SLACK, FLOWPARTS_NOTIFY_TEAMS (addresses
+    of incoming webhooks), FLOWPARTS_NOTIFY_SMTP ("smtps://USER:PASSWORD@HOST:465", or smtp:// with STARTTLS)
+    with FLOWPARTS_NOTIFY_FROM and FLOWPARTS_NOTIFY_TO. All that are set are used. A channel that can't be
+    reached is reported in the step's log.
+
+    Args:
+        state: What happened in a word, such as failed, drifted or promoted.
+        pipeline: The pipeline, or the model that is watched.
+        message: What to say, such as the reason of a decision.
+        step: The step that failed.
+        error: Its one-line error.
+        run: The run's name.
+        link: Address of the run's page or of a report.
+        memory: Path or URI of a JSON file that outlives runs, by which the same notice isn't sent twice
+            within the quiet hours; numbers in it don't make it another one. Without it each is sent.
+        quiet_hours: Hours before the same notice is sent again.
+
+    Returns:
+        sent: Number of channels that took the notice.
+    """
+    from flowparts.monitor.notices import Notice
+    from flowparts.monitor.notify import send_unless_told
+
+    notice = Notice(state, pipeline, run, step, error, message, link)
+    return (send_unless_told(notice, memory, quiet_hours),)
