@@ -41,7 +41,7 @@ def fit_preprocessor(
         seed: Decides the folds of target encoding.
     """
     from flowparts import tables
-    from flowparts.models import seen
+    from flowparts.models import baseline
     from flowparts.prepare import preprocess
     from flowparts.util import metadata, names
 
@@ -62,8 +62,10 @@ def fit_preprocessor(
         (transformed, train_features, train),
     ):
         metadata.describe(output, tables.write(features, output.path, source=f"features of {raw.uri}"))
-    parts = [train.path, validation.path]
-    fitted.save(preprocessor.path, lambda folder: seen.write(folder, parts, fitted.features, label))
+    fitted.save(
+        preprocessor.path,
+        lambda folder: baseline.write(folder, train.path, validation.path, fitted.features, label),
+    )
     facts = {
         "label": label,
         "task": task,

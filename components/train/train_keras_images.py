@@ -71,7 +71,7 @@ def train_keras_images(
         seed: Decides the first weights, the order of the images, how they are varied, and dropout.
     """
     from flowparts import tables
-    from flowparts.models import seen
+    from flowparts.models import baseline
     from flowparts.train.networks import image_model, training
     from flowparts.util import images, metadata, outputs
 
@@ -88,10 +88,11 @@ def train_keras_images(
             epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
         ),
         checkpoints=checkpoints or None,
+        complete=lambda folder: baseline.record(folder, train.path, validation.path),
     )
     if trained is None:
         return
-    stored = seen.record(model.path, [train.path, validation.path])
+    stored, page = trained
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])
-    outputs.write_text(training_report.path, trained[1])
+    outputs.write_text(training_report.path, page)

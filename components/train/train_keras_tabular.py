@@ -63,7 +63,7 @@ def train_keras_tabular(
         seed: Decides the first weights, the order of the rows and dropout.
     """
     from flowparts import tables
-    from flowparts.models import seen
+    from flowparts.models import baseline
     from flowparts.train.networks import tabular_model, training
     from flowparts.util import metadata, names, outputs
 
@@ -81,10 +81,11 @@ def train_keras_tabular(
             epochs, batch_size, learning_rate, schedule, patience, seed, checkpoint_seconds
         ),
         checkpoints=checkpoints or None,
+        complete=lambda folder: baseline.record(folder, train.path, validation.path),
     )
     if trained is None:
         return
-    stored = seen.record(model.path, [train.path, validation.path])
+    stored, page = trained
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])
-    outputs.write_text(training_report.path, trained[1])
+    outputs.write_text(training_report.path, page)

@@ -38,7 +38,7 @@ def train_sklearn(
         seed: Random state of the estimator.
     """
     from flowparts import tables
-    from flowparts.models import seen
+    from flowparts.models import baseline
     from flowparts.prepare import preprocess
     from flowparts.train import candidates, estimators
     from flowparts.util import metadata
@@ -53,6 +53,9 @@ def train_sklearn(
     train = estimators.examples(tables.scan(train_features.path), learned, options.weight_column)
     held_out = estimators.examples(tables.scan(validation_features.path), learned, options.weight_column)
     trained = candidates.train(untrained, learned, train, held_out)
-    trained.save(model.path, learned, train)
-    metadata.describe(model, seen.carry_over(preprocessor.path, model.path))
+    predicted = trained.predict(held_out, learned)
+    stored = trained.save(
+        model.path, learned, train, lambda folder: baseline.carry_over(preprocessor.path, folder, predicted)
+    )
+    metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, trained.facts["validation"])

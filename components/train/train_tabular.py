@@ -63,8 +63,8 @@ def train_tabular(
         metric: The validation metric that it was chosen by.
         score: The model's validation metric.
     """
-    from flowparts import tables
-    from flowparts.models import seen
+    from flowparts import models, tables
+    from flowparts.models import baseline
     from flowparts.train import trainers
     from flowparts.train.candidates import Options
     from flowparts.util import metadata, names, outputs
@@ -81,8 +81,9 @@ def train_tabular(
         metric=metric or None,
         exclude_columns=names.texts(exclude_columns, "exclude_columns"),
         options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
+        complete=lambda folder: baseline.record(folder, train.path, validation.path),
     )
-    stored = seen.record(model.path, [train.path, validation.path])
+    stored = models.metadata(model.path)
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])
     outputs.write_text(training_report.path, page)

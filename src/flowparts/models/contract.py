@@ -7,7 +7,7 @@ written and read without importing MLflow, whose import takes longer than scorin
 import json
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -160,6 +160,7 @@ def save(
     classes: Sequence[Any] | None,
     metadata: Mapping[str, object],
     train_features: Any = None,
+    complete: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """Write preprocessing and estimator as one MLflow model directory that appears whole or not at all.
 
@@ -174,6 +175,7 @@ def save(
             git_commit, validation (metric to value on the validation table).
         train_features: Features that the estimator was trained on, rows by columns. Given, the model is
             exported as an ONNX graph too, for servers, if that predicts the same; see `onnx_export`.
+        complete: Given the directory before it appears, writes what else belongs in it.
 
     Returns:
         The metadata as stored: the given, and framework, task, label, classes, features, categories (text
@@ -216,6 +218,9 @@ def save(
         _write_example(partial, preprocessor.example)
         signature = _signature(preprocessor.features, preprocessor.nullable, label, classes)
         _write_mlmodel(partial, stored, signature, _WEIGHTS, _sklearn_flavors())
+        if complete:
+            complete(partial)
+            stored = mlmodel.read(partial)["metadata"]
     return stored
 
 

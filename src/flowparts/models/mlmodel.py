@@ -53,6 +53,11 @@ def read(path: str | Path) -> dict[str, Any]:
     return described
 
 
+def version(described: dict[str, Any]) -> str:
+    """Return what stands for the content of a model that an MLmodel file describes."""
+    return str(described["model_uuid"])[:12]
+
+
 def _wrong(found: dict[str, Any], metadata: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     """Yield the parts that readers rely on, each with whether it is what they take it for."""
     classes, features = metadata["classes"], metadata["features"]

@@ -96,7 +96,7 @@ class Repository:
         """Return a model that isn't loaded yet as it is now; None if it is."""
         folder = self._folder(name)
         loaded = self._app.scorers.get(name)
-        if loaded and loaded.model.version == served_model.version(mlmodel.read(folder)):
+        if loaded and loaded.model.version == mlmodel.version(mlmodel.read(folder)):
             return None
         settings = dataclasses.replace(self._settings, name=name)
         loading = asyncio.to_thread(served_model.load, folder, settings)

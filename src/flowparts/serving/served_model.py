@@ -52,11 +52,6 @@ class ServedModel:
         return {name: values.tolist() for name, values in self.engine.predict_columns(columns).items()}
 
 
-def version(described: dict[str, Any]) -> str:
-    """Return what stands for the content of a model that an MLmodel file describes."""
-    return str(described["model_uuid"])[:12]
-
-
 def load(directory: Path, settings: Settings) -> ServedModel:
     """Load a model and let it predict its input example.
 
@@ -100,7 +95,7 @@ def _load(directory: Path, settings: Settings) -> ServedModel:
         categories=known,
     )
     example = _example(directory)
-    served = ServedModel(settings.name, version(described), digest, engine, signature, example)
+    served = ServedModel(settings.name, mlmodel.version(described), digest, engine, signature, example)
     try:
         # As clients send it: what the example's types are in JSON must fit too.
         rows = signature.rows_of_json(json.dumps({"instances": example}).encode(), len(example))

@@ -4,7 +4,7 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,24 @@ class Trained:
         """Return the facts with seconds and milliseconds, which another run measures otherwise."""
         return {**self.facts, "seconds": self.seconds, "milliseconds": self.milliseconds}
 
-    def save(self, path: str | Path, learned: Preprocessor, train: estimators.Examples) -> dict[str, Any]:
+    def predict(self, rows: estimators.Examples, learned: Preprocessor) -> pl.DataFrame:
+        """Return the columns of `Model.predict` for features that `learned` made."""
+        return _predictions(self.estimator, rows, learned)
+
+    def save(
+        self,
+        path: str | Path,
+        learned: Preprocessor,
+        train: estimators.Examples,
+        complete: Callable[[Path], None] | None = None,
+    ) -> dict[str, Any]:
         """Write preprocessing and estimator as one model directory; return its metadata.
 
         Args:
             path: The directory to make.
             learned: What made the features.
             train: The features that the estimator was trained on.
+            complete: As for `models.save`.
         """
         described = {name: value for name, value in self.facts.items() if name not in ("task", "label")}
         return models.save(
@@ -108,6 +119,7 @@ class Trained:
             classes=learned.classes,
             metadata=described,
             train_features=train.matrix,
+            complete=complete,
         )
 
 
@@ -165,12 +177,7 @@ def train(
                 candidate.estimator, train, validation, options.class_weight, options.early_stopping_rounds
             )
             seconds = time.monotonic() - start
-            predicted = pl.concat(
-                fitted_estimators.predictions(
-                    trained, validation.matrix[first : first + _SCORED_AT_ONCE], learned.classes
-                )
-                for first in range(0, len(validation.matrix), _SCORED_AT_ONCE)
-            )
+            predicted = _predictions(trained, validation, learned)
     except budgets.Expired:
         raise ValueError(
             f"training and scoring on {rows:,} rows took longer than the {candidate.seconds:g} s of a "
@@ -208,6 +215,7 @@ def train_best(
     task: str,
     exclude_columns: Sequence[str] = (),
     metric: str | None = None,
+    complete: Callable[[Path], None] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Learn the preprocessing, train each candidate, and write the model that scores best.
 
@@ -223,6 +231,7 @@ def train_best(
         task: "classification" or "regression".
         exclude_columns: Columns to exclude from the features.
         metric: The metric to choose by; the task's primary one if not given.
+        complete: As for `models.save`.
 
     Returns:
         The model's metadata, with `candidates`: what `selection.ranking` says, and `left_out` if any were
@@ -281,7 +290,7 @@ def train_best(
     ranked = {**best.facts, "candidates": selection.ranking(found, choice)}
     if left_out:
         ranked["left_out"] = left_out
-    stored = replace(best, facts=ranked).save(path, learned, rows)
+    stored = replace(best, facts=ranked).save(path, learned, rows, complete)
     return stored, selection.selection_report(found, choice, left_out)
 
 
@@ -294,6 +303,15 @@ class _Counter:
     def write(self, data: Any) -> int:
         self.bytes += (size := memoryview(data).nbytes)
         return size
+
+
+def _predictions(estimator: Any, rows: estimators.Examples, learned: Preprocessor) -> pl.DataFrame:
+    return pl.concat(
+        fitted_estimators.predictions(
+            estimator, rows.matrix[first : first + _SCORED_AT_ONCE], learned.classes
+        )
+        for first in range(0, len(rows.matrix), _SCORED_AT_ONCE)
+    )
 
 
 def _bytes(estimator: Any) -> int:

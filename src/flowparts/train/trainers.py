@@ -1,6 +1,6 @@
 """Train a model of raw rows with the library that a name stands for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ def train(
     metric: str | None = None,
     exclude_columns: Sequence[str] = (),
     options: "candidates.Options",
+    complete: Callable[[Path], None] | None = None,
 ) -> tuple[str, str]:
     """Train the best of several estimators, or a network, and write its model directory.
 
@@ -47,6 +48,7 @@ def train(
         metric: The metric to choose by; the task's primary one if not given.
         exclude_columns: Columns to exclude from the features.
         options: What holds for every trainer.
+        complete: As for `models.save`.
 
     Returns:
         A page about the training, and the metric that the model was chosen by.
@@ -65,7 +67,9 @@ def train(
 
         built = candidates.build(entries or DEFAULT, task, options)
         chosen, facts = _examined(table, metric, what, options)
-        _, page = candidates.train_best(built, table, validation, path, **what, metric=chosen)
+        _, page = candidates.train_best(
+            built, table, validation, path, **what, metric=chosen, complete=complete
+        )
         models.annotate(path, facts)
         return page, chosen
     from flowparts.train.networks import tabular_model, training
@@ -87,6 +91,7 @@ def train(
         options=how,
         checkpoints=checkpoints,
         metric=chosen,
+        complete=complete,
     )
     assert trained
     models.annotate(path, facts)

@@ -1,6 +1,6 @@
 """Names that somebody gives, and those that somebody got wrong."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,6 +14,13 @@ def hint(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     """Return the sentence for a name that isn't known, with the near one if there is one."""
     return f"unknown {kind} {name!r}; {hint(name, known)}known: {', '.join(known)}"
+
+
+def free(name: str, prefix: str, taken: Collection[str]) -> str:
+    """Return a name with as many prefixes as it takes to be none of those that are taken."""
+    while name in taken:
+        name = prefix + name
+    return name
 
 
 def texts(values: Iterable[Any] | None, what: str) -> list[str]:

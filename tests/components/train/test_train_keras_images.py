@@ -13,7 +13,7 @@ from PIL import Image
 from flowparts import models, tables
 from flowparts.components.train.train_keras_images import train_keras_images
 from flowparts.evaluate import evaluation, evaluation_report
-from flowparts.models import engines, scoring
+from flowparts.models import baseline, engines, scoring
 from flowparts.prepare import preprocess
 from flowparts.train.networks import archive, image_model, saved_model
 from flowparts.util import images
@@ -67,6 +67,14 @@ def test_a_trained_network_tells_images_apart(trained: Path) -> None:
     found = models.load(trained / "model").predict(HELD_OUT)
     assert (found["prediction"] == HELD_OUT["label"]).mean() > 0.95
     assert "Learning curves" in (trained / "training_report").read_text()
+
+
+def test_a_model_of_images_keeps_their_statistics_and_its_predictions(trained: Path) -> None:
+    found = baseline.read(trained / "model")
+    assert found.columns["image.width"].buckets.maximum == 8
+    assert found.columns["image.brightness"].rows == len(TRAIN)
+    assert found.columns["label"].categories.texts == ["standing", "lying"]  # by their hashes
+    assert found.columns["probability_lying"].rows == len(HELD_OUT)
 
 
 def test_archive_saved_model_and_onnx_agree_on_pixels(trained: Path) -> None:

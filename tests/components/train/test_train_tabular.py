@@ -15,7 +15,7 @@ from flowparts.components.prepare.fit_preprocessor import fit_preprocessor
 from flowparts.components.train.train_keras_tabular import train_keras_tabular
 from flowparts.components.train.train_sklearn import train_sklearn
 from flowparts.components.train.train_tabular import train_tabular
-from flowparts.models import seen
+from flowparts.models import baseline, seen
 from flowparts.train.networks import tabular_model
 from tests.components.train.test_train_keras_tabular import LABELS, SMALL, TRAIN, VALIDATION
 
@@ -126,8 +126,9 @@ def test_gives_what_the_single_components_give(step: Step, artifact: Callable[..
     assert described(made["model"]) == described(best)
     predicted = [models.load(model.path).predict(VALIDATION) for model in (made["model"], best)]
     assert predicted[0].equals(predicted[1])
-    sketches = [(Path(found.path) / seen.FILE).read_bytes() for found in (made["model"], best)]
-    assert sketches[0] == sketches[1]
+    for file in (seen.FILE, baseline.FILE):
+        first, second = ((Path(found.path) / file).read_bytes() for found in (made["model"], best))
+        assert first == second
     for rows in (TRAIN, VALIDATION):
         known = seen.unseen(best.path, rows.lazy())
         assert known is not None

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def train_and_save(
     shape: Shape,
     options: training.Options,
     checkpoints: str | None = None,
+    complete: Callable[[Path], None] | None = None,
 ) -> tuple[dict[str, Any], str] | None:
     """Train a network as `train` does and write its model directory.
 
@@ -122,6 +124,7 @@ def train_and_save(
         shape: What the network looks like.
         options: How it is trained.
         checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
+        complete: As for `models.save`.
 
     Returns:
         The model's metadata, and a page with the learning curves. None in all workers but the first, which
@@ -143,7 +146,7 @@ def train_and_save(
     )
     if not training.is_chief():
         return None
-    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()})
+    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()}, complete)
     if network.checkpoints:
         network.checkpoints.clear()
     return stored, curves.page(network.trained, options, f"classification of {label}")
@@ -248,7 +251,12 @@ def train(
     return Network(model, size, goal, trained, scores, facts, states, column, example, held_out)
 
 
-def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[str, Any]:
+def save(
+    network: Network,
+    path: str | Path,
+    metadata: dict[str, Any],
+    complete: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
     """Write a model directory that appears whole or not at all.
 
     It holds the network three times: `model.onnx`, which `models.load` scores with after decoding and
@@ -298,6 +306,9 @@ def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[s
         shutil.copytree(servable, partial / "saved_model")
         archive.save(network.model, partial / "model.keras")
         onnx_export.require_parity(expected, models.load(partial).predict(network.held_out), "ONNX")
+        if complete:
+            complete(partial)
+            stored = models.metadata(partial)
     return stored
 
 

@@ -1,7 +1,7 @@
 """Trains a network on a table and stores it as a model directory of raw rows."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,7 @@ def train_and_save(
     options: training.Options,
     checkpoints: str | None = None,
     metric: str | None = None,
+    complete: Callable[[Path], None] | None = None,
 ) -> tuple[dict[str, Any], str] | None:
     """Train a network as `train` does and write its model directory.
 
@@ -155,6 +156,7 @@ def train_and_save(
         options: How it is trained.
         checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
         metric: A metric that the validation table must define; none if not given.
+        complete: As for `models.save`.
 
     Returns:
         The model's metadata, and a page with the learning curves. None in all workers but the first, which
@@ -179,7 +181,7 @@ def train_and_save(
         return None
     if metric:
         selection.rank([{**network.facts, "task": task, "label": label}], metric)
-    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()})
+    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()}, complete)
     if network.checkpoints:
         network.checkpoints.clear()
     return stored, curves.page(network.trained, options, f"{task} of {label}")
@@ -286,7 +288,12 @@ def train(
     )
 
 
-def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[str, Any]:
+def save(
+    network: Network,
+    path: str | Path,
+    metadata: dict[str, Any],
+    complete: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
     """Write a model directory that appears whole or not at all.
 
     It holds the network three times: `model.keras` and `saved_model` take raw columns through Keras' own
@@ -296,6 +303,7 @@ def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[s
         network: The trained network.
         path: The directory to make.
         metadata: What else to say about the model.
+        complete: As for `models.save`.
 
     Returns:
         The metadata as stored.
@@ -333,6 +341,9 @@ def save(network: Network, path: str | Path, metadata: dict[str, Any]) -> dict[s
         served = pl.DataFrame(saved_model.predict(partial / "saved_model", columns))
         onnx_export.require_parity(expected, scored, "ONNX")
         onnx_export.require_parity(expected, served, "SavedModel")
+        if complete:
+            complete(partial)
+            stored = models.metadata(partial)
     return stored
 
 

@@ -1,0 +1,72 @@
+from typing import NamedTuple, Optional
+
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("sklearn")
+def detect_drift(
+    table: Input[Dataset],
+    drift: Output[Artifact],
+    drift_report: Output[HTML],
+    measurements: Output[Artifact],
+    baseline: Input[Artifact] = None,  # type: ignore[assignment] # kfp's form of an optional one
+    reference: Input[Dataset] = None,  # type: ignore[assignment]
+    model: Input[Model] = None,  # type: ignore[assignment]
+    columns: Optional[list[str]] = None,
+    time_column: str = "time",
+    since: Optional[str] = None,
+    until: Optional[str] = None,
+    false_alarm_rate: float = 0.05,
+    minimum_effect: float = 0.05,
+) -> NamedTuple("Outputs", [("drifted", bool), ("share", float), ("worst_columns", list)]):  # type: ignore[valid-type]
+    """Compare the columns of a table or prediction log with a baseline and flag those that have drifted.
+
+    A column is flagged if its change is neither chance (Kolmogorov-Smirnov, chi-square, missing values;
+    adjusted for the number of columns) nor a trifle. Of a prediction log the rows that the model answered are
+    compared, and its predictions with those on the validation rows; the label where the table has it.
+
+    Args:
+        table: Later rows: a table or a prediction log.
+        drift: What was found as JSON: for each column effect, adjusted p-value, PSI, KS, Jensen-Shannon,
+            Wasserstein, chi-square, missing values, new and vanished values, share out of range.
+        drift_report: The same for people, with both distributions of each column, the worst first.
+        measurements: What publish_metrics sends.
+        baseline: Baseline to compare with, from baseline_table; give it, reference or model.
+        reference: Table to compare with.
+        model: Model whose training rows and predictions to compare with.
+        columns: The only columns to compare; default: all of the baseline.
+        time_column: Column of times that since and until select rows by.
+        since: Start of the window in ISO 8601, included; default: all rows.
+        until: End of the window, not included.
+        false_alarm_rate: Share of windows of unchanged data in which any column may be flagged.
+        minimum_effect: Share of rows that must have changed for a column to be flagged.
+
+    Returns:
+        drifted: Whether any column is flagged.
+        share: Share of the compared columns that are flagged.
+        worst_columns: Names of the flagged columns, the worst first, at most 20.
+    """
+    from flowparts import tables
+    from flowparts.models import baseline as of_models
+    from flowparts.monitor import baselines, windows
+    from flowparts.monitor import drift as drifts
+    from flowparts.monitor import drift_report as pages
+    from flowparts.monitor import measurements as measured
+    from flowparts.util import metadata, names, outputs
+
+    given = [each.path if each else None for each in (baseline, reference, model)]
+    before, called = baselines.choose(*given)
+    rows = windows.select(tables.scan(table.path), time_column, since, until)
+    rows = windows.of_model(rows, model.path) if model else rows
+    now = baselines.of_window(rows, before, names.texts(columns, "columns"))
+    rule = {"rate": false_alarm_rate, "minimum_effect": minimum_effect}
+    found = drifts.compare(before, now, of_models.roles(before), **rule)
+    worst = [each.name for each in found if each.drifted]
+    share = len(worst) / len(found)
+    outputs.write_json(drift.path, {**rule, "share": share, "columns": [each.to_dict() for each in found]})
+    outputs.write_text(drift_report.path, pages.page(found, "Drift", f"{table.uri} against {called}", rule))
+    measured.write(measurements.path, baselines.measurements(found))
+    metadata.describe(drift, {"drifted_columns": len(worst), "columns": len(found), "share": share})
+    return bool(worst), share, worst[:20]

@@ -1,0 +1,105 @@
+"""What a model was trained on and what it predicted then: the baseline that its later data is held against.
+
+A summary (`flowparts.tables.summary`) of the features and the label of the training rows and of the
+predictions for the validation rows lies beside the weights, so that monitoring never reads the training data
+again. The columns of predictions have the names that the prediction log gives them.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models, tables
+from flowparts.models import seen
+from flowparts.tables import summary
+from flowparts.tables.summary import Summary
+from flowparts.util import names
+
+FILE = "baseline.parquet"
+
+
+def record(model: str | Path, train: str | Path, validation: str | Path) -> None:
+    """Write into a model directory what it has seen: the baseline, and the sketch of `seen`.
+
+    Args:
+        model: The model directory, which may still be in the making.
+        train: The table of raw rows that it was trained on.
+        validation: The table of raw rows that it was chosen by.
+
+    Raises:
+        ValueError: The model can't score the validation rows.
+    """
+    seen.record(model, [train, validation])
+    loaded = models.load(model)
+    learned = of_training(tables.scan(train), loaded.features, loaded.label)
+    with_predictions(learned, loaded.predict(tables.scan(validation))).write(Path(model) / FILE)
+
+
+def write(
+    folder: str | Path, train: str | Path, validation: str | Path, features: Iterable[str], label: str
+) -> None:
+    """Write into a preprocessor's directory what `carry_over` takes to the models trained with it."""
+    seen.write(folder, [train, validation], features, label)
+    of_training(tables.scan(train), features, label).write(Path(folder) / FILE)
+
+
+def carry_over(learned: str | Path, model: str | Path, predictions: pl.DataFrame) -> None:
+    """Write into a model directory what `write` left beside its preprocessor, and its predictions.
+
+    Args:
+        learned: The directory of the preprocessor, which may have none.
+        model: The model directory.
+        predictions: What the model predicts for the validation rows, as `Model.predict` gives it.
+
+    Raises:
+        ValueError: What lies beside the preprocessor is damaged.
+    """
+    seen.carry_over(learned, model)
+    if (Path(learned) / FILE).is_file():
+        with_predictions(summary.read(Path(learned) / FILE, "the baseline"), predictions).write(
+            Path(model) / FILE
+        )
+
+
+def of_training(rows: pl.LazyFrame, features: Iterable[str], label: str | None) -> Summary:
+    """Summarise the features of training rows, and the label if the table has it."""
+    features = list(features)
+    labels = [label] if label is not None and label in rows.collect_schema().names() else []
+    found = summary.summarise(rows, [*features, *labels])
+    return Summary(found.columns, {"features": features, "label": label, "predictions": []})
+
+
+def with_predictions(learned: Summary, predictions: pl.DataFrame) -> Summary:
+    """Add the summary of predictions, under the names that the prediction log gives them."""
+    features = learned.facts["features"]
+    named = predictions.rename(lambda name: names.free(name, "served_", features))
+    columns = summary.summarise(named.lazy()).columns
+    return Summary(learned.columns | columns, {**learned.facts, "predictions": list(columns)})
+
+
+def read(model: str | Path) -> Summary:
+    """Return the baseline of a model.
+
+    Raises:
+        ValueError: There is no model, or it has no baseline.
+    """
+    models.metadata(model)
+    file = Path(model) / FILE
+    if not file.is_file():
+        raise ValueError(
+            f"the model at {model} has no {FILE}, as one that an earlier version trained; train it again, or "
+            "give a baseline or a table to compare with"
+        )
+    return summary.read(file, "the model's baseline")
+
+
+def roles(of: Summary) -> dict[str, str]:
+    """Return the role of each column of a baseline: "feature", "label" or "prediction"."""
+    facts: Mapping[str, Any] = of.facts
+    predicted = set(facts.get("predictions", []))
+    return {
+        name: "prediction" if name in predicted else "label" if name == facts.get("label") else "feature"
+        for name in of.columns
+    }

@@ -1,0 +1,106 @@
+"""What later rows are held against, and the summary of these rows that fits it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.models import baseline
+from flowparts.monitor.drift import ColumnDrift
+from flowparts.monitor.measurements import Measurement
+from flowparts.tables import summary
+from flowparts.tables.summary import Summary
+
+# Every column is some time series in Prometheus.
+_MOST_COLUMNS = 1_000
+
+
+def of_table(path: str | Path, exclude_columns: Sequence[str] = ()) -> Summary:
+    """Return the summary of a table as a baseline, with where its rows come from.
+
+    Raises:
+        ValueError: The table has no rows, lacks an excluded column, or holds one of no schema type.
+    """
+    frame = tables.scan(path)
+    tables.require_columns(frame, exclude_columns, "excluded column")
+    features = [name for name in frame.collect_schema().names() if name not in exclude_columns]
+    if not features:
+        raise ValueError("exclude_columns names every column of the table; leave one to summarise")
+    found = baseline.of_training(frame, features, None)
+    described = tables.description(path)
+    facts = {"source": described["source"], "fingerprint": described["fingerprint"]}
+    return Summary(found.columns, {**found.facts, **facts})
+
+
+def choose(
+    given: str | Path | None, reference: str | Path | None, model: str | Path | None
+) -> tuple[Summary, str]:
+    """Return the baseline that one of three names, and what to call it.
+
+    Args:
+        given: A file that `Summary.write` wrote.
+        reference: A table.
+        model: A model directory.
+
+    Raises:
+        ValueError: Not exactly one is given, or there is no such thing.
+    """
+    if sum(each is not None for each in (given, reference, model)) != 1:
+        raise ValueError("give one thing to compare with: a baseline, a reference table or a model")
+    if given is not None:
+        return summary.read(given, "the baseline"), "a baseline"
+    if reference is not None:
+        return of_table(reference), "a reference table"
+    assert model is not None
+    return baseline.read(model), "the model's training rows"
+
+
+def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) -> Summary:
+    """Return the summary of rows, of the columns that a baseline has.
+
+    Args:
+        rows: A table or prediction log.
+        before: The baseline.
+        columns: The only ones to look at; if empty, all of the baseline. Its features must be there, label
+            and predictions need not.
+
+    Raises:
+        ValueError: A feature, or a named column, is missing; or there are no rows.
+    """
+    there = rows.collect_schema().names()
+    facts = before.facts
+    features = facts.get("features", list(before.columns))
+    optional = [name for name in (facts.get("label"), *facts.get("predictions", [])) if name in there]
+    for name in columns:
+        if name not in (*features, *optional):
+            raise ValueError(
+                f"column {name!r} is not in the baseline; its columns are: "
+                + ", ".join([*features, *optional][:20])
+            )
+    wanted = list(columns) or [*features, *optional]
+    tables.require_columns(rows, wanted, "the baseline's column")
+    return summary.summarise(rows, wanted)
+
+
+def measurements(drifts: Sequence[ColumnDrift]) -> list[Measurement]:
+    """Return what `publish_metrics` sends of a comparison: shares for all, and sizes for each column."""
+    drifted = sum(each.drifted for each in drifts)
+    found = [
+        Measurement("flowparts_drifted_columns", drifted, {}, "Columns that have drifted."),
+        Measurement("flowparts_drift_share", drifted / len(drifts), {}, "Share of the columns that have."),
+    ]
+    for each in drifts[:_MOST_COLUMNS]:
+        values = {
+            "drift_effect": (each.effect, "Share of rows that moved, at least."),
+            "drift_detected": (each.drifted, "1 for a column that has drifted."),
+            "drift_psi": (each.measures.get("psi"), "Population stability index."),
+            "null_rate": (each.measures["null_rate"], "Share of missing values."),
+        }
+        labels = {"column": each.name, "role": each.role}
+        found += [
+            Measurement(f"flowparts_{name}", value, labels, description)
+            for name, (value, description) in values.items()
+            if value is not None
+        ]
+    return found

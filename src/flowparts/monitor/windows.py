@@ -1,0 +1,75 @@
+"""Which rows of a table or a prediction log a monitoring step looks at."""
+
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.models import mlmodel
+from flowparts.util import times
+
+
+def select(
+    frame: pl.LazyFrame, time_column: str | None, since: str | None = None, until: str | None = None
+) -> pl.LazyFrame:
+    """Return the rows of a window of time.
+
+    Args:
+        frame: The table.
+        time_column: Column of timestamps or dates, in UTC; needed with `since` or `until`.
+        since: First moment of the window in ISO 8601, in UTC where nothing else is said; open if None.
+        until: First moment after the window; open if None.
+
+    Raises:
+        ValueError: A moment can't be read, the column isn't there or holds no times, or no row is in
+            the window.
+    """
+    first, last = _moment(since, "since"), _moment(until, "until")
+    if first is None and last is None:
+        tables.require_rows(frame)
+        return frame
+    if not time_column:
+        raise ValueError("since and until need time_column, the column that says when a row came about")
+    tables.require_columns(frame, [time_column], "time column")
+    dtype = frame.collect_schema()[time_column]
+    if not dtype.is_temporal():
+        raise ValueError(f"time column {time_column!r} holds {dtype}; it must hold timestamps or dates")
+    moment = tables.column(time_column).cast(pl.Datetime("us"))
+    chosen = frame.filter(
+        pl.lit(True) if first is None else moment >= first, pl.lit(True) if last is None else moment < last
+    )
+    if not tables.row_count(chosen):
+        ends = frame.select(moment.min().alias("first"), moment.max().alias("last")).pipe(tables.collect)
+        raise ValueError(
+            f"no row has a {time_column!r} from {since or 'the beginning'} until {until or 'the end'}; the "
+            f"table goes from {ends['first'][0]} to {ends['last'][0]}"
+        )
+    return chosen
+
+
+def of_model(frame: pl.LazyFrame, model: str | Path) -> pl.LazyFrame:
+    """Return the rows of a prediction log that a model answered; of another table all rows.
+
+    Raises:
+        ValueError: The log holds rows, but none of this model.
+    """
+    if not {"protocol", "model", "version"} <= set(frame.collect_schema().names()):
+        return frame
+    own = mlmodel.version(mlmodel.read(model))
+    versions = frame.select(pl.col("version").unique().sort()).pipe(tables.collect)["version"].to_list()
+    if versions and own not in versions:
+        raise ValueError(
+            f"the prediction log holds answers of model version {', '.join(map(str, versions[:5]))}, and "
+            f"none of {own}, whose baseline this is; give the model that answered"
+        )
+    return frame.filter(pl.col("version") == own)
+
+
+def _moment(text: str | None, name: str) -> datetime | None:
+    if not text:
+        return None
+    moment = times.parse(text)
+    if moment is None:
+        raise ValueError(f"{name} is {text!r}, which is no moment in ISO 8601, such as 2026-03-01T00:00")
+    return moment
