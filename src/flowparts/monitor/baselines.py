@@ -70,7 +70,12 @@ def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) 
     """
     there = rows.collect_schema().names()
     facts = before.facts
-    features = facts.get("features", list(before.columns))
+    # Of a masked column a prediction log holds hashes, which can't be compared.
+    features = [
+        name
+        for name in facts.get("features", list(before.columns))
+        if name in there or f"masked_{name}" not in there
+    ]
     optional = [name for name in (facts.get("label"), *facts.get("predictions", [])) if name in there]
     for name in columns:
         if name not in (*features, *optional):

@@ -7,7 +7,7 @@ import polars as pl
 
 from flowparts import tables
 from flowparts.models import mlmodel
-from flowparts.util import times
+from flowparts.util import names, times
 
 
 def select(
@@ -54,16 +54,19 @@ def of_model(frame: pl.LazyFrame, model: str | Path) -> pl.LazyFrame:
     Raises:
         ValueError: The log holds rows, but none of this model.
     """
-    if not {"protocol", "model", "version"} <= set(frame.collect_schema().names()):
+    described = mlmodel.read(model)
+    # A feature of that name keeps it.
+    version = names.free("version", "request_", described["metadata"]["features"])
+    if not {version, "protocol", "request_id"} <= set(frame.collect_schema().names()):
         return frame
-    own = mlmodel.version(mlmodel.read(model))
-    versions = frame.select(pl.col("version").unique().sort()).pipe(tables.collect)["version"].to_list()
+    own = mlmodel.version(described)
+    versions = frame.select(pl.col(version).unique().sort()).pipe(tables.collect)[version].to_list()
     if versions and own not in versions:
         raise ValueError(
             f"the prediction log holds answers of model version {', '.join(map(str, versions[:5]))}, and "
             f"none of {own}, whose baseline this is; give the model that answered"
         )
-    return frame.filter(pl.col("version") == own)
+    return frame.filter(pl.col(version) == own)
 
 
 def _moment(text: str | None, name: str) -> datetime | None:

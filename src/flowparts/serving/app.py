@@ -19,6 +19,7 @@ from flowparts.serving import comma_separated, open_inference, openapi
 from flowparts.serving.batching import Answer, Job, Outcome, Row
 from flowparts.serving.http import JSON, Cancellable, Request, Response
 from flowparts.serving.logs import log, say
+from flowparts.serving.prediction_log import Asked
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.scorer import Scorer
 from flowparts.serving.server_metrics import Metrics
@@ -37,6 +38,7 @@ _CHALLENGE = b"www-authenticate: Bearer\r\n"
 # Where a gateway or mesh says who asks; without one, anybody may say anything there.
 _USERS = (b"kubeflow-userid", b"x-forwarded-user", b"x-forwarded-email")
 _MAX_USER_BYTES = 200
+_MAX_ID_BYTES = 128
 # What follows a model's V2 address.
 _ENDS = ("", "/ready", "/infer")
 _FAILED = "the model failed on this request; the server's log says why"
@@ -49,6 +51,8 @@ class Prediction:
     scorer: Scorer
     rows: list[Row]
     render: Callable[[Answer], Response]
+    request_id: str = ""
+    is_json: bool = True
 
 
 Handler = Callable[[Request], Response | Prediction | Coroutine[Any, Any, Response]]
@@ -122,7 +126,7 @@ class App:
                 exchange.finish(Answer(asked.scorer.model.signature.no_rows(), 0, 0))
                 return None
             exchange.job = asked.scorer.predict(
-                asked.rows, self._seconds(request), route.protocol, exchange.finish
+                asked.rows, self._seconds(request), _asked(request, asked, route.protocol), exchange.finish
             )
         except Exception as error:
             exchange.finish(error)
@@ -353,9 +357,12 @@ class App:
         rows = comma_separated.rows(request.body, signature, self._settings.max_rows)
         if b"text/csv" in request.headers.get(b"accept", b""):
             return Prediction(
-                scorer, rows, lambda answer: Response(comma_separated.write(answer, signature), head=_CSV)
+                scorer,
+                rows,
+                lambda answer: Response(comma_separated.write(answer, signature), head=_CSV),
+                is_json=False,
             )
-        return Prediction(scorer, rows, lambda answer: Response(signature.json_of(answer)))
+        return Prediction(scorer, rows, lambda answer: Response(signature.json_of(answer)), is_json=False)
 
     def _infer(self, scorer: Scorer, request: Request) -> Prediction:
         model, signature = scorer.model, scorer.model.signature
@@ -375,7 +382,7 @@ class App:
             head = b"content-type: application/octet-stream\r\n%b: %d\r\n"
             return Response(body, head=head % (open_inference.LENGTH_HEADER, json_length))
 
-        return Prediction(scorer, rows, render)
+        return Prediction(scorer, rows, render, (asked.id or "")[:_MAX_ID_BYTES], not binary)
 
     def _cors(self, headers: Mapping[bytes, bytes]) -> bytes:
         origin = headers.get(b"origin", b"")
@@ -435,6 +442,15 @@ class _Exchange:
 
     def _note(self, response: Response) -> None:
         self._app.finished(self._request, response, self.protocol, perf_counter() - self._started)
+
+
+def _asked(request: Request, prediction: Prediction, protocol: str) -> Asked | None:
+    """Return what the prediction log says of a request, if there is one."""
+    if not prediction.scorer.is_logged:
+        return None
+    given = request.headers.get(b"x-request-id")
+    name = given[:_MAX_ID_BYTES].decode("utf-8", "replace") if given else prediction.request_id
+    return Asked(protocol, name, request.body if prediction.is_json else b"")
 
 
 def _addresses(scorer: Scorer) -> tuple[str, str, str]:

@@ -1,61 +1,126 @@
 """A sample of requests with their predictions, as a table that monitoring reads: whole Parquet files only."""
 
+import hmac
 import random
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flowparts.serving import request_keys
 from flowparts.serving.batching import Answer, Row
 from flowparts.serving.logs import say
 from flowparts.serving.served_model import ServedModel
+from flowparts.util import images
+from flowparts.util.names import free
 
-_TYPES = {"boolean": "Boolean", "integer": "Float64", "number": "Float64"}
+if TYPE_CHECKING:
+    import polars as pl
+
+_TYPES = {"boolean": "Boolean", "integer": "Float64", "number": "Float64", "image": "Binary"}
 # Kept if files can't be written as fast as requests come; what is beyond is dropped, and the log says so.
 _MOST_FILES_WAITING = 10
+_DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
+# Of HMAC-SHA256, in hexadecimal: two of a billion values are alike once in 10^20.
+_HASH_CHARACTERS = 32
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is written of a request.
+
+    Attributes:
+        share: Share of the requests to keep.
+        keys: Fields of the rows that the model doesn't take, such as an order's number.
+        masked: Features and keys of which only a keyed hash is written.
+        secret: The hash's key.
+    """
+
+    share: float = 1.0
+    keys: Sequence[str] = ()
+    masked: Sequence[str] = ()
+    secret: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Files:
+    """When a file is written, and how long it is kept.
+
+    Attributes:
+        rows: Rows after which one is written.
+        seconds: Seconds after which one is written that has any.
+        days: Days after which it is deleted; 0 to keep all.
+    """
+
+    rows: int
+    seconds: float
+    days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request says beside its rows.
+
+    Attributes:
+        protocol: How it came.
+        request_id: What the client calls it; empty if it gave no name.
+        body: Its JSON, which holds the keys; empty if it came in another form.
+    """
+
+    protocol: str
+    request_id: str = ""
+    body: bytes = b""
+
+
+Kept = tuple[float, Asked, Sequence[Row], Answer]
 
 
 class PredictionLog:
-    """Collects answers in memory and writes them as a file of the table every so many rows or seconds.
+    """Collects answers in memory and writes them as files of the table every so many rows or seconds.
 
-    The table's columns: time (timestamp, UTC), protocol, model, version, the features with the types of the
-    signature (numbers as doubles), and those of the prediction. Where a feature has one of the other names,
-    that column is request_<name>, or served_<name> of the prediction.
+    The table's files lie in a folder for each day (UTC), such as date=2026-03-01. Its columns: time
+    (timestamp, UTC), request_id, row (place in the request, from 0), protocol, model, version, the keys as
+    text, the features with the types of the signature (numbers as doubles, images as bytes), and those of the
+    prediction. Where a feature has one of the other names, that column is request_<name>, or served_<name> of
+    the prediction. A masked column is called masked_<name> and holds a hash, equal for equal values.
 
     Args:
         directory: The table; several servers may write to it.
         model: The model whose predictions these are.
-        share: Share of the requests to keep.
-        rows: Rows after which a file is written.
-        seconds: Seconds after which one is written that has any.
+        contents: What is written of a request.
+        files: When files are written and deleted.
         lost: Told how many rows were dropped or couldn't be written, by the log's own thread.
 
     Raises:
-        ValueError: The directory can't be made.
+        ValueError: The directory can't be made, or there is no such column to mask.
     """
 
     def __init__(
         self,
         directory: Path,
         model: ServedModel,
-        share: float,
-        rows: int,
-        seconds: float,
+        contents: Contents,
+        files: Files,
         lost: Callable[[int], None],
     ) -> None:
         self._directory = directory
         self._model = model
-        self._share = share
-        self._rows = rows
-        self._seconds = seconds
+        self._contents = contents
+        self._files = files
         self._lost = lost
-        self._kept: list[tuple[float, str, Sequence[Row], Answer]] = []
+        self._kept: list[Kept] = []
         self._kept_rows = 0
         self._dropped_rows = 0
         self._changed = threading.Condition()
         self._closed = False
+        self._swept: date | None = None
+        if contents.masked:
+            _require_known(contents.masked, [*model.signature.features, *contents.keys])
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,17 +128,19 @@ class PredictionLog:
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def add(self, rows: Sequence[Row], answer: Answer, protocol: str) -> None:
+    def add(self, rows: Sequence[Row], answer: Answer, asked: Asked) -> None:
         """Keep a request and its answer, if chance picks it."""
-        if self._share < 1 and random.random() >= self._share:  # noqa: S311 - a sample, not a secret
+        if self._contents.share < 1 and random.random() >= self._contents.share:  # noqa: S311 - no secret
             return
+        if not self._contents.keys:
+            asked = replace(asked, body=b"")
         with self._changed:
-            if self._kept_rows > self._rows * _MOST_FILES_WAITING:
+            if self._kept_rows > self._files.rows * _MOST_FILES_WAITING:
                 self._dropped_rows += len(rows)
                 return
-            self._kept.append((time.time(), protocol, rows, answer))
+            self._kept.append((time.time(), asked, rows, answer))
             self._kept_rows += len(rows)
-            if self._kept_rows >= self._rows:
+            if self._kept_rows >= self._files.rows:
                 self._changed.notify()
 
     def close(self) -> None:
@@ -88,7 +155,7 @@ class PredictionLog:
         while not closed:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._closed or self._kept_rows >= self._rows, timeout=self._seconds
+                    lambda: self._closed or self._kept_rows >= self._files.rows, timeout=self._files.seconds
                 )
                 kept, self._kept, self._kept_rows = self._kept, [], 0
                 dropped, self._dropped_rows = self._dropped_rows, 0
@@ -101,10 +168,10 @@ class PredictionLog:
                     30,
                     rows=dropped,
                 )
-            if not kept:
-                continue
             try:
-                self._write(kept)
+                self._sweep()
+                if kept:
+                    self._write(kept)
             except Exception as error:
                 # Predictions matter more than their log: the server goes on.
                 self._lost(sum(len(rows) for _, _, rows, _ in kept))
@@ -115,24 +182,86 @@ class PredictionLog:
                     reason=str(error),
                 )
 
-    def _write(self, kept: Sequence[tuple[float, str, Sequence[Row], Answer]]) -> None:
+    def _sweep(self) -> None:
+        """Delete the days that are too old, once a day."""
+        today = datetime.now(UTC).date()
+        if not self._files.days or self._swept == today:
+            return
+        self._swept = today
+        oldest = today - timedelta(days=self._files.days)
+        for folder in self._directory.iterdir():
+            day = _DAY.fullmatch(folder.name)
+            if day and day[1] < oldest.isoformat() and folder.is_dir() and not folder.is_symlink():
+                for file in folder.glob("part-*.parquet"):
+                    file.unlink(missing_ok=True)
+                # Others may have files of their own there, or be as far.
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def _write(self, kept: Sequence[Kept]) -> None:
         from flowparts.util import outputs
 
-        table = self._table(kept)
-        moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        with outputs.whole(self._directory / f"part-{moment}-{uuid.uuid4().hex[:12]}.parquet") as partial:
-            table.write_parquet(partial, compression="zstd")
+        days: dict[str, list[Kept]] = {}
+        for each in kept:
+            days.setdefault(time.strftime("%Y-%m-%d", time.gmtime(each[0])), []).append(each)
+        for day, part in days.items():
+            table = self._table(part)
+            moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            name = f"part-{moment}-{uuid.uuid4().hex[:12]}.parquet"
+            with outputs.whole(self._directory / f"date={day}" / name) as partial:
+                table.write_parquet(partial, compression="zstd")
 
-    def _table(self, kept: Sequence[tuple[float, str, Sequence[Row], Answer]]) -> Any:
+    def _table(self, kept: Sequence[Kept]) -> "pl.DataFrame":
+        import polars as pl
+
+        signature = self._model.signature
+        frame = self._features([row for _, _, part, _ in kept for row in part])
+        counts = [len(part) for _, _, part, _ in kept]
+
+        def spread(values: Sequence[Any]) -> list[Any]:
+            return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+
+        times = [int(moment * 1e6) for moment, *_ in kept]
+        first = pl.DataFrame(
+            {
+                "time": pl.Series(spread(times)).cast(pl.Datetime("us")),
+                "request_id": spread([asked.request_id or uuid.uuid4().hex for _, asked, _, _ in kept]),
+                "row": pl.Series([place for count in counts for place in range(count)], dtype=pl.Int64),
+                "protocol": spread([asked.protocol for _, asked, _, _ in kept]),
+                "model": [self._model.name] * frame.height,
+                "version": [self._model.version] * frame.height,
+            }
+        )
+        keys = [name for name in self._contents.keys if name not in signature.features]
+        found = [request_keys.of_body(asked.body, keys, len(rows)) for _, asked, rows, _ in kept]
+        of_keys = pl.DataFrame(
+            {name: [value for each in found for value in each[name]] for name in keys},
+            dict.fromkeys(keys, pl.String()),
+        )
+        last = pl.DataFrame(
+            {
+                name: [value for _, _, _, answer in kept for value in answer.column(name)]
+                for name in signature.outputs
+            }
+        )
+        taken = {*frame.columns, *keys}
+        first = first.rename(lambda name: free(name, "request_", taken))
+        last = last.rename(lambda name: free(name, "served_", taken))
+        parts = [frame.hstack(of_keys) if keys else frame, last]
+        return first.hstack(self._masked(parts[0])).hstack(parts[1])
+
+    def _features(self, rows: Sequence[Row]) -> "pl.DataFrame":
         import polars as pl
 
         from flowparts.tables import casts
 
-        signature = self._model.signature
-        rows = [row for _, _, part, _ in kept for row in part]
         features = []
-        moments = {name: kind for name, kind in signature.features.items() if kind in ("timestamp", "date")}
-        for (name, kind), values in zip(signature.features.items(), zip(*rows, strict=True), strict=True):
+        kinds = self._model.signature.features
+        moments = {name: kind for name, kind in kinds.items() if kind in ("timestamp", "date")}
+        for (name, kind), given in zip(kinds.items(), zip(*rows, strict=True), strict=True):
+            values: Sequence[Any] = given
+            if kind == "image":
+                values = [images.from_text(value) if isinstance(value, str) else value for value in given]
             dtype = getattr(pl, _TYPES.get(kind, "String"))()
             features.append(pl.Series(name, values, dtype=dtype, strict=False))
         frame = pl.DataFrame(features)
@@ -142,32 +271,28 @@ class PredictionLog:
                 parsed[name].cast(pl.Date) if kind == "date" else parsed[name]
                 for name, kind in moments.items()
             )
-        counts = [len(part) for _, _, part, _ in kept]
+        return frame
 
-        def spread(values: Sequence[Any]) -> list[Any]:
-            return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+    def _masked(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+        import polars as pl
 
-        first = pl.DataFrame(
-            {
-                "time": pl.Series(spread([int(moment * 1e6) for moment, *_ in kept])).cast(pl.Datetime("us")),
-                "protocol": spread([protocol for _, protocol, _, _ in kept]),
-                "model": [self._model.name] * len(rows),
-                "version": [self._model.version] * len(rows),
-            }
-        )
-        last = pl.DataFrame(
-            {
-                name: [value for _, _, _, answer in kept for value in answer.column(name)]
-                for name in signature.outputs
-            }
-        )
-        taken = set(frame.columns)
+        for name in self._contents.masked:
+            place = frame.columns.index(name)
+            hashes = [None if value is None else self._hash(value) for value in frame[name]]
+            frame = frame.drop(name).insert_column(
+                place, pl.Series(f"masked_{name}", hashes, dtype=pl.String)
+            )
+        return frame
 
-        def free(name: str, prefix: str) -> str:
-            # A feature keeps its name whatever it is.
-            while name in taken:
-                name = prefix + name
-            return name
+    def _hash(self, value: Any) -> str:
+        content = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+        return hmac.digest(self._contents.secret, content, "sha256").hex()[:_HASH_CHARACTERS]
 
-        first = first.rename(lambda name: free(name, "request_"))
-        return first.hstack(frame).hstack(last.rename(lambda name: free(name, "served_")))
+
+def _require_known(masked: Sequence[str], known: Sequence[str]) -> None:
+    for name in masked:
+        if name not in known:
+            raise ValueError(
+                f"--prediction-log-mask names {name!r}, which is neither a feature of the model nor one of "
+                f"--prediction-log-keys; features are: {', '.join(known[:20])}"
+            )

@@ -14,6 +14,7 @@ from flowparts.serving import open_inference_pb2 as messages
 from flowparts.serving.app import App
 from flowparts.serving.batching import Answer, Outcome, Row
 from flowparts.serving.logs import say
+from flowparts.serving.prediction_log import Asked
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.repository import Repository
 from flowparts.serving.scorer import Scorer
@@ -189,7 +190,11 @@ class Service:
         seconds = self._settings.timeout_seconds
         if (remaining := context.time_remaining()) is not None:
             seconds = min(seconds, remaining)
-        answer = await _predicted(scorer, rows, seconds) if rows else Answer(signature.no_rows(), 0, 0)
+        answer = (
+            await _predicted(scorer, rows, seconds, request.id[:128])
+            if rows
+            else Answer(signature.no_rows(), 0, 0)
+        )
         response = messages.ModelInferResponse(
             model_name=model.name, model_version=model.version, id=request.id
         )
@@ -319,9 +324,9 @@ def _given_up(context: grpc.aio.ServicerContext) -> Refusal:
     return Refusal("cancelled", "the client is gone")
 
 
-async def _predicted(scorer: Scorer, rows: list[Row], seconds: float) -> Answer:
+async def _predicted(scorer: Scorer, rows: list[Row], seconds: float, request_id: str) -> Answer:
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    job = scorer.predict(rows, seconds, "grpc", future.set_result)
+    job = scorer.predict(rows, seconds, Asked("grpc", request_id), future.set_result)
     try:
         outcome = await future
     except asyncio.CancelledError:

@@ -1,19 +1,21 @@
 """A loaded model and what stands between it and the requests."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from flowparts.serving.batching import Answer, Batcher, Job, Outcome, Row
-from flowparts.serving.prediction_log import PredictionLog
+from flowparts.serving.prediction_log import Asked, Contents, Files, PredictionLog
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.served_model import ServedModel
 from flowparts.serving.server_metrics import Metrics
-from flowparts.serving.server_settings import Settings
+from flowparts.serving.server_settings import PREFIX, Settings
 
 # A batch may begin just before its requests give up, and take that long once more.
 _STUCK_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
+_SECRET = f"{PREFIX}PREDICTION_LOG_SECRET"
 
 
 class Scorer:
@@ -41,11 +43,12 @@ class Scorer:
         self._prediction_log = None
         if settings.prediction_log:
             self._prediction_log = PredictionLog(
-                Path(settings.prediction_log), model, settings.prediction_log_share,
-                settings.prediction_log_rows, settings.prediction_log_seconds, metrics.unlogged,
-            )  # fmt: skip
+                Path(settings.prediction_log), model, _contents(settings), _files(settings), metrics.unlogged
+            )
 
-    def predict(self, rows: list[Row], seconds: float, protocol: str, done: Callable[[Outcome], None]) -> Job:
+    def predict(
+        self, rows: list[Row], seconds: float, asked: Asked | None, done: Callable[[Outcome], None]
+    ) -> Job:
         """Score the rows of a request; see `Batcher.submit`.
 
         Raises:
@@ -56,16 +59,21 @@ class Scorer:
                 "too_many_rows",
                 f"the request has {len(rows)} rows; at most {self._max_rows} are taken at once",
             )
-        if not self._prediction_log:
+        if not self._prediction_log or not asked:
             return self._batcher.submit(rows, seconds, done)
         kept = self._prediction_log
 
         def answered(outcome: Outcome) -> None:
             if isinstance(outcome, Answer):
-                kept.add(rows, outcome, protocol)
+                kept.add(rows, outcome, asked)
             done(outcome)
 
         return self._batcher.submit(rows, seconds, answered)
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether requests have to say what the prediction log holds beside their rows."""
+        return self._prediction_log is not None
 
     @property
     def stuck(self) -> bool:
@@ -82,3 +90,25 @@ class Scorer:
         self._batcher.close(_CLOSE_SECONDS)
         if self._prediction_log:
             self._prediction_log.close()
+
+
+def _contents(settings: Settings) -> Contents:
+    """Return what is logged of a request.
+
+    Raises:
+        ValueError: Columns are to be masked, and there is no secret.
+    """
+    keys, masked = (
+        [name for part in text.split(",") if (name := part.strip())]
+        for text in (settings.prediction_log_keys, settings.prediction_log_mask)
+    )
+    secret = os.environ.get(_SECRET, "")
+    if masked and not secret:
+        raise ValueError(
+            f"--prediction-log-mask needs the secret of its hashes in the environment: {_SECRET}"
+        )
+    return Contents(settings.prediction_log_share, keys, masked, secret.encode())
+
+
+def _files(settings: Settings) -> Files:
+    return Files(settings.prediction_log_rows, settings.prediction_log_seconds, settings.prediction_log_days)

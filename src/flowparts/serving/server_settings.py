@@ -42,6 +42,15 @@ class Settings:
     )
     cors_origins: str = _option("", "origins that browsers may call from, by commas; * for any")
     prediction_log: str = _option("", "directory for a table of requests and predictions")
+    prediction_log_keys: str = _option(
+        "", "fields of the rows that are logged beside the features, by commas"
+    )
+    prediction_log_mask: str = _option(
+        "",
+        "features and keys of which the log holds only a hash, by commas; keyed by "
+        f"{PREFIX}PREDICTION_LOG_SECRET",
+    )
+    prediction_log_days: int = _option(180, "days after which a day of the log is deleted; 0 keeps all")
     prediction_log_share: float = _option(1.0, "share of the requests that are logged, 0 to 1")
     prediction_log_rows: int = _option(10_000, "rows after which a file of the log is written")
     prediction_log_seconds: float = _option(60.0, "seconds after which a file of the log is written")
@@ -143,6 +152,13 @@ def _check(settings: Settings) -> None:
     if not 0 <= settings.prediction_log_share <= 1:
         raise ValueError(
             f"--prediction-log-share must be between 0 and 1, not {settings.prediction_log_share:g}"
+        )
+    if settings.prediction_log_days < 0:
+        raise ValueError(f"--prediction-log-days must be 0 or more, not {settings.prediction_log_days}")
+    if settings.prediction_log_keys and settings.unknown_fields == "reject":
+        raise ValueError(
+            "--prediction-log-keys are fields that the model doesn't know, which --unknown-fields=reject "
+            "refuses; leave out one of the two"
         )
     for name in ("port", "grpc_port"):
         if not 0 <= getattr(settings, name) < 65_536:

@@ -67,7 +67,11 @@ def trained(tmp_path: Path, save_model: Callable[..., Any]) -> dsl.Model:
 
 def logged(model: dsl.Model, answered: pl.DataFrame) -> pl.DataFrame:
     version = mlmodel.version(mlmodel.read(model.path))
-    said = [pl.lit("predict").alias("protocol"), pl.lit("m").alias("model"), pl.lit(version).alias("version")]
+    said = [
+        pl.lit("predict").alias("protocol"),
+        pl.lit("r").alias("request_id"),
+        pl.lit(version).alias("version"),
+    ]
     return answered.drop("left").with_columns(said).hstack(models.load(model.path).predict(answered))
 
 
