@@ -22,6 +22,17 @@ _COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": ope
 _LITERALS = {"true": True, "false": False, "null": None}
 
 
+class ConditionSyntaxError(BackendError):
+    """A condition that can't be read."""
+
+    def __init__(self, text: str, words: str) -> None:
+        super().__init__(
+            f"the condition {text!r} can't be evaluated ({words.splitlines()[0]}); the SDK writes text "
+            "between single quotes without escaping it, so keep ' out of what is compared",
+            words,
+        )
+
+
 def condition(text: str, inputs: Mapping[str, Any]) -> bool:
     """Return whether a condition holds.
 
@@ -30,7 +41,8 @@ def condition(text: str, inputs: Mapping[str, Any]) -> bool:
         inputs: The parameters of the group.
 
     Raises:
-        BackendError: The condition can't be read, or compares what can't be compared.
+        ConditionSyntaxError: The condition can't be read.
+        BackendError: It compares what can't be compared.
     """
     result = _evaluated(text, {"inputs": {"parameter_values": inputs}})
     if not isinstance(result, bool):
@@ -58,12 +70,7 @@ def _evaluated(text: str, names: Mapping[str, Any]) -> Any:
 
 
 def _failure(text: str, words: str) -> BackendError:
-    hint = (
-        "; the SDK writes text between single quotes without escaping it, so keep ' out of what is compared"
-        if "Syntax error" in words
-        else ""
-    )
-    return BackendError(f"the condition {text!r} can't be evaluated ({words.splitlines()[0]}){hint}", words)
+    return BackendError(f"the condition {text!r} can't be evaluated ({words.splitlines()[0]})", words)
 
 
 class _Reader:
@@ -83,9 +90,9 @@ class _Reader:
         self.start, self.position = match.start(match.lastgroup), match.end()
         return taken
 
-    def unexpected(self, expected: str) -> BackendError:
+    def unexpected(self, expected: str) -> ConditionSyntaxError:
         """Return the failure to tell of the word ahead."""
-        return _failure(
+        return ConditionSyntaxError(
             self.text,
             f"ERROR: <input>:1:{self.start + 1}: Syntax error: mismatched input '{self.ahead}' "
             f"expecting {expected}",

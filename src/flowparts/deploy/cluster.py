@@ -19,6 +19,7 @@ from typing import Any
 
 from flowparts.deploy import _lease
 from flowparts.deploy.common import dry_run, log_text, require_allowed
+from flowparts.util.errors import MissingError, RefusedError, UnreachableError
 
 _NAME = "app.kubernetes.io/name"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -29,6 +30,8 @@ HOPELESS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "Invali
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PROXIED = re.compile("/services/([^/:]+)[^/]*/proxy/")
+# So says server-side apply, and nothing but the text tells it apart.
+_UNDECLARED = re.compile(r"(\.\S+): field not declared in schema")
 _TIMEOUT_SECONDS = (10, 60)
 _LEASE = ("coordination.k8s.io/v1", "Lease")
 # Between this machine's clock and the cluster's.
@@ -443,18 +446,30 @@ class Cluster:
             raise _sentence(error, method, path) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             host = self.host
-            raise ValueError(
+            raise UnreachableError(
                 f"the Kubernetes API at {host} can't be reached; is the address right and the cluster up? "
                 f"({_line(str(error))})"
             ) from None
 
 
-class _NotThereError(ValueError):
+class _NotThereError(MissingError):
     """The API has no such object."""
 
 
-class ChangedError(ValueError):
+class ChangedError(RefusedError):
     """An object isn't the version any more that was to be changed, or is there already."""
+
+
+class UndeclaredFieldError(RefusedError):
+    """A manifest has a field that the cluster's version of the kind doesn't.
+
+    Attributes:
+        field: Its path, such as ".spec.canary".
+    """
+
+    def __init__(self, sentence: str, field: str) -> None:
+        super().__init__(sentence)
+        self.field = field
 
 
 class _LeaseObject:
@@ -543,33 +558,36 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
         return _NotThereError(f"the cluster has nothing at {path} ({said})")
     proxied = _PROXIED.search(path)
     if error.status == 401 and proxied and is_servers:
-        return ValueError(
+        return RefusedError(
             f"the server behind service {proxied[1]} is guarded by a token, which this step doesn't have; "
             "give it in FLOWPARTS_SERVING_TOKEN of the step's environment"
         )
     if error.status == 401:
-        return ValueError(f"the Kubernetes API doesn't accept this step's credentials; renew them ({said})")
+        return RefusedError(f"the Kubernetes API doesn't accept this step's credentials; renew them ({said})")
     if error.status == 403 and "exceeded quota" in said:
-        return ValueError(f"the namespace's quota is used up; free some or have it raised ({said})")
+        return RefusedError(f"the namespace's quota is used up; free some or have it raised ({said})")
     if error.status == 403:
-        return ValueError(
+        return RefusedError(
             f"no permission to {method} {path}; give this step's service account a role for it ({said})"
         )
     if error.status == 409 and not said.startswith("Apply failed"):
         return ChangedError(f"{path} was changed by something else meanwhile; run this again ({said})")
     if error.status == 409:
-        return ValueError(
+        return RefusedError(
             f"{path} has fields that something else has set otherwise; remove them there, or delete the "
             f"object ({said})"
         )
     if proxied and "trying to reach service" in said:
-        return ValueError(
+        return RefusedError(
             f"the API server doesn't reach the pods of service {proxied[1]}; if their NetworkPolicy keeps it "
             f"out, deploy from a step in the cluster or with clients ['*'] ({said})"
         )
     if proxied:
-        return ValueError(f"the server behind service {proxied[1]} answered {error.status}: {said}")
-    return ValueError(f"the Kubernetes API refuses {method} {path} with status {error.status}: {said}")
+        return RefusedError(f"the server behind service {proxied[1]} answered {error.status}: {said}")
+    sentence = f"the Kubernetes API refuses {method} {path} with status {error.status}: {said}"
+    if undeclared := _UNDECLARED.search(said):
+        return UndeclaredFieldError(sentence, undeclared[1])
+    return RefusedError(sentence)
 
 
 def _token() -> dict[str, str]:

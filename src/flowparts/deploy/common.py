@@ -23,6 +23,7 @@ from flowparts import __version__
 from flowparts.deploy import _lease
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.util import ending, sources, trees
+from flowparts.util.errors import RefusedError, UnreachableError
 
 # With a revision, a StatefulSet of Kubernetes takes 52 characters: its pods bear a label with eleven more.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,36}[a-z0-9])?")
@@ -565,7 +566,9 @@ def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) 
     """Return the JSON at a model server's address, or what it answers to a body of JSON.
 
     Raises:
-        ValueError: There is no answer within 30 s, or it isn't JSON.
+        UnreachableError: There is no answer within 30 s.
+        RefusedError: The answer has a status of 400 or more.
+        ValueError: It isn't JSON.
     """
     token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
     request = urllib.request.Request(  # noqa: S310 - an endpoint's address starts with http
@@ -585,9 +588,9 @@ def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) 
         text = error.read(2000).decode(errors="replace")
         # A proxy's page is for browsers.
         said = log_text(_TAG.sub(" ", text) if text.lstrip().startswith("<") else text)[:300]
-        raise ValueError(f"{url} answered {error.code}: {said}") from None
+        raise RefusedError(f"{url} answered {error.code}: {said}") from None
     except (OSError, http.client.HTTPException) as error:
-        raise ValueError(f"{url} gave no answer: {error}") from None
+        raise UnreachableError(f"{url} gave no answer: {error}") from None
     except ValueError:
         raise ValueError(f"{url} answered something that is not JSON") from None
 

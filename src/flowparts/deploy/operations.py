@@ -9,6 +9,7 @@ from typing import Any
 from flowparts import deploy
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.util.errors import MissingError
 from flowparts.util.names import unknown
 
 # What is about one deployment and not about the endpoint, or says where the endpoint is.
@@ -99,7 +100,7 @@ def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, An
     return found
 
 
-class NoEndpointError(ValueError):
+class NoEndpointError(MissingError):
     """There is no endpoint of this name."""
 
 

@@ -1,6 +1,6 @@
 """The metrics of each task and which way each points; free of NumPy, so every image can choose by them."""
 
-from difflib import get_close_matches
+from flowparts.util.names import hint
 
 PRIMARY = {"classification": "roc_auc", "regression": "rmse"}
 
@@ -35,9 +35,9 @@ def higher_is_better(metric: str) -> bool:
     """
     known = {name: higher for names in HIGHER_IS_BETTER.values() for name, higher in names.items()}
     if metric not in known:
-        close = get_close_matches(metric, known, n=1)
-        near = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"metric {metric!r} is unknown{near}; metrics are: {', '.join(known)}")
+        raise ValueError(
+            f"metric {metric!r} is unknown; {hint(metric, known)}metrics are: {', '.join(known)}"
+        )
     return known[metric]
 
 

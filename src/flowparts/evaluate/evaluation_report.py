@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flowparts import reports
 from flowparts.evaluate import metrics
 from flowparts.evaluate.evaluation import MAX_CLASSES, MIN_SLICE_ROWS, SLICE_METRIC, Evaluation, curves
+from flowparts.util.names import listed
 
 # Lines of more classes can't be told apart.
 _MAX_LINES = 8
@@ -167,8 +168,7 @@ def _missed_callout(evaluation: Evaluation) -> list[reports.Block]:
     ]
     if not missed:
         return []
-    more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
-    return [reports.callout(f"No row is found of class {', '.join(missed[:5])}{more}.", "bad")]
+    return [reports.callout(f"No row is found of class {listed(missed)}.", "bad")]
 
 
 def _accuracy_callout(evaluation: Evaluation) -> reports.Block:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from flowparts.evaluate.directions import PRIMARY as PRIMARY
 from flowparts.evaluate.directions import higher_is_better as higher_is_better
 from flowparts.evaluate.directions import require_fitting
+from flowparts.util.names import listed
 
 TASKS = tuple(PRIMARY)
 MAX_CURVE_POINTS = 200
@@ -286,8 +287,8 @@ def encode(values: pl.Series, classes: Sequence[Any], what: str = "label") -> ND
     if None in known:
         strange = [value for value, index in zip(distinct, known, strict=True) if index is None]
         raise ValueError(
-            f"{what} {name!r} holds {_few(strange)}, which the model does not know; "
-            f"its classes are: {_few(classes)}"
+            f"{what} {name!r} holds {listed(map(repr, strange))}, which the model does not know; "
+            f"its classes are: {listed(map(repr, classes))}"
         )
     codes = values.replace_strict(distinct, pl.Series(known, dtype=pl.Int64), return_dtype=pl.Int64)
     return codes.to_numpy().astype(np.intp)
@@ -303,7 +304,7 @@ def probabilities(predictions: pl.DataFrame, classes: Sequence[Any]) -> Floats:
     if len(names) != len(classes):
         raise ValueError(
             f"predictions hold {len(names)} probability columns for {len(classes)} classes "
-            f"({_few(classes)}); each class needs one"
+            f"({listed(map(repr, classes))}); each class needs one"
         )
     matrix = np.column_stack([floats(predictions[name], "probability") for name in names])
     if matrix.size and (matrix.min() < -1e-6 or matrix.max() > 1 + 1e-6):
@@ -557,11 +558,6 @@ def _thin(x: Floats, y: Floats, thresholds: Floats, points: int) -> Curve:
         keep[-1] = len(x) - 1
         x, y, thresholds = x[keep], y[keep], thresholds[keep]
     return Curve(x.tolist(), y.tolist(), thresholds.clip(0.0, 1.0).tolist())
-
-
-def _few(values: Sequence[Any]) -> str:
-    shown = ", ".join(repr(value) for value in values[:5])
-    return shown if len(values) <= 5 else f"{shown} and {len(values) - 5} more"
 
 
 def _accuracy(rows: _Classified, weights: Counts) -> float:

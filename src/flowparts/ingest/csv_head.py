@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from flowparts.ingest import screening
 from flowparts.util import sources
+from flowparts.util.names import listed
 from flowparts.util.sources import File
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -184,7 +185,7 @@ def _require_header(file: File, names: Sequence[str], rows: Sequence[Sequence[st
         follow = all(after == before + 1 for before, after in pairwise(numbers))
         if follow and (len(numbers) > 1 or numbers[0] in (0, *_YEARS)):
             return
-    shown = ", ".join(map(repr, names[:5]))
+    shown = listed(map(repr, names))
     raise ValueError(
         f"{file.name} seems to have no header, as its first line holds numbers where the others do: {shown}; "
         "write the names above it, or pass column_names (those in this line, if they are names)"

@@ -25,7 +25,7 @@ from flowparts.ingest import screening, text_inference
 from flowparts.ingest.screening import BadRows
 from flowparts.ingest.text_files import PLACE, Csv, JsonLines, TextFiles
 from flowparts.ingest.text_inference import Kind
-from flowparts.util import masking, outputs, progress, sources, sql, text_types
+from flowparts.util import errors, masking, outputs, progress, sources, sql, text_types
 from flowparts.util.names import hint
 from flowparts.util.sources import File
 
@@ -674,7 +674,7 @@ def _links(files: Sequence[File], scratch: Path) -> list[Path]:
 
 
 def _cannot_read(job: _Job, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0]
+    first = errors.first_line(error)
     for link, file in zip(job.links, job.files, strict=True):
         first = first.replace(str(link), file.name)
     return f"{job.names} can't be read: {first}"
@@ -682,5 +682,5 @@ def _cannot_read(job: _Job, error: Exception) -> str:
 
 def _require_known(value: object, known: Sequence[str], what: str) -> None:
     if value not in known:
-        near = hint(str(value).lower(), known)
+        near = hint(str(value), known)
         raise ValueError(f"{what} is {value!r}; {near}use one of: {', '.join(known)}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flowparts.util import trees
+from flowparts.util import errors, trees
 
 # By this file Seldon knows a model's directory; its agent writes its own name for the model there.
 SETTINGS = ("model-settings.json", '{"name": "model"}\n')
@@ -21,15 +21,16 @@ def read(path: str | Path) -> dict[str, Any]:
     """Return the content of a model directory's MLmodel file.
 
     Raises:
-        ValueError: There is no model at `path`, or flowparts didn't save it; or the directory holds what no
-            model does, such as a link that leads out of it.
+        MissingError: There is no model at `path`.
+        ValueError: flowparts didn't save it, or the directory holds what no model does, such as a link that
+            leads out of it.
     """
     import yaml
 
     file = Path(path) / "MLmodel"
     # Exists: a link to nothing is news of its own.
     if not file.is_symlink() and not file.exists():
-        raise ValueError(f"no model at {path}: the directory holds no file MLmodel")
+        raise errors.MissingError(f"no model at {path}: the directory holds no file MLmodel")
     trees.files(path)
     found: Any
     try:

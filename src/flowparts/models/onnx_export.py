@@ -18,6 +18,7 @@ from flowparts.models import agreement, fitted_estimators, onnx_graph, raw_featu
 from flowparts.models.agreement import TOLERANCE
 from flowparts.prepare import preprocess
 from flowparts.prepare.preprocess import Preprocessor
+from flowparts.util import errors
 
 # The operators of 2023, which every ONNX Runtime in use knows.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
@@ -129,7 +130,9 @@ def _best(
         with np.errstate(all="ignore"):  # numbers overflow at the extremes
             expected = fitted_estimators.predictions(estimator, rows, classes)
     except ValueError as error:
-        return None, Parity(agrees=False, reason=f"{_name(estimator)} can't score every row: {_line(error)}")
+        return None, Parity(
+            agrees=False, reason=f"{_name(estimator)} can't score every row: {errors.first_line(error)}"
+        )
     failures = []
     unit = agreement.scale(expected.head(usual), "regression" if classes is None else "classification")
     for precision in ("float32", "float64"):
@@ -139,7 +142,9 @@ def _best(
         # Converters and the runtime raise whatever they stumble over.
         except Exception as error:
             failures.append(
-                Parity(agrees=False, reason=f"{_name(estimator)} can't be exported: {_line(error)}")
+                Parity(
+                    agrees=False, reason=f"{_name(estimator)} can't be exported: {errors.first_line(error)}"
+                )
             )
             continue
         parity = _compare(expected, online, classes, unit, precision, hashlib.sha256(graph).hexdigest())
@@ -347,7 +352,3 @@ def _name(estimator: Any) -> str:
     from flowparts.prepare.transformers import EncodedLabels
 
     return type(estimator.estimator if isinstance(estimator, EncodedLabels) else estimator).__name__
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowparts.models.raw_features import Columns, RawFeatures, conform
-from flowparts.util import images
+from flowparts.util import errors, images
 
 if TYPE_CHECKING:
     import polars as pl
@@ -212,7 +212,7 @@ def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
         model = onnx.load_model_from_string(graph)
     # Protobuf's own error, whose module depends on how it was built.
     except Exception as error:
-        raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
+        raise ValueError(f"the ONNX graph can't be read: {errors.first_line(error)}") from None
     _forget_notes(model)
     onnx.helper.set_model_props(model, {_ENTRY: json.dumps(learned, allow_nan=False)})
     content: bytes = model.SerializeToString(deterministic=True)
@@ -233,7 +233,7 @@ def require_self_contained(graph: bytes) -> None:
     try:
         model = onnx.load_model_from_string(graph)
     except Exception as error:
-        raise ValueError(f"the ONNX graph can't be read: {_first_line(error)}") from None
+        raise ValueError(f"the ONNX graph can't be read: {errors.first_line(error)}") from None
     waiting: list[Any] = [model]
     while waiting:
         message = waiting.pop()
@@ -286,8 +286,4 @@ def _session(graph: bytes, threads: int) -> Any:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     # The runtime's errors share no base class.
     except Exception as error:
-        raise ValueError(f"the ONNX graph can't be run: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"the ONNX graph can't be run: {errors.first_line(error)}") from None

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import models, tables
-from flowparts.util import outputs
+from flowparts.util import errors, outputs
 
 FILE = "seen_rows.parquet"
 MOST_HASHES = 1_000_000
@@ -134,7 +134,7 @@ def _read(file: Path) -> tuple[pl.Series, dict[str, Any]]:
     try:
         return pl.read_parquet(file)["hash"], json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
     except (KeyError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ValueError(f"{FILE} is damaged ({str(error).partition(chr(10))[0]})") from None
+        raise ValueError(f"{FILE} is damaged ({errors.first_line(error)})") from None
 
 
 def _hash(columns: Sequence[str], frame: pl.LazyFrame) -> pl.Expr:

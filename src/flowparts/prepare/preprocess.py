@@ -11,7 +11,8 @@ import polars as pl
 from flowparts import tables
 from flowparts.tables import casts
 from flowparts.tables.schema import type_of
-from flowparts.util import outputs
+from flowparts.util import errors, outputs
+from flowparts.util.names import listed
 
 TASKS = ("classification", "regression")
 
@@ -105,9 +106,8 @@ def load(path: str | Path) -> Preprocessor:
         return Preprocessor(transformer, **{**facts, "features": dict(facts["features"])}, example=example)
     # Whatever a damaged directory makes the readers stumble over is the same news to the user.
     except (Exception, pl.exceptions.PanicException) as error:
-        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"the preprocessor at {path} is damaged ({type(error).__name__}: {reason}); "
+            f"the preprocessor at {path} is damaged ({type(error).__name__}: {errors.first_line(error)}); "
             "run fit_preprocessor again"
         ) from None
 
@@ -254,7 +254,7 @@ def examine(
         _log.warning(
             "left out as features, as hardly two of their texts are alike (identifiers or free text): %s; "
             "to learn from free text, make columns of it first",
-            _some(alike),
+            listed(map(repr, alike)),
         )
     missing = [name for name in features if name in nullable]
     return Examined(classes, features, missing, distinct, dropped)
@@ -288,7 +288,7 @@ def check_held_out(
     unknown = [value for value in seen or [] if value not in (classes or [])]
     if unknown:
         raise ValueError(
-            f"{what} has label values that the training table lacks: {_some(unknown)}; "
+            f"{what} has label values that the training table lacks: {listed(map(repr, unknown))}; "
             "merge rare classes, or split so that each part has them all, not by time or group"
         )
     _check_weights(frame, weight_column, what)
@@ -355,7 +355,7 @@ def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
                 "label column %r has one row each of %s in the training table, too few to learn it from; "
                 "merge or drop such classes",
                 label,
-                ", ".join(map(repr, rare[:5])),
+                listed(map(repr, rare)),
             )
     return classes
 
@@ -535,7 +535,3 @@ def label_values(label: pl.Series) -> Any:
     if label.dtype in (pl.String, pl.Categorical, pl.Enum):
         return label.cast(pl.String).to_numpy()
     return label.cast(pl.Float64).to_numpy() if label.dtype.is_decimal() else label.to_numpy()
-
-
-def _some(values: Sequence[object], most: int = 5) -> str:
-    return ", ".join(repr(value) for value in values[:most]) + (", ..." if len(values) > most else "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flowparts import models
-from flowparts.util import outputs, trees
+from flowparts.util import errors, outputs, trees
 from flowparts.util.masking import masked
 
 if TYPE_CHECKING:
@@ -302,11 +302,11 @@ def _mlflow(tracking_uri: str | None) -> Iterator["MlflowClient"]:
                 client.search_experiments(max_results=1)
         except Exception as error:
             logger.setLevel(level)
-            raise ValueError(f"MLflow at {shown} can't be used: {_trouble(error)}") from None
+            raise _unusable(shown, error) from None
         try:
             yield client
         except MlflowException as error:
-            raise ValueError(f"MLflow at {shown} refused: {_first_line(error)}") from None
+            raise errors.RefusedError(f"MLflow at {shown} refused: {errors.first_line(error)}") from None
         finally:
             logger.setLevel(level)
 
@@ -508,18 +508,16 @@ def _set(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _trouble(error: BaseException) -> str:
+def _unusable(shown: str, error: BaseException) -> ValueError:
     from requests.exceptions import ConnectionError as NoConnection
     from requests.exceptions import Timeout
 
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, NoConnection | Timeout):
-            return "no server answers there; start it, or correct the tracking URI"
+            return errors.UnreachableError(
+                f"MLflow at {shown} can't be used: no server answers there; start it, or correct the "
+                "tracking URI"
+            )
         cause = cause.__cause__ or cause.__context__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return str(masked(text.splitlines()[0]))[:300] if text else type(error).__name__
+    return ValueError(f"MLflow at {shown} can't be used: {errors.first_line(error)}")

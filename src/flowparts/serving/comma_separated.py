@@ -10,6 +10,7 @@ from flowparts.serving.batching import Answer, Row
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.signature import Signature
 from flowparts.util import text_types
+from flowparts.util.names import listed
 
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -47,7 +48,7 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
         if len(line) != len(names):
             raise Refusal(
                 "signature",
-                f"line {number} has {len(line)} fields; expected are {len(names)}: {', '.join(names[:10])}",
+                f"line {number} has {len(line)} fields; expected are {len(names)}: {listed(names, 10)}",
             )
     columns: dict[str, list[Any]] = {}
     for position, name in enumerate(names):

@@ -10,6 +10,7 @@ import msgspec
 
 from flowparts.serving.batching import Answer, Columns, Row
 from flowparts.serving.refusals import Refusal
+from flowparts.util.names import listed
 
 # Whole numbers are numbers to a model: what is missing or fractional is the preprocessing's matter.
 _TYPES: dict[str, Any] = {
@@ -163,7 +164,7 @@ class Signature:
                     raise Refusal(
                         "signature",
                         f"instances[{number}].{name} is {row[position]!r}, which was not seen in training; "
-                        f"known values are: {', '.join(sorted(known)[:20])}",
+                        f"known values are: {listed(sorted(known), 20)}",
                     )
         return rows
 
@@ -197,8 +198,7 @@ class Signature:
         return dict(zip(self.outputs, values, strict=True))
 
     def _listed(self) -> str:
-        names = list(self.features)
-        return ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
+        return listed(self.features, 10)
 
 
 def _require_rows(body: bytes, max_rows: int) -> None:

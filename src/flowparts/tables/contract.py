@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
-from flowparts.util import outputs, progress
-from flowparts.util.names import hint
+from flowparts.util import errors, outputs, progress
+from flowparts.util.names import hint, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def _schema(file: Path) -> dict[str, pl.DataType]:
         return pl.read_parquet_schema(file)
     # Polars panics at some footers, and that is no PolarsError.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = errors.first_line(error)
         raise ValueError(
             f"{file} is not a whole Parquet file ({reason}); run the step that wrote the table again"
         ) from None
@@ -170,7 +170,7 @@ def damage_told() -> Iterator[None]:
     try:
         yield
     except pl.exceptions.ComputeError as error:
-        reason = str(error).splitlines()[0]
+        reason = errors.first_line(error)
         if not reason.startswith("parquet: "):
             raise
         raise ValueError(
@@ -254,7 +254,7 @@ def description(path: str | Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
     except (KeyError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).splitlines()[0]
+        reason = errors.first_line(error)
         raise ValueError(
             f"{file} doesn't describe its table ({reason}); run the step that wrote the table again"
         ) from None
@@ -329,9 +329,8 @@ def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], 
     for name in columns:
         if name not in present:
             near = hint(name, present, cutoff=0.7)
-            more = f", ... ({len(present)} in all)" if len(present) > _MOST_NAMED else ""
-            named = ", ".join(present[:_MOST_NAMED])
-            raise ValueError(f"{role} {name!r} is not in the table; {near}columns are: {named}{more}")
+            named = listed(present, _MOST_NAMED)
+            raise ValueError(f"{role} {name!r} is not in the table; {near}columns are: {named}")
 
 
 def require_rows(frame: pl.LazyFrame, what: str = "the table") -> int:

@@ -30,14 +30,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from flowparts import tables
-from flowparts.util import outputs, progress, sources, times
+from flowparts.util import names, outputs, progress, sources, times
 
 VERSION = 1
 TYPES = ("integer", "number", "string", "boolean", "timestamp", "date", "image")
@@ -261,9 +260,9 @@ def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:
     anomalies: list[Anomaly] = []
     for column in schema.columns:
         if column.name not in found:
-            near = get_close_matches(column.name, list(found), 1)
-            hint = f"; the table has {near[0]!r}" if near else ""
-            anomalies.append(Anomaly(column.name, "missing_column", f"a column of this name{hint}", rows))
+            near = names.near(column.name, found)
+            other = f"; the table has {near!r}" if near else ""
+            anomalies.append(Anomaly(column.name, "missing_column", f"a column of this name{other}", rows))
         else:
             checks += _checks(column, position[column.name], found[column.name])
     counts: tuple[int, ...] = ()
@@ -528,11 +527,8 @@ def _column(number: int, given: Any) -> Column:
     where = f"column {name!r} of the schema"
     kind = content.get("type")
     if kind not in TYPES:
-        near = get_close_matches(str(kind), TYPES, 1)
-        raise ValueError(
-            f"{where} has type {kind!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            + f"; types are: {', '.join(TYPES)}"
-        )  # fmt: skip
+        near = names.hint(str(kind), TYPES)
+        raise ValueError(f"{where} has type {kind!r}; {near}types are: {', '.join(TYPES)}")
     column = Column(
         name,
         kind,
@@ -592,9 +588,8 @@ def _keys(where: str, given: Any, known: Iterable[str]) -> Mapping[str, Any]:
         raise ValueError(f"{where} must be a JSON object, not {json.dumps(given)[:40]}")
     for key in given:
         if key not in (allowed := list(known)):
-            near = get_close_matches(key, allowed, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{where} has an unknown key {key!r}{hint}; keys are: {', '.join(allowed)}")
+            near = names.hint(key, allowed)
+            raise ValueError(f"{where} has an unknown key {key!r}; {near}keys are: {', '.join(allowed)}")
     return given
 
 
@@ -607,11 +602,8 @@ def _flag(where: str, content: Mapping[str, Any], key: str) -> bool:
 
 def _listed(values: list[Any]) -> str:
     # Quotes make an empty text, and spaces at an end, visible.
-    shown = ", ".join(
-        str(value) if str(value) and str(value).strip() == str(value) else repr(value)
-        for value in values[:10]
-    )
-    return shown + (f", ... ({len(values)} in all)" if len(values) > 10 else "")
+    texts = [str(value) for value in values]
+    return names.listed((text if text and text.strip() == text else repr(text) for text in texts), 10)
 
 
 def _shown_bound(value: Any) -> Any:

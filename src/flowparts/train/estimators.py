@@ -1,6 +1,5 @@
 """Find an estimator by name, check its parameters, and train it."""
 
-import difflib
 import inspect
 import math
 import types
@@ -13,6 +12,8 @@ import polars as pl
 
 from flowparts.models import fitted_estimators
 from flowparts.prepare.preprocess import Preprocessor, label_values
+from flowparts.util import errors
+from flowparts.util.names import hint
 
 _KINDS = {"classification": "classifier", "regression": "regressor"}
 _SUFFIXES = {"classification": "Classifier", "regression": "Regressor"}
@@ -78,7 +79,7 @@ def resolve(name: str, task: str) -> type:
             + (f"; use {kin!r}" if kin in fitting else _near(found, fitting))
         )
     raise ValueError(
-        f"estimator {name!r} is unknown for {task}{_near(found, [*fitting, *families])}; "
+        f"estimator {name!r} is unknown for {task}; {hint(found, [*fitting, *families])}"
         "give a class name of scikit-learn, XGBoost or LightGBM"
     )
 
@@ -187,8 +188,9 @@ def fit(
         raise
     # Each library raises errors of its own; what they say is the user's answer.
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"estimator {name!r} can't be trained on this table: {reason.strip()}") from error
+        raise ValueError(
+            f"estimator {name!r} can't be trained on this table: {errors.first_line(error)}"
+        ) from error
 
 
 def _has_single_row_class(estimator: Any, label: Any) -> bool:
@@ -251,7 +253,7 @@ def check_parameters(cls: type, parameters: Mapping[str, Any], task: str, seed: 
         if parameter not in allowed:
             raise ValueError(
                 f"estimator {cls.__name__!r} has no parameter {parameter!r}"
-                f"{_near(parameter, _listed(cls))}; it has: {', '.join(_listed(cls))}"
+                f"; {hint(parameter, _listed(cls))}it has: {', '.join(_listed(cls))}"
             )
     checked = {
         parameter: _checked(cls, parameter, value, task, seed) for parameter, value in parameters.items()
@@ -490,6 +492,5 @@ def _library(cls: type) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    by_lower = {name.lower(): name for name in known}
-    matches = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[matches[0]]!r}?" if matches else ""
+    suggestion = hint(word, known)
+    return f"; {suggestion.rstrip()}" if suggestion else ""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowparts.util import errors
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -174,6 +176,6 @@ def _opened(content: bytes) -> Any:
         raise ValueError(f"it is no image in one of the formats {', '.join(FORMATS)}") from None
     # Each decoder has errors of its own for damaged files.
     except _DAMAGES as error:
-        raise ValueError(f"the image is damaged: {str(error).splitlines()[0][:200]}") from None
+        raise ValueError(f"the image is damaged: {errors.first_line(error)}") from None
     turned.format = kind
     return turned

@@ -5,10 +5,24 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def hint(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that is nearest, whatever its case; None if none is near."""
+    by_lower = {each.lower(): each for each in known}
+    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[found[0]] if found else None
+
+
+def hint(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return "did you mean 'NAME'? " for the known name that is nearest; "" if none is near."""
-    near = get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"did you mean {near[0]!r}? " if near else ""
+    found = near(name, known, cutoff)
+    return f"did you mean {found!r}? " if found else ""
+
+
+def listed(texts: Iterable[str], most: int = 5) -> str:
+    """Return the first texts, separated by commas, and how many more there are."""
+    names = list(texts)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:

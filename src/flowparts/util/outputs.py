@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flowparts.util import errors
+
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
@@ -72,7 +74,8 @@ def read_json(path: str | Path, what: str) -> Any:
         what: What the file should hold, for the error message.
 
     Raises:
-        ValueError: The file is missing or isn't JSON.
+        MissingError: There is no file.
+        ValueError: It isn't JSON.
     """
     try:
         return json.loads(read_text(path, what))
@@ -85,7 +88,7 @@ def read_text(path: str | Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"{what} is not there: no file at {path}") from None
+        raise errors.MissingError(f"{what} is not there: no file at {path}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} at {path} is not valid text: {error}") from None
 

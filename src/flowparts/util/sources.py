@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flowparts.util import allowed_sources, masking, trees
-from flowparts.util.masking import masked
+from flowparts.util import allowed_sources, errors, masking, trees
+from flowparts.util.errors import MissingError
 from flowparts.util.names import hint
 
 SCHEMES = ("file", "gs", "http", "https", "s3", "sample")
@@ -108,9 +108,9 @@ def fetch_tree(source: str, directory: Path) -> None:
         names = [name for name in files.find(root) if name != root and not name.endswith("/")]
     # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
     except Exception as error:
-        raise ValueError(_reason(source, scheme, error)) from None
+        raise _failure(source, scheme, error) from None
     if not names:
-        raise ValueError(f"there is nothing at {masking.shown(source)}")
+        raise MissingError(f"there is nothing at {masking.shown(source)}")
     # An object may have any name: all are held inside the directory before the first one is written.
     targets = {name: _inside(directory, name.removeprefix(f"{root}/"), source) for name in sorted(names)}
     try:
@@ -118,7 +118,7 @@ def fetch_tree(source: str, directory: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             files.get_file(name, str(target))
     except Exception as error:
-        raise ValueError(_reason(source, scheme, error)) from None
+        raise _failure(source, scheme, error) from None
 
 
 def local_path(source: str) -> str | None:
@@ -244,7 +244,7 @@ def suffix(name: str) -> str:
 def _sample(name: str) -> File:
     names = sorted(path.stem for path in SAMPLES.glob("*.parquet"))
     if name not in names:
-        raise ValueError(f"there is no sample {name!r}; {hint(name, names)}samples are: {', '.join(names)}")
+        raise MissingError(f"there is no sample {name!r}; {hint(name, names)}samples are: {', '.join(names)}")
     return File(SAMPLES / f"{name}.parquet", f"sample://{name}.parquet")
 
 
@@ -255,7 +255,7 @@ def _local(source: str, named: str) -> list[File]:
     if path.is_dir():
         found = _below(path)
         if not found:
-            raise ValueError(
+            raise MissingError(
                 f"the directory {source} holds no files; name a file, a directory or a glob pattern"
             )
     elif glob.has_magic(named):
@@ -264,9 +264,9 @@ def _local(source: str, named: str) -> list[File]:
         files = {match for match in matches if match.is_file() and _is_data(match.name)}
         found = sorted(files.union(*map(_below, folders)))
         if not found:
-            raise ValueError(f"no file matches {source}")
+            raise MissingError(f"no file matches {source}")
     else:
-        raise ValueError(f"there is no file or directory at {source}")
+        raise MissingError(f"there is no file or directory at {source}")
     return [File(entry, str(entry), _partitions(str(entry), str(path))) for entry in found]
 
 
@@ -316,13 +316,13 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
             else:
                 partitions = _partitions(name, source.partition("://")[2])
                 found.append(File(target, f"{scheme}://{name}", partitions))
+    except MissingError:
+        raise
     except ValueError as error:
-        if str(error).startswith("no file"):
-            raise
         raise ValueError(f"{masking.shown(source)} can't be read: {_first_line(error)}") from None
     # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
     except Exception as error:
-        raise ValueError(_reason(masking.shown(source), scheme, error)) from None
+        raise _failure(masking.shown(source), scheme, error) from None
     return found
 
 
@@ -385,13 +385,13 @@ def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
         ]
         names += [name for folder in folders for name in _remote_below(files, folder)]
         if not names:
-            raise ValueError(f"no file matches {source}") from None
+            raise MissingError(f"no file matches {source}") from None
         return files, sorted({*names})
     if info["type"] != "directory":
         return files, [path]
     names = _remote_below(files, path)
     if not names:
-        raise ValueError(f"no file is in the directory {source}")
+        raise MissingError(f"no file is in the directory {source}")
     return files, sorted(names)
 
 
@@ -410,25 +410,31 @@ def _last(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
 
-def _reason(address: str, scheme: str, error: Exception) -> str:
+def _failure(address: str, scheme: str, error: Exception) -> ValueError:
     if isinstance(refused := getattr(error, "os_error", None), allowed_sources.NotAllowedError):
-        return f"{address} can't be read: {refused}"
+        return ValueError(f"{address} can't be read: {refused}")
     status = getattr(error, "status", None) or getattr(error, "code", None)
     kind, detail = type(error).__name__, _first_line(error)
     if isinstance(error, FileNotFoundError) or status == 404:
-        return f"there is nothing at {address}"
+        return MissingError(f"there is nothing at {address}")
+    # gcsfs raises a plain OSError for 403.
     if isinstance(error, PermissionError) or status in (401, 403) or "Forbidden" in detail:
-        return f"no permission to read {address}; check the credentials of this step ({detail})"
+        return errors.RefusedError(
+            f"no permission to read {address}; check the credentials of this step ({detail})"
+        )
     if "Credentials" in kind:
         hint = ", or set FSSPEC_S3_ANON=true for a public bucket" if scheme == "s3" else ""
-        return f"no credentials to read {address}; give the step a service account or keys{hint} ({detail})"
-    return f"{address} can't be read; is the address right and the server up? ({kind}: {detail})"
+        return errors.RefusedError(
+            f"no credentials to read {address}; give the step a service account or keys{hint} ({detail})"
+        )
+    return errors.UnreachableError(
+        f"{address} can't be read; is the address right and the server up? ({kind}: {detail})"
+    )
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
     # Addresses in the libraries' messages may hold presigned queries.
-    return str(masked(re.sub(r"\?\S+", "", text[0])))[:300] if text else type(error).__name__
+    return re.sub(r"\?\S+", "", errors.first_line(error))
 
 
 def require_distinct(file: File, names: Sequence[str]) -> None:

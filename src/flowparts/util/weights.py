@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from flowparts.util import weights_audit
+from flowparts.util import errors, weights_audit
 
 # Beside the public estimators of scikit-learn, which skops trusts by itself: the parts fitted estimators are
 # made of. They hold numbers, settings and other parts. The parts are checked against this list as well, so
@@ -110,7 +110,7 @@ def load(path: str | Path) -> Any:
         return load_skops(path, trusted=list(TRUSTED_TYPES))
     except UntrustedTypesFoundException as error:
         raise ValueError(
-            f"refused to load {path}: it holds objects that are not trusted: {str(error).splitlines()[0]}"
+            f"refused to load {path}: it holds objects that are not trusted: {errors.first_line(error)}"
         ) from None
     # Whatever a damaged or hostile file makes the reader stumble over is the same news to the user.
     except Exception as error:

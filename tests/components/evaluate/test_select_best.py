@@ -72,7 +72,7 @@ def test_the_order_of_the_candidates_changes_neither_winner_nor_report(
 
 
 def test_an_unknown_metric_writes_nothing(candidates: Any, artifact: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"metric 'acuracy' is unknown \(did you mean 'accuracy'\?\)"):
+    with pytest.raises(ValueError, match=r"metric 'acuracy' is unknown; did you mean 'accuracy'\?"):
         run(artifact, candidates[0], metric="acuracy")
     assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"guess", "linear", "tree"}
 

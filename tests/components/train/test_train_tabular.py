@@ -182,7 +182,7 @@ def test_every_option_of_a_network_may_be_given_by_its_name() -> None:
     [
         ({"trainer": "kears"}, "unknown trainer 'kears'; did you mean 'keras'"),
         ({"task": "ranking"}, "task must be one of classification, regression, not 'ranking'"),
-        ({"metric": "acuracy"}, "metric 'acuracy' is unknown .did you mean 'accuracy'"),
+        ({"metric": "acuracy"}, "metric 'acuracy' is unknown; did you mean 'accuracy'"),
         ({"metric": "rmse"}, "metric 'rmse' does not fit classification"),
         ({"candidates": ["Linear", "Forrest"]}, "estimator 'Forrest' is unknown"),
         ({"trainer": "keras", "network": {"epoch": 3}}, "no option 'epoch'; did you mean 'epochs'"),

@@ -375,7 +375,7 @@ def test_losses_are_better_when_lower() -> None:
 
 def test_an_unknown_metric_is_answered_with_the_near_match() -> None:
     with pytest.raises(
-        ValueError, match=r"metric 'roc_acu' is unknown \(did you mean 'roc_auc'\?\); metrics are:"
+        ValueError, match=r"metric 'roc_acu' is unknown; did you mean 'roc_auc'\? metrics are:"
     ):
         metrics.higher_is_better("roc_acu")
 

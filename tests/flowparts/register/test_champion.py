@@ -327,7 +327,7 @@ def test_a_champion_is_compared_on_the_rows_that_it_has_not_seen(fitted: MakeMod
         ({"floor": float("inf")}, "floor is inf; it must be a finite number"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"samples": 3}, "bootstrap_samples is 3"),
-        ({"metric": "roc"}, r"metric 'roc' is unknown \(did you mean 'roc_auc'\?\)"),
+        ({"metric": "roc"}, r"metric 'roc' is unknown; did you mean 'roc_auc'\?"),
     ],
 )
 def test_wrong_rules_are_told_before_anything_is_read(options: dict[str, Any], message: str) -> None:

@@ -238,11 +238,11 @@ def test_a_table_satisfies_the_schema_inferred_from_it(rows: list[dict[str, Any]
     [
         (
             {"type": "integr"},
-            "column 'x' of the schema has type 'integr'; did you mean 'integer'?; types are: ",
+            "column 'x' of the schema has type 'integr'; did you mean 'integer'? types are: ",
         ),
         ({"type": None}, "column 'x' of the schema has type None; types are: "),
         ({"name": 3}, "column 1 of the schema has no 'name' that is text"),
-        ({"nulable": True}, "has an unknown key 'nulable'; did you mean 'nullable'?; keys are: name, type"),
+        ({"nulable": True}, "has an unknown key 'nulable'; did you mean 'nullable'? keys are: name, type"),
         ({"nullable": "yes"}, "has 'nullable' set to 'yes'; it must be true or false"),
         ({"minimum": 5, "maximum": 1}, "has minimum 5 above its maximum 1"),
         ({"minimum": "5"}, "has minimum '5', which is not a finite number"),

@@ -122,7 +122,7 @@ def test_parameters_get_the_types_the_estimator_wants(
         (
             "RandomForest",
             {"n_estimator": 10},
-            "has no parameter 'n_estimator'; did you mean 'n_estimators'?; it has: ",
+            "has no parameter 'n_estimator'; did you mean 'n_estimators'? it has: ",
         ),
         ("XGB", {"max_dept": 3}, "'XGBClassifier' has no parameter 'max_dept'; did you mean 'max_depth'"),
         (

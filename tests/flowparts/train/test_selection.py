@@ -111,7 +111,7 @@ def test_of_equal_scores_and_sizes_the_quicker_model_is_chosen_if_it_is_much_qui
             id="labels",
         ),
         pytest.param(
-            [candidate("A", roc_auc=1)], "roc", r"metric 'roc' is unknown \(did you mean", id="unknown"
+            [candidate("A", roc_auc=1)], "roc", r"metric 'roc' is unknown; did you mean", id="unknown"
         ),
         pytest.param(
             [candidate("A", roc_auc=1)], "rmse", "metric 'rmse' does not fit classification", id="misfit"

@@ -32,3 +32,13 @@ def test_what_is_no_text_is_refused(value: Any) -> None:
 def test_a_text_is_no_list() -> None:
     with pytest.raises(ValueError, match=r"exclude_columns is 'id'; give a list of texts, such as \['id'\]"):
         names.texts("id", "exclude_columns")
+
+
+def test_a_near_name_is_found_whatever_its_case() -> None:
+    assert names.near("logisticregression", ["Ridge", "LogisticRegression"]) == "LogisticRegression"
+    assert names.near("x", ["Ridge"]) is None
+
+
+def test_a_long_list_is_cut_and_counted() -> None:
+    assert names.listed(["a", "b"]) == "a, b"
+    assert names.listed(map(str, range(7)), 3) == "0, 1, 2 and 4 more"

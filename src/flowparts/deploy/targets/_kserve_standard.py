@@ -287,8 +287,8 @@ class StandardService(Service):
             spec["canary"] = [{"predictor": canary, "trafficPercent": form.percent}]
         try:
             self.apply(spec)
-        except ValueError as error:
-            if form.canary and "canary" in str(error) and "not declared" in str(error):
+        except cluster.UndeclaredFieldError as error:
+            if error.field.startswith(".spec.canary"):
                 raise ValueError(
                     f"this cluster's KServe can't try a revision beside {form.base}: its InferenceService "
                     "has no spec.canary; upgrade KServe, or deploy to the target kubernetes"

@@ -27,6 +27,7 @@ from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import _splitter
 from flowparts.deploy.targets._splitter import State
 from flowparts.util import trees
+from flowparts.util.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
     from docker.client import DockerClient
@@ -557,7 +558,7 @@ def _engine() -> Iterator["DockerClient"]:
         engine = DockerClient.from_env()
         engine.ping()
     except DockerException:
-        raise ValueError(
+        raise UnreachableError(
             f"no Docker engine answers at {where}; start one, and run this step as a subprocess on its "
             "machine (run.py's default), because a pipeline's container has no access to it"
         ) from None
@@ -565,7 +566,7 @@ def _engine() -> Iterator["DockerClient"]:
         yield engine
     except APIError as error:
         detail = " ".join(str(error.explanation or error).split())
-        raise ValueError(f"the Docker engine at {where} refused: {detail}") from None
+        raise RefusedError(f"the Docker engine at {where} refused: {detail}") from None
     finally:
         engine.close()
 

@@ -27,6 +27,7 @@ from typing import IO, Any
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.util import trees
+from flowparts.util.errors import RefusedError, UnreachableError
 
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
@@ -567,16 +568,16 @@ def _refusals() -> Iterator[None]:
         code, message = str(said.get("Code", "")), said.get("Message", "")
         if code == "ModelError":
             original = str(error.response.get("OriginalMessage") or message)
-            raise ValueError(f"the model server refuses: {common.log_text(original)[:_SAID]}") from None
+            raise RefusedError(f"the model server refuses: {common.log_text(original)[:_SAID]}") from None
         way = f"; {_WAYS[code]}" if code in _WAYS else ""
-        raise ValueError(f"AWS refuses {error.operation_name}: {code}, {_line(message)}{way}") from None
+        raise RefusedError(f"AWS refuses {error.operation_name}: {code}, {_line(message)}{way}") from None
     except NoCredentialsError:
-        raise ValueError(
+        raise RefusedError(
             "AWS gives this step no access, because it has no credentials; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or run it with a role"
         ) from None
     except BotoCoreError as error:
-        raise ValueError(
+        raise UnreachableError(
             f"AWS gave no answer ({_line(error)}); is the region right and the service within reach?"
         ) from None
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.util.errors import RefusedError, UnreachableError
 from flowparts.util.names import unknown
 
 if TYPE_CHECKING:
@@ -550,14 +551,14 @@ def _refusals() -> Iterator[None]:
     except (GoogleAuthError, GoogleAPICallError, RetryError, RequestException) as error:
         cause = error.cause if isinstance(error, RetryError) else error
         if isinstance(cause, GoogleAuthError):
-            raise ValueError(
+            raise RefusedError(
                 f"Google gives this step no access ({_line(str(cause))}); set "
                 "GOOGLE_APPLICATION_CREDENTIALS, or run it as a service account"
             ) from None
         if isinstance(cause, GoogleAPICallError):
             way = f"; {_WAYS[cause.code]}" if cause.code in _WAYS else ""
-            raise ValueError(f"Vertex AI answered {cause.code}: {_line(cause.message)}{way}") from None
-        raise ValueError(
+            raise RefusedError(f"Vertex AI answered {cause.code}: {_line(cause.message)}{way}") from None
+        raise UnreachableError(
             f"Vertex AI gave no answer ({_line(str(cause))}); is the location right and the service within "
             "reach?"
         ) from None

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flowparts.util import errors
+
 _FILES = {"config.json", "metadata.json", "model.weights.h5"}
 # What a saved network may consist of: Keras' own objects, not those that call Python code by name.
 _MODULES = ("keras", "keras.", "builtins")
@@ -45,8 +47,7 @@ def load(path: str | Path, *, compiled: bool = False) -> Any:
         return keras.saving.load_model(path, compile=compiled, safe_mode=True)
     # Each part of a damaged archive has errors of its own.
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"the Keras archive {path} can't be opened: {reason.strip()[:200]}") from None
+        raise ValueError(f"the Keras archive {path} can't be opened: {errors.first_line(error)}") from None
 
 
 def save(model: Any, path: str | Path) -> None:
@@ -97,8 +98,7 @@ def require_harmless(path: str | Path) -> None:
         UnicodeDecodeError,
         json.JSONDecodeError,
     ) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is not a whole Keras archive: {reason}") from None
+        raise ValueError(f"{path} is not a whole Keras archive: {errors.first_line(error)}") from None
     for module, name in _classes(config):
         if name in _REFUSED_CLASSES or not (module.startswith(_MODULES[1]) or module in _MODULES):
             raise ValueError(

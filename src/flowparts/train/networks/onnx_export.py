@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from flowparts.train.networks.encoding import Encoding
+from flowparts.util import errors
 
 # Float32 arithmetic in another order; relative to the value for a regression.
 TOLERANCE = 1e-5
@@ -46,8 +47,9 @@ def graph(trained: Any, inputs: Mapping[str, Any], output: str) -> Any:
         converted, _ = tf2onnx.convert.from_function(tf.function(call), signature, opset=_OPSET)
     # Each operator that it doesn't know or converts wrongly fails in a way of its own.
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"the network can't be written as an ONNX graph: {reason.strip()[:200]}") from None
+        raise ValueError(
+            f"the network can't be written as an ONNX graph: {errors.first_line(error)}"
+        ) from None
     given = [value.name for value in converted.graph.input]
     if len(given) != len(names):
         raise ValueError(
