@@ -48,18 +48,7 @@ def deploy_docker(
         revision: The model's revision, named after its content.
         share: The percentage that it got.
     """
-    from flowparts.deploy import endpoint as endpoints
+    ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations
 
-    given = {
-        "replicas": replicas,
-        "cpu": cpu,
-        "memory": memory,
-        "port": port,
-        "image": image,
-        "timeout_seconds": timeout_seconds,
-        "wait_seconds": wait_seconds,
-        "reset": reset,
-    }
-    deployed = operations.deployed("docker", model.uri, name, share, given)
-    return endpoints.publish(deployed, endpoint)
+    return operations.deploy_step("docker", **ports)

@@ -62,23 +62,7 @@ def deploy_kserve(
         revision: The revision, named after all that its pods are made of.
         share: The percentage that it got.
     """
-    from flowparts.deploy import endpoint as endpoints
+    ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations
 
-    given = {
-        "replicas": replicas,
-        "max_replicas": max_replicas,
-        "cpu": cpu,
-        "memory": memory,
-        "image": image,
-        "namespace": namespace,
-        "environment_from": environment_from,
-        "service_account": service_account,
-        "pods": pods,
-        "digest": digest,
-        "timeout_seconds": timeout_seconds,
-        "wait_seconds": wait_seconds,
-        "reset": reset,
-    }
-    deployed = operations.deployed("kserve", model.uri, name, share, given)
-    return endpoints.publish(deployed, endpoint)
+    return operations.deploy_step("kserve", **ports)

@@ -72,26 +72,7 @@ def deploy_kubernetes(
         revision: The revision, named after all that its pods are made of.
         share: The percentage that it got.
     """
-    from flowparts.deploy import endpoint as endpoints
+    ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations
 
-    given = {
-        "replicas": replicas,
-        "max_replicas": max_replicas,
-        "cpu": cpu,
-        "memory": memory,
-        "image": image,
-        "namespace": namespace,
-        "environment_from": environment_from,
-        "service_account": service_account,
-        "gateway": gateway,
-        "monitor_labels": monitor_labels,
-        "clients": clients,
-        "pods": pods,
-        "digest": digest,
-        "timeout_seconds": timeout_seconds,
-        "wait_seconds": wait_seconds,
-        "reset": reset,
-    }
-    deployed = operations.deployed("kubernetes", model.uri, name, share, given)
-    return endpoints.publish(deployed, endpoint)
+    return operations.deploy_step("kubernetes", **ports)

@@ -47,18 +47,7 @@ def deploy_sagemaker(
         revision: The revision, named after the content of its model and its settings.
         share: The percentage that it got.
     """
-    from flowparts.deploy import endpoint as endpoints
+    ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations
 
-    given = {
-        "role": role,
-        "replicas": replicas,
-        "instance_type": instance_type,
-        "region": region,
-        "storage": storage,
-        "image": image,
-        "timeout_seconds": timeout_seconds,
-        "reset": reset,
-    }
-    deployed = operations.deployed("sagemaker", model.uri, name, share, given)
-    return endpoints.publish(deployed, endpoint)
+    return operations.deploy_step("sagemaker", **ports)

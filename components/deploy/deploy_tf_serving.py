@@ -81,30 +81,7 @@ def deploy_tf_serving(
         revision: The revision, named after all that its pods are made of.
         share: The percentage that it got.
     """
-    from flowparts.deploy import endpoint as endpoints
+    ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations
 
-    given = {
-        "replicas": replicas,
-        "max_replicas": max_replicas,
-        "cpu": cpu,
-        "memory": memory,
-        "max_batch_size": max_batch_size,
-        "batch_timeout_micros": batch_timeout_micros,
-        "num_batch_threads": num_batch_threads,
-        "max_enqueued_batches": max_enqueued_batches,
-        "image": image,
-        "namespace": namespace,
-        "environment_from": environment_from,
-        "service_account": service_account,
-        "gateway": gateway,
-        "monitor_labels": monitor_labels,
-        "clients": clients,
-        "pods": pods,
-        "digest": digest,
-        "timeout_seconds": timeout_seconds,
-        "wait_seconds": wait_seconds,
-        "reset": reset,
-    }
-    deployed = operations.deployed("tf_serving", model.uri, name, share, given)
-    return endpoints.publish(deployed, endpoint)
+    return operations.deploy_step("tf_serving", **ports)

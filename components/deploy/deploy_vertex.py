@@ -55,21 +55,7 @@ def deploy_vertex(
         revision: The revision, named after the content of its model and its settings.
         share: The percentage that it got.
     """
-    from flowparts.deploy import endpoint as endpoints
+    ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations
 
-    given = {
-        "replicas": replicas,
-        "max_replicas": max_replicas,
-        "machine_type": machine_type,
-        "accelerator": accelerator,
-        "accelerator_count": accelerator_count,
-        "service_account": service_account,
-        "project": project,
-        "location": location,
-        "image": image,
-        "timeout_seconds": timeout_seconds,
-        "reset": reset,
-    }
-    deployed = operations.deployed("vertex", model.uri, name, share, given)
-    return endpoints.publish(deployed, endpoint)
+    return operations.deploy_step("vertex", **ports)

@@ -1,47 +1,45 @@
-"""Deployment targets: a module for each, found by its name, all with the same functions.
+"""Deployment targets: a module for each, found by its name, all with the functions of `Target`.
 
-- `deploy(model, name, *, share, replicas, cpu, memory, image, timeout_seconds, ...) -> Endpoint` brings a
-  model up as a revision of an endpoint, as `Endpoint.deploying` says. The same model is the same revision,
-  and running it again changes nothing. On failure it raises a sentence with the platform's own reason and
-  leaves the previous revision serving.
-- `shift(endpoint, percent) -> Endpoint` gives the current revision a share; the previous one keeps the rest.
-- `rollback(endpoint) -> Endpoint` gives all traffic back to the previous revision and removes the current.
-- `predict(endpoint, rows, revision="") -> list[dict]` sends rows the way the platform's clients do. An answer
-  is a row of `Model.predict`. With a revision only that one may answer, else whichever the traffic picks.
-  Raises ValueError when there is no answer, and AnotherRevisionError where clients can't choose the revision
-  and the platform chose another one; then asking again may help.
-- `crashes(endpoint, revision) -> dict[str, int]` says of each server of a revision how often it has ended by
-  itself, and `trouble(endpoint, revision) -> str` why one has ended or doesn't run: exit code, lack of
-  memory, the last line of its log; "" if nothing is wrong. Only where the platform tells: Vertex AI and
-  SageMaker don't.
-- `plan(name, shares, **options) -> Plan` says what shares a rollout would really give. Only where they
-  can differ from what is asked for.
-- `endpoints(...) -> list[Endpoint]` returns all endpoints of a namespace, a region or this machine.
-- `writing(name, ...)` is a context in which no other step changes an endpoint; it gives the endpoint as it
-  is, with the options that it was deployed with. Vertex AI and SageMaker themselves refuse a second change.
-- `remove(name, *, pretend, ...) -> list[str]` removes an endpoint with all that was made for it, and returns
-  what; with `pretend` it only says so.
-- `release(endpoint)` takes the servers from a previous revision, if it has no requests; a rollback brings
-  them back. Only on clusters; elsewhere they stay until another model is deployed.
+What only some platforms can do is a protocol of its own: `Planning`, `Telling`, `Releasing`.
 """
 
 import importlib
 import pkgutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.options import Options
 from flowparts.util.names import unknown
+
+if TYPE_CHECKING:
+    from flowparts.deploy.common import Plan
 
 
 class Target(Protocol):
     """What every module of this package offers."""
 
-    def deploy(self, model: str, name: str, **options: Any) -> Endpoint:
-        """Bring a model up as a revision of an endpoint."""
+    Options: type[Options]
+
+    def deploy(self, model: str, name: str, **given: Any) -> Endpoint:
+        """Bring a model up as a revision of an endpoint, as `Endpoint.deploying` says.
+
+        The same model with the same options is the same revision, and running it again changes nothing.
+
+        Args:
+            model: The model's directory or address.
+            name: The endpoint.
+            given: `Options` by name.
+
+        Raises:
+            ValueError: An option is wrong, or the revision doesn't come up, with the platform's own reason;
+                what served before still does.
+        """
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
-        """Give the current revision a share of the traffic."""
+        """Give the current revision a share of the traffic; the previous one keeps the rest."""
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
         """Give all traffic back to the previous revision and remove the current one."""
@@ -49,7 +47,57 @@ class Target(Protocol):
     def predict(
         self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = ""
     ) -> list[dict[str, Any]]:
-        """Send rows the way the platform's clients do."""
+        """Send rows the way the platform's clients do; return rows of `Model.predict`.
+
+        Args:
+            endpoint: The endpoint.
+            rows: Raw rows, with values that JSON has.
+            revision: The only one that may answer; if not given, whichever the traffic picks.
+
+        Raises:
+            AnotherRevisionError: Clients can't choose the revision, and the platform chose another one; then
+                asking again may help.
+            ValueError: There is no answer.
+        """
+
+    def endpoints(self, **where: Any) -> list[Endpoint]:
+        """Return all endpoints of a namespace, a region or this machine."""
+
+    def writing(self, name: str, **where: Any) -> AbstractContextManager[Endpoint | None]:
+        """Be the only step that changes an endpoint; give it as it is, with the options it was deployed with.
+
+        Vertex AI and SageMaker themselves refuse a second change.
+        """
+
+    def remove(self, name: str, *, pretend: bool = False, **where: Any) -> list[str]:
+        """Remove an endpoint with all that was made for it, or only pretend to; return what."""
+
+
+@runtime_checkable
+class Planning(Protocol):
+    """Targets whose shares can differ from what is asked for."""
+
+    def plan(self, name: str, shares: Sequence[int], **given: Any) -> "Plan":
+        """Say what shares a rollout would really give."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """Targets that tell how servers fare: all but Vertex AI and SageMaker."""
+
+    def crashes(self, endpoint: Endpoint, revision: str) -> Mapping[str, int]:
+        """Return of each server of a revision how often it has ended by itself."""
+
+    def trouble(self, endpoint: Endpoint, revision: str) -> str:
+        """Return why a server has ended or doesn't run: exit code, lack of memory, last line of its log."""
+
+
+@runtime_checkable
+class Releasing(Protocol):
+    """Targets that can take the servers from a revision and bring them back: clusters."""
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Take the servers from a previous revision, if it has no requests."""
 
 
 def target_names() -> list[str]:

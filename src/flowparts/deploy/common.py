@@ -367,26 +367,6 @@ def check_name(name: str) -> None:
         )
 
 
-def check_share(share: int) -> None:
-    """Raise ValueError unless this is a share of the traffic in percent."""
-    if not 0 <= share <= 100:
-        raise ValueError(f"share must be a percentage from 0 to 100, not {share}")
-
-
-def check_replicas(replicas: int, max_replicas: int = 0) -> None:
-    """Raise ValueError unless so many servers can be asked for; at most 0 means no autoscaling."""
-    if not 1 <= replicas <= 100:
-        raise ValueError(f"replicas must be from 1 to 100, not {replicas}")
-    if max_replicas and max_replicas < replicas:
-        raise ValueError(f"max_replicas must be 0 or at least the {replicas} replicas, not {max_replicas}")
-
-
-def check_timeout(timeout_seconds: float) -> None:
-    """Raise ValueError unless this is a time to wait."""
-    if not timeout_seconds > 0:
-        raise ValueError(f"timeout_seconds must be more than 0, not {timeout_seconds:g}")
-
-
 def cpus(cpu: str) -> float:
     """Return processors from Kubernetes' notation: "2", "0.5" or "500m".
 

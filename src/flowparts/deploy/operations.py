@@ -1,21 +1,26 @@
 """What components and commands do with a target: deploy with kept options, plan, list, remove."""
 
-import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from flowparts import deploy
 from flowparts.deploy import common
-from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.endpoint import Endpoint, Written, publish
+from flowparts.deploy.options import checked
 from flowparts.util.errors import MissingError
-from flowparts.util.names import unknown
 
 # What is about one deployment and not about the endpoint, or says where the endpoint is.
 _PASSING = ("digest", "namespace", "project", "location", "region", "timeout_seconds", "wait_seconds")
 
 _log = logging.getLogger("flowparts")
+
+
+class Addressed(Protocol):
+    """An artifact of a step, as far as a deployment needs it."""
+
+    uri: str
 
 
 def deployed(
@@ -46,6 +51,25 @@ def deployed(
         return deploy.target(name).deploy(model, endpoint, share=share, **chosen)
 
 
+def deploy_step(
+    target: str, *, model: Addressed, endpoint: Written, name: str, share: int, **given: Any
+) -> tuple[str, str, int]:
+    """Do what the component of a target does, whose further ports are the target's options.
+
+    Args:
+        target: The target.
+        model: The model's artifact.
+        endpoint: The endpoint's artifact, which is written.
+        name: Name of the endpoint.
+        share: Percent of the requests that the revision gets.
+        given: As for `deployed`.
+
+    Returns:
+        The endpoint's address, its revision and the share of that.
+    """
+    return publish(deployed(target, model.uri, name, share, given), endpoint)
+
+
 @contextmanager
 def changing(
     name: str, endpoint: str, given: Mapping[str, Any], origin: Mapping[str, str] | None = None
@@ -67,8 +91,8 @@ def changing(
     """
     named = dict(given)
     reset = named.pop("reset", False)
-    module: Any = deploy.target(name)
-    with common.one_writer(), module.writing(endpoint, **common.taken_by(module.writing, named)) as before:
+    target = deploy.target(name)
+    with common.one_writer(), target.writing(endpoint, **common.taken_by(target.writing, named)) as before:
         if before and before.target == name and not reset:
             named = {**before.settings.get("options", {}), **named}
         kept = {"options": {key: named[key] for key in sorted(named) if key not in _PASSING}}
@@ -93,11 +117,10 @@ def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, An
         shares: What is asked for.
         given: The target's options, as `options` returns them.
     """
-    asked = getattr(deploy.target(name), "plan", None)
-    if asked is None:
+    target = deploy.target(name)
+    if not isinstance(target, deploy.Planning):
         return common.Plan({share: share for share in shares})
-    found: common.Plan = asked(endpoint, shares, **given)
-    return found
+    return target.plan(endpoint, shares, **given)
 
 
 class NoEndpointError(MissingError):
@@ -128,11 +151,11 @@ def remove(
         NoEndpointError: There is no such endpoint.
         ValueError: It serves, or another step changes it.
     """
-    module: Any = deploy.target(name)
+    target = deploy.target(name)
     common.check_name(endpoint)
-    where = common.taken_by(module.remove, given)
-    with module.writing(endpoint, **common.taken_by(module.writing, given)) as before:
-        held: list[str] = module.remove(endpoint, **where, pretend=True)
+    where = common.taken_by(target.remove, given)
+    with target.writing(endpoint, **common.taken_by(target.writing, given)) as before:
+        held = target.remove(endpoint, **where, pretend=True)
         if not held:
             raise NoEndpointError(f"there is no endpoint {endpoint!r} on {name}")
         if pretend:
@@ -145,8 +168,7 @@ def remove(
             )
         for thing in held:
             _log.info("removing %s", thing)
-        removed: list[str] = module.remove(endpoint, **where)
-        return removed
+        return target.remove(endpoint, **where)
 
 
 def endpoints(name: str, given: Mapping[str, Any]) -> list[Endpoint]:
@@ -159,9 +181,8 @@ def endpoints(name: str, given: Mapping[str, Any]) -> list[Endpoint]:
     Raises:
         ValueError: The target can't be asked.
     """
-    module: Any = deploy.target(name)
-    found: list[Endpoint] = module.endpoints(**common.taken_by(module.endpoints, given))
-    return found
+    target = deploy.target(name)
+    return target.endpoints(**common.taken_by(target.endpoints, given))
 
 
 def manifests(
@@ -179,48 +200,14 @@ def manifests(
     Raises:
         ValueError: The API server refuses a manifest, or the target is no cluster.
     """
-    module: Any = deploy.target(name)
-    if not hasattr(module, "Cluster"):
+    target = deploy.target(name)
+    if not hasattr(target, "Cluster"):
         raise ValueError(f"the target {name} has no manifests; only clusters have")
     with common.without_changes() as found, changing(name, endpoint, given) as chosen:
-        module.deploy(model, endpoint, share=share, **chosen)
+        target.deploy(model, endpoint, share=share, **chosen)
     return found
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options for a target's `deploy` with the types that it takes.
-
-    Whole numbers arrive as floats from a pipeline. Every target has the option `reset`: see `changing`.
-
-    Raises:
-        ValueError: The target doesn't know an option or needs one that isn't given, or a value is of another
-            type.
-    """
-    module: Any = deploy.target(name)
-    parameters = inspect.signature(module.deploy).parameters.values()
-    ports = {port.name: port.annotation for port in parameters if port.kind is port.KEYWORD_ONLY}
-    required = [port.name for port in parameters if port.name in ports and port.default is port.empty]
-    checked: dict[str, Any] = {}
-    for option in required:
-        if option not in given:
-            raise ValueError(f"the target {name} needs the option {option!r}; give it among the options")
-    for option, value in given.items():
-        if option == "share":
-            raise ValueError("'share' is no option of a target; give it to the step itself")
-        if option == "reset" and isinstance(value, bool):
-            checked[option] = value
-            continue
-        if option not in ports:
-            raise ValueError(unknown(f"option of the target {name}", option, sorted(set(ports) - {"share"})))
-        wanted = ports[option]
-        if wanted is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        elif wanted is float and type(value) is int:
-            value = float(value)
-        plain = wanted if isinstance(wanted, type) else getattr(wanted, "__origin__", object)
-        if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-            raise ValueError(
-                f"option {option!r} of the target {name} must be {plain.__name__}, not {value!r}"
-            )
-        checked[option] = value
-    return checked
+    """Return options of a target with the types that it takes, as `flowparts.deploy.options.checked` does."""
+    return checked(name, deploy.target(name).Options, given)

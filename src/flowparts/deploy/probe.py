@@ -204,16 +204,22 @@ def probe(
     different = _different(model["task"], offline, answers)
     current.crashes = _more(ends, crashes(endpoint))
     # Asked now: a rollback takes the servers away, and what they say with them.
-    trouble = _told("trouble", endpoint) if current.errors or current.crashes else None
-    broken, reason = judge(current, previous, different, len(answers), rules, trouble or "")
+    trouble = _trouble(endpoint) if current.errors or current.crashes else ""
+    broken, reason = judge(current, previous, different, len(answers), rules, trouble)
     _log.info(reason)
     return Verdict(not broken, reason, current, previous, different, broken)
 
 
 def crashes(endpoint: Endpoint) -> Mapping[str, int] | None:
     """Return how often each server of the current revision has ended by itself; None where nothing tells."""
-    found: Mapping[str, int] | None = _told("crashes", endpoint)
-    return found
+    target = deploy.target(endpoint.target)
+    if not isinstance(target, deploy.Telling):
+        return None
+    try:
+        return target.crashes(endpoint, endpoint.revision)
+    except ValueError as error:
+        _log.warning("crashes of %s can't be found out: %s", endpoint.revision, error)
+        return None
 
 
 def judge(
@@ -464,16 +470,16 @@ def _chance(heads: int, tosses: int) -> float:
     return sum(map(math.exp, logs))
 
 
-def _told(question: str, endpoint: Endpoint) -> Any:
-    """Return what an endpoint's target says of the current revision; None where it can't tell."""
-    ask = getattr(deploy.target(endpoint.target), question, None)
-    if ask is None:
-        return None
+def _trouble(endpoint: Endpoint) -> str:
+    """Return why servers of the current revision ended or don't run; empty where nothing tells."""
+    target = deploy.target(endpoint.target)
+    if not isinstance(target, deploy.Telling):
+        return ""
     try:
-        return ask(endpoint, endpoint.revision)
+        return target.trouble(endpoint, endpoint.revision)
     except ValueError as error:
-        _log.warning("%s of %s can't be found out: %s", question, endpoint.revision, error)
-        return None
+        _log.warning("trouble of %s can't be found out: %s", endpoint.revision, error)
+        return ""
 
 
 def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> int | None:

@@ -16,8 +16,9 @@ from typing import Any
 import polars as pl
 
 from flowparts import deploy, reports
-from flowparts.deploy import common, operations, probe
+from flowparts.deploy import operations, probe
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.options import check_share
 from flowparts.models import agreement
 from flowparts.util import ending
 
@@ -134,7 +135,7 @@ def roll_out(
             still does.
     """
     platform = deploy.target(target)
-    common.check_share(share)
+    check_share(share)
     if not 0 <= warm_seconds < math.inf:
         raise ValueError(f"warm_seconds must be at least 0, not {warm_seconds:g}")
     named = operations.options(target, options)
@@ -238,8 +239,7 @@ def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -
 
     Told to end, the step doesn't wait any longer.
     """
-    release = getattr(platform, "release", None)
-    if release is None or promoted.previous_revision is None:
+    if not isinstance(platform, deploy.Releasing) or promoted.previous_revision is None:
         return
     with ending.in_order():
         if warm_seconds:
@@ -248,7 +248,7 @@ def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -
             ending.pause(warm_seconds)
         ending.disarm()
         try:
-            release(promoted)
+            platform.release(promoted)
         except ValueError as error:
             _log.warning("revision %s keeps its servers: %s", promoted.previous_revision, error)
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from flowparts import __version__, deploy
-from flowparts.deploy import common, operations
+from flowparts.deploy import common
 from flowparts.util import sources
 
 
@@ -18,32 +18,17 @@ def test_a_target_is_found_by_its_name_and_offers_what_all_do() -> None:
     assert "docker" in deploy.target_names()
     for name in deploy.target_names():
         target = deploy.target(name)
-        for function in ("deploy", "shift", "rollback", "predict"):
+        for function in ("deploy", "shift", "rollback", "predict", "endpoints", "writing", "remove"):
             assert callable(getattr(target, function)), f"{name} has no {function}"
+        on_clouds = name in ("vertex", "sagemaker")
+        assert isinstance(target, deploy.Telling) is not on_clouds
+        assert isinstance(target, deploy.Releasing) is (not on_clouds and name not in ("docker", "seldon"))
     with pytest.raises(
         ValueError, match=r"unknown deployment target 'dockr'; did you mean 'docker'\? known: "
     ):
         deploy.target("dockr")
     with pytest.raises(ValueError, match="unknown deployment target '_splitter'"):
         deploy.target("_splitter")
-
-
-def test_options_get_the_types_that_the_target_takes() -> None:
-    given = {"replicas": 2.0, "timeout_seconds": 60, "memory": "1Gi"}
-    checked = operations.options("docker", given)
-    assert checked == given
-    assert {name: type(value) for name, value in checked.items()} == {
-        "replicas": int,
-        "timeout_seconds": float,
-        "memory": str,
-    }
-    with pytest.raises(
-        ValueError, match="unknown option of the target docker 'replica'; did you mean"
-    ) as raised:
-        operations.options("docker", {"replica": 2})
-    assert "share" not in str(raised.value)
-    with pytest.raises(ValueError, match="'monitor_labels' of the target kubernetes must be dict, not 'x'"):
-        operations.options("kubernetes", {"monitor_labels": "x"})
 
 
 def test_the_servers_image_is_the_one_given_or_of_the_same_registry(monkeypatch: pytest.MonkeyPatch) -> None:

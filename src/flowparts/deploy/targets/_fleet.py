@@ -19,6 +19,7 @@ from flowparts.deploy import cluster, common
 from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, ModelPod
+from flowparts.deploy.options import Routed
 
 _STATE = "flowparts/endpoint"
 _REVISION = "flowparts/revision"
@@ -66,43 +67,27 @@ class Fleet:
         settings = {name: endpoint.settings[name] for name in ("replicas", "max_replicas", "gateway")}
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
-    def deploy(
-        self,
-        pod: ModelPod,
-        share: int,
-        monitor_labels: dict[str, str],
-        clients: list[str],
-        digest: str,
-        timeout_seconds: float,
-        wait_seconds: float,
-    ) -> Endpoint:
+    @classmethod
+    def asked(cls, target: str, kind: type[ModelPod], name: str, chosen: Routed) -> "Fleet":
+        """Return the fleet that options ask for."""
+        there = Cluster(chosen.namespace)
+        return cls(there, target, kind, name, chosen.replicas, chosen.max_replicas, chosen.gateway)
+
+    def deploy(self, pod: ModelPod, chosen: Routed) -> Endpoint:
         """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
 
         Args:
             pod: What serves the model.
-            share: Percent of the requests for it while there is another revision.
-            monitor_labels: Further labels of the ServiceMonitor.
-            clients: Further namespaces whose pods may ask; "*" for everyone.
-            digest: The model's digest; empty to read its files.
-            timeout_seconds: How long to wait for the pods.
-            wait_seconds: How long to wait for another step that changes the endpoint.
+            chosen: How.
 
         Raises:
             ValueError: The revision doesn't come up. It is removed then, and what served before still does.
         """
-        _check_options(share, self.replicas, self.max_replicas, timeout_seconds)
-        pod = replace(pod, digest=common.digest(pod.model, digest))
-        with self.there.writing(self.name, wait_seconds):
-            return self._deploy(pod, share, monitor_labels, clients, timeout_seconds)
+        pod = replace(pod, digest=common.digest(pod.model, chosen.digest))
+        with self.there.writing(self.name, chosen.wait_seconds):
+            return self._deploy(pod, chosen)
 
-    def _deploy(
-        self,
-        pod: ModelPod,
-        share: int,
-        monitor_labels: dict[str, str],
-        clients: list[str],
-        timeout_seconds: float,
-    ) -> Endpoint:
+    def _deploy(self, pod: ModelPod, chosen: Routed) -> Endpoint:
         before = self.state()
         if before and before.target != self.target:
             raise ValueError(
@@ -112,7 +97,7 @@ class Fleet:
         if before is None:
             after = Endpoint(self.target, self.name, self.url(), pod.revision, {pod.revision: 100})
         else:
-            after = replace(before.deploying(pod.revision, share), url=self.url())
+            after = replace(before.deploying(pod.revision, chosen.share), url=self.url())
         after = replace(after, target=self.target, settings={**self.settings, **common.kept_options()})
         # A revision that crashes is what a new one is to replace: it doesn't serve as before.
         kept = (
@@ -122,8 +107,8 @@ class Fleet:
         )
         try:
             self._narrow(before, after)
-            self.place(pod, clients)
-            after = self.steer(after, timeout_seconds, pod)
+            self.place(pod, chosen.clients)
+            after = self.steer(after, chosen.timeout_seconds, pod)
         except ValueError as error:
             raise common.not_deployed(
                 self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
@@ -132,7 +117,7 @@ class Fleet:
         self._take_away(before, after)
         if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
             self.release(after)
-        self._watch(monitor_labels, clients)
+        self._watch(chosen.monitor_labels, chosen.clients)
         return after
 
     def plan(self, shares: Sequence[int]) -> common.Plan:
@@ -725,9 +710,3 @@ def look_up(there: Cluster, service: str, path: str) -> Any:
     if cluster.in_cluster():
         return common.fetch(f"http://{service}.{there.namespace}.svc/{path}")
     return there.get_from_service(f"{service}:http", path)
-
-
-def _check_options(share: int, replicas: int, max_replicas: int, timeout_seconds: float) -> None:
-    common.check_share(share)
-    common.check_replicas(replicas, max_replicas)
-    common.check_timeout(timeout_seconds)

@@ -18,12 +18,13 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowparts.deploy import _lease, common
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.options import OwnServers
 from flowparts.deploy.targets import _splitter
 from flowparts.deploy.targets._splitter import State
 from flowparts.util import trees
@@ -55,65 +56,62 @@ _ASK_READY = (
 _log = logging.getLogger("flowparts")
 
 
-def deploy(
-    model: str,
-    name: str,
-    *,
-    share: int = 100,
-    replicas: int = 1,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    port: int = 0,
-    image: str = "",
-    splitter_image: str = "",
-    timeout_seconds: float = 300.0,
-    wait_seconds: float = 0.0,
-) -> Endpoint:
+@dataclass(frozen=True, kw_only=True)
+class Options(OwnServers):
+    """What Docker takes.
+
+    Attributes:
+        port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
+        splitter_image: The image with HAProxy; if not given, that of this release.
+    """
+
+    timeout_seconds: float = 300.0
+    port: int = 0
+    splitter_image: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be from 1 to 65535, or 0 for a free one, not {self.port}")
+
+
+def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Serve a model from this machine, as a revision of an endpoint.
 
     Args:
         model: The model directory, or a URI of one. It is copied, so what is served outlives the directory.
         name: The endpoint.
-        share: Percent of the requests that the revision gets; a first one gets all.
-        replicas: Containers to serve it.
-        cpu: Processors for each container, such as "2" or "500m".
-        memory: Memory for each container, such as "2Gi".
-        port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
-        image: The model server's image; empty for that of this release.
-        splitter_image: The image with HAProxy; empty for that of this release.
-        timeout_seconds: Time for the servers to become ready.
-        wait_seconds: Time for another step that changes the endpoint to be done.
+        given: `Options` by name.
 
     Raises:
         ValueError: An option or the model can't be used, no engine answers, or the model doesn't serve.
     """
     common.check_name(name)
-    common.check_share(share)
-    common.check_replicas(replicas)
-    common.check_timeout(timeout_seconds)
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be from 1 to 65535, or 0 for a free one, not {port}")
-    limits = {"nano_cpus": int(common.cpus(cpu) * 1e9), "mem_limit": common.memory_bytes(memory)}
+    chosen = Options(**given)
+    limits = {
+        "nano_cpus": int(common.cpus(chosen.cpu) * 1e9),
+        "mem_limit": common.memory_bytes(chosen.memory),
+    }
     with common.local_copy(model) as directory:
         revision = common.revision(directory)
-        with _engine() as engine, _writing(name, wait_seconds):
+        with _engine() as engine, _writing(name, chosen.wait_seconds):
             host = _Host(engine, name)
             before = host.state()
             host.tidy(before)
-            splitter_id = host.image(common.image("deploy", splitter_image))
+            splitter_id = host.image(common.image("deploy", chosen.splitter_image))
             servers = host.bring_up(
                 directory,
                 revision,
-                host.image(common.image("serving", image)),
+                host.image(common.image("serving", chosen.image)),
                 limits,
-                replicas,
-                timeout_seconds,
+                chosen.replicas,
+                chosen.timeout_seconds,
             )
-            url = f"http://127.0.0.1:{host.choose_port(port, before)}"
+            url = f"http://127.0.0.1:{host.choose_port(chosen.port, before)}"
             if before is None:
                 after, others = Endpoint("docker", name, url, revision, {revision: 100}), {}
             else:
-                after = replace(before.endpoint.deploying(revision, share), url=url)
+                after = replace(before.endpoint.deploying(revision, chosen.share), url=url)
                 others = dict(before.servers)
             after = replace(after, settings=common.kept_options())
             return host.apply(after, {**others, revision: servers}, splitter_id)

@@ -7,13 +7,13 @@ KServe runs services in two modes. Where Knative is installed, revisions are Kna
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flowparts.deploy import common, model_store
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.pod_options import PodOptions
+from flowparts.deploy.options import InCluster, Scaled
 from flowparts.deploy.targets._kserve_knative import KNATIVE, KnativeService
 from flowparts.deploy.targets._kserve_service import API, KIND, MODE, Service, StoredPod
 from flowparts.deploy.targets._kserve_standard import StandardService
@@ -25,78 +25,53 @@ _MODES: dict[str, type[Service]] = {
 }
 
 
-def deploy(
-    model: str,
-    name: str,
-    *,
-    share: int = 100,
-    replicas: int = 1,
-    max_replicas: int = 0,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    image: str = "",
-    namespace: str = "",
-    environment_from: str = "",
-    service_account: str = "",
-    digest: str = "",
-    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
-    timeout_seconds: float = 600.0,
-    wait_seconds: float = 0.0,
-) -> Endpoint:
+@dataclass(frozen=True, kw_only=True)
+class Options(InCluster, Scaled):
+    """What KServe takes: the share is 0 or 100 without Knative and without a Gateway."""
+
+
+def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Make a model a revision of an InferenceService, with a share, and wait until it is ready.
 
     Args:
         model: s3://, gs:// or pvc://CLAIM/PATH, which KServe's storage initializer fetches.
         name: The InferenceService.
-        share: Percent of the requests for this revision while there is another one; without Knative and
-            without a Gateway only 0 or 100.
-        replicas: Pods of a revision at least.
-        max_replicas: Pods of a revision at most; 0 for no autoscaling.
-        cpu: Processors of a pod.
-        memory: Memory of a pod.
-        image: The model server's image.
-        namespace: Where it is deployed; if not given, the step's own namespace.
-        environment_from: A Secret of whose keys the server gets FLOWPARTS_SERVING_TOKEN, which clients must
-            know.
-        service_account: The pods' service account, with whose Secrets KServe's storage initializer reads
-            models.
-        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
-            read from them here, which for a volume isn't possible.
-        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
-        timeout_seconds: How long to wait.
-        wait_seconds: How long to wait for another step that changes the endpoint.
+        given: `Options` by name.
 
     Raises:
         ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
     """
-    common.check_share(share)
-    common.check_replicas(replicas, max_replicas)
-    common.check_timeout(timeout_seconds)
+    chosen = Options(**given)
     model = model_store.stored(model)
-    asked = StoredPod(
-        model, name, common.image("serving", image), cpu, memory, environment_from, service_account
+    pod = StoredPod(
+        model=model,
+        name=name,
+        image=common.image("serving", chosen.image),
+        cpu=chosen.cpu,
+        memory=chosen.memory,
+        environment_from=chosen.environment_from,
+        service_account=chosen.service_account,
+        digest=common.digest(model, chosen.digest),
+        options=chosen.pod_options,
     )
-    asked = replace(asked, digest=common.digest(model, digest), options=PodOptions.of(pods))
-    there = Cluster(namespace)
-    with there.writing(name, wait_seconds):
-        return _deploy(there, asked, share, replicas, max_replicas, timeout_seconds)
+    there = Cluster(chosen.namespace)
+    with there.writing(name, chosen.wait_seconds):
+        return _deploy(there, pod, chosen)
 
 
-def _deploy(
-    there: Cluster, pod: StoredPod, share: int, replicas: int, max_replicas: int, timeout_seconds: float
-) -> Endpoint:
+def _deploy(there: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
     name = pod.name
     service = _service(there, name)
     before, predictors = service.state()
-    predictors[pod.revision] = service.predictor(pod, replicas, max_replicas)
+    predictors[pod.revision] = service.predictor(pod, chosen.replicas, chosen.max_replicas)
     after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})
     if before:
-        after = before.deploying(pod.revision, share)
+        after = before.deploying(pod.revision, chosen.share)
         service.check_share(after.share)
     settings = {"namespace": service.there.namespace, "mode": service.mode, **common.kept_options()}
     after = replace(after, settings=settings)
     try:
-        made = service.move(before, after, predictors, timeout_seconds)
+        made = service.move(before, after, predictors, chosen.timeout_seconds)
         if pod.digest:
             path = pod.digest_path.format(name=name)
             common.await_served(lambda: service.tell(made, path), pod.digest, pod.revision)
@@ -107,7 +82,7 @@ def _deploy(
             pod.revision,
             error,
             kept,
-            lambda: service.undo(pod.revision, before, predictors, timeout_seconds),
+            lambda: service.undo(pod.revision, before, predictors, chosen.timeout_seconds),
         ) from None
     if before is None or before.traffic != made.traffic:  # else it may be a rollout that is watched
         service.release(made)

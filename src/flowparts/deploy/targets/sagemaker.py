@@ -20,12 +20,14 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.options import Options as CommonOptions
 from flowparts.util import trees
 from flowparts.util.errors import RefusedError, UnreachableError
 
@@ -63,66 +65,71 @@ _WAYS = {
 _log = logging.getLogger("flowparts")
 
 
-def deploy(
-    model: str,
-    name: str,
-    *,
-    role: str,
-    share: int = 100,
-    replicas: int = 1,
-    instance_type: str = "ml.m5.large",
-    region: str = "",
-    storage: str = "",
-    image: str = "",
-    timeout_seconds: float = 1800.0,
-) -> Endpoint:
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """What SageMaker takes.
+
+    Attributes:
+        timeout_seconds: Time for each change of the endpoint. One that takes longer goes on, and is waited
+            for when this is run again.
+        role: ARN of the role that the servers run as; it must be able to read the archive and the image.
+        instance_type: Type of the instances.
+        region: AWS region; if not given, that of the environment.
+        storage: Where the model's archive goes, s3://BUCKET/PREFIX; if not given, the model's own bucket.
+    """
+
+    timeout_seconds: float = 1800.0
+    role: str
+    instance_type: str = "ml.m5.large"
+    region: str = ""
+    storage: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _ROLE.fullmatch(self.role):
+            raise ValueError(
+                f"role must be the ARN of a role, arn:aws:iam::ACCOUNT:role/NAME, not {self.role!r}"
+            )
+        if not _INSTANCE.fullmatch(self.instance_type):
+            raise ValueError(
+                f"instance_type must be a type such as 'ml.m5.large', not {self.instance_type!r}"
+            )
+
+
+def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Deploy a model as a revision of a SageMaker endpoint.
 
     Args:
         model: The model directory, or a URI of one.
         name: The endpoint.
-        role: ARN of the role that the servers run as; it must be able to read the archive and the image.
-        share: Percent of the requests that the revision gets; a first one gets all.
-        replicas: Instances of the revision.
-        instance_type: Their type, such as "ml.m5.large".
-        region: AWS region; empty for that of the environment.
-        storage: Where the model's archive goes, s3://BUCKET/PREFIX; empty for the model's own bucket.
-        image: The model server's image in ECR; empty for that of this release.
-        timeout_seconds: Time for each change of the endpoint. One that takes longer goes on, and is waited
-            for when this is run again.
+        given: `Options` by name.
 
     Raises:
         ValueError: An option or the model can't be used, or SageMaker refuses or fails to deploy it; what
             served before serves on.
     """
     common.check_name(name)
-    common.check_share(share)
-    common.check_replicas(replicas)
-    common.check_timeout(timeout_seconds)
-    if not _ROLE.fullmatch(role):
-        raise ValueError(f"role must be the ARN of a role, arn:aws:iam::ACCOUNT:role/NAME, not {role!r}")
-    common.require_allowed("role", role)
-    if not _INSTANCE.fullmatch(instance_type):
-        raise ValueError(f"instance_type must be a type such as 'ml.m5.large', not {instance_type!r}")
-    bucket, prefix = _place_of_archives(storage, model)
-    server = common.image("serving", image)
-    instances = {"InstanceType": instance_type, "InitialInstanceCount": replicas}
+    chosen = Options(**given)
+    common.require_allowed("role", chosen.role)
+    bucket, prefix = _place_of_archives(chosen.storage, model)
+    server = common.image("serving", chosen.image)
+    instances = {"InstanceType": chosen.instance_type, "InitialInstanceCount": chosen.replicas}
     with common.local_copy(model) as directory:
-        revision = common.revision(directory, {"on": instances, "image": server, "as": role})
+        revision = common.revision(directory, {"on": instances, "image": server, "as": chosen.role})
         with _refusals():
-            there = _Place(region, name)
-            before = there.state(there.settled(timeout_seconds))
+            there = _Place(chosen.region, name)
+            before = there.state(there.settled(chosen.timeout_seconds))
         after = Endpoint("sagemaker", name, there.url, revision, {revision: 100}, settings=there.settings)
         if before:
-            after = before.deploying(revision, share)
+            after = before.deploying(revision, chosen.share)
         try:
             with _refusals():
                 variants = {}
                 if before is None or revision not in before.traffic:
                     archive = there.store(directory, bucket, f"{prefix}{name}/{revision}/model.tar.gz")
-                    model_name = there.create_model(revision, archive, server, role)
+                    model_name = there.create_model(revision, archive, server, chosen.role)
                     variants = {revision: {"VariantName": revision, "ModelName": model_name, **instances}}
-                return there.told(there.apply(after, variants, timeout_seconds))
+                return there.told(there.apply(after, variants, chosen.timeout_seconds))
         except ValueError as error:
             raise common.not_deployed(name, revision, error, there.serving) from None
 

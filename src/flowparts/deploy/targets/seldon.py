@@ -16,7 +16,7 @@ from typing import Any
 from flowparts.deploy import cluster, common, model_store
 from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.pod_options import PodOptions
+from flowparts.deploy.options import InCluster
 from flowparts.deploy.server_pod import ServerPod
 
 _API = "mlops.seldon.io/v1alpha1"
@@ -34,75 +34,63 @@ _RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL
 _MESH_SECONDS = 10.0
 
 
-def deploy(
-    model: str,
-    name: str,
-    *,
-    share: int = 100,
-    replicas: int = 1,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    image: str = "",
-    namespace: str = "",
-    environment_from: str = "",
-    storage_access: str = "",
-    digest: str = "",
-    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
-    timeout_seconds: float = 600.0,
-    wait_seconds: float = 0.0,
-) -> Endpoint:
+@dataclass(frozen=True, kw_only=True)
+class Options(InCluster):
+    """What Seldon takes.
+
+    Attributes:
+        environment_from: A Secret whose keys become the server's environment, which needs none to fetch.
+        storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
+            https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
+    """
+
+    storage_access: str = ""
+
+
+def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Load a model on servers of its own, wait until it is ready, and give it its share in the Experiment.
 
     Args:
         model: s3:// or gs://, which Seldon's agent fetches.
         name: The Experiment.
-        share: Percent of the requests for this revision while there is another one.
-        replicas: Servers of a revision.
-        cpu: Processors of a server.
-        memory: Memory of a server.
-        image: The model server's image.
-        namespace: Where it is deployed; if not given, the step's own namespace.
-        environment_from: A Secret whose keys become the server's environment, which needs none to fetch.
-        storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
-            https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
-        digest: What the model's files are, as `trees.digest` tells: servers refuse others. If not given, it
-            is read from them here.
-        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
-        timeout_seconds: How long to wait.
-        wait_seconds: How long to wait for another step that changes the endpoint.
+        given: `Options` by name.
 
     Raises:
         ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
             before still does.
     """
-    common.check_share(share)
-    common.check_replicas(replicas)
-    common.check_timeout(timeout_seconds)
-    common.require_allowed("storage_access", storage_access)
+    chosen = Options(**given)
+    common.require_allowed("storage_access", chosen.storage_access)
     model = model_store.stored(model)
-    options = PodOptions.of(pods)
-    if options.metadata():
+    if chosen.pod_options.metadata():
         raise ValueError(
             "Seldon takes no labels and annotations for pods; leave them out of the option 'pods'"
         )
-    settings = (model, name, common.image("serving", image), cpu, memory, environment_from)
-    pod = ServerPod(*settings, options=options)
+    pod = ServerPod(
+        model=model,
+        name=name,
+        image=common.image("serving", chosen.image),
+        cpu=chosen.cpu,
+        memory=chosen.memory,
+        environment_from=chosen.environment_from,
+        options=chosen.pod_options,
+    )
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
-    pod = replace(pod, digest=common.digest(model, digest))
-    fleet = _Fleet(Cluster(namespace), name)
-    with fleet.there.writing(name, wait_seconds):
+    pod = replace(pod, digest=common.digest(model, chosen.digest))
+    fleet = _Fleet(Cluster(chosen.namespace), name)
+    with fleet.there.writing(name, chosen.wait_seconds):
         before = fleet.state()
         after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
         if before:
-            after = before.deploying(pod.revision, share)
+            after = before.deploying(pod.revision, chosen.share)
         after = replace(after, settings={"namespace": fleet.there.namespace, **common.kept_options()})
         try:
-            fleet.place(pod, replicas, storage_access)
+            fleet.place(pod, chosen.replicas, chosen.storage_access)
             what = f"revision {pod.revision} of endpoint {name!r}"
-            common.wait(what, lambda: fleet.look(pod.revision), timeout_seconds)
+            common.wait(what, lambda: fleet.look(pod.revision), chosen.timeout_seconds)
             fleet.require_served(pod)
-            fleet.steer(after, timeout_seconds)
+            fleet.steer(after, chosen.timeout_seconds)
         except ValueError as error:
             kept = before.traffic if before else []
             raise common.not_deployed(

@@ -9,12 +9,13 @@ requests must take the same columns.
 import functools
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flowparts.deploy import common, model_store
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.pod_options import PodOptions
+from flowparts.deploy.options import Routed
 from flowparts.deploy.targets import _tf_rows
 from flowparts.deploy.targets._fleet import Fleet, Platform, look_up
 from flowparts.deploy.tf_serving_pod import Batching, TensorFlowServingPod, threads
@@ -30,88 +31,61 @@ shift, rollback, release = _platform.shift, _platform.rollback, _platform.releas
 crashes, trouble = _platform.crashes, _platform.trouble
 
 
-def deploy(
-    model: str,
-    name: str,
-    *,
-    share: int = 100,
-    replicas: int = 2,
-    max_replicas: int = 0,
-    cpu: str = "1",
-    memory: str = "2Gi",
-    max_batch_size: int = 1024,
-    batch_timeout_micros: int = 1000,
-    num_batch_threads: int = 0,
-    max_enqueued_batches: int = 100,
-    image: str = "",
-    namespace: str = "",
-    environment_from: str = "",
-    service_account: str = "",
-    gateway: str = "",
-    monitor_labels: dict[str, str] = {},  # noqa: B006 nothing changes it
-    clients: list[str] = [],  # noqa: B006 nothing changes it
-    digest: str = "",
-    pods: dict[str, Any] = {},  # noqa: B006 nothing changes it
-    timeout_seconds: float = 600.0,
-    wait_seconds: float = 0.0,
-) -> Endpoint:
+@dataclass(frozen=True, kw_only=True)
+class Options(Routed):
+    """What TensorFlow Serving takes.
+
+    Attributes:
+        image: TensorFlow Serving's image; if not given, FLOWPARTS_TF_SERVING_IMAGE of the environment, else
+            the official one.
+        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching.
+        batch_timeout_micros: How long a request waits for others, in microseconds.
+        num_batch_threads: Batches at a time; 0 for one on each processor.
+        max_enqueued_batches: Batches that wait at most; what comes then is refused.
+    """
+
+    max_batch_size: int = 1024
+    batch_timeout_micros: int = 1000
+    num_batch_threads: int = 0
+    max_enqueued_batches: int = 100
+
+
+def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
 
     Args:
         model: s3://, gs:// or pvc://CLAIM/PATH, which the pods fetch themselves.
         name: The endpoint; the Service's name, and the model's.
-        share: Percent of the requests for this revision while there is another one.
-        replicas: Pods of a revision that gets all requests.
-        max_replicas: Up to how many pods the autoscaler goes where processors are busy; 0 for no autoscaling.
-        cpu: Processors of a pod.
-        memory: Memory of a pod.
-        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching.
-        batch_timeout_micros: How long a request waits for others, in microseconds.
-        num_batch_threads: Batches at a time; 0 for one on each processor.
-        max_enqueued_batches: Batches that wait at most; what comes then is refused.
-        image: TensorFlow Serving's image; if not given, FLOWPARTS_TF_SERVING_IMAGE of the environment, else
-            the official one.
-        namespace: Where it is deployed; if not given, the step's own namespace.
-        environment_from: A Secret whose keys become the environment of what fetches the model.
-        service_account: The pods' service account.
-        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
-        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
-        clients: Further namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
-            Gateway's and the step's; "*" for everyone.
-        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
-            read from them here, which for a volume isn't possible.
-        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
-        timeout_seconds: How long to wait for the pods.
-        wait_seconds: How long to wait for another step that changes the endpoint.
+        given: `Options` by name.
 
     Raises:
         ValueError: An option is wrong, the model has no SavedModel, or the revision doesn't come up. It is
             removed then, and what served before still does.
     """
-    batching = Batching(
-        max_batch_size, batch_timeout_micros, num_batch_threads or threads(cpu), max_enqueued_batches
-    )
-    common.require_allowed("image", image)
+    chosen = Options(**given)
+    common.require_allowed("image", chosen.image)
     model = model_store.stored(model)
     pod = TensorFlowServingPod(
-        model,
-        name,
-        image or os.environ.get("FLOWPARTS_TF_SERVING_IMAGE") or _IMAGE,
-        cpu,
-        memory,
-        environment_from,
-        service_account,
-        common.image("base"),
-        batching,
-        options=PodOptions.of(pods),
+        model=model,
+        name=name,
+        image=chosen.image or os.environ.get("FLOWPARTS_TF_SERVING_IMAGE") or _IMAGE,
+        cpu=chosen.cpu,
+        memory=chosen.memory,
+        environment_from=chosen.environment_from,
+        service_account=chosen.service_account,
+        fetcher=common.image("base"),
+        batching=Batching(
+            chosen.max_batch_size,
+            chosen.batch_timeout_micros,
+            chosen.num_batch_threads or threads(chosen.cpu),
+            chosen.max_enqueued_batches,
+        ),
+        options=chosen.pod_options,
     )
     # Where the step sees the model too, there is no need to wait for the pods to say so.
     if seen := common.mounted(model):
         saved_model_files.require(seen)
-    fleet = Fleet(
-        Cluster(namespace), "tf_serving", TensorFlowServingPod, name, replicas, max_replicas, gateway
-    )
-    return fleet.deploy(pod, share, monitor_labels, clients, digest, timeout_seconds, wait_seconds)
+    return Fleet.asked("tf_serving", TensorFlowServingPod, name, chosen).deploy(pod, chosen)
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:

@@ -15,12 +15,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.options import Scaled
 from flowparts.util.errors import RefusedError, UnreachableError
 from flowparts.util.names import unknown
 
@@ -48,71 +49,70 @@ _RESOURCE_EXHAUSTED = 8
 _log = logging.getLogger("flowparts")
 
 
-def deploy(
-    model: str,
-    name: str,
-    *,
-    share: int = 100,
-    replicas: int = 1,
-    max_replicas: int = 0,
-    machine_type: str = "n1-standard-2",
-    accelerator: str = "",
-    accelerator_count: int = 1,
-    service_account: str = "",
-    project: str = "",
-    location: str = "",
-    image: str = "",
-    timeout_seconds: float = 3600.0,
-) -> Endpoint:
+@dataclass(frozen=True, kw_only=True)
+class Options(Scaled):
+    """What Vertex AI takes.
+
+    Attributes:
+        timeout_seconds: Time for each operation, of which deploying takes longest. One that takes longer goes
+            on, and is waited for when this is run again.
+        machine_type: Type of the machines.
+        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4", for an image of your own that uses it:
+            this release's server computes on processors. Empty for none.
+        accelerator_count: Accelerators of each machine.
+        project: Google Cloud project; if not given, that of the environment.
+        location: Region; if not given, GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
+    """
+
+    timeout_seconds: float = 3600.0
+    machine_type: str = "n1-standard-2"
+    accelerator: str = ""
+    accelerator_count: int = 1
+    project: str = ""
+    location: str = ""
+
+
+def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Deploy a model as a revision of an endpoint of Vertex AI.
 
     Args:
         model: The model's gs:// URI.
         name: The endpoint and the registered model.
-        share: Percent of the requests that the revision gets; a first one gets all.
-        replicas: Machines at least.
-        max_replicas: Machines at most; 0 for no autoscaling.
-        machine_type: Type of the machines, such as "n1-standard-2".
-        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4", for an image of your own that uses it:
-            this release's server computes on processors. Empty for none.
-        accelerator_count: Accelerators of each machine.
-        service_account: Account that the server runs as; empty for Vertex AI's own.
-        project: Google Cloud project; empty for that of the environment.
-        location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
-        image: The model server's image in Artifact Registry; empty for that of this release.
-        timeout_seconds: Time for each operation, of which deploying takes longest. One that takes longer goes
-            on, and is waited for when this is run again.
+        given: `Options` by name.
 
     Raises:
         ValueError: An option or the model can't be used, or Vertex AI refuses or fails to deploy it; what
             served before serves on.
     """
     common.check_name(name)
-    common.check_share(share)
-    common.check_replicas(replicas, max_replicas)
-    common.check_timeout(timeout_seconds)
+    chosen = Options(**given)
     resources = {
-        "machine_spec": {"machine_type": machine_type, **_accelerator(accelerator, accelerator_count)},
-        "min_replica_count": replicas,
-        "max_replica_count": max_replicas or replicas,
+        "machine_spec": {
+            "machine_type": chosen.machine_type,
+            **_accelerator(chosen.accelerator, chosen.accelerator_count),
+        },
+        "min_replica_count": chosen.replicas,
+        "max_replica_count": chosen.max_replicas or chosen.replicas,
     }
     if not model.startswith("gs://"):
         raise ValueError(f"Vertex AI reads models from gs:// only, not {model!r}; copy it to a bucket first")
-    common.require_allowed("service_account", service_account)
-    server = common.image("serving", image)
+    common.require_allowed("service_account", chosen.service_account)
+    server = common.image("serving", chosen.image)
     with common.local_copy(model) as directory:
-        revision = common.revision(directory, {"on": resources, "image": server, "as": service_account})
+        revision = common.revision(
+            directory, {"on": resources, "image": server, "as": chosen.service_account}
+        )
     with _refusals():
-        there = _Place(project, location, name)
-        before = there.state(there.made(timeout_seconds))
+        there = _Place(chosen.project, chosen.location, name)
+        before = there.state(there.made(chosen.timeout_seconds))
     after = Endpoint("vertex", name, there.url, revision, {revision: 100})
     if before:
-        after = before.deploying(revision, share)
+        after = before.deploying(revision, chosen.share)
     try:
         with _refusals():
             if revision not in _numbers(there.endpoint()):
-                there.upload(model, revision, server, timeout_seconds)
-                there.bring_up(revision, resources, service_account, timeout_seconds)
+                there.upload(model, revision, server, chosen.timeout_seconds)
+                there.bring_up(revision, resources, chosen.service_account, chosen.timeout_seconds)
             return there.told(there.apply(after))
     except ValueError as error:
         raise common.not_deployed(name, revision, error, before.traffic if before else []) from None

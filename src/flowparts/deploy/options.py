@@ -1,0 +1,166 @@
+"""What can be chosen of a deployment: what every target takes, to which each adds its own.
+
+A target's class `Options` is what its `deploy` takes by name. The component of the target has a port for each
+field; there stands what an option means to who deploys.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, get_origin, get_type_hints
+
+from flowparts.deploy.pod_options import PodOptions
+from flowparts.util.names import unknown
+
+_MOST_REPLICAS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every target takes.
+
+    Attributes:
+        share: Percent of the requests for the revision while there is another one; a first one gets all.
+        replicas: Servers of a revision.
+        image: The model server's image; if not given, that of this release.
+        timeout_seconds: How long to wait for the revision.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    share: int = 100
+    replicas: int = 1
+    image: str = ""
+    timeout_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
+        if not 1 <= self.replicas <= _MOST_REPLICAS:
+            raise ValueError(f"replicas must be from 1 to {_MOST_REPLICAS}, not {self.replicas}")
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be more than 0, not {self.timeout_seconds:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Options):
+    """Targets with autoscaling.
+
+    Attributes:
+        max_replicas: Servers of a revision at most; 0 for no autoscaling.
+        service_account: Account that the servers run as; if not given, the platform's default.
+    """
+
+    max_replicas: int = 0
+    service_account: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_replicas and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas must be 0 or at least the {self.replicas} replicas, not {self.max_replicas}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnServers(Options):
+    """Targets that run the servers as containers of this project's choosing.
+
+    Attributes:
+        cpu: Processors of a server, such as "2" or "500m".
+        memory: Memory of a server, such as "2Gi".
+        wait_seconds: How long to wait for another step that changes the endpoint.
+    """
+
+    cpu: str = "1"
+    memory: str = "2Gi"
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InCluster(OwnServers):
+    """Targets on Kubernetes.
+
+    Attributes:
+        namespace: Where to deploy; if not given, the step's own namespace.
+        environment_from: A Secret whose keys become an environment: which one, says the target.
+        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
+            read from them here, which for a volume isn't possible.
+        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
+    """
+
+    namespace: str = ""
+    environment_from: str = ""
+    digest: str = ""
+    pods: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pod_options(self) -> PodOptions:
+        """What is added to the pods.
+
+        Raises:
+            ValueError: It holds an unknown name, or a value of another type.
+        """
+        return PodOptions.of(self.pods)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed(InCluster, Scaled):
+    """Targets that make Deployments, Services and routes themselves.
+
+    Attributes:
+        replicas: Pods of a revision that gets all requests; without a Gateway the share is a ratio of pods.
+        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
+        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
+        clients: Further namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
+            Gateway's and the step's; "*" for everyone.
+    """
+
+    replicas: int = 2
+    gateway: str = ""
+    monitor_labels: dict[str, str] = field(default_factory=dict)
+    clients: list[str] = field(default_factory=list)
+
+
+def check_share(share: int) -> None:
+    """Raise ValueError unless this is a share of the traffic in percent."""
+    if not 0 <= share <= 100:
+        raise ValueError(f"share must be a percentage from 0 to 100, not {share}")
+
+
+def checked(target: str, kind: type[Options], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the types that a target takes; whole numbers arrive as floats from a pipeline.
+
+    Args:
+        target: The target's name.
+        kind: Its options.
+        given: Some of them, and `reset`, which every target has: see `operations.changing`.
+
+    Raises:
+        ValueError: The target doesn't know an option or needs one that isn't given, or a value is of another
+            type.
+    """
+    known = {name: hint for name, hint in get_type_hints(kind).items() if name != "share"}
+    for needed in fields(kind):
+        is_optional = needed.default is not MISSING or needed.default_factory is not MISSING
+        if not is_optional and needed.name not in given:
+            raise ValueError(
+                f"the target {target} needs the option {needed.name!r}; give it among the options"
+            )
+    return {option: _typed(target, option, value, known) for option, value in given.items()}
+
+
+def _typed(target: str, option: str, value: Any, known: Mapping[str, Any]) -> Any:
+    if option == "share":
+        raise ValueError("'share' is no option of a target; give it to the step itself")
+    if option == "reset" and isinstance(value, bool):
+        return value
+    if option not in known:
+        raise ValueError(unknown(f"option of the target {target}", option, sorted(known)))
+    wanted = get_origin(known[option]) or known[option]
+    if wanted is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif wanted is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"option {option!r} of the target {target} must be {wanted.__name__}, not {value!r}")
+    return value
