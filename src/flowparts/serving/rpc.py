@@ -92,7 +92,7 @@ class Service:
         return found
 
     def _guarded(self, call: Callable[[Any, Any], Awaitable[Any]], message: Any, is_open: bool) -> Any:
-        async def answer(sent: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
+        async def answer(sent: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
             started = perf_counter()
             self._metrics.started()
             refusal = None
@@ -154,7 +154,7 @@ class Service:
         widths = [len(scorer.model.signature.features) for scorer in self._app.scorers.values()]
         return self._settings.max_rows * max(widths, default=1)
 
-    def _authorize(self, context: grpc.aio.ServicerContext) -> None:
+    def _authorize(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         if not self._app.authorized(_headers(context).get(b"authorization", b"")):
             raise Refusal(
                 "unauthorized", "send the server's token as the metadata authorization: Bearer TOKEN"
@@ -308,7 +308,7 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
     return value, place
 
 
-def _headers(context: grpc.aio.ServicerContext) -> dict[bytes, bytes]:
+def _headers(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[bytes, bytes]:
     """Return a call's metadata as a request's headers are."""
     found: dict[bytes, bytes] = {}
     for key, value in context.invocation_metadata() or ():
@@ -316,7 +316,7 @@ def _headers(context: grpc.aio.ServicerContext) -> dict[bytes, bytes]:
     return found
 
 
-def _given_up(context: grpc.aio.ServicerContext) -> Refusal:
+def _given_up(context: "grpc.aio.ServicerContext[Any, Any]") -> Refusal:
     """Return why a call was ended from outside, which only the metrics are told."""
     remaining = context.time_remaining()
     if remaining is not None and remaining < _CLIENT_AHEAD_SECONDS:
