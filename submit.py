@@ -10,9 +10,10 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from backends import catalogue, compilation, faults, package, parameters, profiles, submission
+from backends import catalogue, compilation, faults, package, parameters, profiles, submission, watching
 from backends.kubeflow import overlay
 from backends.local.live_view import LiveView
+from flowparts.monitor import notify
 from flowparts.util.names import unknown
 
 LOST_SIGHT = 4
@@ -107,7 +108,30 @@ def _follow(
         _say(console, f"{run.name} goes on; follow it again with: {again}")
         _say(console, f"end it with: submit.py {options.target} cancel {run.name}{place}")
         return INTERRUPTED
+    if run.state in ("failed", "cancelled") and notify.channels():
+        notify.send(watching.notice(run))
     return _conclude(run, console)
+
+
+def _watch(options: argparse.Namespace, chosen: Any, console: Console) -> int:
+    service, say = _service(options, chosen), partial(_say, console)
+    names = ("endpoint", "namespace", "project", "location")
+    parts = [options.target, *(str(value) for name in names if (value := getattr(chosen, name, None)))]
+    state = options.state or Path("runs") / f"watch-{options.target}.json"
+    try:
+        watching.watch(
+            service,
+            " ".join(parts),
+            state,
+            say,
+            options.on,
+            options.waiting_minutes * 60,
+            options.quiet_hours,
+            None if options.once else options.interval,
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
@@ -216,6 +240,9 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         if name == "status":
             _add_wait(command)
         return
+    if name == "watch":
+        _add_watch(command)
+        return
     command.add_argument("name", metavar="NAME", help="the pipeline, such as tabular-training")
     command.add_argument("--package", type=Path, metavar="FILE", help="compiled YAML, sent as it is")
     package.add_embed_option(command)
@@ -237,6 +264,27 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
             "--cron", metavar="FIELDS", help="minute, hour, day of month, month, day of week, in UTC"
         )
         which.add_argument("--remove", action="store_true", help="end the schedule")
+
+
+def _add_watch(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--on",
+        nargs="+",
+        choices=watching.STATES,
+        default=list(watching.DEFAULT_STATES),
+        help="what people are notified of (%(default)s)",
+    )
+    command.add_argument(
+        "--state", type=Path, metavar="FILE", help="memory of the watch (runs/watch-TARGET.json)"
+    )
+    command.add_argument("--once", action="store_true", help="look once, as a CronJob does")
+    for option, unit, default, what in (
+        ("--interval", "SECONDS", watching.INTERVAL_SECONDS, "between two looks"),
+        ("--waiting-minutes", "MINUTES", watching.WAITING_SECONDS / 60, "that a step may wait to be started"),
+        ("--quiet-hours", "HOURS", watching.QUIET_HOURS, "before the same news is sent again"),
+    ):
+        text = f"{unit.lower()} {what} (%(default)g)"
+        command.add_argument(option, type=float, metavar=unit, default=default, help=text)
 
 
 def _add_wait(command: argparse.ArgumentParser) -> None:
@@ -262,6 +310,7 @@ _COMMANDS = {
     "schedule": (_schedule, "run the pipeline again and again; one schedule for each name"),
     "status": (_status, "show a run"),
     "cancel": (_cancel, "end a run"),
+    "watch": (_watch, "follow all runs and notify people of those that fail"),
 }
 
 

@@ -101,6 +101,7 @@ class Run:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # those that were given
     version: str = ""  # of the pipeline
     images: Sequence[str] = ()
+    pipeline: str = ""  # its name, where the service says so
 
     @property
     def goes_on(self) -> bool:
@@ -111,6 +112,14 @@ class Run:
     def failed(self) -> list[Task]:
         """The tasks that failed."""
         return [task for task in self.tasks if task.state == "failed"]
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A run as a list of runs has it, without its steps."""
+
+    key: str
+    goes_on: bool
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,9 @@ class Service(Protocol):
 
     def recent(self) -> list[str]:
         """Return the names of the latest runs."""
+
+    def latest(self) -> list[Glimpse]:
+        """Return the latest 100 runs, newest first."""
 
     def cancel(self, run: Run) -> None:
         """Ask for a run's end."""

@@ -73,6 +73,7 @@ class KubeflowRuns:
             parameters=(run.runtime_config.parameters if run.runtime_config else None) or {},
             version=version,
             images=images_in(spec or {}),
+            pipeline=str(((spec or {}).get("pipelineInfo") or {}).get("name", "")),
         )
 
     def page(self, key: str) -> str:

@@ -17,7 +17,7 @@ from backends import faults
 from backends.kubeflow.client import KubeflowClient
 from backends.kubeflow.runs import KubeflowRuns
 from backends.profiles import Kubeflow
-from backends.submission import Package, Run, Schedule, Wanted, images_in
+from backends.submission import Glimpse, Package, Run, Schedule, Wanted, images_in
 
 # A run that was due just before its schedule was disabled appears about three seconds later.
 SETTLE_SECONDS = 5.0
@@ -97,6 +97,18 @@ class KubeflowService:
         """Return the names of the latest runs."""
         listed = self._ask(lambda: self._client.list_runs(page_size=20, sort_by="created_at desc"))
         return [run.display_name for run in listed.runs or []]
+
+    def latest(self) -> list[Glimpse]:
+        """Return the latest 100 runs, newest first."""
+        listed = self._ask(
+            lambda: self._client.list_runs(
+                page_size=100, sort_by="created_at desc", namespace=self._settings.namespace or None
+            )
+        )
+        return [
+            Glimpse(run.run_id, self._runs.state(run) in ("running", "cancelling"))
+            for run in listed.runs or []
+        ]
 
     def cancel(self, run: Run) -> None:
         """Ask for a run's end."""

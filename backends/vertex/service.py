@@ -25,7 +25,16 @@ from requests.exceptions import ConnectTimeout, HTTPError, RequestException
 
 from backends import faults, graph
 from backends.profiles import Vertex
-from backends.submission import Package, Run, Schedule, Task, Wanted, images_in, uniquely_named
+from backends.submission import (
+    Glimpse,
+    Package,
+    Run,
+    Schedule,
+    Task,
+    Wanted,
+    images_in,
+    uniquely_named,
+)
 
 TIMEOUT_SECONDS = 60
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
@@ -134,15 +143,25 @@ class VertexService:
 
     def recent(self) -> list[str]:
         """Return the names of the latest runs."""
+        return [_key(job) for job in self._listed(20)]
+
+    def latest(self) -> list[Glimpse]:
+        """Return the latest 100 runs, newest first."""
+        return [
+            Glimpse(_key(job), _STATES.get(job.state, "running") in ("running", "cancelling"))
+            for job in self._listed(100)
+        ]
+
+    def _listed(self, count: int) -> list[PipelineJob]:
         listed = self._ask(
             lambda: self._jobs.list_pipeline_jobs(
                 aiplatform_v1.ListPipelineJobsRequest(
-                    parent=self._parent, page_size=20, order_by="create_time desc"
+                    parent=self._parent, page_size=count, order_by="create_time desc"
                 ),
                 timeout=TIMEOUT_SECONDS,
             )
         )
-        return [_key(job) for job in next(iter(listed.pages)).pipeline_jobs]
+        return list(next(iter(listed.pages)).pipeline_jobs)
 
     def cancel(self, run: Run) -> None:
         """Ask for a run's end."""
@@ -274,6 +293,7 @@ class VertexService:
             parameters=json_format.MessageToDict(job._pb.runtime_config).get("parameterValues", {}),
             version=job.labels.get("flowparts", ""),
             images=images_in(spec),
+            pipeline=str(spec.get("pipelineInfo", {}).get("name", "")),
         )
 
     def _registry(self) -> RegistryClient:
