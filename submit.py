@@ -1,6 +1,7 @@
 """Upload, run and schedule pipelines on Kubeflow or Vertex AI, and watch them there."""
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,17 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from backends import catalogue, compilation, faults, package, parameters, profiles, submission, watching
+from backends import (
+    catalogue,
+    compilation,
+    faults,
+    package,
+    parameters,
+    profiles,
+    submission,
+    triggers,
+    watching,
+)
 from backends.kubeflow import overlay
 from backends.local.live_view import LiveView
 from flowparts.monitor import notify
@@ -145,6 +156,31 @@ def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     return 0
 
 
+def _serve_triggers(options: argparse.Namespace, chosen: Any, console: Console) -> int:
+    service, say, prepared = _service(options, chosen), partial(_say, console), []
+    for trigger in triggers.read(options.triggers):
+        text = compilation.pipeline_text(
+            catalogue.pipeline(trigger.pipeline), options.target, chosen, options.embed_source
+        )
+        sent = _checked(options, text, chosen)
+        for name in trigger.take:
+            parameters.known(name, sent.inputs)
+        typed = partial(parameters.checked, sent.inputs, spec=sent.spec)
+        if not trigger.take:
+            typed(trigger.parameters)
+        prepared.append(triggers.Prepared(trigger, sent, typed))
+    token = os.environ.get(triggers.TOKEN_VARIABLE, "")
+    with triggers.server(prepared, service, token, options.host, options.port, say) as server:
+        for each in prepared:
+            address = f"http://{options.host}:{server.server_port}/triggers/{each.trigger.name}"
+            say(f"POST {address} runs {each.trigger.pipeline}")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return INTERRUPTED
+    return 0
+
+
 def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
     if not options.package:
         text = compilation.pipeline_text(
@@ -243,6 +279,18 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "watch":
         _add_watch(command)
         return
+    if name == "serve-triggers":
+        command.add_argument(
+            "--triggers",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="TOML file: which requests start what",
+        )
+        command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+        command.add_argument("--port", type=int, default=8090, help="0 takes a free one (%(default)s)")
+        package.add_embed_option(command)
+        return
     command.add_argument("name", metavar="NAME", help="the pipeline, such as tabular-training")
     command.add_argument("--package", type=Path, metavar="FILE", help="compiled YAML, sent as it is")
     package.add_embed_option(command)
@@ -308,6 +356,7 @@ _COMMANDS = {
     "upload": (_upload, "keep the pipeline as a version that people start from the UI"),
     "run": (_run, "run the pipeline"),
     "schedule": (_schedule, "run the pipeline again and again; one schedule for each name"),
+    "serve-triggers": (_serve_triggers, "start runs when a bucket, a CI job or an alert sends a request"),
     "status": (_status, "show a run"),
     "cancel": (_cancel, "end a run"),
     "watch": (_watch, "follow all runs and notify people of those that fail"),

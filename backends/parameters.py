@@ -49,15 +49,22 @@ def gather(
             raise ValueError(f"parameter {pair!r} must be written name=value")
         known(name, inputs)
         given[name] = text if inputs[name].type == "String" else _parse(name, text)
+    return checked(inputs, given, spec)
+
+
+def checked(
+    inputs: Mapping[str, InputSpec], given: Mapping[str, Any], spec: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return parameters with the types that the pipeline declares; see `gather`."""
     for name in given:
         known(name, inputs)
     missing = [name for name, spec in inputs.items() if not spec.optional and name not in given]
     if missing:
         raise ValueError(f"parameter {missing[0]!r} has no default; give it as -p {missing[0]}=value")
-    checked = {name: typed(name, value, str(inputs[name].type)) for name, value in given.items()}
+    result = {name: typed(name, value, str(inputs[name].type)) for name, value in given.items()}
     if spec is not None:
-        _check(checked, {name: value.default for name, value in inputs.items()}, spec)
-    return checked
+        _check(result, {name: value.default for name, value in inputs.items()}, spec)
+    return result
 
 
 def _check(given: Mapping[str, Any], defaults: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
