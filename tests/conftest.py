@@ -19,12 +19,14 @@ from kfp import dsl
 from backends.local import containers as targets_docker
 from flowparts import models, tables
 from flowparts.prepare import preprocess
+from flowparts.util.errors import MissingError
 from tests import clouds, endpoints
 from tests.flowparts.deploy import kubernetes_api
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.sagemaker_service import SageMakerService
 from tests.flowparts.deploy.vertex_service import VertexService
 from tests.flowparts.serving.conftest import free_ports
+from tools.browser import chromium
 
 # Reports and pages are looked at in a real browser; keep its pictures when asked to.
 SCREENSHOTS = os.environ.get("FLOWPARTS_SCREENSHOTS")
@@ -123,29 +125,11 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Give a headless Chromium (Selenium driver)."""
-    from selenium import webdriver
-
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("needs Debian's packages chromium and chromium-driver; `make system` installs them")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-first-run",
-        "--window-size=1280,1600",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield chromium
-    chromium.quit()
+    try:
+        with chromium(1280, 1600) as opened:
+            yield opened
+    except MissingError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

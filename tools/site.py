@@ -18,6 +18,7 @@ from kfp.dsl.structures import InputSpec, OutputSpec
 
 from backends import catalogue, package
 from backends.local import runner
+from tools import browser
 
 ROOT = Path(__file__).parents[1]
 _PYTHON_TYPES = {
@@ -280,19 +281,10 @@ def _reports(runs: Path) -> dict[str, Path]:
 
 def _take_pictures(pages: Mapping[str, Path], folder: Path) -> None:
     """Write NAME.png, the upper part of each page as a browser shows it, into a folder."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    # As root, Chromium starts without its sandbox only; these are our own files.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(argument)
-    options.add_argument(f"--window-size={_PICTURE_WIDTH},{_PICTURE_HEIGHT}")
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver") or "")
-    with webdriver.Chrome(options=options, service=service) as browser:
+    with browser.chromium(_PICTURE_WIDTH, _PICTURE_HEIGHT) as chromium:
         for name, page in pages.items():
-            browser.get(page.resolve().as_uri())
-            browser.save_screenshot(str(folder / f"{name}.png"))
+            chromium.get(page.resolve().as_uri())
+            chromium.save_screenshot(str(folder / f"{name}.png"))
 
 
 def _picture(name: str) -> str:

@@ -279,6 +279,20 @@ def endpoints(record: Run) -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def print_kept() -> Iterator[None]:
+    """Keep kfp.local from replacing the function print while a task runs, until the block ends.
+
+    Of two tasks at once, the one that ends last would put the other's back.
+    """
+    indented_print = logging_utils.indented_print
+    logging_utils.indented_print = contextlib.nullcontext  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        logging_utils.indented_print = indented_print
+
+
+@contextlib.contextmanager
 def _observed(
     record: Run,
     on_change: Callable[[Run], None],
@@ -292,7 +306,6 @@ def _observed(
     run_container = docker_task_handler.run_docker_container
     resource_name = executor_input_utils.get_local_pipeline_resource_name
     kfp_cache = cache.LocalCache
-    indented_print = logging_utils.indented_print
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     current = threading.local()
@@ -387,13 +400,11 @@ def _observed(
     docker_task_handler.run_docker_container = observed_container
     executor_input_utils.get_local_pipeline_resource_name = run_id
     cache.LocalCache = local_cache.Cache  # type: ignore[misc]
-    # It replaces the function print. Of two tasks at once, the one that ends last would put the other's back.
-    logging_utils.indented_print = contextlib.nullcontext  # type: ignore[assignment]
     try:
-        yield
+        with print_kept():
+            yield
     finally:
         cache.LocalCache = kfp_cache  # type: ignore[misc]
-        logging_utils.indented_print = indented_print
         # Set by each task for itself, too, and the last to end brings back another's.
         root.handlers[:] = handlers
         root.setLevel(level)

@@ -1,6 +1,5 @@
 """One small run of every pipeline, whose steps the tests of this folder run again."""
 
-import contextlib
 import fcntl
 import itertools
 import json
@@ -14,6 +13,7 @@ import pytest
 
 from backends import graph, package
 from backends.local import containers as docker
+from backends.local import runner
 from tests import clouds
 from tests.conftest import IMAGES
 from tests.contract import examples
@@ -127,7 +127,7 @@ def _run_all(
     folder: Path, patch: pytest.MonkeyPatch, given: dict[str, str], without_docker: bool
 ) -> list[Step]:
     from kfp import components, local
-    from kfp.local import config, logging_utils, subprocess_task_handler
+    from kfp.local import config, subprocess_task_handler
 
     steps: list[Step] = []
     numbers = itertools.count()
@@ -143,13 +143,11 @@ def _run_all(
 
     patch.setattr(subprocess_task_handler, "run_local_subprocess", run_here)
     patch.setattr(config.LocalExecutionConfig, "instance", None)
-    # It replaces the function print, and tasks that run at once put each other's back.
-    patch.setattr(logging_utils, "indented_print", contextlib.nullcontext)
     endpoints: list[str] = []
     own: list[Step] = []
     others: list[Step] = []
     of_pipelines: list[Step] = []
-    with warnings.catch_warnings():
+    with runner.print_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the runner's remarks about the names of images
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
         for run in _runs():

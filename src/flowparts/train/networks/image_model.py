@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from flowparts.evaluate.metrics import score
 from flowparts.prepare import preprocess
 from flowparts.train.networks import (
     archive,
-    curves,
     feed,
+    finishing,
     image,
     onnx_export,
     saved_model,
@@ -25,7 +26,7 @@ from flowparts.train.networks import (
 )
 from flowparts.train.networks.checkpoints import Checkpoints, place
 from flowparts.train.networks.tabular_model import predictions
-from flowparts.util import images, lineage, masking, outputs, sources
+from flowparts.util import images, masking, outputs, sources
 from flowparts.util.images import Size
 
 _EXAMPLE_ROWS = 3
@@ -144,12 +145,9 @@ def train_and_save(
         options=options,
         checkpoints=place(checkpoints, path, training.workers()),
     )
-    if not training.is_chief():
-        return None
-    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()}, complete)
-    if network.checkpoints:
-        network.checkpoints.clear()
-    return stored, curves.page(network.trained, options, f"classification of {label}")
+    subject = f"classification of {label}"
+    write = partial(save, complete=complete)
+    return finishing.write(network, write, path, class_weight=class_weight, options=options, subject=subject)
 
 
 def train(

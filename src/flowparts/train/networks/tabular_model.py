@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from flowparts.prepare import preprocess
 from flowparts.train import selection
 from flowparts.train.networks import (
     archive,
-    curves,
     encoding,
     feed,
+    finishing,
     onnx_export,
     saved_model,
     tabular,
@@ -25,7 +26,7 @@ from flowparts.train.networks import (
     training,
 )
 from flowparts.train.networks.checkpoints import Checkpoints, place
-from flowparts.util import lineage, outputs
+from flowparts.util import outputs
 from flowparts.util.names import hint
 
 _EXAMPLE_ROWS = 5
@@ -177,14 +178,11 @@ def train_and_save(
         options=options,
         checkpoints=place(checkpoints, path, training.workers()),
     )
-    if not training.is_chief():
-        return None
-    if metric:
+    if metric and training.is_chief():
         selection.rank([{**network.facts, "task": task, "label": label}], metric)
-    stored = save(network, path, {"class_weight": class_weight, "git_commit": lineage.git_commit()}, complete)
-    if network.checkpoints:
-        network.checkpoints.clear()
-    return stored, curves.page(network.trained, options, f"{task} of {label}")
+    subject = f"{task} of {label}"
+    write = partial(save, complete=complete)
+    return finishing.write(network, write, path, class_weight=class_weight, options=options, subject=subject)
 
 
 def train(
