@@ -22,7 +22,8 @@ from typing import Any
 from flowparts import __version__
 from flowparts.deploy import _lease
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.util import ending, sources, trees
+from flowparts.serving import model_files
+from flowparts.util import ending, trees
 from flowparts.util.errors import RefusedError, UnreachableError
 
 # With a revision, a StatefulSet of Kubernetes takes 52 characters: its pods bear a label with eleven more.
@@ -226,18 +227,13 @@ def local_copy(model: str) -> Iterator[Path]:
     """Give a model's directory: the one that is here or mounted, or a copy of what a URI names.
 
     Raises:
-        ValueError: There is nothing at the URI, or it can't be read.
+        ValueError: As `model_files.fetch`.
     """
-    scheme, separator, rest = model.partition("://")
-    if not separator or scheme == "file":
-        yield Path(rest or model)
-        return
     if seen := mounted(model):
         yield seen
         return
     with tempfile.TemporaryDirectory() as directory:
-        sources.fetch_tree(model, Path(directory))
-        yield Path(directory)
+        yield model_files.fetch(model, Path(directory))
 
 
 def digest(model: str, given: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from flowparts import deploy
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint, Written, publish
-from flowparts.deploy.options import checked
+from flowparts.deploy.options import InCluster, checked
 from flowparts.util.errors import MissingError
 
 # What is about one deployment and not about the endpoint, or says where the endpoint is.
@@ -201,7 +201,7 @@ def manifests(
         ValueError: The API server refuses a manifest, or the target is no cluster.
     """
     target = deploy.target(name)
-    if not hasattr(target, "Cluster"):
+    if not issubclass(target.Options, InCluster):
         raise ValueError(f"the target {name} has no manifests; only clusters have")
     with common.without_changes() as found, changing(name, endpoint, given) as chosen:
         target.deploy(model, endpoint, share=share, **chosen)

@@ -1,5 +1,6 @@
 """Read what a model directory says about itself, without any framework: its file MLmodel."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def _wrong(found: dict[str, Any], metadata: dict[str, Any]) -> Iterator[tuple[st
     """Yield the parts that readers rely on, each with whether it is what they take it for."""
     classes, features = metadata["classes"], metadata["features"]
     yield "model_uuid", isinstance(found["model_uuid"], str)
-    yield "signature", isinstance(found["signature"], dict)
+    yield "signature", _is_list_of_columns(found["signature"])
     yield "flavors", isinstance(found["flavors"], dict)
     yield "task", metadata["task"] in ("classification", "regression")
     yield "label", isinstance(metadata["label"], str)
@@ -72,6 +73,27 @@ def _wrong(found: dict[str, Any], metadata: dict[str, Any]) -> Iterator[tuple[st
     yield "list of classes", classes is None or (scalars and len({type(each) for each in classes}) == 1)
     yield "schema", isinstance(metadata["schema"], dict)
     yield "part on onnx", isinstance(metadata.get("onnx"), dict | None)
+
+
+def inputs(described: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the columns of raw rows that a model's signature names, each with "name" and "required".
+
+    Args:
+        described: What `read` returned.
+    """
+    columns: list[dict[str, Any]] = json.loads(described["signature"]["inputs"])
+    return columns
+
+
+def _is_list_of_columns(signature: Any) -> bool:
+    try:
+        columns = json.loads(signature["inputs"])
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError):
+        return False
+    return isinstance(columns, list) and all(
+        isinstance(column, dict) and isinstance(column.get("name"), str) and "required" in column
+        for column in columns
+    )
 
 
 def _text(file: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from flowparts.util import outputs, sources, trees
+from flowparts.util.errors import MissingError
 
 SCHEMES = ("file", "gs", "s3")
 
@@ -21,13 +22,14 @@ def fetch(model: str, directory: Path) -> Path:
         directory: An empty directory for the copy.
 
     Raises:
-        ValueError: The scheme is unknown, nothing is there, or it can't be read.
+        MissingError: Nothing is there.
+        ValueError: The scheme is unknown, or it can't be read.
     """
     scheme, separator, rest = model.partition("://")
     if not separator or scheme == "file":
         path = Path(unquote(rest.removeprefix("localhost")) if separator else model).expanduser()
         if not path.is_dir():
-            raise ValueError(f"there is no model directory at {model}")
+            raise MissingError(f"there is no model directory at {model}")
         return path
     if scheme not in SCHEMES:
         raise ValueError(

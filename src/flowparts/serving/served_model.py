@@ -79,17 +79,10 @@ def _load(directory: Path, settings: Settings) -> ServedModel:
     digest = trees.require_digest(directory, settings.digest, directory, own)
     engine = engines.load(directory)
     described = mlmodel.read(directory)
-    try:
-        inputs = json.loads(described["signature"]["inputs"])
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{directory / 'MLmodel'} is damaged: its signature.inputs are not valid JSON ({error}); "
-            "save the model again"
-        ) from None
     known = described["metadata"].get("categories") if settings.unknown_categories == "reject" else None
     signature = Signature(
         features=engine.features,
-        optional=[column["name"] for column in inputs if not column["required"]],
+        optional=[column["name"] for column in mlmodel.inputs(described) if not column["required"]],
         classes=engine.classes,
         unknown_fields=settings.unknown_fields,
         categories=known,
