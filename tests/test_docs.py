@@ -20,7 +20,7 @@ import compile as compile_command
 import endpoints as endpoints_command
 import run as run_command
 import submit as submit_command
-from backends import catalogue, parameters, profiles
+from backends import catalogue, parameters, profiles, triggers
 from backends.local import runner
 from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.ingest.ingest_table import ingest_table
@@ -83,14 +83,20 @@ def test_the_pages_show_every_command_of_both_targets() -> None:
     assert {(target, verb) for target in ("kubeflow", "vertex") for verb in verbs} <= shown
 
 
-def test_every_profile_that_is_shown_is_one(tmp_path: Path) -> None:
+def test_every_profile_and_trigger_that_is_shown_is_one(tmp_path: Path) -> None:
     kinds = {"kubeflow": profiles.Kubeflow, "vertex": profiles.Vertex}
     shown = [text for page in PAGES for text in blocks(page, "toml")]
     assert len(shown) >= 2
     for text in shown:
         file = tmp_path / "flowparts.toml"
         file.write_text(text)
-        for name, profile in tomllib.loads(text).items():
+        tables = tomllib.loads(text)
+        if not any("target" in table for table in tables.values()):
+            for trigger in triggers.read(file):
+                sent = catalogue.pipeline(trigger.pipeline).component_spec.inputs
+                parameters.checked(sent, {**trigger.parameters, **dict.fromkeys(trigger.take, "")})
+            continue
+        for name, profile in tables.items():
             profiles.gather(kinds[profile["target"]], {"config": file, "profile": name}, {})
 
 
