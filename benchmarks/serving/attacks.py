@@ -71,6 +71,7 @@ class Client:
 
     ports: Sequence[int]
     ended: Flag
+    row: dict[str, Any] = field(default_factory=dict)
 
     @property
     def port(self) -> int:
@@ -244,10 +245,9 @@ def dribble(client: Client) -> None:
 
 def whole_batches(client: Client) -> None:
     """Send as many rows as a request may have, which is allowed."""
-    client.post("/predict", json.dumps({"instances": [_row()] * 10_000}).encode())
+    client.post("/predict", json.dumps({"instances": [client.row] * 10_000}).encode())
 
 
-@functools.cache
 def _row() -> dict[str, Any]:
     from flowparts.models import agreement
     from tests.flowparts.serving.conftest import rows
@@ -260,6 +260,9 @@ def guesses(client: Client) -> None:
         client.send(f"GET /v2 HTTP/1.1\r\nHost: x\r\nAuthorization: {random.random()}\r\n\r\n".encode())
 
 
+LARGEST = ((1, "WEBP", 5_000), (1, "PNG", 10_000))
+
+
 def many_large_images(client: Client) -> None:
     """Send 1,000 small files that decode to 100 megapixels each."""
     client.post("/predict", _of_large_images(1000))
@@ -269,12 +272,18 @@ def one_large_image(client: Client) -> None:
     client.post("/predict", _of_large_images(1))
 
 
+def largest_images(client: Client) -> None:
+    """Send as many pixels as a request may have, which is allowed."""
+    for largest in LARGEST:
+        client.post("/predict", _of_large_images(*largest))
+
+
 @functools.cache
-def _of_large_images(count: int) -> bytes:
+def _of_large_images(count: int, kind: str = "WEBP", side: int = 10_000) -> bytes:
     from PIL import Image
 
     target = io.BytesIO()
-    Image.new("RGB", (10_000, 10_000)).save(target, "WEBP", lossless=True)
+    Image.new("RGB", (side, side)).save(target, kind, **({"lossless": True} if kind == "WEBP" else {}))
     image = base64.b64encode(target.getvalue()).decode()
     return json.dumps({"instances": [{"image": image}] * count}).encode()
 
@@ -302,6 +311,7 @@ ATTACKS: dict[str, Callable[[Client], None]] = {
 OF_IMAGES: dict[str, Callable[[Client], None]] = {
     "1,000 images of 100 megapixels": many_large_images,
     "an image of 100 megapixels": one_large_image,
+    "25 megapixels of WebP, 100 of PNG": largest_images,
 }
 
 
@@ -349,11 +359,10 @@ class Watched:
                 self.process.wait()
 
     def _start(self) -> None:
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        ports = [each.getsockname()[1] for each in sockets]
-        for each in sockets:
-            each.close()
-        self.ports[:] = ports
+        from tests.flowparts.serving.conftest import free_ports
+
+        # None that a connection of an attacker could have taken before the server does.
+        self.ports[:] = ports = free_ports(2)
         options = [
             f"--model={self.model}",
             "--host=127.0.0.1",
@@ -369,7 +378,8 @@ class Watched:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + RESTART_SECONDS
-        while time.monotonic() < deadline and not self.ended.is_set():
+        assert self.process
+        while time.monotonic() < deadline and not self.ended.is_set() and self.process.poll() is None:
             with suppress(OSError):
                 if b" 200 " in Client(self.ports, self.ended).send(_get("/v2/health/ready")):
                     return
@@ -441,8 +451,16 @@ def _remove_control_groups() -> None:
             group.rmdir()
 
 
-def attacked(server: Watched, attacks: dict[str, Callable[[Client], None]], seconds: float) -> Watched:
-    """Run attacks at once for some seconds, each in a process that begins again when it is through."""
+def attacked(
+    server: Watched,
+    attacks: dict[str, Callable[[Client], None]],
+    seconds: float,
+    beside: Watched | None = None,
+) -> Watched:
+    """Run attacks at once for some seconds, each in a process that begins again when it is through.
+
+    A server beside, which nobody attacks, tells what the machine itself adds to the time of a health check.
+    """
 
     def repeat(attack: Callable[[Client], None]) -> None:
         os.nice(10)
@@ -450,7 +468,7 @@ def attacked(server: Watched, attacks: dict[str, Callable[[Client], None]], seco
             time.sleep(0.1)
         while not ended.is_set():
             with suppress(OSError):
-                attack(Client(server.ports, ended))
+                attack(Client(server.ports, ended, server.row))
             ended.wait(0.1)
 
     ended = Flag()
@@ -459,6 +477,8 @@ def attacked(server: Watched, attacks: dict[str, Callable[[Client], None]], seco
     for attacker in attackers:
         attacker.start()
     server.begin()
+    if beside:
+        beside.begin()
     for minute in range(1, 2 + int(seconds // 60)):
         if not ended.wait(min(60, seconds - 60 * (minute - 1))) and seconds > 60:
             print(server.line(f"… after {minute} min"), file=sys.stderr, flush=True)
@@ -469,6 +489,8 @@ def attacked(server: Watched, attacks: dict[str, Callable[[Client], None]], seco
         attacker.kill()
     time.sleep(1)
     server.end()
+    if beside:
+        beside.end()
     return server
 
 
@@ -481,7 +503,9 @@ def main() -> int:
         "--seconds", type=float, default=8, help="each alone for so long; 0 for none (%(default)s)"
     )
     parser.add_argument("--code", type=Path, default=ROOT / "src", help="the server's code (%(default)s)")
-    parser.add_argument("--image-model", type=Path, help="a model of images, to attack with images")
+    parser.add_argument(
+        "--image-model", type=Path, help="attack a server of this model of images, with images too"
+    )
     options = parser.parse_args()
     from tests.flowparts.serving.conftest import train
 
@@ -492,32 +516,23 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|")
     held = True
     with tempfile.TemporaryDirectory() as scratch:
-        tabular = train(Path(scratch) / "model")
-        kinds = [(tabular, _row(), ATTACKS)]
         if options.image_model:
-            for count in (1, 1000):
-                _of_large_images(count)  # made before attackers are forked
-            kinds.append((options.image_model, {"image": _small_image()}, OF_IMAGES))
+            for made in ((1,), (1000,), *LARGEST):
+                _of_large_images(*made)  # before attackers are forked
+            model, row, attacks = options.image_model, {"image": _small_image()}, {**ATTACKS, **OF_IMAGES}
+        else:
+            model, row, attacks = train(Path(scratch) / "model"), _row(), ATTACKS
         try:
             if options.seconds:
-                for model, row, attacks in kinds:
-                    for name, attack in attacks.items():
-                        seen = attacked(Watched(options.code, model, row), {name: attack}, options.seconds)
-                        print(seen.line(name), flush=True)
+                for name, attack in attacks.items():
+                    seen = attacked(Watched(options.code, model, row), {name: attack}, options.seconds)
+                    print(seen.line(name), flush=True)
             if options.minutes:
-                seen_all: list[tuple[str, Watched]] = []
-                threads = []
-                for model, row, attacks in kinds:
-                    server = Watched(options.code, model, row)
-                    seen_all.append((f"all {len(attacks)} at once, {options.minutes:g} min", server))
-                    arguments = (server, attacks, 60 * options.minutes)
-                    threads.append(threading.Thread(target=attacked, args=arguments))
-                    threads[-1].start()
-                for thread in threads:
-                    thread.join()
-                for name, server in seen_all:
-                    print(server.line(name), flush=True)
-                    held &= not server.ends and server.worst_health < 1
+                server, idle = Watched(options.code, model, row), Watched(options.code, model, row)
+                attacked(server, attacks, 60 * options.minutes, beside=idle)
+                print(server.line(f"all {len(attacks)} at once, {options.minutes:g} min"), flush=True)
+                print(idle.line("none, on a second server meanwhile"), flush=True)
+                held = not server.ends and server.worst_health < 1
         finally:
             _remove_control_groups()
     return 0 if held else 1
