@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from flowparts.deploy import _lease
+from flowparts.deploy import _lease, server_time
 from flowparts.deploy.common import dry_run, log_text, require_allowed
 from flowparts.util.errors import MissingError, RefusedError, UnreachableError
 
@@ -441,6 +441,7 @@ class Cluster:
             )
             if date := answer.headers.get("Date"):
                 self._ahead = parsedate_to_datetime(date) - datetime.now(UTC)
+            server_time.note(answer.headers)
             return str(answer.data.decode("utf-8", "replace"))
         except ApiException as error:
             raise _sentence(error, method, path) from None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flowparts import __version__
-from flowparts.deploy import _lease
+from flowparts.deploy import _lease, server_time
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.serving import model_files
 from flowparts.util import ending, trees
@@ -559,6 +559,7 @@ def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) 
     )
     try:
         with _opener().open(request, timeout=_ANSWER_SECONDS) as answer:
+            server_time.note(answer.headers)
             return json.load(answer)
     except urllib.error.HTTPError as error:
         text = error.read(2000).decode(errors="replace")

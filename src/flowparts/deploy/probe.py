@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import deploy, reports, tables
-from flowparts.deploy import common
+from flowparts.deploy import common, server_time
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.models import agreement
 from flowparts.util import ending, progress
@@ -32,6 +32,8 @@ _SHOWN = 5
 _FALSE_ALARMS = 1 / 1000
 # So many pairs it takes at least; they are sent even where the time is over.
 _LEAST_PAIRS = 10
+# How often a watch looks whether a crash, or the latencies so far, have decided the verdict already.
+_LOOK_EVERY_SECONDS = 1.0
 # Points of a revision in a chart.
 _POINTS = 150
 WATCHED = "seconds of the watch"
@@ -47,9 +49,10 @@ class Rules:
 
     Attributes:
         max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
-        max_slowdown: Largest ratio of its latency to the previous revision's at the same moment; differences
-            of less than 2 ms don't count. It is exceeded when so many pairs of requests exceed it that chance
-            explains it less than once in 1,000 times.
+        max_slowdown: Largest ratio of its latency to the previous revision's at the same moment, as clients
+            see it and as the servers themselves measure it; differences of less than 2 ms don't count. It is
+            exceeded when so many pairs of requests exceed it that chance explains it less than once in 1,000
+            times.
     """
 
     max_error_rate: float = 0.01
@@ -70,6 +73,8 @@ class Responses:
         revision: The revision.
         latencies_ms: Milliseconds of each request that was answered, by the second of the probe at which both
             revisions were asked.
+        server_ms: Milliseconds that the server itself measured of each, likewise; those of servers that don't
+            tell are missing.
         errors: Why the others weren't, likewise.
         crashes: How often its servers ended by themselves meanwhile; None where the platform doesn't tell.
     """
@@ -78,6 +83,7 @@ class Responses:
     latencies_ms: dict[float, float] = field(default_factory=dict)
     errors: dict[float, str] = field(default_factory=dict)
     crashes: int | None = None
+    server_ms: dict[float, float] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -113,6 +119,7 @@ class Verdict:
         different: Examples of rows whose prediction differs: the row's number, the served prediction and the
             offline one.
         broken: The first rule that it breaks: errors, crashes, predictions or latency; empty if none.
+        undone: Number of requests that weren't sent, since nothing could have changed the verdict any more.
     """
 
     healthy: bool
@@ -121,11 +128,16 @@ class Verdict:
     previous: Responses | None
     different: list[dict[str, Any]]
     broken: str = ""
+    undone: int = 0
 
     @property
     def slowdown(self) -> float | None:
         """How many times as long as the previous revision the current one takes, at the median of pairs."""
-        pairs = _pairs(self.current, self.previous) if self.previous else []
+        if self.previous is None:
+            return None
+        found = [_pairs(now, usual) for _, now, usual in _clocks(self.current, self.previous)]
+        # The servers' own, if they tell.
+        pairs = next(filter(None, reversed(found)), [])
         return statistics.median(now / usual for now, usual in pairs) if pairs else None
 
 
@@ -154,6 +166,8 @@ def probe(
 ) -> Verdict:
     """Send requests of one row to the current revision, as many to the previous one, and judge the current.
 
+    It ends early when nothing that is still to come could make the current revision healthy.
+
     Args:
         endpoint: The live endpoint.
         model: Metadata of the model that the current revision was made from.
@@ -176,13 +190,15 @@ def probe(
     current = Responses(endpoint.revision)
     previous = Responses(endpoint.previous_revision) if endpoint.previous_revision else None
     answers: dict[int, dict[str, Any]] = {}
+    different: dict[int, dict[str, Any]] = {}
+    undone = 0
     asked = [current, *([previous] if previous else [])]
     target = deploy.target(endpoint.target)
     ends = crashes(endpoint) if crashes_before is None else crashes_before
     for each in asked:  # the first request opens what the others find open
         with suppress(ValueError):
             _ask(target, endpoint, records[0], each.revision)
-    start = time.monotonic()
+    start = looked = time.monotonic()
     with progress.reported(f"probing {endpoint.name}", lambda: current.requests, requests, "requests"):
         for number in range(requests):
             ending.pause(start + number * seconds / requests - time.monotonic())
@@ -194,20 +210,36 @@ def probe(
             for each in asked if number % 2 else reversed(asked):
                 ending.check()
                 try:
-                    answer, latency_ms = _ask(target, endpoint, records[index], each.revision)
+                    answer, each.latencies_ms[moment], server_ms = _ask(
+                        target, endpoint, records[index], each.revision
+                    )
                 except ValueError as error:
                     each.errors[moment] = str(error)
                     continue
-                each.latencies_ms[moment] = latency_ms
-                if each is current:
+                if server_ms is not None:
+                    each.server_ms[moment] = server_ms
+                if each is current and answer != answers.get(index):
                     answers[index] = answer
-    different = _different(model["task"], offline, answers)
-    current.crashes = _more(ends, crashes(endpoint))
+                    if wrong := _difference(model["task"], offline, index, answer):
+                        different.setdefault(index, wrong)
+            left = requests - current.requests
+            is_decided = bool(different) or _is_lost(current, previous, rules, left)
+            if not is_decided and time.monotonic() - looked > _LOOK_EVERY_SECONDS:
+                looked = time.monotonic()
+                if ends is not None:
+                    current.crashes = _more(ends, crashes(endpoint))
+                is_decided = bool(current.crashes) or _is_slow(current, previous, rules, left)
+            if is_decided:
+                undone = left
+                break
+    if not current.crashes:
+        current.crashes = _more(ends, crashes(endpoint))
     # Asked now: a rollback takes the servers away, and what they say with them.
     trouble = _trouble(endpoint) if current.errors or current.crashes else ""
-    broken, reason = judge(current, previous, different, len(answers), rules, trouble)
+    found = [different[index] for index in sorted(different)]
+    broken, reason = judge(current, previous, found, len(answers), rules, trouble)
     _log.info(reason)
-    return Verdict(not broken, reason, current, previous, different, broken)
+    return Verdict(not broken, reason, current, previous, found, broken, undone)
 
 
 def crashes(endpoint: Endpoint) -> Mapping[str, int] | None:
@@ -267,16 +299,18 @@ def judge(
             f"{who} predicts {len(different)} of {compared} rows otherwise than the model offline, such as "
             f"row {row['row']}: {example}"
         )
-    median = current.latency_ms(0.5)
-    if before and (ratio := _slowdown(current, before, rules)):
-        return "latency", (
-            f"{who} takes {ratio:.1f} times as long as {before.revision} for a row at the same moment, "
-            f"{median:.1f} ms against {before.latency_ms(0.5):.1f} ms at the median; "
-            f"{rules.max_slowdown:g} times is allowed"
-        )
+    for clock, now, usual in _clocks(current, before) if before else []:
+        if before and (ratio := _slowdown(now, usual, rules)):
+            return "latency", (
+                f"{who} takes {ratio:.1f} times as long as {before.revision} for a row at the same moment"
+                f"{clock}, {statistics.median(now.values()):.1f} ms against "
+                f"{statistics.median(usual.values()):.1f} ms at the median; "
+                f"{rules.max_slowdown:g} times is allowed"
+            )
     return "", (
-        f"{who} answered {len(current.latencies_ms)} of {current.requests} requests, in {median:.1f} ms "
-        f"at the median, and predicts {compared} rows as the model does offline"
+        f"{who} answered {len(current.latencies_ms)} of {current.requests} requests, in "
+        f"{current.latency_ms(0.5):.1f} ms at the median, and predicts {compared} rows as the model does "
+        "offline"
     )
 
 
@@ -300,6 +334,9 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
             "requests": each.requests,
             "without a prediction": len(each.errors),
             **{f"{name}, ms": each.latency_ms(share) for name, share in _PERCENTILES.items()},
+            "median of the server's own clock, ms": (
+                statistics.median(each.server_ms.values()) if each.server_ms else None
+            ),
         }
         for each in responses
     ]
@@ -322,12 +359,26 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
         reports.section(
             "Requests",
             reports.table(rows),
+            *early_end(verdict),
             charts_over_time([verdict]),
             reports.bars(percentiles, label="milliseconds for a request of one row"),
         ),
         *problems([verdict]),
         subtitle=f"{endpoint.name} on {endpoint.target}, {endpoint.url}",
     )
+
+
+def early_end(verdict: Verdict) -> list[reports.Block]:
+    """Say why a probe has sent fewer requests than it was told, if it has ended early."""
+    if not verdict.undone:
+        return []
+    sent = verdict.current.requests
+    return [
+        reports.Block(
+            "<p>The watch ended after {} of {} requests: nothing could have made the revision healthy any "
+            "more.</p>"
+        ).format(sent, sent + verdict.undone)
+    ]
 
 
 def charts_over_time(verdicts: Sequence[Verdict], *further: reports.Block) -> reports.Block:
@@ -418,31 +469,65 @@ def _predicted(model: Mapping[str, Any]) -> list[str]:
     return ["prediction", *(f"probability_{value}" for value in model["classes"] or [])]
 
 
-def _slowdown(current: Responses, before: Responses, rules: Rules) -> float:
+Milliseconds = Mapping[float, float]
+
+
+def _clocks(current: Responses, before: Responses) -> list[tuple[str, Milliseconds, Milliseconds]]:
+    """Return the milliseconds of both revisions as clients see them, and as the servers themselves do.
+
+    A proxy that adds 50 ms to each request hides from clients that a server takes 20 ms instead of 2.
+    """
+    return [
+        ("", current.latencies_ms, before.latencies_ms),
+        (" by the servers' own clocks", current.server_ms, before.server_ms),
+    ]
+
+
+def _slowdown(current: Milliseconds, before: Milliseconds, rules: Rules, to_come: int = 0) -> float:
     """Return how many times as long a revision takes at the same moment, if that is too long; else 0.
 
     A sign test: if the true slowdown were what is allowed, half of the pairs would exceed it.
+
+    Args:
+        current: Milliseconds of the revision by moments.
+        before: Those of the previous one.
+        rules: What is allowed.
+        to_come: So many more pairs may come, none of which exceeds it.
     """
     pairs = _pairs(current, before)
     exceeding = sum(now > usual * rules.max_slowdown and now - usual > _NOISE_MS for now, usual in pairs)
-    if _chance(exceeding, len(pairs)) > _FALSE_ALARMS:
+    if _chance(exceeding, len(pairs) + to_come) > _FALSE_ALARMS:
         return 0.0
     return statistics.median(now / usual for now, usual in pairs)
 
 
-def _pairs(current: Responses, before: Responses) -> list[tuple[float, float]]:
+def _is_slow(current: Responses, previous: Responses | None, rules: Rules, left: int) -> bool:
+    """Say whether a revision is too slow however fast it answers the requests that are left."""
+    if previous is None:
+        return False
+    return any(_slowdown(now, usual, rules, left) for _, now, usual in _clocks(current, previous))
+
+
+def _is_lost(current: Responses, previous: Responses | None, rules: Rules, left: int) -> bool:
+    """Say whether a revision has left too many requests without a prediction whatever is still to come.
+
+    Those that are left may all be answered by it, and none by the previous one.
+    """
+    excused = len(previous.errors) + left if previous else 0
+    return len(current.errors) > rules.max_error_rate * (current.requests + left) + excused
+
+
+def _pairs(current: Milliseconds, before: Milliseconds) -> list[tuple[float, float]]:
     """Return the milliseconds of both revisions at each moment at which both answered."""
-    return [
-        (latency_ms, before.latencies_ms[moment])
-        for moment, latency_ms in current.latencies_ms.items()
-        if moment in before.latencies_ms
-    ]
+    return [(latency_ms, before[moment]) for moment, latency_ms in current.items() if moment in before]
 
 
 def _ask(
     target: deploy.Target, endpoint: Endpoint, record: dict[str, Any], revision: str
-) -> tuple[dict[str, Any], float]:
+) -> tuple[dict[str, Any], float, float | None]:
     """Return the prediction for a row and the milliseconds of the request that a revision answered.
+
+    The last value is what the server itself measured; None if it doesn't tell.
 
     Raises:
         ValueError: There is no prediction, or others answered each time.
@@ -450,11 +535,12 @@ def _ask(
     for _ in range(_TRIES):
         began = time.perf_counter()
         try:
-            (answer,) = target.predict(endpoint, [record], revision)
+            with server_time.heard() as heard:
+                (answer,) = target.predict(endpoint, [record], revision)
         except common.AnotherRevisionError as error:
             missed = error
             continue
-        return answer, 1000 * (time.perf_counter() - began)
+        return answer, 1000 * (time.perf_counter() - began), heard[-1] if heard else None
     raise missed
 
 
@@ -489,27 +575,22 @@ def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
     return sum(max(0, count - before.get(server, 0)) for server, count in after.items())
 
 
-def _different(
-    task: str, offline: pl.DataFrame, answers: Mapping[int, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """List the rows whose served prediction isn't the offline one."""
-    found = []
-    unit = agreement.scale(offline, task)
-    for index, answer in answers.items():
-        expected = offline[index]
-        try:
-            served = pl.DataFrame([answer], schema=expected.schema)
-            wrong = agreement.differences(expected, served, task, unit).item()
-        except (pl.exceptions.PolarsError, TypeError):  # another column, or a value of another type
-            wrong = True
-        if wrong:
-            found.append(
-                {
-                    "row": index + 1,
-                    "served": answer.get("prediction"),
-                    "offline": expected["prediction"].item(),
-                    "all that was served": str(answer)[:200],
-                    "all that is offline": str(expected.to_dicts()[0])[:200],
-                }
-            )
-    return found
+def _difference(
+    task: str, offline: pl.DataFrame, index: int, answer: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Describe how a served prediction differs from the offline one of its row; None if it doesn't."""
+    expected = offline[index]
+    try:
+        served = pl.DataFrame([answer], schema=expected.schema)
+        wrong = agreement.differences(expected, served, task, agreement.scale(offline, task)).item()
+    except (pl.exceptions.PolarsError, TypeError):  # another column, or a value of another type
+        wrong = True
+    if not wrong:
+        return None
+    return {
+        "row": index + 1,
+        "served": answer.get("prediction"),
+        "offline": expected["prediction"].item(),
+        "all that was served": str(answer)[:200],
+        "all that is offline": str(expected.to_dicts()[0])[:200],
+    }

@@ -272,6 +272,7 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
     """Return the HTML report of a rollout."""
     endpoint = rollout.endpoint
     verdicts = [stage.verdict for stage in rollout.stages]
+    early = probe.early_end(verdicts[-1]) if verdicts else []
     result = reports.Block("<strong>{}</strong><br>{}").format(
         *map(_sentence, (headline(rollout), rollout.problem or rollout.reason))
     )
@@ -286,7 +287,7 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
                 "errors": sum(len(verdict.current.errors) for verdict in verdicts),
             }
         ),
-        reports.section("Stages", reports.table(_stages(rollout))),
+        reports.section("Stages", reports.table(_stages(rollout)), *early),
     ]
     if rollout.note:
         blocks.insert(1, reports.callout(_sentence(rollout.note)))

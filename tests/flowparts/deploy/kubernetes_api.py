@@ -75,6 +75,7 @@ class KubernetesApi:
         has_canaries: Whether its InferenceService has spec.canary, as releases since 2026 have.
         lost: Percent of the requests that went to what KServe removed while the route still named it.
         digest: What model the servers of Deployments say they have, if not the one that was asked for.
+        timing: The Server-Timing of an answer that is passed on.
     """
 
     url: str = ""
@@ -95,6 +96,7 @@ class KubernetesApi:
     lost: int = 0
     digest: str | None = None
     version: int = 0
+    timing: str = ""
     lock: Any = field(default_factory=threading.RLock)
 
     @property
@@ -611,13 +613,17 @@ def serving() -> Iterator[KubernetesApi]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             with api.lock:
+                api.timing = ""
                 code, answer = respond(api, self, body)
+                timing = api.timing
                 text = answer if isinstance(answer, str) else json.dumps(answer)
             with suppress(ConnectionError):  # who asked was killed
                 self.send_response(code)
                 kind = "text/plain" if isinstance(answer, str) else "application/json"
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(text.encode())))
+                if timing:
+                    self.send_header("Server-Timing", timing)
                 self.end_headers()
                 self.wfile.write(text.encode())
 
@@ -756,6 +762,7 @@ def proxied(api: KubernetesApi, service: str, path: str, body: Any, headers: Any
     )
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sent, timeout=10) as answer:
+            api.timing = answer.headers.get("Server-Timing", "")
             return 200, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

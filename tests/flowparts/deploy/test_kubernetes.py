@@ -395,6 +395,21 @@ def test_a_gateway_shares_exactly(api: KubernetesApi) -> None:
     assert weights == {f"churn-{made.revision}": 7, f"churn-{first.revision}": 93}
 
 
+@pytest.mark.parametrize("share", [0, 7, 50])
+def test_beside_a_gateway_the_plain_service_selects_the_stable_revision_only(
+    share: int, api: KubernetesApi
+) -> None:
+    def selected() -> str:
+        return str(api.get("services", "churn")["spec"]["selector"].get("flowparts/revision"))
+
+    api.put("gateways", GATEWAY)
+    api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    first = deploy(FIRST, gateway="public")
+    made = deploy(SECOND, share=share, gateway="public")
+    assert selected() == first.revision
+    assert (kubernetes.shift(made, 100).share, selected()) == (100, made.revision)
+
+
 @pytest.mark.parametrize(
     ("hostname", "url"),
     [

@@ -1,5 +1,6 @@
 """What a probe concludes; probes of live endpoints are in the tests of probe_endpoint and roll_out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,20 @@ from flowparts.deploy.probe import Responses, Rules
 
 
 def responses(
-    milliseconds: float, answered: int = 100, lost: int = 0, revision: str = "r2", crashes: int = 0
+    milliseconds: float,
+    answered: int = 100,
+    lost: int = 0,
+    revision: str = "r2",
+    crashes: int = 0,
+    server: float | None = None,
 ) -> Responses:
-    latencies = dict.fromkeys(map(float, range(answered)), milliseconds)
+    moments = [float(number) for number in range(answered)]
     return Responses(
-        revision, latencies, dict.fromkeys(map(float, range(lost)), "the server gave no answer"), crashes
+        revision,
+        dict.fromkeys(moments, milliseconds),
+        dict.fromkeys(map(float, range(lost)), "the server gave no answer"),
+        crashes,
+        {} if server is None else dict.fromkeys(moments, server),
     )
 
 
@@ -41,6 +51,21 @@ CASES: dict[str, tuple[Responses, Responses | None, list[Any], bool, str]] = {
     "slow in few pairs": (responses(30, 10), responses(5, 10, revision="r1"), [], False, "6.0 times as long"),
     "slower by less than the noise": (responses(2.5), responses(1, revision="r1"), [], True, "2.5 ms"),
     "slow with nothing to compare": (responses(3000), None, [], True, "3000.0 ms"),
+    "slow behind a slow proxy": (
+        responses(97, server=52),
+        responses(47, revision="r1", server=2),
+        [],
+        False,
+        "takes 26.0 times as long as r1 for a row at the same moment by the servers' own clocks, 52.0 ms "
+        "against 2.0 ms at the median; 2.1 times is allowed",
+    ),
+    "as fast behind a slow proxy": (
+        responses(97, server=3.9),
+        responses(47, revision="r1", server=2),
+        [],
+        True,
+        "in 97.0 ms",
+    ),
     "requests lost": (responses(5, 90, 10), None, [], False, "left 10 of 100 requests .* 1.0% are allowed"),
     "no more lost than before": (responses(5, 90, 10), responses(5, 90, 10, "r1"), [], True, "90 of 100"),
     "no answer before excuses none": (
@@ -78,7 +103,8 @@ CASES: dict[str, tuple[Responses, Responses | None, list[Any], bool, str]] = {
 def test_verdict(
     current: Responses, previous: Responses | None, different: list[Any], healthy: bool, words: str
 ) -> None:
-    broken, reason = probe.judge(current, previous, different, 50, Rules())
+    rules = Rules(max_slowdown=2.1) if current.server_ms else Rules()
+    broken, reason = probe.judge(current, previous, different, 50, rules)
     assert (not broken) is healthy
     with pytest.raises(ValueError, match=words):
         raise ValueError(reason)
@@ -104,7 +130,10 @@ def test_a_busy_machine_makes_nothing_slow_and_hides_nothing_that_is(requests: i
             revision: str, factor: float = 1.0, noise: Any = bursts, draw: Any = generator
         ) -> Responses:
             latencies = factor * noise * draw.lognormal(0, 1.2, len(noise))
-            return Responses(revision, dict(enumerate(latencies.tolist())), {}, 0)
+            own = factor * noise / 5 * draw.lognormal(0, 1.2, len(noise))
+            return Responses(
+                revision, dict(enumerate(latencies.tolist())), {}, 0, dict(enumerate(own.tolist()))
+            )
 
         usual, same, slow = watched("r1"), watched("r2"), watched("r2", factor)
         called_slow += bool(probe.judge(same, usual, [], 50, Rules())[0])
@@ -113,6 +142,41 @@ def test_a_busy_machine_makes_nothing_slow_and_hides_nothing_that_is(requests: i
     assert called_slow == 0
     if requests == 30:
         assert slower_medians  # what a comparison of medians would have called slow
+
+
+def of_pairs(pairs: Sequence[tuple[bool, bool, bool]], revision: str) -> Responses:
+    """Return the responses to pairs: whether each was lost, and whether the current one was slow."""
+    found = Responses(revision)
+    for moment, (lost, lost_before, slow) in enumerate(pairs):
+        if lost_before if revision == "r1" else lost:
+            found.errors[moment] = "lost"
+        else:
+            found.latencies_ms[moment] = 50.0 if slow and revision == "r2" else 5.0
+    return found
+
+
+def test_a_watch_ends_early_only_where_nothing_that_may_come_would_make_the_revision_healthy() -> None:
+    """A decision after each pair is held against all that may follow: at its best and at its worst."""
+    generator, requests, rules = np.random.default_rng(1), 30, Rules(max_error_rate=0.3)
+    decided = {"lost": 0, "slow": 0}
+    for _ in range(200):
+        odds = generator.uniform(0, 1, 3) * (0.5, 0.5, 2)
+        pairs = [tuple(map(bool, generator.uniform(0, 1, 3) < odds)) for _ in range(requests)]
+        for sent in range(1, requests):
+            current, previous = (of_pairs(pairs[:sent], revision) for revision in ("r2", "r1"))
+            left = requests - sent
+            is_lost = probe._is_lost(current, previous, rules, left)
+            is_slow = probe._is_slow(current, previous, rules, left)
+            if not (is_lost or is_slow):
+                continue
+            decided["lost" if is_lost else "slow"] += 1
+            for further in range(left + 1):
+                for came in ((False, False, False), (False, True, False)):
+                    all_of_it = [*pairs[:sent], *[came] * further]
+                    now, usual = (of_pairs(all_of_it, revision) for revision in ("r2", "r1"))
+                    assert probe.judge(now, usual, [], 1, rules)[0]
+            break
+    assert min(decided.values()) > 10
 
 
 def test_latencies_and_errors_are_summed_up() -> None:

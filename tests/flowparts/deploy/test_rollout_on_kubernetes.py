@@ -20,6 +20,9 @@ FIRST, SECOND = "s3://models/churn/1", "s3://models/churn/2"
 OPTIONS = {"image": "registry.example/flowparts-serving:0.1.0", "replicas": 3, "timeout_seconds": 5.0}
 WATCH = rollout.Watch(requests=10, seconds=0.5, rules=probe.Rules(max_slowdown=100.0))
 
+# Longer than a test may take, unless it ends early.
+LONG = rollout.Watch(requests=1000, seconds=300.0, rules=probe.Rules(max_slowdown=100.0))
+
 
 @pytest.fixture
 def first(api: KubernetesApi) -> Endpoint:
@@ -30,7 +33,7 @@ def first(api: KubernetesApi) -> Endpoint:
 def roll_out(model: Path) -> Callable[..., rollout.Rollout]:
     offline = pl.concat([rows().head(20), models.load(model).predict(rows().head(20))], how="horizontal")
 
-    def run(share: int = 10, warm_seconds: float = 0.0) -> rollout.Rollout:
+    def run(share: int = 10, warm_seconds: float = 0.0, watch: rollout.Watch = WATCH) -> rollout.Rollout:
         return rollout.roll_out(
             SECOND,
             models.metadata(model),
@@ -39,7 +42,7 @@ def roll_out(model: Path) -> Callable[..., rollout.Rollout]:
             name="churn",
             share=share,
             options=OPTIONS,
-            watch=WATCH,
+            watch=watch,
             warm_seconds=warm_seconds,
             origin={"run": "weekly-7f2", "model-version": "12"},
         )
@@ -150,6 +153,57 @@ def test_why_pods_crash_under_the_watch_is_asked_before_they_are_removed(
     # Errors are judged before crashes, and what comes after is not judged.
     verdicts = re.findall(r'<span class="tag \w+">(kept|broken|not judged)</span>', page)
     assert verdicts == ["kept", "broken", "not judged", "not judged"]
+
+
+def test_the_watch_ends_when_a_wrong_prediction_has_decided_it(
+    api: KubernetesApi, server: Server, model: Path, first: Endpoint
+) -> None:
+    api.backend = lambda service: server.url
+    table = rows().head(20)
+    others = models.load(model).predict(rows().tail(20))
+    result = rollout.roll_out(
+        SECOND,
+        models.metadata(model),
+        pl.concat([table, others], how="horizontal").lazy(),
+        target="kubernetes",
+        name="churn",
+        share=10,
+        options=OPTIONS,
+        watch=LONG,
+        warm_seconds=0.0,
+    )
+    (stage,) = result.stages
+    assert stage.verdict.broken == "predictions"
+    sent = stage.verdict.current.requests
+    assert sent < 20
+    assert stage.verdict.undone == 1000 - sent
+    assert f"The watch ended after {sent} of 1000 requests" in rollout.rollout_page(result, LONG)
+
+
+def test_the_watch_ends_when_a_crash_has_decided_it(
+    api: KubernetesApi, server: Server, first: Endpoint, roll_out: Callable[..., rollout.Rollout]
+) -> None:
+    def backend(service: str) -> str:
+        if service not in ("churn", f"churn-{first.revision}"):
+            api.born_as[service] = "crash"
+            api.step()
+        return server.url
+
+    api.backend = backend
+    (stage,) = roll_out(watch=LONG).stages
+    assert stage.verdict.broken == "crashes"
+    assert stage.verdict.undone > 900
+
+
+def test_what_servers_measure_themselves_comes_through_the_proxy(
+    api: KubernetesApi, server: Server, first: Endpoint, roll_out: Callable[..., rollout.Rollout]
+) -> None:
+    api.backend = lambda service: server.url
+    for stage in roll_out().stages:
+        for responses in (stage.verdict.current, stage.verdict.previous):
+            assert responses
+            assert responses.server_ms.keys() == responses.latencies_ms.keys()
+            assert all(own < responses.latencies_ms[moment] for moment, own in responses.server_ms.items())
 
 
 def test_a_rollout_that_cannot_go_on_is_rolled_back_and_fails(

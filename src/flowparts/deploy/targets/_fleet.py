@@ -467,6 +467,10 @@ class Fleet:
         serving = [revision for revision, share in asked.traffic.items() if share]
         if len(serving) > 1 and not self.gateway:
             self._clear(asked)  # the Service selects all pods of the endpoint then
+        if self.gateway and asked.previous_revision and asked.share < 100:
+            # The Gateway asks each revision's own Service. Who asks this one gets the stable revision, and
+            # never pods of a revision that has no part in the endpoint.
+            serving = [asked.previous_revision]
         selector = self.labels if len(serving) > 1 else {**self.labels, _REVISION: serving[0]}
         record = json.dumps(asdict(asked), sort_keys=True)
         self._swap(record, self._service(selector))

@@ -1,0 +1,31 @@
+"""What servers measure themselves of a request: the time that no proxy or network on the way adds to.
+
+Our server tells it in the header Server-Timing (https://www.w3.org/TR/server-timing/) of each prediction.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_PREDICT = re.compile(r"\bpredict\s*;\s*dur\s*=\s*(\d+(?:\.\d+)?)")
+_heard: ContextVar[list[float] | None] = ContextVar("server_times", default=None)
+
+
+@contextmanager
+def heard() -> Iterator[list[float]]:
+    """Collect the milliseconds that servers report in the answers to requests sent in the block."""
+    times: list[float] = []
+    token = _heard.set(times)
+    try:
+        yield times
+    finally:
+        _heard.reset(token)
+
+
+def note(headers: Mapping[str, str]) -> None:
+    """Take note of the headers of an answer; they name headers without regard to case."""
+    times = _heard.get()
+    found = _PREDICT.search(headers.get("server-timing") or "")
+    if times is not None and found:
+        times.append(float(found[1]))
