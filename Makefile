@@ -119,6 +119,11 @@ bench-real: .venv/installed
 	$(BIN)/python benchmarks/real/sets.py build/real
 	$(BIN)/python benchmarks/real/measure.py build/real $(SETS)
 
+# Our default beside plain LightGBM and HistGradientBoosting, METHODS="default quick" SETS="german adult".
+bench-accuracy: .venv/installed
+	$(BIN)/python benchmarks/real/sets.py build/real
+	$(BIN)/python benchmarks/accuracy/measure.py build/real $(SETS) $(if $(METHODS),--methods $(METHODS))
+
 # SECONDS=4 a measurement; SOAK=10 only holds 80 % of our capacity for ten minutes.
 bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,mlserver kserve litserve bentoml asgi))
 	scripts/system-packages.sh wrk:wrk
@@ -137,4 +142,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-containers proto bench-serving
+.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-accuracy bench-containers proto bench-serving

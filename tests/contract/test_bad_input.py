@@ -294,6 +294,7 @@ VANISHED = [
     ("train_sklearn", "validation_features"),
     ("train_keras_tabular", "validation"),
     ("train_tabular", "validation"),
+    ("tune_model", "validation"),
     ("evaluate_model", "test"),
     ("register_champion", "test"),
     ("batch_predict", "table"),

@@ -14,9 +14,11 @@ from tests.endpoints import new_name
 
 COMPONENTS = list(catalogue.components())
 # Hold measured times, which no two runs share.
-TIMED = {("check_serving", "serving_metrics"), ("train_tabular", "training_report")} | {
-    (component, output) for component in ("probe_endpoint", "roll_out") for output in ("metrics", "report")
-}
+TIMED = {
+    ("check_serving", "serving_metrics"),
+    ("train_tabular", "training_report"),
+    ("tune_model", "tuning_report"),
+} | {(component, output) for component in ("probe_endpoint", "roll_out") for output in ("metrics", "report")}
 
 
 def outputs(folder: Path) -> dict[str, Any]:

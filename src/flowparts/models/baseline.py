@@ -20,21 +20,22 @@ from flowparts.util import names
 FILE = "baseline.parquet"
 
 
-def record(model: str | Path, train: str | Path, validation: str | Path) -> None:
+def record(model: str | Path, train: str | Path, validation: str | Path | None) -> None:
     """Write into a model directory what it has seen: the baseline, and the sketch of `seen`.
 
     Args:
         model: The model directory, which may still be in the making.
         train: The table of raw rows that it was trained on.
-        validation: The table of raw rows that it was chosen by.
+        validation: The table of raw rows that it was chosen by. None if there is none, as after a
+            cross-validation: then the predictions are those for the training rows.
 
     Raises:
-        ValueError: The model can't score the validation rows.
+        ValueError: The model can't score the rows.
     """
-    seen.record(model, [train, validation])
+    seen.record(model, [train] if validation is None else [train, validation])
     loaded = models.load(model)
     learned = of_training(tables.scan(train), loaded.features, loaded.label)
-    with_predictions(learned, loaded.predict(tables.scan(validation))).write(Path(model) / FILE)
+    with_predictions(learned, loaded.predict(tables.scan(validation or train))).write(Path(model) / FILE)
 
 
 def write(

@@ -396,6 +396,59 @@ def assign(
     return parts
 
 
+def times(frame: pl.LazyFrame, column: str) -> pl.Series:
+    """Read a column that rows are ordered by, named "time".
+
+    Raises:
+        ValueError: It doesn't hold times or numbers, or some are missing.
+    """
+    found = tables.select(frame, [column]).pipe(tables.collect).to_series().alias("time")
+    dtype = found.dtype
+    if not (dtype in (pl.Date, pl.Datetime) or dtype.is_numeric()):
+        raise ValueError(f"time column {column!r} holds {dtype}; it must hold timestamps, dates or numbers")
+    if dtype.is_float():
+        found = found.fill_nan(None)
+    if found.null_count():
+        raise ValueError(
+            f"time column {column!r} is missing in {found.null_count()} rows; "
+            "drop these rows or fill the times"
+        )
+    return found
+
+
+def identities(
+    frame: pl.LazyFrame,
+    stratify_by: str,
+    together: Sequence[str] = (),
+    exclude_columns: Sequence[str] = (),
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Say which rows stay together, and what each part gets equal shares of, as `assign` does.
+
+    Args:
+        frame: The rows.
+        stratify_by: The label; its values are the strata, or its deciles.
+        together: Columns whose equal values stay together; if none, copies of a row do.
+        exclude_columns: Columns that are no features.
+        seed: Seed of the hashes.
+
+    Returns:
+        "hash" and "stratum" of each row, in order; rows of equal values in both stay together.
+    """
+    if together:
+        found = _hashed(frame, together, [], stratify_by, seed)
+        if found.unique().height > found["hash"].n_unique():  # a group of several labels has no stratum
+            return found.with_columns(stratum=pl.lit(0))
+    else:
+        found = _feature_hashes(frame, stratify_by, exclude_columns, seed)
+        choice = _choice(found)
+        if choice == "together":
+            found = _joined(found, stratify_by)
+        elif choice == "spread":
+            found = _spread(found, seed)
+    return found.select("hash", _strata(found["stratum"], stratify_by))
+
+
 def part(frame: pl.LazyFrame, parts: pl.Series, name: str) -> pl.LazyFrame:
     """Return the rows of one part, lazily and in order.
 
@@ -419,10 +472,7 @@ def _by_features(
     repeated_rows: str,
     seed: int,
 ) -> pl.Series:
-    names = frame.collect_schema().names()
-    features = [name for name in names if name not in {label, *excluded}]
-    others = [name for name in names if name in excluded and name != label]
-    found = _hashed(frame, features, others, label, seed)
+    found = _feature_hashes(frame, label, excluded, seed)
     choice = repeated_rows
     if choice == "auto":
         choice = _choice(found) if label else "spread"
@@ -433,6 +483,15 @@ def _by_features(
         if repeated_rows == "together" or _empty_part(parts, fractions) is None:
             return parts
     return _cut(_spread(found, seed), label, fractions)
+
+
+def _feature_hashes(
+    frame: pl.LazyFrame, label: str | None, excluded: Sequence[str], seed: int
+) -> pl.DataFrame:
+    names = frame.collect_schema().names()
+    features = [name for name in names if name not in {label, *excluded}]
+    others = [name for name in names if name in excluded and name != label]
+    return _hashed(frame, features, others, label, seed)
 
 
 def _hashed(
@@ -590,18 +649,8 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
 
 
 def _by_time(frame: pl.LazyFrame, column: str, fractions: Sequence[float]) -> pl.Series:
-    times = tables.select(frame, [column]).pipe(tables.collect).to_series().alias("time")
-    dtype = times.dtype
-    if not (dtype in (pl.Date, pl.Datetime) or dtype.is_numeric()):
-        raise ValueError(f"time column {column!r} holds {dtype}; it must hold timestamps, dates or numbers")
-    if dtype.is_float():
-        times = times.fill_nan(None)
-    if times.null_count():
-        raise ValueError(
-            f"time column {column!r} is missing in {times.null_count()} rows; "
-            "drop these rows or fill the times"
-        )
-    return times.to_frame("time").select(_by_rank(pl.col("time").rank("min"), pl.len(), fractions))["part"]
+    times_of_rows = times(frame, column)
+    return times_of_rows.to_frame().select(_by_rank(pl.col("time").rank("min"), pl.len(), fractions))["part"]
 
 
 def _by_rank(rank: pl.Expr, count: pl.Expr, fractions: Sequence[float]) -> pl.Expr:

@@ -1,5 +1,6 @@
 """Find an estimator by name, check its parameters, and train it."""
 
+import functools
 import inspect
 import math
 import types
@@ -397,20 +398,43 @@ def _options(constraints: Iterable[Any]) -> list[str]:
     return [option for option in options if isinstance(option, str)]
 
 
+def stops_early(cls: type) -> bool:
+    """Whether an estimator can stop when the loss on validation rows no longer improves."""
+    return cls.__name__.startswith(("XGBClassifier", "XGBRegressor", "HistGradientBoosting")) or (
+        _library(cls) == "lightgbm"
+    )
+
+
+def rounds(estimator: Any) -> dict[str, int]:
+    """Return how many rounds a boosted estimator needs: the parameter and its value, up to the best one.
+
+    Args:
+        estimator: One that `fit` trained with early stopping.
+    """
+    from flowparts.prepare.transformers import EncodedLabels
+
+    inner = estimator.estimator if isinstance(estimator, EncodedLabels) else estimator
+    if _library(type(inner)) == "xgboost":
+        return {"n_estimators": int(inner.best_iteration) + 1}
+    if _library(type(inner)) == "lightgbm":
+        return {"n_estimators": int(inner.best_iteration_) or int(inner.n_estimators)}
+    return {"max_iter": int(inner.n_iter_)}
+
+
 def _early_stopping(cls: type, rounds: int) -> dict[str, Any]:
     """Return the constructor parameters that early stopping needs."""
     if rounds < 1:
         raise ValueError(f"early_stopping_rounds must be at least 1, not {rounds}")
-    if cls.__name__ in ("XGBClassifier", "XGBRegressor"):
+    if not stops_early(cls):
+        raise ValueError(
+            f"estimator {cls.__name__!r} can't stop early on the validation table; leave out "
+            "early_stopping_rounds, or use HistGradientBoosting, XGB or LGBM"
+        )
+    if _library(cls) == "xgboost":
         return {"early_stopping_rounds": rounds}
     if _library(cls) == "lightgbm":
         return {}
-    if cls.__name__.startswith("HistGradientBoosting"):
-        return {"early_stopping": True, "n_iter_no_change": rounds}
-    raise ValueError(
-        f"estimator {cls.__name__!r} can't stop early on the validation table; leave out "
-        "early_stopping_rounds, or use HistGradientBoosting, XGB or LGBM"
-    )
+    return {"early_stopping": True, "n_iter_no_change": rounds}
 
 
 def _validation_options(estimator: Any, train: Examples, validation: Examples, rounds: int) -> dict[str, Any]:
@@ -464,6 +488,7 @@ def _counts_from_zero(estimator: Any, label: Any) -> bool:
     return classes.dtype.kind in "iu" and bool((classes == np.arange(len(classes))).all())
 
 
+@functools.cache
 def _classes(*tasks: str) -> dict[str, Any]:
     """Return the estimators for these tasks: name to class, or to the library that has it."""
     from sklearn.utils import all_estimators

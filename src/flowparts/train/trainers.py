@@ -66,7 +66,7 @@ def train(
         from flowparts.train import candidates
 
         built = candidates.build(entries or DEFAULT, task, options)
-        chosen, facts = _examined(table, metric, what, options)
+        chosen, facts = examined(table, metric, what, options)
         _, page = candidates.train_best(
             built, table, validation, path, **what, metric=chosen, complete=complete
         )
@@ -79,7 +79,7 @@ def train(
     if training.workers() > 1:
         raise ValueError("TF_CONFIG names several workers; train on them with train_keras_tabular")
     shape, how, checkpoints = tabular_model.settings(network or {}, options.seed)
-    chosen, facts = _examined(table, metric, what, options)
+    chosen, facts = examined(table, metric, what, options)
     trained = tabular_model.train_and_save(
         table,
         validation,
@@ -104,18 +104,25 @@ def require_known(trainer: str) -> None:
         raise ValueError(names.unknown("trainer", trainer, TRAINERS))
 
 
-def _examined(
+def examined(
     table: pl.LazyFrame, metric: str | None, what: Mapping[str, Any], options: "candidates.Options"
 ) -> tuple[str, dict[str, Any]]:
-    """Look at the training rows: return the metric to choose by, and what the model says about both."""
+    """Look at the training rows: return the metric to choose by, and what the model says about both.
+
+    Args:
+        table: The training rows.
+        metric: The metric, if it is given.
+        what: `label`, `task` and `exclude_columns`.
+        options: What all candidates have in common.
+    """
     from flowparts.validate import leakage
 
     label, task = what["label"], what["task"]
-    examined = preprocess.examine(table, label, task, what["exclude_columns"], options.weight_column)
-    unlike = [name for name, reason in examined.dropped.items() if reason == preprocess.ALL_DIFFERENT]
+    columns = preprocess.examine(table, label, task, what["exclude_columns"], options.weight_column)
+    unlike = [name for name, reason in columns.dropped.items() if reason == preprocess.ALL_DIFFERENT]
     warnings = [
         f"column {name!r} is left out of the features: it {preprocess.ALL_DIFFERENT}" for name in unlike
     ]
-    warnings += leakage.warnings(table, examined.features, label, task)
+    warnings += leakage.warnings(table, columns.features, label, task)
     found = positives.training_facts(table, label, task, metric)
     return found["metric"], {**found, "warnings": warnings}

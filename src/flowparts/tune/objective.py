@@ -1,0 +1,329 @@
+"""What a trial is judged by: one estimator with its parameters, trained and scored in stages.
+
+A stage is a fold of a cross-validation, or a share of the training rows scored on the validation table. A
+trial that is among the worse ones at a stage is pruned: asynchronous successive halving (Li et al. 2020,
+https://arxiv.org/abs/1810.05934) with the folds or rows as the resource.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.evaluate import directions
+from flowparts.prepare import preprocess
+from flowparts.prepare.folds import Fold
+from flowparts.prepare.preprocess import Preprocessor
+from flowparts.train import candidates, estimators
+from flowparts.train.candidates import Candidate, Options
+
+STATES = COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+
+# Of the trials that reached a stage, one in so many goes on.
+REDUCTION = 3
+# Trials at a stage before any is pruned there: with fewer, the best of them is chance.
+_FIRST = 5
+# Shares of the training rows that large tables are first tried on, and the fewest rows that make it worth it.
+_SHARES = (1 / 9, 1 / 3)
+_MIN_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """An estimator and its parameters.
+
+    Attributes:
+        estimator: The name, as in the search space.
+        parameters: Those of its constructor.
+        chosen: Of these, the ones that the search chose.
+        stops_early: Whether it watches the validation rows to stop.
+    """
+
+    estimator: str
+    parameters: dict[str, Any]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    stops_early: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration that was tried.
+
+    Attributes:
+        number: Its place in the study, from 0.
+        configuration: What was tried.
+        state: "complete", "pruned" or "failed".
+        values: The metric at each stage that was reached; of a cross-validation, the mean so far.
+        metrics: All metrics of a complete trial; of a cross-validation, their means.
+        rounds: For each fold, the rounds that early stopping kept, by the parameter's name.
+        reason: Why it failed.
+        seconds: How long it took.
+        elapsed: Seconds from the start of the study to its end.
+    """
+
+    number: int
+    configuration: Configuration
+    state: str
+    values: list[float]
+    metrics: dict[str, float] = field(default_factory=dict)
+    rounds: list[dict[str, int]] = field(default_factory=list)
+    reason: str = ""
+    seconds: float = 0.0
+    elapsed: float = 0.0
+
+    @property
+    def score(self) -> float | None:
+        """The metric of a complete trial."""
+        return self.values[-1] if self.state == COMPLETE else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold and `from_dict` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Trial":
+        """Return the trial that `to_dict` described."""
+        return cls(**{**stored, "configuration": Configuration(**stored["configuration"])})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows to train and score on.
+
+    Attributes:
+        learned: What made the features.
+        train: Rows to learn from.
+        validation: Rows to score, which early stopping watches.
+    """
+
+    learned: Preprocessor
+    train: estimators.Examples
+    validation: estimators.Examples
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How every trial of a study is trained and scored.
+
+    Attributes:
+        task: "classification" or "regression".
+        metric: What is optimized.
+        options: What all trials have in common.
+        stages: What each is trained and scored on, in order.
+        folds: Whether the stages are folds, so that the means count; otherwise the last stage does.
+    """
+
+    task: str
+    metric: str
+    options: Options
+    stages: Sequence[Stage]
+    folds: bool
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether a higher metric is better."""
+        return directions.higher_is_better(self.metric)
+
+    def candidate(self, configuration: Configuration, seconds: float | None = None) -> Candidate:
+        """Return the untrained estimator of a configuration.
+
+        Raises:
+            ValueError: The parameters don't go together.
+        """
+        options = self.options
+        if not configuration.stops_early:
+            options = replace(options, early_stopping_rounds=None)
+        entry: dict[str, Any] = {
+            "estimator": configuration.estimator,
+            "parameters": configuration.parameters,
+        }
+        if seconds is not None:
+            entry["seconds"] = seconds
+        return candidates.build([entry], self.task, options)[0]
+
+    def evaluate(
+        self, number: int, configuration: Configuration, earlier: Sequence[Trial], seconds: float
+    ) -> Trial:
+        """Train and score a configuration, stage by stage, until it is done or pruned.
+
+        Args:
+            number: The trial's number.
+            configuration: What to try.
+            earlier: The trials that it is compared with; none to never prune it.
+            seconds: How long it may take in all.
+        """
+        started = time.monotonic()
+        values: list[float] = []
+        scored: list[dict[str, float]] = []
+        rounds: list[dict[str, int]] = []
+
+        def ended(state: str, reason: str = "", metrics: Mapping[str, float] | None = None) -> Trial:
+            spent = time.monotonic() - started
+            return Trial(
+                number, configuration, state, values, dict(metrics or {}), rounds, reason, round(spent, 3)
+            )
+
+        for place, stage in enumerate(self.stages):
+            left = seconds - (time.monotonic() - started)
+            if left <= 0:
+                return ended(FAILED, f"took longer than {seconds:.4g} s")
+            try:
+                candidate = self.candidate(configuration, left)
+                trained = candidates.train(candidate, stage.learned, stage.train, stage.validation)
+            except (ValueError, MemoryError) as error:
+                late = time.monotonic() - started >= seconds
+                reason = f"took longer than {seconds:.4g} s" if late else str(error) or "it ran out of memory"
+                return ended(FAILED, reason)
+            scored.append(trained.facts["validation"])
+            if candidate.options.early_stopping_rounds:
+                rounds.append(estimators.rounds(trained.estimator))
+            found = [each.get(self.metric, math.nan) for each in (scored if self.folds else scored[-1:])]
+            value = sum(found) / len(found)
+            if not math.isfinite(value):
+                return ended(FAILED, f"has no {self.metric} on the validation rows")
+            values.append(value)
+            if self._is_pruned(place, value, earlier):
+                return ended(PRUNED)
+        shared = set(scored[0]).intersection(*scored) if self.folds else set(scored[-1])
+        kept = scored if self.folds else scored[-1:]
+        means = {name: sum(each[name] for each in kept) / len(kept) for name in scored[-1] if name in shared}
+        return ended(COMPLETE, metrics=means)
+
+    def _is_pruned(self, place: int, value: float, earlier: Sequence[Trial]) -> bool:
+        # Folds are a resource in units of one, shares of the rows each three times the one before.
+        is_rung = place + 1 in (1, REDUCTION, REDUCTION**2) if self.folds else True
+        if not earlier or not is_rung or place == len(self.stages) - 1:
+            return False
+        others = [trial.values[place] for trial in earlier if len(trial.values) > place]
+        if len(others) < _FIRST:
+            return False
+        better = sum(other > value if self.maximizes else other < value for other in others)
+        return better >= math.ceil((len(others) + 1) / REDUCTION)
+
+
+def on_validation(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    *,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    options: Options,
+) -> list[Stage]:
+    """Return the stages of trials that are scored on a validation table.
+
+    Large tables are first trained on a ninth and a third of their rows, drawn at random.
+
+    Raises:
+        ValueError: A table's content makes training impossible.
+    """
+    whole = _stage(table, validation, label, task, exclude_columns, options)
+    rows = whole.train.matrix.shape[0]
+    order = pl.int_range(rows, eager=True).shuffle(seed=options.seed)
+    shares = [order.head(round(rows * share)).sort() for share in _SHARES if rows * share >= _MIN_ROWS]
+    smaller = [replace(whole, train=_rows(whole.train, chosen)) for chosen in shares]
+    classes = len(whole.learned.classes or [])
+    return [
+        *(stage for stage in smaller if not classes or stage.train.truth.n_unique() == classes),
+        whole,
+    ]
+
+
+def on_folds(
+    table: pl.LazyFrame,
+    folds: Sequence[Fold],
+    *,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    options: Options,
+) -> list[Stage]:
+    """Return the stages of trials that are cross-validated; each fold learns its own preprocessing.
+
+    Raises:
+        ValueError: A table's content makes training impossible.
+    """
+    rows = table.pipe(tables.collect)
+    made = []
+    for number, fold in enumerate(folds, start=1):
+        parts = rows.filter(fold.train).lazy(), rows.filter(fold.validation).lazy()
+        what = f"the validation part of fold {number}"
+        made.append(_stage(*parts, label, task, exclude_columns, options, what))
+    return made
+
+
+def _stage(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    options: Options,
+    what: str = "the validation table",
+) -> Stage:
+    learned, rows = learn(table, label, task, exclude_columns, options)
+    transformed = preprocess.transform(validation, learned, what)
+    return Stage(learned, rows, estimators.examples(transformed, learned, options.weight_column))
+
+
+def learn(
+    table: pl.LazyFrame, label: str, task: str, exclude_columns: Sequence[str], options: Options
+) -> tuple[Preprocessor, estimators.Examples]:
+    """Learn the preprocessing of a table and make its features.
+
+    Raises:
+        ValueError: As `preprocess.fit`.
+    """
+    learned, features = preprocess.fit(
+        table,
+        label=label,
+        task=task,
+        exclude_columns=exclude_columns,
+        weight_column=options.weight_column,
+        seed=options.seed,
+    )
+    return learned, estimators.examples(features.lazy(), learned, options.weight_column)
+
+
+def _rows(examples: estimators.Examples, chosen: pl.Series) -> estimators.Examples:
+    places = chosen.to_numpy()
+    weights = None if examples.weights is None else examples.weights[places]
+    return estimators.Examples(examples.matrix[places], examples.truth.gather(chosen), weights)
+
+
+def stored(stages: Sequence[Stage], folder: Path) -> list[Stage]:
+    """Write the features of stages as files that processes map; return the stages without them."""
+    import numpy as np
+
+    emptied = []
+    for place, stage in enumerate(stages):
+        parts = {}
+        for name in ("train", "validation"):
+            examples = getattr(stage, name)
+            np.save(folder / f"{place}-{name}.npy", examples.matrix)
+            parts[name] = replace(examples, matrix=None)
+        emptied.append(replace(stage, **parts))
+    return emptied
+
+
+def mapped(stages: Sequence[Stage], folder: Path) -> list[Stage]:
+    """Return the stages that `stored` emptied, with their features mapped from the files."""
+    import numpy as np
+
+    def filled(examples: estimators.Examples, file: str) -> estimators.Examples:
+        # Copied on write: some libraries refuse memory that is read only.
+        return replace(examples, matrix=np.load(folder / file, mmap_mode="c"))
+
+    return [
+        replace(
+            stage,
+            train=filled(stage.train, f"{place}-train.npy"),
+            validation=filled(stage.validation, f"{place}-validation.npy"),
+        )
+        for place, stage in enumerate(stages)
+    ]

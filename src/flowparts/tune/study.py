@@ -1,0 +1,225 @@
+"""Run the trials of a study within its budget, one after the other or several at a time."""
+
+import logging
+import math
+import os
+import re
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flowparts.train import budgets
+from flowparts.tune import objective
+from flowparts.tune.journal import Journal
+from flowparts.tune.objective import Configuration, Objective, Trial
+from flowparts.tune.space import Space
+from flowparts.tune.suggest import Suggester
+
+_MOST_CAUSES, _MOST_CHARACTERS = 3, 80
+
+_log = logging.getLogger("flowparts")
+
+Submit = Callable[[int, Configuration, Sequence[Trial], float], "Future[Trial]"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may take.
+
+    Attributes:
+        trials: Most trials; 0 for no limit.
+        seconds: Most seconds from the start, those of a killed earlier try included; 0 for no limit.
+        parallel: Trials at a time.
+    """
+
+    trials: int = 30
+    seconds: float = 0.0
+    parallel: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError unless there is something to spend."""
+        if self.trials < 0:
+            raise ValueError(f"trials must be at least 0, not {self.trials}")
+        if not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise ValueError(f"max_seconds must be a number of at least 0, not {self.seconds:g}")
+        if not self.trials and not self.seconds:
+            raise ValueError(
+                "the budget is empty: trials and max_seconds are both 0; give the most trials, the most "
+                "seconds, or both"
+            )
+        if self.parallel < 1:
+            raise ValueError(f"parallel_trials must be at least 1, not {self.parallel}")
+
+
+def run(
+    judged: Objective, spaces: Sequence[Space], budget: Budget, journal: Journal, seed: int
+) -> list[Trial]:
+    """Suggest and try configurations until the budget is spent; return the finished trials, by number.
+
+    A trial is suggested from those that are at least `parallel` before it, in the order of their numbers. So
+    the same inputs, seed and `parallel` give the same trials however long each takes, whether or not the
+    study was interrupted, and however many processors there are; only how many trials a limit in seconds
+    allows depends on the machine.
+
+    Args:
+        judged: What each trial is judged by.
+        spaces: What may be chosen.
+        budget: What the study may take.
+        journal: Where finished trials are kept.
+        seed: Seed of the suggestions.
+
+    Raises:
+        ValueError: Every trial failed, or none finished in time; the sentence groups the causes.
+    """
+    trials = journal.read()[: budget.trials or None]
+    suggester = Suggester(spaces, judged.maximizes, seed)
+    started = time.monotonic() - (trials[-1].elapsed if trials else 0.0)
+    pending: deque[Future[Trial]] = deque()
+    number = len(trials)
+    timed_out = False
+    with _runner(judged, budget.parallel) as submit:
+        while True:
+            while len(pending) < budget.parallel and not (budget.trials and number >= budget.trials):
+                left = budget.seconds - (time.monotonic() - started) if budget.seconds else math.inf
+                if left <= 0 or timed_out:
+                    break
+                known = trials[: max(0, number - budget.parallel + 1)]
+                configuration = suggester.suggest(number, known)
+                # The default parameters of each estimator are never pruned, so that all can be compared.
+                compared = known if number >= len(spaces) else []
+                pending.append(submit(number, configuration, compared, min(left, budgets.SECONDS)))
+                number += 1
+            if not pending:
+                break
+            trial = _result(pending.popleft())
+            trial = replace(trial, elapsed=round(time.monotonic() - started, 3))
+            if trial.state == objective.FAILED and budget.seconds and trial.elapsed >= budget.seconds:
+                # What the end of the budget cut off says nothing about the configuration.
+                timed_out = True
+                continue
+            if timed_out:
+                continue
+            journal.append(trial)
+            trials.append(trial)
+            _log.info("trial %s: %s", trial.number, _said(trial, judged.metric))
+    _require_success(trials, budget)
+    return trials
+
+
+def _result(pending: "Future[Trial]") -> Trial:
+    try:
+        return pending.result()
+    except BrokenProcessPool:
+        raise MemoryError(
+            "a process that ran a trial was killed, most likely for its memory; give the step more memory or "
+            "fewer parallel_trials"
+        ) from None
+
+
+def best(trials: Sequence[Trial], maximizes: bool) -> Trial:
+    """Return the complete trial with the best score, the first of equals."""
+    complete = [trial for trial in trials if trial.score is not None]
+    return max(complete, key=lambda trial: (trial.score or 0.0) * (1 if maximizes else -1))
+
+
+def causes(trials: Sequence[Trial]) -> list[str]:
+    """Return why trials failed, the most frequent cause first: "3 of LGBM: ...".
+
+    Reasons that differ in numbers only are one cause, of which the first is shown.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for trial in trials:
+        if trial.state == objective.FAILED:
+            key = trial.configuration.estimator, re.sub(r"\d+(\.\d+)?", "0", trial.reason)
+            alike.setdefault(key, []).append(trial.reason)
+    ranked = sorted(alike.items(), key=lambda item: -len(item[1]))
+    return [f"{len(reasons)} of {name}: {reasons[0]}" for (name, _), reasons in ranked]
+
+
+def _require_success(trials: Sequence[Trial], budget: Budget) -> None:
+    if any(trial.score is not None for trial in trials):
+        return
+    failed = causes(trials)
+    if not failed:
+        raise ValueError(
+            f"no trial finished within max_seconds={budget.seconds:g}; give more seconds, a smaller space or "
+            "fewer folds"
+        )
+    shown = [each if len(each) <= _MOST_CHARACTERS else f"{each[:_MOST_CHARACTERS]}..." for each in failed]
+    more = f"; and {len(failed) - _MOST_CAUSES} more causes" if len(failed) > _MOST_CAUSES else ""
+    raise ValueError(f"all {len(trials)} trials failed: {'; '.join(shown[:_MOST_CAUSES])}{more}")
+
+
+def _said(trial: Trial, metric: str) -> str:
+    name = trial.configuration.estimator
+    if trial.state == objective.FAILED:
+        return f"{name} failed: {trial.reason}"
+    stages = len(trial.values)
+    cut = "" if trial.state == objective.COMPLETE else f", pruned after {stages} stage{'s'[: stages > 1]}"
+    return f"{name} {metric} {trial.values[-1]:.6g} in {trial.seconds:.1f} s{cut}"
+
+
+@contextmanager
+def _runner(judged: Objective, parallel: int) -> Iterator[Submit]:
+    """Give what starts a trial: in this process, or in as many as there are processors for."""
+    if parallel == 1:
+        yield lambda *given: _finished(judged.evaluate(*given))
+        return
+    import multiprocessing
+
+    import joblib
+
+    processors = joblib.cpu_count()
+    workers = min(parallel, processors)
+    with tempfile.TemporaryDirectory(prefix="flowparts-study-") as folder:
+        emptied = replace(judged, stages=objective.stored(judged.stages, Path(folder)))
+        # Not fork: a copy of a process in which Polars has started its threads hangs.
+        pool = ProcessPoolExecutor(
+            workers,
+            multiprocessing.get_context("spawn"),
+            _start_worker,
+            (emptied, folder, max(1, processors // workers)),
+        )
+        try:
+            yield lambda *given: pool.submit(_evaluate, *given)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(trial: Trial) -> "Future[Trial]":
+    future: Future[Trial] = Future()
+    future.set_result(trial)
+    return future
+
+
+_judged: Objective | None = None
+
+
+def _start_worker(judged: Objective, folder: str, threads: int) -> None:
+    """Get a process ready for trials, and let it end when the one that started it is killed."""
+    import multiprocessing
+
+    global _judged
+    # What joblib, and with it every estimator here, takes for the number of processors.
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)
+    _judged = replace(judged, stages=objective.mapped(judged.stages, Path(folder)))
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _evaluate(number: int, configuration: Configuration, earlier: Sequence[Trial], seconds: float) -> Trial:
+    assert _judged
+    return _judged.evaluate(number, configuration, earlier, seconds)

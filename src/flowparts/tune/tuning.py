@@ -1,0 +1,264 @@
+"""Search for the best estimator and parameters for a table, and train the model with them."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models, tables
+from flowparts.evaluate import directions
+from flowparts.prepare import folds, preprocess
+from flowparts.train import candidates, trainers
+from flowparts.train.candidates import Options, Trained
+from flowparts.train.networks import checkpoints
+from flowparts.tune import objective, space, study, study_report
+from flowparts.tune.journal import Journal
+from flowparts.tune.objective import Objective, Trial
+from flowparts.tune.space import Space
+from flowparts.tune.study import Budget
+from flowparts.util.errors import UnreachableError
+
+# Without a validation table.
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study searches, and how.
+
+    Attributes:
+        label: Column to predict.
+        task: "classification" or "regression".
+        space: What may be chosen, as `space.check` takes it.
+        options: What all trials have in common.
+        budget: What the study may take.
+        metric: What is optimized; the task's primary metric if not given.
+        folds: Number of folds if there is no validation table; 0 for `FOLDS`.
+        group_by: Column whose equal values stay in one fold.
+        time_column: Column that the folds follow one another by.
+        exclude_columns: Columns to exclude from the features.
+    """
+
+    label: str
+    task: str
+    space: Mapping[str, Any] | None
+    options: Options
+    budget: Budget
+    metric: str | None = None
+    folds: int = 0
+    group_by: str | None = None
+    time_column: str | None = None
+    exclude_columns: Sequence[str] = ()
+
+    @cached_property
+    def spaces(self) -> list[Space]:
+        """The spaces of the estimators."""
+        return space.check(self.space, self.task)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Which columns are learned from, and what is predicted."""
+        return {"label": self.label, "task": self.task, "exclude_columns": list(self.exclude_columns)}
+
+    def check(self, validated: bool) -> None:
+        """Check everything that needs no data.
+
+        Args:
+            validated: Whether there is a validation table.
+
+        Raises:
+            ValueError: An option is unknown, out of range or contradicts another.
+        """
+        self.budget.check()
+        if self.options.seed < 0:
+            raise ValueError(f"seed must be at least 0, not {self.options.seed}")
+        preprocess.check_options(self.label, self.task, self.exclude_columns, self.options.weight_column, 1)
+        if self.metric:
+            directions.require_fitting(self.metric, self.task)
+        of_folds = {"folds": self.folds, "group_by": self.group_by, "time_column": self.time_column}
+        if validated and (named := [name for name, value in of_folds.items() if value]):
+            raise ValueError(
+                f"there is a validation table, but {' and '.join(named)} would divide the training rows for "
+                "cross-validation; leave out one of the two"
+            )
+        if not validated:
+            folds.check_options(self.folds or FOLDS, self.group_by, self.time_column)
+        for each in self.spaces:  # whether each estimator takes the options
+            options = self.options if each.stops_early else replace(self.options, early_stopping_rounds=None)
+            first = {found.name: found.extremes()[0] for found in each.dimensions if not found.when}
+            entry = {"estimator": each.estimator, "parameters": {**each.fixed, **first}}
+            candidates.build([entry], self.task, options)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came of a study.
+
+    Attributes:
+        metric: What was optimized.
+        best: The best trial.
+        trials: All finished trials.
+        parameters: Those of the model: of a cross-validation, with the rounds that early stopping found.
+        page: A page about the study.
+    """
+
+    metric: str
+    best: Trial
+    trials: list[Trial]
+    parameters: dict[str, Any]
+    page: str
+
+    def table(self) -> pl.DataFrame:
+        """Return a row for each trial; its parameters as JSON."""
+        return pl.DataFrame(
+            [
+                {
+                    "trial": trial.number,
+                    "estimator": trial.configuration.estimator,
+                    "state": trial.state,
+                    "score": trial.score,
+                    "stages": len(trial.values),
+                    "parameters": json.dumps(trial.configuration.parameters, sort_keys=True),
+                    "reason": trial.reason,
+                }
+                for trial in self.trials
+            ],
+            schema={
+                "trial": pl.Int64,
+                "estimator": pl.String,
+                "state": pl.String,
+                "score": pl.Float64,
+                "stages": pl.Int64,
+                "parameters": pl.String,
+                "reason": pl.String,
+            },
+        )
+
+
+@contextlib.contextmanager
+def remembered(place: str | None, model: str | Path, study: Mapping[str, object]) -> Iterator[Journal]:
+    """Give the journal of a study; it is removed when the study succeeds, or fails for its inputs.
+
+    Args:
+        place: A path or URI of the folder for it; if not given, as `checkpoints.place` says.
+        model: The model directory to make.
+        study: Data and options, by which a journal is found again.
+    """
+    folder = checkpoints.place(place, model, 1)
+    assert folder
+    journal = Journal(folder, study)
+    try:
+        yield journal
+    except UnreachableError:
+        raise
+    except ValueError:
+        # The same inputs fail the same way.
+        journal.clear()
+        raise
+    journal.clear()
+
+
+def identity(table: pl.LazyFrame, validation: pl.LazyFrame | None, settings: Settings) -> dict[str, object]:
+    """Return what a study depends on: data and options. How many trials it may take is no part of it."""
+    return {
+        "tables": [tables.fingerprint(each) for each in (table, validation) if each is not None],
+        "space": space.as_text(settings.spaces),
+        "options": repr(settings.options),
+        "metric": settings.metric,
+        "folds": [settings.folds or FOLDS, settings.group_by, settings.time_column],
+        "parallel": settings.budget.parallel,
+        **settings.columns,
+    }
+
+
+def tune(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame | None,
+    path: str | Path,
+    settings: Settings,
+    journal: Journal,
+    kept_together: Sequence[str] = (),
+    complete: Callable[[Path], None] | None = None,
+) -> Tuned:
+    """Search within the budget, train the model with what was best, and write it.
+
+    With a validation table, every trial is trained on the training table and scored on the other, and so is
+    the model. Without one, trials are cross-validated, and the model is trained on all rows, for as many
+    rounds as early stopping kept on average; its validation metrics are the means of the folds.
+
+    Args:
+        table: Raw rows to learn from.
+        validation: Raw rows to score trials on; None to cross-validate.
+        path: The model directory to make.
+        settings: What is searched, and how; checked.
+        journal: Where finished trials are kept.
+        kept_together: Columns that the split of the table kept together; the folds do too.
+        complete: As for `models.save`.
+
+    Raises:
+        ValueError: A table's content makes training impossible, or no trial succeeded.
+    """
+    metric, facts = trainers.examined(table, settings.metric, settings.columns, settings.options)
+    what = {**settings.columns, "options": settings.options}
+    if validation is not None:
+        stages = objective.on_validation(table, validation, **what)
+    else:
+        parts = folds.assign(
+            table,
+            settings.folds or FOLDS,
+            group_by=settings.group_by,
+            time_column=settings.time_column,
+            kept_together=kept_together,
+            seed=settings.options.seed,
+            **settings.columns,
+        )
+        stages = objective.on_folds(table, parts, **what)
+    judged = Objective(settings.task, metric, settings.options, stages, validation is None)
+    trials = study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
+    best = study.best(trials, judged.maximizes)
+    trained, learned, rows = _final(judged, best, table, settings)
+    counts = {state: sum(trial.state == state for trial in trials) for state in objective.STATES}
+    stored = {**trained.facts, "trials": len(trials), **{f"trials_{name}": n for name, n in counts.items()}}
+    if validation is None:
+        stored["validation_folds"] = settings.folds or FOLDS
+    replace(trained, facts=stored).save(path, learned, rows, complete)
+    models.annotate(path, facts)
+    page = study_report.page(judged, settings.spaces, trials, best, settings.options.seed, settings.label)
+    return Tuned(metric, best, trials, stored["parameters"], page)
+
+
+def _final(judged: Objective, best: Trial, table: pl.LazyFrame, settings: Settings) -> Any:
+    """Train the model of the best trial; return it with the preprocessing and the features."""
+    if not judged.folds:
+        last = judged.stages[-1]
+        trained = candidates.train(
+            judged.candidate(best.configuration), last.learned, last.train, last.validation
+        )
+        return trained, last.learned, last.train
+    learned, rows = objective.learn(
+        table, settings.label, settings.task, settings.exclude_columns, settings.options
+    )
+    configuration = replace(
+        best.configuration,
+        parameters={**best.configuration.parameters, **_rounds(best)},
+        stops_early=False,
+    )
+    trained = candidates.train(judged.candidate(configuration), learned, rows, rows)
+    found: Trained = replace(trained, facts={**trained.facts, "validation": best.metrics})
+    return found, learned, rows
+
+
+def _rounds(best: Trial) -> dict[str, Any]:
+    """Return the parameters that take the place of early stopping: the mean of what the folds kept."""
+    if not best.rounds:
+        return {}
+    (name,) = best.rounds[0]
+    mean = math.ceil(sum(each[name] for each in best.rounds) / len(best.rounds))
+    # scikit-learn's own early stopping would hold rows out again.
+    return {name: max(1, mean), **({"early_stopping": False} if name == "max_iter" else {})}
