@@ -1,5 +1,7 @@
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,20 @@ def test_a_study_that_has_no_time_for_a_trial_says_so(tmp_path: Path) -> None:
     budget = Budget(trials=0, seconds=1e-9)
     with pytest.raises(ValueError, match="no trial finished within max_seconds=1e-09"):
         study.run(CURVE, SPACES, budget, Journal(str(tmp_path), {}), 0)
+
+
+def test_seconds_end_a_study_and_count_what_a_killed_try_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(study.time, "monotonic", lambda: float(next(clock)))
+    budget, journal = Budget(trials=0, seconds=20), Journal(str(tmp_path), {})
+    trials = study.run(CURVE, SPACES, budget, journal, 0)
+    assert 2 < len(trials) < 20
+    assert trials[-1].elapsed <= 20
+    more = study.run(CURVE, SPACES, replace(budget, seconds=30), journal, 0)
+    assert more[: len(trials)] == trials
+    assert len(trials) < len(more) < 1.6 * len(trials)
 
 
 def test_what_matters_is_what_the_score_follows_from(tmp_path: Path) -> None:
