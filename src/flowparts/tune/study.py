@@ -22,7 +22,7 @@ from flowparts.tune.objective import Configuration, Objective, Trial
 from flowparts.tune.space import Space
 from flowparts.tune.suggest import Suggester
 
-_MOST_CAUSES, _MOST_CHARACTERS = 3, 80
+_MOST_CAUSES, _MOST_CHARACTERS = 3, 100
 
 _log = logging.getLogger("flowparts")
 

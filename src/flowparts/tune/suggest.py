@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flowparts.tune import objective
@@ -113,12 +114,12 @@ def _sampler(seed: int, random_trials: int) -> Any:
         return TPESampler(seed=seed, group=True, constant_liar=False, n_startup_trials=random_trials)
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Leave out that what this module uses of Optuna is experimental: its version is bounded."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
 
 
 def _suggested(asked: Any, name: str, dimension: Dimension) -> Any:
