@@ -98,6 +98,10 @@ docs: .venv/installed system
 proto: .venv/installed
 	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src src/flowparts/serving/open_inference.proto
 
+# The Grafana dashboard and a PrometheusRule for Kubernetes, to build/monitoring.
+dashboards: .venv/installed
+	$(BIN)/python -m tools.dashboards
+
 readme: .venv/installed
 	$(BIN)/python -m tools.readme
 
@@ -142,4 +146,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-accuracy bench-containers proto bench-serving
+.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-accuracy bench-containers proto bench-serving dashboards

@@ -1,0 +1,205 @@
+"""Write the Grafana dashboard and a PrometheusRule for Kubernetes to build/monitoring."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from grafana_foundation_sdk.builders import dashboard, prometheus, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import DataSourceRef
+
+ROOT = Path(__file__).parents[1]
+RULES = ROOT / "monitoring" / "rules.yml"
+_SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
+# A selector of the models that are chosen at the top of the dashboard.
+_CHOSEN = 'job=~"$job"'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of time series.
+
+    Attributes:
+        title: What it shows.
+        unit: Grafana's name of the unit.
+        queries: By legend, the PromQL expression; JOB stands for the selector of the chosen models.
+        description: What to look for.
+    """
+
+    title: str
+    unit: str
+    queries: dict[str, str]
+    description: str = ""
+
+
+# Rows by title.
+PANELS: dict[str, Sequence[Panel]] = {
+    "Service": (
+        Panel(
+            "Traffic",
+            "reqps",
+            {"{{job}} {{protocol}}": "sum by (job, protocol) (rate(flowparts_requests_total{JOB}[5m]))"},
+        ),
+        Panel(
+            "Latency",
+            "s",
+            {
+                f"p{quantile * 100:g} {{{{job}}}}": f"histogram_quantile({quantile}, "
+                "sum by (job, le) (rate(flowparts_request_seconds_bucket{JOB}[5m])))"
+                for quantile in (0.5, 0.95, 0.99)
+            },
+            "Upper bounds of 50, 95 and 99 % of the requests.",
+        ),
+        Panel(
+            "Errors",
+            "percentunit",
+            {
+                "{{job}} {{code}}": "sum by (job, code) "
+                '(rate(flowparts_requests_total{JOB, code!="200"}[5m]))'
+                " / on (job) group_left () sum by (job) (rate(flowparts_requests_total{JOB}[5m]))"
+            },
+            "Share of the requests by status.",
+        ),
+        Panel(
+            "Saturation",
+            "short",
+            {
+                "in flight {{job}}": "sum by (job) (flowparts_requests_in_flight{JOB})",
+                "refused per second {{job}} {{reason}}": "sum by (job, reason) "
+                "(rate(flowparts_rejected_total{JOB}[5m])) > 0",
+                "rows per batch {{job}}": "sum by (job) (rate(flowparts_batch_rows_sum{JOB}[5m])) "
+                "/ sum by (job) (rate(flowparts_batch_rows_count{JOB}[5m]))",
+            },
+        ),
+    ),
+    "Model": (
+        Panel(
+            "Predictions by class",
+            "percentunit",
+            {
+                "{{job}} {{class}}": "sum by (job, class) (rate(flowparts_predictions_total{JOB}[5m]))"
+                " / on (job) group_left () sum by (job) (rate(flowparts_predictions_total{JOB}[5m]))"
+            },
+            "Share of the rows.",
+        ),
+        Panel(
+            "Requests by version",
+            "percentunit",
+            {
+                "{{name}} {{version}}": "sum by (name, version) (flowparts_model_info{JOB}"
+                " * on (job, instance) group_left ()"
+                " sum by (job, instance) (rate(flowparts_requests_total{JOB}[5m])))"
+                " / on () group_left () sum(rate(flowparts_requests_total{JOB}[5m]))"
+            },
+            "Share of each version: while a canary runs, the new one's grows step by step.",
+        ),
+        Panel(
+            "Servers by version",
+            "short",
+            {
+                "{{name}} {{version}} {{engine}}": "count by (name, version, engine) "
+                "(flowparts_model_info{JOB})"
+            },
+        ),
+        Panel(
+            "Performance",
+            "short",
+            {"{{job}} {{metric}}": 'flowparts_evaluation_metric{JOB, metric!~"rows|.*_(low|high)"}'},
+            "Metrics on rows with labels.",
+        ),
+    ),
+    "Data": (
+        Panel(
+            "Drift by column",
+            "percentunit",
+            {"{{job}} {{column}}": "topk(10, flowparts_drift_effect{JOB})"},
+            "Share of rows that moved, of the ten columns that moved most.",
+        ),
+        Panel(
+            "Population stability index",
+            "short",
+            {"{{job}} {{column}}": "topk(10, flowparts_drift_psi{JOB})"},
+            "From 0.2 a distribution is commonly called another one.",
+        ),
+        Panel("Drifted columns", "short", {"{{job}}": "max by (job) (flowparts_drifted_columns{JOB})"}),
+        Panel(
+            "Missing values",
+            "percentunit",
+            {"{{job}} {{column}}": "topk(10, flowparts_null_rate{JOB})"},
+            "Share of nulls, of the ten columns with most.",
+        ),
+    ),
+}
+
+
+def expressions(job: str) -> dict[str, str]:
+    """Return every expression of every panel, by panel and legend, for the jobs that match a pattern."""
+    return {
+        f"{panel.title}: {legend}": expression.replace("JOB", f'job=~"{job}"')
+        for panels in PANELS.values()
+        for panel in panels
+        for legend, expression in panel.queries.items()
+    }
+
+
+def build() -> str:
+    """Return the dashboard as Grafana imports it (JSON)."""
+    made = (
+        dashboard.Dashboard("flowparts")
+        .uid("flowparts")
+        .tags(["flowparts", "machine-learning"])
+        .time("now-6h", "now")
+        .refresh("1m")
+        .with_variable(dashboard.DatasourceVariable("source").label("Prometheus").type("prometheus"))
+        .with_variable(
+            dashboard.QueryVariable("job")
+            .label("Model")
+            .datasource(_SOURCE)
+            .query('label_values({__name__=~"flowparts_.*"}, job)')
+            .multi(True)
+            .include_all(True)
+            .all_value(".*")
+        )
+    )
+    for title, panels in PANELS.items():
+        made = made.with_row(dashboard.Row(title))
+        for panel in panels:
+            drawn = timeseries.Panel().title(panel.title).unit(panel.unit).datasource(_SOURCE)
+            drawn = drawn.description(panel.description).height(8).span(12).min(0)
+            for letter, (legend, expression) in zip("ABCDEF", panel.queries.items(), strict=False):
+                query = prometheus.Dataquery().expr(expression.replace("JOB", _CHOSEN)).ref_id(letter)
+                drawn = drawn.with_target(query.legend_format(legend))
+            made = made.with_panel(drawn)
+    return str(JSONEncoder(sort_keys=True, indent=2).encode(made.build())) + "\n"
+
+
+def prometheus_rule() -> str:
+    """Return the rules as a resource of the Prometheus operator (YAML)."""
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    metadata = {"name": "flowparts", "labels": {"app.kubernetes.io/part-of": "flowparts"}}
+    resource = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": metadata,
+        "spec": {"groups": groups},
+    }
+    return str(yaml.safe_dump(resource, sort_keys=False))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the files; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.dashboards", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "monitoring", metavar="DIR")
+    out = parser.parse_args(arguments).out
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (("dashboard.json", build()), ("prometheus-rule.yaml", prometheus_rule())):
+        (out / name).write_text(text, encoding="utf-8")
+        print(out / name)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
