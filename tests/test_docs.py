@@ -160,6 +160,7 @@ def test_the_trainer_that_is_shown_makes_a_model_like_any_other(tmp_path: Path) 
 PIECES = {
     "from kfp.components import load_component_from_url": "an address of a release",
     "from flowparts.components.prepare.split_table": "the wheel; test_wheel.py imports it so",
+    "drift = detect_drift(": "a deployed model's log; test_publish_metrics.py has a whole pipeline",
     "torch.onnx.export(": "PyTorch; serving/test_pytorch.py holds what it gives",
 }
 

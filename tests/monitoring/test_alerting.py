@@ -1,4 +1,4 @@
-"""The real model server under load, scraped by the real Prometheus; alerts go through the real Alertmanager."""
+"""The real model server under load and the real Prometheus; alerts go through the real Alertmanager."""
 
 import itertools
 import json
