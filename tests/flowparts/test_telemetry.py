@@ -140,6 +140,48 @@ for ask in (
     except ValueError as error:
         print(error, file=sys.stderr)
 """
+# The same for a bucket: the keys are exchanged for a token, and a file comes and goes.
+BUCKET = """
+import http.server, json, os, sys, threading
+from pathlib import Path
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from tests import clouds
+
+class Tokens(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"access_token": "t", "expires_in": 3600}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+
+tokens = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens)
+threading.Thread(target=tokens.serve_forever, daemon=True).start()
+private = rsa.generate_private_key(65537, 2048).private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+)
+given = Path(sys.argv[1])
+keys = {"type": "service_account", "client_email": "a@b.example", "private_key": private.decode()}
+(given / "keys.json").write_text(
+    json.dumps({**keys, "token_uri": f"http://127.0.0.1:{tokens.server_port}/token"})
+)
+with clouds.cloud_storage("bucket") as address:
+    os.environ |= {
+        "STORAGE_EMULATOR_HOST": address,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(given / "keys.json"),
+        "GOOGLE_CLOUD_PROJECT": "told",
+    }
+    from flowparts.util import sources
+
+    sources.filesystem("gs").pipe_file("bucket/folder/a.csv", b"a\\n1\\n")
+    sources.fetch_tree("gs://bucket/folder", given / "copy")
+assert (given / "copy" / "a.csv").read_bytes() == b"a\\n1\\n"
+os._exit(0)  # the emulation's threads don't end
+"""
 
 
 def isolated() -> bool:
@@ -160,6 +202,7 @@ PROGRAMS = {
     "TensorFlow, Keras": NETWORK,
     "kfp": COMPILE,
     "boto3, google-auth": CLOUDS,
+    "gcsfs": BUCKET,
 }
 # Google's client asks the cloud whose keys it was given where they may be used.
 OF_ITS_CLOUD = "iamcredentials.googleapis.com"
