@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from flowparts import deploy
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint, Written, publish
-from flowparts.deploy.options import InCluster, checked
+from flowparts.deploy.options import InCluster, check_share, checked
 from flowparts.util.errors import MissingError
 
 # What is about one deployment and not about the endpoint, or says where the endpoint is.
@@ -46,6 +46,7 @@ def deployed(
         ValueError: An option is wrong, another step changes the endpoint, or the revision doesn't come up;
             what served before still does.
     """
+    check_share(share)
     named = options(name, {option: value for option, value in given.items() if value not in (None, -1)})
     with changing(name, endpoint, named, origin) as chosen:
         return deploy.target(name).deploy(model, endpoint, share=share, **chosen)
@@ -87,11 +88,16 @@ def changing(
             revision.
 
     Raises:
-        ValueError: Another step changes the endpoint.
+        ValueError: The endpoint's name or an option is wrong, or another step changes the endpoint.
     """
     named = dict(given)
     reset = named.pop("reset", False)
     target = deploy.target(name)
+    common.check_name(endpoint)
+    # What is wrong by itself is refused before the platform is asked. Whether max_replicas is large enough
+    # may depend on the replicas that the endpoint has.
+    is_whole = reset or "replicas" in named
+    target.Options(**{key: named[key] for key in named if is_whole or key != "max_replicas"})
     with common.one_writer(), target.writing(endpoint, **common.taken_by(target.writing, named)) as before:
         if before and before.target == name and not reset:
             named = {**before.settings.get("options", {}), **named}

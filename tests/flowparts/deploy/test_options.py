@@ -88,3 +88,38 @@ def test_options_get_the_types_that_the_target_takes() -> None:
         operations.options("sagemaker", {})
     with pytest.raises(ValueError, match="'share' is no option of a target; give it to the step itself"):
         operations.options("docker", {"share": 10})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_wrong_by_itself_is_refused_before_the_platform_is_asked(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: Any, **__: Any) -> Any:
+        pytest.fail("the platform was asked")
+
+    monkeypatch.setattr(deploy.target(target), "writing", asked)
+    needed = {"role": "arn:aws:iam::123456789012:role/models"} if target == "sagemaker" else {}
+    for name, share, wrong, words in [
+        ("churn", 100, {"replicas": 0}, "replicas must be from 1 to 100, not 0"),
+        ("churn", 100, {"timeout_seconds": 0.0}, "timeout_seconds must be more than 0"),
+        ("churn", 101, {}, "share must be a percentage from 0 to 100, not 101"),
+        ("Churn", 100, {}, "endpoint name 'Churn' must start with a letter"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            operations.deployed(target, "s3://models/churn", name, share, {**needed, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("target", "wrong", "words"),
+    [
+        ("vertex", {"accelerator": "A1000"}, "unknown accelerator 'A1000'"),
+        ("vertex", {"accelerator_count": 0}, "accelerator_count must be at least 1"),
+        ("sagemaker", {"role": "admin"}, "role must be the ARN of a role"),
+    ],
+)
+def test_what_only_a_cloud_has_is_refused_before_it_is_asked(
+    target: str, wrong: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy.target(target), "writing", lambda *_, **__: pytest.fail("it was asked"))
+    with pytest.raises(ValueError, match=words):
+        operations.deployed(target, "gs://models/churn", "churn", 100, wrong)

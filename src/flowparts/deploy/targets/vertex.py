@@ -71,6 +71,10 @@ class Options(Scaled):
     project: str = ""
     location: str = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _accelerator(self.accelerator, self.accelerator_count)
+
 
 def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Deploy a model as a revision of an endpoint of Vertex AI.
