@@ -11,8 +11,8 @@ from flowparts.tune.objective import Configuration, Trial
 from flowparts.tune.space import Dimension, Space
 
 _ESTIMATOR = "estimator"
-# Drawn at random for each estimator before the model of the good ones counts.
-_RANDOM_EACH = 5
+# Trials drawn at random before the model of the good ones counts: in all, and for each estimator.
+_RANDOM, _RANDOM_EACH = 10, 3
 
 
 class Suggester:
@@ -46,7 +46,7 @@ class Suggester:
         self._shown = max(self._shown, len(trials))
         self._study.sampler = _sampler(
             int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0]),
-            _RANDOM_EACH * len(self._spaces),
+            max(_RANDOM, _RANDOM_EACH * len(self._spaces)),
         )
         with _quiet():
             return self._ask()
