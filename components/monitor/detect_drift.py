@@ -48,6 +48,8 @@ def detect_drift(
         share: Share of the compared columns that are flagged.
         worst_columns: Names of the flagged columns, the worst first, at most 20.
     """
+    from dataclasses import asdict
+
     from flowparts import tables
     from flowparts.models import baseline as of_models
     from flowparts.monitor import baselines, windows
@@ -61,11 +63,13 @@ def detect_drift(
     rows = windows.select(tables.scan(table.path), time_column, since, until)
     rows = windows.of_model(rows, model.path) if model else rows
     now = baselines.of_window(rows, before, names.texts(columns, "columns"))
-    rule = {"rate": false_alarm_rate, "minimum_effect": minimum_effect}
-    found = drifts.compare(before, now, of_models.roles(before), **rule)
+    rule = drifts.Rule(false_alarm_rate, minimum_effect)
+    found = drifts.compare(before, now, rule, of_models.roles(before))
     worst = [each.name for each in found if each.drifted]
     share = len(worst) / len(found)
-    outputs.write_json(drift.path, {**rule, "share": share, "columns": [each.to_dict() for each in found]})
+    outputs.write_json(
+        drift.path, {**asdict(rule), "share": share, "columns": [each.to_dict() for each in found]}
+    )
     outputs.write_text(drift_report.path, pages.page(found, "Drift", f"{table.uri} against {called}", rule))
     measured.write(measurements.path, baselines.measurements(found))
     metadata.describe(drift, {"drifted_columns": len(worst), "columns": len(found), "share": share})

@@ -88,23 +88,28 @@ def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) 
     return summary.summarise(rows, wanted)
 
 
-def measurements(drifts: Sequence[ColumnDrift]) -> list[Measurement]:
-    """Return what `publish_metrics` sends of a comparison: shares for all, and sizes for each column."""
-    drifted = sum(each.drifted for each in drifts)
+def measurements(drifts: Sequence[ColumnDrift], what: str = "drift") -> list[Measurement]:
+    """Return what `publish_metrics` sends of a comparison: of all columns together, and of each.
+
+    Args:
+        drifts: What `drift.compare` found.
+        what: What the names begin with, "drift" or "skew".
+    """
+    drifted = [each.drifted for each in drifts]
     found = [
-        Measurement("flowparts_drifted_columns", drifted, {}, "Columns that have drifted."),
-        Measurement("flowparts_drift_share", drifted / len(drifts), {}, "Share of the columns that have."),
+        Measurement(f"flowparts_{what}_columns", sum(drifted), {}, "Columns whose distribution has changed."),
+        Measurement(f"flowparts_{what}_share", sum(drifted) / len(drifts), {}, "Share of the columns."),
     ]
     for each in drifts[:_MOST_COLUMNS]:
         values = {
-            "drift_effect": (each.effect, "Share of rows that moved, at least."),
-            "drift_detected": (each.drifted, "1 for a column that has drifted."),
-            "drift_psi": (each.measures.get("psi"), "Population stability index."),
+            "effect": (each.effect, "Share of rows that moved, at least."),
+            "detected": (each.drifted, "1 for a column whose distribution has changed."),
+            "psi": (each.measures.get("psi"), "Population stability index."),
             "null_rate": (each.measures["null_rate"], "Share of missing values."),
         }
         labels = {"column": each.name, "role": each.role}
         found += [
-            Measurement(f"flowparts_{name}", value, labels, description)
+            Measurement(f"flowparts_{what}_{name}", value, labels, description)
             for name, (value, description) in values.items()
             if value is not None
         ]

@@ -1,0 +1,72 @@
+from typing import NamedTuple, Optional
+
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
+
+from .. import runs_in
+
+
+@runs_in("sklearn", memory="4Gi")
+def detect_skew(
+    log: Input[Dataset],
+    model: Input[Model],
+    skew: Output[Artifact],
+    skew_report: Output[HTML],
+    measurements: Output[Artifact],
+    time_column: str = "time",
+    since: Optional[str] = None,
+    until: Optional[str] = None,
+    false_alarm_rate: float = 0.05,
+    minimum_effect: float = 0.05,
+) -> NamedTuple("Outputs", [("skewed", bool), ("reason", str), ("columns", list)]):  # type: ignore[valid-type]
+    """Compare what a server was sent and answered with the training rows and a batch of the same model.
+
+    It finds features of another type, missing where training had none, with categories that the model doesn't
+    know, out of range or otherwise distributed; and logged answers that the model, given the same rows in a
+    batch, doesn't repeat.
+
+    Args:
+        log: Prediction log, as ingest_table reads it; only the rows that the model answered are looked at.
+        model: Model that answered, with the baseline of its training rows.
+        skew: What was found as JSON: column, check, share of the rows and message of each; and how many rows
+            were scored.
+        skew_report: The same for people, with both distributions of each feature.
+        measurements: What publish_metrics sends.
+        time_column: Column of times that since and until select rows by.
+        since: Start of the window in ISO 8601, included; default: all rows.
+        until: End of the window, not included.
+        false_alarm_rate: Share of windows of unchanged data in which any distribution may be flagged.
+        minimum_effect: Share of rows that must have changed for a distribution to be flagged.
+
+    Returns:
+        skewed: Whether anything was found.
+        reason: What was found, in a sentence.
+        columns: Names of the columns concerned, those with the most rows first.
+    """
+    from flowparts import tables
+    from flowparts.models import baseline
+    from flowparts.monitor import baselines, drift, drift_report, windows
+    from flowparts.monitor import measurements as measured
+    from flowparts.monitor import skew as skews
+    from flowparts.util import metadata, outputs
+
+    before = baseline.read(model.path)
+    rows = windows.select(tables.scan(log.path), time_column, since, until)
+    rows = windows.of_model(rows, model.path)
+    odd = skews.types(rows, before)
+    comparable = baselines.features(rows, before, exclude={each.column for each in odd})
+    rule = drift.Rule(false_alarm_rate, minimum_effect)
+    now = baselines.of_window(rows, before, comparable)
+    drifts = drift.compare(before, now, rule)
+    differing, replayed = ([], 0) if odd else skews.predictions(rows, model.path)
+    found = [*odd, *skews.values(drifts), *differing]
+    reason = skews.summary_of(found)
+    columns = list(dict.fromkeys(each.column for each in sorted(found, key=lambda each: -each.share)))
+    content = {"findings": [each.to_dict() for each in found], "scored_rows": replayed, "reason": reason}
+    outputs.write_json(skew.path, content)
+    page = drift_report.page(
+        drifts, "Skew", f"{log.uri} against {model.uri}", rule, skews.blocks(found, replayed)
+    )
+    outputs.write_text(skew_report.path, page)
+    measured.write(measurements.path, baselines.measurements(drifts, "skew"))
+    metadata.describe(skew, {"skewed": bool(found), "findings": len(found), "reason": reason})
+    return bool(found), reason, columns

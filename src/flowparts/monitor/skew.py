@@ -1,0 +1,156 @@
+"""Training-serving skew: what the server is sent or answers, and training or a batch doesn't."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models, reports, tables
+from flowparts.models import agreement
+from flowparts.monitor.drift import ColumnDrift
+from flowparts.tables import schema
+from flowparts.tables.summary import Column, Summary
+from flowparts.util import names
+
+# Rows that are scored once more.
+REPLAYED_ROWS = 20_000
+# Of fewer rows a value that training hasn't seen is no reason to worry.
+MINIMUM_SHARE = 0.01
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way in which serving differs from training.
+
+    Attributes:
+        column: The column; "prediction" for the answers.
+        check: "type", "missing", "unknown", "range", "distribution" or "prediction".
+        share: Share of the rows.
+        message: What was found, in words.
+    """
+
+    column: str
+    check: str
+    share: float
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+
+def types(rows: pl.LazyFrame, before: Summary) -> list[Finding]:
+    """Return the features whose type in the log isn't that of the training rows.
+
+    Numbers may be whole or not, and times dates or timestamps: to a model they are the same.
+    """
+    found = []
+    dtypes = rows.collect_schema()
+    for name, column in before.columns.items():
+        if name in before.facts["features"] and name in dtypes:
+            kind = schema.type_of(name, dtypes[name])
+            if column.values and dtypes[name] != pl.Null and not _alike(kind, column.kind):
+                message = f"the server gets {kind} values, training had {column.kind} values"
+                found.append(Finding(name, "type", 1.0, message))
+    return found
+
+
+def _alike(first: str, second: str) -> bool:
+    return (
+        first == second
+        or {first, second} <= {"integer", "number"}
+        or {first, second} <= {"timestamp", "date"}
+    )
+
+
+def values(drifts: Sequence[ColumnDrift]) -> list[Finding]:
+    """Return what the features hold at the server and didn't hold in training.
+
+    Missing values where training had none, categories that the model treats as unknown, and numbers out of
+    the range are told from 1 % of the rows on; other changes of a distribution as `drift.compare` flags them.
+    """
+    found = []
+    for drift in drifts:
+        if drift.role != "feature":
+            continue
+        before, now, measures = drift.before, drift.now, drift.measures
+        own: list[Finding] = []
+        if _missing(before) == 0 and (share := measures["null_rate"]) >= MINIMUM_SHARE:
+            message = f"{share:.1%} of the values are missing, none in training"
+            own.append(Finding(drift.name, "missing", share, message))
+        if (share := measures.get("new_share", 0.0)) >= MINIMUM_SHARE:
+            message = f"{share:.1%} of the values are unknown to the model{_unknown(before, now)}"
+            own.append(Finding(drift.name, "unknown", share, message))
+        if (share := measures.get("out_of_range", 0.0)) >= MINIMUM_SHARE:
+            message = f"{share:.1%} of the values are out of the training rows' range"
+            own.append(Finding(drift.name, "range", share, message))
+        if drift.drifted and not own:
+            own.append(Finding(drift.name, "distribution", drift.effect, "; ".join(drift.reasons)))
+        found += own
+    return found
+
+
+def _missing(column: Column) -> int:
+    return column.nulls + column.infinite
+
+
+def _unknown(before: Column, now: Column) -> str:
+    if before.categories.is_sampled:
+        return ""
+    known = set(before.categories.hashes.tolist())
+    pairs = zip(now.categories.hashes.tolist(), now.categories.texts, strict=True)
+    texts = [repr(text) for value, text in pairs if value not in known and text is not None]
+    return f" ({', '.join(texts[:_MOST_NAMED])}{', …' if len(texts) > _MOST_NAMED else ''})" if texts else ""
+
+
+def predictions(rows: pl.LazyFrame, model: str | Path) -> tuple[list[Finding], int]:
+    """Score logged rows once more and compare with what the server answered then.
+
+    Args:
+        rows: Rows of a prediction log that the model answered.
+        model: The model directory.
+
+    Returns:
+        What was found, and how many rows were scored: at most 20,000, spread over the log; 0 if the log lacks
+        the answers or a feature, as where one is masked.
+    """
+    loaded = models.load(model)
+    served = {name: names.free(name, "served_", loaded.features) for name in loaded.prediction_schema}
+    wanted = [*loaded.features, *served.values()]
+    if not set(wanted) <= set(rows.collect_schema().names()):
+        return [], 0
+    some = agreement.sample(tables.select(rows, wanted), REPLAYED_ROWS)
+    online = some.select(pl.col(logged).alias(name) for name, logged in served.items())
+    differ = agreement.differences(loaded.predict(some), online, loaded.task)
+    count = int(differ.sum())
+    if not count:
+        return [], some.height
+    message = f"{count:,} of {some.height:,} logged answers differ from what the model predicts in a batch"
+    return [Finding("prediction", "prediction", count / some.height, message)], some.height
+
+
+def summary_of(findings: Sequence[Finding]) -> str:
+    """Say in a sentence what was found, the most rows first."""
+    if not findings:
+        return "the server sees what the model was trained on, and answers as it predicts in a batch"
+    worst = sorted(findings, key=lambda finding: -finding.share)
+    said = "; ".join(f"{finding.column}: {finding.message}" for finding in worst[:3])
+    return said + (f"; and {len(worst) - 3} more" if len(worst) > 3 else "")
+
+
+def blocks(findings: Sequence[Finding], replayed: int) -> list[reports.Block]:
+    """Return what stands above the columns on the page."""
+    said = reports.callout(summary_of(findings), "bad" if findings else "good")
+    rows = [
+        {"column": each.column, "check": each.check, "rows": f"{each.share:.1%}", "what": each.message}
+        for each in sorted(findings, key=lambda finding: -finding.share)
+    ]
+    answers = (
+        f"{replayed:,} logged rows were scored once more, and compared with the server's answers."
+        if replayed
+        else "No row could be scored once more: the log lacks the answers or a feature, or masks one."
+    )
+    return [said, reports.callout(answers), reports.section("Skew", reports.table(rows))]
