@@ -133,6 +133,11 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	scripts/system-packages.sh wrk:wrk
 	$(BIN)/python benchmarks/serving/bench.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SOAK),--soak-minutes $(SOAK))
 
+# ROWS=5000000 compares larger tables; without their environments the peers are left out.
+bench-monitoring: .venv/installed .venv-bench/evidently/installed .venv-bench/nannyml/installed
+	$(BIN)/python benchmarks/monitoring/compare.py $(or $(ROWS),500000)
+	$(BIN)/python benchmarks/monitoring/power.py
+
 .venv-bench/%/installed: benchmarks/requirements-%.txt | .venv/installed
 	$(PYTHON) -m venv --clear .venv-bench/$*
 	$(BIN)/uv pip sync -q --compile-bytecode --require-hashes --python .venv-bench/$*/bin/python $<
@@ -146,4 +151,4 @@ bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,m
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-accuracy bench-containers proto bench-serving dashboards
+.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-accuracy bench-containers proto bench-serving dashboards

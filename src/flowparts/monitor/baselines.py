@@ -1,6 +1,6 @@
 """What later rows are held against, and the summary of these rows that fits it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -24,10 +24,10 @@ def of_table(path: str | Path, exclude_columns: Sequence[str] = ()) -> Summary:
     """
     frame = tables.scan(path)
     tables.require_columns(frame, exclude_columns, "excluded column")
-    features = [name for name in frame.collect_schema().names() if name not in exclude_columns]
-    if not features:
+    columns = [name for name in frame.collect_schema().names() if name not in exclude_columns]
+    if not columns:
         raise ValueError("exclude_columns names every column of the table; leave one to summarise")
-    found = baseline.of_training(frame, features, None)
+    found = baseline.of_training(frame, columns, None)
     described = tables.description(path)
     facts = {"source": described["source"], "fingerprint": described["fingerprint"]}
     return Summary(found.columns, {**found.facts, **facts})
@@ -56,6 +56,16 @@ def choose(
     return baseline.read(model), "the model's training rows"
 
 
+def features(rows: pl.LazyFrame, before: Summary, exclude: Collection[str] = ()) -> list[str]:
+    """Return the features of a baseline that rows must have: not those that a prediction log has masked."""
+    there = rows.collect_schema().names()
+    return [
+        name
+        for name in before.facts.get("features", list(before.columns))
+        if name not in exclude and (name in there or f"masked_{name}" not in there)
+    ]
+
+
 def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) -> Summary:
     """Return the summary of rows, of the columns that a baseline has.
 
@@ -70,20 +80,15 @@ def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) 
     """
     there = rows.collect_schema().names()
     facts = before.facts
-    # Of a masked column a prediction log holds hashes, which can't be compared.
-    features = [
-        name
-        for name in facts.get("features", list(before.columns))
-        if name in there or f"masked_{name}" not in there
-    ]
+    own = features(rows, before)
     optional = [name for name in (facts.get("label"), *facts.get("predictions", [])) if name in there]
     for name in columns:
-        if name not in (*features, *optional):
+        if name not in (*own, *optional):
             raise ValueError(
                 f"column {name!r} is not in the baseline; its columns are: "
-                + ", ".join([*features, *optional][:20])
+                + ", ".join([*own, *optional][:20])
             )
-    wanted = list(columns) or [*features, *optional]
+    wanted = list(columns) or [*own, *optional]
     tables.require_columns(rows, wanted, "the baseline's column")
     return summary.summarise(rows, wanted)
 

@@ -7,16 +7,16 @@ column has drifted if two things hold:
   Kolmogorov-Smirnov; categories: chi-square of homogeneity), and so is its share of missing values. All these
   p-values together are adjusted by Benjamini and Yekutieli (2001, https://doi.org/10.1214/aos/1013699998).
   Unlike Benjamini and Hochberg's, their bound holds however the columns depend on each other, and columns of
-  one table do; so the share of windows of unchanged data in which anything is flagged is at most `RATE`.
+  one table do; so of windows of unchanged data at most the share `Rule.rate` has anything flagged.
 - The change is large enough to matter. Of millions of rows the smallest difference is significant. The effect
   is the share of rows that would have to change to undo it (at least that share, for numbers: the
   Kolmogorov-Smirnov distance; for categories the total variation distance; the difference of the shares of
-  missing values) and has to reach `MINIMUM_EFFECT`. 0.05 is a shift of a normal column's mean by 0.125
+  missing values) and has to reach the rule's minimum. 0.05 is a shift of a normal column's mean by 0.125
   standard deviations.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flowparts.tables.summary import Buckets, Categories, Column, Ints, Summary
-
-RATE = 0.05
-MINIMUM_EFFECT = 0.05
 
 _BINS = 10
 # Fewer expected rows in a cell, and the distribution of chi-square isn't that of the statistic.
@@ -37,6 +34,30 @@ _MOST_NAMED = 5
 _MICROSECONDS_A_DAY = 86_400e6
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a column is flagged.
+
+    Attributes:
+        rate: The share of windows of unchanged data in which any column may be flagged.
+        minimum_effect: The effect that a flagged column has at least.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+
+    rate: float = 0.05
+    minimum_effect: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, value in (("false_alarm_rate", self.rate), ("minimum_effect", self.minimum_effect)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, not {value:g}")
+
+
+DEFAULT = Rule()
 
 
 @dataclass(frozen=True)
@@ -96,30 +117,23 @@ class _Change:
 def compare(
     before: Summary,
     now: Summary,
-    roles: dict[str, str] | None = None,
-    *,
-    rate: float = RATE,
-    minimum_effect: float = MINIMUM_EFFECT,
+    rule: Rule = DEFAULT,
+    roles: Mapping[str, str] | None = None,
 ) -> list[ColumnDrift]:
     """Compare the columns that two summaries share.
 
     Args:
         before: The baseline.
         now: The summary of later rows.
+        rule: When a column is flagged.
         roles: Column to role; "feature" if not named.
-        rate: The share of windows of unchanged data in which any column may be flagged.
-        minimum_effect: The effect that a flagged column has at least.
 
     Returns:
         One entry for each column, the worst first: what has drifted, then by effect.
 
     Raises:
-        ValueError: An option is out of range, the summaries share no column, or a column holds numbers in one
-            and text in the other.
+        ValueError: The summaries share no column, or a column holds numbers in one and text in the other.
     """
-    for name, value in (("rate", rate), ("minimum_effect", minimum_effect)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be at least 0 and less than 1, not {value:g}")
     shared = [name for name in before.columns if name in now.columns]
     if not shared:
         raise ValueError(
@@ -142,7 +156,7 @@ def compare(
         flagged = [
             change
             for change, p_value in zip(pair, p_values, strict=True)
-            if p_value <= rate and change.effect >= max(minimum_effect, math.ulp(0.0))
+            if p_value <= rule.rate and change.effect >= max(rule.minimum_effect, math.ulp(0.0))
         ]
         drifts.append(
             ColumnDrift(

@@ -1,14 +1,14 @@
 """The page about drift: what moved, how far, and both distributions of each column, the worst first."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
 from flowparts import reports
-from flowparts.monitor.drift import ColumnDrift, Floats, aligned
+from flowparts.monitor.drift import ColumnDrift, Floats, Rule, aligned
 from flowparts.tables.summary import Column
 
 _MOST_DRAWN = 40
@@ -22,7 +22,7 @@ def page(
     drifts: Sequence[ColumnDrift],
     title: str,
     subtitle: str,
-    rule: Mapping[str, float],
+    rule: Rule,
     first: Sequence[reports.Block] = (),
 ) -> str:
     """Return the HTML page for what `drift.compare` found.
@@ -31,7 +31,7 @@ def page(
         drifts: One entry for each column, the worst first.
         title: What the page is about.
         subtitle: What was compared with what.
-        rule: The rate and minimum_effect by which columns were flagged.
+        rule: The rule by which columns were flagged.
         first: What else there is to say, above the columns.
     """
     drifted = [each.name for each in drifts if each.drifted]
@@ -47,8 +47,8 @@ def page(
         else reports.callout("No column has drifted.", "good")
     )
     said = (
-        f"Flagged: an effect of at least {rule['minimum_effect']:g}, and a p-value of at most "
-        f"{rule['rate']:g}, adjusted for all columns"
+        f"Flagged: an effect of at least {rule.minimum_effect:g}, and a p-value of at most "
+        f"{rule.rate:g}, adjusted for all columns"
     )
     cards = (_card(each) for each in drifts[:_MOST_DRAWN])
     return reports.page(

@@ -59,11 +59,8 @@ def types(rows: pl.LazyFrame, before: Summary) -> list[Finding]:
 
 
 def _alike(first: str, second: str) -> bool:
-    return (
-        first == second
-        or {first, second} <= {"integer", "number"}
-        or {first, second} <= {"timestamp", "date"}
-    )
+    kinds = {first, second}
+    return len(kinds) == 1 or kinds in ({"integer", "number"}, {"timestamp", "date"})
 
 
 def values(drifts: Sequence[ColumnDrift]) -> list[Finding]:

@@ -28,6 +28,9 @@ def example(source: str = "sample://breast_cancer"):
     detect_skew(log=parts["test"], model=model)
 
 
+Run = Callable[..., dict[str, Any]]
+
+
 def rows(count: int, seed: int) -> pl.DataFrame:
     random = np.random.default_rng(seed)
     amount = random.normal(0, 1, count)
@@ -53,9 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., 
 
 
 @pytest.fixture
-def run(
-    artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], trained: dsl.Model
-) -> Callable[..., Any]:
+def run(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], trained: dsl.Model) -> Run:
     def call(log: pl.DataFrame, **options: Any) -> dict[str, Any]:
         made = {
             "skew": artifact("skew"),
@@ -78,9 +79,7 @@ def logged(model: dsl.Model, sent: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def test_a_server_that_sees_what_training_saw_has_no_skew(
-    run: Callable[..., Any], trained: dsl.Model
-) -> None:
+def test_a_server_that_sees_what_training_saw_has_no_skew(run: Run, trained: dsl.Model) -> None:
     made = run(logged(trained, rows(1_500, 3)))
     skewed, reason, columns = made["returned"]
     assert (skewed, columns) == (False, [])
@@ -92,7 +91,7 @@ def test_a_server_that_sees_what_training_saw_has_no_skew(
 
 
 def test_each_kind_of_skew_is_told_with_its_share(
-    run: Callable[..., Any], trained: dsl.Model, open_page: Callable[[Path], Any]
+    run: Run, trained: dsl.Model, open_page: Callable[[Path], Any]
 ) -> None:
     third = pl.int_range(pl.len()) % 3 == 0
     sent = rows(1_500, 4).with_columns(
@@ -103,10 +102,8 @@ def test_each_kind_of_skew_is_told_with_its_share(
     made = run(logged(trained, sent))
     skewed, reason, columns = made["returned"]
     assert skewed
-    found = {
-        (each["column"], each["check"]): each
-        for each in json.loads(Path(made["skew"].path).read_text())["findings"]
-    }
+    content = json.loads(Path(made["skew"].path).read_text())
+    found = {(each["column"], each["check"]): each for each in content["findings"]}
     assert found.keys() == {("amount", "missing"), ("plan", "unknown"), ("age", "range")}
     assert found["amount", "missing"]["share"] == pytest.approx(1 / 3)
     assert "('Pro')" in found["plan", "unknown"]["message"]
@@ -116,9 +113,7 @@ def test_each_kind_of_skew_is_told_with_its_share(
     assert "33.3% of the values are unknown to the model ('Pro')" in page
 
 
-def test_answers_that_a_batch_does_not_repeat_are_counted(
-    run: Callable[..., Any], trained: dsl.Model
-) -> None:
+def test_answers_that_a_batch_does_not_repeat_are_counted(run: Run, trained: dsl.Model) -> None:
     log = logged(trained, rows(1_000, 5))
     flipped = pl.int_range(pl.len()) < 100
     log = log.with_columns(
@@ -131,16 +126,14 @@ def test_answers_that_a_batch_does_not_repeat_are_counted(
     )
 
 
-def test_a_feature_of_another_type_is_told_and_the_others_are_compared(
-    run: Callable[..., Any], trained: dsl.Model
-) -> None:
+def test_a_feature_of_another_type_is_told_and_the_others_are_compared(run: Run, trained: dsl.Model) -> None:
     log = logged(trained, rows(500, 6)).with_columns(pl.col("amount").cast(pl.String))
     skewed, reason, columns = run(log)["returned"]
     assert (skewed, columns) == (True, ["amount"])
     assert reason == "amount: the server gets string values, training had number values"
 
 
-def test_of_a_masked_feature_nothing_is_compared(run: Callable[..., Any], trained: dsl.Model) -> None:
+def test_of_a_masked_feature_nothing_is_compared(run: Run, trained: dsl.Model) -> None:
     log = logged(trained, rows(500, 7)).drop("plan").with_columns(masked_plan=pl.lit("3f"))
     made = run(log)
     assert made["returned"][0] is False
@@ -150,7 +143,7 @@ def test_of_a_masked_feature_nothing_is_compared(run: Callable[..., Any], traine
 
 
 def test_a_log_of_another_model_is_one_sentence(
-    run: Callable[..., Any], trained: dsl.Model, artifact: Callable[..., Any]
+    run: Run, trained: dsl.Model, artifact: Callable[..., Any]
 ) -> None:
     log = logged(trained, rows(100, 8))
     with pytest.raises(ValueError, match="the prediction log holds answers of model version other"):

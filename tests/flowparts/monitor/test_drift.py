@@ -12,7 +12,7 @@ from flowparts.tables import summary
 
 def compared(before: pl.DataFrame, now: pl.DataFrame, **options: float) -> dict[str, ColumnDrift]:
     first, second = summary.summarise(before.lazy()), summary.summarise(now.lazy())
-    return {found.name: found for found in drift.compare(first, second, **options)}
+    return {found.name: found for found in drift.compare(first, second, drift.Rule(**options))}
 
 
 def one(before: object, now: object, **options: float) -> ColumnDrift:
