@@ -14,6 +14,7 @@ from flowparts.tables.summary import Summary
 
 # Every column is some time series in Prometheus.
 _MOST_COLUMNS = 1_000
+_PARTICIPLES = {"drift": "drifted", "skew": "skewed"}
 
 
 def of_table(path: str | Path, exclude_columns: Sequence[str] = ()) -> Summary:
@@ -98,23 +99,29 @@ def measurements(drifts: Sequence[ColumnDrift], what: str = "drift") -> list[Mea
 
     Args:
         drifts: What `drift.compare` found.
-        what: What the names begin with, "drift" or "skew".
+        what: What the names hold, "drift" or "skew".
     """
     drifted = [each.drifted for each in drifts]
     found = [
-        Measurement(f"flowparts_{what}_columns", sum(drifted), {}, "Columns whose distribution has changed."),
+        Measurement(
+            f"flowparts_{_PARTICIPLES[what]}_columns",
+            sum(drifted),
+            {},
+            "Columns whose distribution has changed.",
+        ),
         Measurement(f"flowparts_{what}_share", sum(drifted) / len(drifts), {}, "Share of the columns."),
     ]
     for each in drifts[:_MOST_COLUMNS]:
         values = {
-            "effect": (each.effect, "Share of rows that moved, at least."),
-            "detected": (each.drifted, "1 for a column whose distribution has changed."),
-            "psi": (each.measures.get("psi"), "Population stability index."),
-            "null_rate": (each.measures["null_rate"], "Share of missing values."),
+            f"{what}_effect": (each.effect, "Share of rows that moved, at least."),
+            f"{what}_detected": (each.drifted, "1 for a column whose distribution has changed."),
+            f"{what}_psi": (each.measures.get("psi"), "Population stability index."),
         }
+        if what == "drift":  # skew has the same
+            values["null_rate"] = (each.measures["null_rate"], "Share of missing values.")
         labels = {"column": each.name, "role": each.role}
         found += [
-            Measurement(f"flowparts_{what}_{name}", value, labels, description)
+            Measurement(f"flowparts_{name}", value, labels, description)
             for name, (value, description) in values.items()
             if value is not None
         ]

@@ -92,7 +92,7 @@ def test_a_column_that_moved_is_named_measured_and_drawn(
         (each.name, each.labels.get("column")): each.value
         for each in measurements.read(made["measurements"].path)
     }
-    assert sent["flowparts_drift_columns", None] == 2
+    assert sent["flowparts_drifted_columns", None] == 2
     assert sent["flowparts_drift_effect", "amount"] == found["columns"][0]["effect"]
     assert sent["flowparts_drift_detected", "plan"] == 0
     page = open_page(Path(made["drift_report"].path))

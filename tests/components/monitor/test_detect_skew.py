@@ -21,9 +21,9 @@ from flowparts.monitor import measurements
 @dsl.pipeline
 def example(source: str = "sample://breast_cancer"):
     table = ingest_table(source=source).outputs["table"]
-    parts = split_table(table=table, stratify_by="diagnosis").outputs
+    parts = split_table(table=table, stratify_by="target").outputs
     model = train_tabular(
-        train=parts["train"], validation=parts["validation"], label="diagnosis", candidates=["Linear"]
+        train=parts["train"], validation=parts["validation"], label="target", candidates=["Linear"]
     ).outputs["model"]
     detect_skew(log=parts["test"], model=model)
 
@@ -87,7 +87,7 @@ def test_a_server_that_sees_what_training_saw_has_no_skew(run: Run, trained: dsl
     content = json.loads(Path(made["skew"].path).read_text())
     assert (content["findings"], content["scored_rows"]) == ([], 1_500)
     sent = {each.name: each.value for each in measurements.read(made["measurements"].path)}
-    assert sent["flowparts_skew_columns"] == 0
+    assert sent["flowparts_skewed_columns"] == 0
 
 
 def test_each_kind_of_skew_is_told_with_its_share(
