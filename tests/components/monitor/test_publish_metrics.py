@@ -12,10 +12,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.monitor.detect_drift import detect_drift
 from flowparts.components.monitor.publish_metrics import publish_metrics
-from flowparts.components.register.load_champion import load_champion
 from flowparts.monitor import measurements
 from flowparts.monitor.measurements import Measurement
 from flowparts.util import outgoing
@@ -30,12 +29,11 @@ DRIFT = [
 
 
 @dsl.pipeline
-def example(champion: str, tracking_uri: str) -> None:
-    """Publish how good a champion is."""
-    table = ingest_table(source="sample://wine")
-    loaded = load_champion(model_name=champion, tracking_uri=tracking_uri)
-    evaluated = evaluate_model(model=loaded.outputs["model"], test=table.outputs["table"])
-    publish_metrics(job=champion, metrics=evaluated.outputs["test_metrics"], labels={"model": champion})
+def example() -> None:
+    """Publish how much a table differs from itself."""
+    table = ingest_table(source="sample://wine").outputs["table"]
+    drift = detect_drift(table=table, reference=table)
+    publish_metrics(job="wine", drift=drift.outputs["measurements"], labels={"model": "wine"})
 
 
 class Collector(StandIn):
