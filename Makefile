@@ -102,6 +102,10 @@ proto: .venv/installed
 dashboards: .venv/installed
 	$(BIN)/python -m tools.dashboards
 
+# A model drifts, an alert fires, a better one takes its place: a page in build/demo-monitoring, in a few minutes.
+demo-monitoring: .venv/installed system
+	$(BIN)/python -m tools.demo
+
 readme: .venv/installed
 	$(BIN)/python -m tools.readme
 
@@ -151,4 +155,4 @@ bench-monitoring: .venv/installed .venv-bench/evidently/installed .venv-bench/na
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-accuracy bench-containers proto bench-serving dashboards
+.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-accuracy bench-containers proto bench-serving dashboards demo-monitoring

@@ -44,7 +44,9 @@ def pushgateway(folder: Path) -> Iterator[str]:
     """Run a Pushgateway; yield its address."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    command = ["prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}"]
+    # Debian's keeps what was pushed in /var/lib, else.
+    options = [f"--web.listen-address=127.0.0.1:{port}", "--persistence.file="]
+    command = ["prometheus-pushgateway", *options]
     with running(command, f"{url}/-/ready", folder / "pushgateway.log"):
         yield url
 

@@ -8,7 +8,9 @@ COPY src src
 COPY components components
 COPY pipelines pipelines
 COPY backends backends
-RUN uv pip install --system --no-cache -c requirements.txt '.[base,tools]'
+COPY tools tools
+COPY containers containers
+RUN uv pip install --system --no-cache -c requirements.txt '.[base,tools]' packaging
 USER 65532:0
 ENV HOME=/tmp PYTHONUNBUFFERED=1
 ENTRYPOINT ["python", "submit.py"]
