@@ -302,7 +302,7 @@ class Cluster:
 
         The reason is what their containers wait for or ended with and the last line of a crashed container's
         log, why no node takes them, or the latest warning among the events since this object was made of
-        the pods and of what makes them; "" if nothing is wrong.
+        the pods that aren't ready and of what makes them; "" if nothing is wrong.
 
         Args:
             labels: The pods' labels.
@@ -329,11 +329,13 @@ class Cluster:
                         said += "it needs more memory than its limit, "
                     said += f"last log line: {log}"
                 return f"{reason} in pod {name}: {said}", reason in HOPELESS
-            for condition in status.get("conditions", []):
-                if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                    reason = condition.get("reason", "Unschedulable")
-                    return f"{reason}, pod {name}: {_line(condition.get('message', ''))}", False
-        names = [*(pod["metadata"]["name"] for pod in pods), *makers]
+            placed = condition(pod, "PodScheduled")
+            if placed.get("status") == "False":
+                reason = placed.get("reason", "Unschedulable")
+                return f"{reason}, pod {name}: {_line(placed.get('message', ''))}", False
+        # What a pod that is ready now was warned of, such as a probe while it started, is over.
+        waiting = [pod["metadata"]["name"] for pod in pods if condition(pod, "Ready").get("status") != "True"]
+        names = [*waiting, *makers]
         warnings = [warning for name in names for warning in self._warnings(name)]
         if warnings:
             _, latest = max(warnings, key=lambda warning: warning[0])

@@ -549,6 +549,7 @@ def pod_status(scenario: str, container: str) -> Object:
         of_container["state"] = {"waiting": {"reason": "ContainerCreating"}}
     else:
         of_container["state"] = {"running": {}}
+        status["conditions"] = [{"type": "Ready", "status": "True"}]
     return status
 
 

@@ -382,6 +382,16 @@ GATEWAY = {
 }
 
 
+def test_what_a_ready_pod_was_warned_of_while_it_started_is_no_trouble(api: KubernetesApi) -> None:
+    made = deploy(FIRST)
+    for name in api.names("pods"):
+        api.warn(name, "Unhealthy", "Startup probe failed: connection refused")
+    assert kubernetes.trouble(made, made.revision) == ""
+    api.born_as[f"churn-{made.revision}"] = "starting"
+    api.step()
+    assert "Startup probe failed" in kubernetes.trouble(made, made.revision)
+
+
 def test_a_gateway_shares_exactly(api: KubernetesApi) -> None:
     api.put("gateways", GATEWAY)
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
