@@ -89,6 +89,7 @@ TROUBLE = {
         'flowparts_prediction_log_lost_rows_total{job="m", instance="a"}': "0x55 7x5"
     },
     "FlowpartsDrift": {'flowparts_drifted_columns{job="churn", model="churn"}': "0x59 2"},
+    "FlowpartsSkew": {'flowparts_skewed_columns{job="churn", model="churn"}': "0x59 1"},
     "FlowpartsPerformanceLost": {
         'flowparts_evaluation_metric{job="churn", metric="roc_auc"}': "0.9x50 0.8x10"
     },
@@ -143,7 +144,7 @@ def test_fifty_windows_without_drift_are_quiet_and_a_planted_one_fires(tmp_path:
     counts = []
     for number in range(51):
         rows = window(number, 0.5 if number == 50 else 0).lazy()
-        found = drift.compare(before, baselines.of_window(rows, before, []), {})
+        found = drift.compare(before, baselines.of_window(rows, before))
         (measured,) = [
             each for each in baselines.measurements(found) if each.name == "flowparts_drifted_columns"
         ]
