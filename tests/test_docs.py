@@ -25,6 +25,7 @@ from backends.local import runner
 from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
+from flowparts.tune import space
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -161,6 +162,8 @@ PIECES = {
     "from kfp.components import load_component_from_url": "an address of a release",
     "from flowparts.components.prepare.split_table": "the wheel; test_wheel.py imports it so",
     "drift = detect_drift(": "a deployed model's log; test_publish_metrics.py has a whole pipeline",
+    "tuned = tune_model(": "parts of a table; test_tune_model.py has a whole pipeline",
+    "space = {": "an option, which a test below checks",
     "torch.onnx.export(": "PyTorch; serving/test_pytorch.py holds what it gives",
 }
 
@@ -176,6 +179,12 @@ def test_every_python_snippet_is_run_by_a_test_or_says_why_not(text: str) -> Non
     ast.parse(text)
     run = [name for name in ("drop_duplicates", "train_ridge") if f"\ndef {name}(" in text]
     assert run or [start for start in PIECES if text.startswith(start)]
+
+
+def test_the_search_space_that_is_shown_is_one() -> None:
+    (text,) = (text for text in blocks(ROOT / "docs/tuning.md", "python") if text.startswith("space = "))
+    found = space.check(ast.literal_eval(text.removeprefix("space = ")), "classification")
+    assert [each.estimator for each in found] == ["Linear", "LGBM"]
 
 
 def manifests(file: Path) -> list[dict[str, Any]]:
