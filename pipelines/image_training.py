@@ -11,6 +11,8 @@ from flowparts.pipelines._judgement import judge_and_deploy
 def image_training(
     source: str = "sample://digits",
     data_version: str = "",
+    uri_column: str = "uri",
+    label_column: str = "label",
     on_bad_images: str = "quarantine",
     min_class_rows: int = 3,
     schema_uri: str = "",
@@ -36,9 +38,11 @@ def image_training(
 
     Args:
         source: The images: a directory whose folders are labels (a path or a URI that starts with file://,
-            s3:// or gs://), a table of uri and label (CSV, Parquet or JSON Lines), or sample://digits.
+            s3:// or gs://), a table of URIs and labels (CSV, Parquet or JSON Lines), or sample://digits.
         data_version: Names the state of the images; change it when the files behind the source have changed,
             so that cached results are not used.
+        uri_column: Column of a table of URIs that says where each image is.
+        label_column: Column of a table of URIs that says what each image shows.
         on_bad_images: What to do with damaged images: quarantine or fail.
         min_class_rows: Fewest images that a class must have; images of others are left out (the log and the
             run's page name them). 1 to keep every class.
@@ -66,9 +70,13 @@ def image_training(
         endpoint_name: Name of the endpoint that it becomes a revision of.
         deploy_options: The target's own options, as its deploy component takes them.
     """
-    table = ingest_images(source=source, data_version=data_version, on_bad_images=on_bad_images).outputs[
-        "table"
-    ]
+    table = ingest_images(
+        source=source,
+        data_version=data_version,
+        uri_column=uri_column,
+        label_column=label_column,
+        on_bad_images=on_bad_images,
+    ).outputs["table"]
     # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
     validated = validate_table(
         table=table,

@@ -42,13 +42,19 @@ class Header:
     lines: int
 
 
-def read(file: File, delimiter: str | None = None, column_names: Sequence[str] | None = None) -> Header:
+def read(
+    file: File,
+    delimiter: str | None = None,
+    column_names: Sequence[str] | None = None,
+    names_options: bool = True,
+) -> Header:
     """Find the delimiter and the columns of a file.
 
     Args:
         file: A CSV file in plain form.
         delimiter: Takes the place of what a line such as `sep=;`, the suffix .tsv or the first records tell.
         column_names: Names for a file without a header. If its first line holds just these, it is a header.
+        names_options: Whether a message may advise `column_names`, which not every caller passes on.
 
     Raises:
         ValueError: The file is empty or not text, its header can't be read or has a name twice, or its first
@@ -77,7 +83,7 @@ def read(file: File, delimiter: str | None = None, column_names: Sequence[str] |
     except UnicodeDecodeError:
         raise ValueError(f"the header of {file.name} {screening.NOT_UTF8}") from None
     if column_names is None:
-        _require_header(file, names, _records(lines[taken:], delimiter))
+        _require_header(file, names, _records(lines[taken:], delimiter), names_options)
     elif names != [*column_names]:
         if len(names) != len(column_names):
             raise ValueError(
@@ -168,7 +174,31 @@ def _is_whole(cell: str, delimiter: str) -> bool:
     return not any(other in cell for other in DELIMITERS if other != delimiter)
 
 
-def _require_header(file: File, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _are_positions(names: Sequence[str]) -> bool:
+    """Say whether names are the numbers that some programs give to columns without names.
+
+    Two such numbers or one may be a row as well: 0,1.
+    """
+    return len(names) > 2 and any([*names] == [str(start + i) for i in range(len(names))] for start in (0, 1))
+
+
+def _are_years(names: Sequence[str]) -> bool:
+    numbers = [int(name) if name.isdecimal() else 0 for name in names]
+    return numbers[0] in _YEARS and all(after == before + 1 for before, after in pairwise(numbers))
+
+
+def _are_years_below(places: Sequence[int], rows: Sequence[Sequence[str]]) -> bool:
+    """Say whether a column holds nothing but years, so that the one above may be a value too."""
+    for place in places:
+        values = [row[place].strip() for row in rows if len(row) > place and row[place].strip()]
+        if all(value.isdecimal() and int(value) in _YEARS for value in values):
+            return True
+    return False
+
+
+def _require_header(
+    file: File, names: Sequence[str], rows: Sequence[Sequence[str]], names_options: bool
+) -> None:
     """Raise ValueError if the first line holds numbers wherever the rows below it do."""
     numeric = [
         place
@@ -179,14 +209,11 @@ def _require_header(file: File, names: Sequence[str], rows: Sequence[Sequence[st
     heading = [names[place] for place in numeric]
     if not heading or not all(_NUMBER.fullmatch(name) for name in heading):
         return
-    # Years, and the numbers that some programs give to columns without names, are names.
-    if all(name.isdigit() for name in heading):
-        numbers = [int(name) for name in heading]
-        follow = all(after == before + 1 for before, after in pairwise(numbers))
-        if follow and (len(numbers) > 1 or numbers[0] in (0, *_YEARS)):
-            return
+    if _are_positions(names) or (_are_years(heading) and not _are_years_below(numeric, rows)):
+        return
     shown = listed(map(repr, names))
+    option = ", or pass column_names (those in this line, if they are names)" if names_options else ""
     raise ValueError(
         f"{file.name} seems to have no header, as its first line holds numbers where the others do: {shown}; "
-        "write the names above it, or pass column_names (those in this line, if they are names)"
+        f"write the names above it{option}"
     )

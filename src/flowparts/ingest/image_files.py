@@ -186,7 +186,8 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
     """
     plain, rejected = scratch / "table", scratch / "rejected"
     # What a comma means in other columns of the table doesn't matter.
-    ingest.ingest(source, plain, rejected, ingest.Options(on_bad_rows="quarantine", decimal="."))
+    how = ingest.Options(on_bad_rows="quarantine", decimal=".", named_in_messages=False)
+    ingest.ingest(source, plain, rejected, how)
     frame, unread = tables.scan(plain), tables.scan(rejected).pipe(tables.collect)
     tables.require_columns(frame, [options.uri_column], "uri_column")
     tables.require_columns(frame, [options.label_column], "label_column")

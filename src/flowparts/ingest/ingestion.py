@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.ingest import screening, text_inference
+from flowparts.ingest import plain_files, screening, text_inference
 from flowparts.ingest.screening import BadRows
 from flowparts.ingest.text_files import PLACE, Csv, JsonLines, TextFiles
 from flowparts.ingest.text_inference import Kind
@@ -77,6 +77,7 @@ class Options:
         label: A column that the source must have; a row without a value in it teaches nothing.
         on_missing_label: What becomes of such rows: "drop" or "fail".
         required_columns: Further columns that the source must have.
+        named_in_messages: Whether messages may advise these options, which not every caller passes on.
     """
 
     file_format: str | None = None
@@ -91,6 +92,7 @@ class Options:
     label: str | None = None
     on_missing_label: str = "drop"
     required_columns: Sequence[str] = ()
+    named_in_messages: bool = True
 
     def __post_init__(self) -> None:
         if self.file_format is not None:
@@ -181,7 +183,7 @@ def ingest(
         files = sources.fetch(source, _folder(scratch, "remote"))
         # Spark writes a file without content for a part without rows.
         files = [file for file in files if file.path.stat().st_size] or files
-        file_format = sources.format_of(files, options.file_format)
+        file_format = sources.format_of(files, options.file_format, options.named_in_messages)
         if file_format != "csv" and (options.delimiter or options.column_names):
             named = "delimiter" if options.delimiter else "column_names"
             raise ValueError(f"{named} is for CSV files, but {masking.shown(source)} is {file_format}")
@@ -325,12 +327,38 @@ def _bad(place: int) -> str:
 
 def _read_csv(job: _Job) -> int:
     options = job.options
-    files = Csv(job.files, job.links, options.nulls, options.delimiter, options.column_names)
+    files = Csv(
+        job.files,
+        job.links,
+        options.nulls,
+        options.delimiter,
+        options.column_names,
+        options.named_in_messages,
+    )
+    if _may_be_plain(job) and files.names == files.header.names:
+        given = options.types_of(files.names)
+        table = plain_files.read_csv(job.files[0].path, files.header, given, options.integers)
+        if table is not None:
+            return _write_plain(job, table)
     return _read_text(job, files)
 
 
 def _read_jsonl(job: _Job) -> int:
-    return _read_text(job, JsonLines(job.files, job.links, job.options.nulls))
+    files = JsonLines(job.files, job.links, job.options.nulls)
+    if _may_be_plain(job):
+        table = plain_files.read_jsonl(job.files[0].path, job.options.types_of, job.options.integers)
+        if table is not None:
+            return _write_plain(job, table)
+    return _read_text(job, files)
+
+
+def _may_be_plain(job: _Job) -> bool:
+    return len(job.files) == 1 and job.options.null_values is None and job.options.decimal != ","
+
+
+def _write_plain(job: _Job, table: pl.DataFrame) -> int:
+    tables.write_part(table, job.target)
+    return table.height
 
 
 def _read_text(job: _Job, files: TextFiles) -> int:
@@ -427,6 +455,10 @@ def _refuse_bad_rows(job: _Job, almost: Mapping[str, Kind] | None = None) -> Non
 def _read_parquet(job: _Job) -> int:
     import duckdb
 
+    if _may_be_plain(job) and not sources.partitions(job.files):
+        table = plain_files.read_parquet(job.files[0].path, job.options.types_of)
+        if table is not None and not any(map(_PANDAS_INDEX.fullmatch, table.columns)):
+            return _write_plain(job, table)
     try:
         with _database(job.scratch) as database:
             fields = [

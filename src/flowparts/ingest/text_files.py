@@ -127,6 +127,7 @@ class Csv(TextFiles):
         null_values: Sequence[str],
         delimiter: str | None = None,
         column_names: Sequence[str] | None = None,
+        names_options: bool = True,
     ):
         """Read the headers of the files.
 
@@ -136,13 +137,14 @@ class Csv(TextFiles):
             null_values: Texts that mean null.
             delimiter: What is between two fields; None if the beginning of each file tells.
             column_names: Names for files without a header.
+            names_options: As for `csv_head.read`.
 
         Raises:
             ValueError: A header can't be read, or not all files have the same.
         """
         super().__init__(files, links)
         self._null_values = [*null_values] or [_NOTHING]
-        self._headers = [csv_head.read(file, delimiter, column_names) for file in files]
+        self._headers = [csv_head.read(file, delimiter, column_names, names_options) for file in files]
         names, self._delimiter = self._headers[0].names, self._headers[0].delimiter
         for file, header in zip(files, self._headers, strict=True):
             sources.require_same_columns(files[0], names, file, header.names)
@@ -151,6 +153,7 @@ class Csv(TextFiles):
                     f"{file.name} has the delimiter {header.delimiter!r} but {files[0].name} has "
                     f"{self._delimiter!r}; ingest them apart"
                 )
+        self.header = self._headers[0]
         of_folders = sources.partitions(files)
         self._fields = len(names)
         self._partitions = [values for name, values in of_folders.items() if name not in names]

@@ -147,12 +147,13 @@ def local_files(source: str) -> list[File]:
     return [] if path is None else _local(source, path)
 
 
-def format_of(files: Sequence[File], file_format: str | None = None) -> str:
+def format_of(files: Sequence[File], file_format: str | None = None, names_options: bool = True) -> str:
     """Return the one format of the files ("csv", "jsonl" or "parquet"), by their suffixes.
 
     Args:
         files: The files of one source.
         file_format: Takes the place of the suffixes where given.
+        names_options: Whether a message may advise `file_format`, which not every caller passes on.
 
     Raises:
         ValueError: A suffix is unknown, or the files have different formats.
@@ -163,9 +164,10 @@ def format_of(files: Sequence[File], file_format: str | None = None) -> str:
     for file in files:
         ending = suffix(file.name)
         if ending not in FORMATS:
+            option = "pass file_format='csv', 'jsonl' or 'parquet', or " if names_options else ""
             raise ValueError(
-                f"the format of {file.name} can't be told from its name; pass file_format='csv', 'jsonl' or "
-                f"'parquet', or use one of the suffixes: {', '.join(FORMATS)}, each also with .gz or .zst"
+                f"the format of {file.name} can't be told from its name; {option}use one of the suffixes: "
+                f"{', '.join(FORMATS)}, each also with .gz or .zst"
             )
         formats.setdefault(FORMATS[ending], file.name)
     if len(formats) > 1:

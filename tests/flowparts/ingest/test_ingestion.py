@@ -170,6 +170,16 @@ def test_numbers_may_be_names(header: str, read: Ingest) -> None:
     assert read(f"{header}\n7,0.5,1.5,2.5,3.5\n".encode())[0].columns == header.split(",")
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["3,4,x\n5,6,y\n", "Paris,2021\nRome,2022\nOslo,2020\n", "0,1\n1,0\n", "0\n1\n", "2,3,4\n7,8,9\n"],
+)
+def test_a_row_that_could_be_numbered_names_is_not_taken_for_them(
+    content: str, refused: Callable[..., str]
+) -> None:
+    assert refused(content.encode()).startswith("data.csv seems to have no header")
+
+
 def test_one_column_is_enough(read: Ingest) -> None:
     assert read(b"a\n1\n2\n")[0].to_dict(as_series=False) == {"a": [1, 2]}
 

@@ -144,6 +144,8 @@ def test_mixed_formats_are_refused_by_naming_one_file_of_each() -> None:
 def test_unknown_suffix_asks_for_the_format() -> None:
     with pytest.raises(ValueError, match=r"format of data.dat can't be told"):
         sources.format_of([File(Path("data.dat"), "data.dat")])
+    with pytest.raises(ValueError, match=r"told from its name; use one of the suffixes: \.csv"):
+        sources.format_of([File(Path("data.dat"), "data.dat")], names_options=False)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstd.compress], ids=["gzip", "zstd"])
