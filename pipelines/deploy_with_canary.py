@@ -58,7 +58,13 @@ def deploy_with_canary(
         warm_seconds: How long the previous revision keeps its servers after that, where the platform can
             start them again.
     """
-    champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
+    champion = load_champion(
+        model_name=model_name,
+        tracking_uri=tracking_uri,
+        deploy_target=target,
+        endpoint_name=name,
+        deploy_options=options,
+    ).set_caching_options(False)
     table = ingest_table(
         source=source,
         data_version=data_version,

@@ -11,8 +11,13 @@ def load_champion(
     schema: Output[Artifact],
     model_name: str,
     tracking_uri: Optional[str] = None,
+    deploy_target: str = "",
+    endpoint_name: str = "",
+    deploy_options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
 ) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
     """Fetch the champion of a registered model, and the schema of the rows that it takes.
+
+    Where it is to be deployed is checked first, so that a mistake there costs no other step.
 
     Args:
         model: The champion's model directory.
@@ -20,14 +25,18 @@ def load_champion(
         model_name: The registered model.
         tracking_uri: MLflow server or database; if not given, the environment's MLFLOW_TRACKING_URI, else an
             SQLite file in the home directory.
+        deploy_target: Where the champion is to be deployed, as roll_out takes it.
+        endpoint_name: Name of the endpoint there.
+        deploy_options: The target's own options.
 
     Returns:
         version: The champion's version in the registry.
     """
-    from flowparts import models
+    from flowparts import models, parameters
     from flowparts.register import registry
     from flowparts.util import metadata, outputs
 
+    parameters.check({"target": deploy_target, "name": endpoint_name, "options": deploy_options}, {})
     version = registry.fetch_champion(model_name, model.path, tracking_uri or None)
     described = models.metadata(model.path)
     metadata.describe(model, {"version": version, **described})

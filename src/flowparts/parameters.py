@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowparts import ingest
-from flowparts.deploy import common, operations
+from flowparts.deploy import common, operations, probe, rollout
+from flowparts.deploy import options as deploy_options
 from flowparts.evaluate import directions
 from flowparts.ingest import image_files
 from flowparts.predict import export
@@ -67,5 +68,12 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         operations.options(found["target"], found.get("options", {}))
     if "name" in found:
         common.check_name(found["name"])
+    if "share" in found:
+        deploy_options.check_share(found["share"])
+    if "requests" in found and "seconds" in found:
+        limits = {name: found[name] for name in ("max_error_rate", "max_slowdown") if name in found}
+        rollout.Watch(found["requests"], found["seconds"], probe.Rules(**limits))
+    if "warm_seconds" in found:
+        rollout.check_warm_seconds(found["warm_seconds"])
     if "destination" in found:
         export.format_of(found["destination"])

@@ -136,8 +136,7 @@ def roll_out(
     """
     platform = deploy.target(target)
     check_share(share)
-    if not 0 <= warm_seconds < math.inf:
-        raise ValueError(f"warm_seconds must be at least 0, not {warm_seconds:g}")
+    check_warm_seconds(warm_seconds)
     named = operations.options(target, options)
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
@@ -167,6 +166,12 @@ def roll_out(
     if rollout.promoted:
         _release(platform, rollout.endpoint, warm_seconds)
     return rollout
+
+
+def check_warm_seconds(warm_seconds: float) -> None:
+    """Raise ValueError unless this is a time to keep servers for."""
+    if not 0 <= warm_seconds < math.inf:
+        raise ValueError(f"warm_seconds must be at least 0, not {warm_seconds:g}")
 
 
 def headline(rollout: Rollout) -> str:
