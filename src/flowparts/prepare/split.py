@@ -35,6 +35,7 @@ _OVERLAPPING = 1.5
 
 # Rows are near copies if they are equal but for rounding to so many digits, and for case and blanks in texts.
 _DIGITS = 4
+_FIRST_COLUMNS = 4
 # Fewer near copies of training rows among the others don't move a score.
 _LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE = 5, 0.01
 
@@ -112,22 +113,34 @@ def near_copies(frame: pl.LazyFrame, parts: pl.Series, columns: Iterable[str]) -
 
     schema = frame.collect_schema()
     columns = [name for name in columns if not (schema[name].is_nested() or schema[name] == pl.Binary)]
-    if not any(schema[name].is_float() or schema[name] == pl.String for name in columns):
+    rounded = sorted(columns, key=lambda name: (not schema[name].is_float(), schema[name] != pl.String))
+    if not any(schema[name].is_float() or schema[name] == pl.String for name in rounded[:1]):
         return ""
-    alike = hash_rows([_rounded(name, schema[name]) for name in columns], version=1).nchash.xxh3_64(seed=0)
-    wanted = [alike.alias("alike"), tables.row_hash(columns).alias("equal")]
-    with tables.watched(frame, "looking for near copies") as watched:
-        rows = watched.select(wanted).pipe(tables.collect)
-    train, others = rows.filter(parts == 0), rows.filter(parts != 0)
-    near = pl.col("alike").is_in(train["alike"].implode()) & ~pl.col("equal").is_in(train["equal"].implode())
-    count = others.filter(near).height
-    if count < max(_LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE * others.height):
+    # What is equal in all columns is so in some; hashing these is enough to see that most tables have none.
+    for some in (rounded[:_FIRST_COLUMNS], rounded):
+        values = [_rounded(name, schema[name]) for name in some]
+        alike = hash_rows(values, version=1).nchash.xxh3_64(seed=0)
+        train, others = _hashes(frame, alike, parts)
+        is_near = others.is_in(train.implode())
+        least = max(_LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE * others.len())
+        if is_near.sum() < least:
+            return ""
+    train, equal = _hashes(frame, tables.row_hash(columns), parts)
+    count = int((is_near & ~equal.is_in(train.implode())).sum())
+    if count < least:
         return ""
     return (
-        f"at least {count:,} of the {others.height:,} rows outside the training part equal a training row "
+        f"at least {count:,} of the {others.len():,} rows outside the training part equal a training row "
         "but for rounding, case or blanks, so the scores may be too good; remove such copies, or give what "
         "belongs together one value in a column and name it in group_by"
     )
+
+
+def _hashes(frame: pl.LazyFrame, hashed: pl.Expr, parts: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Return the hashes of the training rows and those of the others, in order."""
+    with tables.watched(frame, "looking for near copies") as watched:
+        found = watched.select(hashed.alias("hash")).pipe(tables.collect).to_series()
+    return found.filter(parts == 0), found.filter(parts != 0)
 
 
 def _rounded(name: str, kind: pl.DataType) -> pl.Expr:

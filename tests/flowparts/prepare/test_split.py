@@ -176,6 +176,16 @@ def test_near_copies_are_warned_of_from_five_rows_and_one_percent_on(copies: int
     assert said.startswith(f"at least {copies} of the {others:,} rows") is warned
 
 
+@pytest.mark.parametrize("differs", [True, False])
+def test_near_copies_are_alike_in_every_column(differs: bool) -> None:
+    values = np.arange(1, 101) / 7
+    train = pl.DataFrame({"town": ["Paris"] * 100, **{f"x{place}": values + place for place in range(6)}})
+    rest = train.with_columns(town=pl.lit(" PARIS "), x5=pl.col("x5") + (1000 if differs else 0))
+    assigned = pl.Series("part", [0] * 100 + [1] * 100, dtype=pl.UInt8)
+    said = split.near_copies(pl.concat([train, rest]).lazy(), assigned, train.columns)
+    assert said.startswith("at least 100 of the 100 rows") is not differs
+
+
 def test_equal_rows_stay_together_on_demand_even_if_their_labels_differ() -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"x": rng.integers(0, 300, 2000), "label": rng.choice(["a", "b"], 2000)})
