@@ -67,10 +67,10 @@ def train(
 
         built = candidates.build(entries or DEFAULT, task, options)
         chosen, facts = examined(table, metric, what, options)
+        finish = annotated(facts, complete)
         _, page = candidates.train_best(
-            built, table, validation, path, **what, metric=chosen, complete=complete
+            built, table, validation, path, **what, metric=chosen, complete=finish
         )
-        models.annotate(path, facts)
         return page, chosen
     from flowparts.train.networks import tabular_model, training
 
@@ -91,10 +91,9 @@ def train(
         options=how,
         checkpoints=checkpoints,
         metric=chosen,
-        complete=complete,
+        complete=annotated(facts, complete),
     )
     assert trained
-    models.annotate(path, facts)
     return trained[1], chosen
 
 
@@ -102,6 +101,17 @@ def require_known(trainer: str) -> None:
     """Raise ValueError unless there is a trainer of this name."""
     if trainer not in TRAINERS:
         raise ValueError(names.unknown("trainer", trainer, TRAINERS))
+
+
+def annotated(facts: Mapping[str, Any], complete: Callable[[Path], None] | None) -> Callable[[Path], None]:
+    """Return what adds facts to a model before it appears, and then does the rest."""
+
+    def finish(folder: Path) -> None:
+        models.annotate(folder, facts)
+        if complete:
+            complete(folder)
+
+    return finish
 
 
 def examined(

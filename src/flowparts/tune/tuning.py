@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import models, tables
+from flowparts import tables
 from flowparts.evaluate import directions
 from flowparts.prepare import folds, preprocess
 from flowparts.train import candidates, trainers
@@ -227,8 +227,7 @@ def tune(
     stored = {**trained.facts, "trials": len(trials), **{f"trials_{name}": n for name, n in counts.items()}}
     if validation is None:
         stored["validation_folds"] = settings.folds or FOLDS
-    replace(trained, facts=stored).save(path, learned, rows, complete)
-    models.annotate(path, facts)
+    replace(trained, facts=stored).save(path, learned, rows, trainers.annotated(facts, complete))
     page = study_report.page(judged, settings.spaces, trials, best, settings.options.seed, settings.label)
     return Tuned(metric, best, trials, stored["parameters"], page)
 
