@@ -78,14 +78,14 @@ def read_csv(
         "string": value.str.contains(_TEXT) & ~value.str.contains(_WORDS),
     }
     fits = table.select(**{kind: test.fill_null(value=True) for kind, test in kinds.items()})
-    columns = {kind: fits[kind].to_numpy().reshape(width, -1).all(axis=1).tolist() for kind in kinds}
+    columns = {kind: _in_all_rows(fits[kind], width) for kind in kinds}
     values = table.select(
         boolean=value.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Boolean),
         integer=value.cast(pl.Int64, strict=False),
         number=value.cast(pl.Float64, strict=False),
         string=value,
     )
-    empty = is_missing.to_numpy().reshape(width, -1).all(axis=1).tolist()
+    empty = _in_all_rows(is_missing, width)
     found = []
     try:
         for place, name in enumerate(header.names):
@@ -95,6 +95,12 @@ def read_csv(
     except _NotPlainError:
         return None
     return pl.DataFrame(found)
+
+
+def _in_all_rows(holds: pl.Series, width: int) -> list[bool]:
+    """Say for each column whether something holds in all its rows."""
+    grid: Any = holds.to_numpy().reshape(width, -1)
+    return list(grid.all(axis=1))
 
 
 def read_jsonl(
