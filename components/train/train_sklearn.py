@@ -1,6 +1,6 @@
 from typing import Optional
 
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
 from .. import runs_in
 
@@ -12,6 +12,7 @@ def train_sklearn(
     preprocessor: Input[Artifact],
     model: Output[Model],
     validation_metrics: Output[Metrics],
+    training_report: Output[HTML],
     estimator: str,
     parameters: Optional[dict] = None,
     class_weight: Optional[str] = None,
@@ -27,6 +28,7 @@ def train_sklearn(
         preprocessor: What fit_preprocessor learned; it knows the label and the task.
         model: MLflow model directory that takes raw rows; weights as skops, no pickle.
         validation_metrics: Metrics on the validation table.
+        training_report: HTML page with the metrics, what the model costs and its parameters.
         estimator: Class name of scikit-learn, XGBoost or LightGBM, such as RandomForestClassifier; or the
             family for the task at hand: RandomForest, HistGradientBoosting, XGB, LGBM, Linear.
         parameters: Parameters of its constructor. Where an estimator is wanted, give its name, or a
@@ -40,8 +42,8 @@ def train_sklearn(
     from flowparts import tables
     from flowparts.models import baseline
     from flowparts.prepare import preprocess
-    from flowparts.train import candidates, estimators
-    from flowparts.util import metadata
+    from flowparts.train import candidates, estimators, selection
+    from flowparts.util import metadata, outputs
 
     options = candidates.Options(
         class_weight or None, weight_column or None, early_stopping_rounds or None, seed
@@ -59,3 +61,4 @@ def train_sklearn(
     )
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, trained.facts["validation"])
+    outputs.write_text(training_report.path, selection.training_report(trained.measured()))

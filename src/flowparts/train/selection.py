@@ -104,7 +104,7 @@ def selection_report(
         }
         for place, candidate in enumerate(ranked, start=1)
     ]
-    metrics = [name for name in HIGHER_IS_BETTER[task] if any(name in row for row in rows)]
+    metrics = _metrics(task, ranked)
     columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric)]
     columns += [title for name, title in _COSTS.items() if any(name in each for each in ranked)]
     columns.append("parameters")
@@ -125,6 +125,32 @@ def selection_report(
         ),
         subtitle=f"{task} of {label}: candidates compared on the validation table",
     )
+
+
+def training_report(candidate: Mapping[str, Any]) -> str:
+    """Return an HTML page of one trained estimator: its validation metrics, costs and parameters.
+
+    Args:
+        candidate: As `rank` takes it, with the `seconds` of training; it may lack metrics.
+    """
+    metrics = {name: candidate["validation"][name] for name in _metrics(candidate["task"], [candidate])}
+    costs = {title: candidate[name] for name, title in _COSTS.items() if name in candidate}
+    parameters = [
+        {"parameter": name, "value": json.dumps(value)} for name, value in candidate["parameters"].items()
+    ]
+    return reports.page(
+        "Training of an estimator",
+        reports.facts({"estimator": candidate["estimator"], **costs}),
+        reports.section("Validation metrics", reports.table([metrics])),
+        *([reports.section("Parameters", reports.table(parameters))] if parameters else []),
+        subtitle=f"{candidate['task']} of {candidate['label']}, scored on the validation table",
+    )
+
+
+def _metrics(task: str, candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the metrics of a task that any of the candidates has."""
+    known = HIGHER_IS_BETTER[task]
+    return [name for name in known if any(name in candidate["validation"] for candidate in candidates)]
 
 
 def _validation_score(candidate: Mapping[str, Any], metric: str) -> float:

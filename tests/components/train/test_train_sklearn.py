@@ -75,8 +75,14 @@ class Step:
 
     def run(self, estimator: str, name: str = "model", **options: Any) -> tuple[dsl.Model, dsl.Metrics]:
         model, metrics = self.artifact(name, dsl.Model), self.artifact(f"{name}_metrics", dsl.Metrics)
+        self.page = self.artifact(f"{name}_page", dsl.HTML)
         train_sklearn.python_func(
-            **self.inputs, model=model, validation_metrics=metrics, estimator=estimator, **options
+            **self.inputs,
+            model=model,
+            validation_metrics=metrics,
+            training_report=self.page,
+            estimator=estimator,
+            **options,
         )
         return model, metrics
 
@@ -163,3 +169,12 @@ def test_a_bad_option_gives_a_sentence_and_no_output(
         step.run(**options)
     assert not Path(step.artifact("model").path).exists()
     assert not Path(step.artifact("model_metrics").path).exists()
+
+
+def test_the_page_shows_metrics_costs_and_parameters(step: Step, open_page: Callable[[Path], Any]) -> None:
+    _, metrics = step.run("LogisticRegression", parameters={"C": 0.5, "max_iter": 500.0})
+    shown = open_page(Path(step.page.path)).find_element("tag name", "body").text
+    assert "LogisticRegression" in shown
+    for words in ("roc_auc", "ms for 1,000 rows", "max_iter", "0.5", "classification of diagnosis"):
+        assert words in shown
+    assert metrics.metadata["roc_auc"] > 0.9

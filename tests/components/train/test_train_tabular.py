@@ -118,7 +118,8 @@ def test_gives_what_the_single_components_give(step: Step, artifact: Callable[..
     trained = [artifact(f"candidate {number}", dsl.Model) for number in range(2)]
     for model, candidate in zip(trained, [{"estimator": "Linear"}, CANDIDATES[1]], strict=True):
         metrics = artifact("single metrics", dsl.Metrics)
-        train_sklearn.python_func(**prepared, model=model, validation_metrics=metrics, **candidate)
+        outputs = {"validation_metrics": metrics, "training_report": artifact("single page", dsl.HTML)}
+        train_sklearn.python_func(**prepared, model=model, **outputs, **candidate)
     best, page = artifact("best", dsl.Model), artifact("page", dsl.HTML)
     select_best.python_func(candidates=trained, model=best, selection_report=page)
 

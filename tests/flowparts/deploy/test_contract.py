@@ -4,6 +4,7 @@ What a target does in its own way is tested beside its name. Clusters and clouds
 machine, Docker is the real one.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,12 +39,14 @@ class Platform:
         target: The target.
         models: Addresses of two models.
         options: What to deploy them with.
+        written: Tells all that was written there, to compare.
         name: The endpoint.
     """
 
     target: str
     models: tuple[str, str]
     options: dict[str, Any]
+    written: Callable[[], object]
     name: str = "churn"
 
     @property
@@ -66,15 +69,25 @@ def platform(request: pytest.FixtureRequest) -> Platform:
     ask = request.getfixturevalue
     if request.param == "docker":
         new_endpoint: Callable[[str], str] = ask("new_endpoint")
-        return Platform("docker", ask("wine_models"), {"memory": "512Mi"}, new_endpoint("wine"))
+        name = new_endpoint("wine")
+
+        def containers() -> list[str]:
+            from docker.client import DockerClient
+
+            with contextlib.closing(DockerClient.from_env()) as engine:
+                found = engine.containers.list(all=True, filters={"label": f"flowparts.endpoint={name}"})
+                return sorted(each.id for each in found)
+
+        return Platform("docker", ask("wine_models"), {"memory": "512Mi"}, containers, name)
     if request.param in ("vertex", "sagemaker"):
-        ask(f"{request.param}_ai")
+        writes = ask(f"{request.param}_ai").writes
         first, second = ask("served")
         if request.param == "vertex":
-            return Platform("vertex", (first.gs, second.gs), ON_VERTEX)
-        return Platform("sagemaker", (first.s3, second.s3), ON_SAGEMAKER)
-    assert isinstance(ask("api"), KubernetesApi)
-    return Platform(request.param, ("s3://models/churn/1", "s3://models/churn/2"), ON_CLUSTERS)
+            return Platform("vertex", (first.gs, second.gs), ON_VERTEX, writes)
+        return Platform("sagemaker", (first.s3, second.s3), ON_SAGEMAKER, writes)
+    api: KubernetesApi = ask("api")
+    models = ("s3://models/churn/1", "s3://models/churn/2")
+    return Platform(request.param, models, ON_CLUSTERS, api.versions)
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +109,15 @@ def test_a_first_revision_gets_all_requests_whatever_is_asked_for(platform: Plat
     assert made.url.startswith("http")
 
 
-def test_deploying_the_same_again_gives_the_same_endpoint(platform: Platform) -> None:
+def test_deploying_the_same_again_changes_nothing(platform: Platform) -> None:
     made = platform.bring(0)
+    written = platform.written()
     assert platform.bring(0) == made
+    assert platform.written() == written
     tried = platform.bring(1, share=50)
+    written = platform.written()
     assert platform.bring(1, share=50) == tried
+    assert platform.written() == written
 
 
 def test_a_second_revision_gets_its_share_is_promoted_and_rolled_back(platform: Platform) -> None:

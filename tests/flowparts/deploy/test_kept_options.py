@@ -58,13 +58,6 @@ def test_reset_leaves_the_options_that_are_named_alone(api: KubernetesApi, first
     assert api.get("deployments", f"churn-{made.revision}")["spec"]["replicas"] == 2
 
 
-@pytest.mark.parametrize("target", ["tf_serving", "kserve", "seldon"])
-def test_every_cluster_keeps_them(target: str, api: KubernetesApi) -> None:
-    bring_up(target, FIRST, memory="1Gi", **IMAGE)
-    made = bring_up(target, SECOND, 50, cpu="2")
-    assert made.settings["options"] == {"image": IMAGE["image"], "memory": "1Gi", "cpu": "2"}
-
-
 def test_a_plan_is_made_with_what_the_endpoint_has(api: KubernetesApi, first: Endpoint) -> None:
     with operations.changing("kubernetes", "churn", {}) as chosen:
         assert operations.plan("kubernetes", "churn", [10], chosen).shares == {10: 10}

@@ -310,25 +310,6 @@ def test_changing_the_share_loads_no_model_again(api: KubernetesApi) -> None:
     assert back.share == 50
 
 
-def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
-    deploy(FIRST)
-    older = deploy(SECOND, share=10)
-    newer = deploy(THIRD, share=10)
-    for change in (kserve.rollback, lambda endpoint: kserve.shift(endpoint, 100)):
-        with pytest.raises(ValueError, match=f"has been changed since: its revision is {newer.revision}"):
-            change(older)
-    back = kserve.rollback(newer)
-    assert kserve.rollback(newer) == back
-
-
-def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
-    deploy(FIRST)
-    made = deploy(SECOND, share=20)
-    before = api.versions()
-    assert deploy(SECOND, share=20) == made
-    assert api.versions() == before
-
-
 def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     deploy(SECOND, share=20)

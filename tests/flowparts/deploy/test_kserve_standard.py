@@ -281,14 +281,6 @@ def test_without_a_gateway_a_revision_gets_nothing_or_all(api: KubernetesApi) ->
     assert inside(api) == FIRST
 
 
-def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
-    deploy(FIRST)
-    older = deploy(SECOND, share=10)
-    newer = deploy(THIRD, share=10)
-    with pytest.raises(ValueError, match=f"has been changed since: its revision is {newer.revision}"):
-        kserve.rollback(older)
-
-
 @pytest.mark.parametrize(
     ("mode", "problem"),
     [("Serverless", "but the cluster has no Knative"), ("RawDeployment", "which has no canaries")],

@@ -538,17 +538,6 @@ def test_a_route_that_the_gateway_refuses_is_told_and_taken_back(
     assert selected(api) == first.revision
 
 
-def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
-    deploy(FIRST)
-    older = deploy(SECOND, share=10)
-    newer = deploy(THIRD, share=10)
-    for change in (kubernetes.rollback, lambda endpoint: kubernetes.shift(endpoint, 100)):
-        with pytest.raises(ValueError, match=f"has been changed since: its revision is {newer.revision}"):
-            change(older)
-    back = kubernetes.rollback(newer)
-    assert kubernetes.rollback(newer) == back
-
-
 def test_slow_pods_are_waited_for_with_progress(api: KubernetesApi, caplog: pytest.LogCaptureFixture) -> None:
     api.scenario = "slow"
     with caplog.at_level("INFO", "flowparts"):

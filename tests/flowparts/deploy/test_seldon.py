@@ -89,25 +89,6 @@ def test_servers_stay_until_the_mesh_sends_them_nothing(
     assert api.names("models") == [f"churn-{back.revision}"]
 
 
-def test_an_older_step_does_not_undo_a_newer_deployment(api: KubernetesApi) -> None:
-    deploy(FIRST)
-    older = deploy(SECOND, share=10)
-    newer = deploy(THIRD, share=10)
-    for change in (seldon.rollback, lambda endpoint: seldon.shift(endpoint, 100)):
-        with pytest.raises(ValueError, match=f"has been changed since: its revision is {newer.revision}"):
-            change(older)
-    back = seldon.rollback(newer)
-    assert seldon.rollback(newer) == back
-
-
-def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
-    deploy(FIRST)
-    made = deploy(SECOND, share=20)
-    before = api.versions()
-    assert deploy(SECOND, share=20) == made
-    assert api.versions() == before
-
-
 @pytest.mark.parametrize(
     ("scenario", "reason"),
     [
