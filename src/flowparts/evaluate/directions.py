@@ -1,5 +1,7 @@
 """The metrics of each task and which way each points; free of NumPy, so every image can choose by them."""
 
+import sys
+
 from flowparts.util.names import hint
 
 PRIMARY = {"classification": "roc_auc", "regression": "rmse"}
@@ -58,3 +60,8 @@ def chosen(metric: str | None, task: str) -> str:
     metric = metric or PRIMARY[task]
     require_fitting(metric, task)
     return metric
+
+
+def worst(metric: str) -> float:
+    """Return what stands for a metric that is undefined: 0, or the largest number for an error."""
+    return 0.0 if higher_is_better(metric) else sys.float_info.max

@@ -1,6 +1,5 @@
 """Evaluating a model on a test table: its scored rows, its metrics with intervals, and its slices."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flowparts import tables
-from flowparts.evaluate import metrics
+from flowparts.evaluate import directions, metrics
 from flowparts.util.metadata import plain
 
 if TYPE_CHECKING:
@@ -257,8 +256,7 @@ def log_curves(artifact: "ClassificationMetrics", found: Mapping[str, Any]) -> N
 
 def score(evaluation: Evaluation, metric: str) -> float:
     """Return a metric; where it is undefined, 0, or the largest number for an error."""
-    worst = 0.0 if metrics.higher_is_better(metric) else sys.float_info.max
-    return evaluation.metrics.get(metric, worst)
+    return evaluation.metrics.get(metric, directions.worst(metric))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ average_precision and mcc where the truth holds one class only, r2 where it hold
 it holds a zero.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -116,6 +116,7 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
     positive: Any = None,
+    only: Collection[str] = (),
 ) -> dict[str, tuple[float, float]]:
     """Return the percentile bootstrap interval (low, high) of each metric that `score` gives.
 
@@ -133,10 +134,11 @@ def bootstrap_intervals(
         confidence: Share of resamples inside the interval, such as 0.95.
         seed: Seed of the resampling.
         positive: As for `score`.
+        only: The metrics to resample; all if empty.
     """
     check_bootstrap(samples, confidence)
     rows = _rows(task, truth, predictions, classes, positive)
-    names = list(_score(task, rows, len(truth)))
+    names = [name for name in _score(task, rows, len(truth)) if not only or name in only]
     drawn: dict[str, list[float]] = {name: [] for name in names}
     for weights in _resamples(len(truth), samples, seed):
         for name in names:

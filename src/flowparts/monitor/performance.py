@@ -1,0 +1,352 @@
+"""How good a served model's predictions were, once their labels have arrived: in windows and slices."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowparts import models, tables
+from flowparts.evaluate import directions, evaluation, metrics
+from flowparts.monitor import changes
+from flowparts.monitor.measurements import Measurement
+
+# More windows are no picture for people; the window is too short for the time that it divides.
+_MAX_WINDOWS = 400
+_RESAMPLES = 200
+_WINDOW = "window\0"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the predictions are of.
+
+    Attributes:
+        task: "classification" or "regression".
+        label: Column to compare the predictions with.
+        classes: The model's classes; None for a regression.
+        positive: Which of two classes is the positive one.
+        reference: The metrics on the validation rows.
+    """
+
+    task: str
+    label: str
+    classes: list[Any] | None
+    positive: Any
+    reference: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metric of some rows.
+
+    Attributes:
+        name: The start of a window in ISO 8601 (UTC), or the value of a slice column.
+        rows: Rows with a label.
+        score: The metric; None where the rows are too few, or leave it undefined.
+        low: Lower end of its bootstrap interval.
+        high: Upper end.
+    """
+
+    name: str
+    rows: int
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What `measure` found.
+
+    Attributes:
+        metric: The metric.
+        confidence: Share of resamples inside each interval.
+        predictions: Predictions in the log.
+        overall: All rows that have a label.
+        windows: The same in each window, by time.
+        slices: By column, the same for each of its values, the worst first.
+        changes: Names of the windows with which a new level begins.
+        since_change: All rows since the last change.
+        reference: The metric to hold it against; None if there is none.
+        degraded: Whether the newest window or all rows since the last change are worse than the reference.
+        reason: Why, in a sentence.
+    """
+
+    metric: str
+    confidence: float
+    predictions: int
+    overall: Measured
+    windows: Sequence[Measured]
+    slices: Mapping[str, Sequence[Measured]]
+    changes: Sequence[str]
+    since_change: Measured
+    reference: float | None
+    degraded: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+
+def source(model: str | Path) -> Source:
+    """Return what a model directory says about its predictions."""
+    described = models.metadata(model)
+    reference = {
+        name: float(value)
+        for name, value in described.get("validation", {}).items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+    return Source(
+        described["task"], described["label"], described["classes"], described.get("positive"), reference
+    )
+
+
+def join(
+    log: pl.LazyFrame, labels: pl.LazyFrame, label: str, key: Sequence[str], time_column: str | None
+) -> tuple[pl.DataFrame, int]:
+    """Return the logged predictions whose labels have arrived, with them, and how many were logged.
+
+    Args:
+        log: Predictions with the key columns and their time.
+        labels: A row for each key with the label; keys of other predictions are fine. Rows without a label
+            are left out.
+        label: The column of `labels`.
+        key: Columns that both tables have. Keys are compared as text, as the prediction log holds them.
+        time_column: Column of timestamps of the log; None if it has none.
+
+    Raises:
+        ValueError: A column is missing, a key has several labels, no key is in both tables, or a moment of
+            the log is missing.
+    """
+    if not key:
+        raise ValueError("key names no column; give the columns that say which label is whose, such as [id]")
+    tables.require_columns(
+        log, [*key, *([time_column] if time_column else [])], "column of the prediction log"
+    )
+    tables.require_columns(labels, [*key, label], "column of the labels")
+    logged = tables.row_count(log)
+    if not logged:
+        raise ValueError("the prediction log has no rows")
+    texts = [tables.column(name).cast(pl.String) for name in key]
+    arrived = labels.filter(tables.column(label).is_not_null())
+    known = tables.collect(arrived.select(*texts, tables.column(label)))
+    repeated = known.filter(known.select(key).is_duplicated())
+    if len(repeated):
+        shown = ", ".join(
+            f"{name}={value}" for name, value in repeated.select(key).row(0, named=True).items()
+        )
+        raise ValueError(
+            f"the labels have several rows for {shown}, and {len(repeated):,} such rows in all; "
+            "keep one for each key"
+        )
+    columns = log.collect_schema()
+    if time_column and not columns[time_column].is_temporal():
+        raise ValueError(f"time column {time_column!r} holds {columns[time_column]}; it must hold timestamps")
+    theirs = f"{label}\0" if label in columns else label
+    found = log.with_columns(texts).join(known.lazy().rename({label: theirs}), on=list(key), how="inner")
+    if theirs != label:
+        found = found.drop(label).rename({theirs: label})
+    joined = tables.collect(found)
+    if joined.is_empty():
+        what = f"no {' and '.join(key)} of the {logged:,} predictions is among the labels"
+        if known.is_empty():
+            raise ValueError(f"{what}: no label has arrived")
+        examples = (tables.collect(log.select(texts).head(1)), known.select(key))
+        asked, labelled = (", ".join(map(str, rows.row(0))) for rows in examples)
+        raise ValueError(f"{what}; the predictions have {asked}, the labels {labelled}")
+    if time_column and joined[time_column].null_count():
+        raise ValueError(f"time column {time_column!r} has missing values; every prediction needs its time")
+    return joined, logged
+
+
+def measure(
+    joined: pl.DataFrame,
+    logged: int,
+    of: Source,
+    metric: str,
+    time_column: str | None,
+    window_hours: float,
+    slice_columns: Sequence[str] = (),
+    minimum_rows: int = 50,
+    tolerance: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Performance:
+    """Measure labelled predictions, overall, in windows of time and by slice.
+
+    A model counts as degraded if the interval of the newest window, or of all rows since the last change of
+    level, lies on the worse side of the reference by more than the tolerance. These are two looks, so each
+    interval has the confidence 1 - (1 - confidence) / 2 (Bonferroni).
+
+    Args:
+        joined: Predictions with labels, as `join` returns them.
+        logged: Predictions in the log.
+        of: What the predictions are of.
+        metric: The metric.
+        time_column: Column of timestamps, in UTC; None for a single window.
+        window_hours: Length of a window; windows start at multiples of it since 1970.
+        slice_columns: Columns to measure by.
+        minimum_rows: Labelled rows that a window or slice needs to be measured.
+        tolerance: How much worse than the reference is accepted, in the metric's unit.
+        confidence: Share of resamples inside an interval.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: An option can't be right, or there are too many windows.
+    """
+    directions.require_fitting(metric, of.task)
+    metrics.check_bootstrap(_RESAMPLES, confidence)
+    if not window_hours > 0 or math.isinf(window_hours):
+        raise ValueError(f"window_hours is {window_hours:g}; a window must last longer than 0 hours")
+    if tolerance < 0:
+        raise ValueError(f"tolerance is {tolerance:g}; it must be at least 0")
+    tables.require_columns(joined, slice_columns, "slice column")
+    scorer = _Scorer(of, metric, minimum_rows, 1 - (1 - confidence) / 2, seed)
+    starts = _starts(joined[time_column], window_hours) if time_column else pl.lit(0)
+    joined = joined.with_columns(starts.alias(_WINDOW)).sort(_WINDOW, maintain_order=True)
+    parts = joined.partition_by(_WINDOW, maintain_order=True)
+    windows = [scorer.measured(_moment(part[_WINDOW][0]) if time_column else "all", part) for part in parts]
+    known = [number for number, window in enumerate(windows) if window.score is not None]
+    scores = [windows[number].score or 0.0 for number in known]
+    places = [known[place] for place in changes.find(scores, [_error(windows[number]) for number in known])]
+    since = pl.concat(parts[places[-1] if places else 0 :])
+    slices = {
+        name: _worst_first(
+            [
+                scorer.measured(value, joined.filter(pl.Series(mask)))
+                for value, mask in evaluation.groups(joined[name])
+            ],
+            metric,
+        )
+        for name in slice_columns
+    }
+    found = Performance(
+        metric,
+        confidence,
+        logged,
+        scorer.measured("all", joined),
+        windows,
+        slices,
+        [windows[place].name for place in places],
+        scorer.measured("since the last change", since),
+        of.reference.get(metric),
+        False,
+        "",
+    )
+    degraded, reason = _verdict(found, tolerance)
+    return replace(found, degraded=degraded, reason=reason)
+
+
+def measurements(found: Performance) -> list[Measurement]:
+    """Return what publish_metrics sends: the newest window, all rows, and each slice."""
+    of = {"metric": found.metric}
+    told = [
+        Measurement("flowparts_performance_labelled_share", found.overall.rows / found.predictions, {},
+                    "Share of the logged predictions whose label has arrived"),
+        Measurement("flowparts_performance_degraded", float(found.degraded), of,
+                    "Whether the model is worse than its reference"),
+    ]  # fmt: skip
+    parts = [("overall", found.overall)]
+    parts += [("newest window", window) for window in found.windows[-1:]]
+    for part, measured in parts:
+        if measured.score is not None:
+            text = "The metric on predictions whose labels have arrived"
+            told.append(Measurement("flowparts_performance", measured.score, {**of, "rows": part}, text))
+    for column, values in found.slices.items():
+        for each in values:
+            if each.score is not None:
+                labels = {**of, "column": column, "value": each.name}
+                told.append(
+                    Measurement("flowparts_performance_slice", each.score, labels, "The metric on a slice")
+                )
+    return told
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    of: Source
+    metric: str
+    minimum_rows: int
+    confidence: float
+    seed: int
+
+    def measured(self, name: str, rows: pl.DataFrame) -> Measured:
+        """Measure some rows; too few, or rows that leave the metric undefined, have no score."""
+        if len(rows) < self.minimum_rows:
+            return Measured(name, len(rows))
+        of, truth = self.of, rows[self.of.label]
+        score = metrics.score(of.task, truth, rows, of.classes, of.positive).get(self.metric)
+        if score is None:
+            return Measured(name, len(rows))
+        intervals = metrics.bootstrap_intervals(
+            of.task,
+            truth,
+            rows,
+            of.classes,
+            _RESAMPLES,
+            self.confidence,
+            self.seed,
+            of.positive,
+            [self.metric],
+        )
+        low, high = intervals.get(self.metric, (None, None))
+        return Measured(name, len(rows), score, low, high)
+
+
+def _starts(moments: pl.Series, window_hours: float) -> pl.Series:
+    length = round(window_hours * 3_600e6)
+    since = moments.cast(pl.Datetime("us")).cast(pl.Int64)
+    starts = (since // length) * length
+    count = starts.n_unique()
+    if count > _MAX_WINDOWS:
+        days = (since.max() - since.min()) / 86_400e6  # type: ignore[operator]
+        raise ValueError(
+            f"{days:,.0f} days of predictions make {count:,} windows of {window_hours:g} hours; at most "
+            f"{_MAX_WINDOWS} are measured: give a larger window_hours, or a later since"
+        )
+    return starts
+
+
+def _moment(microseconds: int) -> str:
+    return (datetime(1970, 1, 1) + timedelta(microseconds=microseconds)).isoformat(timespec="minutes")
+
+
+def _error(window: Measured) -> float:
+    """Return the standard error of a window's score, from the width of its interval."""
+    if window.low is None or window.high is None:
+        return 0.0
+    # An interval of 97.5 % is 4.48 standard errors wide; other confidences differ little.
+    return (window.high - window.low) / 4.48
+
+
+def _worst_first(found: list[Measured], metric: str) -> list[Measured]:
+    sign = 1 if directions.higher_is_better(metric) else -1
+    return sorted(found, key=lambda each: (each.score is None, sign * (each.score or 0.0)))
+
+
+def _verdict(found: Performance, tolerance: float) -> tuple[bool, str]:
+    if found.overall.score is None:
+        return False, (
+            f"{found.metric} can't be measured on the {found.overall.rows:,} predictions that have a label"
+        )
+    if found.reference is None:
+        return False, f"there is no reference of {found.metric} to hold {found.overall.score:.4g} against"
+    higher = directions.higher_is_better(found.metric)
+    bound = found.reference - tolerance if higher else found.reference + tolerance
+    newest = next((window for window in reversed(found.windows) if window.score is not None), None)
+    for what, part in (("since the last change", found.since_change), ("in the newest window", newest)):
+        if part is None or part.score is None or part.low is None or part.high is None:
+            continue
+        if part.high < bound if higher else part.low > bound:
+            return True, (
+                f"{found.metric} {what} is {part.score:.4g} ({part.low:.4g} to {part.high:.4g}, "
+                f"{part.rows:,} rows), worse than the reference {found.reference:.4g}"
+                + (f" by more than {tolerance:g}" if tolerance else "")
+            )
+    part = found.since_change if found.since_change.score is not None else found.overall
+    return False, f"{found.metric} is {part.score:.4g}, not worse than the reference {found.reference:.4g}"
