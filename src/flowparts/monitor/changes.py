@@ -31,7 +31,7 @@ def find(values: Sequence[float], errors: Sequence[float] | None = None) -> list
     """
     if len(values) < MIN_POINTS:
         return []
-    import ruptures
+    from ruptures.detection.kernelcpd import KernelCPD
 
     series = np.asarray(values, np.float64)
     noise = _noise(series)
@@ -42,7 +42,7 @@ def find(values: Sequence[float], errors: Sequence[float] | None = None) -> list
         return [int(place) for place in np.flatnonzero(np.diff(series)) + 1]
     noise = np.maximum(noise, np.max(noise) * 1e-9)
     # The linear kernel's cost is the squared deviation from the mean; this search is ruptures' compiled one.
-    search = ruptures.KernelCPD(kernel="linear", min_size=_MIN_LENGTH).fit((series / noise)[:, None])
+    search = KernelCPD(kernel="linear", min_size=_MIN_LENGTH).fit((series / noise)[:, None])
     ends = search.predict(pen=_PENALTY * math.log(len(series)))
     return [int(end) for end in ends[:-1]]
 
