@@ -90,6 +90,7 @@ TROUBLE = {
     },
     "FlowpartsDrift": {'flowparts_drifted_columns{job="churn", model="churn"}': "0x59 2"},
     "FlowpartsSkew": {'flowparts_skewed_columns{job="churn", model="churn"}': "0x59 1"},
+    "FlowpartsPerformanceDegraded": {'flowparts_performance_degraded{job="churn", model="churn"}': "0x59 1"},
     "FlowpartsPerformanceLost": {
         'flowparts_evaluation_metric{job="churn", metric="roc_auc"}': "0.9x50 0.8x10"
     },
