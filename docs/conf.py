@@ -1,7 +1,10 @@
 """How `make docs` turns the pages of this folder and the catalogue into a site; read by Sphinx."""
 
 project = "flowparts"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = "flowparts"
 # A summary is fetched, which no browser does from disk.

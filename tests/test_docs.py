@@ -251,3 +251,60 @@ def test_the_role_of_a_local_kubeflow_is_the_part_of_the_full_one_that_a_plain_c
     assert binding["subjects"] == [
         {"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": role["metadata"]["namespace"]}
     ]
+
+
+RECORDS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name[:4])
+def test_a_decision_record_has_its_form(record: Path) -> None:
+    text = record.read_text("utf-8")
+    number = int(record.name[:4])
+    assert text.startswith(f"# {number}. ")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    assert re.search(r"^- Theme: \w.+$", text, re.MULTILINE)
+    (status,) = re.findall(r"^- Status: (.+)$", text, re.MULTILINE)
+    if status != "accepted":
+        replaced = re.fullmatch(r"superseded by (\d{4})", status)
+        assert replaced, status
+        assert any(other.name.startswith(replaced[1]) for other in RECORDS)
+
+
+def test_decision_records_are_numbered_once_and_without_gaps() -> None:
+    assert [int(record.name[:4]) for record in RECORDS] == list(range(1, len(RECORDS) + 1))
+
+
+def named_code(page: Path) -> Iterator[str]:
+    """Give the files and the modules of this repository that a page names."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for name in re.findall(r"`([\w./-]+)`", text):
+        path = re.match(r"(src|tests|backends|tools|components|containers|docs)/", name)
+        module = re.fullmatch(r"(flowparts|backends)(\.\w+)+", name)
+        if path or (module and not name.endswith(".toml")):
+            yield name
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        pytest.param(page, name, id=f"{page.stem[:20]}: {name}")
+        for page in [*PAGES, *RECORDS]
+        for name in dict.fromkeys(named_code(page))
+    ],
+)
+def test_a_file_or_module_that_a_page_names_is_there(page: Path, name: str) -> None:
+    if "/" in name:
+        assert (ROOT / name.replace("<stage>/", "")).exists()
+        return
+    # Read and not imported: some modules need what isn't installed here.
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        file = (ROOT / ("src" if parts[0] == "flowparts" else "")).joinpath(*parts[:length])
+        module = next(
+            (each for each in (file.with_suffix(".py"), file / "__init__.py") if each.is_file()), None
+        )
+        if module:
+            defined = module.read_text("utf-8")
+            assert all(re.search(rf"\b{inner}\b", defined) for inner in parts[length:])
+            return
+    pytest.fail("there is no such module")

@@ -18,7 +18,7 @@ from kfp.dsl.structures import InputSpec, OutputSpec
 
 from backends import catalogue, package
 from backends.local import runner
-from tools import browser
+from tools import browser, site_pages
 
 ROOT = Path(__file__).parents[1]
 _PYTHON_TYPES = {
@@ -67,7 +67,13 @@ def build(runs: Path, out: Path, registry: str, version: str | None, digests: Pa
                 elif name in pages:
                     page += f"## Page of a run\n\n{_picture(name)}\n"
                 (source / kind / f"{name}.md").write_text(page, encoding="utf-8")
-        (source / "index.md").write_text(_index(), encoding="utf-8")
+        with (source / "decisions" / "README.md").open("a", encoding="utf-8") as records:
+            records.write(f"\n{site_pages.decisions(source / 'decisions')}")
+        (source / "reference").mkdir()
+        rooms = site_pages.reference()
+        for room, page in rooms.items():
+            (source / "reference" / f"{room}.md").write_text(page, encoding="utf-8")
+        (source / "index.md").write_text(_index(list(rooms)), encoding="utf-8")
         made = source / "_build"
         sphinx = [
             sys.executable,
@@ -134,7 +140,7 @@ def _statements(tree: ast.AST) -> Iterator[ast.stmt]:
             yield from _statements(node)
 
 
-def _index() -> str:
+def _index(rooms: list[str]) -> str:
     pipelines, components = catalogue.pipelines(), catalogue.components()
     stages: dict[str, list[str]] = {}
     for name, part in components.items():
@@ -142,9 +148,11 @@ def _index() -> str:
     parts = [
         "# flowparts\n\nComponents for Kubeflow Pipelines and Vertex AI, for the whole life of a model, and "
         "pipelines made of them. Each page has the ports, the image, an example and the compiled YAML.\n",
+        *(_contents(group, names) for group, names in site_pages.grouped().items()),
         _contents("Pipelines", [f"pipelines/{name}" for name in pipelines]),
         *(_contents(stage.capitalize(), names) for stage, names in stages.items()),
-        _contents("More", sorted(file.stem for file in (ROOT / "docs").glob("*.md"))),
+        _contents("Reference", [f"reference/{room}" for room in rooms]),
+        _contents("Decisions", ["decisions/README"]),
         "## Pipelines\n",
         _table(
             ["pipeline", "what it does"],

@@ -1,5 +1,6 @@
 """The site is made from real runs and opened in a real browser, from disk."""
 
+import importlib
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -71,7 +72,14 @@ def test_pages_open_without_an_error_and_the_search_finds_a_component(
 ) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    for page in ("index", "components/split_table", "pipelines/tabular_training", "architecture"):
+    pages = (
+        "index",
+        "components/split_table",
+        "pipelines/tabular_training",
+        "architecture",
+        "decisions/README",
+    )
+    for page in pages:
         assert open_page(built / f"{page}.html").find_element("tag name", "h1").text
 
     open_page(built / "index.html")
@@ -81,7 +89,8 @@ def test_pages_open_without_an_error_and_the_search_finds_a_component(
     WebDriverWait(browser, 20).until(
         lambda driver: "found" in driver.find_element("id", "search-results").text
     )
-    browser.find_element("link text", "register_champion").click()
+    found = browser.find_element("link text", "register_champion")
+    browser.execute_script("arguments[0].click()", found)
     assert browser.current_url.partition("?")[0].endswith("components/register_champion.html")
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
@@ -100,6 +109,20 @@ def test_a_page_shows_the_report_and_gives_the_yaml(
     page.execute_script("arguments[0].closest('a').click()", picture)
     assert "reports/evaluate_model.html" in browser.current_url
     assert "No columns of slices were given" in browser.page_source
+
+
+def test_the_reference_has_what_each_room_exports(built: Path) -> None:
+    for room in ("ingest", "models", "reports", "tables"):
+        anchors = _Links(built / "reference" / f"{room}.html").anchors
+        exported = importlib.import_module(f"flowparts.{room}").__all__
+        assert {f"flowparts.{room}.{name}" for name in exported} <= anchors
+
+
+def test_every_decision_record_is_on_the_site_under_its_theme(built: Path) -> None:
+    links = _Links(built / "decisions" / "README.html").found
+    records = sorted((site.ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert records
+    assert {f"{record.stem}.html" for record in records} <= set(links)
 
 
 @pytest.mark.parametrize(("name", "component"), COMPONENTS.items(), ids=COMPONENTS)
