@@ -14,7 +14,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from kfp import dsl
+from kfp import compiler, dsl
 
 import compile as compile_command
 import endpoints as endpoints_command
@@ -157,6 +157,22 @@ def test_the_trainer_that_is_shown_makes_a_model_like_any_other(tmp_path: Path) 
     assert 40 < evaluated.outputs["score"] < 70  # the label's standard deviation is 77
 
 
+def test_the_migrated_pipeline_runs_and_compiles(tmp_path: Path) -> None:
+    migrated = snippet("migrated", tmp_path)
+    record = runner.run(migrated, {}, tmp_path / "runs")
+    assert record.succeeded, record.problem
+    (evaluated,) = (task for task in record.tasks if task.name == "evaluate-model")
+    assert evaluated.outputs["score"] > 0.9
+    compiler.Compiler().compile(migrated, str(tmp_path / "migrated.yaml"))
+
+
+def test_every_part_that_replaces_another_is_in_the_catalogue() -> None:
+    rows = (ROOT / "docs/migrating.md").read_text("utf-8").split("|---|---|\n")[1].partition("\n\n")[0]
+    named = set(re.findall(r"`([a-z]+_\w+)`", "".join(row.split("|")[2] for row in rows.splitlines())))
+    assert len(named) > 10
+    assert named <= catalogue.components().keys()
+
+
 # Pieces of programs, which need what their page says.
 PIECES = {
     "from kfp.components import load_component_from_url": "an address of a release",
@@ -177,7 +193,7 @@ def python_snippets() -> Iterator[Any]:
 @pytest.mark.parametrize("text", list(python_snippets()))
 def test_every_python_snippet_is_run_by_a_test_or_says_why_not(text: str) -> None:
     ast.parse(text)
-    run = [name for name in ("drop_duplicates", "train_ridge") if f"\ndef {name}(" in text]
+    run = [name for name in ("drop_duplicates", "train_ridge", "migrated") if f"\ndef {name}(" in text]
     assert run or [start for start in PIECES if text.startswith(start)]
 
 
