@@ -74,7 +74,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Task:
-    """A task of a run, as the service tells it."""
+    """A task of a run, as the service reports it."""
 
     name: str
     state: str  # waiting, running, succeeded, cached, skipped, cancelled, failed; unknown where nobody says
@@ -90,7 +90,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as the service tells it."""
+    """A run, as the service reports it."""
 
     name: str
     key: str  # the service's own name for it

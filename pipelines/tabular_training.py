@@ -119,7 +119,7 @@ def tabular_training(
         required_columns=slice_columns,
     ).outputs["table"]
     profile_table(table=table)
-    # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
+    # Read anew each time: an edit of a reviewed schema behind the same URI can't be noticed.
     validated = validate_table(
         table=table,
         schema_uri=schema_uri,

@@ -27,7 +27,7 @@ def deploy_kserve(
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model from a KServe InferenceService, as a revision with a share of the requests.
 
-    Running it again changes nothing. Where a revision doesn't come up, the reason is told, and the service is
+    Running it again changes nothing. Where a revision doesn't come up, the error says why, and the service is
     as it was before. With Knative that shares the requests; without, KServe's Gateway does, and if it has
     none a revision gets 0 or 100 %.
 
@@ -51,7 +51,7 @@ def deploy_kserve(
             to which a cloud ties rights; empty for the default.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
-        digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.
+        digest: Digest of the model's files (model_fingerprint of register_champion): pods refuse others.
             Empty to read the files, which takes access to them here.
         timeout_seconds: Time for the pods to become ready (600).
         wait_seconds: Time to wait for another step that changes the endpoint.

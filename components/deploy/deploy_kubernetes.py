@@ -32,7 +32,7 @@ def deploy_kubernetes(
 
     Makes a Deployment and a Service for the revision, and for the endpoint a Service, a PodDisruptionBudget,
     a NetworkPolicy, and where there is Prometheus a ServiceMonitor. Running it again changes nothing. A
-    revision that doesn't come up is removed, the reason is told, and the previous revision keeps serving.
+    revision that doesn't come up is removed, the error says why, and the previous revision keeps serving.
 
     What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
     brackets.
@@ -61,7 +61,7 @@ def deploy_kubernetes(
             and the step's, such as that of Prometheus; ["*"] for everyone.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
-        digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.
+        digest: Digest of the model's files (model_fingerprint of register_champion): pods refuse others.
             Empty to read the files, which takes access to them here.
         timeout_seconds: Time for the pods to become ready (600).
         wait_seconds: Time to wait for another step that changes the endpoint.

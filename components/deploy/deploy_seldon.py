@@ -26,7 +26,7 @@ def deploy_seldon(
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
     """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
 
-    Running it again changes nothing. A revision that doesn't come up is removed, the reason is told, and the
+    Running it again changes nothing. A revision that doesn't come up is removed, the error says why, and the
     previous revision keeps serving.
 
     What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
@@ -48,7 +48,7 @@ def deploy_seldon(
             (rclone's settings); empty for what the agent is set up with.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
-        digest: What the files are, as register_champion tells (model_fingerprint): servers refuse others.
+        digest: Digest of the model's files (model_fingerprint of register_champion): servers refuse others.
             Empty to read the files, which takes access to them here.
         timeout_seconds: Time for the pods to become ready (600).
         wait_seconds: Time to wait for another step that changes the endpoint.

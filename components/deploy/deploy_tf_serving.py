@@ -36,7 +36,7 @@ def deploy_tf_serving(
 
     The official image serves the model's SavedModel over REST and gRPC, gathers requests into batches and has
     metrics for Prometheus; what stands around it is as of deploy_kubernetes. Running it again changes
-    nothing. A revision that doesn't come up is removed, the reason is told, and the previous revision keeps
+    nothing. A revision that doesn't come up is removed, the error says why, and the previous revision keeps
     serving. A model without a SavedModel, such as one of scikit-learn, is refused.
 
     What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
@@ -70,7 +70,7 @@ def deploy_tf_serving(
             and the step's, such as that of Prometheus; ["*"] for everyone.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
             labels and annotations.
-        digest: What the files are, as register_champion tells (model_fingerprint): pods refuse others.
+        digest: Digest of the model's files (model_fingerprint of register_champion): pods refuse others.
             Empty to read the files, which takes access to them here.
         timeout_seconds: Time for the pods to become ready (600).
         wait_seconds: Time to wait for another step that changes the endpoint.

@@ -25,7 +25,7 @@ def probe_endpoint(
 
     The current and the previous revision are asked in turn. The current one is healthy if it predicts what
     the model does offline, answers no fewer requests than the previous one, isn't much slower, and none of
-    its servers crashes, where the platform tells. An unhealthy one doesn't fail this step.
+    its servers crashes, where the platform reports it. An unhealthy one doesn't fail this step.
 
     Args:
         endpoint: The endpoint (JSON), of any deployment target.
@@ -33,7 +33,7 @@ def probe_endpoint(
         predictions: Raw rows to send, with what the model predicts for them offline (of batch_predict).
         metrics: healthy (1 or 0), requests, error_rate and latency_ms_median, _p95 and _p99 of the current
             revision, and with previous_ of the other one; crashes of the current one's servers, where the
-            platform tells.
+            platform reports it.
         report: The requests, their latencies and what was wrong, as a page.
         requests: Requests of one row to each revision, spread evenly over the seconds.
         seconds: How long to watch; requests that didn't fit in are left out.

@@ -12,8 +12,8 @@ def remove_endpoint(
 ) -> NamedTuple("Outputs", [("removed", str)]):  # type: ignore[valid-type]
     """Remove an endpoint with all that was made for it: revisions, routes, autoscalers, its record.
 
-    One that serves is refused unless told otherwise, in a sentence that names all that would be removed.
-    Nothing is done where there is none.
+    One that serves is refused unless even_if_serving is set; the error names all that would be removed.
+    Without such an endpoint nothing is done.
 
     Args:
         target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.

@@ -31,8 +31,8 @@ def roll_out(
     The new revision gets its share of the requests, then 50 %, then all; a first revision gets all at once.
     At each share it is probed: it is healthy if it predicts what the model does offline, answers no fewer
     requests than the previous revision, isn't much slower at the same moments, and none of its servers
-    crashes, where the platform tells. An unhealthy one is rolled back, which doesn't fail this step. A step
-    that is told to end rolls back as well; one that was killed is picked up when it is run again.
+    crashes, where the platform reports it. An unhealthy one is rolled back without failing this step. A step
+    that gets SIGTERM rolls back as well; one that was killed is picked up when it is run again.
 
     Args:
         model: The model directory.

@@ -38,7 +38,7 @@ def ingest_images(
 
     Returns:
         rows: Number of images in the table.
-        rejected_rows: Number of bad images that were set apart.
+        rejected_rows: Number of bad images that were quarantined.
     """
     from flowparts.ingest import image_files as ingest_images
     from flowparts.util import metadata

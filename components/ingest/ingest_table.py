@@ -49,8 +49,8 @@ def ingest_table(
         on_bad_rows: What to do with rows that can't be read or hold a value that is not of their column's
             type: fail (with file, line number and reason), quarantine (into rejected), or null (take such a
             value for missing, quarantine what can't be read).
-        delimiter: Character between two fields of a CSV file; by default the beginning of the file tells.
-        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; by default told for each column.
+        delimiter: Character between two fields of a CSV file; detected from the start of the file by default.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; by default detected by column.
         column_names: Names of the columns of CSV files without a header.
         schema: Schema that the table must satisfy, such as a model's: its columns get the types that it says,
             but whole numbers stay such where it says number.

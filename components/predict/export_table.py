@@ -18,7 +18,7 @@ def export_table(
     Args:
         table: Table to export.
         destination: File to write: a path, or a URI that starts with file://, s3:// or gs://.
-        file_format: csv, parquet or jsonl; if not given, the destination's suffix tells.
+        file_format: csv, parquet or jsonl; by default taken from the destination's suffix.
 
     Returns:
         file: The destination, without a password or signature in it.

@@ -34,7 +34,7 @@ def fit_preprocessor(
         validation_features: Transformed validation rows, the same columns.
         label: Column to predict.
         task: What is learned, classification or regression.
-        exclude_columns: Columns that shall not become features, such as identifiers.
+        exclude_columns: Columns to exclude from the features, such as identifiers.
         weight_column: Column of sample weights, numbers of 0 or more; not a feature.
         max_one_hot_categories: Most distinct values for which every category gets a column of its own; above
             that it is encoded by its mean label.

@@ -62,7 +62,7 @@ def train_keras_images(
         learning_rate: Step size of the Adam optimizer at the start.
         schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
         batch_size: Images in a training step.
-        epochs: Most passes over the training images.
+        epochs: Maximum number of epochs.
         patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
         checkpoints: Path or URI of a folder for checkpoints that outlives the step; several workers must
             share it. Default: the folder in FLOWPARTS_CHECKPOINTS, which run.py sets, else beside the model,

@@ -44,18 +44,18 @@ def train_keras_tabular(
         training_report: HTML page with the learning curves.
         label: Column to predict.
         task: What is learned, classification or regression.
-        exclude_columns: Columns that shall not become features, such as identifiers.
+        exclude_columns: Columns to exclude from the features, such as identifiers.
         weight_column: Column of sample weights, numbers of 0 or more; not a feature.
         class_weight: "balanced" to weigh each class by the inverse of its share; none if not given.
         layers: Hidden layers.
         units: Units of each hidden layer.
-        dropout: Share of units left out at random in each training step, at least 0 and less than 1.
+        dropout: Dropout rate, in [0, 1).
         learning_rate: Step size of the Adam optimizer at the start.
         schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
         batch_size: Rows in a training step.
-        epochs: Most passes over the training rows.
+        epochs: Maximum number of epochs.
         patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
-        max_categories: Most values of a text column that are told apart, the most frequent ones.
+        max_categories: Maximum vocabulary size per text column; the most frequent values are kept.
         checkpoints: Path or URI of a folder for checkpoints that outlives the step; several workers must
             share it. Default: the folder in FLOWPARTS_CHECKPOINTS, which run.py sets, else beside the model,
             which a step that is retried in another pod doesn't see; none with several workers.

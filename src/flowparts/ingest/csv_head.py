@@ -1,4 +1,4 @@
-"""What the beginning of a CSV file tells: its delimiter and the names of its columns."""
+"""Detect the delimiter and the column names of a CSV file from its start."""
 
 import codecs
 import io

@@ -67,9 +67,9 @@ class Options:
         null_values: Texts that mean null; by default `text_types.MISSING`.
         on_bad_rows: What becomes of rows that can't be read or hold a value that is not of its column's type:
             "fail", "quarantine", or "null" to take such values for missing and quarantine what can't be read.
-        delimiter: The character between two fields of a CSV file; by default its beginning tells.
+        delimiter: The character between two fields of a CSV file; detected from its start by default.
         decimal: "." or ",", the character between whole and decimal digits, the other one being between
-            thousands; by default told for each column of a text file.
+            thousands; detected for each column of a text file by default.
         column_names: Names of the columns of CSV files without a header.
         expected_types: Types of columns by name, as a schema has them; those that aren't in the source, and
             those that `column_types` has, don't matter.

@@ -1,4 +1,4 @@
-"""Lines that can't be read are set apart from those that can, each with its number and the reason.
+"""Separate lines that can't be read from those that can, each with its number and the reason.
 
 This is the slow and exact reading of a text file, for when the fast one found that something is wrong: line
 numbers are those of an editor, and one bad line costs that line only.

@@ -1,6 +1,6 @@
 # Every name and text that goes into a query is quoted by flowparts.util.sql.
 # ruff: noqa: S608
-"""What the columns of a text file hold, told from their values.
+"""Infer what the columns of a text file hold from their values.
 
 A column is of the narrowest kind that all its values have. If almost all have one and the others don't look
 like identifiers, it is of that kind too, and the others are bad values: one "unknown" must not turn numbers

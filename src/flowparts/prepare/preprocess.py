@@ -155,9 +155,9 @@ def fit(
         train: Raw rows.
         label: The column to predict.
         task: "classification" or "regression".
-        exclude_columns: Columns that shall not be features.
+        exclude_columns: Columns to exclude from the features.
         weight_column: Column of sample weights; not a feature.
-        max_one_hot_categories: Most distinct values for which each gets a column.
+        max_one_hot_categories: Maximum distinct values to one-hot encode.
         seed: Decides the folds of the cross-fitting.
 
     Returns:

@@ -593,7 +593,7 @@ def _three(in_train: pl.Expr, in_train_or_validation: pl.Expr, fractions: Sequen
     return (
         pl.when(in_train)
         .then(0)
-        # Rounding must not leave a sliver to a part that shall be empty.
+        # Rounding must not leave a sliver to a part that must be empty.
         .when(pl.lit(fractions[2] == 0) | in_train_or_validation)
         .then(1)
         .otherwise(2)

@@ -63,7 +63,7 @@ def compare(
         champion: Directory of the current champion, if there is one.
         test: Raw rows with the label.
         metric: A metric of `metrics.score`; the one that the challenger was chosen by if not given.
-        margin: Least improvement, in units of the metric.
+        margin: Minimum improvement, in units of the metric.
         floor: Worst score that a model without a champion to beat may have, in units of the metric: the
             lowest for a metric like roc_auc, the highest for an error like rmse. If not given, every model
             must be better than always giving the most frequent class, or the mean.

@@ -90,7 +90,7 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 
 
 def champion_version(model_name: str, tracking_uri: str | None = None) -> str | None:
-    """Return the version that bears the alias "champion"; None when there is no such model or no champion.
+    """Return the version with the alias "champion"; None when there is no such model or no champion.
 
     Raises:
         ValueError: The name can't be a model's name, or MLflow can't be reached or refuses.

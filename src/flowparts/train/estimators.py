@@ -104,7 +104,7 @@ def build(
             is wanted, give its name, or a dict of its "name" and parameters.
         class_weight: "balanced" to weigh each class by the inverse of its share.
         weighted: Whether the rows have weights.
-        early_stopping_rounds: Stop when the validation table's loss hasn't improved for so many rounds.
+        early_stopping_rounds: Stop when the validation table's loss hasn't improved for this many rounds.
         seed: Random state, unless the parameters name one.
 
     Raises:
@@ -216,7 +216,7 @@ def examples(table: pl.LazyFrame, preprocessor: Preprocessor, weight_column: str
     Args:
         table: Transformed features, label and weight column, as `preprocess.transform` gives them.
         preprocessor: What made the features.
-        weight_column: The column of sample weights, if they shall be used.
+        weight_column: The column of sample weights, if any.
 
     Raises:
         ValueError: The table lacks a column, or has no rows.

@@ -16,7 +16,7 @@ _LOOK_EVERY_SECONDS = 0.2
 
 
 class EndedError(ValueError):
-    """The step was told to end."""
+    """The step got a signal to end."""
 
 
 class _Notice:
@@ -55,14 +55,14 @@ def disarm() -> None:
 
 
 def check() -> None:
-    """Raise EndedError if the step was told to end."""
+    """Raise EndedError if the step got a signal to end."""
     if _Notice.armed and _Notice.received:
         disarm()
         raise EndedError(f"the step was told to end ({_Notice.received})")
 
 
 def pause(seconds: float) -> None:
-    """Sleep, and raise EndedError as soon as the step is told to end."""
+    """Sleep, and raise EndedError as soon as the step gets a signal to end."""
     until = time.monotonic() + seconds
     check()
     while (left := until - time.monotonic()) > 0:

@@ -19,7 +19,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     removed first, so running a killed step again gives a correct output.
 
     Args:
-        path: Where the finished file or directory shall be; its parents are created.
+        path: Final path of the file or directory; its parents are created.
 
     Yields:
         A path beside it that does not exist yet; create a file or a directory there.

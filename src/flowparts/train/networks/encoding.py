@@ -74,7 +74,7 @@ def learn(
         train: Raw rows of the training table.
         features: Raw column name to type.
         nullable: Columns in which values are missing.
-        max_categories: Most values of a text column that get a position of their own.
+        max_categories: Maximum vocabulary size per text column.
     """
     measured: dict[str, pl.Expr] = {}
     for index, (name, kind) in enumerate(features.items()):

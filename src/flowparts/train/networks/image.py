@@ -25,7 +25,7 @@ def convolutional(
         size: The pixels.
         blocks: Blocks of convolutions.
         filters: Filters of the first block.
-        dropout: Share of the last block's answers left out at random while training.
+        dropout: Dropout rate after the last block, in [0, 1).
         classes: Number of classes.
         augment: How far images are moved, turned and scaled at random while training, see `_augmented`.
         precision: Keras' dtype policy of the convolutions.
@@ -57,7 +57,7 @@ def fine_tuned(body: Any, size: Size, dropout: float, classes: int, augment: flo
     Args:
         body: The other network without its last layer, see `body_of`; it takes pixels from 0 to 255.
         size: The pixels.
-        dropout: Share of the body's answers left out at random while training.
+        dropout: Dropout rate after the body, in [0, 1).
         classes: Number of classes.
         augment: As for `convolutional`.
     """

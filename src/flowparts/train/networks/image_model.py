@@ -47,7 +47,7 @@ class Shape:
         size: The pixels it takes.
         blocks: Blocks of two convolutions and a pooling.
         filters: Filters of the first block, twice as many in each further one.
-        dropout: Share of the last block's answers left out at random while training.
+        dropout: Dropout rate after the last block, in [0, 1).
         augment: How far images are moved, scaled and turned at random while training.
     """
 
@@ -267,7 +267,7 @@ def save(
         The metadata as stored.
 
     Raises:
-        ValueError: An export answers otherwise than the network.
+        ValueError: An export's predictions differ from the network's.
     """
     size, classes, column = network.size, list(network.target.classes or []), network.column
     shape = (size.height, size.width, size.channels)

@@ -27,7 +27,7 @@ def trunk(
         encoding: What was learned from the training table.
         layers: Hidden layers.
         units: Units of each.
-        dropout: Share of units left out at random while training.
+        dropout: Dropout rate, in [0, 1).
         outputs: Classes, or 1.
         classify: Whether the outputs are probabilities.
         policy: Keras' dtype policy of the hidden layers, such as float32 or mixed_float16.

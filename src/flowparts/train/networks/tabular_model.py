@@ -43,8 +43,8 @@ class Shape:
     Attributes:
         layers: Hidden layers.
         units: Units of each.
-        dropout: Share of units left out at random while training.
-        max_categories: Most values of a text column that get a vector of their own.
+        dropout: Dropout rate, in [0, 1).
+        max_categories: Maximum vocabulary size per text column.
     """
 
     layers: int
@@ -205,7 +205,7 @@ def train(
         validation: Raw rows that early stopping watches and that the network is scored with.
         label: The column to predict.
         task: "classification" or "regression".
-        exclude_columns: Columns that shall not be features.
+        exclude_columns: Columns to exclude from the features.
         weight_column: Column of sample weights; not a feature.
         class_weight: "balanced" to weigh each class by the inverse of its share.
         shape: What the network looks like.
@@ -307,7 +307,7 @@ def save(
         The metadata as stored.
 
     Raises:
-        ValueError: An export answers otherwise than the network.
+        ValueError: An export's predictions differ from the network's.
     """
     goal, learned = network.target, network.encoding
     regression = goal.classes is None

@@ -25,13 +25,13 @@ class Options:
     """How a network is trained.
 
     Attributes:
-        epochs: Most passes over the training rows.
+        epochs: Maximum number of epochs.
         batch_size: Rows in a step.
         learning_rate: Adam's step size at the start.
         schedule: "cosine" to fall to 0 over all epochs, or "constant".
         patience: Epochs without a better validation loss after which training stops; 0 to do all.
         seed: Of the first weights, the order of the rows and dropout.
-        checkpoint_seconds: Least time between two checkpoints.
+        checkpoint_seconds: Minimum seconds between checkpoints.
     """
 
     epochs: int
