@@ -107,8 +107,18 @@ PANELS: dict[str, Sequence[Panel]] = {
         Panel(
             "Performance",
             "short",
-            {"{{job}} {{metric}}": 'flowparts_evaluation_metric{JOB, metric!~"rows|.*_(low|high)"}'},
-            "Metrics on rows with labels.",
+            {
+                "{{job}} {{metric}}, {{rows}}": "flowparts_performance{JOB}",
+                "{{job}} {{metric}}, evaluation": "flowparts_evaluation_metric"
+                '{JOB, metric!~"rows|.*_(low|high)"}',
+            },
+            "Metrics on predictions whose labels have arrived, and of the evaluation.",
+        ),
+        Panel(
+            "Performance by slice",
+            "short",
+            {"{{job}} {{metric}} {{column}} {{value}}": "flowparts_performance_slice{JOB}"},
+            "Metrics of the slices that measure_performance was given.",
         ),
     ),
     "Data": (
@@ -124,7 +134,14 @@ PANELS: dict[str, Sequence[Panel]] = {
             {"{{job}} {{column}}": "topk(10, flowparts_drift_psi{JOB})"},
             "From 0.2 a distribution is commonly called another one.",
         ),
-        Panel("Drifted columns", "short", {"{{job}}": "max by (job) (flowparts_drifted_columns{JOB})"}),
+        Panel(
+            "Drifted and skewed columns",
+            "short",
+            {
+                "{{job}} drifted": "max by (job) (flowparts_drifted_columns{JOB})",
+                "{{job}} skewed": "max by (job) (flowparts_skewed_columns{JOB})",
+            },
+        ),
         Panel(
             "Missing values",
             "percentunit",

@@ -46,7 +46,12 @@ class Watched:
             Measurement("flowparts_drift_effect", 0.1 * columns, {"column": "age"}),
             Measurement("flowparts_drift_psi", 0.2 * columns, {"column": "age"}),
             Measurement("flowparts_null_rate", 0.01, {"column": "age"}),
+            Measurement("flowparts_skewed_columns", 0),
             Measurement("flowparts_evaluation_metric", 0.9, {"metric": "roc_auc"}),
+            Measurement("flowparts_performance", 0.9, {"metric": "roc_auc", "rows": "newest window"}),
+            Measurement(
+                "flowparts_performance_slice", 0.8, {"metric": "roc_auc", "column": "plan", "value": "a"}
+            ),
         ]
         publish.to_pushgateway(publish.exposition(measured), self.pushgateway, "churn")
 
