@@ -133,15 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the pipeline, such as tabular-training; with --strict also a compiled YAML file",
     )
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a parameter; may be repeated",
-    )
-    parser.add_argument("--params", type=Path, metavar="FILE", help="YAML or JSON file of parameters")
+    parameters.add_flags(parser)
     parser.add_argument("--no-cache", action="store_true", help="run every task anew")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (%(default)s)"

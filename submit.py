@@ -295,10 +295,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--package", type=Path, metavar="FILE", help="compiled YAML, sent as it is")
     package.add_embed_option(command)
     if name in ("run", "schedule"):
-        command.add_argument(
-            *("-p", "--parameter"), action="append", default=[], metavar="KEY=VALUE", help="may be repeated"
-        )
-        command.add_argument("--params", type=Path, metavar="FILE", help="YAML or JSON file of parameters")
+        parameters.add_flags(command)
     if name == "run":
         command.add_argument("--run-name", metavar="RUN", help="a run of this name isn't started twice")
         _add_wait(command)

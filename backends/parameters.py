@@ -1,5 +1,6 @@
 """Pipeline parameters from the command line and from files, typed and checked before anything runs."""
 
+import argparse
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,18 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "List": (list,),
     "Dict": (dict,),
 }
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser `--parameter` and `--params`, which `gather` reads."""
+    parser.add_argument(
+        *("-p", "--parameter"),
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter; may be repeated",
+    )
+    parser.add_argument("--params", type=Path, metavar="FILE", help="YAML or JSON file of parameters")
 
 
 def gather(
