@@ -55,7 +55,7 @@ class _Listing:
 
 def read(
     source: str, table: str | Path, rejected: str | Path, options: Options
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[tables.Description, tables.Description]:
     """Read images one by one into a table, and those that can't be decoded into another.
 
     Args:

@@ -152,7 +152,7 @@ class Options:
 
 def ingest(
     source: str, table: str | Path, rejected: str | Path, options: Options | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[tables.Description, tables.Description]:
     """Read a source into a table and set bad rows apart; both tables appear whole, or neither does.
 
     Types are inferred over all rows, except for columns whose type is given. Integers are 64 bits wide,

@@ -86,7 +86,7 @@ def write(
     """
     part = tables.description(parts[0])
     key = part.get("kept_together") or []
-    split: dict[str, Any] = {name: part[name] for name in _TOLD if name in part}
+    split = {name: value for name, value in part.items() if name in _TOLD}
     features = sorted(features)
     frames = [tables.scan(part) for part in parts]
     columns = key or [*features, label]

@@ -2,6 +2,7 @@
 
 from flowparts.tables.contract import (
     ROW_GROUP_ROWS,
+    Description,
     batches,
     collect,
     column,
@@ -26,6 +27,7 @@ from flowparts.tables.contract import (
 
 __all__ = [
     "ROW_GROUP_ROWS",
+    "Description",
     "batches",
     "collect",
     "column",

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar, cast
 
 import polars as pl
 
@@ -43,6 +43,32 @@ _IMAGES_AT_ONCE = 500
 # Parquet files don't notice it; Polars would refuse a directory that holds a file of another kind.
 _FACTS_FILE = "part-facts.parquet"
 _FACTS_KEY = "flowparts"
+
+
+class Description(TypedDict):
+    """What there is to say about a table.
+
+    Attributes:
+        rows: Number of its rows.
+        columns: Names of its columns.
+        bytes: Of its files.
+        fingerprint: Stands for its content, as `fingerprint` says.
+        source: Where its rows come from (a URI or the table they were derived from); empty if unknown.
+        rows_left_out: Rows of the source that could be read but aren't in the table: a sentence for each kind.
+        split: Of a part of a split: how it was split, a sentence.
+        split_warning: Likewise: empty if there is nothing to warn of.
+        kept_together: Likewise: columns whose equal values are in one part.
+    """
+
+    rows: int
+    columns: list[str]
+    bytes: int
+    fingerprint: str
+    source: str
+    rows_left_out: NotRequired[list[str]]
+    split: NotRequired[str]
+    split_warning: NotRequired[str]
+    kept_together: NotRequired[list[str]]
 
 
 def scan(path: str | Path) -> pl.LazyFrame:
@@ -84,7 +110,7 @@ def write(
     path: str | Path,
     source: str = "",
     facts: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Description:
     """Write a table in streaming fashion; it appears whole or not at all.
 
     Args:
@@ -217,7 +243,7 @@ def in_chunks(
     return register_io_source(results, schema=pl.Schema(schema))
 
 
-def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None = None) -> Description:
     """Measure a table and write down in it what was found, for `description`.
 
     Args:
@@ -228,21 +254,15 @@ def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None
     Returns:
         What `description` gives from now on.
     """
-    described = {**_measured(path), "source": source, **(further or {})}
+    described = cast(Description, {**_measured(path), "source": source, **(further or {})})
     with outputs.whole(Path(path) / _FACTS_FILE) as partial:
         empty = pl.DataFrame(schema=scan(path).collect_schema())
         empty.write_parquet(partial, metadata={_FACTS_KEY: json.dumps(described)})
     return described
 
 
-def description(path: str | Path) -> dict[str, Any]:
-    """Return what there is to say about a table: rows, columns (names), bytes, fingerprint and source.
-
-    `rows_left_out`, if there, says in words which rows of the source are not in the table though they could
-    be read.
-    A part of a split also has `split` (how it was split, a sentence), `split_warning` (empty if there is
-    nothing to warn of) and `kept_together` (columns whose equal values are in one part).
-    A table that this package didn't write is measured, and its source is empty.
+def description(path: str | Path) -> Description:
+    """Return what there is to say about a table; one that this package didn't write is measured.
 
     Raises:
         ValueError: There is no table at `path`, or its files are damaged or don't belong together.
@@ -250,9 +270,9 @@ def description(path: str | Path) -> dict[str, Any]:
     scan(path)
     file = Path(path) / _FACTS_FILE
     if not file.is_file():
-        return {**_measured(path), "source": ""}
+        return cast(Description, {**_measured(path), "source": ""})
     try:
-        facts: dict[str, Any] = json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
+        facts: Description = json.loads(pl.read_parquet_metadata(file)[_FACTS_KEY])
     except (KeyError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = errors.first_line(error)
         raise ValueError(
