@@ -102,7 +102,11 @@ def source(model: str | Path) -> Source:
         if isinstance(value, int | float) and math.isfinite(value)
     }
     return Source(
-        described["task"], described["label"], described["classes"], described.get("positive"), reference
+        described["task"],
+        described["label"],
+        described["classes"],
+        described.get("positive_class"),
+        reference,
     )
 
 

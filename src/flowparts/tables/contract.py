@@ -54,7 +54,7 @@ class Description(TypedDict):
         bytes: Of its files.
         fingerprint: Stands for its content, as `fingerprint` says.
         source: Where its rows come from (a URI or the table they were derived from); empty if unknown.
-        rows_left_out: Rows of the source that could be read but aren't in the table: a sentence for each kind.
+        rows_left_out: Rows of the source that could be read but were left out: a sentence for each kind.
         split: Of a part of a split: how it was split, a sentence.
         split_warning: Likewise: empty if there is nothing to warn of.
         kept_together: Likewise: columns whose equal values are in one part.

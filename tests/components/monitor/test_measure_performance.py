@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from kfp import dsl
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from flowparts import models
 from flowparts.components.ingest.ingest_table import ingest_table
@@ -160,6 +160,14 @@ def test_predictions_without_times_are_one_window(run: Run, model: dsl.Model) ->
     log, labels = served(model, rows(400, 8))
     found = run(log.drop("time"), labels)["found"]
     assert [window["name"] for window in found["windows"]] == ["all"]
+
+
+def test_the_positive_class_is_the_one_that_the_model_was_judged_by(run: Run, model: dsl.Model) -> None:
+    models.annotate(model.path, {"positive_class": 0})
+    log, labels = served(model, rows(2_000, 11))
+    kept = log.join(labels, on=["request_id", "row"])
+    rare = average_precision_score(kept["left"].to_numpy() == 0, kept["probability_0"].to_numpy())
+    assert run(log, labels, metric="average_precision")["returned"][1] == pytest.approx(rare)
 
 
 def test_a_regression_is_measured_as_well(
