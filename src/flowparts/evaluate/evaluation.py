@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flowparts import tables
 from flowparts.evaluate import directions, metrics
+from flowparts.models import mlmodel
 from flowparts.util.metadata import plain
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Evaluation:
         pictures: The images of the examples, one for each; empty for a model of tables.
     """
 
-    model: dict[str, Any]
+    model: mlmodel.Card
     truth: pl.Series
     predictions: pl.DataFrame
     metrics: dict[str, float]
@@ -95,7 +96,7 @@ class Evaluation:
     @property
     def classes(self) -> list[Any]:
         """The model's classes."""
-        return list(self.model["classes"])
+        return list(self.model["classes"] or [])
 
     def to_dict(self) -> dict[str, Any]:
         """Return what machines read: rows, each metric with its ends `_low` and `_high`, and the slices."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -61,7 +61,7 @@ class Model(ABC):
         classes: Sorted label values of a classification; None for a regression.
     """
 
-    metadata: dict[str, Any]
+    metadata: mlmodel.Card
     task: str
     label: str
     features: list[str]
@@ -161,7 +161,7 @@ def save(
     metadata: Mapping[str, object],
     train_features: Any = None,
     complete: Callable[[Path], None] | None = None,
-) -> dict[str, Any]:
+) -> mlmodel.Card:
     """Write preprocessing and estimator as one MLflow model directory that appears whole or not at all.
 
     Args:
@@ -236,7 +236,7 @@ def save_onnx(
     metadata: Mapping[str, object],
     preprocessor: preprocess.Preprocessor | None = None,
     image_size: "images.Size | None" = None,
-) -> dict[str, Any]:
+) -> mlmodel.Card:
     """Write a model that there is as an ONNX graph as an MLflow model directory, whole or not at all.
 
     Args:
@@ -313,26 +313,26 @@ def _load_pipeline(path: str | Path) -> tuple[Any, dict[str, str]]:
         raise ValueError(f"the weights at {path} are no pipeline that flowparts saved") from None
 
 
-def metadata(path: str | Path) -> dict[str, Any]:
+def metadata(path: str | Path) -> mlmodel.Card:
     """Return a model's metadata without loading its weights.
 
     Raises:
         ValueError: There is no model at `path`.
     """
-    stored: dict[str, Any] = mlmodel.read(path)["metadata"]
-    return stored
+    card: mlmodel.Card = mlmodel.read(path)["metadata"]
+    return card
 
 
-def annotate(path: str | Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def annotate(path: str | Path, facts: Mapping[str, Any]) -> mlmodel.Card:
     """Add facts to the metadata of a model directory; return the metadata.
 
     Raises:
         ValueError: There is no model at `path`.
     """
     description = mlmodel.read(path)
-    described: dict[str, Any] = {**description["metadata"], **facts}
-    _dump_mlmodel(Path(path), {**description, "metadata": described})
-    return described
+    card = cast(mlmodel.Card, {**description["metadata"], **facts})
+    _dump_mlmodel(Path(path), {**description, "metadata": card})
+    return card
 
 
 def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
@@ -356,8 +356,8 @@ def _stored(
     label: str,
     classes: Sequence[Any] | None,
     features: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
+) -> mlmodel.Card:
+    card = {
         **metadata,
         "task": task,
         "label": label,
@@ -365,6 +365,7 @@ def _stored(
         "features": list(features),
         "schema": _input_schema(features),
     }
+    return cast(mlmodel.Card, card)
 
 
 def _signature(

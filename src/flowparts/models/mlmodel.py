@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from flowparts.util import errors, trees
 
@@ -16,6 +16,50 @@ _PARTS = ("model_uuid", "signature", "flavors")
 _MAX_BYTES = 16 << 20
 _MAX_NODES = 2_000_000
 _MAX_DEPTH = 100
+
+
+class Card(TypedDict):
+    """What a model says about itself; trainers may add facts of their own.
+
+    Attributes:
+        framework: Such as sklearn, tensorflow or onnx.
+        task: "classification" or "regression".
+        label: The column that it predicts.
+        classes: Sorted label values of a classification; None for a regression.
+        features: Columns of the raw rows that it takes.
+        schema: Schema of these columns, as `tables.schema.Schema.to_dict` gives it.
+        estimator: Class of the estimator.
+        parameters: Parameters of the estimator.
+        validation: Metric to value on the validation table.
+        metric: The metric that it was chosen or is judged by.
+        metric_reason: Why that isn't the task's primary one; empty if it is.
+        positive_class: Of two classes, the one that curves and rates are about; None if there are not two.
+        training_fingerprint: Fingerprint of the training table.
+        git_commit: Commit of the code that trained it.
+        split: How the training table was split from others, a sentence.
+        split_warning: What to know of the split; empty if there is nothing.
+        rows_left_out: Rows of the source that aren't in the training table: a sentence for each kind.
+        onnx: What the export to ONNX found; None if there is no graph.
+    """
+
+    framework: str
+    task: str
+    label: str
+    classes: list[Any] | None
+    features: list[str]
+    schema: dict[str, Any]
+    estimator: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
+    validation: NotRequired[dict[str, float]]
+    metric: NotRequired[str]
+    metric_reason: NotRequired[str]
+    positive_class: NotRequired[Any]
+    training_fingerprint: NotRequired[str]
+    git_commit: NotRequired[str]
+    split: NotRequired[str]
+    split_warning: NotRequired[str]
+    rows_left_out: NotRequired[list[str]]
+    onnx: NotRequired[dict[str, Any] | None]
 
 
 def read(path: str | Path) -> dict[str, Any]:

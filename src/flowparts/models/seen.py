@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import models, tables
+from flowparts.models import mlmodel
 from flowparts.util import errors, outputs
 
 FILE = "seen_rows.parquet"
@@ -29,7 +30,7 @@ _MOST_COPIES = 10
 _TOLD = ("split", "split_warning", "rows_left_out")
 
 
-def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
+def record(model: str | Path, parts: Sequence[str | Path]) -> mlmodel.Card:
     """Write the sketch of the rows that a model has seen into its directory, and how they were split.
 
     Args:
@@ -44,7 +45,7 @@ def record(model: str | Path, parts: Sequence[str | Path]) -> dict[str, Any]:
     return models.annotate(model, write(model, parts, stored["features"], stored["label"]))
 
 
-def carry_over(learned: str | Path, model: str | Path) -> dict[str, Any]:
+def carry_over(learned: str | Path, model: str | Path) -> mlmodel.Card:
     """Copy the sketch that `write` left beside a preprocessor into the directory of a model that has it.
 
     Args:

@@ -14,7 +14,7 @@ import polars as pl
 from flowparts import models
 from flowparts.evaluate import positives
 from flowparts.evaluate.metrics import score
-from flowparts.models import fitted_estimators
+from flowparts.models import fitted_estimators, mlmodel
 from flowparts.prepare import preprocess
 from flowparts.prepare.preprocess import Preprocessor
 from flowparts.train import budgets, estimators, forests, selection
@@ -100,7 +100,7 @@ class Trained:
         learned: Preprocessor,
         train: estimators.Examples,
         complete: Callable[[Path], None] | None = None,
-    ) -> dict[str, Any]:
+    ) -> mlmodel.Card:
         """Write preprocessing and estimator as one model directory; return its metadata.
 
         Args:
@@ -216,7 +216,7 @@ def train_best(
     exclude_columns: Sequence[str] = (),
     metric: str | None = None,
     complete: Callable[[Path], None] | None = None,
-) -> tuple[dict[str, Any], str]:
+) -> tuple[mlmodel.Card, str]:
     """Learn the preprocessing, train each candidate, and write the model that scores best.
 
     A candidate that can't be trained on these rows is left out, as long as there is another one. Held in

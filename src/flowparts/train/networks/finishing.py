@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from flowparts.models import mlmodel
 from flowparts.train.networks import curves, training
 from flowparts.train.networks.checkpoints import Checkpoints
 from flowparts.util import lineage
@@ -26,13 +27,13 @@ N = TypeVar("N", bound=Network)
 
 def write(
     network: N,
-    save: Callable[[N, str | Path, dict[str, Any]], dict[str, Any]],
+    save: Callable[[N, str | Path, dict[str, Any]], mlmodel.Card],
     path: str | Path,
     *,
     class_weight: str | None,
     options: training.Options,
     subject: str,
-) -> tuple[dict[str, Any], str] | None:
+) -> tuple[mlmodel.Card, str] | None:
     """Write a network's model directory, then clear its training states.
 
     Args:

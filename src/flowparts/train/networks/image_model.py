@@ -13,6 +13,7 @@ import polars as pl
 from flowparts import models, tables
 from flowparts.evaluate import positives
 from flowparts.evaluate.metrics import score
+from flowparts.models import mlmodel
 from flowparts.prepare import preprocess
 from flowparts.train.networks import (
     archive,
@@ -111,7 +112,7 @@ def train_and_save(
     options: training.Options,
     checkpoints: str | None = None,
     complete: Callable[[Path], None] | None = None,
-) -> tuple[dict[str, Any], str] | None:
+) -> tuple[mlmodel.Card, str] | None:
     """Train a network as `train` does and write its model directory.
 
     Args:
@@ -254,7 +255,7 @@ def save(
     path: str | Path,
     metadata: dict[str, Any],
     complete: Callable[[Path], None] | None = None,
-) -> dict[str, Any]:
+) -> mlmodel.Card:
     """Write a model directory that appears whole or not at all.
 
     It holds the network three times: `model.onnx`, which `models.load` scores with after decoding and

@@ -12,6 +12,7 @@ import polars as pl
 from flowparts import models, step, tables
 from flowparts.evaluate import positives
 from flowparts.evaluate.metrics import score
+from flowparts.models import mlmodel
 from flowparts.prepare import preprocess
 from flowparts.train import selection
 from flowparts.train.networks import (
@@ -141,7 +142,7 @@ def train_and_save(
     checkpoints: str | None = None,
     metric: str | None = None,
     complete: Callable[[Path], None] | None = None,
-) -> tuple[dict[str, Any], str] | None:
+) -> tuple[mlmodel.Card, str] | None:
     """Train a network as `train` does and write its model directory.
 
     Args:
@@ -291,7 +292,7 @@ def save(
     path: str | Path,
     metadata: dict[str, Any],
     complete: Callable[[Path], None] | None = None,
-) -> dict[str, Any]:
+) -> mlmodel.Card:
     """Write a model directory that appears whole or not at all.
 
     It holds the network three times: `model.keras` and `saved_model` take raw columns through Keras' own
