@@ -19,7 +19,7 @@ def page(found: Performance, subtitle: str) -> str:
         "changes": len(found.changes) or "none",
     }
     level = "bad" if found.degraded else "good" if found.reference is not None else "note"
-    blocks: list[reports.Block] = [reports.facts(tiles), reports.callout(_sentence(found.reason), level)]
+    blocks: list[reports.Block] = [reports.facts(tiles), reports.callout(f"{found.reason}.", level)]
     if share < 0.5:
         blocks.append(
             reports.callout(
@@ -61,7 +61,6 @@ def _point(value: float | None) -> float:
 
 def _row(each: Measured) -> dict[str, Any]:
     return {
-        "": "",
         "which": each.name,
         "rows": each.rows,
         "score": each.score,
@@ -72,7 +71,3 @@ def _row(each: Measured) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else reports.format_number(value)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
