@@ -16,6 +16,7 @@ def measure_performance(
     key: list[str] = ["request_id", "row"],  # noqa: B006 kfp needs a literal
     metric: Optional[str] = None,
     time_column: Optional[str] = None,
+    label_time_column: Optional[str] = None,
     since: Optional[str] = None,
     until: Optional[str] = None,
     window_hours: float = 24.0,
@@ -43,6 +44,9 @@ def measure_performance(
         metric: Metric to measure; default: the one that the model was chosen by.
         time_column: Column of the log with the time of each prediction, in UTC; default: time where the log
             has it, else all rows are one window.
+        label_time_column: Column of the labels with the time of each, in UTC. Labels that are over 5 minutes
+            older than their predictions are counted on the page, and an error if most are; default: not
+            checked.
         since: First moment to measure in ISO 8601; default: all rows.
         until: First moment not to measure any more.
         window_hours: Length of a window.
@@ -62,6 +66,7 @@ def measure_performance(
 
     from flowparts import models, tables
     from flowparts.evaluate import directions
+    from flowparts.monitor import labels as late_labels
     from flowparts.monitor import measurements as measured
     from flowparts.monitor import performance as performances
     from flowparts.monitor import performance_report as pages
@@ -75,13 +80,17 @@ def measure_performance(
     rows = tables.scan(log.path)
     moment = time_column or ("time" if "time" in rows.collect_schema().names() else None)
     rows = windows.of_model(windows.select(rows, moment, since, until), model.path)
-    joined, logged = performances.join(rows, tables.scan(labels.path), of.label, key, moment)
+    joined = late_labels.join(
+        rows, tables.scan(labels.path), of.label, key, moment, label_time_column,
+        windows.request_columns(rows, model.path),
+    )  # fmt: skip
     found = performances.measure(
-        joined, logged, of, chosen, moment, window_hours, names.texts(slice_columns, "slice_columns"),
+        joined, of, chosen, moment, window_hours, names.texts(slice_columns, "slice_columns"),
         minimum_rows, tolerance, confidence, seed,
     )  # fmt: skip
     outputs.write_json(performance.path, found.to_dict())
-    outputs.write_text(performance_report.path, pages.page(found, f"{logged:,} predictions of {log.uri}"))
+    subtitle = f"{found.predictions:,} predictions of {log.uri}"
+    outputs.write_text(performance_report.path, pages.page(found, subtitle))
     measured.write(measurements.path, performances.measurements(found))
     score = found.overall.score
     told = {"metric": chosen, "degraded": found.degraded, "labelled_rows": found.overall.rows}

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import polars as pl
 
 from flowparts import models, tables
 from flowparts.evaluate import directions, evaluation, metrics
-from flowparts.monitor import changes
+from flowparts.monitor import changes, labels
 from flowparts.monitor.measurements import Measurement
 
 # More windows are no picture for people; the window is too short for the time that it divides.
@@ -64,8 +65,10 @@ class Performance:
 
     Attributes:
         metric: The metric.
-        confidence: Share of resamples inside each interval.
-        predictions: Predictions in the log.
+        confidence: Confidence of each interval.
+        predictions: Predictions in the log, without the repeated ones.
+        repeated: Rows of the log that repeat a prediction.
+        early_labels: Labels that are older than their predictions; see `labels.Joined`.
         overall: All rows that have a label.
         windows: The same in each window, by time.
         slices: By column, the same for each of its values, the worst first.
@@ -79,6 +82,8 @@ class Performance:
     metric: str
     confidence: float
     predictions: int
+    repeated: int
+    early_labels: int
     overall: Measured
     windows: Sequence[Measured]
     slices: Mapping[str, Sequence[Measured]]
@@ -110,67 +115,8 @@ def source(model: str | Path) -> Source:
     )
 
 
-def join(
-    log: pl.LazyFrame, labels: pl.LazyFrame, label: str, key: Sequence[str], time_column: str | None
-) -> tuple[pl.DataFrame, int]:
-    """Return the logged predictions whose labels have arrived, with them, and how many were logged.
-
-    Args:
-        log: Predictions with the key columns and their time.
-        labels: A row for each key with the label; keys of other predictions are fine. Rows without a label
-            are left out.
-        label: The column of `labels`.
-        key: Columns that both tables have. Keys are compared as text, as the prediction log holds them.
-        time_column: Column of timestamps of the log; None if it has none.
-
-    Raises:
-        ValueError: A column is missing, a key has several labels, no key is in both tables, or a moment of
-            the log is missing.
-    """
-    if not key:
-        raise ValueError("key names no column; give the columns that say which label is whose, such as [id]")
-    tables.require_columns(
-        log, [*key, *([time_column] if time_column else [])], "column of the prediction log"
-    )
-    tables.require_columns(labels, [*key, label], "column of the labels")
-    logged = tables.row_count(log)
-    if not logged:
-        raise ValueError("the prediction log has no rows")
-    texts = [tables.column(name).cast(pl.String) for name in key]
-    arrived = labels.filter(tables.column(label).is_not_null())
-    known = tables.collect(arrived.select(*texts, tables.column(label)))
-    repeated = known.filter(known.select(key).is_duplicated())
-    if len(repeated):
-        shown = ", ".join(
-            f"{name}={value}" for name, value in repeated.select(key).row(0, named=True).items()
-        )
-        raise ValueError(
-            f"the labels have several rows for {shown}, and {len(repeated):,} such rows in all; "
-            "keep one for each key"
-        )
-    columns = log.collect_schema()
-    if time_column and not columns[time_column].is_temporal():
-        raise ValueError(f"time column {time_column!r} holds {columns[time_column]}; it must hold timestamps")
-    theirs = f"{label}\0" if label in columns else label
-    found = log.with_columns(texts).join(known.lazy().rename({label: theirs}), on=list(key), how="inner")
-    if theirs != label:
-        found = found.drop(label).rename({theirs: label})
-    joined = tables.collect(found)
-    if joined.is_empty():
-        what = f"no {' and '.join(key)} of the {logged:,} predictions is among the labels"
-        if known.is_empty():
-            raise ValueError(f"{what}: no label has arrived")
-        examples = (tables.collect(log.select(texts).head(1)), known.select(key))
-        asked, labelled = (", ".join(map(str, rows.row(0))) for rows in examples)
-        raise ValueError(f"{what}; the predictions have {asked}, the labels {labelled}")
-    if time_column and joined[time_column].null_count():
-        raise ValueError(f"time column {time_column!r} has missing values; every prediction needs its time")
-    return joined, logged
-
-
 def measure(
-    joined: pl.DataFrame,
-    logged: int,
+    joined: labels.Joined,
     of: Source,
     metric: str,
     time_column: str | None,
@@ -188,8 +134,7 @@ def measure(
     interval has the confidence 1 - (1 - confidence) / 2 (Bonferroni).
 
     Args:
-        joined: Predictions with labels, as `join` returns them.
-        logged: Predictions in the log.
+        joined: Predictions with labels, as `labels.join` returns them.
         of: What the predictions are of.
         metric: The metric.
         time_column: Column of timestamps, in UTC; None for a single window.
@@ -197,7 +142,7 @@ def measure(
         slice_columns: Columns to measure by.
         minimum_rows: Labelled rows that a window or slice needs to be measured.
         tolerance: How much worse than the reference is accepted, in the metric's unit.
-        confidence: Share of resamples inside an interval.
+        confidence: Confidence of the verdict.
         seed: Seed of the resampling.
 
     Raises:
@@ -209,21 +154,23 @@ def measure(
         raise ValueError(f"window_hours is {window_hours:g}; a window must last longer than 0 hours")
     if tolerance < 0:
         raise ValueError(f"tolerance is {tolerance:g}; it must be at least 0")
-    tables.require_columns(joined, slice_columns, "slice column")
-    scorer = _Scorer(of, metric, minimum_rows, 1 - (1 - confidence) / 2, seed)
-    starts = _starts(joined[time_column], window_hours) if time_column else pl.lit(0)
-    joined = joined.with_columns(starts.alias(_WINDOW)).sort(_WINDOW, maintain_order=True)
-    parts = joined.partition_by(_WINDOW, maintain_order=True)
+    tables.require_columns(joined.rows, slice_columns, "slice column")
+    confidence = 1 - (1 - confidence) / 2
+    scorer = _Scorer(of, metric, minimum_rows, confidence, seed)
+    starts = _starts(joined.rows[time_column], window_hours) if time_column else pl.lit(0)
+    rows = joined.rows.with_columns(starts.alias(_WINDOW)).sort(_WINDOW, maintain_order=True)
+    parts = rows.partition_by(_WINDOW, maintain_order=True)
     windows = [scorer.measured(_moment(part[_WINDOW][0]) if time_column else "all", part) for part in parts]
     known = [number for number, window in enumerate(windows) if window.score is not None]
     scores = [windows[number].score or 0.0 for number in known]
-    places = [known[place] for place in changes.find(scores, [_error(windows[number]) for number in known])]
+    errors = [_error(windows[number], confidence) for number in known]
+    places = [known[place] for place in changes.find(scores, errors)]
     since = pl.concat(parts[places[-1] if places else 0 :])
     slices = {
         name: _worst_first(
             [
-                scorer.measured(value, joined.filter(pl.Series(mask)))
-                for value, mask in evaluation.groups(joined[name])
+                scorer.measured(value, rows.filter(pl.Series(mask)))
+                for value, mask in evaluation.groups(rows[name])
             ],
             metric,
         )
@@ -232,8 +179,10 @@ def measure(
     found = Performance(
         metric,
         confidence,
-        logged,
-        scorer.measured("all", joined),
+        joined.predictions,
+        joined.repeated,
+        joined.early_labels,
+        scorer.measured("all", rows),
         windows,
         slices,
         [windows[place].name for place in places],
@@ -320,12 +269,11 @@ def _moment(microseconds: int) -> str:
     return (datetime(1970, 1, 1) + timedelta(microseconds=microseconds)).isoformat(timespec="minutes")
 
 
-def _error(window: Measured) -> float:
+def _error(window: Measured, confidence: float) -> float:
     """Return the standard error of a window's score, from the width of its interval."""
     if window.low is None or window.high is None:
         return 0.0
-    # An interval of 97.5 % is 4.48 standard errors wide; other confidences differ little.
-    return (window.high - window.low) / 4.48
+    return (window.high - window.low) / (2 * NormalDist().inv_cdf((1 + confidence) / 2))
 
 
 def _worst_first(found: list[Measured], metric: str) -> list[Measured]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from flowparts import reports
 from flowparts.evaluate import directions
+from flowparts.monitor import labels
 from flowparts.monitor.performance import Measured, Performance
 
 
@@ -25,7 +26,24 @@ def page(found: Performance, subtitle: str) -> str:
             reports.callout(
                 f"{share:.0%} of the predictions have a label. If labels of one kind arrive earlier than "
                 "others, what is measured here is better or worse than the truth.",
-                "warn",
+                "note",
+            )
+        )
+    if found.repeated:
+        blocks.append(
+            reports.callout(
+                f"{found.repeated:,} rows of the log repeat a prediction (the client sent its request again) "
+                "and are left out.",
+                "note",
+            )
+        )
+    if found.early_labels:
+        minutes = labels.CLOCK_TOLERANCE.total_seconds() / 60
+        blocks.append(
+            reports.callout(
+                f"{found.early_labels:,} labels are older than their predictions by more than {minutes:g} "
+                "minutes; check the clocks, or whether they are labels of earlier predictions.",
+                "note",
             )
         )
     blocks.append(reports.section(f"{found.metric} over time", _over_time(found)))
@@ -40,7 +58,7 @@ def page(found: Performance, subtitle: str) -> str:
 
 def _over_time(found: Performance) -> reports.Block:
     numbers = list(range(1, len(found.windows) + 1))
-    confidence = f"{1 - (1 - found.confidence) / 2:.1%}"
+    confidence = f"{found.confidence:.1%}"
     series: dict[str, tuple[list[float], list[float]]] = {
         found.metric: ([*map(float, numbers)], [_point(each.score) for each in found.windows]),
         f"lower end ({confidence})": ([*map(float, numbers)], [_point(each.low) for each in found.windows]),

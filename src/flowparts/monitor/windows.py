@@ -1,7 +1,9 @@
 """Which rows of a table or a prediction log a monitoring step looks at."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -55,8 +57,7 @@ def of_model(frame: pl.LazyFrame, model: str | Path) -> pl.LazyFrame:
         ValueError: The log holds rows, but none of this model.
     """
     described = mlmodel.read(model)
-    # A feature of that name keeps it.
-    version = names.free("version", "request_", described["metadata"]["features"])
+    version = _logged(described, "version")
     if not {version, "protocol", "request_id"} <= set(frame.collect_schema().names()):
         return frame
     own = mlmodel.version(described)
@@ -64,9 +65,21 @@ def of_model(frame: pl.LazyFrame, model: str | Path) -> pl.LazyFrame:
     if versions and own not in versions:
         raise ValueError(
             f"the prediction log holds answers of model version {', '.join(map(str, versions[:5]))}, and "
-            f"none of {own}, whose baseline this is; give the model that answered"
+            f"none of {own}; give the model that answered"
         )
     return frame.filter(pl.col(version) == own)
+
+
+def request_columns(frame: pl.LazyFrame, model: str | Path) -> list[str]:
+    """Return the columns of a prediction log that identify a prediction; [] of another table."""
+    described = mlmodel.read(model)
+    columns = [_logged(described, name) for name in ("request_id", "row")]
+    return columns if set(columns) <= set(frame.collect_schema().names()) else []
+
+
+def _logged(described: Mapping[str, Any], name: str) -> str:
+    """Return what the prediction log calls a column: a feature of that name keeps it."""
+    return names.free(name, "request_", described["metadata"]["features"])
 
 
 def _moment(text: str | None, name: str) -> datetime | None:

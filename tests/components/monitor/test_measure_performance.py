@@ -194,6 +194,52 @@ def test_a_regression_is_measured_as_well(
     assert found[1] == pytest.approx(1, abs=1e-3)
 
 
+def test_few_labels_are_measured_and_said_to_be_few(run: Run, model: dsl.Model) -> None:
+    log, labels = served(model, rows(600, 16))
+    made = run(log, labels.head(150))
+    assert made["found"]["overall"]["rows"] == 150
+    assert "25% of the predictions have a label" in Path(made["performance_report"].path).read_text()
+
+
+def test_the_confidence_that_is_stored_is_that_of_the_intervals(run: Run, model: dsl.Model) -> None:
+    made = run(*served(model, rows(600, 12)), confidence=0.9)
+    assert made["found"]["confidence"] == pytest.approx(0.95)
+    assert "lower end (95.0%)" in Path(made["performance_report"].path).read_text()
+
+
+@pytest.mark.parametrize("key", [["request_id", "row"], ["customer"]])
+def test_a_request_that_was_sent_again_counts_once(run: Run, model: dsl.Model, key: list[str]) -> None:
+    log, labels = served(model, rows(900, 13))
+    customers = pl.format("c{}", pl.int_range(pl.len()))
+    log, labels = log.with_columns(customer=customers), labels.with_columns(customer=customers)
+    again = log.head(200).with_columns(pl.col("time") + timedelta(days=1))
+    made = run(pl.concat([again, log]), labels.select(*key, "left"), key=key)
+    assert "200 rows of the log repeat a prediction" in Path(made["performance_report"].path).read_text()
+    once = run(log, labels.select(*key, "left"), key=key)["found"]
+    assert made["found"] == once | {"repeated": 200}
+
+
+def test_several_requests_about_one_customer_all_count(run: Run, model: dsl.Model) -> None:
+    log, labels = served(model, rows(600, 14))
+    log = log.with_columns(customer=pl.int_range(pl.len()) % 300)
+    labels = labels.head(300).select("left", customer=pl.int_range(pl.len()))
+    found = run(log, labels, key=["customer"])["found"]
+    assert (found["predictions"], found["overall"]["rows"], found["repeated"]) == (600, 600, 0)
+
+
+def test_few_labels_that_are_older_than_their_predictions_are_counted(run: Run, model: dsl.Model) -> None:
+    log, labels = served(model, rows(600, 15))
+    hours = pl.when(pl.int_range(pl.len()) < 30).then(-2).otherwise(0)
+    known = log["time"] - timedelta(minutes=4)
+    labels = labels.with_columns(known=known).with_columns(pl.col("known") + pl.duration(hours=hours))
+    made = run(log, labels, label_time_column="known")
+    assert made["found"]["early_labels"] == 30
+    assert "30 labels are older than their predictions" in Path(made["performance_report"].path).read_text()
+    # A date says nothing about the time of day.
+    days = labels.with_columns(known=log["time"].dt.date())
+    assert run(log, days, label_time_column="known")["found"]["early_labels"] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "given", "sentence"),
     [
@@ -219,7 +265,18 @@ def test_a_regression_is_measured_as_well(
         (
             lambda log, labels: (log.with_columns(pl.lit("other").alias("version")), labels),
             {},
-            "answers of model version other",
+            "answers of model version other, and none of [0-9a-f]+; give the model that answered",
+        ),
+        (
+            lambda log, labels: (log, labels.with_columns(known=log["time"] - timedelta(hours=2))),
+            {"label_time_column": "known"},
+            "450 of 450 labels are older than .* than 5 minutes, by 2:00:00 in the median: the clocks or",
+        ),
+        (lambda log, labels: (log, labels), {"label_time_column": "left"}, "'left' holds Int64"),
+        (
+            lambda log, labels: (log.drop("time"), labels.with_columns(known=log["time"])),
+            {"label_time_column": "known"},
+            "label_time_column needs time_column",
         ),
         (
             lambda log, labels: (log, labels.with_columns(pl.lit("maybe").alias("left"))),
