@@ -105,12 +105,19 @@ def _recorded(tmp_path_factory: pytest.TempPathFactory, missing: str, given: dic
     # The workers of pytest-xdist have folders beside each other.
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "recorded"
     folder.mkdir(exist_ok=True)
-    file, outside = folder / "steps.json", folder / "outside"
+    file, failed, outside = folder / "steps.json", folder / "failed.txt", folder / "outside"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if failed.exists():
+            pytest.fail(failed.read_text(), pytrace=False)
         if not file.exists():
-            with pytest.MonkeyPatch.context() as patch:
-                steps = _run_all(folder, patch, given | {"outside": str(outside)}, bool(missing))
+            try:
+                with pytest.MonkeyPatch.context() as patch:
+                    steps = _run_all(folder, patch, given | {"outside": str(outside)}, bool(missing))
+            except BaseException as error:
+                # Every other test would run everything again, for minutes each.
+                failed.write_text(f"the runs that all contract tests read have failed: {error}")
+                raise
             file.write_text(json.dumps([asdict(step) for step in steps]))
     steps = [Step(**step) for step in json.loads(file.read_text())]
     return Recorded({step.component: step for step in steps}, outside, missing)

@@ -30,9 +30,9 @@ def example(source: str = "sample://breast_cancer"):
     parts = split_table(table=table).outputs
     linear = [{"estimator": "Linear", "parameters": {}}]
     model = train_tabular(
-        train=parts["train"], validation=parts["validation"], label="diagnosis", candidates=linear
+        train=parts["train"], validation=parts["validation"], label="target", candidates=linear
     ).outputs["model"]
-    key = ["mean radius", "mean texture"]
+    key = ["mean_radius", "mean_texture"]
     log = batch_predict(table=table, model=model, key_columns=key).outputs["predictions"]
     measure_performance(log=log, labels=table, model=model, key=key)
 
