@@ -68,6 +68,18 @@ def test_free_text_gets_no_categories() -> None:
     assert [column.categories for column in schema.infer(frame.lazy()).columns] == [None, None]
 
 
+def test_numbers_of_few_values_have_no_categories() -> None:
+    frame = pl.DataFrame({"n": [1, 2] * 20, "plan": ["basic", "pro"] * 20})
+    assert [column.categories for column in schema.infer(frame.lazy()).columns] == [None, ["basic", "pro"]]
+
+
+def test_the_page_says_which_columns_are_unique() -> None:
+    expected = Schema([Column("id", "integer", unique=True), Column("age", "integer")])
+    page = schema.render([], expected, 10, is_inferred=False)
+    rows = [row for row in page.split("<tr>") if ">id<" in row or ">age<" in row]
+    assert ["unique" in row for row in rows] == [True, False]
+
+
 def test_few_rows_are_no_reason_to_call_a_column_unique() -> None:
     frame = pl.DataFrame({"n": range(19)})
     assert not schema.infer(frame.lazy()).columns[0].unique
