@@ -169,7 +169,7 @@ def remove(
         if before and not even_if_serving:
             shares = ", ".join(f"{revision} {share} %" for revision, share in before.traffic.items())
             raise ValueError(
-                f"endpoint {endpoint!r} serves ({shares}); say even_if_serving to remove it all the same, "
+                f"endpoint {endpoint!r} serves ({shares}); say even_if_serving (--even-if-serving on the command line) to remove it anyway, "
                 f"with {', '.join(held)}"
             )
         for thing in held:
