@@ -169,8 +169,8 @@ def remove(
         if before and not even_if_serving:
             shares = ", ".join(f"{revision} {share} %" for revision, share in before.traffic.items())
             raise ValueError(
-                f"endpoint {endpoint!r} serves ({shares}); say even_if_serving (--even-if-serving on the command line) to remove it anyway, "
-                f"with {', '.join(held)}"
+                f"endpoint {endpoint!r} serves ({shares}); say even_if_serving (--even-if-serving on the "
+                f"command line) to remove it anyway, with {', '.join(held)}"
             )
         for thing in held:
             _log.info("removing %s", thing)
