@@ -142,6 +142,9 @@ bench-monitoring: .venv/installed .venv-bench/evidently/installed .venv-bench/na
 	$(BIN)/python benchmarks/monitoring/compare.py $(or $(ROWS),500000)
 	$(BIN)/python benchmarks/monitoring/power.py
 
+bench-change-points: .venv/installed .venv-bench/river/installed
+	$(BIN)/python benchmarks/monitoring/change_points.py
+
 .venv-bench/%/installed: benchmarks/requirements-%.txt | .venv/installed
 	$(PYTHON) -m venv --clear .venv-bench/$*
 	$(BIN)/uv pip sync -q --compile-bytecode --require-hashes --python .venv-bench/$*/bin/python $<
@@ -155,4 +158,4 @@ bench-monitoring: .venv/installed .venv-bench/evidently/installed .venv-bench/na
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-accuracy bench-containers proto bench-serving dashboards demo-monitoring
+.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-change-points bench-accuracy bench-containers proto bench-serving dashboards demo-monitoring
