@@ -1,0 +1,145 @@
+"""Predictions of two revisions that served side by side, with what came of them."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from flowparts import tables
+from flowparts.monitor import performance
+
+# Column that says whether the new revision answered.
+NEW = "new\0"
+_OUTCOMES = "outcomes\0"
+
+
+def needed(
+    log: pl.LazyFrame,
+    labels: pl.LazyFrame | None,
+    columns: Sequence[str],
+    key: Sequence[str],
+    others: Sequence[str],
+) -> list[str]:
+    """Return the names of the columns that a log must have, each once.
+
+    Args:
+        log: A log.
+        labels: Table with the outcome, and with guardrails; None if the log has them all.
+        columns: The outcome, then the guardrails.
+        key: Columns that say which outcome is whose.
+        others: Further columns of the log.
+
+    Raises:
+        ValueError: A column is missing in the log or the labels.
+    """
+    wanted = [*columns, *others]
+    if labels is not None:
+        tables.require_columns(labels, columns[:1], "outcome column of the labels")
+        theirs = labels.collect_schema()
+        wanted = [*key, *(name for name in columns if name not in theirs), *others]
+    tables.require_columns(log, wanted, "column of the prediction log")
+    return list(dict.fromkeys(wanted))
+
+
+def two_logs(current: pl.LazyFrame, new: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
+    """Return the rows of two logs, marked with the revision.
+
+    Args:
+        current: The log of the current revision.
+        new: The log of the new one.
+        columns: Columns to keep.
+
+    Raises:
+        ValueError: A column is missing in the new log, or has another type there.
+    """
+    tables.require_columns(new, columns, "column of the new revision's log")
+    types = [log.select(map(tables.column, columns)).collect_schema() for log in (current, new)]
+    for column in columns:
+        first, second = (schema[column] for schema in types)
+        if first != second and not (first.is_numeric() and second.is_numeric()):
+            raise ValueError(
+                f"column {column!r} is {first} in the log of the current revision and {second} in that of "
+                "the new one; give both one type"
+            )
+    parts = [_marked(log, columns, pl.lit(is_new)) for log, is_new in ((current, False), (new, True))]
+    return pl.concat(parts, how="vertical_relaxed")
+
+
+def one_log(
+    log: pl.LazyFrame, columns: Sequence[str], version_column: str, new: str | None, current: str | None
+) -> pl.LazyFrame:
+    """Return the rows of two revisions in one log, marked with the revision.
+
+    Args:
+        log: The log.
+        columns: Columns to keep.
+        version_column: Column that says which revision answered.
+        new: The new revision.
+        current: The current revision; None for the only other one.
+
+    Raises:
+        ValueError: The column is missing, or it isn't clear which two revisions to compare.
+    """
+    tables.require_columns(log, [version_column], "version column of the prediction log")
+    version = tables.column(version_column).cast(pl.String)
+    counted = tables.collect(log.select(version.alias("version").unique().sort()))["version"].drop_nulls()
+    versions = counted.to_list()
+    listed = ", ".join(versions[:10]) or "none"
+    if new is None:
+        raise ValueError(
+            f"new_version must say which revision is the new one; the log has: {listed}; or give new_log"
+        )
+    if current is None and len(versions) > 2:
+        raise ValueError(
+            f"the log has {len(versions)} versions: {listed}; give current_version, the one to compare with"
+        )
+    if len(versions) < 2 or new not in versions or (current or versions[0]) not in versions or new == current:
+        raise ValueError(
+            f"a test compares two revisions, {new!r} and {current or 'another'!r}; the log has: {listed}"
+        )
+    other = current or next(each for each in versions if each != new)
+    return _marked(log.filter(version.is_in([new, other])), columns, version == new)
+
+
+def with_outcomes(
+    log: pl.LazyFrame,
+    labels: pl.LazyFrame | None,
+    columns: Sequence[str],
+    key: Sequence[str],
+    time_column: str | None,
+) -> pl.DataFrame:
+    """Return the predictions of both revisions with the outcome and the guardrails.
+
+    Args:
+        log: Predictions as `one_log` or `two_logs` returns them.
+        labels: A row for each key with the outcome, and guardrails that the log doesn't have; None where the
+            log has them all.
+        columns: The outcome, then the guardrails. Rows without an outcome are left out.
+        key: Columns that say which outcome is whose.
+        time_column: Column of timestamps; None if there is none.
+
+    Raises:
+        ValueError: A column holds no numbers, or NaN; or as `performance.join` raises it.
+    """
+    if labels is not None:
+        tables.require_columns(labels, key, "column of the labels")
+        theirs = [name for name in columns if name in labels.collect_schema()]
+        packed = pl.when(tables.column(columns[0]).is_not_null()).then(pl.struct(*map(tables.column, theirs)))
+        outcomes = labels.select(*map(tables.column, key), packed.alias(_OUTCOMES))
+        joined, _ = performance.join(log, outcomes, _OUTCOMES, key, time_column)
+        log = joined.lazy().unnest(_OUTCOMES)
+    schema = log.collect_schema()
+    for name in columns:
+        if not (schema[name].is_numeric() or schema[name] == pl.Boolean):
+            raise ValueError(
+                f"column {name!r} holds {schema[name]}; outcomes and guardrails must be numbers or booleans"
+            )
+    values = [tables.column(name).cast(pl.Float64) for name in columns]
+    rows = tables.collect(log.with_columns(values).filter(tables.column(columns[0]).is_not_null()))
+    for name in columns:
+        if not rows[name].drop_nulls().is_finite().all():
+            raise ValueError(f"column {name!r} holds NaN or infinity; remove these rows or make them missing")
+    return rows
+
+
+def _marked(log: pl.LazyFrame, columns: Sequence[str], is_new: pl.Expr) -> pl.LazyFrame:
+    return log.select(*map(tables.column, columns), is_new.alias(NEW))
