@@ -278,10 +278,11 @@ def _effect(rows: pl.DataFrame, column: str, scale: float | None, level: float, 
         of = units.filter(pl.col(NEW) == arm)
         if of.is_empty():
             raise ValueError(f"column {column!r} has no value in the predictions of the {name} revision")
-        mean, variance = mean_of_units(of["sum"].to_numpy(), of["len"].to_numpy())
+        counts = of["len"].to_numpy()
+        mean, variance = mean_of_units(of["sum"].to_numpy(), counts)
         means.append(mean)
         variances.append(variance)
-        spreads.append(math.sqrt(max(float(of["squares"].sum() / of["len"].sum() - mean**2), 0.0)))
+        spreads.append(math.sqrt(max(float(of["squares"].to_numpy().sum() / counts.sum() - mean**2), 0.0)))
         sizes.append(len(of))
     found = Effect(column, int(units["len"].sum()), sum(sizes), means[0], means[1], means[1] - means[0])
     variance, scale = sum(variances), scale or _SCALE * max(spreads[0], spreads[1])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from flowparts import tables
-from flowparts.monitor import performance
+from flowparts.monitor import labels as late_labels
 
 # Column that says whether the new revision answered.
 NEW = "new\0"
@@ -118,15 +118,17 @@ def with_outcomes(
         time_column: Column of timestamps; None if there is none.
 
     Raises:
-        ValueError: A column holds no numbers, or NaN; or as `performance.join` raises it.
+        ValueError: A column holds no numbers, or NaN; or as `labels.join` raises it.
     """
     if labels is not None:
         tables.require_columns(labels, key, "column of the labels")
         theirs = [name for name in columns if name in labels.collect_schema()]
         packed = pl.when(tables.column(columns[0]).is_not_null()).then(pl.struct(*map(tables.column, theirs)))
         outcomes = labels.select(*map(tables.column, key), packed.alias(_OUTCOMES))
-        joined, _ = performance.join(log, outcomes, _OUTCOMES, key, time_column)
-        log = joined.lazy().unnest(_OUTCOMES)
+        # A request that a client sent again has one outcome.
+        requests = [name for name in key if name == "request_id"]
+        joined = late_labels.join(log, outcomes, _OUTCOMES, key, time_column, request_columns=requests)
+        log = joined.rows.lazy().unnest(_OUTCOMES)
     schema = log.collect_schema()
     for name in columns:
         if not (schema[name].is_numeric() or schema[name] == pl.Boolean):

@@ -154,6 +154,14 @@ def test_outcomes_that_arrive_later_are_joined(run: Run) -> None:
     assert [each["state"] for each in made["found"]["guardrails"]] == ["holds", "holds"]
 
 
+def test_a_request_that_was_sent_again_has_one_outcome(run: Run) -> None:
+    log = answers(600)
+    again = pl.concat([log, log.head(200).with_columns(pl.col("time") + timedelta(days=1))])
+    labels = log.select("request_id", "row", "bought")
+    once, twice = (run(each.drop("bought"), labels=labels)["found"] for each in (log, again))
+    assert twice == once
+
+
 def test_two_logs_give_what_one_gives(run: Run) -> None:
     log = answers(lift=0.1)
     parts = [log.filter(pl.col("version") == each).drop("version") for each in ("1", "2")]
