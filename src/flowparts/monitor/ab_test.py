@@ -270,7 +270,7 @@ def _effect(rows: pl.DataFrame, column: str, scale: float | None, level: float, 
     value = tables.column(column)
     units = (
         rows.filter(value.is_not_null())
-        .group_by(_UNIT)
+        .group_by(_UNIT, maintain_order=True)
         .agg(pl.col(NEW).first(), value.sum().alias("sum"), (value**2).sum().alias("squares"), pl.len())
     )
     means, variances, spreads, sizes = [], [], [], []

@@ -9,7 +9,7 @@ from flowparts.monitor import labels as late_labels
 
 # Column that says whether the new revision answered.
 NEW = "new\0"
-_OUTCOMES = "outcomes\0"
+_OUTCOMES, _ORDER = "outcomes\0", "order\0"
 
 
 def needed(
@@ -121,14 +121,17 @@ def with_outcomes(
         ValueError: A column holds no numbers, or NaN; or as `labels.join` raises it.
     """
     if labels is not None:
+        tables.require_rows(labels, "the table of labels")
         tables.require_columns(labels, key, "column of the labels")
         theirs = [name for name in columns if name in labels.collect_schema()]
         packed = pl.when(tables.column(columns[0]).is_not_null()).then(pl.struct(*map(tables.column, theirs)))
         outcomes = labels.select(*map(tables.column, key), packed.alias(_OUTCOMES))
         # A request that a client sent again has one outcome.
         requests = [name for name in key if name == "request_id"]
+        log = log.with_row_index(_ORDER)
         joined = late_labels.join(log, outcomes, _OUTCOMES, key, time_column, request_columns=requests)
-        log = joined.rows.lazy().unnest(_OUTCOMES)
+        # A join may return its rows in any order, and sums of floats depend on it.
+        log = joined.rows.sort(_ORDER).drop(_ORDER).lazy().unnest(_OUTCOMES)
     schema = log.collect_schema()
     for name in columns:
         if not (schema[name].is_numeric() or schema[name] == pl.Boolean):

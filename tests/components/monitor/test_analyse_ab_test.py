@@ -22,10 +22,10 @@ def example(source: str = "sample://breast_cancer"):
     table = ingest_table(source=source).outputs["table"]
     analyse_ab_test(
         log=table,
-        outcome="mean_radius",
-        version_column="target",
-        new_version="benign",
-        new_share=0.63,
+        new_log=table,
+        labels=table,
+        key=["mean_radius", "mean_texture"],
+        outcome="worst_area",
         rise_tolerances={"mean_smoothness": 0.5},
     )
 
