@@ -107,6 +107,35 @@ def score(
     return _score(task, _rows(task, truth, predictions, classes, positive), len(truth))
 
 
+def scorer(
+    predictions: pl.DataFrame, classes: Sequence[Any], positive: Any = None
+) -> Callable[[Floats], dict[str, float]]:
+    """Return a function that measures predictions as `score` does, against labels that are not certain.
+
+    The function takes an array (rows, classes) of weights that say how much each row counts as each class.
+    Probabilities give the metrics of the expected confusion matrix and ranking, ones and zeros those of
+    certain labels.
+
+    Args:
+        predictions: As `models.Model.predict` gives them for a classification.
+        classes: The model's classes in the order of the probability columns.
+        positive: As for `score`.
+    """
+    probability, size = probabilities(predictions, classes), len(classes)
+    # Each row stands once for each class that it may be of.
+    truth = np.repeat(np.arange(size), len(probability))
+    cells = truth * size + np.tile(encode(predictions["prediction"], classes, "prediction"), size)
+    rows = _Classified(truth, cells, np.tile(probability, (size, 1)), positive_index(classes, positive))
+
+    def measured(weights: Floats) -> dict[str, float]:
+        flat: Any = weights.T.ravel()
+        return _finite(
+            {name: _measure("classification", name, rows, flat) for name in _METRICS["classification"]}
+        )
+
+    return measured
+
+
 def bootstrap_intervals(
     task: str,
     truth: pl.Series,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -12,11 +11,9 @@ import polars as pl
 
 from flowparts import models, tables
 from flowparts.evaluate import directions, evaluation, metrics
-from flowparts.monitor import changes, labels
+from flowparts.monitor import changes, labels, windows
 from flowparts.monitor.measurements import Measurement
 
-# More windows are no picture for people; the window is too short for the time that it divides.
-_MAX_WINDOWS = 400
 _RESAMPLES = 200
 _WINDOW = "window\0"
 
@@ -150,20 +147,21 @@ def measure(
     """
     directions.require_fitting(metric, of.task)
     metrics.check_bootstrap(_RESAMPLES, confidence)
-    if not window_hours > 0 or math.isinf(window_hours):
-        raise ValueError(f"window_hours is {window_hours:g}; a window must last longer than 0 hours")
+    windows.require_length(window_hours)
     if tolerance < 0:
         raise ValueError(f"tolerance is {tolerance:g}; it must be at least 0")
     tables.require_columns(joined.rows, slice_columns, "slice column")
     confidence = 1 - (1 - confidence) / 2
     scorer = _Scorer(of, metric, minimum_rows, confidence, seed)
-    starts = _starts(joined.rows[time_column], window_hours) if time_column else pl.lit(0)
+    starts = windows.starts(joined.rows[time_column], window_hours) if time_column else pl.lit(0)
     rows = joined.rows.with_columns(starts.alias(_WINDOW)).sort(_WINDOW, maintain_order=True)
     parts = rows.partition_by(_WINDOW, maintain_order=True)
-    windows = [scorer.measured(_moment(part[_WINDOW][0]) if time_column else "all", part) for part in parts]
-    known = [number for number, window in enumerate(windows) if window.score is not None]
-    scores = [windows[number].score or 0.0 for number in known]
-    errors = [_error(windows[number], confidence) for number in known]
+    measured = [
+        scorer.measured(windows.name(part[_WINDOW][0]) if time_column else "all", part) for part in parts
+    ]
+    known = [number for number, window in enumerate(measured) if window.score is not None]
+    scores = [measured[number].score or 0.0 for number in known]
+    errors = [_error(measured[number], confidence) for number in known]
     places = [known[place] for place in changes.find(scores, errors)]
     since = pl.concat(parts[places[-1] if places else 0 :])
     slices = {
@@ -183,9 +181,9 @@ def measure(
         joined.repeated,
         joined.early_labels,
         scorer.measured("all", rows),
-        windows,
+        measured,
         slices,
-        [windows[place].name for place in places],
+        [measured[place].name for place in places],
         scorer.measured("since the last change", since),
         of.reference.get(metric),
         False,
@@ -249,24 +247,6 @@ class _Scorer:
         )
         low, high = intervals.get(self.metric, (None, None))
         return Measured(name, len(rows), score, low, high)
-
-
-def _starts(moments: pl.Series, window_hours: float) -> pl.Series:
-    length = round(window_hours * 3_600e6)
-    since = moments.cast(pl.Datetime("us")).cast(pl.Int64)
-    starts = (since // length) * length
-    count = starts.n_unique()
-    if count > _MAX_WINDOWS:
-        days = (since.max() - since.min()) / 86_400e6  # type: ignore[operator]
-        raise ValueError(
-            f"{days:,.0f} days of predictions make {count:,} windows of {window_hours:g} hours; at most "
-            f"{_MAX_WINDOWS} are measured: give a larger window_hours, or a later since"
-        )
-    return starts
-
-
-def _moment(microseconds: int) -> str:
-    return (datetime(1970, 1, 1) + timedelta(microseconds=microseconds)).isoformat(timespec="minutes")
 
 
 def _error(window: Measured, confidence: float) -> float:

@@ -1,7 +1,8 @@
 """Which rows of a table or a prediction log a monitoring step looks at."""
 
+import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import polars as pl
 from flowparts import tables
 from flowparts.models import mlmodel
 from flowparts.util import names, times
+
+# More windows are no picture for people; the window is too short for the time that it divides.
+_MAX_WINDOWS = 400
 
 
 def select(
@@ -80,6 +84,36 @@ def request_columns(frame: pl.LazyFrame, model: str | Path) -> list[str]:
 def _logged(described: Mapping[str, Any], name: str) -> str:
     """Return what the prediction log calls a column: a feature of that name keeps it."""
     return names.free(name, "request_", described["metadata"]["features"])
+
+
+def require_length(window_hours: float) -> None:
+    """Raise ValueError unless a window lasts longer than 0 hours."""
+    if not window_hours > 0 or math.isinf(window_hours):
+        raise ValueError(f"window_hours is {window_hours:g}; a window must last longer than 0 hours")
+
+
+def starts(moments: pl.Series, window_hours: float) -> pl.Series:
+    """Return the start of each row's window in microseconds since 1970; windows start at multiples of it.
+
+    Raises:
+        ValueError: The rows lie in too many windows.
+    """
+    length = round(window_hours * 3_600e6)
+    since = moments.cast(pl.Datetime("us")).cast(pl.Int64)
+    found = (since // length) * length
+    count = found.n_unique()
+    if count > _MAX_WINDOWS:
+        days = (since.max() - since.min()) / 86_400e6  # type: ignore[operator]
+        raise ValueError(
+            f"{days:,.0f} days of predictions make {count:,} windows of {window_hours:g} hours; at most "
+            f"{_MAX_WINDOWS} are measured: give a larger window_hours, or a later since"
+        )
+    return found
+
+
+def name(start: int) -> str:
+    """Return what a window of `starts` is called: its start in ISO 8601."""
+    return (datetime(1970, 1, 1) + timedelta(microseconds=start)).isoformat(timespec="minutes")
 
 
 def _moment(text: str | None, name: str) -> datetime | None:

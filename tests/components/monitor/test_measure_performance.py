@@ -170,6 +170,12 @@ def test_the_positive_class_is_the_one_that_the_model_was_judged_by(run: Run, mo
     assert run(log, labels, metric="average_precision")["returned"][1] == pytest.approx(rare)
 
 
+def test_the_page_says_that_few_labels_may_not_be_like_the_others(run: Run, model: dsl.Model) -> None:
+    log, labels = served(model, rows(600, 8))
+    made = run(log, labels.head(200))
+    assert "33% of the predictions have a label" in Path(made["performance_report"].path).read_text()
+
+
 def test_a_regression_is_measured_as_well(
     run: Run,
     model: dsl.Model,

@@ -1,0 +1,40 @@
+from typing import NamedTuple, Optional
+
+from kfp.dsl import Artifact, Dataset, Input, Output
+
+from .. import STORES, runs_in
+
+
+@runs_in("base", secrets=STORES)
+def new_data_arrived(
+    table: Input[Dataset], mark: Output[Artifact], memory: str, column: Optional[str] = None
+) -> NamedTuple("Outputs", [("new_data", bool), ("new_rows", int), ("reason", str)]):  # type: ignore[valid-type]
+    """Say whether a table holds rows that the last successful run didn't see.
+
+    It changes nothing: mark_data_seen does once the steps that use the data have succeeded, so that a failed
+    run doesn't lose data. Both must run with caching off.
+
+    Args:
+        table: The source as it is now.
+        mark: How far its rows go, as JSON, for mark_data_seen.
+        memory: Path or URI (s3://, gs://) of a JSON file that outlives runs, one for each source. Without
+            the file all rows are new.
+        column: Column of times or numbers that grow, such as an identifier: rows beyond the highest value
+            seen are new, and so are rows that came late. Default: any change of the content counts.
+
+    Returns:
+        new_data: Whether there are new rows or the content changed.
+        new_rows: Number of new rows; without a column by how much the table has grown.
+        reason: Why, in a sentence.
+    """
+    from flowparts import tables
+    from flowparts.monitor import new_data
+    from flowparts.util import metadata, outputs
+
+    seen = new_data.seen(memory)
+    rows = tables.scan(table.path)
+    now = new_data.mark(rows, column)
+    found = new_data.compare(rows, now, seen)
+    outputs.write_json(mark.path, now.to_dict())
+    metadata.describe(mark, {"new_data": found.new_data, "new_rows": found.new_rows, "reason": found.reason})
+    return found.new_data, found.new_rows, found.reason

@@ -1,0 +1,404 @@
+"""How good a served classifier's predictions probably are while their labels haven't arrived.
+
+Confidence-based estimation: if probabilities are calibrated, they say how often the predictions are right.
+A row that is class k with probability p counts as p of a row of class k, which gives the expected confusion
+matrix and from it every metric. That holds while only the rows change, for rows like the reference's; a new
+relation between a row and its class (concept drift) can't be seen without labels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from flowparts import tables
+from flowparts.evaluate import directions, metrics
+from flowparts.monitor import windows
+from flowparts.monitor.measurements import Measurement
+from flowparts.monitor.performance import Source
+
+Floats = NDArray[np.float64]
+_DRAWS = 200
+# More rows don't make a calibration better, and it is learned again for each draw.
+_MOST_REFERENCE_ROWS = 50_000
+_FEWEST_OF_A_CLASS = 10
+_START = "window\0"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric as it is expected, and the interval that the measured one probably lies in."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """The estimates of some rows.
+
+    Attributes:
+        name: The start of the window in ISO 8601 (UTC), or "all".
+        rows: Its predictions.
+        metrics: Estimate of each metric; empty where the rows are too few.
+    """
+
+    name: str
+    rows: int
+    metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Check:
+    """An estimate beside what the labels said later, of the labelled rows of a window.
+
+    Attributes:
+        name: The window.
+        rows: Its labelled rows, apart from those that the calibration was learned on.
+        estimate: The estimate for these rows.
+        measured: The metric with their labels.
+    """
+
+    name: str
+    rows: int
+    estimate: Estimate
+    measured: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measured metric lies in the estimate's interval."""
+        return self.estimate.low <= self.measured <= self.estimate.high
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """What `estimate` found.
+
+    Attributes:
+        metric: The metric of the verdict.
+        confidence: Share of measured metrics that are to lie in their intervals.
+        classes: The model's classes as text.
+        reference_rows: Labelled rows that the calibration was learned on.
+        calibration_error: Expected calibration error of the model's own probabilities on these rows, the
+            mean over the classes.
+        windows: The estimates by time.
+        confusion: Expected confusion matrix of the newest window that has estimates; true class by row.
+        checks: Past windows that have labels.
+        error: Mean absolute difference of estimate and measured metric over the checks; None without any.
+        reference: The score to hold the estimate against; None if there is none.
+        degraded: Whether the newest estimate is worse than the reference.
+        reason: Why, in a sentence.
+    """
+
+    metric: str
+    confidence: float
+    classes: Sequence[str]
+    reference_rows: int
+    calibration_error: float
+    windows: Sequence[Window]
+    confusion: Sequence[Sequence[float]]
+    checks: Sequence[Check]
+    error: float | None
+    reference: float | None
+    degraded: bool
+    reason: str
+
+    @property
+    def newest(self) -> Window | None:
+        """The newest window in which the metric could be estimated."""
+        return next((each for each in reversed(self.windows) if self.metric in each.metrics), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+
+def require_classifier(of: Source) -> None:
+    """Raise ValueError for a regression, whose predictions don't say how far off they may be."""
+    if of.task != "classification":
+        raise ValueError(
+            "the model is a regression, whose predictions don't say how far off they may be, so its metrics "
+            "can't be estimated without labels; use measure_performance once labels arrive"
+        )
+
+
+def predictions(log: pl.LazyFrame, time_column: str | None) -> pl.DataFrame:
+    """Return the predictions of a log with their probabilities and times.
+
+    Raises:
+        ValueError: A column is missing, or the time column holds no timestamps.
+    """
+    wanted = ["prediction", *([time_column] if time_column else [])]
+    tables.require_columns(log, wanted, "column of the prediction log")
+    columns = log.collect_schema()
+    if time_column and not columns[time_column].is_temporal():
+        raise ValueError(f"time column {time_column!r} holds {columns[time_column]}; it must hold timestamps")
+    wanted += [name for name in columns.names() if name.startswith("probability_")]
+    found = tables.collect(log.select(map(tables.column, wanted)))
+    if found.is_empty():
+        raise ValueError("the prediction log has no rows")
+    return found
+
+
+def labelled(reference: pl.LazyFrame, label: str) -> pl.DataFrame:
+    """Return the predictions of the reference that have a label.
+
+    Raises:
+        ValueError: A column is missing; the message says how to make such a table.
+    """
+    names = reference.collect_schema().names()
+    if "prediction" not in names:
+        raise ValueError(
+            "the reference holds no predictions; score its rows with batch_predict, which keeps the label"
+        )
+    tables.require_columns(reference, [label], "label column of the reference")
+    wanted = [label, *(name for name in names if name == "prediction" or name.startswith("probability_"))]
+    return tables.collect(
+        reference.select(map(tables.column, wanted)).filter(tables.column(label).is_not_null())
+    )
+
+
+def estimate(
+    log: pl.DataFrame,
+    of: Source,
+    metric: str,
+    reference: pl.DataFrame | None,
+    labelled: pl.DataFrame | None,
+    time_column: str | None,
+    window_hours: float = 24.0,
+    minimum_rows: int = 50,
+    tolerance: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimation:
+    """Estimate the metrics of a classifier's predictions, and check the estimates where labels are known.
+
+    The calibration is isotonic regression, for more than two classes one class against the rest, normalised.
+    An interval holds two uncertainties: calibrations are learned on resamples of the reference, and labels
+    drawn from what they say. The model counts as degraded if the newest interval, widened by the mean error
+    of past estimates, lies on the worse side of the reference score by more than the tolerance.
+    Source of the calibration: Zadrozny & Elkan 2002, https://doi.org/10.1145/775047.775151.
+
+    Args:
+        log: Predictions with their probabilities.
+        of: What the predictions are of.
+        metric: The metric of the verdict and the checks.
+        reference: Labelled predictions to learn the calibration on; if None, the older half of the windows
+            of `labelled` takes its place, and the newer half is checked.
+        labelled: Predictions of the log whose labels have arrived; None for none.
+        time_column: Column of timestamps, in UTC; None for a single window.
+        window_hours: Length of a window.
+        minimum_rows: Rows that a window needs.
+        tolerance: How much worse than the reference score is accepted, in the metric's unit.
+        confidence: Share of measured metrics that are to lie in their intervals.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: The model is a regression, an option can't be right, neither reference nor labels are
+            given, or a class has too few labelled rows.
+    """
+    require_classifier(of)
+    directions.require_fitting(metric, of.task)
+    metrics.check_bootstrap(_DRAWS, confidence)
+    windows.require_length(window_hours)
+    if tolerance < 0:
+        raise ValueError(f"tolerance is {tolerance:g}; it must be at least 0")
+    parts = _parts(log, time_column, window_hours)
+    known = {} if labelled is None else _parts(labelled, time_column, window_hours)
+    if reference is None:
+        if not known:
+            raise ValueError("give a reference of labelled predictions, or labels of past predictions")
+        older = list(known)[: (len(known) + 1) // 2]
+        reference = pl.concat([known.pop(name) for name in older])
+    classes = of.classes or []
+    calibration = _Calibration.of(reference, of.label, classes, seed)
+    known = {name: rows for name, rows in known.items() if len(rows) >= minimum_rows}
+    estimating = [rows for rows in parts.values() if len(rows) >= minimum_rows]
+    estimates = _estimates([*estimating, *known.values()], of, calibration, confidence, seed)
+    of_windows = iter(estimates[: len(estimating)])
+    found = [
+        Window(name, len(rows), next(of_windows) if len(rows) >= minimum_rows else {})
+        for name, rows in parts.items()
+    ]
+    checks = []
+    for (name, rows), expected in zip(known.items(), estimates[len(estimating) :], strict=True):
+        measured = metrics.score(of.task, rows[of.label], rows, classes, of.positive)
+        if metric in measured and metric in expected:
+            checks.append(Check(name, len(rows), expected[metric], measured[metric]))
+    off = [abs(check.measured - check.estimate.value) for check in checks]
+    estimation = Estimation(
+        metric,
+        confidence,
+        [str(each) for each in classes],
+        calibration.rows,
+        calibration.error,
+        found,
+        [],
+        checks,
+        float(np.mean(off)) if off else None,
+        of.reference.get(metric),
+        False,
+        "",
+    )
+    newest = estimation.newest
+    confusion = calibration.confusion(parts[newest.name]) if newest else []
+    degraded, reason = _verdict(estimation, tolerance, minimum_rows)
+    return replace(estimation, confusion=confusion, degraded=degraded, reason=reason)
+
+
+def measurements(found: Estimation) -> list[Measurement]:
+    """Return what publish_metrics sends: the estimates of the newest window, the verdict and past errors."""
+    of = {"metric": found.metric}
+    told = [
+        Measurement("flowparts_estimate_degraded", float(found.degraded), of,
+                    "Whether the estimated metric is worse than the reference"),
+    ]  # fmt: skip
+    if found.error is not None:
+        text = "Mean absolute error of past estimates, by the labels that arrived"
+        told.append(Measurement("flowparts_estimate_error", found.error, of, text))
+    for name, each in found.newest.metrics.items() if found.newest else ():
+        text = "The metric estimated without labels, in the newest window"
+        told.append(Measurement("flowparts_estimated_performance", each.value, {"metric": name}, text))
+    return told
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    probability: Floats  # (rows, classes) of the reference
+    truth: NDArray[np.intp]
+    classes: Sequence[Any]
+
+    @classmethod
+    def of(cls, reference: pl.DataFrame, label: str, classes: Sequence[Any], seed: int) -> "_Calibration":
+        if len(reference) > _MOST_REFERENCE_ROWS:
+            reference = reference.sample(_MOST_REFERENCE_ROWS, seed=seed)
+        truth = metrics.encode(reference[label], classes)
+        rows = np.bincount(truth, minlength=len(classes))
+        if rows.min() < _FEWEST_OF_A_CLASS:
+            raise ValueError(
+                f"class {classes[int(rows.argmin())]!r} has {rows.min()} of the {len(truth):,} labelled rows "
+                f"that the calibration is learned on; it needs at least {_FEWEST_OF_A_CLASS} of each class"
+            )
+        return cls(metrics.probabilities(reference, classes), truth, classes)
+
+    @property
+    def rows(self) -> int:
+        return len(self.truth)
+
+    @property
+    def error(self) -> float:
+        columns = enumerate(self.probability.T)
+        return float(np.mean([metrics.calibration(self.truth == k, each).error for k, each in columns]))
+
+    def learned(self, weights: Floats) -> list[IsotonicRegression]:
+        """Return the calibration of the later of two classes, or of each class, with weighted rows."""
+        chosen = weights > 0
+        return [
+            IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(
+                self.probability[chosen, k], self.truth[chosen] == k, weights[chosen]
+            )
+            for k in self._learned_classes()
+        ]
+
+    def apply(self, learned: Sequence[IsotonicRegression], probability: Floats) -> Floats:
+        """Return calibrated probabilities (rows, classes); each row's sum to 1."""
+        columns = zip(learned, self._learned_classes(), strict=True)
+        found = np.column_stack([each.predict(probability[:, k]) for each, k in columns])
+        if len(self.classes) == 2:
+            return np.column_stack([1 - found, found])
+        total = found.sum(axis=1, keepdims=True)
+        # Where no class is left, as each was ruled out by itself, the model's own probabilities stay.
+        found = np.where(total > 0, found, probability)
+        return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+    def confusion(self, rows: pl.DataFrame) -> list[list[float]]:
+        """Return the expected confusion matrix of some predictions, true class by row."""
+        calibrated = self.apply(self.learned(np.ones(self.rows)), metrics.probabilities(rows, self.classes))
+        given = metrics.encode(rows["prediction"], self.classes, "prediction")
+        return [
+            [float(column[given == k].sum()) for k in range(len(self.classes))] for column in calibrated.T
+        ]
+
+    def _learned_classes(self) -> Sequence[int]:
+        return [1] if len(self.classes) == 2 else range(len(self.classes))
+
+
+def _parts(rows: pl.DataFrame, time_column: str | None, window_hours: float) -> dict[str, pl.DataFrame]:
+    """Return the rows of each window by its name, in the order of time."""
+    if not time_column:
+        return {"all": rows}
+    if missing := rows[time_column].null_count():
+        raise ValueError(
+            f"time column {time_column!r} is missing in {missing:,} rows; every prediction needs its time"
+        )
+    rows = rows.with_columns(windows.starts(rows[time_column], window_hours).alias(_START))
+    parts = rows.sort(_START, maintain_order=True).partition_by(_START, maintain_order=True)
+    return {windows.name(part[_START][0]): part.drop(_START) for part in parts}
+
+
+def _estimates(
+    parts: Sequence[pl.DataFrame], of: Source, calibration: _Calibration, confidence: float, seed: int
+) -> list[dict[str, Estimate]]:
+    classes = calibration.classes
+    draw = np.random.default_rng(seed)
+    probabilities = [metrics.probabilities(part, classes) for part in parts]
+    scorers = [metrics.scorer(part, classes, of.positive) for part in parts]
+    once = calibration.learned(np.ones(calibration.rows))
+    expected = [
+        score(calibration.apply(once, probability))
+        for score, probability in zip(scorers, probabilities, strict=True)
+    ]
+    drawn: list[dict[str, list[float]]] = [{name: [] for name in each} for each in expected]
+    for _ in range(_DRAWS):
+        resample = draw.integers(0, calibration.rows, calibration.rows)
+        learned = calibration.learned(np.bincount(resample, minlength=calibration.rows).astype(np.float64))
+        for score, probability, values in zip(scorers, probabilities, drawn, strict=True):
+            calibrated = calibration.apply(learned, probability)
+            below = calibrated.cumsum(axis=1) <= draw.random((len(calibrated), 1))
+            classed = np.minimum(below.sum(axis=1), len(classes) - 1)
+            for name, value in score(np.eye(len(classes))[classed]).items():
+                if name in values:
+                    values[name].append(value)
+    return [
+        {
+            name: _interval(value, values[name], confidence)
+            for name, value in each.items()
+            if 2 * len(values[name]) >= _DRAWS
+        }
+        for each, values in zip(expected, drawn, strict=True)
+    ]
+
+
+def _interval(value: float, drawn: Sequence[float], confidence: float) -> Estimate:
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, min(value, float(low)), max(value, float(high)))
+
+
+def _verdict(found: Estimation, tolerance: float, minimum_rows: int) -> tuple[bool, str]:
+    newest = found.newest
+    if newest is None:
+        most = max(each.rows for each in found.windows)
+        if most < minimum_rows:
+            return False, f"no window has {minimum_rows} predictions; the largest has {most}"
+        return False, f"{found.metric} can't be estimated, as the predictions leave it undefined"
+    each = newest.metrics[found.metric]
+    told = (
+        f"{found.metric} in the newest window is estimated at {each.value:.4g} ({each.low:.4g} to "
+        f"{each.high:.4g}, {newest.rows:,} predictions)"
+    )
+    if found.reference is None:
+        return False, f"{told}; there is no reference to hold it against"
+    margin = tolerance + (found.error or 0.0)
+    higher = directions.higher_is_better(found.metric)
+    worse = each.high + margin < found.reference if higher else each.low - margin > found.reference
+    beyond = [f"the tolerance of {tolerance:g}"] if tolerance else []
+    beyond += [f"the mean error of past estimates, {found.error:.2g}"] if found.error else []
+    beyond_told = f" by more than {' and '.join(beyond)}" if beyond else ""
+    if worse:
+        return True, f"{told}, worse than the reference {found.reference:.4g}{beyond_told}"
+    return False, f"{told}, not worse than the reference {found.reference:.4g}{beyond_told}"

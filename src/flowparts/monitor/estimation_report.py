@@ -1,0 +1,111 @@
+"""The page about a served model's estimated performance: over time, in the newest window, and past errors."""
+
+from flowparts import reports
+from flowparts.monitor.estimation import Estimation
+
+
+def page(found: Estimation, subtitle: str) -> str:
+    """Return the HTML page for what `estimation.estimate` found."""
+    newest = found.newest
+    value = newest.metrics[found.metric].value if newest else None
+    tiles = {
+        f"estimated {found.metric}": _number(value),
+        "reference": _number(found.reference),
+        "error of past estimates": _number(found.error),
+        "predictions": sum(each.rows for each in found.windows),
+        "labelled rows for calibration": found.reference_rows,
+        "calibration error of the model": found.calibration_error,
+    }
+    level = "bad" if found.degraded else "good" if found.reference is not None and newest else "note"
+    blocks: list[reports.Block] = [
+        reports.facts(tiles),
+        reports.callout(found.reason[:1].upper() + found.reason[1:] + ".", level),
+        reports.callout(
+            "This is an estimate from calibrated probabilities, without labels. It shows whether the rows "
+            "have become harder or easier for the model. It can't see concept drift, when the same row has "
+            "another answer than before: only labels show that.",
+            "note",
+        ),
+    ]
+    blocks.append(reports.section(f"Estimated {found.metric} over time", _over_time(found)))
+    if newest:
+        rows = [
+            {"metric": name, "estimate": each.value, "low": each.low, "high": each.high}
+            for name, each in newest.metrics.items()
+        ]
+        caption = f"window {newest.name}, {newest.rows:,} predictions; intervals of {found.confidence:.0%}"
+        blocks.append(reports.section("Every metric", reports.table(rows, caption)))
+        matrix = reports.heatmap(found.confusion, found.classes, found.classes, "true class", "prediction")
+        blocks.append(reports.section("Expected confusion matrix", matrix))
+    blocks.append(reports.section("How far off past estimates were", *_checks(found)))
+    windows = [
+        {"window": each.name, "rows": each.rows}
+        | (
+            {"estimate": estimate.value, "low": estimate.low, "high": estimate.high}
+            if (estimate := each.metrics.get(found.metric))
+            else {"estimate": None, "low": None, "high": None}
+        )
+        for each in found.windows
+    ]
+    blocks.append(reports.section("Every window", reports.table(windows, "start of each window, in UTC")))
+    return reports.page("Estimated performance", *blocks, subtitle=subtitle)
+
+
+def _over_time(found: Estimation) -> reports.Block:
+    place = {each.name: float(number) for number, each in enumerate(found.windows, 1)}
+    known = [
+        (place[each.name], each.metrics[found.metric])
+        for each in found.windows
+        if found.metric in each.metrics
+    ]
+    x = [number for number, _ in known]
+    confidence = f"{found.confidence:.0%}"
+    series = {
+        "estimate": (x, [each.value for _, each in known]),
+        f"lower end ({confidence})": (x, [each.low for _, each in known]),
+        f"upper end ({confidence})": (x, [each.high for _, each in known]),
+    }
+    if found.checks:
+        checks = [each for each in found.checks if each.name in place]
+        series["measured with labels"] = (
+            [place[each.name] for each in checks],
+            [each.measured for each in checks],
+        )
+    if found.reference is not None:
+        series["reference"] = ([1.0, float(len(found.windows))], [found.reference] * 2)
+    said = f"from {found.windows[0].name} to {found.windows[-1].name}"
+    return reports.Block("{}<p>{}</p>").format(reports.lines(series, "window", found.metric), said)
+
+
+def _checks(found: Estimation) -> list[reports.Block]:
+    if not found.checks:
+        return [
+            reports.callout(
+                "Unknown: no window has labels apart from those that the calibration was learned on.", "note"
+            )
+        ]
+    inside = sum(each.inside for each in found.checks)
+    rows = [
+        {
+            "window": each.name,
+            "labelled rows": each.rows,
+            "estimate": each.estimate.value,
+            "low": each.estimate.low,
+            "high": each.estimate.high,
+            "measured": each.measured,
+            "error": each.estimate.value - each.measured,
+            "inside": "yes" if each.inside else "no",
+        }
+        for each in found.checks
+    ]
+    caption = f"{inside} of {len(rows)} measured values lie in their interval of {found.confidence:.0%}"
+    blocks = [reports.table(rows, caption)]
+    # By chance one in twenty lies outside; half of them outside is another relation of rows and classes.
+    if 2 * inside < len(rows):
+        text = "Most past estimates were wrong: the calibration no longer holds. Train or calibrate again."
+        blocks.insert(0, reports.callout(text, "bad"))
+    return blocks
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else reports.format_number(value)
