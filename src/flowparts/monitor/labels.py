@@ -73,6 +73,8 @@ def join(
     logged = tables.row_count(log)
     if not logged:
         raise ValueError("the prediction log has no rows")
+    if not tables.row_count(labels):
+        raise ValueError("the labels have no rows: no label has arrived")
     texts = [tables.column(name).cast(pl.String) for name in key]
     arrived = labels.filter(tables.column(label).is_not_null())
     moments = [_end(labels, name).alias(_LABEL_TIME) for name in times]
