@@ -29,7 +29,7 @@ def example(source: str = "sample://breast_cancer"):
     parts = split_table(table=table).outputs
     linear = [{"estimator": "Linear", "parameters": {}}]
     model = train_tabular(
-        train=parts["train"], validation=parts["validation"], label="diagnosis", candidates=linear
+        train=parts["train"], validation=parts["validation"], label="target", candidates=linear
     ).outputs["model"]
     reference = batch_predict(table=parts["test"], model=model).outputs["predictions"]
     log = batch_predict(table=table, model=model).outputs["predictions"]
