@@ -54,8 +54,10 @@ def mark(frame: pl.LazyFrame, column: str | None = None) -> Mark:
     """Return how far a table's rows go.
 
     Raises:
-        ValueError: The column isn't there, holds neither numbers nor times, or has no value.
+        ValueError: The table has no rows, or the column isn't there, holds neither numbers nor times, or has
+            no value.
     """
+    tables.require_rows(frame)
     if not column:
         return Mark(tables.row_count(frame), tables.fingerprint(frame))
     values = _values(frame, column)
@@ -81,7 +83,7 @@ def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
         ValueError: The two marks are of different kinds.
     """
     if seen is None:
-        return News(now.rows, now.rows > 0, f"no data was seen before, and there are {now.rows:,} rows")
+        return News(now.rows, True, f"no data was seen before, and there are {now.rows:,} rows")
     if now.column != seen.column or isinstance(now.highest, str) != isinstance(seen.highest, str):
         kinds = [f"column {each.column!r}" if each.column else "the fingerprint" for each in (seen, now)]
         kinds = kinds if kinds[0] != kinds[1] else [f"{kinds[0]} of another type", kinds[1]]

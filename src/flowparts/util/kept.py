@@ -1,8 +1,11 @@
 """Small JSON files that outlive runs, on this machine or in a store."""
 
+import fcntl
 import json
+import os
 import tempfile
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +54,8 @@ def write(uri: str, value: Any) -> None:
     """
     local = sources.local_path(uri)
     if local is not None:
-        # A name of its own for each writer, so that two at once don't write into one file.
-        partial = Path(local).with_name(f".{Path(local).name}.{uuid.uuid4().hex}")
-        outputs.require_no_directory(local)
-        outputs.write_json(partial, value)
-        partial.replace(local)
+        with _one_at_a_time(Path(local).parent):
+            outputs.write_json(local, value)
         return
     with tempfile.TemporaryDirectory() as folder:
         outputs.write_json(Path(folder) / "kept", value)
@@ -63,3 +63,16 @@ def write(uri: str, value: Any) -> None:
             sources.filesystem(uri.partition("://")[0]).put_file(str(Path(folder) / "kept"), uri)
         except Exception as error:  # each store's client has exceptions of its own
             raise ValueError(f"can't write {masked(f'{uri}: {type(error).__name__}: {error}')}") from None
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which ends with the process: two writers would share one partial file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # mounts of object stores know no locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)

@@ -12,11 +12,13 @@ from flowparts.components.validate.profile_table import profile_table
 
 
 @dsl.pipeline
-def example(source: str = "sample://breast_cancer", memory: str = "build/seen.json"):
+def example(outside: str, source: str = "sample://breast_cancer"):
     table = ingest_table(source=source).outputs["table"]
-    looked = new_data_arrived(table=table, memory=memory).set_caching_options(False)
+    looked = new_data_arrived(table=table, memory=f"{outside}/seen.json").set_caching_options(False)
     used = profile_table(table=table)
-    seen = mark_data_seen(mark=looked.outputs["mark"], memory=memory).set_caching_options(False)
+    seen = mark_data_seen(mark=looked.outputs["mark"], memory=f"{outside}/seen.json").set_caching_options(
+        False
+    )
     seen.after(used)
 
 

@@ -17,9 +17,9 @@ Look = Callable[..., tuple[bool, int, str]]
 
 
 @dsl.pipeline
-def example(source: str = "sample://breast_cancer", memory: str = "build/seen.json"):
+def example(outside: str, source: str = "sample://breast_cancer"):
     table = ingest_table(source=source).outputs["table"]
-    new_data_arrived(table=table, memory=memory).set_caching_options(False)
+    new_data_arrived(table=table, memory=f"{outside}/seen.json").set_caching_options(False)
 
 
 def rows(count: int, first: int = 0) -> pl.DataFrame:
@@ -97,6 +97,12 @@ def test_a_run_that_ends_late_does_not_lower_the_mark(
     mark_data_seen.python_func(mark=older, memory=memory)
     assert look(rows(100), "id")[:2] == (False, 0)
     assert [path.name for path in Path(memory).parent.iterdir()] == ["seen.json"]
+
+
+def test_an_empty_source_is_a_sentence(look: Look, memory: str) -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        look(rows(0))
+    assert not Path(memory).exists()
 
 
 def test_a_memory_in_a_store_is_read_and_written(
