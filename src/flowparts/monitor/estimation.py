@@ -149,8 +149,9 @@ def labelled(reference: pl.LazyFrame, label: str) -> pl.DataFrame:
     """Return the predictions of the reference that have a label.
 
     Raises:
-        ValueError: A column is missing; the message says how to make such a table.
+        ValueError: There are no rows, or a column is missing; the message says how to make such a table.
     """
+    tables.require_rows(reference, "the reference")
     names = reference.collect_schema().names()
     if "prediction" not in names:
         raise ValueError(

@@ -33,7 +33,8 @@ def example(source: str = "sample://breast_cancer"):
     ).outputs["model"]
     reference = batch_predict(table=parts["test"], model=model).outputs["predictions"]
     log = batch_predict(table=table, model=model).outputs["predictions"]
-    estimate_performance(log=log, model=model, reference=reference)
+    key = ["mean_radius", "mean_texture"]
+    estimate_performance(log=log, model=model, reference=reference, labels=table, key=key)
 
 
 def rows(count: int, seed: int, spread: float = 1.0) -> pl.DataFrame:
@@ -133,6 +134,7 @@ def test_labels_alone_calibrate_and_the_page_says_if_nothing_could_be_checked(
         (lambda log, known: (log, None), {}, "give a reference of labelled predictions, or labels"),
         (lambda log, known: (log, known.drop("prediction")), {}, "score its rows with batch_predict"),
         (lambda log, known: (log, known.drop("left")), {}, "label column of the reference 'left' is not in"),
+        (lambda log, known: (log, known.head(0)), {}, "the reference has no rows"),
         (lambda log, known: (log, known.filter(left=0)), {}, "class 1 has 0 of the .* at least 10"),
         (lambda log, known: (log.drop("prediction"), known), {}, "'prediction' is not in"),
         (lambda log, known: (log.drop("probability_0"), known), {}, "1 probability columns for 2 classes"),
