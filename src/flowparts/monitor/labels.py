@@ -89,7 +89,9 @@ def join(
             "keep one for each key"
         )
     theirs = f"{label}\0" if label in columns else label
-    found = log.with_columns(texts).join(known.lazy().rename({label: theirs}), on=list(key), how="inner")
+    found = log.with_columns(texts).join(
+        known.lazy().rename({label: theirs}), on=list(key), how="inner", maintain_order="left"
+    )
     if theirs != label:
         found = found.drop(label).rename({theirs: label})
     joined = tables.collect(found)
