@@ -28,7 +28,7 @@ def main() -> int:
     }
     broken = {name: problem for name in names if (problem := import_problem(name))}
     for name, value in {**facts, **{name: _version(name) for name in names if name not in broken}}.items():
-        print(f"{name:<24}{value}")  # noqa: T201
+        print(f"{name:<24} {value}")  # noqa: T201
     for name, problem in broken.items():
         print(f"error: {name} can't be imported: {problem}")  # noqa: T201
     return 1 if broken else 0

@@ -12,6 +12,8 @@ from flowparts.pipelines.tabular_training import tabular_training
 
 # What tests/contract runs; see examples.py there.
 AFTER = ["tabular_training"]
+# Read by publish_metrics and Prometheus, not by people; both logs and labels are tables.
+ALIKE = ("table", "rejected", "measurements", "exposition")
 
 WINE = Path("src/flowparts/samples/wine.parquet")
 

@@ -26,6 +26,8 @@ from flowparts.util import ending, progress
 _PERCENTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
 # Differences of latency below this are noise, whatever their ratio.
 _NOISE_MS = 2.0
+# By a server's own clock a row takes a fraction of a millisecond, and a busy host adds ten.
+_SERVER_NOISE_MS = 15.0
 _SHOWN = 5
 # A revision that is as fast as the other one is called too slow at most once in so many probes, however its
 # latencies vary: of a pair of requests at one moment, each is the slower one equally often.
@@ -135,7 +137,7 @@ class Verdict:
         """How many times as long as the previous revision the current one takes, at the median of pairs."""
         if self.previous is None:
             return None
-        found = [_pairs(now, usual) for _, now, usual in _clocks(self.current, self.previous)]
+        found = [_pairs(now, usual) for _, now, usual, _ in _clocks(self.current, self.previous)]
         # The servers' own, if they tell.
         pairs = next(filter(None, reversed(found)), [])
         return statistics.median(now / usual for now, usual in pairs) if pairs else None
@@ -299,8 +301,8 @@ def judge(
             f"{who} predicts {len(different)} of {compared} rows otherwise than the model offline, such as "
             f"row {row['row']}: {example}"
         )
-    for clock, now, usual in _clocks(current, before) if before else []:
-        if before and (ratio := _slowdown(now, usual, rules)):
+    for clock, now, usual, noise_ms in _clocks(current, before) if before else []:
+        if before and (ratio := _slowdown(now, usual, rules, noise_ms)):
             return "latency", (
                 f"{who} takes {ratio:.1f} times as long as {before.revision} for a row at the same moment"
                 f"{clock}, {statistics.median(now.values()):.1f} ms against "
@@ -472,18 +474,20 @@ def _predicted(model: Mapping[str, Any]) -> list[str]:
 Milliseconds = Mapping[float, float]
 
 
-def _clocks(current: Responses, before: Responses) -> list[tuple[str, Milliseconds, Milliseconds]]:
-    """Return the milliseconds of both revisions as clients see them, and as the servers themselves do.
+def _clocks(current: Responses, before: Responses) -> list[tuple[str, Milliseconds, Milliseconds, float]]:
+    """Return the milliseconds of both revisions as clients see them and as the servers do, with the noise.
 
     A proxy that adds 50 ms to each request hides from clients that a server takes 20 ms instead of 2.
     """
     return [
-        ("", current.latencies_ms, before.latencies_ms),
-        (" by the servers' own clocks", current.server_ms, before.server_ms),
+        ("", current.latencies_ms, before.latencies_ms, _NOISE_MS),
+        (" by the servers' own clocks", current.server_ms, before.server_ms, _SERVER_NOISE_MS),
     ]
 
 
-def _slowdown(current: Milliseconds, before: Milliseconds, rules: Rules, to_come: int = 0) -> float:
+def _slowdown(
+    current: Milliseconds, before: Milliseconds, rules: Rules, noise_ms: float, to_come: int = 0
+) -> float:
     """Return how many times as long a revision takes at the same moment, if that is too long; else 0.
 
     A sign test: if the true slowdown were what is allowed, half of the pairs would exceed it.
@@ -492,10 +496,11 @@ def _slowdown(current: Milliseconds, before: Milliseconds, rules: Rules, to_come
         current: Milliseconds of the revision by moments.
         before: Those of the previous one.
         rules: What is allowed.
+        noise_ms: A difference that a busy host makes.
         to_come: So many more pairs may come, none of which exceeds it.
     """
     pairs = _pairs(current, before)
-    exceeding = sum(now > usual * rules.max_slowdown and now - usual > _NOISE_MS for now, usual in pairs)
+    exceeding = sum(now > usual * rules.max_slowdown and now - usual > noise_ms for now, usual in pairs)
     if _chance(exceeding, len(pairs) + to_come) > _FALSE_ALARMS:
         return 0.0
     return statistics.median(now / usual for now, usual in pairs)
@@ -505,7 +510,8 @@ def _is_slow(current: Responses, previous: Responses | None, rules: Rules, left:
     """Say whether a revision is too slow however fast it answers the requests that are left."""
     if previous is None:
         return False
-    return any(_slowdown(now, usual, rules, left) for _, now, usual in _clocks(current, previous))
+    clocks = _clocks(current, previous)
+    return any(_slowdown(now, usual, rules, noise_ms, left) for _, now, usual, noise_ms in clocks)
 
 
 def _is_lost(current: Responses, previous: Responses | None, rules: Rules, left: int) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from flowparts.ingest.csv_head import Header
@@ -67,7 +66,8 @@ def read_csv(
         return None
     cells = pl.Series(header.delimiter.join(lines).split(header.delimiter), dtype=pl.String)
     # Column by column.
-    cells = cells.gather(np.arange(len(cells)).reshape(-1, width).T.ravel())
+    target, rows = pl.int_range(len(cells), eager=True), len(cells) // width
+    cells = cells.gather((target % rows) * width + target // rows)
     is_missing = cells.is_in(text_types.MISSING)
     table = pl.select(value=pl.when(~is_missing).then(cells))
     value = pl.col("value")

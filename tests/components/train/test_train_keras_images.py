@@ -224,7 +224,7 @@ def test_a_training_that_failed_at_its_end_resumes_elsewhere(
     assert not (tmp_path / "states").exists()
 
 
-def _fail(*_: object) -> None:
+def _fail(*_: object, **__: object) -> None:
     raise OSError("no space left on device")
 
 
