@@ -177,6 +177,8 @@ def test_every_part_that_replaces_another_is_in_the_catalogue() -> None:
 PIECES = {
     "from kfp.components import load_component_from_url": "an address of a release",
     "from flowparts.components.prepare.split_table": "the wheel; test_wheel.py imports it so",
+    "reference = batch_predict(": "a deployed model's log; test_estimate_performance.py has a whole pipeline",
+    "looked = new_data_arrived(": "part of a pipeline; test_new_data_arrived.py has a whole one",
     "drift = detect_drift(": "a deployed model's log; test_publish_metrics.py has a whole pipeline",
     "tuned = tune_model(": "parts of a table; test_tune_model.py has a whole pipeline",
     "space = {": "an option, which a test below checks",
