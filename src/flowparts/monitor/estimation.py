@@ -26,7 +26,6 @@ _DRAWS = 200
 # More rows don't make a calibration better, and it is learned again for each draw.
 _MOST_REFERENCE_ROWS = 50_000
 _FEWEST_OF_A_CLASS = 10
-_START = "window\0"
 
 
 @dataclass(frozen=True)
@@ -209,8 +208,8 @@ def estimate(
     windows.require_length(window_hours)
     if tolerance < 0:
         raise ValueError(f"tolerance is {tolerance:g}; it must be at least 0")
-    parts = _parts(log, time_column, window_hours)
-    known = {} if labelled is None else _parts(labelled, time_column, window_hours)
+    parts = windows.parts(log, time_column, window_hours)
+    known = {} if labelled is None else windows.parts(labelled, time_column, window_hours)
     if reference is None:
         if not known:
             raise ValueError("give a reference of labelled predictions, or labels of past predictions")
@@ -327,19 +326,6 @@ class _Calibration:
 
     def _learned_classes(self) -> Sequence[int]:
         return [1] if len(self.classes) == 2 else range(len(self.classes))
-
-
-def _parts(rows: pl.DataFrame, time_column: str | None, window_hours: float) -> dict[str, pl.DataFrame]:
-    """Return the rows of each window by its name, in the order of time."""
-    if not time_column:
-        return {"all": rows}
-    if missing := rows[time_column].null_count():
-        raise ValueError(
-            f"time column {time_column!r} is missing in {missing:,} rows; every prediction needs its time"
-        )
-    rows = rows.with_columns(windows.starts(rows[time_column], window_hours).alias(_START))
-    parts = rows.sort(_START, maintain_order=True).partition_by(_START, maintain_order=True)
-    return {windows.name(part[_START][0]): part.drop(_START) for part in parts}
 
 
 def _estimates(

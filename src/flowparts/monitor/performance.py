@@ -15,7 +15,6 @@ from flowparts.monitor import changes, labels, windows
 from flowparts.monitor.measurements import Measurement
 
 _RESAMPLES = 200
-_WINDOW = "window\0"
 
 
 @dataclass(frozen=True)
@@ -153,17 +152,14 @@ def measure(
     tables.require_columns(joined.rows, slice_columns, "slice column")
     confidence = 1 - (1 - confidence) / 2
     scorer = _Scorer(of, metric, minimum_rows, confidence, seed)
-    starts = windows.starts(joined.rows[time_column], window_hours) if time_column else pl.lit(0)
-    rows = joined.rows.with_columns(starts.alias(_WINDOW)).sort(_WINDOW, maintain_order=True)
-    parts = rows.partition_by(_WINDOW, maintain_order=True)
-    measured = [
-        scorer.measured(windows.name(part[_WINDOW][0]) if time_column else "all", part) for part in parts
-    ]
+    parts = windows.parts(joined.rows, time_column, window_hours)
+    rows = pl.concat(parts.values())
+    measured = [scorer.measured(name, part) for name, part in parts.items()]
     known = [number for number, window in enumerate(measured) if window.score is not None]
     scores = [measured[number].score or 0.0 for number in known]
     errors = [_error(measured[number], confidence) for number in known]
     places = [known[place] for place in changes.find(scores, errors)]
-    since = pl.concat(parts[places[-1] if places else 0 :])
+    since = pl.concat(list(parts.values())[places[-1] if places else 0 :])
     slices = {
         name: _worst_first(
             [

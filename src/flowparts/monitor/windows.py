@@ -14,6 +14,7 @@ from flowparts.util import names, times
 
 # More windows are no picture for people; the window is too short for the time that it divides.
 _MAX_WINDOWS = 400
+_START = "window\0"
 
 
 def select(
@@ -109,6 +110,23 @@ def starts(moments: pl.Series, window_hours: float) -> pl.Series:
             f"{_MAX_WINDOWS} are measured: give a larger window_hours, or a later since"
         )
     return found
+
+
+def parts(rows: pl.DataFrame, time_column: str | None, window_hours: float) -> dict[str, pl.DataFrame]:
+    """Return the rows of each window by its name, in the order of time; all of them as "all" without times.
+
+    Raises:
+        ValueError: A row has no time, or the rows lie in too many windows.
+    """
+    if not time_column:
+        return {"all": rows}
+    if missing := rows[time_column].null_count():
+        raise ValueError(
+            f"time column {time_column!r} is missing in {missing:,} rows; every prediction needs its time"
+        )
+    rows = rows.with_columns(starts(rows[time_column], window_hours).alias(_START))
+    found = rows.sort(_START, maintain_order=True).partition_by(_START, maintain_order=True)
+    return {name(part[_START][0]): part.drop(_START) for part in found}
 
 
 def name(start: int) -> str:
