@@ -1,29 +1,14 @@
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-import pytest
 
 from backends.local import runner
 from flowparts.pipelines.batch_prediction import batch_prediction
-from flowparts.pipelines.tabular_training import tabular_training
 
 # What tests/contract runs; see examples.py there.
 AFTER = ["tabular_training"]
 RUNS = [{"destination": "{outside}/predictions.csv"}]
 ON_A_CLUSTER = RUNS[0]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder of runs whose registry holds a champion for wine."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        candidates = [{"estimator": "Linear", "parameters": {}}]
-        trained = runner.run(tabular_training, {"source": "sample://wine", "candidates": candidates}, folder)
-        assert trained.succeeded
-        yield folder
 
 
 def test_the_champion_scores_a_file_into_another(runs: Path, tmp_path: Path) -> None:

@@ -3,12 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
 
 from backends.local import runner
 from flowparts import models
 from flowparts.pipelines.monitoring import monitoring
-from flowparts.pipelines.tabular_training import tabular_training
 
 # What tests/contract runs; see examples.py there.
 AFTER = ["tabular_training"]
@@ -16,18 +14,6 @@ AFTER = ["tabular_training"]
 ALIKE = ("table", "rejected", "measurements", "exposition")
 
 WINE = Path("src/flowparts/samples/wine.parquet")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder of runs whose registry holds a champion for wine."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        candidates = [{"estimator": "Linear", "parameters": {}}]
-        trained = runner.run(tabular_training, {"source": "sample://wine", "candidates": candidates}, folder)
-        assert trained.succeeded
-        yield folder
 
 
 def outputs(record: runner.Run, task: str) -> dict[str, Any]:
