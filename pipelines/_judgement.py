@@ -25,8 +25,12 @@ def judge_and_deploy(
     deploy_target: Any,
     endpoint_name: Any,
     deploy_options: Any,
-) -> None:
-    """Add the steps that judge a model, register it if it beats the champion, and deploy it."""
+) -> Any:
+    """Add the steps that judge a model, register it if it beats the champion, and deploy it.
+
+    Returns:
+        The step that registers it.
+    """
     serving = check_serving(model=model, test=test)
     evaluated = evaluate_model(model=model, test=test, metric=metric, slice_columns=slice_columns, seed=seed)
     registered = register_champion(
@@ -54,3 +58,4 @@ def judge_and_deploy(
             run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             model_version=registered.outputs["version"],
         ).set_caching_options(False)
+    return registered

@@ -1,18 +1,8 @@
 from kfp import dsl
 
 from flowparts.components.ingest.ingest_table import ingest_table
-from flowparts.components.prepare.split_table import split_table
-from flowparts.components.train.train_tabular import train_tabular
-from flowparts.components.validate.profile_table import profile_table
 from flowparts.components.validate.validate_table import validate_table
-from flowparts.pipelines._judgement import judge_and_deploy
-
-CANDIDATES = [
-    {"estimator": "Linear", "parameters": {}},
-    {"estimator": "RandomForest", "parameters": {"n_estimators": 200}},
-    {"estimator": "HistGradientBoosting", "parameters": {}},
-    {"estimator": "LGBM", "parameters": {"n_estimators": 200, "learning_rate": 0.05}},
-]
+from flowparts.pipelines._training import CANDIDATES, train_and_judge
 
 
 @dsl.pipeline(name="tabular-training", display_name="Train on a table")
@@ -118,7 +108,6 @@ def tabular_training(
         on_missing_label=on_missing_label,
         required_columns=slice_columns,
     ).outputs["table"]
-    profile_table(table=table)
     # Read anew each time: an edit of a reviewed schema behind the same URI can't be noticed.
     validated = validate_table(
         table=table,
@@ -133,44 +122,27 @@ def tabular_training(
         endpoint_name=endpoint_name,
         deploy_options=deploy_options,
     ).set_caching_options(False)
-    parts = split_table(
-        table=table,
-        key=key,
-        stratify_by=label,
-        group_by=group_by,
-        time_column=time_column,
-        exclude_columns=exclude_columns,
+    train_and_judge(
+        table,
+        validated,
+        label=label,
         task=task,
         min_class_rows=min_class_rows,
-        seed=seed,
-    )
-    model = (
-        train_tabular(
-            train=parts.outputs["train"],
-            validation=parts.outputs["validation"],
-            label=label,
-            task=task,
-            trainer=trainer,
-            candidates=candidates,
-            network=network,
-            metric=metric,
-            exclude_columns=exclude_columns,
-            seed=seed,
-        )
-        .after(validated)
-        .outputs["model"]
-    )
-    judge_and_deploy(
-        model=model,
-        test=parts.outputs["test"],
-        slice_columns=slice_columns,
+        exclude_columns=exclude_columns,
+        key=key,
+        group_by=group_by,
+        time_column=time_column,
+        trainer=trainer,
+        candidates=candidates,
+        network=network,
         metric=metric,
+        slice_columns=slice_columns,
+        seed=seed,
         model_name=model_name,
         margin=margin,
         floor=floor,
         replace_champion=replace_champion,
         tracking_uri=tracking_uri,
-        seed=seed,
         deploy_target=deploy_target,
         endpoint_name=endpoint_name,
         deploy_options=deploy_options,
