@@ -16,9 +16,8 @@ from sklearn import metrics
 
 from flowparts.models import fitted_estimators
 from flowparts.prepare import folds, preprocess
-from flowparts.train import candidates, estimators
+from flowparts.train import candidates, estimators, stages
 from flowparts.train.candidates import Options
-from flowparts.tune import objective
 
 # Fewer training rows are cross-validated.
 SMALL = 5_000
@@ -96,12 +95,12 @@ def predict(
     else:
         newest = order > (1 - 1 / FOLDS) * train.height
         parts = [folds.Fold(~newest, newest)]
-    stages = objective.on_folds(train.lazy(), parts if small else parts[:1], **what, options=options)
-    truth = np.concatenate([stage.validation.label for stage in stages])
+    divided = stages.on_folds(train.lazy(), parts if small else parts[:1], **what, options=options)
+    truth = np.concatenate([stage.validation.label for stage in divided])
     for member in tried:
-        member.predicted = np.concatenate([_validated(member, stage, task) for stage in stages])
+        member.predicted = np.concatenate([_validated(member, stage, task) for stage in divided])
     weights = _greedy(tried, truth, task) if small else _single(tried, truth, task)
-    learned, rows = objective.learn(train.lazy(), label, task, (), options)
+    learned, rows = stages.learn(train.lazy(), label, task, (), options)
 
     matrix = preprocess.matrix(test, learned)
     total: Any = 0.0
@@ -113,7 +112,7 @@ def predict(
     return total, " + ".join(used)
 
 
-def _validated(member: Member, stage: objective.Stage, task: str) -> Any:
+def _validated(member: Member, stage: stages.Stage, task: str) -> Any:
     stops = member.name == "LGBM"
     fitted = _fitted(
         member.name, member.parameters, stage.train, stage.validation, task, ROUNDS if stops else None

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flowparts.train import budgets
+from flowparts.train import budgets, stages
 from flowparts.tune import objective
 from flowparts.tune.journal import Journal
 from flowparts.tune.objective import Configuration, Objective, Trial
@@ -161,8 +161,8 @@ def _said(trial: Trial, metric: str) -> str:
     name = trial.configuration.estimator
     if trial.state == objective.FAILED:
         return f"{name} failed: {trial.reason}"
-    stages = len(trial.values)
-    cut = "" if trial.state == objective.COMPLETE else f", pruned after {stages} stage{'s'[: stages > 1]}"
+    reached = len(trial.values)
+    cut = "" if trial.state == objective.COMPLETE else f", pruned after {reached} stage{'s'[: reached > 1]}"
     return f"{name} {metric} {trial.values[-1]:.6g} in {trial.seconds:.1f} s{cut}"
 
 
@@ -179,7 +179,7 @@ def _runner(judged: Objective, parallel: int) -> Iterator[Submit]:
     processors = joblib.cpu_count()
     workers = min(parallel, processors)
     with tempfile.TemporaryDirectory(prefix="flowparts-study-") as folder:
-        emptied = replace(judged, stages=objective.stored(judged.stages, Path(folder)))
+        emptied = replace(judged, stages=stages.stored(judged.stages, Path(folder)))
         # Not fork: a copy of a process in which Polars has started its threads hangs.
         pool = ProcessPoolExecutor(
             workers,
@@ -209,7 +209,7 @@ def _start_worker(judged: Objective, folder: str, threads: int) -> None:
     global _judged
     # What joblib, and with it every estimator here, takes for the number of processors.
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)
-    _judged = replace(judged, stages=objective.mapped(judged.stages, Path(folder)))
+    _judged = replace(judged, stages=stages.mapped(judged.stages, Path(folder)))
     parent = multiprocessing.parent_process()
     assert parent
 

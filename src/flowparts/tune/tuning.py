@@ -14,7 +14,7 @@ import polars as pl
 from flowparts import tables
 from flowparts.evaluate import directions
 from flowparts.prepare import folds, preprocess
-from flowparts.train import candidates, trainers
+from flowparts.train import candidates, stages, trainers
 from flowparts.train.candidates import Options, Trained
 from flowparts.train.networks import checkpoints
 from flowparts.tune import objective, space, study, study_report
@@ -207,7 +207,7 @@ def tune(
     metric, facts = trainers.examined(table, settings.metric, settings.columns, settings.options)
     what = {**settings.columns, "options": settings.options}
     if validation is not None:
-        stages = objective.on_validation(table, validation, **what)
+        divided = stages.on_validation(table, validation, **what)
     else:
         parts = folds.assign(
             table,
@@ -218,8 +218,8 @@ def tune(
             seed=settings.options.seed,
             **settings.columns,
         )
-        stages = objective.on_folds(table, parts, **what)
-    judged = Objective(settings.task, metric, settings.options, stages, validation is None)
+        divided = stages.on_folds(table, parts, **what)
+    judged = Objective(settings.task, metric, settings.options, divided, validation is None)
     trials = study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
     best = study.best(trials, judged.maximizes)
     trained, learned, rows = _final(judged, best, table, settings)
@@ -240,7 +240,7 @@ def _final(judged: Objective, best: Trial, table: pl.LazyFrame, settings: Settin
             judged.candidate(best.configuration), last.learned, last.train, last.validation
         )
         return trained, last.learned, last.train
-    learned, rows = objective.learn(
+    learned, rows = stages.learn(
         table, settings.label, settings.task, settings.exclude_columns, settings.options
     )
     configuration = replace(

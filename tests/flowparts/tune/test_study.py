@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from flowparts.prepare import folds
+from flowparts.train import stages
 from flowparts.train.candidates import Options
 from flowparts.tune import objective, space, study, study_report, suggest
 from flowparts.tune.journal import Journal
@@ -177,26 +178,26 @@ WHAT: dict[str, Any] = {"label": "y", "task": "classification", "exclude_columns
 def test_folds_are_scored_by_their_mean_and_each_learns_its_own_preprocessing() -> None:
     options = Options()
     parts = folds.assign(ROWS.lazy(), 3, **WHAT)
-    stages = objective.on_folds(ROWS.lazy(), parts, **WHAT, options=options)
-    assert [stage.train.matrix.shape for stage in stages] == [(80, 1)] * 3
-    assert len({stage.learned.training_fingerprint for stage in stages}) == 3
-    judged = Objective("classification", "accuracy", options, stages, True)
+    divided = stages.on_folds(ROWS.lazy(), parts, **WHAT, options=options)
+    assert [stage.train.matrix.shape for stage in divided] == [(80, 1)] * 3
+    assert len({stage.learned.training_fingerprint for stage in divided}) == 3
+    judged = Objective("classification", "accuracy", options, divided, True)
     trial = judged.evaluate(0, Configuration("DecisionTree", {"max_depth": 2}), [], 60)
     single = [
         Objective("classification", "accuracy", options, [stage], True)
         .evaluate(0, Configuration("DecisionTree", {"max_depth": 2}), [], 60)
         .score
-        for stage in stages
+        for stage in divided
     ]
     assert trial.score == pytest.approx(sum(single) / 3)
     assert trial.metrics["accuracy"] == trial.score
 
 
 def test_a_large_table_is_first_tried_on_shares_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "_MIN_ROWS", 10)
-    stages = objective.on_validation(ROWS.lazy(), ROWS.lazy(), **WHAT, options=Options())
-    assert [len(stage.train.truth) for stage in stages] == [13, 40, 120]
-    for stage in stages:
+    monkeypatch.setattr(stages, "_MIN_ROWS", 10)
+    divided = stages.on_validation(ROWS.lazy(), ROWS.lazy(), **WHAT, options=Options())
+    assert [len(stage.train.truth) for stage in divided] == [13, 40, 120]
+    for stage in divided:
         assert stage.validation.matrix.shape == (120, 1)
         # Rows keep their labels.
         raw = stage.train.matrix[:, 0] * ROWS["x"].std(ddof=0) + ROWS["x"].mean()
