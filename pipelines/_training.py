@@ -36,9 +36,7 @@ def train_and_judge(
 ) -> Any:
     """Add the steps that profile and split a table, train on it, and judge and deploy the model.
 
-    Args:
-        validated: The step after which the training may start.
-        judgement: What `judge_and_deploy` takes beside the model.
+    The training waits for the step `validated`. `judgement` is what `judge_and_deploy` takes beside the model.
 
     Returns:
         The step that registers the model.
