@@ -36,7 +36,7 @@ def train_and_judge(
 ) -> Any:
     """Add the steps that profile and split a table, train on it, and judge and deploy the model.
 
-    The training waits for the step `validated`. `judgement` is what `judge_and_deploy` takes beside the model.
+    The training waits for the step `validated`; `judgement` is what else `judge_and_deploy` takes.
 
     Returns:
         The step that registers the model.
