@@ -27,12 +27,14 @@ class Panel:
         unit: Grafana's name of the unit.
         queries: By legend, the PromQL expression; JOB stands for the selector of the chosen models.
         description: What to look for.
+        lowest: Where the axis starts; None where values may be negative.
     """
 
     title: str
     unit: str
     queries: dict[str, str]
     description: str = ""
+    lowest: float | None = 0
 
 
 # Rows by title.
@@ -113,13 +115,50 @@ PANELS: dict[str, Sequence[Panel]] = {
                 '{JOB, metric!~"rows|.*_(low|high)"}',
             },
             "Metrics on predictions whose labels have arrived, and of the evaluation.",
+            lowest=None,
         ),
         Panel(
             "Performance by slice",
             "short",
             {"{{job}} {{metric}} {{column}} {{value}}": "flowparts_performance_slice{JOB}"},
             "Metrics of the slices that measure_performance was given.",
+            lowest=None,
         ),
+        Panel(
+            "Estimated performance",
+            "short",
+            {
+                "{{job}} {{metric}}": "flowparts_estimated_performance{JOB}",
+                "{{job}} {{metric}}, error of past estimates": "flowparts_estimate_error{JOB}",
+            },
+            "Metrics of the newest window before its labels arrive, and how far off earlier estimates were.",
+        ),
+    ),
+    "A/B test": (
+        Panel(
+            "Effect of the new revision",
+            "short",
+            {"{{job}} {{column}} {{part}}": "flowparts_ab_test_effect{JOB}"},
+            "Mean of the new revision less the current one's, with the ends of its confidence sequence: an "
+            "interval without 0 is an effect.",
+            lowest=None,
+        ),
+        Panel(
+            "P-values",
+            "short",
+            {
+                "{{job}} {{column}}": "flowparts_ab_test_p_value{JOB}",
+                "{{job}} shares of the units": "flowparts_ab_test_mismatch_p_value{JOB}",
+            },
+            "Of no effect on the outcome, and of units shared as planned: below 0.01 the test is invalid.",
+        ),
+        Panel(
+            "Units",
+            "short",
+            {"{{job}} {{revision}}": "flowparts_ab_test_units{JOB}"},
+            "Units with an outcome.",
+        ),
+        Panel("Decision", "short", {"{{job}} {{decision}}": "flowparts_ab_test_decision{JOB} == 1"}),
     ),
     "Data": (
         Panel(
@@ -185,7 +224,9 @@ def build() -> str:
         made = made.with_row(dashboard.Row(title))
         for panel in panels:
             drawn = timeseries.Panel().title(panel.title).unit(panel.unit).datasource(_SOURCE)
-            drawn = drawn.description(panel.description).height(8).span(12).min(0)
+            drawn = drawn.description(panel.description).height(8).span(12)
+            if panel.lowest is not None:
+                drawn = drawn.min(panel.lowest)
             for letter, (legend, expression) in zip("ABCDEF", panel.queries.items(), strict=False):
                 query = prometheus.Dataquery().expr(expression.replace("JOB", _CHOSEN)).ref_id(letter)
                 drawn = drawn.with_target(query.legend_format(legend))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flowparts.monitor import publish
+from flowparts.monitor import ab_test, estimation, publish
 from flowparts.monitor.measurements import Measurement
 from tests import monitoring_services as services
 from tests.flowparts.serving.conftest import records as _records
@@ -20,6 +20,26 @@ from tests.stand_in import Answer, Request, StandIn
 from tools import dashboards
 
 FOLDER = dashboards.RULES.parent
+
+
+EFFECT = ab_test.Effect("clicks", 2_000, 2_000, 0.1, 0.12, 0.02, 0.01, 0.03, 0.001)
+TESTED = ab_test.Analysis(
+    ab_test.Plan("clicks"), EFFECT, [EFFECT], [], (1_000, 1_000), 0, 0.9, "continue", "it can still be zero"
+)
+ESTIMATED = estimation.Estimation(
+    "roc_auc",
+    0.95,
+    ["no", "yes"],
+    1_000,
+    0.01,
+    [estimation.Window("all", 500, {"roc_auc": estimation.Estimate(0.9, 0.88, 0.92)})],
+    [[240, 10], [10, 240]],
+    [],
+    0.01,
+    0.9,
+    False,
+    "it is as it was",
+)
 
 
 class Hook(StandIn):
@@ -53,6 +73,7 @@ class Watched:
                 "flowparts_performance_slice", 0.8, {"metric": "roc_auc", "column": "plan", "value": "a"}
             ),
         ]
+        measured += ab_test.measurements(TESTED) + estimation.measurements(ESTIMATED)
         publish.to_pushgateway(publish.exposition(measured), self.pushgateway, "churn")
 
     def until(self, condition: Callable[[], Any]) -> Any:

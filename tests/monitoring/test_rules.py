@@ -76,6 +76,9 @@ HEALTHY = {
     'flowparts_predictions_total{job="m", instance="a", class="no"}': "0+300x60",
     'flowparts_drifted_columns{job="churn", model="churn"}': "0x60",
     'flowparts_evaluation_metric{job="churn", metric="roc_auc"}': "0.9x60",
+    'flowparts_estimate_degraded{job="churn", model="churn", metric="roc_auc"}': "0x60",
+    'flowparts_ab_test_decision{job="churn", decision="continue"}': "1x60",
+    'flowparts_ab_test_decision{job="churn", decision="keep"}': "0x60",
 }
 TROUBLE = {
     "FlowpartsServerDown": {
@@ -91,6 +94,11 @@ TROUBLE = {
     "FlowpartsDrift": {'flowparts_drifted_columns{job="churn", model="churn"}': "0x59 2"},
     "FlowpartsSkew": {'flowparts_skewed_columns{job="churn", model="churn"}': "0x59 1"},
     "FlowpartsPerformanceDegraded": {'flowparts_performance_degraded{job="churn", model="churn"}': "0x59 1"},
+    "FlowpartsEstimateDegraded": {
+        'flowparts_estimate_degraded{job="churn", model="churn", metric="roc_auc"}': "0x59 1"
+    },
+    "FlowpartsABTestDecided": {'flowparts_ab_test_decision{job="churn", decision="keep"}': "0x59 1"},
+    "FlowpartsABTestInvalid": {'flowparts_ab_test_decision{job="churn", decision="invalid"}': "0x59 1"},
     "FlowpartsPerformanceLost": {
         'flowparts_evaluation_metric{job="churn", metric="roc_auc"}': "0.9x50 0.8x10"
     },
