@@ -127,10 +127,13 @@ bench-real: .venv/installed
 	$(BIN)/python benchmarks/real/sets.py build/real
 	$(BIN)/python benchmarks/real/measure.py build/real $(SETS)
 
-# Our default beside plain LightGBM and HistGradientBoosting, METHODS="default quick" SETS="german adult".
-bench-accuracy: .venv/installed
+# Ours beside boosting and AutoML: METHODS="quick flaml" SETS="german adult" SECONDS=30 of AutoML, CORE=1 to pin them.
+# What is measured stays in build/accuracy and isn't measured again.
+bench-accuracy: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,flaml h2o autogluon))
+	scripts/system-packages.sh java:default-jre-headless
 	$(BIN)/python benchmarks/real/sets.py build/real
-	$(BIN)/python benchmarks/accuracy/measure.py build/real $(SETS) $(if $(METHODS),--methods $(METHODS))
+	$(BIN)/python benchmarks/accuracy/measure.py build/real $(if $(SETS),--sets $(SETS)) $(if $(METHODS),--methods $(METHODS)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CORE),--core $(CORE))
 
 # SECONDS=4 a measurement; SOAK=10 only holds 80 % of our capacity for ten minutes.
 bench-serving: .venv/installed $(addprefix .venv-bench/,$(addsuffix /installed,mlserver kserve litserve bentoml asgi))

@@ -1,33 +1,50 @@
-"""How good and how costly our default is beside plain LightGBM and HistGradientBoosting, on real tables.
+"""How good and how costly flowparts is on real tables beside plain boosting and AutoML tools.
 
-`measure.py FOLDER [NAME ...]` prints a row for each table that ../real/sets.py made in FOLDER and each
-method: the metric on the test rows of each fold, seconds, processor seconds and memory. A method runs in a
-process of its own, after the others on the same fold, with the same rows: a fold of three, or the newest
-fifth where time orders the rows.
+`measure.py FOLDER` trains each method on each table that ../real/sets.py made in FOLDER, in a process of its
+own, on the same rows as the others and one after the other, and appends what it took to a file of JSON lines
+at once; what the file holds already isn't measured again. `--print` prints the tables of the README from
+that file.
 """
 
 import argparse
+import contextlib
 import json
-import resource
-import subprocess
+import os
+import shutil
 import sys
-import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from sklearn import metrics
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "real"))
+import report
+import scores
+import usage
 from sets import TABLES, Table
+from task import Task
 
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 FOLDS, SEED = 3, 17
-METHODS = ("default", "lightgbm", "hist_gradient_boosting", "quick", "tune")
-# Beyond, only the first fold is measured unless `--folds` says otherwise.
-MANY_ROWS = 5_000
-TUNING_SECONDS = 60.0
+# Each with the environment it runs in, empty for ours, and whether it is given a time budget.
+METHODS = {
+    "lightgbm": ("", False),
+    "hist_gradient_boosting": ("", False),
+    "four_candidates": ("", False),
+    "quick": ("", False),
+    "standard": ("", False),
+    "thorough": ("", False),
+    "flaml": ("flaml", True),
+    "h2o": ("h2o", True),
+    "autogluon_medium": ("autogluon", True),
+    "autogluon_good": ("autogluon", True),
+}
+START, END = "<!-- From here on written by measure.py. -->\n", "<!-- To here. -->\n"
+OURS = ("four_candidates", "quick", "standard", "thorough")
 
 
 def main() -> None:
@@ -35,69 +52,127 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(TABLES)}; default: all")
-    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
-    parser.add_argument("--folds", type=int, default=0, help="how many of the three folds")
-    parser.add_argument("--one", nargs=2, metavar=("METHOD", "FOLD"), help=argparse.SUPPRESS)
+    parser.add_argument("--sets", nargs="*", default=[*TABLES], choices=TABLES, metavar="SET")
+    parser.add_argument("--methods", nargs="*", default=[*METHODS], choices=METHODS, metavar="METHOD")
+    parser.add_argument("--seconds", type=float, default=30.0, help="budget of AutoML (%(default)s)")
+    parser.add_argument("--folds", type=int, default=1, choices=range(1, FOLDS + 1))
+    parser.add_argument("--core", type=int, help="pin each method to this processor; all if not given")
+    parser.add_argument("--priority", type=int, default=0, help="niceness of each method (%(default)s)")
+    parser.add_argument("--work", type=Path, default=ROOT / "build/accuracy", help="where results are kept")
+    parser.add_argument("--again", action="store_true", help="measure again what has failed before")
+    parser.add_argument("--print", action="store_true", help="print the tables, measure nothing")
+    parser.add_argument("--write", action="store_true", help="also write them into the README")
     options = parser.parse_args()
-    if options.one:
-        method, fold = options.one
-        print(json.dumps(measured(options.folder, options.names[0], method, int(fold))))
-        return
-    print(
-        "| table | rows | metric | method | value (each fold) | seconds | CPU s | peak MB | used |\n|"
-        + "---|" * 9
-    )
-    for name in options.names or TABLES:
-        rows = pl.scan_parquet(options.folder / name / "whole.parquet").select(pl.len()).collect().item()
-        several = 1 if TABLES[name].time else options.folds or (FOLDS if rows <= MANY_ROWS else 1)
-        found: dict[str, list[dict[str, Any]]] = {method: [] for method in options.methods}
-        for fold in range(several):
-            for method in options.methods:
-                command = [sys.executable, __file__, str(options.folder), name, "--one", method, str(fold)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(f"{method} on {name} failed:\n{done.stderr[-2000:]}")
-                found[method].append(json.loads(done.stdout.splitlines()[-1]))
-        for method, runs in found.items():
-            values = [run["value"] for run in runs]
-            shown = f"{np.mean(values):.4g}"
-            if len(values) > 1:
-                shown += f" ({', '.join(f'{value:.4g}' for value in values)})"
-            seconds = np.mean([run["seconds"] for run in runs])
-            cells = [name, f"{rows:,}", runs[0]["metric"], method, shown, f"{seconds:.1f}"]
-            cells.append(f"{np.mean([run['processor_seconds'] for run in runs]):.1f}")
-            cells += [f"{max(run['megabytes'] for run in runs):,.0f}", runs[0]["used"]]
-            print(f"| {' | '.join(cells)} |", flush=True)
+    file = options.work / "results.jsonl"
+    if not options.print:
+        options.work.mkdir(parents=True, exist_ok=True)
+        measure(options, file)
+    text = report.tables(report.read(file), options.work / "predictions", [*TABLES], [*METHODS])
+    print(text)
+    if options.write:
+        readme = HERE / "README.md"
+        before, _, written = readme.read_text(encoding="utf-8").partition(START)
+        readme.write_text(f"{before}{START}\n{text}\n{END}{written.partition(END)[2]}", encoding="utf-8")
 
 
-def measured(folder: Path, name: str, method: str, fold: int) -> dict[str, Any]:
-    table = TABLES[name]
-    train, test = parts(pl.read_parquet(folder / name / "whole.parquet"), table, fold)
-    warm_up()
-    started, processor = time.monotonic(), time.process_time()
-    predicted, used = globals()[method](train, test, table)
-    seconds, processor = time.monotonic() - started, time.process_time() - processor
-    metric, value = scored(test[table.label], predicted, table.task)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "metric": metric,
-        "value": value,
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "megabytes": peak / 1e3,
-        "used": used,
+def measure(options: argparse.Namespace, file: Path) -> None:
+    known = {
+        (each["set"], each["fold"], each["method"], each["budget"])
+        for each in report.read(file)
+        if not (options.again and each["error"])
     }
+    for name in options.sets:
+        for fold in range(1 if TABLES[name].time else options.folds):
+            for method in options.methods:
+                environment, has_budget = METHODS[method]
+                budget = options.seconds if has_budget else 0.0
+                python = ROOT / f".venv-bench/{environment}/bin/python" if environment else sys.executable
+                if (name, fold, method, budget) in known:
+                    continue
+                if not Path(python).exists():
+                    print(f"{method} isn't installed: make .venv-bench/{environment}/installed", flush=True)
+                    continue
+                found = {"set": name, "fold": fold, "method": method, "budget": budget, "error": ""}
+                found |= measured(options, name, fold, method, str(python))
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(found) + "\n")
+                shown = found["error"] or f"{found['value']:.5g} in {found['seconds']:.1f} s"
+                print(f"{name} {fold} {method}: {shown}", flush=True)
 
 
-def warm_up() -> None:
-    """Import what every method uses, which is no part of its time."""
-    import lightgbm  # noqa: F401
-    import xgboost  # noqa: F401
+def measured(options: argparse.Namespace, name: str, fold: int, method: str, python: str) -> dict[str, Any]:
+    """Train a method on a fold of a table, score its predictions and, of ours, serve its model."""
+    folder = options.work / "tasks" / f"{name}-{fold}"
+    whole = options.folder / name / "whole.parquet"
+    what, facts = prepared(whole, TABLES[name], fold, folder, options.seconds)
+    program = str(HERE / ("ours.py" if method in OURS else "peers.py"))
+    limit = 300 + 5 * options.seconds
+    taken = usage.run(
+        [python, program, method, str(folder)], ROOT, environment(), limit, pinned(options), interval=0.25
+    )
+    facts |= {"cpu_seconds": taken.cpu_seconds, "megabytes": taken.megabytes}
+    if taken.timed_out:
+        return facts | {"error": f"stopped after {limit:.0f} s"}
+    if taken.returncode:
+        last = [line for line in taken.errors.splitlines() if line.strip()] or [f"exit {taken.returncode}"]
+        return facts | {"error": last[-1][:300]}
+    content = json.loads((folder / "answer.json").read_text())
+    truth = np.load(folder / "truth.npy")
+    predicted = np.load(folder / "predicted.npy")
+    if classes := json.loads((folder / "classes.json").read_text()):
+        predicted = predicted[:, [content["classes"].index(value) for value in classes]]
+    answered = scores.Fold(truth, predicted)
+    facts |= {"value": scores.score(answered, what.metric), "seconds": content["seconds"]}
+    facts |= {"used": content["used"]}
+    kept = options.work / "predictions" / f"{name}-{fold}-{method}.npz"
+    kept.parent.mkdir(exist_ok=True)
+    np.savez_compressed(kept, truth=truth, predicted=predicted.astype(np.float32))
+    if method in OURS:
+        usage.run([python, program, "served", str(folder)], ROOT, environment(), 300)
+        served = folder / "served.json"
+        facts["served"] = json.loads(served.read_text()) if served.exists() else {"equal": False}
+    return facts
 
-    from flowparts.train import estimators
 
-    estimators.resolve("LGBM", "regression")
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def pinned(options: argparse.Namespace) -> Callable[[], None]:
+    """Return what a method's process does first: it and all it starts stay on one processor."""
+
+    def pin() -> None:
+        if options.core is not None:
+            os.sched_setaffinity(0, {options.core})
+        if options.priority:
+            os.setpriority(os.PRIO_PROCESS, 0, options.priority)
+            # Sessions are weighed against each other by this; a process has its own niceness only within one.
+            with contextlib.suppress(OSError):
+                Path("/proc/self/autogroup").write_text(str(options.priority))
+
+    return pin
+
+
+def prepared(
+    whole: Path, table: Table, fold: int, folder: Path, seconds: float
+) -> tuple[Task, dict[str, Any]]:
+    """Write the rows of a fold for any method; return what is to be learned and the facts of the table."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    train, test = parts(pl.read_parquet(whole), table, fold)
+    truth, classes = test[table.label].to_numpy(), []
+    if table.task == "classification":
+        classes = sorted(pl.concat([train[table.label], test[table.label]]).unique().to_list())
+        truth = np.array([classes.index(value) for value in truth.tolist()])
+    metric = "rmse" if not classes else "roc_auc" if len(classes) == 2 else "log_loss"
+    np.save(folder / "truth.npy", truth)
+    (folder / "classes.json").write_text(json.dumps([str(value) for value in classes]))
+    train.write_parquet(folder / "train.parquet")
+    test.drop(table.label).write_parquet(folder / "test.parquet")
+    what = Task(table.label, table.task, metric, table.time, seconds)
+    what.write(folder)
+    rows = {"rows": train.height + test.height, "features": train.width - 1, "test_rows": test.height}
+    return what, {**rows, "metric": metric}
 
 
 def parts(whole: pl.DataFrame, table: Table, fold: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -112,117 +187,6 @@ def parts(whole: pl.DataFrame, table: Table, fold: int) -> tuple[pl.DataFrame, p
         return rows.filter(~newest), rows.filter(newest)
     found = folds.assign(rows.lazy(), FOLDS, label=table.label, task=table.task, seed=SEED)[fold]
     return rows.filter(found.train), rows.filter(found.validation)
-
-
-def scored(truth: pl.Series, predicted: Any, task: str) -> tuple[str, float]:
-    """Return the metric of the AutoML benchmarks: ROC AUC, log loss of several classes, or RMSE."""
-    if task == "regression":
-        return "rmse", float(metrics.root_mean_squared_error(truth.to_numpy(), predicted))
-    labels = truth.to_numpy()
-    classes = sorted(set(labels.tolist()))
-    if len(classes) == 2:
-        return "roc_auc", float(metrics.roc_auc_score(labels == classes[1], predicted[:, 1]))
-    return "log_loss", float(metrics.log_loss(labels, predicted, labels=classes))
-
-
-def ours(model: str, test: pl.DataFrame, task: str) -> tuple[Any, str]:
-    from flowparts import models
-
-    loaded = models.load(model)
-    predicted = loaded.predict(test)
-    if task == "regression":
-        return predicted["prediction"].to_numpy(), loaded.metadata["estimator"]
-    names = [name for name in predicted.columns if name.startswith("probability_")]
-    return predicted.select(names).to_numpy(), loaded.metadata["estimator"]
-
-
-def held_out(train: pl.DataFrame, table: Table) -> tuple[pl.LazyFrame, pl.LazyFrame]:
-    """Split as tabular-training does, but for the test part: 70 to 15."""
-    from flowparts.prepare import split
-
-    share = 0.7 / 0.85
-    options = {"time_column": "order"} if table.time else {"stratify_by": table.label}
-    rows = train
-    if table.time:
-        rows = train.with_columns(order=pl.struct(table.time).rank("ordinal"))
-    assigned = split.assign(rows.lazy(), (share, 1 - share, 0.0), **options)
-    return tuple(split.part(train.lazy(), assigned, part) for part in ("train", "validation"))
-
-
-def default(train: pl.DataFrame, test: pl.DataFrame, table: Table) -> tuple[Any, str]:
-    """What tabular-training does today: four candidates, of which the best on the validation rows is kept."""
-    from flowparts.pipelines.tabular_training import CANDIDATES
-    from flowparts.train import candidates
-
-    built = candidates.build(CANDIDATES, table.task, candidates.Options())
-    with tempfile.TemporaryDirectory() as folder:
-        model = f"{folder}/model"
-        candidates.train_best(built, *held_out(train, table), model, label=table.label, task=table.task)
-        return ours(model, test, table.task)
-
-
-def tune(train: pl.DataFrame, test: pl.DataFrame, table: Table) -> tuple[Any, str]:
-    """What tune_model does in its shipped space, cross-validated on small tables, within a minute."""
-    from flowparts.train.candidates import Options
-    from flowparts.tune import tuning
-    from flowparts.tune.study import Budget
-
-    small = train.height < MANY_ROWS and not table.time
-    rows, validation = (train.lazy(), None) if small else held_out(train, table)
-    budget = Budget(trials=0, seconds=TUNING_SECONDS)
-    settings = tuning.Settings(table.label, table.task, None, Options(early_stopping_rounds=50), budget)
-    settings.check(validated=validation is not None)
-    with tempfile.TemporaryDirectory() as folder:
-        model = f"{folder}/model"
-        with tuning.remembered(f"{folder}/states", model, {}) as journal:
-            tuned = tuning.tune(rows, validation, model, settings, journal)
-        predicted, used = ours(model, test, table.task)
-        return predicted, f"{used}, {len(tuned.trials)} trials"
-
-
-def quick(train: pl.DataFrame, test: pl.DataFrame, table: Table) -> tuple[Any, str]:
-    import quick as experiment
-
-    order = train.select(pl.struct(table.time).rank("ordinal")).to_series() if table.time else None
-    return experiment.predict(train, test, table.label, table.task, order)
-
-
-def pandas(train: pl.DataFrame, test: pl.DataFrame, label: str) -> tuple[Any, Any]:
-    """Return features as each library takes them: numbers, and texts as categories known from training."""
-    import pandas as pd
-
-    features = [frame.drop(label).to_pandas() for frame in (train, test)]
-    for name in features[0].columns:
-        if not pd.api.types.is_numeric_dtype(features[0][name]):
-            categories = pd.CategoricalDtype(sorted(features[0][name].dropna().unique()))
-            for frame in features:
-                frame[name] = frame[name].astype(categories)
-    return features[0], features[1]
-
-
-def plain(estimator: Any, train: pl.DataFrame, test: pl.DataFrame, table: Table) -> tuple[Any, str]:
-    rows, others = pandas(train, test, table.label)
-    estimator.fit(rows, train[table.label].to_numpy())
-    method = estimator.predict if table.task == "regression" else estimator.predict_proba
-    return method(others), type(estimator).__name__
-
-
-def lightgbm(train: pl.DataFrame, test: pl.DataFrame, table: Table) -> tuple[Any, str]:
-    """LightGBM's own defaults on all rows, with its own treatment of categories and missing values."""
-    from lightgbm import LGBMClassifier, LGBMRegressor
-
-    cls = LGBMRegressor if table.task == "regression" else LGBMClassifier
-    return plain(cls(verbosity=-1, random_state=0), train, test, table)
-
-
-def hist_gradient_boosting(train: pl.DataFrame, test: pl.DataFrame, table: Table) -> tuple[Any, str]:
-    """scikit-learn's defaults on all rows; text of more than 255 values is left out, which it can't take."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    cls = HistGradientBoostingRegressor if table.task == "regression" else HistGradientBoostingClassifier
-    texts = [name for name, kind in train.schema.items() if kind == pl.String and name != table.label]
-    many = [name for name in texts if train[name].n_unique() > 255]
-    return plain(cls(random_state=0), train.drop(many), test.drop(many), table)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import usage
 from sets import TABLES, Table
 
 ROOT = Path(__file__).parents[2]
@@ -27,21 +27,6 @@ RESAMPLES = 200
 HEADER = (
     "| table | rows, columns | metric | reported | held out (95 % interval) | seconds | peak MB | decision |"
 )
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a command took, with all its descendants.
-
-    Attributes:
-        seconds: Wall time.
-        megabytes: Most memory at one time; what processes share counts once.
-        timed_out: Whether it was killed.
-    """
-
-    seconds: float
-    megabytes: float
-    timed_out: bool
 
 
 def main() -> None:
@@ -70,9 +55,9 @@ def _measured(folder: Path, table: Table, tree: Path, limit: float) -> list[str]
     words = [word for key, value in parameters.items() for word in ("-p", f"{key}={value}")]
     with tempfile.TemporaryDirectory(dir=folder) as runs:
         command = [sys.executable, "run.py", "tabular-training", *words, "--runs", runs]
-        usage = _run(command, tree, environment, limit)
-        cost = [f"{usage.seconds:.0f}", f"{usage.megabytes:,.0f}"]
-        if usage.timed_out:
+        taken = usage.run(command, tree, environment, limit)
+        cost = [f"{taken.seconds:.0f}", f"{taken.megabytes:,.0f}"]
+        if taken.timed_out:
             return [size, "", "", "", f"> {limit:.0f}", cost[1], "stopped at the time limit"]
         (record,) = Path(runs).glob("tabular-training/*/run.json")
         tasks = {task["name"]: task for task in json.loads(record.read_text())["tasks"]}
@@ -143,37 +128,6 @@ def _scored(metric: str, truth: pl.Series, predicted: pl.DataFrame) -> tuple[flo
             found.append(score(random.integers(0, len(truth), len(truth))))
     low, high = np.percentile(found, [2.5, 97.5])
     return score(np.arange(len(truth))), float(low), float(high)
-
-
-def _run(command: list[str], folder: Path, environment: dict[str, str], limit: float) -> Usage:
-    start, peak, timed_out = time.monotonic(), 0, False
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        while process.poll() is None:
-            peak = max(peak, _tree_bytes(process.pid))
-            if time.monotonic() - start > limit:
-                timed_out = True
-                os.killpg(process.pid, signal.SIGKILL)
-            time.sleep(0.5)
-    return Usage(time.monotonic() - start, peak / 1e6, timed_out)
-
-
-def _tree_bytes(process: int) -> int:
-    """Return the proportional memory of a process and its descendants."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-        threads = Path(f"/proc/{process}/task").glob("*/children")
-        children = [int(word) for file in threads for word in file.read_text().split()]
-    except (OSError, StopIteration):  # it has ended
-        return 0
-    return own + sum(_tree_bytes(child) for child in children)
 
 
 if __name__ == "__main__":
