@@ -71,6 +71,8 @@ class Batcher:
         max_batch_rows: Most rows of several requests to score together; a larger request is scored alone.
         max_waiting_rows: Rows that may wait before further requests are refused.
         observe: Called on the event loop after each batch with its rows, seconds and columns.
+        uneven: Whether one row may take far longer than another, as an image does: none of them is then
+            scored on the event loop, since the batch before says nothing about the next one.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Batcher:
         max_batch_rows: int,
         max_waiting_rows: int,
         observe: Callable[[int, float, Columns], None],
+        uneven: bool = False,
     ) -> None:
         self._predict = predict
+        self._uneven = uneven
         self._max_batch_rows = max_batch_rows
         self._max_waiting_rows = max_waiting_rows
         self._observe = observe
@@ -159,7 +163,7 @@ class Batcher:
         self._busy = bool(batch)
         if not batch:
             return
-        if rows * self._seconds_per_row < _WORTH_A_THREAD_SECONDS:
+        if not self._uneven and rows * self._seconds_per_row < _WORTH_A_THREAD_SECONDS:
             started = perf_counter()
             outcomes = self._score(batch)
             self._deliver(batch, outcomes, perf_counter() - started)

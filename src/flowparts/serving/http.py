@@ -28,6 +28,11 @@ from flowparts.serving.refusals import Refusal
 _MAX_HEAD_BYTES = 65_536
 # Requests that a client may send ahead on a connection before it has read the answers.
 _MAX_AHEAD = 16
+# Reading so large a body as JSON takes a millisecond or more.
+_LARGE_BYTES = 1 << 16
+_MAX_PAUSE_SECONDS = 0.02
+_ACCEPTED_AT_ONCE = 64
+_ACCEPT_PAUSE_SECONDS = 0.1
 _BACKLOG = 2048
 _IDLE_SECONDS = 75.0
 _ARRIVAL_SECONDS = 30.0
@@ -122,7 +127,9 @@ class Server:
         self.max_body_bytes = _BODIES_AT_ONCE * application.max_body
         self._max_connections = min(_MAX_CONNECTIONS, max(_files() - _OTHER_FILES, 16))
         self._closed_for_room = 0
-        self._listener: asyncio.Server | None = None
+        self._large: deque[Connection] = deque()
+        self._listener: socket.socket | None = None
+        self._accepting: set[asyncio.Task[Any]] = set()
         self._ticker: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:
@@ -131,19 +138,48 @@ class Server:
         Raises:
             OSError: Another socket listens at the address by now.
         """
-        # Here, because uvloop says nothing when it can't listen.
         listener.listen(_BACKLOG)
-        self._waiting = listener.dup()
+        listener.setblocking(False)
+        self._listener = listener
         self._tick()
-        self._listener = await self.loop.create_server(
-            lambda: Connection(self), sock=listener, backlog=_BACKLOG
-        )
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener:
+            self.loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        """Take the connections that the kernel has made.
+
+        uvloop's own server takes one in each turn of the loop, so that whoever opens many at once, while
+        turns are long, keeps all others waiting.
+        """
+        assert self._listener
+        for _ in range(1 if self._shared else _ACCEPTED_AT_ONCE):
+            try:
+                client, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # No file is left, or no memory: the kernel would say so without a pause.
+                say("connections can't be taken for now", 30, error=str(error))
+                self.loop.remove_reader(self._listener)
+                self.loop.call_later(_ACCEPT_PAUSE_SECONDS, self._listen)
+                return
+            task = self.loop.create_task(self._take(client))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
+
+    async def _take(self, client: socket.socket) -> None:
+        with suppress(OSError):
+            await self.loop.connect_accepted_socket(lambda: Connection(self), client)
 
     async def stop(self, seconds: float) -> None:
         """Take no more connections, answer what has been asked, for so many seconds at most."""
         if self._listener:
-            self._listener.close()
-            await self._take_waiting()
+            listener, self._listener = self._listener, None
+            self.loop.remove_reader(listener)
+            await self._take_waiting(listener)
         self.closing = True
         # What lies in the kernel's buffers by now is read before connections without a request are closed.
         await asyncio.sleep(0.1)
@@ -157,18 +193,19 @@ class Server:
         if self._ticker:
             self._ticker.cancel()
 
-    async def _take_waiting(self) -> None:
+    async def _take_waiting(self, listener: socket.socket) -> None:
         """Take the connections that the kernel has made; closing its list of them would reset them."""
-        with self._waiting as waiting:
+        with listener:
             if not self._shared:
-                deafen(waiting)
-            waiting.setblocking(False)
+                deafen(listener)
             while True:
                 try:
-                    client, _ = waiting.accept()
+                    client, _ = listener.accept()
                 except OSError:
-                    return
-                await self.loop.connect_accepted_socket(lambda: Connection(self), client)
+                    break
+                await self._take(client)
+        if self._accepting:
+            await asyncio.wait(self._accepting)
 
     def add(self, connection: "Connection") -> None:
         """Take note of a connection; where there are as many as files allow, another one is closed for it.
@@ -185,6 +222,26 @@ class Server:
             if spare is connection:
                 return
         self.connections[connection] = None
+
+    def answer_in_turn(self, connection: "Connection") -> None:
+        """Let a connection answer its large request, one such in each turn of the event loop.
+
+        So a small request, such as a health check, waits for one of them, however many have come at once.
+        """
+        self._large.append(connection)
+        if len(self._large) == 1:
+            self.loop.call_soon(self._answer_large)
+
+    def _answer_large(self) -> None:
+        started = monotonic()
+        try:
+            self._large[0].answer_large()
+        finally:
+            self._large.popleft()
+            if self._large:
+                # A new connection needs a few turns until it is answered, not one of these in each.
+                pause = min((monotonic() - started) / 4, _MAX_PAUSE_SECONDS)
+                self.loop.call_later(pause, self._answer_large)
 
     def _tick(self) -> None:
         if self._closed_for_room:
@@ -222,9 +279,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_after", "_ahead", "_answering", "_arriving", "_blocked", "_body", "_body_bytes", "_busy", "_ended",
-        "_frame_bytes", "_head_bytes", "_headers", "_held", "_line_bytes", "_method", "_parser",
-        "_read_paused", "_refused", "_request", "_server", "_since", "_transport", "_url", "_version",
-        "_wanted", "_work",
+        "_frame_bytes", "_head_bytes", "_headers", "_held", "_large", "_line_bytes", "_method", "_parser",
+        "_read_paused", "_refused", "_request", "_server", "_since", "_transport", "_unread", "_url",
+        "_version", "_wanted", "_work",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -236,11 +293,14 @@ class Connection(asyncio.Protocol):
         self._ahead: deque[tuple[Request | Response, bytes]] = deque()
         self._work: Cancellable | None = None
         self._request: Any = None
+        self._large: Request | None = None
         self._version = ""
         self._method, self._after = "", _CLOSE
         # Bytes of all bodies that are kept here, and of the one that is being answered.
         self._held = self._answering = 0
         self._busy = self._blocked = self._read_paused = self._refused = self._ended = False
+        # Whether a part of what has come is still to be read, by which time reading is paused.
+        self._unread = False
         self.on_message_begin()
         self._arriving, self._head_bytes = False, -1
 
@@ -261,7 +321,7 @@ class Connection(asyncio.Protocol):
         # The parser and this know each other: without this, what they hold would wait for the collector.
         self._release(self._held)
         self._answering = 0
-        self._parser = self._work = None
+        self._parser = self._work = self._large = None
         self._body, self._headers, self._request = [], {}, None
 
     def data_received(self, data: bytes) -> None:
@@ -273,9 +333,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            data = self._decline_upgrade(data[upgrade.args[0] :])
-            while data:
-                data = self._read_again(data)
+            self._read_rest(self._decline_upgrade(data[upgrade.args[0] :]))
             return
         except httptools.HttpParserError as error:
             self._refuse(_invalid(error, data))
@@ -284,6 +342,21 @@ class Connection(asyncio.Protocol):
             self._check_head(self._head_bytes)
         elif self._frame_bytes > _MAX_HEAD_BYTES + size:
             self._refuse(Refusal("too_large", "a chunk's extension or the trailers are too long"))
+
+    def _read_rest(self, data: bytes) -> None:
+        """Read requests of which each makes an offer: a few in each turn of the event loop."""
+        for _ in range(_MAX_AHEAD):
+            if data:
+                data = self._read_again(data)
+        was_unread, self._unread = self._unread, bool(data)
+        if self._parser is None:
+            return
+        if data:
+            if not was_unread and not self._read_paused:
+                self._transport.pause_reading()
+            self._server.loop.call_soon(self._read_rest, data)
+        elif was_unread and not self._read_paused:
+            self._transport.resume_reading()
 
     def _read_again(self, data: bytes) -> bytes:
         """Read a request whose offer was declined, and return the next one that makes an offer."""
@@ -407,13 +480,14 @@ class Connection(asyncio.Protocol):
         after = _CLOSE
         if self._parser.should_keep_alive():
             after = b"" if self._version == "1.1" else _KEEP_ALIVE
-        if not self._busy and not self._blocked:
+        if not self._busy and not self._blocked and not self._ahead:
             self._answer(request, after)
             return
         self._ahead.append((request, after))
         if len(self._ahead) >= _MAX_AHEAD and not self._read_paused:
             self._read_paused = True
-            self._transport.pause_reading()
+            if not self._unread:
+                self._transport.pause_reading()
 
     # What follows from it.
 
@@ -486,7 +560,7 @@ class Connection(asyncio.Protocol):
         self._release(sum(map(len, self._body)))
         self._body = []
         response = self._server.application.refuse(refusal, self._headers)
-        if self._busy or self._blocked:
+        if self._busy or self._blocked or self._ahead:
             self._ahead.append((response, _CLOSE))
         else:
             self._after = _CLOSE
@@ -497,7 +571,17 @@ class Connection(asyncio.Protocol):
         self._method = request.method
         self._after = after
         self._answering = len(request.body)
-        self._work = self._server.application.handle(request, self._write)
+        if self._answering < _LARGE_BYTES:
+            self._work = self._server.application.handle(request, self._write)
+        else:
+            self._large = request
+            self._server.answer_in_turn(self)
+
+    def answer_large(self) -> None:
+        """Answer the large request, unless the client has gone."""
+        if self._large:
+            request, self._large = self._large, None
+            self._work = self._server.application.handle(request, self._write)
 
     def _write(self, response: Response) -> None:
         self._work = None
@@ -543,7 +627,8 @@ class Connection(asyncio.Protocol):
         request, after = self._ahead.popleft()
         if self._read_paused and len(self._ahead) < _MAX_AHEAD:
             self._read_paused = False
-            self._transport.resume_reading()
+            if not self._unread:
+                self._transport.resume_reading()
         if isinstance(request, Response):
             self._after = after
             self._write(request)

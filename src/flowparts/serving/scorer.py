@@ -39,6 +39,7 @@ class Scorer:
             settings.max_batch_rows,
             settings.max_waiting_rows,
             lambda rows, seconds, columns: metrics.scored(rows, seconds, columns["prediction"]),
+            uneven=bool(model.signature.images),
         )
         self._prediction_log = None
         if settings.prediction_log:

@@ -173,3 +173,27 @@ def test_what_takes_too_long_is_answered_once_and_left_out_if_it_still_waits() -
         ]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("uneven", "threads"), [(False, {"engine", "MainThread"}), (True, {"engine"})])
+def test_rows_that_take_unlike_times_are_never_scored_on_the_event_loop(
+    uneven: bool, threads: set[str]
+) -> None:
+    async def main() -> set[str]:
+        found: list[str] = []
+
+        def predict(rows: Sequence[Any]) -> dict[str, list[Any]]:
+            found.append(threading.current_thread().name)
+            return {"prediction": [1.0 for _ in rows]}
+
+        batcher = Batcher(predict, 10, 10, lambda *_: None, uneven)
+        try:
+            for _ in range(20):
+                outcome = asyncio.get_running_loop().create_future()
+                batcher.submit([[1]], 30, outcome.set_result)
+                await outcome
+        finally:
+            batcher.close(30)
+        return set(found)
+
+    assert asyncio.run(main()) == threads

@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -44,6 +45,31 @@ def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes, dic
 
 def connected(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+class Answering:
+    """Answers at once, but "/later" only when it is told to; remembers the order of what was asked."""
+
+    max_body = 1_000_000
+    draining = False
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.later: list[Callable[[], None]] = []
+
+    def unwanted(self, _: Request) -> None:
+        return None
+
+    def handle(self, request: Request, done: Callable[[Response], None]) -> None:
+        self.asked.append(request.path)
+        answer = partial(done, Response(request.path.encode()))
+        if request.path == "/later":
+            self.later.append(answer)
+        else:
+            answer()
+
+    def refuse(self, refusal: Refusal, _: Any) -> Response:
+        return Response(b"refused", refusal.status)
 
 
 def test_requests_sent_ahead_are_answered_in_their_order(server: Server, records: Any, expected: Any) -> None:
@@ -109,21 +135,9 @@ def test_all_that_came_before_a_client_only_listens_is_answered(server: Server, 
 def statuses(reads: list[bytes]) -> list[int]:
     """Return the statuses of the answers to what is read in these parts, whatever a network would make."""
 
-    class Application:
-        max_body = 1_000_000
-        draining = False
-
-        def unwanted(self, *_: Any) -> None:
-            return None
-
-        def handle(self, _: Request, done: Callable[[Response], None]) -> None:
-            done(Response(b""))
-
-        def refuse(self, refusal: Refusal, _: Any) -> Response:
-            return Response(b"", refusal.status)
-
     transport = mock.Mock(is_closing=lambda: False)
-    server = mock.Mock(application=Application(), date=b"", body_bytes=0, max_body_bytes=10**9)
+    server = mock.Mock(application=Answering(), date=b"", body_bytes=0, max_body_bytes=10**9)
+    server.answer_in_turn = Connection.answer_large
     connection = Connection(server)
     connection.connection_made(transport)
     for read in reads:
@@ -225,22 +239,9 @@ def test_addresses_may_have_queries_and_escapes(server: Server) -> None:
 
 
 def test_connections_that_the_kernel_has_made_are_answered_when_the_server_stops() -> None:
-    class Application:
-        max_body = 1_000_000
-        draining = False
-
-        def unwanted(self, _: Request) -> None:
-            return None
-
-        def handle(self, _: Request, done: Callable[[Response], None]) -> None:
-            done(Response(b"{}"))
-
-        def refuse(self, refusal: Refusal, _: Any) -> Response:
-            return Response(b"", refusal.status)
-
     async def stopped_with_clients_waiting() -> list[bytes]:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = HttpServer(Application())
+        server = HttpServer(Answering())
         await server.start(listener)
         # Nothing is awaited, so that the loop can't take them before it closes the listener.
         clients = [socket.create_connection(listener.getsockname()) for _ in range(50)]
@@ -255,3 +256,57 @@ def test_connections_that_the_kernel_has_made_are_answered_when_the_server_stops
         return found
 
     assert set(asyncio.run(stopped_with_clients_waiting())) == {b"HTTP/1.1 200"}
+
+
+def test_what_is_read_before_the_next_one_is_answered_keeps_its_place() -> None:
+    application, transport = Answering(), mock.Mock(is_closing=lambda: False)
+    server = mock.Mock(application=application, date=b"", body_bytes=0, max_body_bytes=10**9)
+    connection = Connection(server)
+    connection.connection_made(transport)
+    connection.data_received(request(path="/later") + request(path="/second"))
+    application.later.pop()()  # the second one waits for the loop's next turn
+    connection.data_received(request(path="/third") + b"no HTTP\r\n\r\n")
+    while server.loop.call_soon.call_args_list:
+        calls, server.loop.call_soon.call_args_list = server.loop.call_soon.call_args_list, []
+        for call in calls:
+            call.args[0](*call.args[1:])
+    written = [call.args[0].rpartition(b"\r\n\r\n")[2] for call in transport.write.call_args_list]
+    assert written == [b"/later", b"/second", b"/third", b"refused"]
+
+
+def test_small_requests_do_not_wait_for_all_large_ones_that_have_come() -> None:
+    application = Answering()
+
+    async def ask() -> None:
+        server = HttpServer(application)
+        connections = []
+        for path, body in (
+            ("/1", b"x" * 100_000),
+            ("/2", b"x" * 100_000),
+            ("/3", b"x" * 100_000),
+            ("/s", b""),
+        ):
+            connections.append(Connection(server))
+            connections[-1].connection_made(mock.Mock(is_closing=lambda: False))
+            connections[-1].data_received(request(body, path=path))
+        connections[1].connection_lost(None)
+        while len(application.asked) < 3:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(ask())
+    assert application.asked == ["/s", "/1", "/3"]
+
+
+def test_offers_are_read_a_few_at_a_time_and_in_order(server: Server) -> None:
+    offer = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    paths = ["/ping", "/v1/models", "/v2"] * 40
+    with connected(server) as connection:
+        connection.sendall(b"".join(request(path=path, headers=offer) for path in paths))
+        connection.sendall(
+            request(path="/v2/health/live") + request(path="/ping", headers="Connection: close\r\n")
+        )
+        found = [body for _, body, _ in answers(connection, len(paths) + 2)]
+        assert connection.recv(10) == b""
+    assert [found[0], found[1], found[2]] * 40 == found[:120]
+    assert len(set(found[:3])) == 3
+    assert b"live" in found[120]
