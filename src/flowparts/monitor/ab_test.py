@@ -182,10 +182,7 @@ def analyse(rows: pl.DataFrame, plan: Plan, unit: str | None, time_column: str |
         if name and rows[name].null_count():
             raise ValueError(f"{what} {name!r} has missing values; every prediction needs one")
     if time_column:
-        if not rows[time_column].dtype.is_temporal():
-            raise ValueError(
-                f"time column {time_column!r} holds {rows[time_column].dtype}; it must hold timestamps"
-            )
+        tables.require_times(rows, time_column)
         rows = rows.sort(time_column, maintain_order=True)
     rows = rows.with_columns(rows[unit].alias(_UNIT) if unit else pl.int_range(len(rows)).alias(_UNIT))
     rows, mixed = _separate(rows)

@@ -19,7 +19,7 @@ from flowparts import tables
 from flowparts.evaluate import directions, metrics
 from flowparts.monitor import windows
 from flowparts.monitor.measurements import Measurement
-from flowparts.monitor.performance import Source
+from flowparts.monitor.performance import Source, check_tolerance
 
 Floats = NDArray[np.float64]
 _DRAWS = 200
@@ -132,12 +132,11 @@ def predictions(log: pl.LazyFrame, time_column: str | None) -> pl.DataFrame:
     Raises:
         ValueError: A column is missing, or the time column holds no timestamps.
     """
+    tables.require_columns(log, ["prediction"], "column of the prediction log")
+    if time_column:
+        tables.require_times(log, time_column, "time column of the prediction log")
     wanted = ["prediction", *([time_column] if time_column else [])]
-    tables.require_columns(log, wanted, "column of the prediction log")
-    columns = log.collect_schema()
-    if time_column and not columns[time_column].is_temporal():
-        raise ValueError(f"time column {time_column!r} holds {columns[time_column]}; it must hold timestamps")
-    wanted += [name for name in columns.names() if name.startswith("probability_")]
+    wanted += [name for name in log.collect_schema().names() if name.startswith("probability_")]
     found = tables.collect(log.select(map(tables.column, wanted)))
     if found.is_empty():
         raise ValueError("the prediction log has no rows")
@@ -206,8 +205,7 @@ def estimate(
     directions.require_fitting(metric, of.task)
     metrics.check_bootstrap(_DRAWS, confidence)
     windows.require_length(window_hours)
-    if tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance:g}; it must be at least 0")
+    check_tolerance(tolerance)
     parts = windows.parts(log, time_column, window_hours)
     known = {} if labelled is None else windows.parts(labelled, time_column, window_hours)
     if reference is None:

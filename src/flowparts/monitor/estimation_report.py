@@ -1,7 +1,9 @@
 """The page about a served model's estimated performance: over time, in the newest window, and past errors."""
 
 from flowparts import reports
+from flowparts.monitor import over_time
 from flowparts.monitor.estimation import Estimation
+from flowparts.monitor.over_time import Point
 
 
 def page(found: Estimation, subtitle: str) -> str:
@@ -9,9 +11,9 @@ def page(found: Estimation, subtitle: str) -> str:
     newest = found.newest
     value = newest.metrics[found.metric].value if newest else None
     tiles = {
-        f"estimated {found.metric}": _number(value),
-        "reference": _number(found.reference),
-        "error of past estimates": _number(found.error),
+        f"estimated {found.metric}": over_time.number(value),
+        "reference": over_time.number(found.reference),
+        "error of past estimates": over_time.number(found.error),
         "predictions": sum(each.rows for each in found.windows),
         "labelled rows for calibration": found.reference_rows,
         "calibration error of the model": found.calibration_error,
@@ -19,7 +21,7 @@ def page(found: Estimation, subtitle: str) -> str:
     level = "bad" if found.degraded else "good" if found.reference is not None and newest else "note"
     blocks: list[reports.Block] = [
         reports.facts(tiles),
-        reports.callout(found.reason[:1].upper() + found.reason[1:] + ".", level),
+        reports.callout(f"{found.reason}.", level),
         reports.callout(
             "This is an estimate from calibrated probabilities, without labels. It shows whether the rows "
             "have become harder or easier for the model. It can't see concept drift, when the same row has "
@@ -52,29 +54,15 @@ def page(found: Estimation, subtitle: str) -> str:
 
 
 def _over_time(found: Estimation) -> reports.Block:
-    place = {each.name: float(number) for number, each in enumerate(found.windows, 1)}
-    known = [
-        (place[each.name], each.metrics[found.metric])
-        for each in found.windows
-        if found.metric in each.metrics
-    ]
-    x = [number for number, _ in known]
-    confidence = f"{found.confidence:.0%}"
-    series = {
-        "estimate": (x, [each.value for _, each in known]),
-        f"lower end ({confidence})": (x, [each.low for _, each in known]),
-        f"upper end ({confidence})": (x, [each.high for _, each in known]),
-    }
-    if found.checks:
-        checks = [each for each in found.checks if each.name in place]
-        series["measured with labels"] = (
-            [place[each.name] for each in checks],
-            [each.measured for each in checks],
-        )
-    if found.reference is not None:
-        series["reference"] = ([1.0, float(len(found.windows))], [found.reference] * 2)
-    said = f"from {found.windows[0].name} to {found.windows[-1].name}"
-    return reports.Block("{}<p>{}</p>").format(reports.lines(series, "window", found.metric), said)
+    points = []
+    for each in found.windows:
+        of = each.metrics.get(found.metric)
+        points.append(Point(each.name, of.value, of.low, of.high) if of else Point(each.name))
+    measured = {each.name: each.measured for each in found.checks}
+    further = {"measured with labels": measured} if measured else {}
+    return over_time.chart(
+        found.metric, "estimate", points, f"{found.confidence:.0%}", found.reference, further
+    )
 
 
 def _checks(found: Estimation) -> list[reports.Block]:
@@ -105,7 +93,3 @@ def _checks(found: Estimation) -> list[reports.Block]:
         text = "Most past estimates were wrong: the calibration no longer holds. Train or calibrate again."
         blocks.insert(0, reports.callout(text, "bad"))
     return blocks
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else reports.format_number(value)

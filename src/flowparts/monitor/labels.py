@@ -60,14 +60,14 @@ def join(
     """
     if not key:
         raise ValueError("key names no column; give the columns that say which label is whose, such as [id]")
-    tables.require_columns(
-        log, [*key, *([time_column] if time_column else [])], "column of the prediction log"
-    )
+    tables.require_columns(log, key, "column of the prediction log")
+    tables.require_columns(labels, [*key, label], "column of the labels")
     times = [label_time_column] if label_time_column else []
-    tables.require_columns(labels, [*key, label, *times], "column of the labels")
+    if time_column:
+        tables.require_times(log, time_column, "time column of the prediction log")
+    if label_time_column:
+        tables.require_times(labels, label_time_column, "time column of the labels")
     columns = log.collect_schema()
-    _require_times(columns, time_column)
-    _require_times(labels.collect_schema(), label_time_column)
     if label_time_column and not time_column:
         raise ValueError("label_time_column needs time_column, the time of each prediction to compare with")
     logged = tables.row_count(log)
@@ -116,11 +116,6 @@ def join(
         early = _early(joined, time_column, label_time_column)
         joined = joined.drop(_LABEL_TIME)
     return Joined(joined, predictions, logged - predictions, early)
-
-
-def _require_times(columns: pl.Schema, name: str | None) -> None:
-    if name and not isinstance(columns[name], pl.Date | pl.Datetime):
-        raise ValueError(f"time column {name!r} holds {columns[name]}; it must hold timestamps")
 
 
 def _end(labels: pl.LazyFrame, name: str) -> pl.Expr:

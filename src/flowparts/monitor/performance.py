@@ -147,8 +147,7 @@ def measure(
     directions.require_fitting(metric, of.task)
     metrics.check_bootstrap(_RESAMPLES, confidence)
     windows.require_length(window_hours)
-    if tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance:g}; it must be at least 0")
+    check_tolerance(tolerance)
     tables.require_columns(joined.rows, slice_columns, "slice column")
     confidence = 1 - (1 - confidence) / 2
     scorer = _Scorer(of, metric, minimum_rows, confidence, seed)
@@ -187,6 +186,12 @@ def measure(
     )
     degraded, reason = _verdict(found, tolerance)
     return replace(found, degraded=degraded, reason=reason)
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise ValueError unless a model may be worse than its reference by so much."""
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance is {tolerance:g}; it must be a number of at least 0")
 
 
 def measurements(found: Performance) -> list[Measurement]:
@@ -267,7 +272,8 @@ def _verdict(found: Performance, tolerance: float) -> tuple[bool, str]:
     higher = directions.higher_is_better(found.metric)
     bound = found.reference - tolerance if higher else found.reference + tolerance
     newest = next((window for window in reversed(found.windows) if window.score is not None), None)
-    for what, part in (("since the last change", found.since_change), ("in the newest window", newest)):
+    level = "since the last change" if found.changes else "on all rows"
+    for what, part in ((level, found.since_change), ("in the newest window", newest)):
         if part is None or part.score is None or part.low is None or part.high is None:
             continue
         if part.high < bound if higher else part.low > bound:

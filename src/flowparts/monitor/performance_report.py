@@ -1,11 +1,11 @@
 """The page about a served model's performance: over time, where it changed, and by slice."""
 
-import math
 from typing import Any
 
 from flowparts import reports
 from flowparts.evaluate import directions
-from flowparts.monitor import labels
+from flowparts.monitor import labels, over_time
+from flowparts.monitor.over_time import Point
 from flowparts.monitor.performance import Measured, Performance
 
 
@@ -13,8 +13,8 @@ def page(found: Performance, subtitle: str) -> str:
     """Return the HTML page for what `performance.measure` found."""
     share = found.overall.rows / found.predictions
     tiles = {
-        found.metric: _number(found.overall.score),
-        "reference": _number(found.reference),
+        found.metric: over_time.number(found.overall.score),
+        "reference": over_time.number(found.reference),
         "predictions": found.predictions,
         "with a label": f"{share:.0%}",
         "changes": len(found.changes) or "none",
@@ -57,24 +57,11 @@ def page(found: Performance, subtitle: str) -> str:
 
 
 def _over_time(found: Performance) -> reports.Block:
-    numbers = list(range(1, len(found.windows) + 1))
-    confidence = f"{found.confidence:.1%}"
-    series: dict[str, tuple[list[float], list[float]]] = {
-        found.metric: ([*map(float, numbers)], [_point(each.score) for each in found.windows]),
-        f"lower end ({confidence})": ([*map(float, numbers)], [_point(each.low) for each in found.windows]),
-        f"upper end ({confidence})": ([*map(float, numbers)], [_point(each.high) for each in found.windows]),
-    }
-    if found.reference is not None:
-        series["reference"] = ([1.0, float(len(numbers))], [found.reference] * 2)
-    first, last = found.windows[0].name, found.windows[-1].name
-    said = f"from {first} to {last}"
-    if found.changes:
-        said += "; a new level begins at " + ", ".join(found.changes)
-    return reports.Block("{}<p>{}</p>").format(reports.lines(series, "window", found.metric), said)
-
-
-def _point(value: float | None) -> float:
-    return math.nan if value is None else value
+    points = [Point(each.name, each.score, each.low, each.high) for each in found.windows]
+    levels = "; a new level begins at " + ", ".join(found.changes) if found.changes else ""
+    return over_time.chart(
+        found.metric, found.metric, points, f"{found.confidence:.1%}", found.reference, remark=levels
+    )
 
 
 def _row(each: Measured) -> dict[str, Any]:
@@ -85,7 +72,3 @@ def _row(each: Measured) -> dict[str, Any]:
         "low": each.low,
         "high": each.high,
     }
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else reports.format_number(value)

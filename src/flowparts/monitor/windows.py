@@ -38,10 +38,7 @@ def select(
         return frame
     if not time_column:
         raise ValueError("since and until need time_column, the column that says when a row came about")
-    tables.require_columns(frame, [time_column], "time column")
-    dtype = frame.collect_schema()[time_column]
-    if not dtype.is_temporal():
-        raise ValueError(f"time column {time_column!r} holds {dtype}; it must hold timestamps or dates")
+    tables.require_times(frame, time_column)
     moment = tables.column(time_column).cast(pl.Datetime("us"))
     chosen = frame.filter(
         pl.lit(True) if first is None else moment >= first, pl.lit(True) if last is None else moment < last

@@ -361,6 +361,14 @@ def require_rows(frame: pl.LazyFrame, what: str = "the table") -> int:
     return rows
 
 
+def require_times(frame: pl.LazyFrame | pl.DataFrame, name: str, role: str = "time column") -> None:
+    """Raise ValueError unless a column is in the table and holds timestamps or dates."""
+    require_columns(frame, [name], role)
+    dtype = frame.collect_schema()[name]
+    if not isinstance(dtype, pl.Date | pl.Datetime):
+        raise ValueError(f"{role} {name!r} holds {dtype}; it must hold timestamps or dates")
+
+
 def to_pandas(frame: pl.DataFrame) -> "pd.DataFrame":
     """Convert to the pandas frame that estimators get, the same in training and in serving.
 

@@ -151,3 +151,19 @@ def test_a_log_of_another_model_is_one_sentence(
     with pytest.raises(ValueError, match="the baseline's column 'plan' is not in the table"):
         run(log.drop("plan"))
     assert not Path(artifact("skew").path).exists()
+
+
+def test_all_null_windows_thousands_of_categories_and_empty_logs_are_told(
+    run: Run, trained: dsl.Model, artifact: Callable[..., Any]
+) -> None:
+    log = logged(trained, rows(3_000, 9))
+    null = run(log.with_columns(amount=pl.lit(None, pl.Float64)))
+    assert null["returned"][0]
+    assert "amount: 100.0% of the values are missing, none in training" in null["returned"][1]
+    many = run(log.with_columns(plan=pl.int_range(pl.len()).cast(pl.String)))
+    assert "plan: 100.0% of the values are unknown to the model" in many["returned"][1]
+    assert len(many["returned"][1]) < 500
+    Path(artifact("skew").path).unlink()
+    with pytest.raises(ValueError, match="has no rows"):
+        run(log.clear())
+    assert not Path(artifact("skew").path).exists()

@@ -111,6 +111,7 @@ def test_harder_rows_are_seen_without_a_label_and_past_estimates_are_checked(
     told = {(one.name, one.labels.get("metric")) for one in measurements.read(made["measurements"].path)}
     assert {("flowparts_estimated_performance", "f1"), ("flowparts_estimate_error", "roc_auc")} <= told
     text = open_page(Path(made["estimate_report"].path)).find_element("tag name", "body").text
+    assert f"\n{reason}.\n" in text, "the verdict keeps the metric's name as it is"
     assert "It can't see concept drift" in text
     assert "measured with labels" in text
 
@@ -143,6 +144,16 @@ def test_labels_alone_calibrate_and_the_page_says_if_nothing_could_be_checked(
         (lambda log, known: (log, known), {"metric": "rmse"}, "does not fit classification"),
         (lambda log, known: (log, known), {"window_hours": 0.0}, "longer than 0 hours"),
         (lambda log, known: (log, known), {"tolerance": -1.0}, "tolerance is -1"),
+        (
+            lambda log, known: (log.with_columns(probability_1=pl.lit(None, pl.Float64)), known),
+            {},
+            "probability",
+        ),
+        (
+            lambda log, known: (log.with_columns(time=pl.lit(None, pl.Datetime("us"))), known),
+            {},
+            "time column 'time' is missing in 300 rows; every prediction needs its time",
+        ),
         (lambda log, known: (log, known), {"since": "2027-01-01"}, "no row has a 'time' from 2027-01-01"),
     ],
 )

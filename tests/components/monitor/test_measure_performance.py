@@ -286,6 +286,16 @@ def test_few_labels_that_are_older_than_their_predictions_are_counted(run: Run, 
             "label_time_column needs time_column",
         ),
         (
+            lambda log, labels: (log.with_columns(pl.lit(None, pl.Int64).alias("prediction")), labels),
+            {"metric": "accuracy"},
+            "prediction",
+        ),
+        (
+            lambda log, labels: (log.with_columns(pl.lit(None, pl.Float64).alias("probability_1")), labels),
+            {},
+            "probability",
+        ),
+        (
             lambda log, labels: (log, labels.with_columns(pl.lit("maybe").alias("left"))),
             {},
             "maybe",
