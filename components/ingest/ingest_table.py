@@ -23,6 +23,8 @@ def ingest_table(
     label: Optional[str] = None,
     on_missing_label: str = "drop",
     required_columns: Optional[list[str]] = None,
+    time_column: Optional[str] = None,
+    window_days: float = 0.0,
 ) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
     """Read CSV, JSON Lines or Parquet files into one table, with types inferred over all rows.
 
@@ -59,6 +61,8 @@ def ingest_table(
         on_missing_label: What to do with rows that have no value of the label: drop (and log how many) or
             fail.
         required_columns: Further columns that the source must have, such as those of slices.
+        time_column: Column of timestamps or dates that window_days goes by.
+        window_days: Keep only rows of so many days up to the newest row; 0 to keep all.
 
     Returns:
         rows: Number of rows in the table.
@@ -84,6 +88,8 @@ def ingest_table(
         label or None,
         on_missing_label,
         texts(required_columns, "required_columns"),
+        time_column or None,
+        window_days,
     )
     good, bad = ingest.ingest(source, table.path, rejected.path, options)
     metadata.describe(table, {**good, "data_version": data_version})

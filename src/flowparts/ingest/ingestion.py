@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.ingest import plain_files, screening, text_inference
+from flowparts.ingest import plain_files, screening, selection, text_inference
 from flowparts.ingest.screening import BadRows
 from flowparts.ingest.text_files import PLACE, Csv, JsonLines, TextFiles
 from flowparts.ingest.text_inference import Kind
@@ -77,6 +77,8 @@ class Options:
         label: A column that the source must have; a row without a value in it teaches nothing.
         on_missing_label: What becomes of such rows: "drop" or "fail".
         required_columns: Further columns that the source must have.
+        time_column: Column of timestamps or dates that `window_days` goes by.
+        window_days: How far before the newest row a row may be; 0 for any.
         named_in_messages: Whether messages may advise these options, which not every caller passes on.
     """
 
@@ -92,6 +94,8 @@ class Options:
     label: str | None = None
     on_missing_label: str = "drop"
     required_columns: Sequence[str] = ()
+    time_column: str | None = None
+    window_days: float = 0.0
     named_in_messages: bool = True
 
     def __post_init__(self) -> None:
@@ -117,6 +121,7 @@ class Options:
             isinstance(name, str) for name in self.column_names or []
         ):
             raise ValueError(f"column_names is {self.column_names!r}; give a list of names")
+        selection.check_window(self.window_days, self.time_column)
 
     @property
     def nulls(self) -> Sequence[str]:
@@ -137,6 +142,7 @@ class Options:
         """
         wanted = {
             **dict.fromkeys(self.required_columns, "column {!r}"),
+            **({self.time_column: "time column {!r}"} if self.time_column and self.window_days else {}),
             **dict.fromkeys(self.column_types or {}, "column {!r} of column_types"),
             **({self.label: "label column {!r}"} if self.label else {}),
         }
@@ -199,37 +205,21 @@ def ingest(
                 raise ValueError(f"{masking.shown(source)} {reason}")
             if bad.count:
                 _log.warning("%s", bad.listed())
-            dropped = _drop_unlabeled(target, options, masking.shown(source)) if options.label else {}
+            selected = _selected(target, options, masking.shown(source))
             described = tables.write(bad.frame(), whole_rejected, masking.shown(source))
-    return tables.record(table, masking.shown(source), dropped), described
+    return tables.record(table, masking.shown(source), selected), described
 
 
-def _drop_unlabeled(file: Path, options: Options, source: str) -> dict[str, Any]:
-    """Take the rows without a label out of a table's only file; return how many, for its description."""
-    label, frame = str(options.label), pl.scan_parquet(file, glob=False)
-    missing = tables.column(label).is_null()
-    count = int(frame.select(missing.sum()).pipe(tables.collect).item())
-    if not count:
-        return {}
-    rows = tables.row_count(frame)
-    said = f"label column {label!r} is missing in {count:,} of {rows:,} rows of {source}"
-    if count == rows:
-        raise ValueError(f"{said}, so there is nothing to learn from")
-    if options.on_missing_label == "fail":
-        raise ValueError(f"{said}; pass on_missing_label='drop' to leave them out")
-    _log.warning("%s; they are left out", said)
-    _rewrite(file, frame.filter(~missing))
-    return {
-        "rows_without_label": count,
-        "rows_left_out": [f"{count:,} {'row' if count == 1 else 'rows'} without a label"],
-    }
-
-
-def _rewrite(file: Path, frame: pl.LazyFrame) -> None:
-    """Put rows, made of those of a file, in their place."""
-    with outputs.whole(file.with_suffix(".rewritten")) as rewritten:
-        tables.write_part(frame, rewritten)
-    file.with_suffix(".rewritten").replace(file)
+def _selected(file: Path, options: Options, source: str) -> dict[str, Any]:
+    """Take rows that aren't wanted out of a table's only file; return what there is to say about them."""
+    older: dict[str, Any] = {}
+    unlabeled: dict[str, Any] = {}
+    if options.window_days and options.time_column:
+        older = selection.keep_newest(file, options.time_column, options.window_days, source)
+    if options.label:
+        unlabeled = selection.drop_unlabeled(file, options.label, options.on_missing_label, source)
+    left_out = [*older.get("rows_left_out", []), *unlabeled.get("rows_left_out", [])]
+    return {**unlabeled, "rows_left_out": left_out} if left_out else {}
 
 
 @dataclass(frozen=True)
@@ -652,7 +642,7 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
         ).fetchall()
     if written_as != names:
         renamed = dict(zip(written_as, names, strict=True))
-        _rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
+        selection.rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
     return int(written[0][0])
 
 

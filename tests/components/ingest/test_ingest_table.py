@@ -115,6 +115,51 @@ def test_rows_without_a_label_are_left_out_and_counted(
     assert tables.description(rejected.path)["rows"] == 0
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_only_a_window_up_to_the_newest_row_is_kept(
+    ingest: Callable[..., Any], tmp_path: Path, form: str
+) -> None:
+    days = ["2026-03-01", "2026-03-08", None, "2026-03-02T00:00:01", "2026-03-09"]
+    frame = pl.DataFrame({"at": days, "y": ["a", None, "c", "d", "e"]})
+    source = tmp_path / f"data.{form}"
+    if form == "parquet":
+        frame.with_columns(pl.col("at").str.to_datetime()).write_parquet(source)
+    else:
+        getattr(frame, {"csv": "write_csv", "jsonl": "write_ndjson"}[form])(source)
+    window = {"source": str(source), "time_column": "at", "window_days": 7.0}
+    table, _, counts = ingest(**window)
+    assert counts == (3, 0)
+    assert tables.scan(table.path).collect()["y"].to_list() == [None, "d", "e"]
+    left_out = "2 rows not of the 7 days until 2026-03-09 00:00:00"
+    assert tables.description(table.path)["rows_left_out"] == [left_out]
+    table, _, counts = ingest(**window, label="y")
+    assert counts == (2, 0)
+    assert tables.description(table.path)["rows_left_out"] == [left_out, "1 row without a label"]
+    table, _, counts = ingest(**{**window, "window_days": 0.0})
+    assert (counts, "rows_left_out" in tables.description(table.path)) == ((5, 0), False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_days": -1.0, "time_column": "at"}, "window_days is -1; give a number of days, or 0"),
+        ({"window_days": float("nan"), "time_column": "at"}, "window_days is nan"),
+        ({"window_days": 7.0}, "window_days needs time_column"),
+        ({"window_days": 7.0, "time_column": "when"}, "time column 'when' is not in the source"),
+        ({"window_days": 7.0, "time_column": "x"}, "time column 'x' holds Int64; it must hold timestamps or"),
+        ({"window_days": 7.0, "time_column": "at"}, "time column 'at' has no values in .*, so no row is"),
+    ],
+)
+def test_a_window_that_cant_be_taken_is_a_sentence_and_writes_nothing(
+    ingest: Callable[..., Any], tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("x,at\n1,\n2,\n")
+    with pytest.raises(ValueError, match=message):
+        ingest(source=str(source), column_types={"at": "timestamp"}, **options)
+    assert not (tmp_path / "artifacts").exists() or not list((tmp_path / "artifacts").iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
