@@ -34,7 +34,7 @@ def new_data_arrived(
     seen = new_data.seen(memory)
     rows = tables.scan(table.path)
     now = new_data.mark(rows, column)
-    found = new_data.compare(rows, now, seen)
+    found = new_data.compare(rows, now, seen.mark if seen else None)
     outputs.write_json(mark.path, now.to_dict())
     metadata.describe(mark, {"new_data": found.new_data, "new_rows": found.new_rows, "reason": found.reason})
     return found.new_data, found.new_rows, found.reason

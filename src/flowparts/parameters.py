@@ -39,6 +39,9 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         decimal=found.get("decimal"),
         column_names=lists["column_names"] or None,
         on_missing_label=found.get("on_missing_label", "drop"),
+        time_column=found.get("time_column"),
+        # A pipeline that reads a prediction log knows its column of times.
+        window_days=found.get("window_days", 0.0) if "time_column" in {**defaults, **given} else 0.0,
     )
     image_files.Options("uri", "label", found.get("on_bad_images", "quarantine"))
     split.check_options(
@@ -75,5 +78,12 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         rollout.Watch(found["requests"], found["seconds"], probe.Rules(**limits))
     if "warm_seconds" in found:
         rollout.check_warm_seconds(found["warm_seconds"])
+    # Defaults are right, and the rules need libraries that the base image lacks.
+    named = ("reasons", "min_new_rows", "max_age_days")
+    if rules := {name: found[name] for name in named if name in given and name in found}:
+        from flowparts.monitor import retraining
+
+        reasons = names.texts(rules.pop("reasons", None), "reasons") or retraining.REASONS
+        retraining.Rules(reasons, **rules)
     if "destination" in found:
         export.format_of(found["destination"])

@@ -50,16 +50,20 @@ def page(
         f"Flagged: an effect of at least {rule.minimum_effect:g}, and a p-value of at most "
         f"{rule.rate:g}, adjusted for all columns"
     )
-    cards = (_card(each) for each in drifts[:_MOST_DRAWN])
     return reports.page(
         title,
         reports.facts(tiles),
         verdict,
         *first,
-        reports.section("Distributions", reports.grid(*cards)),
+        reports.section("Distributions", cards(drifts)),
         reports.section("Every column", reports.table([_row(each) for each in drifts], said)),
         subtitle=subtitle,
     )
+
+
+def cards(drifts: Sequence[ColumnDrift]) -> reports.Block:
+    """Draw the first of the columns before and now."""
+    return reports.grid(*(_card(each) for each in drifts[:_MOST_DRAWN]))
 
 
 def _listed(names: Sequence[str]) -> str:

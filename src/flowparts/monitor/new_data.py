@@ -1,7 +1,7 @@
 """Whether a table holds rows that an earlier run didn't see: by its fingerprint or a high-water mark."""
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -10,7 +10,7 @@ from flowparts import tables
 from flowparts.util import kept, times
 
 _WHAT = "a memory of the data that was seen"
-_KEY = "seen"
+_KEY, _AT = "seen", "at"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,19 @@ class Mark:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
         return {_KEY: asdict(self)}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run that succeeded saw.
+
+    Attributes:
+        mark: How far the rows went.
+        at: When it was remembered, in UTC; None if an earlier version remembered it.
+    """
+
+    mark: Mark
+    at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +109,28 @@ def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
             return News(0, False, f"the {now.rows:,} rows are those that were seen before")
         grown = max(now.rows - seen.rows, 0)
         return News(grown, True, f"the content changed: {now.rows:,} rows now, {seen.rows:,} before")
-    bound = times.parse(seen.highest) if isinstance(seen.highest, str) else seen.highest
-    beyond = tables.row_count(_values(frame, now.column).filter(pl.col("value") > bound))
-    late = max(now.rows - beyond - seen.rows, 0)
+    newer = tables.row_count(beyond(frame, seen))
+    late = max(now.rows - newer - seen.rows, 0)
     where = f"{now.column} {seen.highest}"
-    if not beyond and not late:
+    if not newer and not late:
         return News(0, False, f"no row lies beyond {where}")
-    told = f"{beyond:,} rows lie beyond {where}"
-    return News(beyond + late, True, told + (f", and {late:,} came late" if late else ""))
+    told = f"{newer:,} rows lie beyond {where}"
+    return News(newer + late, True, told + (f", and {late:,} came late" if late else ""))
 
 
-def seen(memory: str) -> Mark | None:
+def beyond(frame: pl.LazyFrame, seen: Mark) -> pl.LazyFrame:
+    """Return the rows of a table beyond a mark; all of them if the mark is a fingerprint.
+
+    Raises:
+        ValueError: The column isn't there, or holds neither numbers nor times.
+    """
+    if not seen.column:
+        return frame
+    value = _comparable(frame, seen.column)
+    return frame.filter(value > _bound(seen))
+
+
+def seen(memory: str) -> Memory | None:
     """Return what was seen, from a JSON file that outlives runs; None if there is no file.
 
     Args:
@@ -116,11 +140,18 @@ def seen(memory: str) -> Mark | None:
         ValueError: It can't be read, or holds something else.
     """
     found = kept.read(memory, _WHAT)
-    return None if found is None else parse(found, memory)
+    if found is None:
+        return None
+    mark = parse(found, memory)
+    at = found.get(_AT)
+    moment = times.parse(at) if isinstance(at, str) else None
+    if at is not None and moment is None:
+        raise kept.foreign(memory, _WHAT)
+    return Memory(mark, moment)
 
 
 def remember(memory: str, mark: Mark) -> None:
-    """Remember that the data of a mark was seen; a mark that is higher already stays.
+    """Remember that the data of a mark was seen, and when; a mark that is higher already stays.
 
     Runs that end at once may overwrite each other's mark. The lower one then makes a later run see rows once
     more, but none are missed.
@@ -129,9 +160,10 @@ def remember(memory: str, mark: Mark) -> None:
         ValueError: The file can't be read or written, or holds something else.
     """
     before = seen(memory)
-    if before is not None and before.column == mark.column and _higher(before, mark):
+    if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
         return
-    kept.write(memory, mark.to_dict())
+    now = datetime.now(UTC).replace(tzinfo=None)
+    kept.write(memory, {**mark.to_dict(), _AT: now.isoformat(timespec="seconds")})
 
 
 def parse(found: Any, where: str) -> Mark:
@@ -156,14 +188,22 @@ def _higher(one: Mark, other: Mark) -> bool:
     return False
 
 
+def _bound(seen: Mark) -> int | float | datetime | None:
+    return times.parse(seen.highest) if isinstance(seen.highest, str) else seen.highest
+
+
 def _values(frame: pl.LazyFrame, column: str) -> pl.LazyFrame:
     """Return the values of a column that can be compared, as `value`."""
+    return frame.select(_comparable(frame, column).alias("value")).drop_nulls()
+
+
+def _comparable(frame: pl.LazyFrame, column: str) -> pl.Expr:
+    """Return the values of a column as they can be compared; null where one can't."""
     tables.require_columns(frame, [column], "column of the high-water mark")
     dtype = frame.collect_schema()[column]
-    value = tables.column(column).alias("value")
-    if dtype in (pl.Date, pl.Datetime):
-        return frame.select(value.cast(pl.Datetime("us"))).drop_nulls()
+    value = tables.column(column)
+    if isinstance(dtype, pl.Date | pl.Datetime):
+        return value.cast(pl.Datetime("us"))
     if not dtype.is_numeric():
         raise ValueError(f"column {column!r} holds {dtype}; a high-water mark needs numbers or times")
-    found = frame.select(value).drop_nulls()
-    return found.filter(pl.col("value").is_finite()) if dtype.is_float() else found
+    return pl.when(value.is_finite()).then(value) if dtype.is_float() else value

@@ -10,6 +10,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -98,6 +99,17 @@ def champion_version(model_name: str, tracking_uri: str | None = None) -> str | 
     require_name(model_name)
     with _mlflow(tracking_uri) as client:
         return _aliases(client, model_name).get(ALIAS)
+
+
+def registered_at(model_name: str, version: str, tracking_uri: str | None = None) -> datetime:
+    """Return when a version was registered, in UTC.
+
+    Raises:
+        ValueError: There is no such version, or MLflow can't be reached or refuses.
+    """
+    with _mlflow(tracking_uri) as client:
+        milliseconds = client.get_model_version(model_name, version).creation_timestamp
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).replace(tzinfo=None)
 
 
 def champion_to_beat(

@@ -1,0 +1,80 @@
+from typing import NamedTuple, Optional
+
+from kfp.dsl import HTML, Artifact, Dataset, Input, Output
+
+from .. import MLFLOW, runs_in
+
+
+@runs_in("sklearn", secrets=MLFLOW)
+def decide_retraining(
+    table: Input[Dataset],
+    decision: Output[Artifact],
+    decision_report: Output[HTML],
+    mark: Output[Artifact],
+    model_name: str,
+    memory: Optional[str] = None,
+    time_column: Optional[str] = None,
+    reasons: list[str] = ["new_data", "drift", "performance", "age"],  # noqa: B006 kfp needs a literal
+    min_new_rows: int = 1,
+    false_alarm_rate: float = 0.05,
+    minimum_effect: float = 0.05,
+    tolerance: float = 0.0,
+    max_age_days: float = 30.0,
+    request: str = "",
+    tracking_uri: Optional[str] = None,
+) -> NamedTuple("Outputs", [("retrain", bool), ("reason", str)]):  # type: ignore[valid-type]
+    """Decide whether to train again: by new data, drift, lost performance, age, or because there is no model.
+
+    The champion is judged by the labelled rows that came since the last training: as far as it hasn't seen
+    them, they are compared with its training rows, and its predictions for them with their labels. Put
+    mark_data_seen after the training, with the same memory: rows that one training has seen ask for no other.
+    It must run with caching off.
+
+    Args:
+        table: The labelled rows that a training would use, as they are now.
+        decision: What was found as JSON: the verdict, what each rule says, drift by column and the champion's
+            performance.
+        decision_report: The same for people.
+        mark: How far the rows go, for mark_data_seen.
+        model_name: The registered model, whose champion is judged.
+        memory: Path or URI (s3://, gs://) of a JSON file that outlives runs, one for each model. Without it
+            new rows can't be told from old ones, and all that the champion hasn't seen are judged.
+        time_column: Column of times or numbers that grow, by which rows are new; default: any change of the
+            content is new data.
+        reasons: What may ask for a training: new_data, drift, performance, age.
+        min_new_rows: Rows that must have come for new_data.
+        false_alarm_rate: Share of tables of unchanged data in which drift may be found.
+        minimum_effect: Share of rows that must have changed for a column to count as drifted.
+        tolerance: How much worse than on the validation rows the champion may be, in its metric's unit.
+        max_age_days: Days since the last training for age.
+        request: Why to train whatever the rules say, such as the alert that started the run.
+        tracking_uri: MLflow server or database; if not given, the environment's MLFLOW_TRACKING_URI. Without
+            either, an SQLite file in the home directory, or in a container no registry and so no champion.
+
+    Returns:
+        retrain: Whether to train.
+        reason: Why, or why not, in a sentence.
+    """
+    from datetime import UTC, datetime
+
+    from flowparts import tables
+    from flowparts.monitor import drift, new_data, retraining
+    from flowparts.monitor import retraining_report as pages
+    from flowparts.util import metadata, names, outputs
+
+    rule = drift.Rule(false_alarm_rate, minimum_effect)
+    chosen = names.texts(reasons, "reasons") or retraining.REASONS
+    rules = retraining.Rules(chosen, min_new_rows, rule, tolerance, max_age_days)
+    rows = tables.scan(table.path)
+    present = new_data.mark(rows, time_column or None)
+    seen = new_data.seen(memory) if memory else None
+    now = datetime.now(UTC).replace(tzinfo=None)
+    with retraining.champion(model_name, tracking_uri or None) as champion:
+        decided = retraining.decide(rows, champion, present, seen, rules, now, request, bool(memory))
+    print(decided.reason)  # noqa: T201
+    outputs.write_json(decision.path, decided.to_dict())
+    page = pages.page(decided, champion, tables.row_count(rows), table.uri)
+    outputs.write_text(decision_report.path, page)
+    outputs.write_json(mark.path, present.to_dict())
+    metadata.describe(decision, {"retrain": decided.retrain, "reason": decided.reason})
+    return decided.retrain, metadata.plain(decided.reason)

@@ -1,0 +1,194 @@
+from kfp import dsl
+
+from flowparts.components.ingest.ingest_table import ingest_table
+from flowparts.components.monitor.decide_retraining import decide_retraining
+from flowparts.components.monitor.mark_data_seen import mark_data_seen
+from flowparts.components.validate.validate_table import validate_table
+from flowparts.pipelines._training import CANDIDATES, train_and_judge
+
+
+@dsl.pipeline(name="continuous-training", display_name="Train again when needed")
+def continuous_training(
+    source: str = "sample://breast_cancer",
+    null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    on_bad_rows: str = "fail",
+    file_format: str = "",
+    delimiter: str = "",
+    decimal: str = "",
+    column_names: list = [],  # noqa: B006
+    column_types: dict = {},  # noqa: B006
+    schema_uri: str = "",
+    label: str = "target",
+    task: str = "classification",
+    on_missing_label: str = "drop",
+    min_class_rows: int = 3,
+    exclude_columns: list = [],  # noqa: B006
+    key: list = [],  # noqa: B006
+    group_by: str = "",
+    time_column: str = "",
+    window_days: float = 0.0,
+    memory: str = "",
+    reasons: list = ["new_data", "drift", "performance", "age"],  # noqa: B006
+    min_new_rows: int = 1,
+    false_alarm_rate: float = 0.05,
+    minimum_effect: float = 0.05,
+    tolerance: float = 0.0,
+    max_age_days: float = 30.0,
+    request: str = "",
+    trainer: str = "sklearn",
+    candidates: list = CANDIDATES,
+    network: dict = {},  # noqa: B006
+    metric: str = "",
+    slice_columns: list = [],  # noqa: B006
+    model_name: str = "continuous-training",
+    margin: float = 0.0,
+    floor: float = 0.0,
+    replace_champion: bool = False,
+    tracking_uri: str = "",
+    seed: int = 0,
+    deploy_target: str = "",
+    endpoint_name: str = "continuous-training",
+    deploy_options: dict = {},  # noqa: B006
+) -> None:
+    """Train on the newest rows of a table when new data, drift, lost performance or age asks for it.
+
+    It is meant for a schedule or a trigger. The champion is judged by the labelled rows that came since the
+    last training; if no rule asks for another one, all later steps are skipped. The page of decide-retraining
+    says which rule asked, and why. The training is that of tabular-training, with the same parameters.
+
+    Args:
+        source: The raw data: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a URI that starts
+            with file://, s3://, gs://, https:// or sample://.
+        null_values: Texts that mean a missing value, such as NA; empty for the default; [""] keeps a code
+            such as NA.
+        on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
+            quarantine, or null to take such a value for missing.
+        file_format: csv, jsonl or parquet; empty to go by the files' names.
+        delimiter: Character between two fields of a CSV file; empty to tell it from the file.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
+        column_names: Names of the columns of CSV files without a header; empty if they have one.
+        column_types: Types of columns by name, where the inferred ones are wrong: boolean, integer, number,
+            date, timestamp or string.
+        schema_uri: Reviewed schema (JSON, a path or URI) that the data must satisfy; empty to infer one.
+        label: Column to predict.
+        task: classification or regression.
+        on_missing_label: What to do with rows without a label: drop (the log and the profile say how many) or
+            fail.
+        min_class_rows: Fewest rows that a class must have; rows of others are left out (the log and the run's
+            page name them). 1 to keep every class. Has no effect on a regression.
+        exclude_columns: Columns that are not features, such as identifiers.
+        key: Columns that identify a row, for the split; rows with equal keys stay together. Empty for none.
+        group_by: Column whose equal values stay together in the split, such as a customer; empty for none.
+        time_column: Column of times by which the window is taken, rows are new and the split is made, with
+            the newest rows for the test; empty if the rows have none.
+        window_days: Use only rows of so many days up to the newest row; 0 for all.
+        memory: Path or URI (s3://, gs://) of a JSON file that outlives runs, in which the run notes which
+            rows it has trained on; one for each model. Without it new rows are no reason to train, and rows
+            that one training has seen may ask for another.
+        reasons: What may ask for a training: new_data, drift, performance, age. Without a champion there is
+            always one.
+        min_new_rows: Rows that must have come since the last training for new_data.
+        false_alarm_rate: Share of runs on unchanged data in which drift may be found.
+        minimum_effect: Share of rows that must have changed for a column to count as drifted.
+        tolerance: How much worse than on its validation rows the champion may be, in the metric's unit.
+        max_age_days: Days since the last training for age.
+        request: Why to train whatever the rules say, such as the alert that started the run; empty to go by
+            the rules.
+        trainer: sklearn to pick the best of the candidates, or keras for a neural network; the champion that
+            the result is compared with may come from either.
+        candidates: Estimators for sklearn to try, each by its name or with its estimator, parameters and
+            seconds (how long it may take, 300 if not given); one is a class of scikit-learn, XGBoost or
+            LightGBM, or Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.
+        network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
+        metric: Metric that selects and promotes; empty for rmse (regression), roc_auc (classification), or
+            average_precision if one of two classes has fewer than 5 % of the training rows.
+        slice_columns: Columns whose values cut the test table into slices, each evaluated separately.
+        model_name: Name of the model in the registry.
+        margin: How much better than the champion a model must be to be promoted, in units of the metric.
+        floor: Worst score with which a first model is promoted, in units of the metric; 0 to require
+            only that it is better than always giving the most frequent class, or the mean.
+        replace_champion: Whether to replace a champion that can't be compared, since it has another label,
+            task, classes or columns, or has seen nearly all test rows; else the new model is refused.
+        tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
+            Without any in a container, a promoted model is deployed but not registered.
+        seed: Seed of the split, the training and the bootstrap.
+        deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
+            kubernetes, kserve, seldon, tf_serving, vertex or sagemaker; empty for nowhere.
+        endpoint_name: Name of the endpoint that it becomes a revision of.
+        deploy_options: The target's own options, as its deploy component takes them.
+    """
+    # Nothing but reading it tells that the source has changed.
+    ingested = ingest_table(
+        source=source,
+        null_values=null_values,
+        on_bad_rows=on_bad_rows,
+        file_format=file_format,
+        delimiter=delimiter,
+        decimal=decimal,
+        column_names=column_names,
+        column_types=column_types,
+        schema_uri=schema_uri,
+        label=label,
+        on_missing_label=on_missing_label,
+        required_columns=slice_columns,
+        time_column=time_column,
+        window_days=window_days,
+    ).set_caching_options(False)
+    table = ingested.outputs["table"]
+    # In every run, so that wrong parameters and bad rows show before there is something to train on.
+    validated = validate_table(
+        table=table,
+        schema_uri=schema_uri,
+        task=task,
+        trainer=trainer,
+        metric=metric,
+        model_name=model_name,
+        margin=margin,
+        floor=floor,
+        deploy_target=deploy_target,
+        endpoint_name=endpoint_name,
+        deploy_options=deploy_options,
+    ).set_caching_options(False)
+    decided = decide_retraining(
+        table=table,
+        model_name=model_name,
+        memory=memory,
+        time_column=time_column,
+        reasons=reasons,
+        min_new_rows=min_new_rows,
+        false_alarm_rate=false_alarm_rate,
+        minimum_effect=minimum_effect,
+        tolerance=tolerance,
+        max_age_days=max_age_days,
+        request=request,
+        tracking_uri=tracking_uri,
+    ).set_caching_options(False)
+    with dsl.If(decided.outputs["retrain"] == True, name="train"):  # noqa: E712 kfp builds the condition
+        registered = train_and_judge(
+            table,
+            validated,
+            label=label,
+            task=task,
+            min_class_rows=min_class_rows,
+            exclude_columns=exclude_columns,
+            key=key,
+            group_by=group_by,
+            time_column=time_column,
+            trainer=trainer,
+            candidates=candidates,
+            network=network,
+            metric=metric,
+            slice_columns=slice_columns,
+            seed=seed,
+            model_name=model_name,
+            margin=margin,
+            floor=floor,
+            replace_champion=replace_champion,
+            tracking_uri=tracking_uri,
+            deploy_target=deploy_target,
+            endpoint_name=endpoint_name,
+            deploy_options=deploy_options,
+        )
+        # After the registration, so that the rows of a run that fails stay new.
+        seen = mark_data_seen(mark=decided.outputs["mark"], memory=memory).set_caching_options(False)
+        seen.after(registered)
