@@ -71,19 +71,20 @@ def test_compiles_to_yaml_that_the_backend_takes(name: str, pipeline: BaseCompon
 
 
 # On Kubeflow each step costs 20 s and each group 10 s, whatever they do, and nobody opens nested groups.
-STEPS, LEVELS = 6, 2
-DEPLOYMENT_STEPS, DEPLOYMENT_LEVELS = 4, 1
+STEPS, LEVELS, WORKFLOW = 6, 2, 0.55
+# A decision and its condition stand before the training, in which the deployment is a condition as always.
+OTHERS = {"deploy_with_canary": (4, 1, WORKFLOW), "continuous_training": (STEPS + 1, LEVELS + 1, 0.7)}
 
 
 @every_pipeline
 def test_is_short_flat_and_small_on_kubeflow(name: str, pipeline: BaseComponent) -> None:
     whole = plan.of(package.compiled(pipeline, REFERENCES, "1.2.3"))
-    path, deploys = whole.longest.path, name == "deploy_with_canary"
-    assert path.steps <= (DEPLOYMENT_STEPS if deploys else STEPS)
-    assert path.levels <= (DEPLOYMENT_LEVELS if deploys else LEVELS)
+    path, (steps, levels, workflow) = whole.longest.path, OTHERS.get(name, (STEPS, LEVELS, WORKFLOW))
+    assert path.steps <= steps
+    assert path.levels <= levels
     assert whole.yaml_bytes <= 60_000
     assert whole.workflow_bytes(whole.usual) <= 0.5 * workflow_size.MAX_WORKFLOW_BYTES
-    assert whole.workflow_bytes(whole.longest) <= 0.55 * workflow_size.MAX_WORKFLOW_BYTES
+    assert whole.workflow_bytes(whole.longest) <= workflow * workflow_size.MAX_WORKFLOW_BYTES
 
 
 @every_pipeline
