@@ -40,6 +40,7 @@ def run(
     environment: Mapping[str, str],
     limit: float,
     before: Callable[[], None] | None = None,
+    noticed: Callable[[int], None] | None = None,
     interval: float = 0.5,
 ) -> Usage:
     """Run a command, and kill it and its descendants at the time limit.
@@ -50,6 +51,7 @@ def run(
         environment: Its environment variables.
         limit: Wall seconds that it may take.
         before: Called in the new process before the command starts.
+        noticed: Called with the number of each process, soon after it has started.
         interval: Seconds between two looks at the processes.
     """
     start, peak, timed_out = time.monotonic(), 0, False
@@ -67,7 +69,11 @@ def run(
         os.set_blocking(process.stderr.fileno(), False)
         errors = b""
         while process.poll() is None:
+            known = set(seen)
             peak = max(peak, _tree_bytes(process.pid, seen))
+            if noticed:
+                for one in seen.keys() - known:
+                    noticed(one)
             if time.monotonic() - start > limit:
                 timed_out = True
                 _kill(process.pid)

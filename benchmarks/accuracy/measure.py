@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +105,10 @@ def measured(options: argparse.Namespace, name: str, fold: int, method: str, pyt
     whole = options.folder / name / "whole.parquet"
     what, facts = prepared(whole, TABLES[name], fold, folder, options.seconds)
     program = str(HERE / ("ours.py" if method in OURS else "peers.py"))
-    limit = 300 + 5 * options.seconds
-    taken = usage.run(
-        [python, program, method, str(folder)], ROOT, environment(), limit, pinned(options), interval=0.25
-    )
+    taken = run(options, [python, program, method, str(folder)])
     facts |= {"cpu_seconds": taken.cpu_seconds, "megabytes": taken.megabytes}
     if taken.timed_out:
-        return facts | {"error": f"stopped after {limit:.0f} s"}
+        return facts | {"error": f"stopped after {taken.seconds:.0f} s"}
     if taken.returncode:
         last = [line for line in taken.errors.splitlines() if line.strip()] or [f"exit {taken.returncode}"]
         return facts | {"error": last[-1][:300]}
@@ -128,29 +124,31 @@ def measured(options: argparse.Namespace, name: str, fold: int, method: str, pyt
     kept.parent.mkdir(exist_ok=True)
     np.savez_compressed(kept, truth=truth, predicted=predicted.astype(np.float32))
     if method in OURS:
-        usage.run([python, program, "served", str(folder)], ROOT, environment(), 300)
+        run(options, [python, program, "served", str(folder)])
         served = folder / "served.json"
         facts["served"] = json.loads(served.read_text()) if served.exists() else {"equal": False}
     return facts
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def pinned(options: argparse.Namespace) -> Callable[[], None]:
-    """Return what a method's process does first: it and all it starts stay on one processor."""
+def run(options: argparse.Namespace, command: list[str]) -> usage.Usage:
+    """Run a method on the processor and with the priority that it is to have."""
 
     def pin() -> None:
         if options.core is not None:
             os.sched_setaffinity(0, {options.core})
         if options.priority:
             os.setpriority(os.PRIO_PROCESS, 0, options.priority)
-            # Sessions are weighed against each other by this; a process has its own niceness only within one.
-            with contextlib.suppress(OSError):
-                Path("/proc/self/autogroup").write_text(str(options.priority))
 
-    return pin
+    def prefer(process: int) -> None:
+        # Niceness counts within a session only, and H2O's server is a session of its own.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{process}/autogroup").write_text(str(options.priority))
+
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    limit = 300 + 5 * options.seconds
+    return usage.run(
+        command, ROOT, environment, limit, pin, prefer if options.priority else None, interval=0.25
+    )
 
 
 def prepared(
