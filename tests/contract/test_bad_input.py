@@ -295,6 +295,7 @@ VANISHED = [
     ("train_keras_tabular", "validation"),
     ("train_tabular", "validation"),
     ("tune_model", "validation"),
+    ("tune_on_platform", "validation"),
     ("evaluate_model", "test"),
     ("register_champion", "test"),
     ("batch_predict", "table"),

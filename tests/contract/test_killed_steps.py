@@ -19,6 +19,7 @@ TIMED = {
     ("train_sklearn", "training_report"),
     ("train_tabular", "training_report"),
     ("tune_model", "tuning_report"),
+    ("tune_on_platform", "tuning_report"),
 } | {(component, output) for component in ("probe_endpoint", "roll_out") for output in ("metrics", "report")}
 
 

@@ -28,6 +28,9 @@ _BACK_OFF = "CrashLoopBackOff"
 # What time doesn't heal: the kubelet has already tried these several times when it gives them as a reason.
 HOPELESS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
 
+# Why a container doesn't run, rather than that it ended.
+_CAUSES = (*HOPELESS, "ErrImagePull", "OOMKilled")
+
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PROXIED = re.compile("/services/([^/:]+)[^/]*/proxy/")
 # So says server-side apply, and nothing but the text tells it apart.
@@ -313,6 +316,8 @@ class Cluster:
             name = pod["metadata"]["name"]
             status = pod.get("status", {})
             containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+            # A container that watches another one fails because that one does.
+            containers.sort(key=lambda container: _state_reason(container) not in _CAUSES)
             for container in containers:
                 state, last = container.get("state", {}), container.get("lastState", {})
                 ended = state.get("terminated") or last.get("terminated") or {}
@@ -540,6 +545,11 @@ def condition(thing: Manifest, kind: str) -> Manifest:
     """Return a condition of an object's status by its type; empty if it isn't there."""
     conditions = thing.get("status", {}).get("conditions", [])
     return next((dict(entry) for entry in conditions if entry["type"] == kind), {})
+
+
+def _state_reason(container: Manifest) -> str:
+    state = container.get("state", {})
+    return str((state.get("waiting") or state.get("terminated") or {}).get("reason", ""))
 
 
 def observed(thing: Manifest) -> bool:

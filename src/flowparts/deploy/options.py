@@ -127,33 +127,34 @@ def check_share(share: int) -> None:
         raise ValueError(f"share must be a percentage from 0 to 100, not {share}")
 
 
-def checked(target: str, kind: type[Options], given: Mapping[str, Any]) -> dict[str, Any]:
+def checked(target: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options with the types that a target takes; whole numbers arrive as floats from a pipeline.
 
     Args:
         target: The target's name.
-        kind: Its options.
-        given: Some of them, and `reset`, which every target has: see `operations.changing`.
+        kind: The dataclass of its options.
+        given: Some of them, and for a deployment `reset`: see `operations.changing`.
 
     Raises:
         ValueError: The target doesn't know an option or needs one that isn't given, or a value is of another
             type.
     """
-    known = {name: hint for name, hint in get_type_hints(kind).items() if name != "share"}
+    hints = get_type_hints(kind)
+    known = {each.name: hints[each.name] for each in fields(kind) if each.name != "share"}
     for needed in fields(kind):
         is_optional = needed.default is not MISSING or needed.default_factory is not MISSING
         if not is_optional and needed.name not in given:
             raise ValueError(
                 f"the target {target} needs the option {needed.name!r}; give it among the options"
             )
+    if issubclass(kind, Options):
+        known["reset"] = bool
     return {option: _typed(target, option, value, known) for option, value in given.items()}
 
 
 def _typed(target: str, option: str, value: Any, known: Mapping[str, Any]) -> Any:
     if option == "share":
         raise ValueError("'share' is no option of a target; give it to the step itself")
-    if option == "reset" and isinstance(value, bool):
-        return value
     if option not in known:
         raise ValueError(unknown(f"option of the target {target}", option, sorted(known)))
     wanted = get_origin(known[option]) or known[option]

@@ -109,7 +109,7 @@ def run(
             journal.append(trial)
             trials.append(trial)
             _log.info("trial %s: %s", trial.number, _said(trial, judged.metric))
-    _require_success(trials, budget)
+    require_success(trials, budget)
     return trials
 
 
@@ -143,7 +143,8 @@ def causes(trials: Sequence[Trial]) -> list[str]:
     return [f"{len(reasons)} of {name}: {reasons[0]}" for (name, _), reasons in ranked]
 
 
-def _require_success(trials: Sequence[Trial], budget: Budget) -> None:
+def require_success(trials: Sequence[Trial], budget: Budget) -> None:
+    """Raise ValueError unless a trial is complete; the sentence groups the causes."""
     if any(trial.score is not None for trial in trials):
         return
     failed = causes(trials)

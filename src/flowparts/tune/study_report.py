@@ -38,7 +38,7 @@ def page(
         reports.facts(
             {"best": best.configuration.estimator, metric: best.score, "trials": len(trials), **counts}
         ),
-        reports.callout(_verdict(spaces, trials, best, judged), "good"),
+        reports.callout(_verdict(trials, best, judged), "good"),
         *(reports.callout(f"failed: {cause}", "bad") for cause in failed[:_MOST_CAUSES]),
         reports.callout(
             "This is the score of the best of many trials on the rows that chose it, so it is a little too "
@@ -68,11 +68,13 @@ def page(
     )
 
 
-def _verdict(spaces: Sequence[Space], trials: Sequence[Trial], best: Trial, judged: Objective) -> str:
+def _verdict(trials: Sequence[Trial], best: Trial, judged: Objective) -> str:
     name, score = best.configuration.estimator, best.score or 0.0
     text = f"{name} has the best {judged.metric}, {reports.format_number(score)}, in trial {best.number}"
-    defaults = [trial for trial in trials[: len(spaces)] if trial.configuration.estimator == name]
-    if best.number < len(spaces):
+    defaults = [
+        trial for trial in trials if trial.configuration.estimator == name and not trial.configuration.chosen
+    ]
+    if not best.configuration.chosen:
         return f"{text}, with its default parameters; the search found no better ones."
     if not defaults or defaults[0].score is None:
         return f"{text}."

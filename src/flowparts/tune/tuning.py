@@ -204,6 +204,28 @@ def tune(
     Raises:
         ValueError: A table's content makes training impossible, or no trial succeeded.
     """
+    judged, facts = judge(table, validation, settings, kept_together)
+    trials = study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
+    return finish(judged, trials, table, path, settings, trainers.annotated(facts, complete))
+
+
+def judge(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame | None,
+    settings: Settings,
+    kept_together: Sequence[str] = (),
+) -> tuple[Objective, dict[str, Any]]:
+    """Return what every trial of a study is judged by, wherever it runs, and what the model says of its rows.
+
+    Args:
+        table: Raw rows to learn from.
+        validation: Raw rows to score trials on; None to cross-validate.
+        settings: What is searched, and how; checked.
+        kept_together: Columns that the split of the table kept together; the folds do too.
+
+    Raises:
+        ValueError: A table's content makes training impossible.
+    """
     metric, facts = trainers.examined(table, settings.metric, settings.columns, settings.options)
     what = {**settings.columns, "options": settings.options}
     if validation is not None:
@@ -219,17 +241,36 @@ def tune(
             **settings.columns,
         )
         divided = stages.on_folds(table, parts, **what)
-    judged = Objective(settings.task, metric, settings.options, divided, validation is None)
-    trials = study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
+    return Objective(settings.task, metric, settings.options, divided, validation is None), facts
+
+
+def finish(
+    judged: Objective,
+    trials: list[Trial],
+    table: pl.LazyFrame,
+    path: str | Path,
+    settings: Settings,
+    complete: Callable[[Path], None] | None,
+) -> Tuned:
+    """Train the model of the best of the finished trials, and write it.
+
+    Args:
+        judged: What they were judged by.
+        trials: The finished trials, of which one at least is complete.
+        table: The raw rows that they learned from.
+        path: The model directory to make.
+        settings: What was searched, and how.
+        complete: As for `models.save`.
+    """
     best = study.best(trials, judged.maximizes)
     trained, learned, rows = _final(judged, best, table, settings)
     counts = {state: sum(trial.state == state for trial in trials) for state in objective.STATES}
     stored = {**trained.facts, "trials": len(trials), **{f"trials_{name}": n for name, n in counts.items()}}
-    if validation is None:
+    if judged.folds:
         stored["validation_folds"] = settings.folds or FOLDS
-    replace(trained, facts=stored).save(path, learned, rows, trainers.annotated(facts, complete))
+    replace(trained, facts=stored).save(path, learned, rows, complete)
     page = study_report.page(judged, settings.spaces, trials, best, settings.options.seed, settings.label)
-    return Tuned(metric, best, trials, stored["parameters"], page)
+    return Tuned(judged.metric, best, trials, stored["parameters"], page)
 
 
 def _final(judged: Objective, best: Trial, table: pl.LazyFrame, settings: Settings) -> Any:

@@ -27,6 +27,7 @@ import yaml
 from kubernetes_validate import ValidationError
 
 from tests.flowparts.deploy import custom_resources
+from tests.flowparts.tune.katib_controller import Katib
 
 TOKEN = "token-of-the-step"
 NAMESPACE = "team"
@@ -43,6 +44,7 @@ KINDS = [
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     *((version, kind, plural) for version, kind, plural, _ in custom_resources.ALL),
+    *(("kubeflow.org/v1beta1", kind, f"{kind.lower()}s") for kind in ("Experiment", "Suggestion", "Trial")),
 ]
 
 # Why a Deployment gets no pods.
@@ -76,6 +78,7 @@ class KubernetesApi:
         lost: Percent of the requests that went to what KServe removed while the route still named it.
         digest: What model the servers of Deployments say they have, if not the one that was asked for.
         timing: The Server-Timing of an answer that is passed on.
+        katib: What its Katib does.
     """
 
     url: str = ""
@@ -97,6 +100,7 @@ class KubernetesApi:
     digest: str | None = None
     version: int = 0
     timing: str = ""
+    katib: Katib = field(default_factory=Katib)
     lock: Any = field(default_factory=threading.RLock)
 
     @property
@@ -214,6 +218,9 @@ class KubernetesApi:
     def delete(self, plural: str, name: str) -> None:
         self.objects.pop((plural, name), None)
         self.owners.pop((plural, name), None)
+        if plural == "katib_experiments":
+            for key in [key for key in self.objects if key[0] == "katib_trials" and key[1].startswith(name)]:
+                del self.objects[key]
         if plural == "inferenceservices":
             for key in [key for key, thing in self.objects.items() if thing.get("made_by") == name]:
                 self.delete(*key)
@@ -501,9 +508,16 @@ class KubernetesApi:
         there = [("models", candidate["name"]) in self.objects for candidate in thing["spec"]["candidates"]]
         self.set_status(key, {"conditions": [{"type": "Ready", "status": str(all(there))}]})
 
+    def _katib_experiments(self, key: tuple[str, str], thing: Object) -> None:
+        self.katib.step(self, key[1], thing)
+
     def put_whole(self, key: tuple[str, str], wanted: Object, *, is_new: bool) -> tuple[int, Object]:
         """Create an object, or replace the version of it that is named."""
-        validate(wanted)
+        if key[0] == "katib_experiments":
+            if problem := self.katib.refusal(wanted):
+                return 400, failure(400, "BadRequest", problem)
+        else:
+            validate(wanted)
         before = self.objects.get(key)
         if is_new and before:
             return 409, failure(409, "AlreadyExists", f'{key[0]} "{key[1]}" already exists')
@@ -677,9 +691,13 @@ def respond(api: KubernetesApi, request: Any, body: Any) -> tuple[int, Any]:
         )
         return 403, failure(403, "Forbidden", message)
     api.step()
+    if group == "kubeflow.org":  # another kind has the same plural
+        plural = f"katib_{plural}"
     if sub and sub.startswith("proxy/"):
         return proxied(api, name, sub.removeprefix("proxy/"), body, request.headers)
     if sub == "log":
+        if log := api.objects["pods", name].get("log"):
+            return 200, log
         previous = query["previous"] == "true"
         return 200, "loading\nmodel is damaged: no MLmodel in s3://models/churn\n" if previous else ""
     if method == "GET" and not name:

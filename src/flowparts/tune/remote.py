@@ -1,0 +1,287 @@
+"""A study whose trials run on the machines of a platform that suggests them, such as Katib or Vertex AI.
+
+The step writes tables and settings into a folder of a store that trials can reach. A trial, which is `python
+-m flowparts.tune.trial FOLDER --NAME=VALUE...`, trains and scores one configuration by the objective of every
+other study, and writes its result into that folder. So the platform's own record of a trial, one number as
+text, serves only its next suggestions: nothing is lost in it, and only a finite number can win.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from flowparts import __version__, tables
+from flowparts.train import trainers
+from flowparts.train.candidates import Options
+from flowparts.tune import flat_space, objective, study, tuning
+from flowparts.tune.objective import Configuration, Objective, Trial
+from flowparts.tune.study import Budget
+from flowparts.tune.tuning import Settings, Tuned
+from flowparts.util import ending, errors, sources, trees
+from flowparts.util.errors import MissingError, UnreachableError
+from flowparts.util.masking import masked
+
+_STUDY = "study.json"
+_TABLES = ("train", "validation")
+_LEAST_SECONDS = 60
+_FEWEST_FAILURES = 3
+
+_log = logging.getLogger("flowparts")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a platform is asked for.
+
+    Attributes:
+        name: The study's name: 22 of a-z, 0-9 and hyphen. The same step tried again has the same name, so
+            that it finds what it has started.
+        folder: Address of the folder that trials read and write.
+        settings: What is searched, and how.
+        metric: What trials report under this name.
+        maximizes: Whether a higher value is better.
+    """
+
+    name: str
+    folder: str
+    settings: Settings
+    metric: str
+    maximizes: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial that a platform has started.
+
+    Attributes:
+        name: What the platform calls it, and its result.
+        assigned: Name of a parameter to its value, as `flat_space` has them.
+        problem: What the platform says of its failure; empty for none.
+    """
+
+    name: str
+    assigned: Mapping[str, str]
+    problem: str = ""
+
+
+class Platform(Protocol):
+    """Where trials run."""
+
+    schemes: ClassVar[tuple[str, ...]]
+    """Stores that its trials can reach."""
+    trial_seconds: int
+    """How long a trial may take."""
+
+    def search(self, search: Search) -> list[Attempt]:
+        """Run the trials, or find those that an earlier try started, and return them in their order.
+
+        Raises:
+            UnreachableError: It gives no answer; what was started goes on.
+            ValueError: It can't run them; nothing is left of them.
+        """
+        ...
+
+    def remove(self, search: Search) -> None:
+        """Remove what is left of a search."""
+        ...
+
+
+class Folder:
+    """What a study's trials share: tables, settings and results.
+
+    Args:
+        address: A path, or a URI such as s3://bucket/folder.
+    """
+
+    def __init__(self, address: str):
+        self.address = address.rstrip("/")
+        scheme, _, root = self.address.rpartition("://")
+        self._scheme, self._root = scheme or "file", root
+
+    def write(
+        self, settings: Settings, seconds: float, train: str | Path, validation: str | Path | None
+    ) -> None:
+        """Store what trials read, the settings last."""
+        given = {"flowparts": __version__, "seconds": seconds, "settings": asdict(settings)}
+        with self._store() as store:
+            for name, table in zip(_TABLES, (train, validation), strict=True):
+                for file in trees.files(table) if table else ():
+                    store.put_file(
+                        str(file), f"{self._root}/{name}/{file.relative_to(str(table)).as_posix()}"
+                    )
+            store.pipe_file(f"{self._root}/{_STUDY}", json.dumps(given, sort_keys=True).encode())
+
+    def judged(self) -> tuple[Objective, Settings, float]:
+        """Return what a trial is judged by, and the seconds that it may take.
+
+        Raises:
+            MissingError: There is no study.
+            ValueError: It is one of another version of flowparts, or can't be read.
+        """
+        with tempfile.TemporaryDirectory(prefix="flowparts-trial-") as directory, self._store() as store:
+            if not store.exists(f"{self._root}/{_STUDY}"):
+                raise MissingError(f"there is no study at {self.address}")
+            given = json.loads(store.cat_file(f"{self._root}/{_STUDY}"))
+            if given["flowparts"] != __version__:
+                raise ValueError(
+                    f"the study at {self.address} was made by flowparts {given['flowparts']}, and this image "
+                    f"has {__version__}; take an image of the same release"
+                )
+            for name in store.find(self._root):
+                inside = name.partition(f"{self._root.strip('/')}/")[2]
+                if inside.startswith(_TABLES):
+                    target = trees.inside(Path(directory), inside)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    store.get_file(name, str(target))
+            settings = _settings(given["settings"])
+            train, validation = (Path(directory) / name for name in _TABLES)
+            rows = tables.scan(validation) if validation.exists() else None
+            kept_together = tables.description(train).get("kept_together") or []
+            judged, _ = tuning.judge(tables.scan(train), rows, settings, kept_together)
+        return judged, settings, float(given["seconds"])
+
+    def keep(self, name: str, trial: Trial) -> None:
+        """Store the result of a trial."""
+        with self._store() as store:
+            store.pipe_file(f"{self._root}/trials/{name}.json", json.dumps(trial.to_dict()).encode())
+
+    def result(self, name: str) -> Trial | None:
+        """Return the result of a trial, if it has one."""
+        with self._store() as store:
+            file = f"{self._root}/trials/{name}.json"
+            return Trial.from_dict(json.loads(store.cat_file(file))) if store.exists(file) else None
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        with self._store() as store:
+            if store.exists(self._root):
+                store.rm(self._root, recursive=True)
+
+    @cached_property
+    def _files(self) -> Any:
+        return sources.filesystem(self._scheme)
+
+    @contextmanager
+    def _store(self) -> Iterator[Any]:
+        # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
+        try:
+            yield self._files
+        except ValueError:
+            raise
+        except Exception as error:
+            raise UnreachableError(
+                f"the folder {masked(self.address)} of the study can't be used; may this step read and write "
+                f"there, and is the server up? ({type(error).__name__}: {errors.first_line(error)})"
+            ) from None
+
+
+def tune(
+    platform: Platform,
+    store: str,
+    train: str | Path,
+    validation: str | Path | None,
+    path: str,
+    settings: Settings,
+    complete: Callable[[Path], None] | None = None,
+) -> Tuned:
+    """Search on a platform, train the model with what was best here, and write it.
+
+    Args:
+        platform: Where trials run.
+        store: Folder that this step writes and trials read and write; what the study puts there is removed at
+            its end.
+        train: The table of raw rows to learn from.
+        validation: The table that trials are scored on; None to cross-validate.
+        path: The model directory to make.
+        settings: What is searched, and how; checked.
+        complete: As for `models.save`.
+
+    Raises:
+        ValueError: Trials can't reach the store, a table's content makes training impossible, the platform
+            can't run the trials, or none succeeded; the sentence groups the causes.
+    """
+    check(platform, store, settings)
+    rows, held_out = tables.scan(train), None if validation is None else tables.scan(validation)
+    kept_together = tables.description(train).get("kept_together") or []
+    judged, facts = tuning.judge(rows, held_out, settings, kept_together)
+    # Where the model goes stands for the run: another run is another study, another try of the step isn't.
+    identity = json.dumps([tuning.identity(rows, held_out, settings), str(path)], sort_keys=True, default=str)
+    name = f"flowparts-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    folder = Folder(f"{store.rstrip('/')}/{name}")
+    search = Search(name, folder.address, settings, judged.metric, judged.maximizes)
+    try:
+        folder.write(settings, platform.trial_seconds, train, validation)
+        with ending.in_order():
+            attempts = platform.search(search)
+        trials = [_trial(number, attempt, folder, settings) for number, attempt in enumerate(attempts)]
+        study.require_success(trials, settings.budget)
+        tuned = tuning.finish(judged, trials, rows, path, settings, trainers.annotated(facts, complete))
+    except UnreachableError:
+        raise
+    except ValueError:
+        # The same inputs fail the same way.
+        _remove(platform, search, folder)
+        raise
+    _remove(platform, search, folder)
+    return tuned
+
+
+def check(platform: Platform, store: str, settings: Settings) -> None:
+    """Raise ValueError unless trials can reach the store, and there are some, with something to choose."""
+    scheme = store.partition("://")[0] if "://" in store else ""
+    if scheme not in platform.schemes:
+        known = " or ".join(f"{each}://" for each in platform.schemes)
+        raise ValueError(f"store must be a folder that trials can reach, {known}, not {masked(store)!r}")
+    if settings.budget.trials < 1:
+        raise ValueError(f"trials must be at least 1, not {settings.budget.trials}")
+    if settings.budget.parallel > settings.budget.trials:
+        raise ValueError(
+            f"parallel_trials must be at most the {settings.budget.trials} trials, not "
+            f"{settings.budget.parallel}"
+        )
+    flat_space.flat(settings.spaces)
+
+
+def _trial(number: int, attempt: Attempt, folder: Folder, settings: Settings) -> Trial:
+    found = folder.result(attempt.name)
+    if found is not None:
+        return replace(found, number=number)
+    try:
+        configuration = flat_space.configuration(settings.spaces, attempt.assigned)
+    except ValueError as error:
+        return Trial(number, Configuration("unknown", {}), objective.FAILED, [], reason=str(error))
+    problem = attempt.problem or "it ended without a result"
+    return Trial(number, configuration, objective.FAILED, [], reason=problem)
+
+
+def _remove(platform: Platform, search: Search, folder: Folder) -> None:
+    try:
+        platform.remove(search)
+        folder.remove()
+    except ValueError as error:
+        # The result counts, or the error that led here.
+        _log.warning("something is left of study %s: %s", search.name, error)
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    options, budget = Options(**given["options"]), Budget(**given["budget"])
+    return Settings(**{**given, "options": options, "budget": budget})
+
+
+def most_failures(trials: int) -> int:
+    """Return how many trials may fail until a search ends: half of them, but a few at least."""
+    return min(trials, max(_FEWEST_FAILURES, math.ceil(trials / 2)))
+
+
+def require_seconds(trial_seconds: int) -> None:
+    """Raise ValueError unless a trial has time to start and end."""
+    if trial_seconds < _LEAST_SECONDS:
+        raise ValueError(f"trial_seconds must be at least {_LEAST_SECONDS}, not {trial_seconds}")
