@@ -88,16 +88,16 @@ def tune_model(
     from flowparts.util import metadata, names, outputs
 
     settings = tuning.Settings(
-        label,
-        task,
-        space,
-        Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
-        Budget(trials, max_seconds, parallel_trials),
-        metric or None,
-        folds,
-        group_by or None,
-        time_column or None,
-        names.texts(exclude_columns, "exclude_columns"),
+        label=label,
+        task=task,
+        options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
+        metric=metric or None,
+        folds=folds,
+        group_by=group_by or None,
+        time_column=time_column or None,
+        exclude_columns=names.texts(exclude_columns, "exclude_columns"),
+        space=space,
+        budget=Budget(trials, max_seconds, parallel_trials),
     )
     settings.check(validated=validation is not None)
     chosen_by = None if validation is None else validation.path

@@ -136,6 +136,32 @@ def scorer(
     return measured
 
 
+def measured(
+    task: str, metric: str, truth: Any, classes: int = 0, positive: int = 1
+) -> Callable[[Floats], float]:
+    """Return a function that measures many predictions of the same rows by one metric.
+
+    The function takes an array of probabilities (rows, classes), the most probable class being the predicted
+    one, or of numbers (rows). What it returns is NaN or infinite where the metric is undefined.
+
+    Args:
+        task: "classification" or "regression".
+        metric: A metric of `score`.
+        truth: The place of each row's class, or its number; an array.
+        classes: How many classes there are.
+        positive: Place of the positive one of two classes.
+    """
+    once = np.ones(len(truth), dtype=np.int64)
+
+    def measure(predicted: Floats) -> float:
+        if task == "regression":
+            return _measure(task, metric, _Regressed(truth, predicted), once)
+        cells = truth * classes + predicted.argmax(axis=1)
+        return _measure(task, metric, _Classified(truth, cells, predicted, positive), once)
+
+    return measure
+
+
 def bootstrap_intervals(
     task: str,
     truth: pl.Series,

@@ -20,7 +20,12 @@ from flowparts.util import names
 FILE = "baseline.parquet"
 
 
-def record(model: str | Path, train: str | Path, validation: str | Path | None) -> None:
+def record(
+    model: str | Path,
+    train: str | Path,
+    validation: str | Path | None,
+    predictions: pl.DataFrame | None = None,
+) -> None:
     """Write into a model directory what it has seen: the baseline, and the sketch of `seen`.
 
     Args:
@@ -28,6 +33,8 @@ def record(model: str | Path, train: str | Path, validation: str | Path | None) 
         train: The table of raw rows that it was trained on.
         validation: The table of raw rows that it was chosen by. None if there is none, as after a
             cross-validation: then the predictions are those for the training rows.
+        predictions: Those for rows held out of the training, as `Model.predict` gives them, if the final
+            model was trained on all rows: what it predicts for these is too good.
 
     Raises:
         ValueError: The model can't score the rows.
@@ -35,7 +42,8 @@ def record(model: str | Path, train: str | Path, validation: str | Path | None) 
     seen.record(model, [train] if validation is None else [train, validation])
     loaded = models.load(model)
     learned = of_training(tables.scan(train), loaded.features, loaded.label)
-    with_predictions(learned, loaded.predict(tables.scan(validation or train))).write(Path(model) / FILE)
+    predicted = loaded.predict(tables.scan(validation or train)) if predictions is None else predictions
+    with_predictions(learned, predicted).write(Path(model) / FILE)
 
 
 def write(

@@ -213,7 +213,11 @@ def save(
             stored["onnx"] = parity.to_dict()
             if graph is not None:
                 (partial / onnx_graph.FILE).write_bytes(graph)
-        libraries = [["pandas"], ["pyarrow"], ["scikit-learn"], ["skops"], *_LIBRARIES.get(framework, [])]
+        libraries = [["pandas"], ["pyarrow"], ["scikit-learn"], ["skops"]]
+        for name in sorted(
+            {fitted_estimators.library(each) for each in fitted_estimators.members(estimator)}
+        ):
+            libraries += _LIBRARIES.get(name, [])
         _write_requirements(partial, libraries)
         _write_example(partial, preprocessor.example)
         signature = _signature(preprocessor.features, preprocessor.nullable, label, classes)

@@ -1,6 +1,6 @@
 """What a fitted estimator is and predicts, whichever library it is from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -42,8 +42,12 @@ def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> p
     if classes is None:
         values = np.asarray(estimator.predict(matrix), dtype=float).reshape(len(matrix))
         return pl.DataFrame({"prediction": values})
+    from flowparts.models.adjusted import DecisionThreshold
+
     probabilities = _probabilities(estimator, matrix)
-    if predicts_most_probable(estimator):
+    if isinstance(estimator, DecisionThreshold):
+        predicted = np.asarray(estimator.classes_)[estimator.decide(probabilities)]
+    elif predicts_most_probable(estimator):
         predicted = np.asarray(estimator.classes_)[probabilities.argmax(axis=1)]
     else:
         predicted = np.asarray(estimator.predict(matrix))
@@ -57,6 +61,10 @@ def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> p
 
 def predicts_most_probable(estimator: Any) -> bool:
     """Say whether a classifier is known to predict the most probable class."""
+    from flowparts.models.adjusted import CalibratedProbabilities
+
+    if isinstance(estimator, CalibratedProbabilities) or getattr(estimator, "voting", "") == "soft":
+        return True
     return library(estimator) in _MOST_PROBABLE or type(estimator).__module__ in _MOST_PROBABLE
 
 
@@ -95,7 +103,24 @@ def framework(estimator: Any) -> str:
 
 def library(estimator: Any) -> str:
     """Return the package that an estimator is from, such as "sklearn"."""
+    return type(bare(estimator)).__module__.partition(".")[0]
+
+
+def bare(estimator: Any) -> Any:
+    """Return the estimator of a library, without what flowparts has put around it."""
+    from flowparts.models.adjusted import ADJUSTED
     from flowparts.prepare.transformers import EncodedLabels
 
-    inner = estimator.estimator if isinstance(estimator, EncodedLabels) else estimator
-    return type(inner).__module__.partition(".")[0]
+    while isinstance(estimator, (*ADJUSTED, EncodedLabels)):
+        estimator = estimator.estimator
+    return estimator
+
+
+def members(estimator: Any) -> Iterator[Any]:
+    """Yield the estimators that a weighted mean is made of, or the estimator itself."""
+    found = bare(estimator)
+    if type(found).__module__ == "sklearn.ensemble._voting":
+        for each in found.estimators_:
+            yield from members(each)
+    else:
+        yield found

@@ -40,6 +40,11 @@ class Card(TypedDict):
         split_warning: What to know of the split; empty if there is nothing.
         rows_left_out: Rows of the source that aren't in the training table: a sentence for each kind.
         onnx: What the export to ONNX found; None if there is no graph.
+        members: Of an ensemble: estimator, parameters and weight of each.
+        calibration: How its probabilities are calibrated: none, temperature, platt or isotonic.
+        threshold: The least probability of the positive class with which it is predicted; not there if the
+            more probable class is.
+        threshold_rule: What the threshold was chosen for.
     """
 
     framework: str
@@ -60,6 +65,10 @@ class Card(TypedDict):
     split_warning: NotRequired[str]
     rows_left_out: NotRequired[list[str]]
     onnx: NotRequired[dict[str, Any] | None]
+    members: NotRequired[list[dict[str, Any]]]
+    calibration: NotRequired[str]
+    threshold: NotRequired[float]
+    threshold_rule: NotRequired[str]
 
 
 def read(path: str | Path) -> dict[str, Any]:

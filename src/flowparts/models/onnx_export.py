@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from flowparts.models import agreement, fitted_estimators, onnx_graph, raw_features
+from flowparts.models import agreement, fitted_estimators, onnx_adjusted, onnx_graph, raw_features
+from flowparts.models.adjusted import ADJUSTED, CalibratedProbabilities
 from flowparts.models.agreement import TOLERANCE
 from flowparts.prepare import preprocess
 from flowparts.prepare.preprocess import Preprocessor
@@ -189,15 +190,33 @@ def _compare(
 
 def _convert(estimator: Any, precision: str, width: int, classes: Sequence[Any] | None) -> bytes:
     """Return a graph from float32 "features" to "prediction", or to "probabilities" and perhaps "label"."""
+    model = _graph(estimator, precision, width, classes)
+    loops = _LOOPS & {node.op_type for node in model.graph.node}
+    if loops:
+        raise ValueError(f"its graph loops over rows ({', '.join(loops)}), which is slower than the original")
+    if precision == "float64":
+        _cast_input(model)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _graph(estimator: Any, precision: str, width: int, classes: Sequence[Any] | None) -> Any:
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    from flowparts.prepare.transformers import EncodedLabels
-
+    if isinstance(estimator, ADJUSTED):
+        model = _graph(estimator.estimator, precision, width, classes)
+        if isinstance(estimator, CalibratedProbabilities):
+            onnx_adjusted.calibrate(model, estimator)
+        else:
+            onnx_adjusted.decide(model, estimator)
+        return model
     _register_converters()
     # A copy, since parts of it are changed.
-    inner = copy.deepcopy(estimator.estimator if isinstance(estimator, EncodedLabels) else estimator)
+    inner = copy.deepcopy(fitted_estimators.bare(estimator))
     _round_thresholds(inner)
+    if type(inner).__module__ == "sklearn.ensemble._voting":
+        _unlabel(inner, classes)
     # Converters refuse what only concerns `transform`.
     flat = [name for name in inner.get_params() if name.split("__")[-1] == "flatten_transform"]
     inner.set_params(**dict.fromkeys(flat, False))
@@ -215,18 +234,12 @@ def _convert(estimator: Any, precision: str, width: int, classes: Sequence[Any] 
             target_opset=_OPSETS,
         )
     outputs = model.graph.output
-    loops = _LOOPS & {node.op_type for node in model.graph.node}
-    if loops:
-        raise ValueError(f"its graph loops over rows ({', '.join(loops)}), which is slower than the original")
     _rename(model, outputs[-1].name, "prediction" if classes is None else "probabilities")
     if classes is not None and most_probable:
         del outputs[0]
     elif classes is not None:
         _rename(model, outputs[0].name, "label")
-    if precision == "float64":
-        _cast_input(model)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return model
 
 
 @cache
@@ -314,6 +327,16 @@ def _parts(root: Any) -> Iterator[Any]:
             waiting += getattr(part, "__dict__", {}).values()
 
 
+def _unlabel(vote: Any, classes: Sequence[Any] | None) -> None:
+    """Prepare a weighted mean of estimators for its converter, which takes no text labels of members."""
+    vote.estimators_ = [fitted_estimators.bare(each) for each in vote.estimators_]
+    if vote.weights is not None:
+        vote.weights = np.asarray(vote.weights)
+    for each in vote.estimators_:
+        if classes is not None and type(each).__name__ not in fitted_estimators.BOOSTERS:
+            each.classes_ = np.arange(len(classes))
+
+
 def _rename(model: Any, old: str, new: str) -> None:
     for node in model.graph.node:
         for names in (node.input, node.output):
@@ -349,6 +372,4 @@ def _probes(preprocessor: Preprocessor) -> dict[str, list[Any]]:
 
 
 def _name(estimator: Any) -> str:
-    from flowparts.prepare.transformers import EncodedLabels
-
-    return type(estimator.estimator if isinstance(estimator, EncodedLabels) else estimator).__name__
+    return type(fitted_estimators.bare(estimator)).__name__

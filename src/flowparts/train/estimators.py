@@ -411,14 +411,26 @@ def rounds(estimator: Any) -> dict[str, int]:
     Args:
         estimator: One that `fit` trained with early stopping.
     """
-    from flowparts.prepare.transformers import EncodedLabels
-
-    inner = estimator.estimator if isinstance(estimator, EncodedLabels) else estimator
+    inner = fitted_estimators.bare(estimator)
     if _library(type(inner)) == "xgboost":
         return {"n_estimators": int(inner.best_iteration) + 1}
     if _library(type(inner)) == "lightgbm":
         return {"n_estimators": int(inner.best_iteration_) or int(inner.n_estimators)}
     return {"max_iter": int(inner.n_iter_)}
+
+
+def mean_rounds(kept: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """Return the parameters that take the place of early stopping: the mean of what `rounds` returned.
+
+    Args:
+        kept: For each training, the rounds that early stopping kept; nothing is returned for none.
+    """
+    if not kept:
+        return {}
+    (name,) = kept[0]
+    mean = math.ceil(sum(each[name] for each in kept) / len(kept))
+    # scikit-learn's own early stopping would hold rows out again.
+    return {name: max(1, mean), **({"early_stopping": False} if name == "max_iter" else {})}
 
 
 def _early_stopping(cls: type, rounds: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,11 +11,10 @@ from typing import Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.evaluate import directions
-from flowparts.prepare import folds, preprocess
-from flowparts.train import candidates, stages, trainers
-from flowparts.train.candidates import Options, Trained
+from flowparts.train import candidates, estimators, stages, trainers
+from flowparts.train.candidates import Trained
 from flowparts.train.networks import checkpoints
+from flowparts.train.problem import FOLDS, Problem
 from flowparts.tune import objective, space, study, study_report
 from flowparts.tune.journal import Journal
 from flowparts.tune.objective import Objective, Trial
@@ -24,71 +22,32 @@ from flowparts.tune.space import Space
 from flowparts.tune.study import Budget
 from flowparts.util.errors import UnreachableError
 
-# Without a validation table.
-FOLDS = 5
 
-
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Problem):
     """What a study searches, and how.
 
     Attributes:
-        label: Column to predict.
-        task: "classification" or "regression".
         space: What may be chosen, as `space.check` takes it.
-        options: What all trials have in common.
         budget: What the study may take.
-        metric: What is optimized; the task's primary metric if not given.
-        folds: Number of folds if there is no validation table; 0 for `FOLDS`.
-        group_by: Column whose equal values stay in one fold.
-        time_column: Column that the folds follow one another by.
-        exclude_columns: Columns to exclude from the features.
     """
 
-    label: str
-    task: str
     space: Mapping[str, Any] | None
-    options: Options
     budget: Budget
-    metric: str | None = None
-    folds: int = 0
-    group_by: str | None = None
-    time_column: str | None = None
-    exclude_columns: Sequence[str] = ()
 
     @cached_property
     def spaces(self) -> list[Space]:
         """The spaces of the estimators."""
         return space.check(self.space, self.task)
 
-    @property
-    def columns(self) -> dict[str, Any]:
-        """Which columns are learned from, and what is predicted."""
-        return {"label": self.label, "task": self.task, "exclude_columns": list(self.exclude_columns)}
-
     def check(self, validated: bool) -> None:
-        """Check everything that needs no data.
-
-        Args:
-            validated: Whether there is a validation table.
+        """Check everything that needs no data, as `Problem.check` does.
 
         Raises:
             ValueError: An option is unknown, out of range or contradicts another.
         """
         self.budget.check()
-        if self.options.seed < 0:
-            raise ValueError(f"seed must be at least 0, not {self.options.seed}")
-        preprocess.check_options(self.label, self.task, self.exclude_columns, self.options.weight_column, 1)
-        if self.metric:
-            directions.require_fitting(self.metric, self.task)
-        of_folds = {"folds": self.folds, "group_by": self.group_by, "time_column": self.time_column}
-        if validated and (named := [name for name, value in of_folds.items() if value]):
-            raise ValueError(
-                f"there is a validation table, but {' and '.join(named)} would divide the training rows for "
-                "cross-validation; leave out one of the two"
-            )
-        if not validated:
-            folds.check_options(self.folds or FOLDS, self.group_by, self.time_column)
+        super().check(validated)
         for each in self.spaces:  # whether each estimator takes the options
             options = self.options if each.stops_early else replace(self.options, early_stopping_rounds=None)
             first = {found.name: found.extremes()[0] for found in each.dimensions if not found.when}
@@ -122,6 +81,7 @@ class Tuned:
                     "trial": trial.number,
                     "estimator": trial.configuration.estimator,
                     "state": trial.state,
+                    "metric": self.metric,
                     "score": trial.score,
                     "stages": len(trial.values),
                     "parameters": json.dumps(trial.configuration.parameters, sort_keys=True),
@@ -133,6 +93,7 @@ class Tuned:
                 "trial": pl.Int64,
                 "estimator": pl.String,
                 "state": pl.String,
+                "metric": pl.String,
                 "score": pl.Float64,
                 "stages": pl.Int64,
                 "parameters": pl.String,
@@ -227,20 +188,7 @@ def judge(
         ValueError: A table's content makes training impossible.
     """
     metric, facts = trainers.examined(table, settings.metric, settings.columns, settings.options)
-    what = {**settings.columns, "options": settings.options}
-    if validation is not None:
-        divided = stages.on_validation(table, validation, **what)
-    else:
-        parts = folds.assign(
-            table,
-            settings.folds or FOLDS,
-            group_by=settings.group_by,
-            time_column=settings.time_column,
-            kept_together=kept_together,
-            seed=settings.options.seed,
-            **settings.columns,
-        )
-        divided = stages.on_folds(table, parts, **what)
+    divided = settings.divide(table, validation, kept_together)
     return Objective(settings.task, metric, settings.options, divided, validation is None), facts
 
 
@@ -286,19 +234,9 @@ def _final(judged: Objective, best: Trial, table: pl.LazyFrame, settings: Settin
     )
     configuration = replace(
         best.configuration,
-        parameters={**best.configuration.parameters, **_rounds(best)},
+        parameters={**best.configuration.parameters, **estimators.mean_rounds(best.rounds)},
         stops_early=False,
     )
     trained = candidates.train(judged.candidate(configuration), learned, rows, rows)
     found: Trained = replace(trained, facts={**trained.facts, "validation": best.metrics})
     return found, learned, rows
-
-
-def _rounds(best: Trial) -> dict[str, Any]:
-    """Return the parameters that take the place of early stopping: the mean of what the folds kept."""
-    if not best.rounds:
-        return {}
-    (name,) = best.rounds[0]
-    mean = math.ceil(sum(each[name] for each in best.rounds) / len(best.rounds))
-    # scikit-learn's own early stopping would hold rows out again.
-    return {name: max(1, mean), **({"early_stopping": False} if name == "max_iter" else {})}

@@ -19,6 +19,8 @@ from flowparts.util import errors, weights_audit
 TRUSTED_TYPES = (
     "collections.OrderedDict",
     "collections.defaultdict",
+    "flowparts.models.adjusted.CalibratedProbabilities",
+    "flowparts.models.adjusted.DecisionThreshold",
     "flowparts.prepare.transformers.EncodedLabels",
     "flowparts.prepare.transformers.Float32",
     "flowparts.prepare.transformers.RawColumns",

@@ -25,11 +25,11 @@ ALPHA = {"type": "float", "low": 0.1, "high": 10.0, "log": True}
 
 def search(trials: int = 3, parallel: int = 1, **space: Any) -> Search:
     settings = Settings(
-        "y",
-        "regression",
-        space or {"Ridge": {"alpha": ALPHA}},
-        Options(seed=7),
-        Budget(trials, 0.0, parallel),
+        label="y",
+        task="regression",
+        options=Options(seed=7),
+        space=space or {"Ridge": {"alpha": ALPHA}},
+        budget=Budget(trials, 0.0, parallel),
     )
     return Search("flowparts-1a2b3c4d5e6f", "s3://studies/flowparts-1a2b3c4d5e6f", settings, "rmse", False)
 

@@ -1,0 +1,266 @@
+"""Calibrate probabilities, and choose the threshold of a decision, on rows that no estimator was trained on.
+
+Both are learned from predictions for held-out rows, such as those of a cross-validation, and hold for the
+estimator that is then trained on all rows, as in scikit-learn's `CalibratedClassifierCV(ensemble=False)`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowparts.evaluate import metrics
+from flowparts.models.adjusted import FLOOR, CalibratedProbabilities, DecisionThreshold
+from flowparts.util import names
+
+NONE, TEMPERATURE, PLATT, ISOTONIC = "none", "temperature", "platt", "isotonic"
+# Rows of the rarer class that isotonic regression takes: with fewer, its steps follow chance.
+ISOTONIC_ROWS = 1_000
+# Smallest distance of two of its knots in log-odds: steeper steps would magnify the errors of 32 bits.
+_KNOTS_APART = 0.1
+_SLOPES = (0.05, 20.0)
+_PARTS = 5
+
+_METRICS = ("balanced_accuracy", "f1", "mcc")
+_COSTS = ("false_positive_cost", "false_negative_cost")
+_LEAST = ("min_recall", "min_precision")
+
+Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How probabilities are calibrated.
+
+    Attributes:
+        method: "none", "temperature", "platt" or "isotonic".
+        parameters: Those of `CalibratedProbabilities`; empty for "none".
+        log_losses: Of each method that was tried, on rows that it wasn't fitted on.
+        probabilities: The calibrated probabilities of the held-out rows, each fitted on the others.
+    """
+
+    method: str
+    parameters: dict[str, Any]
+    log_losses: dict[str, float]
+    probabilities: Floats
+
+    def apply(self, estimator: Any) -> Any:
+        """Return a fitted classifier with its probabilities calibrated."""
+        return CalibratedProbabilities(estimator, **self.parameters) if self.parameters else estimator
+
+
+def calibrate(probabilities: Floats, truth: Codes, parts: Codes | None = None) -> Calibration:
+    """Choose among no calibration, temperature, Platt's and isotonic by the log loss on rows left out.
+
+    Temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599) and Platt's method (1999) are
+    fitted on the log-probabilities. Platt's and isotonic are for two classes, isotonic for at least 1,000
+    rows of each. What is chosen is never worse than no calibration on these rows.
+
+    Args:
+        probabilities: Of held-out rows: rows, classes.
+        truth: Place of each row's class.
+        parts: Number of the part that each row belongs to; a method is fitted on all parts but one. The rows
+            in order, dealt out, if not given or if there is one part only.
+    """
+    if parts is None or parts.min() == parts.max():
+        parts = np.argsort(np.argsort(truth, kind="stable"), kind="stable") % _PARTS
+    loss = metrics.measured("classification", "log_loss", truth, probabilities.shape[1])
+    found = {NONE: probabilities}
+    for method, fit in _methods(truth, probabilities.shape[1]).items():
+        calibrated = probabilities.copy()
+        for part in np.unique(parts):
+            held_out = parts == part
+            fitted = CalibratedProbabilities(None, **fit(probabilities[~held_out], truth[~held_out]))
+            calibrated[held_out] = fitted.calibrated(probabilities[held_out])
+        found[method] = calibrated
+    losses = {method: loss(each) for method, each in found.items()}
+    best = min(losses, key=losses.__getitem__)
+    parameters = {} if best == NONE else _methods(truth, probabilities.shape[1])[best](probabilities, truth)
+    return Calibration(best, parameters, losses, found[best])
+
+
+def _methods(truth: Codes, classes: int) -> dict[str, Callable[[Floats, Codes], dict[str, Any]]]:
+    """Return the methods that these rows allow, the simplest first."""
+    if classes > 2:
+        return {TEMPERATURE: _temperature}
+    enough = np.bincount(truth, minlength=2).min() >= ISOTONIC_ROWS
+    return {TEMPERATURE: _temperature, PLATT: _platt, **({ISOTONIC: _isotonic} if enough else {})}
+
+
+def _temperature(probabilities: Floats, truth: Codes) -> dict[str, Any]:
+    from scipy.optimize import minimize_scalar
+
+    logs, rows = np.log(probabilities + FLOOR), np.arange(len(truth))
+
+    def loss(log_slope: float) -> float:
+        scaled = math.exp(log_slope) * logs
+        highest = scaled.max(axis=1)
+        totals = highest + np.log(np.exp(scaled - highest[:, None]).sum(axis=1))
+        return float((totals - scaled[rows, truth]).mean())
+
+    found = minimize_scalar(loss, bounds=tuple(map(math.log, _SLOPES)), method="bounded")
+    return {"slope": math.exp(float(found.x))}
+
+
+def _platt(probabilities: Floats, truth: Codes) -> dict[str, Any]:
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    odds, positive = _log_odds(probabilities), truth == 1
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        scores = point[0] * odds + point[1]
+        errors = expit(scores) - positive
+        value = (np.logaddexp(0.0, scores) - positive * scores).mean()
+        return float(value), np.array([(errors * odds).mean(), errors.mean()])
+
+    found = minimize(loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[_SLOPES, (-20.0, 20.0)])
+    return {"slope": float(found.x[0]), "intercepts": [0.0, float(found.x[1])]}
+
+
+def _isotonic(probabilities: Floats, truth: Codes) -> dict[str, Any]:
+    from sklearn.isotonic import IsotonicRegression
+
+    odds, least = _log_odds(probabilities), 1 / (len(truth) + 2)
+    steps = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(odds, truth)
+    low, high = float(odds.min()), float(odds.max())
+    count = max(2, int((high - low) / _KNOTS_APART))
+    places = np.linspace(low, max(high, low + _KNOTS_APART), count)
+    return {"knots": [places.tolist(), steps.predict(places).tolist()]}
+
+
+def _log_odds(probabilities: Floats) -> Floats:
+    logs = np.log(probabilities + FLOOR)
+    difference: Floats = logs[:, 1] - logs[:, 0]
+    return difference
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The least probability of the positive class with which it is predicted.
+
+    Attributes:
+        value: That probability.
+        positive: Place of the positive class among the labels.
+        rule: What it was chosen for, in words.
+        before: What is optimized, with 0.5, and what else the rule is about, by name.
+        after: The same with the threshold.
+    """
+
+    value: float
+    positive: int
+    rule: str
+    before: dict[str, float]
+    after: dict[str, float]
+
+    def apply(self, estimator: Any) -> Any:
+        """Return a fitted classifier that decides by the threshold."""
+        return DecisionThreshold(estimator, self.value, self.positive)
+
+
+def check_threshold(rule: Mapping[str, Any], task: str) -> None:
+    """Raise ValueError unless a threshold can be chosen by a rule.
+
+    Args:
+        rule: As `choose_threshold` takes it.
+        task: "classification" or "regression".
+    """
+    ways = (
+        "give {'metric': 'f1'}, {'false_positive_cost': 1, 'false_negative_cost': 5}, {'min_recall': 0.9} or "
+        "{'min_precision': 0.9}"
+    )
+    if task != "classification":
+        raise ValueError(f"threshold {dict(rule)!r} is for classification; the task is {task}")
+    for key in rule:
+        if key not in ("metric", *_COSTS, *_LEAST):
+            raise ValueError(f"threshold has the unknown key {key!r}; {ways}")
+    if set(rule) not in ({"metric"}, set(_COSTS), *({name} for name in _LEAST)):
+        raise ValueError(f"threshold {dict(rule)!r} doesn't say what to choose by; {ways}")
+    if (metric := rule.get("metric", _METRICS[0])) not in _METRICS:
+        raise ValueError(names.unknown("threshold metric", metric, _METRICS))
+    for key, value in rule.items():
+        if key == "metric":
+            continue
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if key in _COSTS and not (number and 0 < value < math.inf):
+            raise ValueError(f"{key} of threshold must be a number more than 0, not {value!r}")
+        if key in _LEAST and not (number and 0 < value <= 1):
+            raise ValueError(f"{key} of threshold must be a number more than 0 and at most 1, not {value!r}")
+
+
+def choose_threshold(
+    probability: Floats, is_positive: npt.NDArray[np.bool_], rule: Mapping[str, Any], positive: int
+) -> Threshold:
+    """Choose the threshold that is best for held-out rows; of equally good ones, the one nearest 0.5.
+
+    Args:
+        probability: Of the positive class, for held-out rows.
+        is_positive: Whether the row is of that class; some must be, and some not.
+        rule: `metric` (f1 of the positive class, balanced_accuracy or mcc); or `false_positive_cost` and
+            `false_negative_cost`, whose mean is minimized; or `min_recall`, for the highest precision with at
+            least that recall; or `min_precision`, for the highest recall with at least that precision.
+        positive: Place of the positive class among the labels.
+
+    Raises:
+        ValueError: No threshold reaches the precision.
+    """
+    order = np.argsort(-probability, kind="stable")
+    falling = probability[order]
+    ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
+    # From no row to all rows positive; between two probabilities, so that rounding moves no row across.
+    distinct = falling[ends]
+    highest = max((1.0 + distinct[0]) / 2, distinct[0] + 1e-6)
+    edges = np.concatenate([[highest], (distinct[:-1] + distinct[1:]) / 2, [distinct[-1] / 2]])
+    hits = np.concatenate([[0], np.cumsum(is_positive[order])[ends]]).astype(float)
+    alarms = np.concatenate([[0], ends + 1]) - hits
+    positives, negatives = float(is_positive.sum()), float((~is_positive).sum())
+    value, words = _criterion(rule, hits, alarms, positives, negatives)
+    if not np.isfinite(value).any():
+        raise ValueError(
+            f"no threshold has a precision of {rule['min_precision']:g} on the held-out rows; the highest is "
+            f"{float(_precision(hits, alarms).max()):.3g}"
+        )
+    best = np.flatnonzero(value == value.max())
+    chosen = int(best[np.argmin(np.abs(edges[best] - 0.5))])
+    half = int(np.searchsorted(-distinct, -0.5, side="right"))
+
+    def described(place: int) -> dict[str, float]:
+        recall, precision = hits[place] / positives, float(_precision(hits, alarms)[place])
+        found = {"precision": precision, "recall": float(recall)}
+        if "metric" in rule:
+            return {str(rule["metric"]): float(value[place]), **found}
+        return {"mean cost": -float(value[place]), **found} if set(rule) == set(_COSTS) else found
+
+    return Threshold(float(edges[chosen]), positive, words, described(half), described(chosen))
+
+
+def _precision(hits: Floats, alarms: Floats) -> Floats:
+    found: Floats = hits / np.maximum(hits + alarms, 1)
+    return found
+
+
+def _criterion(
+    rule: Mapping[str, Any], hits: Floats, alarms: Floats, positives: float, negatives: float
+) -> tuple[Floats, str]:
+    """Return what is maximized, for each threshold, and the rule in words."""
+    misses, rejected = positives - hits, negatives - alarms
+    precision, recall = _precision(hits, alarms), hits / positives
+    if least := rule.get("min_recall"):
+        return np.where(recall >= least, precision, -np.inf), f"highest precision with recall {least:g}"
+    if least := rule.get("min_precision"):
+        return np.where(precision >= least, recall, -np.inf), f"highest recall with precision {least:g}"
+    if "metric" not in rule:
+        cost, miss = (float(rule[name]) for name in _COSTS)
+        total = -(cost * alarms + miss * misses) / (positives + negatives)
+        return total, f"lowest cost: {cost:g} for a false positive, {miss:g} for a false negative"
+    if rule["metric"] == "f1":
+        return 2 * hits / (2 * hits + alarms + misses), "highest f1 of the positive class"
+    if rule["metric"] == "balanced_accuracy":
+        return (recall + rejected / negatives) / 2, "highest balanced_accuracy"
+    spread = np.sqrt((hits + alarms) * (rejected + misses) * positives * negatives)
+    correlation = (hits * rejected - alarms * misses) / np.where(spread > 0, spread, 1.0)
+    return correlation, "highest mcc"

@@ -1,0 +1,527 @@
+"""Weighted ensembles: members are compared on rows held out of their training, weighted, and trained again.
+
+The weights are found by greedy selection with replacement (Caruana et al. 2004,
+https://doi.org/10.1145/1015330.1015432) on the predictions for the held-out rows. Members with a weight are
+then trained on all rows, and become one estimator.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from flowparts.evaluate import directions, metrics
+from flowparts.models import fitted_estimators, mlmodel
+from flowparts.prepare.preprocess import Preprocessor
+from flowparts.train import budgets, calibration, candidates, estimators, stages, trainers
+from flowparts.train.calibration import Calibration, Threshold
+from flowparts.train.candidates import Trained
+from flowparts.train.problem import Problem
+from flowparts.train.stages import Stage
+
+_BOOSTING = {"n_estimators": 2_000}
+# Forests are kept small enough for one ONNX graph of all.
+_FOREST = {"n_estimators": 100, "max_leaf_nodes": 1_000}
+# What is tried if no members are given: three shapes of boosted trees, two of forests, and a linear model.
+PORTFOLIO: tuple[dict[str, Any], ...] = (
+    {"estimator": "LGBM", "parameters": {**_BOOSTING, "learning_rate": 0.05}},
+    {
+        "estimator": "LGBM",
+        "parameters": {
+            **_BOOSTING,
+            "learning_rate": 0.05,
+            "num_leaves": 8,
+            "min_child_samples": 5,
+            "colsample_bytree": 0.8,
+        },
+    },
+    {
+        "estimator": "LGBM",
+        "parameters": {
+            **_BOOSTING,
+            "learning_rate": 0.03,
+            "num_leaves": 64,
+            "colsample_bytree": 0.5,
+            "subsample": 0.8,
+            "subsample_freq": 1,
+        },
+    },
+    {"estimator": "Linear", "parameters": {}},
+    {"estimator": "RandomForest", "parameters": _FOREST},
+    {"estimator": "ExtraTrees", "parameters": _FOREST},
+)
+# Of each estimator, how many of a search's configurations become members.
+_PER_ESTIMATOR = 2
+# Picks of the greedy selection: weights are multiples of one in so many.
+PICKS = 20
+# Rows that weights are found on, spread over all.
+_MOST_ROWS = 50_000
+_RESAMPLES = 200
+
+Floats = npt.NDArray[np.float64]
+
+_log = logging.getLogger("flowparts")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that members are compared on.
+
+    Attributes:
+        task: "classification" or "regression".
+        metric: What is optimized.
+        labels: The label of each row.
+        classes: Sorted label values of a classification; None for a regression.
+        positive: The positive one of two classes.
+        parts: Number of the stage that each row is from.
+    """
+
+    task: str
+    metric: str
+    labels: pl.Series
+    classes: list[Any] | None
+    positive: Any
+    parts: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, divided: Sequence[Stage], metric: str, positive: Any) -> "HeldOut":
+        """Return the rows that stages are scored on, one stage after the other."""
+        learned = divided[0].learned
+        sizes = [len(stage.validation.truth) for stage in divided]
+        labels = pl.concat([stage.validation.truth for stage in divided])
+        parts = np.repeat(np.arange(len(divided)), sizes)
+        return cls(learned.task, metric, labels, learned.classes, positive, parts)
+
+    @cached_property
+    def truth(self) -> Any:
+        """The place of each row's class, or its number."""
+        if self.classes is None:
+            return metrics.floats(self.labels)
+        return metrics.encode(self.labels, self.classes)
+
+    @property
+    def positive_index(self) -> int:
+        """Place of the positive one of two classes."""
+        return metrics.positive_index(self.classes or [], self.positive)
+
+    def table(self, predicted: Floats, threshold: Threshold | None = None) -> pl.DataFrame:
+        """Return predictions as the columns of `Model.predict`."""
+        if self.classes is None:
+            return pl.DataFrame({"prediction": predicted})
+        places = predicted.argmax(axis=1)
+        if threshold:
+            places = threshold.apply(None).decide(predicted)
+        dtype = fitted_estimators.prediction_schema(self.classes)["prediction"]
+        answers = pl.Series("prediction", [self.classes[place] for place in places], dtype=dtype)
+        columns = {f"probability_{value}": predicted[:, at] for at, value in enumerate(self.classes)}
+        return pl.DataFrame([answers]).with_columns(**{k: pl.Series(v) for k, v in columns.items()})
+
+    def measure(self, predicted: Floats, threshold: Threshold | None = None) -> dict[str, float]:
+        """Return all metrics of predictions."""
+        found = self.table(predicted, threshold)
+        return metrics.score(self.task, self.labels, found, self.classes, self.positive)
+
+    def interval(self, predicted: Floats, threshold: Threshold | None = None) -> tuple[float, float] | None:
+        """Return the 95 % bootstrap interval of the metric."""
+        found = metrics.bootstrap_intervals(
+            self.task,
+            self.labels,
+            self.table(predicted, threshold),
+            self.classes,
+            _RESAMPLES,
+            positive=self.positive,
+            only=[self.metric],
+        )
+        return found.get(self.metric)
+
+
+@dataclass(frozen=True)
+class Member:
+    """An estimator that was tried.
+
+    Attributes:
+        name: Class name of the estimator.
+        entry: Its name and parameters, as `candidates.build` takes them.
+        rounds: For each stage, the rounds that early stopping kept, by the parameter's name.
+        predicted: For the held-out rows: probabilities (rows, classes), or numbers (rows).
+        metrics: All metrics on the held-out rows.
+        interval: The 95 % interval of the metric, if it has one.
+        seconds: Training, summed over the stages.
+        milliseconds: Predicting 1,000 rows.
+        megabytes: In memory.
+        weight: Its share in the ensemble; 0 if it has none.
+    """
+
+    name: str
+    entry: dict[str, Any]
+    rounds: list[dict[str, int]]
+    predicted: Floats = field(repr=False)
+    metrics: dict[str, float]
+    interval: tuple[float, float] | None
+    seconds: float
+    milliseconds: float
+    megabytes: float
+    weight: float = 0.0
+
+    def final_entry(self) -> dict[str, Any]:
+        """Return the entry to train on all rows: with the mean of the rounds that early stopping kept."""
+        return {
+            **self.entry,
+            "parameters": {**self.entry["parameters"], **estimators.mean_rounds(self.rounds)},
+        }
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What came of it.
+
+    Attributes:
+        trained: The final estimator, with its facts; validation is that of the held-out rows.
+        learned: What made its features.
+        rows: What it was trained on.
+        held_out: What the members were compared on.
+        members: All that could be trained, the best first, with their weights.
+        left_out: `estimator`, `parameters` and `reason` of the others.
+        mean: The weighted mean of what the members predict for the held-out rows.
+        predicted: The same, calibrated.
+        calibration: How its probabilities are calibrated; None if they aren't.
+        threshold: How it decides between two classes; None for the more probable one.
+        facts: What `trainers.examined` found in the training rows.
+    """
+
+    trained: Trained
+    learned: Preprocessor
+    rows: estimators.Examples
+    held_out: HeldOut
+    members: list[Member]
+    left_out: list[dict[str, Any]]
+    mean: Floats = field(repr=False)
+    predicted: Floats = field(repr=False)
+    calibration: Calibration | None
+    threshold: Threshold | None
+    facts: dict[str, Any]
+
+    def predictions(self) -> pl.DataFrame:
+        """Return the predictions for the held-out rows, as the columns of `Model.predict`."""
+        return self.held_out.table(self.predicted, self.threshold)
+
+    def save(self, path: str | Path, complete: Callable[[Path], None] | None = None) -> mlmodel.Card:
+        """Write the model directory; return its metadata. `complete` is as for `models.save`."""
+        return self.trained.save(path, self.learned, self.rows, trainers.annotated(self.facts, complete))
+
+
+def fit(
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame | None,
+    problem: Problem,
+    entries: Sequence[Any] = (),
+    *,
+    kept_together: Sequence[str] = (),
+    calibrate: bool = True,
+    threshold: Mapping[str, Any] | None = None,
+    max_seconds: float = 0.0,
+    picks: int = PICKS,
+) -> Ensemble:
+    """Try members, find their weights, train those that have one on all rows, and calibrate the mean.
+
+    Members are trained on the training rows and compared on the validation rows, or cross-validated. Weights,
+    calibration and threshold are learned from their predictions for these held-out rows. The final estimators
+    are trained on training and validation rows together, boosted ones for as many rounds as early stopping
+    kept on average.
+
+    Args:
+        table: Raw rows to learn from.
+        validation: Raw rows to compare members on; None to cross-validate.
+        problem: What is learned; checked.
+        entries: The members, as `candidates.build` takes them; `PORTFOLIO` if empty.
+        kept_together: Columns that the split of the table kept together; the folds do too.
+        calibrate: Whether to calibrate the probabilities of a classification.
+        threshold: How to choose a decision threshold, as `calibration.choose_threshold` takes it.
+        max_seconds: Seconds after which no further member is tried; 0 for no limit.
+        picks: Picks of the greedy selection; 1 for the best member alone.
+
+    Raises:
+        ValueError: A table's content makes training impossible, or no member can be trained on it.
+    """
+    metric, facts = trainers.examined(table, problem.metric, problem.columns, problem.options)
+    divided = problem.divide(table, validation, kept_together)
+    if validation is not None:
+        divided = divided[-1:]
+    held_out = HeldOut.of(divided, metric, facts["positive_class"])
+    if threshold and len(held_out.classes or []) != 2:
+        raise ValueError(
+            f"a threshold decides between two classes, and label {problem.label!r} has "
+            f"{len(held_out.classes or [])}; leave out threshold"
+        )
+    tried, left_out = try_members(entries or PORTFOLIO, divided, problem, held_out, max_seconds)
+    fingerprint = divided[0].learned.training_fingerprint
+    del divided
+    members = weighted(tried, held_out, picks)
+    used = [each for each in members if each.weight]
+    mean: Floats = np.sum([each.weight * each.predicted for each in used], axis=0)
+    final, calibrated, chosen = mean, None, None
+    if calibrate and held_out.classes is not None:
+        calibrated = calibration.calibrate(mean, held_out.truth, held_out.parts)
+        final = calibrated.probabilities
+    if threshold:
+        place = held_out.positive_index
+        chosen = calibration.choose_threshold(final[:, place], held_out.truth == place, threshold, place)
+    whole = table if validation is None else _together(table, validation)
+    learned, rows = stages.learn(whole, problem.label, problem.task, problem.exclude_columns, problem.options)
+    parts = [
+        candidates.train(_candidate(each.final_entry(), problem, stops=False), learned, rows, rows)
+        for each in used
+    ]
+    megabytes = sum(each.facts["megabytes"] for each in parts)
+    budgets.require_size(megabytes)
+    estimator = combine([each.estimator for each in parts], [each.weight for each in used], learned.classes)
+    for adjustment in (calibrated, chosen):
+        estimator = adjustment.apply(estimator) if adjustment else estimator
+    described = {
+        **parts[0].facts,
+        "estimator": type(fitted_estimators.bare(estimator)).__name__,
+        "parameters": parts[0].facts["parameters"] if len(parts) == 1 else {},
+        "megabytes": round(megabytes, 1),
+        "validation": held_out.measure(final, chosen),
+        "members": [
+            {"estimator": each.name, "weight": each.weight, "parameters": part.facts["parameters"]}
+            for each, part in zip(used, parts, strict=True)
+        ],
+        **({"validation_folds": int(held_out.parts[-1]) + 1} if validation is None else {}),
+        # What it names is the table that a pipeline knows, not both together.
+        **({} if validation is None else {"training_fingerprint": fingerprint}),
+        **({"calibration": calibrated.method} if calibrated else {}),
+        **({"threshold": chosen.value, "threshold_rule": chosen.rule} if chosen else {}),
+    }
+    seconds = sum(each.seconds for each in parts)
+    milliseconds = candidates.milliseconds(estimator, rows.matrix, learned.classes)
+    trained = Trained(estimator, described, seconds, milliseconds)
+    return Ensemble(
+        trained, learned, rows, held_out, members, left_out, mean, final, calibrated, chosen, facts
+    )
+
+
+def check(
+    problem: Problem,
+    entries: Sequence[Any],
+    threshold: Mapping[str, Any] | None,
+    max_seconds: float,
+    validated: bool,
+) -> None:
+    """Raise ValueError for what can be found wrong without data; the arguments are those of `fit`."""
+    problem.check(validated)
+    if not (math.isfinite(max_seconds) and max_seconds >= 0):
+        raise ValueError(f"max_seconds must be a number of at least 0, not {max_seconds:g}")
+    if threshold:
+        calibration.check_threshold(threshold, problem.task)
+    options = replace(problem.options, early_stopping_rounds=None)
+    for built in candidates.build(entries or PORTFOLIO, problem.task, options):
+        if problem.options.early_stopping_rounds and estimators.stops_early(type(built.estimator)):
+            candidates.build([{"estimator": built.name}], problem.task, problem.options)
+
+
+def members_of_trials(trials: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the best two configurations of each estimator of a search as members.
+
+    Args:
+        trials: The table of trials that `tune_model` writes.
+
+    Raises:
+        ValueError: The table isn't one of trials, or no trial was completed.
+    """
+    columns = ("estimator", "metric", "score", "parameters")
+    if missing := [name for name in columns if name not in trials.columns]:
+        raise ValueError(
+            f"trials must be the trial_table of tune_model; column {missing[0]!r} is not among its columns: "
+            f"{', '.join(trials.columns)}"
+        )
+    complete = trials.drop_nulls("score")
+    if complete.is_empty():
+        raise ValueError("none of the trials was completed, so there are no members to take from them")
+    higher = directions.higher_is_better(complete["metric"][0])
+    best = complete.sort("score", descending=higher, maintain_order=True)
+    best = best.unique(["estimator", "parameters"], keep="first", maintain_order=True)
+    best = best.group_by("estimator", maintain_order=True).head(_PER_ESTIMATOR)
+    return [
+        {"estimator": name, "parameters": json.loads(parameters)}
+        for name, parameters in best.select("estimator", "parameters").iter_rows()
+    ]
+
+
+def try_members(
+    entries: Sequence[Any],
+    divided: Sequence[Stage],
+    problem: Problem,
+    held_out: HeldOut,
+    max_seconds: float = 0.0,
+) -> tuple[list[Member], list[dict[str, Any]]]:
+    """Train members on each stage; return those that could be, and what to say of the others.
+
+    Args:
+        entries: As `candidates.build` takes them.
+        divided: The stages; all of their validation rows are `held_out`.
+        problem: What is learned.
+        held_out: What the members are compared on.
+        max_seconds: Seconds after which no further member is tried; 0 for no limit. The first one always is.
+
+    Raises:
+        ValueError: None could be trained; the sentence groups the causes.
+    """
+    started = time.monotonic()
+    members: list[Member] = []
+    left_out: list[dict[str, Any]] = []
+    for built in candidates.build(
+        entries, problem.task, replace(problem.options, early_stopping_rounds=None)
+    ):
+        entry = {"estimator": built.name, "parameters": dict(built.parameters), "seconds": built.seconds}
+        try:
+            if members and max_seconds and time.monotonic() - started >= max_seconds:
+                raise ValueError(f"the {max_seconds:g} s for trying members were over")
+            members.append(_try(entry, divided, problem, held_out))
+        except (ValueError, MemoryError) as error:
+            reason = str(error) or "it ran out of memory"
+            left_out.append({"estimator": built.name, "parameters": dict(built.parameters), "reason": reason})
+            _log.warning("%s is left out: %s", built.name, reason)
+            continue
+        last = members[-1]
+        _log.info(
+            "%s: %s %.6g in %.1f s", last.name, held_out.metric, last.metrics[held_out.metric], last.seconds
+        )
+    if not members:
+        raise ValueError(f"no member can be trained on these rows: {_causes(left_out)}")
+    return members, left_out
+
+
+def _try(entry: dict[str, Any], divided: Sequence[Stage], problem: Problem, held_out: HeldOut) -> Member:
+    rounds, parts, found = [], [], []
+    for stage in divided:
+        candidate = _candidate(entry, problem)
+        trained = candidates.train(candidate, stage.learned, stage.train, stage.validation)
+        if candidate.options.early_stopping_rounds:
+            rounds.append(estimators.rounds(trained.estimator))
+        if held_out.classes is not None and not hasattr(trained.estimator, "predict_proba"):
+            raise ValueError("it has no probabilities, which an ensemble takes the mean of")
+        found.append(trained)
+        parts.append(_array(trained.predict(stage.validation, stage.learned), held_out.classes))
+    predicted = np.concatenate(parts)
+    measured = held_out.measure(predicted)
+    if held_out.metric not in measured:
+        raise ValueError(f"it has no {held_out.metric} on the held-out rows")
+    plain = {name: value for name, value in entry.items() if name != "seconds"}
+    return Member(
+        name=candidate.name,
+        entry=plain,
+        rounds=rounds,
+        predicted=predicted,
+        metrics=measured,
+        interval=held_out.interval(predicted),
+        seconds=sum(each.seconds for each in found),
+        milliseconds=max(each.milliseconds for each in found),
+        megabytes=max(each.facts["megabytes"] for each in found),
+    )
+
+
+def weighted(members: Sequence[Member], held_out: HeldOut, picks: int = PICKS) -> list[Member]:
+    """Return members with the weights that greedy selection finds, the best member first."""
+    sign = 1 if directions.higher_is_better(held_out.metric) else -1
+    ranked = sorted(members, key=lambda each: -sign * each.metrics[held_out.metric])
+    rows = len(held_out.labels)
+    some = np.arange(rows) if rows <= _MOST_ROWS else np.linspace(0, rows - 1, _MOST_ROWS).astype(np.intp)
+    measure = metrics.measured(
+        held_out.task,
+        held_out.metric,
+        held_out.truth[some],
+        len(held_out.classes or []),
+        held_out.positive_index,
+    )
+    weights = select([each.predicted[some] for each in ranked], lambda found: sign * measure(found), picks)
+    return [replace(each, weight=weight) for each, weight in zip(ranked, weights, strict=True)]
+
+
+def select(
+    predicted: Sequence[Floats], measure: Callable[[Floats], float], picks: int = PICKS
+) -> list[float]:
+    """Return weights that sum to 1: the share of each member among the picks of a greedy selection.
+
+    Each pick is the member, whether or not it was picked before, with which the mean of the picks is best; of
+    equally good ones, the first. The picks up to the best mean count, so it is never worse than the best
+    member.
+
+    Args:
+        predicted: What each member predicts for the same rows.
+        measure: Of the mean of predictions; higher is better, NaN is worst.
+        picks: How many picks are tried.
+    """
+    counts = np.zeros(len(predicted))
+    total = np.zeros_like(predicted[0])
+    best, kept = -math.inf, counts
+    for size in range(1, picks + 1):
+        scores = [measure((total + each) / size) for each in predicted]
+        scores = [-math.inf if math.isnan(score) else score for score in scores]
+        pick = int(np.argmax(scores))
+        counts = counts.copy()
+        counts[pick] += 1
+        total = total + predicted[pick]
+        if scores[pick] > best:
+            best, kept = scores[pick], counts
+    if not kept.any():
+        kept = np.eye(len(predicted))[0]
+    return [float(weight) for weight in kept / kept.sum()]
+
+
+def combine(fitted: Sequence[Any], weights: Sequence[float], classes: Sequence[Any] | None) -> Any:
+    """Return fitted estimators as one: the weighted mean of their probabilities or numbers."""
+    from sklearn.ensemble import VotingClassifier, VotingRegressor
+    from sklearn.preprocessing import LabelEncoder
+    from sklearn.utils import Bunch
+
+    if len(fitted) == 1:
+        return fitted[0]
+    named = [(str(place), each) for place, each in enumerate(fitted)]
+    shares = np.array(weights, dtype=float)
+    if classes is None:
+        mean: Any = VotingRegressor(named, weights=shares)
+    else:
+        mean = VotingClassifier(named, voting="soft", weights=shares, flatten_transform=False)
+        mean.le_ = LabelEncoder().fit(np.asarray(fitted[0].classes_))
+        mean.classes_ = mean.le_.classes_
+    # They are trained already, each in its own way.
+    mean.estimators_ = list(fitted)
+    mean.named_estimators_ = Bunch(**dict(named))
+    return mean
+
+
+def _candidate(entry: Mapping[str, Any], problem: Problem, stops: bool = True) -> candidates.Candidate:
+    cls = estimators.resolve(entry["estimator"], problem.task)
+    options = problem.options
+    if not (stops and estimators.stops_early(cls)):
+        options = replace(options, early_stopping_rounds=None)
+    return candidates.build([entry], problem.task, options)[0]
+
+
+def _array(predictions: pl.DataFrame, classes: Sequence[Any] | None) -> Floats:
+    if classes is None:
+        return predictions["prediction"].to_numpy()
+    return predictions.select(f"probability_{value}" for value in classes).to_numpy()
+
+
+def _together(table: pl.LazyFrame, validation: pl.LazyFrame) -> pl.LazyFrame:
+    held = validation.collect_schema().names()
+    shared = [name for name in table.collect_schema().names() if name in held]
+    return pl.concat([table.select(shared), validation.select(shared)], how="vertical_relaxed")
+
+
+def _causes(left_out: Sequence[Mapping[str, Any]]) -> str:
+    grouped: dict[str, list[str]] = {}
+    for each in left_out:
+        grouped.setdefault(each["reason"], []).append(each["estimator"])
+    return "; ".join(f"{', '.join(sorted(set(names)))}: {reason}" for reason, names in grouped.items())
