@@ -12,6 +12,7 @@ def notify(
     error: str = "",
     run: str = "",
     link: str = "",
+    when: bool = True,
     memory: Optional[str] = None,
     quiet_hours: float = 24.0,
 ) -> NamedTuple("Outputs", [("sent", int)]):  # type: ignore[valid-type]
@@ -31,6 +32,7 @@ def notify(
         error: Its one-line error.
         run: The run's name.
         link: Address of the run's page or of a report.
+        when: Whether to send it, such as the verdict of an earlier step.
         memory: Path or URI of a JSON file that outlives runs, by which the same notice isn't sent twice
             within the quiet hours; numbers in it don't make it another one. Without it each is sent.
         quiet_hours: Hours before the same notice is sent again.
@@ -41,5 +43,7 @@ def notify(
     from flowparts.monitor.notices import Notice
     from flowparts.monitor.notify import send_unless_told
 
+    if not when:
+        return (0,)
     notice = Notice(state, pipeline, run, step, error, message, link)
     return (send_unless_told(notice, memory, quiet_hours),)

@@ -1,12 +1,16 @@
+import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from backends.local import runner
-from flowparts import models
+from flowparts import models, tables
 from flowparts.pipelines.monitoring import monitoring
+from tests.components.monitor.test_notify import Hook
 
 # What tests/contract runs; see examples.py there.
 AFTER = ["tabular_training"]
@@ -16,15 +20,27 @@ ALIKE = ("table", "rejected", "measurements", "exposition")
 WINE = Path("src/flowparts/samples/wine.parquet")
 
 
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+    server = Hook()
+    monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{server.url}/hook/T0K3N")
+    yield server
+    server.close()
+
+
 def outputs(record: runner.Run, task: str) -> dict[str, Any]:
     return next(dict(each.outputs) for each in record.tasks if each.name == task)
 
 
-def test_rows_that_moved_are_found_and_published(runs: Path, tmp_path: Path) -> None:
+def test_rows_that_moved_are_found_published_and_notified(runs: Path, tmp_path: Path, hook: Hook) -> None:
     moved = pl.read_parquet(WINE).with_columns(pl.col("alcohol") + 3)
     moved.write_parquet(tmp_path / "log.parquet")
-    record = runner.run(monitoring, {"log": str(tmp_path / "log.parquet")}, runs)
+    given = {"log": str(tmp_path / "log.parquet"), "notices": str(tmp_path / "notices.json")}
+    record = runner.run(monitoring, given, runs)
     assert record.succeeded
+    assert [(each["title"], each["run"]) for each in hook.taken] == [
+        ("tabular-training drifted", f"monitoring-{record.folder.name}")
+    ]
     assert outputs(record, "detect-drift")["worst_columns"][0] == "alcohol"
     lines = Path(outputs(record, "publish-metrics")["exposition"].path).read_text().splitlines()
     (detected,) = [
@@ -32,10 +48,11 @@ def test_rows_that_moved_are_found_and_published(runs: Path, tmp_path: Path) -> 
     ]
     assert detected.endswith(" 1.0")
     assert any(line.startswith("flowparts_skew_share") for line in lines)
+    assert "flowparts_performance" not in "".join(lines)
     assert "measure-performance" not in [task.name for task in record.tasks if task.state == "succeeded"]
 
 
-def test_labels_that_have_arrived_are_measured(runs: Path, tmp_path: Path) -> None:
+def test_labels_that_have_arrived_are_measured(runs: Path, tmp_path: Path, hook: Hook) -> None:
     wine = pl.read_parquet(WINE)
     first = runner.run(monitoring, {"log": str(WINE)}, runs)
     scored = models.load(outputs(first, "load-champion")["model"].path).predict(wine)
@@ -46,10 +63,19 @@ def test_labels_that_have_arrived_are_measured(runs: Path, tmp_path: Path) -> No
     log.write_parquet(tmp_path / "log.parquet")
     # The labels of some, and wrong ones: the model looks worse than it is.
     wrong = wine.with_row_index("bottle").select("bottle", pl.col("target").shuffle(seed=1)).head(150)
+    moments = log["time"].head(150).dt.offset_by("1h")
+    wrong = wrong.with_columns(known=moments.scatter(100, start))
     wrong.write_parquet(tmp_path / "labels.parquet")
     given = {"labels": str(tmp_path / "labels.parquet"), "key": ["bottle"], "window_hours": 48.0}
+    given |= {"label_time_column": "known", "window_days": 6.0}
     record = runner.run(monitoring, {"log": str(tmp_path / "log.parquet"), **given}, runs)
     assert record.succeeded
+    # Of the log's 178 hours the last six days were looked at, and the labels' clock was compared.
+    assert tables.scan(outputs(record, "ingest-table")["table"].path).collect().height == 144
+    found = json.loads(Path(outputs(record, "measure-performance")["performance"].path).read_text())
+    assert found["early_labels"] == 1
+    (notice,) = (each for each in hook.taken if each["state"] == "degraded")
+    assert "worse than the reference" in notice["message"]
     measured = outputs(record, "measure-performance")
     assert measured["degraded"]
     assert "worse than the reference" in measured["reason"]

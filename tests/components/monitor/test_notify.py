@@ -82,6 +82,14 @@ def test_a_webhook_gets_every_field_and_the_token(hook: Hook, monkeypatch: pytes
     assert hook.requests[0].headers["authorization"] == "Bearer s3cret"
 
 
+def test_a_notice_that_a_verdict_does_not_ask_for_is_not_sent(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
+    assert sent(when=False) == 0
+    assert hook.taken == []
+
+
 def test_slack_and_teams_get_their_own_forms(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWPARTS_NOTIFY_SLACK", f"{hook.url}/hook/T0K3N")
     monkeypatch.setenv("FLOWPARTS_NOTIFY_TEAMS", f"{hook.url}/hook/T0K3N")
