@@ -5,6 +5,7 @@ for those that want to be told. It runs in the method's own environment.
 """
 
 import importlib
+import socket
 import sys
 import tempfile
 import time
@@ -38,7 +39,11 @@ def main(method: str, folder: Path) -> None:
     learn = globals()[method]
     module = importlib.import_module(IMPORTS[method])
     if method == "h2o":
-        module.init(verbose=False)
+        # A server of another measurement must not be joined.
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        module.init(port=port, verbose=False)
         module.no_progress()
     started = time.monotonic()
     predicted, classes, used = learn(train, test, what)

@@ -154,9 +154,9 @@ def _overall(grid: Grid, names: list[str], methods: list[str]) -> str:
         "tables",
         "mean rank",
         f"better / level / worse than {REFERENCE}",
-        f"within {NEAR:.1%} of {GOOD}",
-        "seconds to its",
-        "memory to its",
+        f"at most {NEAR:.1%} behind {GOOD}",
+        "its seconds, median",
+        "its memory, median",
         "seconds, mean",
         "CPU seconds, mean",
         "peak MB",
@@ -181,8 +181,8 @@ def _overall(grid: Grid, names: list[str], methods: list[str]) -> str:
             cells += ["", "", ""]
         else:
             cells.append(f"{near} of {len(pairs)}")
-            cells.append(f"{statistics.median(ours.seconds / its.seconds for ours, its in pairs):.2f}")
-            cells.append(f"{statistics.median(ours.megabytes / its.megabytes for ours, its in pairs):.2f}")
+            cells.append(f"{statistics.median(ours.seconds / its.seconds for ours, its in pairs):.2f}x")
+            cells.append(f"{statistics.median(ours.megabytes / its.megabytes for ours, its in pairs):.2f}x")
         cells.append(f"{statistics.mean(each.seconds for each in known):.1f}")
         cells.append(f"{statistics.mean(each.cpu_seconds for each in known):.1f}")
         cells.append(f"{max(each.megabytes for each in known):,.0f}")

@@ -94,7 +94,7 @@ def test_the_tables_count_wins_and_losses_and_name_what_is_missing(module: Any, 
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
     overall = next(line for line in text.splitlines() if line.startswith("| quick |"))
     # Second twice; better than LightGBM once, worse once; near AutoGluon on the only table that it has.
-    assert overall.startswith("| quick | 2 | 2.00 | 1 / 0 / 1 | 1 of 1 | 1.00 | 1.00 |")
+    assert overall.startswith("| quick | 2 | 2.00 | 1 / 0 / 1 | 1 of 1 | 1.00x | 1.00x |")
     assert "failed" in rows["california"]
     assert "- california, autogluon_good: no memory" in text
     assert "Not measured: flights." in text
