@@ -16,6 +16,7 @@ def deploy_docker(
     memory: Optional[str] = None,
     port: int = -1,
     image: Optional[str] = None,
+    prediction_log: Optional[dict] = None,
     timeout_seconds: Optional[float] = None,
     wait_seconds: Optional[float] = None,
     reset: bool = False,
@@ -39,6 +40,9 @@ def deploy_docker(
         memory: Memory for each, such as "2Gi" (2Gi).
         port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
         image: The model server's image; empty for that of this release.
+        prediction_log: The servers' log of requests and predictions, a table for monitoring: its directory on
+            this machine, such as {"directory": "/var/lib/churn-log"}, and options of the model server such as
+            "keys", "mask", "days" and "seconds"; empty for none. The directory outlives the endpoint.
         timeout_seconds: Time for the servers to become ready (300).
         wait_seconds: Time to wait for another step that changes the endpoint.
         reset: Whether what isn't given becomes as for a new endpoint.

@@ -369,3 +369,20 @@ def test_what_a_killed_run_of_the_tests_left_behind_is_removed_and_nothing_else(
     finally:
         for volume in made[1:]:
             volume.remove()
+
+
+def test_servers_write_a_prediction_log_that_the_deployer_can_delete(
+    made: dict[str, Path], new_endpoint: Callable[[str], str], tmp_path: Path
+) -> None:
+    log = {"directory": str(tmp_path / "customers' log"), "seconds": 0.1}
+    endpoint = host.deploy(str(made["first"]), new_endpoint("wine"), memory="512Mi", prediction_log=log)
+    host.predict(endpoint, ROWS)
+    deadline = time.monotonic() + 60
+    while not (files := list(Path(log["directory"]).rglob("part-*.parquet"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    logged = pl.read_parquet(files[0])
+    assert logged["ash"].to_list() == [row["ash"] for row in ROWS]
+    host.remove(endpoint.name)
+    assert files[0].exists()
+    shutil.rmtree(log["directory"])

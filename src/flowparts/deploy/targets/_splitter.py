@@ -64,8 +64,8 @@ class State:
     image_id: str
 
     def to_json(self) -> str:
-        """Return the state as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Return the state as one line of JSON without apostrophes, which end a text for HAProxy."""
+        return json.dumps(asdict(self), sort_keys=True).replace("'", r"\u0027")
 
     @classmethod
     def from_json(cls, text: str) -> "State":

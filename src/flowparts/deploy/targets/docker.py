@@ -18,11 +18,11 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowparts.deploy import _lease, common
+from flowparts.deploy import _lease, common, log_options
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.options import OwnServers
 from flowparts.deploy.targets import _splitter
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _ENDPOINT, _ROLE, _REVISION = "flowparts.endpoint", "flowparts.role", "flowparts.revision"
 _MODEL_FOLDER = "/mnt/models"
+_LOG_FOLDER = "/mnt/log"
 _SPLITTER_FOLDER = "/etc/splitter"
 _CONFIGURATION = "haproxy.cfg"
 _SPLITTER_MEMORY_BYTES = 256 * 2**20
@@ -45,7 +46,7 @@ _DRAIN_SECONDS = 30
 _RELOAD_SECONDS = 20.0
 _LOG_LINES = 30
 _SAID = 160
-_USER = "65532:0"
+_USER = 65532
 _WHERE = "on this Docker engine"
 
 _ASK_READY = (
@@ -63,14 +64,18 @@ class Options(OwnServers):
     Attributes:
         port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
         splitter_image: The image with HAProxy; if not given, that of this release.
+        prediction_log: The servers' prediction log, as `flowparts.deploy.log_options` says; its directory is
+            one of this machine, and stays when the endpoint is removed.
     """
 
     timeout_seconds: float = 300.0
     port: int = 0
     splitter_image: str = ""
+    prediction_log: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        log_options.check(self.prediction_log)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be from 1 to 65535, or 0 for a free one, not {self.port}")
 
@@ -104,8 +109,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
                 revision,
                 host.image(common.image("serving", chosen.image)),
                 limits,
-                chosen.replicas,
-                chosen.timeout_seconds,
+                chosen,
             )
             url = f"http://127.0.0.1:{host.choose_port(chosen.port, before)}"
             if before is None:
@@ -273,8 +277,7 @@ class _Host:
         revision: str,
         image_id: str,
         limits: Mapping[str, Any],
-        replicas: int,
-        timeout_seconds: float,
+        chosen: Options,
     ) -> list[str]:
         """Start the servers of a revision, beside those that serve, and wait until they are ready.
 
@@ -286,15 +289,17 @@ class _Host:
         """
         before = self.state()
         # Another token is for other servers to know.
-        what = _digest(image_id, sorted(limits.items()), os.environ.get("FLOWPARTS_SERVING_TOKEN"))
-        servers = [f"{self.prefix}-{revision}-{what}-{number}" for number in range(1, replicas + 1)]
+        of = [image_id, sorted(limits.items()), os.environ.get("FLOWPARTS_SERVING_TOKEN")]
+        log = chosen.prediction_log
+        what = _digest(*of, *([sorted(log.items())] if log else []))
+        servers = [f"{self.prefix}-{revision}-{what}-{number}" for number in range(1, chosen.replicas + 1)]
         if before is None or revision not in before.servers:
             self._store(f"{self.prefix}-{revision}", directory, image_id, revision)
         try:
             for server in servers:
-                self._start_server(server, revision, image_id, limits)
+                self._start_server(server, revision, image_id, limits, log)
             for server in servers:
-                self._wait_until_ready(server, timeout_seconds)
+                self._wait_until_ready(server, chosen.timeout_seconds)
         except BaseException as error:
             self.tidy(before)
             if not isinstance(error, ValueError):
@@ -315,7 +320,9 @@ class _Host:
             archive.seek(0)
             self._fill(volume, archive, image_id, {_REVISION: revision})
 
-    def _start_server(self, name: str, revision: str, image_id: str, limits: Mapping[str, Any]) -> None:
+    def _start_server(
+        self, name: str, revision: str, image_id: str, limits: Mapping[str, Any], log: Mapping[str, Any]
+    ) -> None:
         """Start a server of a revision; one that runs is left alone."""
         from docker.types.services import Mount
 
@@ -328,13 +335,20 @@ class _Host:
         environment = {f"FLOWPARTS_SERVING_{key}": value for key, value in settings.items()}
         if token := os.environ.get("FLOWPARTS_SERVING_TOKEN"):
             environment["FLOWPARTS_SERVING_TOKEN"] = token
+        mounts = [Mount(_MODEL_FOLDER, f"{self.prefix}-{revision}", read_only=True, no_copy=True)]
+        user = _USER
+        if log:
+            user = log_options.writer_of(log, _USER)
+            environment |= log_options.variables(log, _LOG_FOLDER)
+            mounts.append(Mount(_LOG_FOLDER, log["directory"], type="bind"))
         _log.info("starting %s", name)
         self._run(
             name,
             image_id,
             labels=self._labels("server", revision),
+            user=user,
             environment=environment,
-            mounts=[Mount(_MODEL_FOLDER, f"{self.prefix}-{revision}", read_only=True, no_copy=True)],
+            mounts=mounts,
             memswap_limit=limits["mem_limit"],
             **limits,
         )
@@ -482,7 +496,7 @@ class _Host:
             stop_signal="SIGUSR1",
         )
 
-    def _run(self, name: str, image_id: str, **settings: Any) -> "Container":
+    def _run(self, name: str, image_id: str, user: int = _USER, **settings: Any) -> "Container":
         if not self.engine.networks.list(names=[f"^{self.prefix}$"]):
             self.engine.networks.create(self.prefix, labels=self._labels("network"))
         started: Container = self.engine.containers.run(
@@ -490,7 +504,7 @@ class _Host:
             name=name,
             detach=True,
             network=self.prefix,
-            user=_USER,
+            user=f"{user}:0",
             read_only=True,
             tmpfs={"/tmp": "size=256m"},  # noqa: S108 where the model server keeps temporary files
             cap_drop=["ALL"],

@@ -1,0 +1,74 @@
+"""The prediction log of a deployment, as one option `prediction_log`.
+
+Its names are those of the model server's options, without what they begin with:
+
+    {"directory": "/var/lib/churn-log", "keys": "order_id", "mask": "email", "days": 30, "seconds": 10}
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowparts.serving import server_settings
+from flowparts.serving.server_settings import Settings
+from flowparts.util.names import unknown
+
+_OPTION = "prediction_log"
+_SECRET = f"{server_settings.PREFIX}PREDICTION_LOG_SECRET"
+_NAMES = [
+    field.name.removeprefix(f"{_OPTION}_")
+    for field in dataclasses.fields(Settings)
+    if field.name.startswith(f"{_OPTION}_")
+]
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Raise ValueError unless these are options of a prediction log, with its directory."""
+    for name in given:
+        if name not in ("directory", *_NAMES):
+            raise ValueError(unknown(f"name in the option {_OPTION!r}", name, ["directory", *_NAMES]))
+    if given and not (isinstance(given.get("directory"), str) and given["directory"].startswith("/")):
+        raise ValueError(
+            f"directory of the option {_OPTION!r} must be an absolute path on the machine that serves, not "
+            f"{given.get('directory')!r}"
+        )
+    server_settings.parse([], {f"{server_settings.PREFIX}MODEL": "/", **variables(given, "/")})
+
+
+def variables(given: Mapping[str, Any], directory: str) -> dict[str, str]:
+    """Return the variables that a server takes its log's options from.
+
+    Args:
+        given: The option, which may be empty.
+        directory: Where the server finds the log's directory.
+    """
+    if not given:
+        return {}
+    texts = {name: str(value) for name, value in given.items() if name != "directory"}
+    prefix = f"{server_settings.PREFIX}PREDICTION_LOG"
+    found = {prefix: directory, **{f"{prefix}_{name.upper()}": text for name, text in texts.items()}}
+    secret = {_SECRET: os.environ[_SECRET]} if _SECRET in os.environ else {}
+    return {**found, **secret}
+
+
+def writer_of(given: Mapping[str, Any], user: int) -> int:
+    """Make the log's directory on this machine if it isn't there, and return who can write to it.
+
+    Args:
+        given: The option.
+        user: Who writes if root deploys; else it is who deploys, so they can delete what is written.
+
+    Raises:
+        ValueError: The directory can't be made.
+    """
+    directory = Path(given["directory"])
+    user = os.getuid() or user
+    try:
+        if not directory.is_dir():
+            directory.mkdir(parents=True)
+            os.chown(directory, user, -1)
+    except OSError as error:
+        raise ValueError(f"the prediction log can't be at {directory}: {error.strerror}") from None
+    return user
