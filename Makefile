@@ -102,8 +102,10 @@ proto: .venv/installed
 dashboards: .venv/installed
 	$(BIN)/python -m tools.dashboards
 
-# A model drifts, an alert fires, a better one takes its place: a page in build/demo-monitoring, in a few minutes.
+# A model served on Docker drifts, an alert fires, a better one takes its place: a page in build/demo-monitoring.
 demo-monitoring: .venv/installed system
+	scripts/docker-engine.sh
+	$(BIN)/python -m tools.images build serving deploy
 	$(BIN)/python -m tools.demo
 
 readme: .venv/installed

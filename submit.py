@@ -157,18 +157,10 @@ def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
 
 
 def _serve_triggers(options: argparse.Namespace, chosen: Any, console: Console) -> int:
-    service, say, prepared = _service(options, chosen), partial(_say, console), []
-    for trigger in triggers.read(options.triggers):
-        text = compilation.pipeline_text(
-            catalogue.pipeline(trigger.pipeline), options.target, chosen, options.embed_source
-        )
-        sent = _checked(options, text, chosen)
-        for name in trigger.take:
-            parameters.known(name, sent.inputs)
-        typed = partial(parameters.checked, sent.inputs, spec=sent.spec)
-        if not trigger.take:
-            typed(trigger.parameters)
-        prepared.append(triggers.Prepared(trigger, sent, typed))
+    service, say = _service(options, chosen), partial(_say, console)
+    prepared = triggers.prepare(options.triggers, options.target, chosen, options.embed_source)
+    for each in prepared:
+        _warn(options, each.package)
     token = os.environ.get(triggers.TOKEN_VARIABLE, "")
     with triggers.server(prepared, service, token, options.host, options.port, say) as server:
         for each in prepared:
@@ -199,10 +191,14 @@ def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
 
 def _checked(options: argparse.Namespace, text: str, chosen: Any) -> submission.Package:
     sent = compilation.checked(text, options.target, chosen)
+    _warn(options, sent)
+    return sent
+
+
+def _warn(options: argparse.Namespace, sent: submission.Package) -> None:
     if options.target == "kubeflow":
         for warning in overlay.warnings(sent.text):
             print(f"warning: {warning}", file=sys.stderr)
-    return sent
 
 
 def _parameters(options: argparse.Namespace, sent: submission.Package) -> dict[str, Any]:

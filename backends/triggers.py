@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from backends import faults, submission
+from backends import catalogue, compilation, faults, parameters, submission
 from flowparts.util.names import unknown
 
 TOKEN_VARIABLE = "FLOWPARTS_TRIGGER_TOKEN"  # noqa: S105 the name of a variable
@@ -74,6 +74,16 @@ class Prepared:
     trigger: Trigger
     package: submission.Package
     typed: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class Runner(Protocol):
+    """Where runs start, such as `submission.Service`."""
+
+    def run(self, sent: submission.Package, parameters: Mapping[str, Any], name: str) -> submission.Run:
+        """Start a run; one of this name that is there already is returned."""
+
+    def find(self, name: str) -> submission.Run | None:
+        """Return the run of this name."""
 
 
 class RequestError(Exception):
@@ -148,7 +158,33 @@ def _taken(where: str, parameter: str, table: Any) -> Taken:
     return taken
 
 
-def start(prepared: Prepared, service: submission.Service, body: Any, now: float) -> dict[str, Any]:
+def prepare(file: Path, target: str, chosen: Any, embed_source: bool = False) -> list[Prepared]:
+    """Read triggers, compile their pipelines and check their parameters.
+
+    Args:
+        file: The TOML file.
+        target: The backend, as `compilation.TARGETS` has it.
+        chosen: Its settings.
+        embed_source: Whether the compiled pipelines bring the source of their components along.
+
+    Raises:
+        ValueError: The file, a pipeline's name or a parameter is wrong.
+    """
+    found = []
+    for trigger in read(file):
+        pipeline = catalogue.pipeline(trigger.pipeline)
+        text = compilation.pipeline_text(pipeline, target, chosen, embed_source)
+        sent = compilation.checked(text, target, chosen)
+        for name in trigger.take:
+            parameters.known(name, sent.inputs)
+        typed = partial(parameters.checked, sent.inputs, spec=sent.spec)
+        if not trigger.take:
+            typed(trigger.parameters)
+        found.append(Prepared(trigger, sent, typed))
+    return found
+
+
+def start(prepared: Prepared, service: Runner, body: Any, now: float) -> dict[str, Any]:
     """Start the run that a request asks for; return what to answer.
 
     A run's name follows from the trigger, the parameters and the time, so a request that is sent again finds
@@ -175,10 +211,10 @@ def start(prepared: Prepared, service: submission.Service, body: Any, now: float
             return {"run": None, "reason": f"{pointer} is {told}, not {wanted!r}"}
     taken = {name: _value(body, name, how) for name, how in trigger.take.items()}
     try:
-        parameters = prepared.typed({**trigger.parameters, **taken})
+        given = prepared.typed({**trigger.parameters, **taken})
     except ValueError as error:
         raise RequestError(400, str(error)) from None
-    identity = json.dumps([prepared.package.name, parameters], sort_keys=True).encode()
+    identity = json.dumps([prepared.package.name, given], sort_keys=True).encode()
     digest = hashlib.sha256(identity).hexdigest()[:10]
     span = int(now // trigger.at_most_every_seconds)
     # The span before counts too while its run goes on: two requests may stand just before and after its end.
@@ -186,7 +222,7 @@ def start(prepared: Prepared, service: submission.Service, body: Any, now: float
         run = service.find(_run_name(trigger, digest, number))
         if run and (number == span or run.goes_on):
             return {"run": run.name, "url": run.url, "state": run.state, "started": False}
-    run = service.run(prepared.package, parameters, _run_name(trigger, digest, span))
+    run = service.run(prepared.package, given, _run_name(trigger, digest, span))
     return {"run": run.name, "url": run.url, "state": run.state, "started": True}
 
 
@@ -219,7 +255,7 @@ def _at(body: Any, pointer: str) -> Any:
 
 def server(
     prepared: list[Prepared],
-    service: submission.Service,
+    service: Runner,
     token: str,
     host: str,
     port: int,
@@ -283,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
     def __init__(
         self,
         triggers: Mapping[str, Prepared],
-        service: submission.Service,
+        service: Runner,
         token: str,
         say: Callable[[str], None],
         lock: threading.Lock,

@@ -1,69 +1,40 @@
 """Show the whole loop on this machine: a served model drifts, an alert fires, a better model takes its place.
 
-Trains, serves with a log, sends requests that change half-way, measures drift by window and pushes
-the measurements. Prometheus and Alertmanager call a webhook; on that it trains on new rows, passes the gate,
-sends a growing share of the requests to the new model, and writes a page that tells the story.
+Trains and serves on Docker with a prediction log, sends requests that change half-way, measures drift by
+window and pushes the measurements. Prometheus fires; Alertmanager calls a webhook of people, and the trigger
+that starts the training pipeline, whose model passes the gate and gets the requests step by step. A page
+tells the story.
 """
 
 import argparse
 import contextlib
 import json
 import shutil
-import subprocess
+import signal
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import yaml
 from kfp import dsl
 
-from backends import catalogue
-from backends.local import runner
-from flowparts import reports
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.monitor.detect_drift import detect_drift
 from flowparts.components.monitor.publish_metrics import publish_metrics
-from tools import dashboards
+from flowparts.deploy import operations
+from flowparts.util.errors import UnreachableError
+from tools.demo_page import Answer, Story, page
+from tools.demo_runs import PIPELINE, Outcome, Runs
+from tools.demo_services import answering, ask, get, hook, monitored, triggered, until
 
 WINDOWS, ROWS = 6, 500
 DRIFTS_AT = 3  # the first window that differs
-MODEL = "churn"
+MODEL = ENDPOINT = "demo-monitoring"
 CANDIDATES = ["Linear", {"estimator": "HistGradientBoosting", "parameters": {}}]
-_WAIT_SECONDS = 120
-
-
-@dataclass
-class Story:
-    """What happened.
-
-    Attributes:
-        started: When the demonstration began, by time.monotonic.
-        events: Seconds since then, and what happened.
-        accuracy: Of each window, on labels that arrived later.
-        drift: Of each window, the share of rows that moved by column.
-        shares: Of each stage of the canary: share asked for, share that the new model answered, its errors.
-    """
-
-    started: float = field(default_factory=time.monotonic)
-    events: list[tuple[float, str]] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    drift: list[dict[str, float]] = field(default_factory=list)
-    shares: list[tuple[int, float, int]] = field(default_factory=list)
-
-    def tell(self, what: str) -> None:
-        """Note and print an event."""
-        self.events.append((time.monotonic() - self.started, what))
-        print(f"{self.events[-1][0]:6.1f} s  {what}", flush=True)  # noqa: T201
 
 
 def customers(rows: int, seed: int, drifted: bool) -> pl.DataFrame:
@@ -85,179 +56,106 @@ def customers(rows: int, seed: int, drifted: bool) -> pl.DataFrame:
     )
 
 
-def trained(folder: Path, rows: pl.DataFrame, name: str) -> tuple[Path, str]:
-    """Run tabular-training on rows; return the model and the gate's verdict."""
-    source = folder / f"{name}.csv"
-    rows.write_csv(source)
-    parameters = {"source": str(source), "label": "churned", "model_name": MODEL, "candidates": CANDIDATES}
-    record = runner.run(catalogue.pipeline("tabular-training"), parameters, folder / "runs")
-    model, decision = runner.model(record), runner.decision(record)
-    if not record.succeeded or model is None or decision is None:
-        reasons = [f"{task.name}: {task.error}" for task in record.failed] or [record.problem]
-        raise ValueError(f"training failed: {'; '.join(reasons)}; files: {record.folder}")
-    if not decision[0]:
-        raise ValueError(f"the gate refused the model: {decision[1]}")
-    return model, decision[1]
-
-
-def get(url: str, body: Any = None) -> Any:
-    """Send a request and return the answer: JSON if it is such."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        text = answer.read()
-        return json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition; raise ValueError if it doesn't hold in time."""
-    deadline = time.monotonic() + _WAIT_SECONDS
-    while True:
-        with contextlib.suppress(OSError):
-            if found := condition():
-                return found
-        if time.monotonic() > deadline:
-            raise ValueError(f"{what} didn't happen within {_WAIT_SECONDS} s")
-        time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def started(command: list[str], ready: str, log: Path) -> Iterator[None]:
-    """Run a server until the block ends; wait until an address answers."""
-    if not shutil.which(command[0]):
-        raise ValueError(f"{command[0]} is missing; `make system` installs it")
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:  # noqa: S603
-        try:
-            until(lambda: get(ready) is not None, f"the start of {command[0]} ({log})")
-            yield
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
-def serving(model: Path, port: int, folder: Path) -> Iterator[str]:
-    """Serve a model with a prediction log beside the others of its port; yield its address."""
-    options = [f"--model={model}", f"--name={MODEL}", "--host=127.0.0.1", f"--port={port}", "--grpc-port=0"]
-    log = [f"--prediction-log={folder / f'log-{port}'}", "--prediction-log-seconds=1"]
-    command = [sys.executable, "-m", "flowparts.serving", *options, *log]
-    url = f"http://127.0.0.1:{port}"
-    with started(command, f"{url}/v2/health/ready", folder / f"server-{port}.log"):
-        yield url
-
-
-@contextlib.contextmanager
-def hook(alerts: list[dict[str, Any]], port: int) -> Iterator[None]:
-    """Receive Alertmanager's webhooks and keep their alerts."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            alerts.extend(body["alerts"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-
-
-@contextlib.contextmanager
-def monitored(folder: Path, servers: list[int], port: int) -> Iterator[tuple[str, str]]:
-    """Run Pushgateway, Alertmanager and Prometheus; yield the addresses of Prometheus and the Pushgateway.
-
-    They have the shipped configuration, but look every second and send at once.
-    """
-    shipped = dashboards.RULES.parent
-    alerting = yaml.safe_load((shipped / "alertmanager.yml").read_text(encoding="utf-8"))
-    alerting["route"] |= {"group_wait": "1s", "group_interval": "5s"}
-    for receiver in alerting["receivers"]:
-        receiver["webhook_configs"][0]["url"] = f"http://127.0.0.1:{port + 3}"
-    (folder / "alertmanager.yml").write_text(yaml.safe_dump(alerting), encoding="utf-8")
-    config = yaml.safe_load((shipped / "prometheus.yml").read_text(encoding="utf-8"))
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(dashboards.RULES)]
-    config["alerting"]["alertmanagers"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port + 2}"]}]
-    targets = [[f"127.0.0.1:{each}" for each in servers], [f"127.0.0.1:{port + 1}"]]
-    for job, addresses in zip(config["scrape_configs"], targets, strict=True):
-        job["static_configs"] = [{"targets": addresses}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    commands = {
-        # Debian's keeps what was pushed in /var/lib, else.
-        port + 1: ["prometheus-pushgateway", "--persistence.file="],
-        port + 2: [
-            "prometheus-alertmanager",
-            f"--config.file={folder / 'alertmanager.yml'}",
-            f"--storage.path={folder / 'alertmanager'}",
-            "--cluster.listen-address=",
-        ],
-        port: [
-            "prometheus",
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'prometheus'}",
-        ],
-    }
-    with contextlib.ExitStack() as stack:
-        for each, command in commands.items():
-            command.append(f"--web.listen-address=127.0.0.1:{each}")
-            ready = f"http://127.0.0.1:{each}/-/ready"
-            stack.enter_context(started(command, ready, folder / f"{command[0]}.log"))
-        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+def right(answers: list[Any], labels: pl.Series) -> int:
+    """Return how many predictions are right."""
+    predicted = [each["prediction"] if isinstance(each, dict) else each for each in answers]
+    return sum(one == other for one, other in zip(predicted, labels, strict=True))
 
 
 def sent(url: str, rows: pl.DataFrame) -> float:
-    """Send rows to a server, 20 at a time; return the share of right answers."""
-    right = 0
+    """Send rows to the endpoint, 20 at a time; return the share of right answers."""
+    found = 0
     for part in rows.iter_slices(20):
         answers = get(f"{url}/predict", {"instances": part.drop("churned").to_dicts()})["predictions"]
-        predicted = [each["prediction"] if isinstance(each, dict) else each for each in answers]
-        right += sum(one == other for one, other in zip(predicted, part["churned"], strict=True))
-    return right / rows.height
+        found += right(answers, part["churned"])
+    return found / rows.height
+
+
+@contextlib.contextmanager
+def asking(url: str, story: Story) -> Iterator[None]:
+    """Let customers ask until the block ends, five times a second; note who answers what."""
+    ended = threading.Event()
+
+    def send() -> None:
+        for number in range(1_000_000):
+            rows = customers(10, 10_000 + number, True)
+            seconds = story.seconds()
+            try:
+                body, revision = ask(f"{url}/predict", {"instances": rows.drop("churned").to_dicts()})
+                found = right(json.loads(body)["predictions"], rows["churned"])
+            except (OSError, ValueError, KeyError):
+                found, revision = 0, ""
+            story.answers.append(Answer(seconds, revision, found, rows.height))
+            if ended.wait(0.2):
+                return
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def measured(
-    folder: Path, log: Path, model: Path, since: datetime, rows: int, gateway: str
-) -> dict[str, float]:
-    """Run detect_drift on a window of a prediction log and publish_metrics; return the effect by column."""
+    folder: Path, model: Path, since: datetime, rows: int, gateway: str
+) -> tuple[dict[str, float], Path]:
+    """Run detect_drift on a window of the prediction log and publish_metrics.
+
+    Returns:
+        The effect by column, and the report.
+    """
 
     def logged() -> bool:
-        files = list(log.rglob("*.parquet"))
+        files = list((folder / "log").rglob("*.parquet"))
         if not files:
             return False
-        return (
-            int(pl.scan_parquet(files).filter(pl.col("time") >= since).select(pl.len()).collect().item())
-            >= rows
-        )
+        found = pl.scan_parquet(files).filter(pl.col("time") >= since).select(pl.len()).collect()
+        return int(found.item()) >= rows
 
     until(logged, "the prediction log's next file")
     window = folder / f"window-{since:%H%M%S%f}"
-    outputs = {name: str(window / name) for name in ("drift", "drift_report", "measurements", "exposition")}
-    table = dsl.Dataset(uri=str(window / "table"))
-    ingest_table.python_func(source=str(log), table=table, rejected=dsl.Dataset(uri=str(window / "rejected")))
+    table, report = dsl.Dataset(uri=str(window / "table")), window / "drift.html"
+    ingest_table.python_func(
+        source=str(folder / "log"), table=table, rejected=dsl.Dataset(uri=str(window / "rejected"))
+    )
     detect_drift.python_func(
         table=table,
-        drift=dsl.Artifact(uri=outputs["drift"]),
-        drift_report=dsl.HTML(uri=outputs["drift_report"]),
-        measurements=dsl.Artifact(uri=outputs["measurements"]),
+        drift=dsl.Artifact(uri=str(window / "drift")),
+        drift_report=dsl.HTML(uri=str(report)),
+        measurements=dsl.Artifact(uri=str(window / "measurements")),
         model=dsl.Model(uri=str(model)),
         since=since.isoformat(),
     )
     publish_metrics.python_func(
-        exposition=dsl.Artifact(uri=outputs["exposition"]),
+        exposition=dsl.Artifact(uri=str(window / "exposition")),
         job=MODEL,
-        drift=dsl.Artifact(uri=outputs["measurements"]),
+        drift=dsl.Artifact(uri=str(window / "measurements")),
         labels={"model": MODEL},
         pushgateway=gateway,
     )
     found = json.loads((window / "drift").read_text(encoding="utf-8"))
     # The probabilities of two classes say the same as the prediction.
     shown = [each for each in found["columns"] if not each["column"].startswith("probability_")]
-    return {each["column"]: float(each["effect"]) for each in shown}
+    return {each["column"]: float(each["effect"]) for each in shown}, report
+
+
+def require_docker() -> None:
+    """Remove what a demonstration that was killed has left; raise ValueError if no Docker engine answers."""
+    try:
+        removed()
+    except UnreachableError:
+        raise ValueError(
+            "no Docker engine answers; `scripts/docker-engine.sh` installs and starts one (as root), and "
+            "`make demo-monitoring` does that and builds the images"
+        ) from None
+
+
+def removed() -> None:
+    """Remove the endpoint with its containers, if it is there."""
+    with contextlib.suppress(operations.NoEndpointError):
+        operations.remove("docker", ENDPOINT, {"wait_seconds": 60.0}, even_if_serving=True)
 
 
 def demonstrate(folder: Path, port: int) -> Path:
@@ -265,115 +163,104 @@ def demonstrate(folder: Path, port: int) -> Path:
 
     Args:
         folder: Where everything is written; made anew.
-        port: The first of six free ports.
+        port: The first of three free ports.
 
     Raises:
         ValueError: A part of it failed.
     """
+    require_docker()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     story, alerts = Story(), list[dict[str, Any]]()
-    model, verdict = trained(folder, customers(4_000, 1, False), "before")
-    story.tell(f"trained and registered: {verdict}")
+    training = {
+        "label": "churned",
+        "model_name": MODEL,
+        "candidates": CANDIDATES,
+        "tracking_uri": f"sqlite:///{folder / 'mlflow.db'}",
+        "deploy_target": "docker",
+        "endpoint_name": ENDPOINT,
+    }
+    log = {"directory": str(folder / "log"), "seconds": 1}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(hook(alerts, port + 3))
-        prometheus, gateway = stack.enter_context(monitored(folder, [port + 4, port + 5], port))
-        old = stack.enter_context(serving(model, port + 4, folder))
-        story.tell(f"serving at {old}, watched by {prometheus}")
+        stack.callback(removed)
+        runs = stack.enter_context(contextlib.closing(Runs(folder / "runs")))
+        customers(4_000, 1, False).write_csv(folder / "before.csv")
+        first = {
+            **training,
+            "source": str(folder / "before.csv"),
+            "deploy_options": {"prediction_log": log, "memory": "1Gi"},
+        }
+        runs.start(PIPELINE, first, "first")
+        later = {**training, "source": str(folder / "after.csv")}
+        trigger = stack.enter_context(answering(triggered(folder, runs, PIPELINE, later, story.tell)))
+        webhook = stack.enter_context(answering(hook(alerts)))
+        prometheus, gateway = stack.enter_context(monitored(folder, webhook, trigger, port))
+        before = runs.ended("first")
+        story.tell(f"trained, registered and served at {before.url}: {before.verdict}")
+        until(lambda: scraped(prometheus), "Prometheus' first look at the servers")
+        story.tell(f"Prometheus at {prometheus} has found the server through the Docker engine")
+        # Labels of rows from after the change; they come before anybody notices.
+        customers(4_000, 2, True).write_csv(folder / "after.csv")
+        report = Path()
         for number in range(WINDOWS):
-            rows = customers(ROWS, 100 + number, number >= DRIFTS_AT)
-            since = datetime.now(UTC).replace(tzinfo=None)
-            story.accuracy.append(sent(old, rows))
-            story.drift.append(measured(folder, folder / f"log-{port + 4}", model, since, ROWS, gateway))
-            story.tell(f"window {number + 1}: accuracy {story.accuracy[-1]:.2f}, " + _worst(story.drift[-1]))
+            report = window(story, folder, before, gateway, 100 + number, number >= DRIFTS_AT)
             if number < DRIFTS_AT and alerts:
                 raise ValueError(f"an alert fired before anything drifted: {alerts[0]['annotations']}")
+        story.pages["Drift of the last window of the old model"] = _beside(report, folder)
         drifted = until(lambda: [each for each in alerts if each["status"] == "firing"], "the alert")
-        story.tell(
-            f"the webhook got {drifted[0]['labels']['alertname']}: {drifted[0]['annotations']['summary']}"
-        )
-        better, verdict = trained(folder, customers(4_000, 2, True), "after")
-        story.tell(f"trained on new rows and passed the gate: {verdict}")
-        new = stack.enter_context(serving(better, port + 5, folder))
-        for share in (10, 50, 100):
-            canary(story, old, new, share)
-        rows, since = customers(ROWS, 200, True), datetime.now(UTC).replace(tzinfo=None)
-        story.accuracy.append(sent(new, rows))
-        story.drift.append(measured(folder, folder / f"log-{port + 5}", better, since, ROWS, gateway))
-        story.tell(f"the new model: accuracy {story.accuracy[-1]:.2f}, {_worst(story.drift[-1])}")
+        labels, said = drifted[0]["labels"], drifted[0]["annotations"]
+        story.tell(f"the webhook has got {labels['alertname']}: {said['summary']}")
+        until(lambda: len(runs.names) > 1, "the run that the alert starts")
+        with asking(before.url, story):
+            after = runs.ended(runs.names[1])
+        story.revision = after.revision
+        story.tell(f"trained on new rows, passed the gate and all stages of the canary: {after.verdict}")
+        story.tell(f"customers sent {len(story.answers)} requests meanwhile, {story.lost} got no answer")
+        report = window(story, folder, after, gateway, 200, True)
+        story.pages["Drift of the first window of the new model"] = _beside(report, folder)
         until(lambda: [each for each in alerts if each["status"] == "resolved"], "the end of the alert")
-        story.tell("the webhook heard that the alert is over")
+        story.tell("the webhook has heard that the alert is over")
+        for title, outcome in (("first", before), ("second", after)):
+            story.pages[f"The {title} run of {PIPELINE}"] = _beside(outcome.folder / "index.html", folder)
+            for file in sorted((outcome.folder / "reports").glob("*roll-out*.html")):
+                story.pages[f"Rollout of the {title} model"] = _beside(file, folder)
     file = folder / "index.html"
-    file.write_text(page(story), encoding="utf-8")
+    file.write_text(page(story, DRIFTS_AT), encoding="utf-8")
     return file
 
 
-def canary(story: Story, old: str, new: str, share: int) -> None:
-    """Send a share of the requests to the new model; raise ValueError if it fails one."""
-    draw = np.random.default_rng(share)
-    errors, answered = 0, 0
-    for row in customers(200, 300 + share, True).drop("churned").to_dicts():
-        to_new = draw.random() * 100 < share
-        try:
-            get(f"{new if to_new else old}/predict", {"instances": [row]})
-            answered += to_new
-        except urllib.error.URLError:
-            errors += to_new
-    story.shares.append((share, answered / 200, errors))
-    if errors:
-        raise ValueError(f"the new model failed {errors} requests at {share} %; all stay with the old one")
-    story.tell(f"canary at {share} %: {answered} of 200 requests, no errors")
+def scraped(prometheus: str) -> bool:
+    """Return whether Prometheus has metrics of the endpoint's servers."""
+    found = get(f'{prometheus}/api/v1/query?query=flowparts_model_info%7Bjob="{ENDPOINT}"%7D')
+    return bool(found["data"]["result"])
 
 
-def page(story: Story) -> str:
-    """Return the page that tells the story."""
-    numbers = list(range(1, len(story.accuracy) + 1))
-    columns = [name for name in story.drift[0] if all(name in each for each in story.drift)]
-    drift = {name: ([float(n) for n in numbers], [each[name] for each in story.drift]) for name in columns}
-    accuracy = {"accuracy": ([float(n) for n in numbers], story.accuracy)}
-    stages = [
-        {"share asked for": f"{share} %", "answered by the new model": f"{part:.0%}", "errors": errors}
-        for share, part, errors in story.shares
-    ]
-    seconds = story.events[-1][0]
-    events = [{"seconds": round(at, 1), "event": what} for at, what in story.events]
-    return reports.page(
-        "A model drifts and is replaced",
-        reports.callout(
-            f"Requests changed in window {DRIFTS_AT + 1}. An alert fired, a model trained on new rows passed "
-            f"the gate and took over; accuracy went from {story.accuracy[DRIFTS_AT]:.2f} to "
-            f"{story.accuracy[-1]:.2f}.",
-            "good",
-        ),
-        reports.facts(
-            {
-                "Accuracy before": round(story.accuracy[0], 3),
-                "While drifted": round(story.accuracy[DRIFTS_AT], 3),
-                "New model": round(story.accuracy[-1], 3),
-                "Duration": f"{seconds:.0f} s",
-            }
-        ),
-        reports.grid(
-            reports.section("Drift by window", reports.lines(drift, "window", "share of rows that moved")),
-            reports.section("Accuracy by window", reports.lines(accuracy, "window", "accuracy")),
-        ),
-        reports.section("Canary", reports.table(stages)),
-        reports.section("What happened", reports.table(events)),
-        subtitle=f"{WINDOWS} windows of {ROWS} requests to the first model, one to its successor",
-    )
-
-
-def _worst(drift: dict[str, float]) -> str:
+def window(story: Story, folder: Path, serving: Outcome, gateway: str, seed: int, drifted: bool) -> Path:
+    """Send a window of requests, measure it and note what was found; return the report."""
+    rows, since = customers(ROWS, seed, drifted), datetime.now(UTC).replace(tzinfo=None)
+    story.accuracy.append(sent(serving.url, rows))
+    drift, report = measured(folder, serving.model, since, ROWS, gateway)
+    story.drift.append(drift)
     name = max(drift, key=lambda each: drift[each])
-    return f"{drift[name]:.0%} of the rows moved in {name!r}"
+    story.tell(
+        f"window {len(story.drift)}: accuracy {story.accuracy[-1]:.2f}, {drift[name]:.0%} of the rows moved "
+        f"in {name!r}"
+    )
+    return report
+
+
+def _beside(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demonstration; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/demo-monitoring"), metavar="DIR")
-    parser.add_argument("--port", type=int, default=19_090, help="the first of six ports (%(default)s)")
+    parser.add_argument("--port", type=int, default=19_090, help="the first of three ports (%(default)s)")
     options = parser.parse_args(arguments)
+    # Told to end, it takes its containers away as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         print(demonstrate(options.out.resolve(), options.port))  # noqa: T201
     except ValueError as error:

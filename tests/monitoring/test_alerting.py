@@ -107,8 +107,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         config["rule_files"] = [str(dashboards.RULES)]
         config["alerting"]["alertmanagers"][0]["static_configs"] = [{"targets": [manager[7:]]}]
-        for job, url in zip(config["scrape_configs"], (server.url, gateway), strict=True):
-            job["static_configs"] = [{"targets": [url[7:]]}]
+        jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+        jobs["flowparts"]["static_configs"] = [{"targets": [server.url[7:]]}]
+        jobs["pushgateway"]["static_configs"] = [{"targets": [gateway[7:]]}]
+        config["scrape_configs"] = [jobs["flowparts"], jobs["pushgateway"]]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         prometheus = stack.enter_context(services.prometheus(folder, folder / "prometheus.yml"))
 

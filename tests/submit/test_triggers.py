@@ -7,14 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import submit
-from backends import catalogue, compilation, parameters, profiles, triggers
+from backends import profiles, triggers
 from backends.kubeflow.service import KubeflowService
 from tests.submit.kubeflow_server import KubeflowServer
 
@@ -60,12 +59,7 @@ def _toml(value: Any) -> str:
 @contextmanager
 def _serving(kubeflow: KubeflowServer, file: Path) -> Iterator[Ask]:
     chosen = profiles.Kubeflow(endpoint=kubeflow.url)
-    prepared = []
-    for trigger in triggers.read(file):
-        text = compilation.pipeline_text(catalogue.pipeline(trigger.pipeline), "kubeflow", chosen, False)
-        sent = compilation.checked(text, "kubeflow", chosen)
-        typed = partial(parameters.checked, sent.inputs, spec=sent.spec)
-        prepared.append(triggers.Prepared(trigger, sent, typed))
+    prepared = triggers.prepare(file, "kubeflow", chosen)
     said: list[str] = []
     with triggers.server(prepared, KubeflowService(chosen), TOKEN, "127.0.0.1", 0, said.append) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
