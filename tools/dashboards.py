@@ -11,6 +11,8 @@ from grafana_foundation_sdk.builders import dashboard, prometheus, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
 
+from flowparts.deploy import prometheus as rules
+
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "monitoring" / "rules.yml"
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
@@ -236,15 +238,7 @@ def build() -> str:
 
 def prometheus_rule() -> str:
     """Return the rules as a resource of the Prometheus operator (YAML)."""
-    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
-    metadata = {"name": "flowparts", "labels": {"app.kubernetes.io/part-of": "flowparts"}}
-    resource = {
-        "apiVersion": "monitoring.coreos.com/v1",
-        "kind": "PrometheusRule",
-        "metadata": metadata,
-        "spec": {"groups": groups},
-    }
-    return str(yaml.safe_dump(resource, sort_keys=False))
+    return str(yaml.safe_dump(rules.rule({"app.kubernetes.io/part-of": "flowparts"}), sort_keys=False))
 
 
 def main(arguments: list[str] | None = None) -> int:

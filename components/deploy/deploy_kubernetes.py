@@ -20,6 +20,7 @@ def deploy_kubernetes(
     environment_from: Optional[str] = None,
     service_account: Optional[str] = None,
     gateway: Optional[str] = None,
+    monitoring: Optional[bool] = None,
     monitor_labels: Optional[dict] = None,
     clients: Optional[list] = None,
     pods: Optional[dict] = None,
@@ -55,8 +56,9 @@ def deploy_kubernetes(
         service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; empty for a ratio of
             pods.
-        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them, such as
-            {"release": "kube-prometheus-stack"}.
+        monitoring: Whether the alerting rules are installed too, which takes the Prometheus operator (False).
+        monitor_labels: Further labels of the ServiceMonitor and the rules, where Prometheus selects by them,
+            such as {"release": "kube-prometheus-stack"}.
         clients: Further namespaces whose pods may send requests, besides the endpoint's own, the gateway's
             and the step's, such as that of Prometheus; ["*"] for everyone.
         pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,

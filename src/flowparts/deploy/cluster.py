@@ -21,7 +21,7 @@ from flowparts.deploy import _lease, server_time
 from flowparts.deploy.common import dry_run, log_text, require_allowed
 from flowparts.util.errors import MissingError, RefusedError, UnreachableError
 
-_NAME = "app.kubernetes.io/name"
+NAME_LABEL = "app.kubernetes.io/name"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
 _BACK_OFF = "CrashLoopBackOff"
@@ -151,7 +151,7 @@ class Cluster:
     def names(self, api_version: str, kind: str) -> list[str]:
         """Return the names of all endpoints of which there is an object of a kind."""
         found = self.find(api_version, kind, self.managed())
-        return sorted({thing["metadata"]["labels"][_NAME] for thing in found})
+        return sorted({thing["metadata"]["labels"][NAME_LABEL] for thing in found})
 
     @property
     def host(self) -> str:
@@ -161,7 +161,7 @@ class Cluster:
     @staticmethod
     def labels(name: str) -> dict[str, str]:
         """Return the labels of all that belongs to an endpoint; only what bears them is ever deleted."""
-        return {_NAME: name, _MANAGED_BY: MANAGER}
+        return {NAME_LABEL: name, _MANAGED_BY: MANAGER}
 
     @staticmethod
     def managed() -> dict[str, str]:

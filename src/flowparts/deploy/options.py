@@ -110,13 +110,16 @@ class Routed(InCluster, Scaled):
     Attributes:
         replicas: Pods of a revision that gets all requests; without a Gateway the share is a ratio of pods.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
-        monitor_labels: Further labels of the ServiceMonitor, where Prometheus selects by them.
+        monitoring: Whether alerting rules (a PrometheusRule) and a ServiceMonitor must be installed, which
+            takes the Prometheus operator; else there is only a ServiceMonitor, where the operator is there.
+        monitor_labels: Further labels of the ServiceMonitor and the rules, where Prometheus selects by them.
         clients: Further namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
             Gateway's and the step's; "*" for everyone.
     """
 
     replicas: int = 2
     gateway: str = ""
+    monitoring: bool = False
     monitor_labels: dict[str, str] = field(default_factory=dict)
     clients: list[str] = field(default_factory=list)
 

@@ -75,7 +75,28 @@ SERVICE_MONITOR = only(
         matchExpressions=listed(only("key operator", key=STRING, operator={"enum": ["Exists", "In"]})),
     ),
     endpoints=listed(only(port=STRING, path=STRING, interval=STRING)),
+    jobLabel=STRING,
     targetLabels=listed(STRING),
+)
+PROMETHEUS_RULE = only(
+    "groups",
+    groups=listed(
+        only(
+            "name rules",
+            name=STRING,
+            rules=listed(
+                only(
+                    "expr",
+                    alert=STRING,
+                    record=STRING,
+                    expr=STRING,
+                    labels=LABELS,
+                    annotations=LABELS,
+                    **{"for": STRING},
+                )
+            ),
+        )
+    ),
 )
 
 # https://docs.seldon.ai/seldon-core-2/user-guide/kubernetes-resources
@@ -179,6 +200,7 @@ ALL: list[tuple[str, str, str, Check]] = [
     ("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", by(HTTP_ROUTE)),
     ("gateway.networking.k8s.io/v1", "Gateway", "gateways", by(GATEWAY)),
     ("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors", by(SERVICE_MONITOR)),
+    ("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules", by(PROMETHEUS_RULE)),
     ("serving.kserve.io/v1beta1", "InferenceService", "inferenceservices", check_inference_service),
     ("serving.knative.dev/v1", "Revision", "revisions", by({})),
     ("mlops.seldon.io/v1alpha1", "Server", "servers", check_seldon_server),

@@ -6,9 +6,11 @@ There is no kube-apiserver in any package of Debian or PyPI; see tests/flowparts
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes.client.exceptions import ApiException
 
 from flowparts.deploy import cluster
@@ -611,6 +613,42 @@ def test_the_monitor_bears_the_labels_that_prometheus_selects_by(api: Kubernetes
     labels = api.get("servicemonitors", "churn")["metadata"]["labels"]
     assert labels["release"] == "kube-prometheus-stack"
     assert labels["app.kubernetes.io/name"] == "churn"
+
+
+def test_rules_and_monitor_are_installed_by_an_option_before_the_revision(api: KubernetesApi) -> None:
+    made = deploy(FIRST, monitoring=True)
+    groups = api.get("prometheusrules", "flowparts")["spec"]["groups"]
+    assert groups == yaml.safe_load(Path("monitoring/rules.yml").read_text())["groups"]
+    monitor = api.get("servicemonitors", "churn")["spec"]
+    # publish_metrics calls the model's name job as well.
+    assert monitor["jobLabel"] == "app.kubernetes.io/name"
+    assert api.get("services", f"churn-{made.revision}")["metadata"]["labels"][monitor["jobLabel"]] == "churn"
+    kubernetes.deploy(FIRST, "other", image=IMAGE, timeout_seconds=5.0, monitoring=True)
+    kubernetes.remove("churn")
+    assert api.names("prometheusrules") == ["flowparts"]
+    kubernetes.remove("other")
+    assert api.names("prometheusrules") == api.names("servicemonitors") == []
+
+
+def test_without_the_option_the_rules_go(api: KubernetesApi) -> None:
+    deploy(FIRST, monitoring=True)
+    deploy(FIRST)
+    assert api.names("prometheusrules") == []
+    assert api.names("servicemonitors") == ["churn"]
+
+
+def test_monitoring_without_the_operator_or_the_right_changes_nothing(api: KubernetesApi) -> None:
+    api.denied.add(("patch", "prometheusrules"))
+    with pytest.raises(ValueError, match="no permission to PATCH"):
+        deploy(FIRST, monitoring=True)
+    assert not api.names("deployments")
+    api.denied.clear()
+    api.unknown.add("monitoring.coreos.com/v1")
+    with pytest.raises(
+        ValueError, match=r"knows no ServiceMonitor of monitoring\.coreos\.com/v1; install the"
+    ):
+        deploy(FIRST, monitoring=True)
+    assert not api.names("deployments")
 
 
 def test_crashes_of_a_revisions_pods_are_counted(api: KubernetesApi) -> None:

@@ -15,7 +15,7 @@ from tests.flowparts.deploy.test_kubernetes import GATEWAY
 from tests.flowparts.serving.conftest import Server
 
 PAGE = Path("docs/kubernetes.md")
-FLEET = {"gateway": "gateways/public", "max_replicas": 3}
+FLEET = {"gateway": "gateways/public", "max_replicas": 3, "monitoring": True}
 TARGETS: dict[str, dict[str, Any]] = {"kubernetes": FLEET, "tf_serving": FLEET, "kserve": {}, "seldon": {}}
 
 

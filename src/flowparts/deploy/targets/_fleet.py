@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts.deploy import cluster, common
+from flowparts.deploy import cluster, common, prometheus
 from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, ModelPod
@@ -32,7 +32,6 @@ _GATEWAY = ("gateway.networking.k8s.io/v1", "Gateway")
 _ROUTE_SECONDS = 120.0
 _SWAP_TRIES = 5
 _CLEAR_SECONDS = 120.0
-_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 
 _log = logging.getLogger("flowparts")
 
@@ -49,6 +48,7 @@ class Fleet:
         replicas: Pods of a revision that gets all requests.
         max_replicas: Up to how many the autoscaler goes; 0 for no autoscaling.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
+        monitoring: Whether it has alerting rules.
     """
 
     there: Cluster
@@ -58,6 +58,7 @@ class Fleet:
     replicas: int
     max_replicas: int
     gateway: str
+    monitoring: bool = False
     # What stood on the Service when this step looked, or wrote it, last.
     record: str = ""
 
@@ -65,13 +66,15 @@ class Fleet:
     def of(cls, endpoint: Endpoint, kind: type[ModelPod]) -> "Fleet":
         """Return the fleet of an endpoint that is there."""
         settings = {name: endpoint.settings[name] for name in ("replicas", "max_replicas", "gateway")}
+        settings["monitoring"] = endpoint.settings.get("monitoring", False)
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
     @classmethod
     def asked(cls, target: str, kind: type[ModelPod], name: str, chosen: Routed) -> "Fleet":
         """Return the fleet that options ask for."""
         there = Cluster(chosen.namespace)
-        return cls(there, target, kind, name, chosen.replicas, chosen.max_replicas, chosen.gateway)
+        asked = (chosen.replicas, chosen.max_replicas, chosen.gateway, chosen.monitoring)
+        return cls(there, target, kind, name, *asked)
 
     def deploy(self, pod: ModelPod, chosen: Routed) -> Endpoint:
         """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
@@ -94,6 +97,8 @@ class Fleet:
                 f"endpoint {self.name!r} in namespace {self.there.namespace} is of the target "
                 f"{before.target}; give the one of {self.target} another name"
             )
+        if self.monitoring:
+            prometheus.require_operator(self.there)
         if before is None:
             after = Endpoint(self.target, self.name, self.url(), pod.revision, {pod.revision: 100})
         else:
@@ -106,6 +111,11 @@ class Fleet:
             else []
         )
         try:
+            if self.monitoring:
+                # First, so that a missing right is told before anything that serves is changed.
+                labels = {**chosen.monitor_labels, **self.there.managed()}
+                self.there.apply(prometheus.rule(labels, self.there.namespace))
+                self._monitor(chosen.monitor_labels)
             self._narrow(before, after)
             self.place(pod, chosen.clients)
             after = self.steer(after, chosen.timeout_seconds, pod)
@@ -117,7 +127,12 @@ class Fleet:
         self._take_away(before, after)
         if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
             self.release(after)
-        self._watch(chosen.monitor_labels, chosen.clients)
+        if not self.monitoring:
+            self._try_to_monitor(chosen.monitor_labels)
+        if not chosen.clients and self.there.serves(*prometheus.MONITOR):
+            _log.info(
+                "the NetworkPolicy of endpoint %s admits Prometheus if clients names its namespace", self.name
+            )
         return after
 
     def plan(self, shares: Sequence[int]) -> common.Plan:
@@ -196,6 +211,7 @@ class Fleet:
             "replicas": self.replicas,
             "max_replicas": self.max_replicas,
             "gateway": self.gateway,
+            **({"monitoring": True} if self.monitoring else {}),
         }
 
     def state(self) -> Endpoint | None:
@@ -318,6 +334,8 @@ class Fleet:
         if before.settings["max_replicas"] and not self.max_replicas:
             for revision in after.traffic:
                 self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
+        if before.settings.get("monitoring") and not self.monitoring:
+            self.stop_monitoring()
 
     def undo(self, revision: str, before: Endpoint | None) -> None:
         """Share the requests as before, then remove a revision that wasn't there before."""
@@ -341,6 +359,9 @@ class Fleet:
                 self.there.delete(*_ROUTE, self.name)
             self.there.delete("v1", "Service", self.name)
             self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
+            if self.monitoring:
+                self.there.delete(*prometheus.MONITOR, self.name)
+                self.stop_monitoring()
 
     def tidy(self, asked: Endpoint) -> None:
         """Remove every revision that the endpoint doesn't name."""
@@ -501,29 +522,35 @@ class Fleet:
             return
         raise last
 
-    def _watch(self, labels: dict[str, str], clients: list[str]) -> None:
+    def _try_to_monitor(self, labels: dict[str, str]) -> None:
+        try:
+            if self.there.serves(*prometheus.MONITOR):
+                self._monitor(labels)
+        except ValueError as error:
+            # The model serves; a missing right to watch it is no reason to take it away.
+            _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.name, error)
+
+    def _monitor(self, labels: dict[str, str]) -> None:
         # The revisions' own services: the shared one would count the same pods again.
         each = {
             "matchLabels": self.labels,
             "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
         }
-        monitor = {
-            "selector": each,
-            "endpoints": [{"port": "http", "path": self.kind.metrics_path}],
-            "targetLabels": [_REVISION],
-        }
-        try:
-            if self.there.serves(*_MONITOR):
-                self._apply(*_MONITOR, self.name, monitor, {**labels, **self.labels})
-                if not clients:
-                    _log.info(
-                        "the NetworkPolicy of endpoint %s admits Prometheus if the option clients names its "
-                        "namespace",
-                        self.name,
-                    )
-        except ValueError as error:
-            # The model serves; a missing right to watch it is no reason to take it away.
-            _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.name, error)
+        spec = prometheus.monitor_spec(each, self.kind.metrics_path, cluster.NAME_LABEL, [_REVISION])
+        self._apply(*prometheus.MONITOR, self.name, spec, {**labels, **self.labels})
+
+    def stop_monitoring(self) -> None:
+        """Remove the alerting rules, unless another endpoint of the namespace has them."""
+        for service in self.there.find("v1", "Service", self.there.managed()):
+            metadata = service["metadata"]
+            written = metadata.get("annotations", {}).get(_STATE)
+            if (
+                written
+                and metadata["name"] != self.name
+                and json.loads(written)["settings"].get("monitoring")
+            ):
+                return
+        self.there.delete(*prometheus.RULE, prometheus.RULE_NAME)
 
     def _http_route(self, asked: Endpoint) -> Manifest:
         parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))
@@ -671,8 +698,10 @@ class Platform:
             for revision in sorted(revisions | set(state.traffic if state else ())):
                 fleet.remove(revision)
             there.delete("networking.k8s.io/v1", "NetworkPolicy", name)
-            if there.serves(*_MONITOR):
-                there.delete(*_MONITOR, name)
+            if there.serves(*prometheus.MONITOR):
+                there.delete(*prometheus.MONITOR, name)
+            if state and state.settings.get("monitoring"):
+                fleet.stop_monitoring()
         return there.deleted
 
     @contextmanager
