@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Pages that no group names are in the last one.
 _GROUPS = {
     "Start": ["getting-started", "concepts", "run", "troubleshooting"],
-    "Write": ["authoring", "tuning", "pytorch", "migrating"],
+    "Write": ["authoring", "features", "tuning", "pytorch", "migrating"],
     "Compile and submit": ["compile", "images", "submit", "triggers", "kubeflow", "vertex"],
     "Serve, deploy, monitor": ["serve", "deploy", "kubernetes", "kserve", "sagemaker", "monitoring"],
     "Background": ["compatibility", "architecture"],

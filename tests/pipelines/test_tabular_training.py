@@ -15,6 +15,7 @@ from kfp import dsl
 import run as run_command
 from backends.local import run_page, runner
 from flowparts import models, tables
+from flowparts.models import engines
 from flowparts.pipelines.tabular_training import tabular_training
 from flowparts.register import registry
 
@@ -22,6 +23,7 @@ QUICK = [
     {"estimator": "Linear", "parameters": {}},
     {"estimator": "XGB", "parameters": {"n_estimators": 50}},
 ]
+WORDS = ["the", "parcel", "came", "late", "again", "and", "nobody", "would", "say", "where", "it", "was"]
 # What tests/contract runs; see examples.py there.
 RUNS = [
     {"trainer": "keras", "network": {"epochs": 3}, "model_name": "network"},
@@ -155,6 +157,7 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
                 "joined": joined,
                 "seen": joined if generator.random() > 0.05 else None,
                 "loyal": generator.random() > 0.5,
+                "remark": " ".join(generator.choices(WORDS, k=8)) + (" leaving" if score > 4 else " staying"),
                 "churned": "yes" if score > 4.5 else "no",
             }
         )
@@ -175,13 +178,20 @@ def test_mixed_types_nulls_and_timestamps_from_a_csv(tmp_path: Path, monkeypatch
     assert ingested.schema["joined"] == pl.Datetime("us")
     assert ingested.schema["loyal"] == pl.Boolean
     assert ingested["country"].null_count() > 50
-    assert measured(record)["roc_auc"] > 0.8
+    assert measured(record)["roc_auc"] > 0.9
     assert json.loads((record.folder / "run.json").read_text())["parameters"]["data_version"]
     parts = [tables.scan(outputs(record, "split-table")[part].path).collect() for part in ("train", "test")]
     assert parts[0]["joined"].max() < parts[1]["joined"].min()  # type: ignore[operator]
     assert "country" in runner.reports(record)["evaluate-model"].read_text()
-    model = models.load(outputs(record, "train-tabular")["model"].path)
+    trained = outputs(record, "train-tabular")["model"].path
+    model = models.load(trained)
     assert model.classes == ["no", "yes"]
+    served = engines.load(trained)
+    assert served.name == "onnxruntime"
+    columns = {name: parts[1][name].to_list() for name in model.features}
+    assert "remark" in columns
+    online = served.predict_columns(columns)["probability_yes"]
+    assert online == pytest.approx(model.predict(parts[1])["probability_yes"].to_numpy(), abs=1e-5)
     left_out = "2 rows without a label; 1 row of class 'maybe' (fewer than min_class_rows=3)"
     assert ("left out", left_out) in runner.findings(record)
     page = Path(outputs(record, "register-champion")["run_summary"].path).read_text()

@@ -45,6 +45,8 @@ _SPECIAL: dict[str, list[Any]] = {
     "timestamp": _MOMENTS,
     "date": _MOMENTS,
 }
+# Of a vocabulary, and how often they are repeated to exceed what is looked at of a text.
+_PROBED_TERMS, _REPEATED = 50, 100
 # A loop over rows is slower than the original.
 _LOOPS = {"Loop", "Scan"}
 
@@ -361,6 +363,9 @@ def _probes(preprocessor: Preprocessor) -> dict[str, list[Any]]:
     described = raw_features.describe(preprocessor)
     for name, values, *_ in described["categories"] + described["targets"]:
         known[name] = values
+    for name, vocabulary, *_ in described["texts"]:
+        terms = vocabulary.split("\n")[:_PROBED_TERMS]
+        known[name] = [*known.get(name, []), *terms, " ".join(terms).upper(), " ".join(terms) * _REPEATED]
     special = {name: _SPECIAL[kind] + known.get(name, []) for name, kind in preprocessor.features.items()}
     example = json.loads(preprocessor.example.write_json())
     rows = max(map(len, special.values()))

@@ -4,6 +4,7 @@ A server has a few rows out of JSON. For them scikit-learn, pandas and Polars co
 arithmetic; this is the same arithmetic with nothing around it, and gives the same bits.
 """
 
+import base64
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from flowparts.prepare import words
 from flowparts.util import images, times
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from flowparts.prepare.preprocess import Preprocessor
 
 Columns = Mapping[str, Sequence[Any]]
+Floats = npt.NDArray[np.float64]
 
 _NUMBER_TYPES = frozenset[type]({float, int, bool, type(None)})
 _TEXT_TYPES = frozenset[type]({str, type(None)})
@@ -151,11 +154,12 @@ def describe(preprocessor: "Preprocessor") -> dict[str, Any]:
     Returns:
         types: pairs of a raw column's name and type; numbers, timestamps and dates: names of columns; fill,
         mean and scale: a number for each feature made of these; categories: pairs of a name and its values;
-        targets: name, values, what each value becomes, and what an unseen one becomes.
+        targets: name, values, what each value becomes, and what an unseen one becomes; texts: name,
+        vocabulary, weights (float32 in base64) and their number a term, mean and scale.
     """
     found: dict[str, Any] = {
         "types": [[name, kind] for name, kind in preprocessor.features.items()],
-        **{"numbers": [], "timestamps": [], "dates": [], "categories": [], "targets": []},
+        **{"numbers": [], "timestamps": [], "dates": [], "categories": [], "targets": [], "texts": []},
         **{"fill": [], "mean": [], "scale": []},
     }
     for step, fitted, names in preprocessor.transformer.transformers_:
@@ -170,6 +174,8 @@ def describe(preprocessor: "Preprocessor") -> dict[str, Any]:
             ]
         elif step == "target":
             found["targets"] = _describe_targets(fitted[0], fitted[1], names)
+        elif step == "text":
+            found["texts"] = _describe_texts(fitted[0], fitted[1], names)
         elif step != "remainder":
             raise ValueError(f"the preprocessing step {step!r} is not known")
     return found
@@ -188,8 +194,18 @@ def _describe_targets(encoder: Any, scaler: Any, names: Sequence[str]) -> list[l
     return targets
 
 
+def _describe_texts(features: Any, scaler: Any, names: Sequence[str]) -> list[list[Any]]:
+    texts, at = [], 0
+    for name, vocabulary, weights in zip(names, features.vocabularies_, features.weights_, strict=True):
+        part = slice(at, at := at + weights.shape[1] - 1)
+        content = base64.b64encode(weights.astype("<f4").tobytes()).decode()
+        scales = scaler.mean_[part].tolist(), scaler.scale_[part].tolist()
+        texts.append([name, vocabulary, content, weights.shape[1], *scales])
+    return texts
+
+
 class RawFeatures:
-    """The five kinds of preprocessing that `preprocess.fit` learns, for plain values.
+    """The six kinds of preprocessing that `preprocess.fit` learns, for plain values.
 
     Args:
         learned: What `describe` returned.
@@ -216,6 +232,15 @@ class RawFeatures:
             part = slice(at, at + len(unseen))
             self._targets.append((name, part, dict(zip(values, encoded, strict=True)), unseen))
             at = part.stop
+        self._texts: list[tuple[str, slice, words.Encoder, Floats, Floats]] = []
+        # Descriptions of models that were saved before free text was learned from have none.
+        for name, vocabulary, content, columns, mean, scale in learned.get("texts", []):
+            weights = np.frombuffer(base64.b64decode(content, validate=True), dtype="<f4")
+            encoder = words.Encoder(vocabulary, weights.reshape(-1, columns))
+            part = slice(at, at + encoder.width)
+            scales = (np.reshape(np.array(each, dtype=float), encoder.width) for each in (mean, scale))
+            self._texts.append((name, part, encoder, *scales))
+            at = part.stop
         self.width = at
 
     def matrix(self, columns: Columns) -> npt.NDArray[np.float32]:
@@ -239,9 +264,11 @@ class RawFeatures:
             matrix.reshape(-1)[ones] = 1
         for name, part, encoded, unseen in self._targets:
             matrix[:, part] = _clipped(np.array([encoded.get(value, unseen) for value in columns[name]]))
+        for name, part, encoder, mean, scale in self._texts:
+            matrix[:, part] = _clipped((encoder.encode(columns[name]) - mean) / scale)
         return matrix
 
-    def _scaled(self, columns: Columns) -> npt.NDArray[np.float64]:
+    def _scaled(self, columns: Columns) -> Floats:
         lines = [columns[name] for name in self._numbers]
         for name, hours in self._moments:
             lines += _moment_features(columns[name], hours)
@@ -255,9 +282,9 @@ class RawFeatures:
             return _clipped((filled - self._mean) / self._scale)
 
 
-def _clipped(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _clipped(values: Floats) -> Floats:
     # The ufuncs themselves: np.clip spends more time on its options than on a row.
-    clipped: npt.NDArray[np.float64] = np.minimum(np.maximum(values, -_LIMIT), _LIMIT)
+    clipped: Floats = np.minimum(np.maximum(values, -_LIMIT), _LIMIT)
     return clipped
 
 

@@ -21,6 +21,14 @@ _FOLDS = 5
 _MIN_ROWS_ID = 20
 _MOST_DIFFERENT = 0.9
 ALL_DIFFERENT = "holds text of which hardly two are alike"
+# Text of so many words is learned from by its words, given enough rows for these to occur again.
+_MIN_ROWS_WORDS = 200
+_MIN_WORDS = 3.0
+# Names of people and places, which tell rows apart like identifiers, have hardly a word in lower case.
+_MOST_CAPITALIZED = 0.9
+_WORD = r"\S*\p{L}\S*"
+_CAPITALIZED = r"\b\p{Lu}(?:\P{Lu}|$)"
+_ROWS_READ = 10_000
 _EXAMPLE_ROWS = 5
 
 _log = logging.getLogger("flowparts")
@@ -64,6 +72,22 @@ class Preprocessor:
                 known = zip(columns, transformer.categories_, strict=True)
                 return {column: [value for value in values if value is not None] for column, values in known}
         return {}
+
+    @property
+    def positions(self) -> dict[str, list[int]]:
+        """The positions of each raw column's features among the transformed ones."""
+        positions: dict[str, list[int]] = {}
+        for step, transformer, columns in self.transformer.transformers_:
+            part = self.transformer.output_indices_[step]
+            widths = [(part.stop - part.start) // max(1, len(columns))] * len(columns)
+            if step == "category":
+                widths = [len(values) for values in transformer.categories_]
+            elif step == "text":
+                widths = [weights.shape[1] - 1 for weights in transformer[0].weights_]
+            at = part.start
+            for column, width in zip(columns, widths, strict=True):
+                positions.setdefault(column, []).extend(range(at, at := at + width))
+        return positions
 
     def save(self, path: str | Path, write_more: Callable[[Path], object] | None = None) -> None:
         """Write a directory (skops, JSON and Parquet) that appears whole or not at all.
@@ -146,7 +170,8 @@ def fit(
     of week, hour and days since 1970, then the same. Text: a column for each category, a missing value being
     a category and an unseen one all zeros; above `max_one_hot_categories` distinct values the category's mean
     label instead (Micci-Barreca 2001), learned for each row from others (cross-fitted) so that the training
-    features don't leak its label. Columns with nothing to learn from are dropped, and so is text of which
+    features don't leak its label. Text of several words: components of its words and what these say of the
+    label (`text_features`). Columns with nothing to learn from are dropped, and so is other text of which
     hardly two values are alike.
 
     The features of the training table are held in memory.
@@ -167,16 +192,14 @@ def fit(
         ValueError: An option or the table's content makes training impossible; the sentence says how.
     """
     check_options(label, task, exclude_columns, weight_column, max_one_hot_categories)
-    found = examine(train, label, task, exclude_columns, weight_column)
+    found = examine(train, label, task, exclude_columns, weight_column, free_text=True)
     features, classes = found.features, found.classes
     others = [label, *([weight_column] if weight_column else [])]
     with tables.watched(train, "reading the training table") as watched:
         rows = tables.select(watched, [*features, *others]).pipe(tables.collect)
     kept = tables.select(rows, others)
     raw = casts.conform(tables.select(rows, features), features)
-    transformer = _column_transformer(
-        features, found.distinct, classes, max_one_hot_categories, seed, raw.height
-    )
+    transformer = _column_transformer(found, max_one_hot_categories, seed, raw.height)
     matrix = transformer.fit_transform(tables.to_pandas(raw), label_values(kept[label]))
     preprocessor = Preprocessor(
         transformer=transformer,
@@ -203,6 +226,8 @@ class Examined:
         features: Raw column name to type, in the order of the table.
         nullable: Features in which values are missing.
         distinct: Feature to its number of distinct values; for all but text, 2 stands for more than one.
+        free_text: Features that are text of several words.
+        hardly_alike: Text columns of which hardly two values are alike.
         dropped: Raw column left out to the reason why.
     """
 
@@ -210,13 +235,29 @@ class Examined:
     features: dict[str, str]
     nullable: list[str]
     distinct: dict[str, int]
+    free_text: list[str]
+    hardly_alike: list[str]
     dropped: dict[str, str]
 
 
 def examine(
-    train: pl.LazyFrame, label: str, task: str, exclude_columns: Sequence[str], weight_column: str | None
+    train: pl.LazyFrame,
+    label: str,
+    task: str,
+    exclude_columns: Sequence[str],
+    weight_column: str | None,
+    *,
+    free_text: bool = False,
 ) -> Examined:
     """Check a training table and find its features, in one pass over its rows.
+
+    Args:
+        train: Raw rows.
+        label: The column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns to exclude from the features.
+        weight_column: Column of sample weights; not a feature.
+        free_text: Whether text of several words can be learned from if hardly two values are alike.
 
     Raises:
         ValueError: The table's content makes training impossible; the sentence says how.
@@ -237,10 +278,17 @@ def examine(
             f"column {pictures[0]!r} holds images; train with train_keras_images, or exclude the column"
         )
     distinct, nullable = _distinct_values(train, types)
+    texts = [name for name, kind in types.items() if kind == "string"]
+    # What was learned of a text that hardly occurs twice is of no use for other rows; of its words, it is.
+    hardly_alike = [
+        name for name in texts if rows >= _MIN_ROWS_ID and distinct[name] > _MOST_DIFFERENT * rows
+    ]
+    worded = _free_text(train, texts) if free_text and rows >= _MIN_ROWS_WORDS else []
     dropped = {
-        name: _nothing_to_learn(kind, distinct[name], name in nullable, rows) for name, kind in types.items()
+        name: _nothing_to_learn(kind, distinct[name], name in nullable) for name, kind in types.items()
     }
-    dropped = {name: reason for name, reason in dropped.items() if reason}
+    dropped |= dict.fromkeys([name for name in hardly_alike if name not in worded], ALL_DIFFERENT)
+    dropped = {name: dropped[name] for name in types if dropped[name]}
     features = {name: kind for name, kind in types.items() if name not in dropped}
     if not features:
         raise ValueError(
@@ -252,12 +300,11 @@ def examine(
         )
     if alike := [name for name, reason in dropped.items() if reason == ALL_DIFFERENT]:
         _log.warning(
-            "left out as features, as hardly two of their texts are alike (identifiers or free text): %s; "
-            "to learn from free text, make columns of it first",
-            listed(map(repr, alike)),
+            "left out as features, as hardly two of their texts are alike: %s", listed(map(repr, alike))
         )
     missing = [name for name in features if name in nullable]
-    return Examined(classes, features, missing, distinct, dropped)
+    worded = [name for name in worded if name in features]
+    return Examined(classes, features, missing, distinct, worded, hardly_alike, dropped)
 
 
 def check_held_out(
@@ -454,49 +501,58 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
     return distinct, {name for index, name in enumerate(types) if found[f"nulls{index}"]}
 
 
-def _nothing_to_learn(kind: str, distinct: int, nullable: bool, rows: int) -> str:
+def _free_text(train: pl.LazyFrame, texts: Sequence[str]) -> list[str]:
+    """Name the columns whose values are several words each, by the first rows of the table."""
+    found = []
+    head = tables.select(train, texts).head(_ROWS_READ).pipe(tables.collect)
+    for column in head.iter_columns():
+        values = column.cast(pl.String).drop_nulls()
+        count, capitalized = (
+            int(values.str.count_matches(pattern).sum()) for pattern in (_WORD, _CAPITALIZED)
+        )
+        if values.len() and count >= _MIN_WORDS * values.len() and capitalized < _MOST_CAPITALIZED * count:
+            found.append(column.name)
+    return found
+
+
+def _nothing_to_learn(kind: str, distinct: int, nullable: bool) -> str:
     if distinct == 0:
         return "is missing in every row"
-    # What was learned of a text that hardly occurs twice is of no use for other rows.
-    if kind == "string" and rows >= _MIN_ROWS_ID and distinct > _MOST_DIFFERENT * rows:
-        return ALL_DIFFERENT
     # A text that is there or not is two categories; a missing number becomes the median, the one value.
     return "" if distinct > 1 or (kind == "string" and nullable) else "holds a single value"
 
 
-def _column_transformer(
-    features: Mapping[str, str],
-    distinct: Mapping[str, int],
-    classes: Sequence[Any] | None,
-    max_one_hot_categories: int,
-    seed: int,
-    rows: int,
-) -> Any:
+def _column_transformer(found: Examined, max_one_hot_categories: int, seed: int, rows: int) -> Any:
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.model_selection import KFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
+    from flowparts.prepare.text_features import TextFeatures
     from flowparts.prepare.transformers import TimestampFeatures
 
+    classes = found.classes
     target = "continuous" if classes is None else "binary" if len(classes) == 2 else "multiclass"
 
     def of(*kinds: str) -> list[str]:
-        return [name for name, kind in features.items() if kind in kinds]
+        return [name for name, kind in found.features.items() if kind in kinds]
 
     def numbers(*first: Any) -> Any:
         return make_pipeline(*first, SimpleImputer(strategy="median"), StandardScaler())
 
-    few = [name for name in of("string") if distinct[name] <= max_one_hot_categories]
-    many = [name for name in of("string") if distinct[name] > max_one_hot_categories]
+    few = [name for name in of("string") if found.distinct[name] <= max_one_hot_categories]
+    many = [name for name in of("string") if name not in few]
+    known = [name for name in many if name not in found.hardly_alike]
+    worded = [name for name in many if name in found.free_text]
     folds = KFold(min(_FOLDS, rows), shuffle=True, random_state=seed)
     steps = [
         ("number", numbers(), of(*casts.NUMBERS)),
         ("timestamp", numbers(TimestampFeatures()), of("timestamp")),
         ("date", numbers(TimestampFeatures(hours=False)), of("date")),
         ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), few),
-        ("target", make_pipeline(TargetEncoder(target_type=target, cv=folds), StandardScaler()), many),
+        ("target", make_pipeline(TargetEncoder(target_type=target, cv=folds), StandardScaler()), known),
+        ("text", make_pipeline(TextFeatures(target, seed), StandardScaler()), worded),
     ]
     return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
 

@@ -79,7 +79,7 @@ def train(
     if training.workers() > 1:
         raise ValueError("TF_CONFIG names several workers; train on them with train_keras_tabular")
     shape, how, checkpoints = tabular_model.settings(network or {}, options.seed)
-    chosen, facts = examined(table, metric, what, options)
+    chosen, facts = examined(table, metric, what, options, free_text=False)
     trained = tabular_model.train_and_save(
         table,
         validation,
@@ -115,7 +115,12 @@ def annotated(facts: Mapping[str, Any], complete: Callable[[Path], None] | None)
 
 
 def examined(
-    table: pl.LazyFrame, metric: str | None, what: Mapping[str, Any], options: "candidates.Options"
+    table: pl.LazyFrame,
+    metric: str | None,
+    what: Mapping[str, Any],
+    options: "candidates.Options",
+    *,
+    free_text: bool = True,
 ) -> tuple[str, dict[str, Any]]:
     """Look at the training rows: return the metric to choose by, and what the model says about both.
 
@@ -124,11 +129,14 @@ def examined(
         metric: The metric, if it is given.
         what: `label`, `task` and `exclude_columns`.
         options: What all candidates have in common.
+        free_text: Whether the trainer learns from text of several words.
     """
     from flowparts.validate import leakage
 
     label, task = what["label"], what["task"]
-    columns = preprocess.examine(table, label, task, what["exclude_columns"], options.weight_column)
+    columns = preprocess.examine(
+        table, label, task, what["exclude_columns"], options.weight_column, free_text=free_text
+    )
     unlike = [name for name, reason in columns.dropped.items() if reason == preprocess.ALL_DIFFERENT]
     warnings = [
         f"column {name!r} is left out of the features: it {preprocess.ALL_DIFFERENT}" for name in unlike

@@ -21,6 +21,7 @@ TRUSTED_TYPES = (
     "collections.defaultdict",
     "flowparts.models.adjusted.CalibratedProbabilities",
     "flowparts.models.adjusted.DecisionThreshold",
+    "flowparts.prepare.text_features.TextFeatures",
     "flowparts.prepare.transformers.EncodedLabels",
     "flowparts.prepare.transformers.Float32",
     "flowparts.prepare.transformers.RawColumns",

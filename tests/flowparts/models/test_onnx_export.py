@@ -19,6 +19,7 @@ from flowparts.models import agreement, engines, onnx_export, onnx_graph
 from flowparts.prepare import preprocess
 from flowparts.train import estimators
 
+WORDS = ["It", "was", "größer", "than", "I", "thought", "日本", "5", "stars", "don't", "buy", "again"]
 EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -39,6 +40,7 @@ def table(rows: int, seed: int = 0) -> pl.DataFrame:
                 datetime.date(1950, 1, 1) + datetime.timedelta(days=int(n))
                 for n in rng.integers(0, 20000, rows)
             ],
+            "said": [" ".join(rng.choice(WORDS, number)) for number in rng.integers(3, 12, rows)],
         }
     )
     missing = rng.random(rows) < 0.1
@@ -53,10 +55,12 @@ def table(rows: int, seed: int = 0) -> pl.DataFrame:
         .when(score < 900)
         .then(pl.lit("b"))
         .otherwise(pl.lit("c")),
-    ).with_columns(pl.when(pl.Series(missing)).then(None).otherwise(pl.col("amount", "plan")).name.keep())
+    ).with_columns(
+        pl.when(pl.Series(missing)).then(None).otherwise(pl.col("amount", "plan", "said")).name.keep()
+    )
 
 
-FEATURES = ["amount", "count", "active", "plan", "city", "since", "born"]
+FEATURES = ["amount", "count", "active", "plan", "city", "since", "born", "said"]
 TASKS = {"high": "classification", "level": "classification", "value": "regression"}
 
 
@@ -100,6 +104,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "city": st.none() | st.integers(0, 60).map("city {}".format),
     "since": st.none() | st.datetimes().map(datetime.datetime.isoformat),
     "born": st.none() | st.dates().map(datetime.date.isoformat),
+    "said": st.none() | st.text() | st.lists(st.sampled_from([*WORDS, "", "!", "BUY"])).map(" ".join),
 }
 
 
@@ -237,7 +242,7 @@ def test_a_server_of_an_exported_model_imports_no_framework(model: Path) -> None
         "import sys, json\nfrom flowparts.models import engines\n"
         f"engine = engines.load({str(model)!r})\n"
         "row = {'amount': [1.0], 'count': [2], 'active': [True], 'plan': ['basic'], 'city': ['x'],"
-        " 'since': ['2020-01-01'], 'born': [None]}\n"
+        " 'since': ['2020-01-01'], 'born': [None], 'said': ['Buy it again']}\n"
         "engine.predict_columns(row)\n"
         "print(json.dumps([n for n in ('sklearn', 'pandas', 'polars', 'scipy') if n in sys.modules]))"
     )

@@ -1,3 +1,4 @@
+import base64
 import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from flowparts import models
 from flowparts.models import engines, onnx_graph
+from flowparts.models.raw_features import RawFeatures
 from flowparts.prepare import preprocess
 
 FLOAT, DOUBLE, TEXT, INT = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.STRING, TensorProto.INT64
@@ -225,3 +227,57 @@ def test_equal_graphs_give_equal_bytes(tmp_path: Path) -> None:
         save(tmp_path / name, of_columns(["a"]), pl.DataFrame({"a": [1.0]}), {"a": "number"})
     files = [{f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("m", "n")]
     assert files[0] == files[1]
+
+
+# What a model's graph said of a number, a day, two categories and a target-encoded text in earlier versions.
+BEFORE = {
+    "types": [["amount", "number"], ["day", "date"], ["plan", "string"], ["city", "string"]],
+    "numbers": ["amount"],
+    "timestamps": [],
+    "dates": ["day"],
+    "categories": [["plan", ["basic", None]]],
+    "targets": [["city", ["Rome", "Oslo"], [[1.5], [-0.5]], [0.25]]],
+    "fill": [2.0, 2020.0, 6.0, 3.0, 18000.0],
+    "mean": [1.0, 2020.0, 5.0, 3.0, 18000.0],
+    "scale": [2.0, 1.0, 2.0, 1.0, 100.0],
+}
+
+
+def test_a_description_of_an_earlier_version_still_makes_its_features() -> None:
+    rows = {"amount": [None, 5], "day": ["2021-03-04", None], "plan": [None, "pro"], "city": ["Oslo", "Bonn"]}
+    # 4 March 2021 was a Thursday, 18,690 days after the first of 1970.
+    expected = [[0.5, 1, -1, 0, 6.9, 0, 1, -0.5], [2, 0, 0.5, 0, 0, 0, 0, 0.25]]
+    np.testing.assert_allclose(RawFeatures(BEFORE).matrix(rows), np.array(expected, dtype=np.float32))
+
+
+WORDS = ["said", "good\nbad", base64.b64encode(np.ones((2, 3), "<f4").tobytes()).decode(), 3]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [[*WORDS, [0, 0], [1]]],
+        [[*WORDS, [0], [1, 1]]],
+        [[*WORDS, [0, "much"], [1, 1]]],
+        [[*WORDS[:3], 4, [0, 0, 0], [1, 1, 1]]],
+        [[*WORDS[:3], 0, [], []]],
+        [["said", "one", *WORDS[2:], [0, 0], [1, 1]]],
+        [["said", "good\nbad", "no base64!", 3, [0, 0], [1, 1]]],
+        [["said", "good\nbad", None, 3, [0, 0], [1, 1]]],
+        [["said"]],
+        7,
+    ],
+    ids=str,
+)
+def test_a_damaged_description_of_text_is_refused(texts: Any) -> None:
+    summing = helper.make_node("ReduceSum", ["features", "axes"], ["prediction"], keepdims=0)
+    content = graph([summing], [("features", FLOAT, [None, 2])], [("prediction", FLOAT, [None])], [AXES])
+    learned = {
+        **{key: [] for key in BEFORE},
+        "types": [["said", "string"]],
+        "texts": [[*WORDS, [0, 0], [1, 1]]],
+    }
+    fine = onnx_graph.Graph(onnx_graph.described(content, learned), None)
+    assert fine.predict({"said": ["good", None]})["prediction"].tolist() == [2, 0]
+    with pytest.raises(ValueError, match="the metadata of the ONNX graph is damaged: "):
+        onnx_graph.Graph(onnx_graph.described(content, {**learned, "texts": texts}), None)
