@@ -25,6 +25,7 @@ from backends.local import runner
 from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
+from flowparts.train import candidates
 from flowparts.tune import space
 
 ROOT = Path(__file__).parents[1]
@@ -183,6 +184,7 @@ PIECES = {
     "tuned = tune_model(": "parts of a table; test_tune_model.py has a whole pipeline",
     "tuned = tune_on_platform(": "a platform; test_tune_on_platform.py has a whole pipeline",
     "space = {": "an option, which a test below checks",
+    "candidates = [": "an option, which a test below checks",
     "torch.onnx.export(": "PyTorch; serving/test_pytorch.py holds what it gives",
 }
 
@@ -204,6 +206,13 @@ def test_the_search_space_that_is_shown_is_one() -> None:
     (text,) = (text for text in blocks(ROOT / "docs/tuning.md", "python") if text.startswith("space = "))
     found = space.check(ast.literal_eval(text.removeprefix("space = ")), "classification")
     assert [each.estimator for each in found] == ["Linear", "LGBM"]
+
+
+def test_the_candidates_that_are_shown_can_be_built() -> None:
+    (text,) = (text for text in blocks(ROOT / "docs/features.md", "python") if text.startswith("candidates"))
+    shown = ast.literal_eval(text.removeprefix("candidates = "))
+    built = candidates.build(shown, "regression", candidates.Options())
+    assert len({each.name for each in built}) == 3
 
 
 def manifests(file: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,14 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from flowparts.models import fitted_estimators
 from flowparts.prepare.preprocess import Preprocessor, label_values
+from flowparts.train import constraints
 from flowparts.util import errors
 from flowparts.util.names import hint
 
@@ -37,11 +38,13 @@ class Examples:
         matrix: Float32 features, rows by columns.
         truth: The label of each row.
         weights: The sample weight of each row, if there are weights.
+        columns: Raw column to its type and the positions of its features; constraints by name need it.
     """
 
     matrix: Any
     truth: pl.Series
     weights: Any | None
+    columns: Mapping[str, tuple[str, list[int]]] = field(default_factory=dict)
 
     @property
     def label(self) -> Any:
@@ -101,7 +104,8 @@ def build(
         name: As for `resolve`.
         task: "classification" or "regression".
         parameters: Constructor parameters. Whole floats become the ints that are wanted. Where an estimator
-            is wanted, give its name, or a dict of its "name" and parameters.
+            is wanted, give its name, or a dict of its "name" and parameters. Monotone and interaction
+            constraints may name raw columns: `{"income": 1}`, `[["income", "age"]]`.
         class_weight: "balanced" to weigh each class by the inverse of its share.
         weighted: Whether the rows have weights.
         early_stopping_rounds: Stop when the validation table's loss hasn't improved for this many rounds.
@@ -164,6 +168,7 @@ def fit(
 
     from flowparts.prepare.transformers import EncodedLabels
 
+    constraints.apply(estimator, train.columns)
     name, library = type(estimator).__name__, _library(type(estimator))
     options: dict[str, Any] = {}
     weights = _weights(estimator, train, class_weight)
@@ -239,6 +244,9 @@ def examples(table: pl.LazyFrame, preprocessor: Preprocessor, weight_column: str
         matrix=tables.select(rows, names).to_numpy(),
         truth=rows[preprocessor.label],
         weights=rows[weight_column].cast(pl.Float64).to_numpy() if weight_column else None,
+        columns={
+            name: (preprocessor.features[name], places) for name, places in preprocessor.positions.items()
+        },
     )
 
 
@@ -270,6 +278,8 @@ def check_parameters(cls: type, parameters: Mapping[str, Any], task: str, seed: 
 
 
 def _checked(cls: type, parameter: str, value: Any, task: str, seed: int) -> Any:
+    if constraints.names_columns(parameter, value):
+        return constraints.checked(parameter, value)
     if parameter in _NESTED and isinstance(value, str | Mapping):
         return _nested(value, task, seed)
     if parameter in _NESTED_LISTS and isinstance(value, Sequence) and not isinstance(value, str):

@@ -120,7 +120,8 @@ def learn(
 def _rows(examples: estimators.Examples, chosen: pl.Series) -> estimators.Examples:
     places = chosen.to_numpy()
     weights = None if examples.weights is None else examples.weights[places]
-    return estimators.Examples(examples.matrix[places], examples.truth.gather(chosen), weights)
+    truth = examples.truth.gather(chosen)
+    return replace(examples, matrix=examples.matrix[places], truth=truth, weights=weights)
 
 
 def stored(stages: Sequence[Stage], folder: Path) -> list[Stage]:

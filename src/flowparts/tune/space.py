@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowparts.train import estimators
+from flowparts.train import constraints, estimators
 from flowparts.util import names
 
 _KINDS = ("int", "float", "categorical")
@@ -159,8 +159,13 @@ def _space(name: str, parameters: Any, task: str) -> Space:
         raise ValueError(
             f"the space of {name!r} must be a mapping of parameters to ranges, not {parameters!r}"
         )
-    fixed = {key: value for key, value in parameters.items() if not isinstance(value, Mapping)}
-    found = [_dimension(name, key, value) for key, value in parameters.items() if isinstance(value, Mapping)]
+    searched = {
+        key: value
+        for key, value in parameters.items()
+        if isinstance(value, Mapping) and not constraints.names_columns(key, value)
+    }
+    fixed = {key: value for key, value in parameters.items() if key not in searched}
+    found = [_dimension(name, key, value) for key, value in searched.items()]
     _check_conditions(name, found)
     found.sort(key=lambda dimension: bool(dimension.when))
     _check_values(cls, fixed, found, task)

@@ -122,3 +122,9 @@ def test_a_bad_space_is_one_sentence(given: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as raised:
         space.check(given, "regression" if "Ridge" in given else "classification")
     assert "\n" not in str(raised.value)
+
+
+def test_a_constraint_by_names_is_fixed() -> None:
+    (found,) = space.check({"LGBM": {"monotone_constraints": {"income": 1}}}, "regression")
+    assert found.fixed == {"monotone_constraints": {"income": 1}}
+    assert not found.dimensions
