@@ -73,7 +73,8 @@ def decide_retraining(
         decided = retraining.decide(rows, champion, present, seen, rules, now, request, bool(memory))
     print(decided.reason)  # noqa: T201
     outputs.write_json(decision.path, decided.to_dict())
-    page = pages.page(decided, champion, tables.row_count(rows), table.uri)
+    described = tables.description(table.path)
+    page = pages.page(decided, champion, described["rows"], described["source"] or table.uri)
     outputs.write_text(decision_report.path, page)
     outputs.write_json(mark.path, present.to_dict())
     metadata.describe(decision, {"retrain": decided.retrain, "reason": decided.reason})

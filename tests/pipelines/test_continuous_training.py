@@ -19,6 +19,7 @@ from flowparts.register import registry
 QUICK = [{"estimator": "Linear", "parameters": {}}]
 # What tests/contract runs; see examples.py there.
 RUNS = [{"candidates": QUICK}]
+ON_A_CLUSTER = RUNS[0]
 START = datetime(2026, 3, 1)
 TRAINING = {"profile-table", "split-table", "train-tabular", "register-champion", "mark-data-seen"}
 

@@ -25,7 +25,7 @@ from flowparts.ingest import plain_files, screening, selection, text_inference
 from flowparts.ingest.screening import BadRows
 from flowparts.ingest.text_files import PLACE, Csv, JsonLines, TextFiles
 from flowparts.ingest.text_inference import Kind
-from flowparts.util import errors, masking, outputs, progress, sources, sql, text_types
+from flowparts.util import errors, images, masking, outputs, progress, sources, sql, text_types
 from flowparts.util.names import hint
 from flowparts.util.sources import File
 
@@ -45,6 +45,8 @@ MEMORY_MB_PER_THREAD = 100
 # What a column takes beyond the first ones.
 MEMORY_KB_PER_COLUMN = 500
 MANY_COLUMNS = 100
+# The fewest rows that DuckDB writes as a group.
+IMAGES_AT_ONCE = 2_048
 # Planning them takes time that grows with the square of the columns.
 _SLOW_OPTIMIZERS = "common_subexpressions,expression_rewriter,statistics_propagation"
 
@@ -583,9 +585,12 @@ def _parquet_column(
     match sql_type.partition("(")[0]:
         case nested if nested.endswith("]") or nested in ("STRUCT", "MAP", "UNION", "VARIANT", "JSON"):
             value = f"CAST(to_json({column}) AS VARCHAR)"
+        case "BLOB" if _holds_images(database, column, scan):
+            return _Column(name, column, "image")
         case "BLOB" | "BIT" | "GEOMETRY":
             raise ValueError(
-                f"column {name!r} of {job.names} holds binary values; store it as text or leave it out"
+                f"column {name!r} of {job.names} holds binary values that are no images; store it as text or "
+                "leave it out"
             )
         case "DOUBLE" | "FLOAT":
             # Not nullif(): statistics in Parquet files leave NaN out, and DuckDB concludes there is none.
@@ -622,6 +627,15 @@ def _parquet_column(
     return _Column(name, text_types.given(given, text), given, text)
 
 
+def _holds_images(database: "duckdb.DuckDBPyConnection", column: str, scan: str) -> bool:
+    """Say whether binary values are images, as in the prediction log of their model, by the first of them."""
+    first = database.execute(f"SELECT {column} FROM ({scan}) WHERE {column} IS NOT NULL LIMIT 1").fetchone()
+    try:
+        return first is None or bool(images.media_type(first[0]))
+    except ValueError:
+        return False
+
+
 def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_rows: str) -> int:
     names = [column.name for column in rows.columns]
     total, columns = job.megabytes, len(names)
@@ -632,7 +646,9 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
     def done() -> float:
         return total * max(database.query_progress(), 0.0) / 100
 
-    group = tables.group_rows(columns)
+    # Images are large: so many of them are held in memory.
+    has_images = any(column.kind == "image" for column in rows.columns)
+    group = IMAGES_AT_ONCE if has_images else tables.group_rows(columns)
     # A dictionary of more values than a twelfth of the rows takes longer to build than it saves.
     form = "FORMAT parquet, COMPRESSION zstd"
     form += f", ROW_GROUP_SIZE {group}, DICTIONARY_SIZE_LIMIT {group // 12}"

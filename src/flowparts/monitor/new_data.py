@@ -40,7 +40,7 @@ class Memory:
 
     Attributes:
         mark: How far the rows went.
-        at: When it was remembered, in UTC; None if an earlier version remembered it.
+        at: The day on which it was remembered (UTC); None if an earlier version remembered it.
     """
 
     mark: Mark
@@ -162,8 +162,8 @@ def remember(memory: str, mark: Mark) -> None:
     before = seen(memory)
     if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
         return
-    now = datetime.now(UTC).replace(tzinfo=None)
-    kept.write(memory, {**mark.to_dict(), _AT: now.isoformat(timespec="seconds")})
+    # The day is enough for the age of a training, and a step that is run again writes the same.
+    kept.write(memory, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
 
 
 def parse(found: Any, where: str) -> Mark:

@@ -131,10 +131,11 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """The verdict in a sentence."""
-        if self.retrain:
-            return "; ".join(answer.said for answer in self.answers if answer.asks)
-        return "no rule asks for a training: " + "; ".join(answer.said for answer in self.answers)
+        """The verdict in a sentence: what asks for a training, or else why nothing does."""
+        asking = [answer.said for answer in self.answers if answer.asks]
+        return (
+            "; ".join(asking or [answer.said for answer in self.answers]) or "no rule may ask for a training"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""

@@ -26,14 +26,13 @@ def page(found: Decision, champion: Champion | None, rows: int, subtitle: str) -
     tiles: dict[str, object] = {
         "training": "yes" if found.retrain else "no",
         "champion": f"version {champion.version}" if champion else "none",
-        "registered": f"{champion.registered:%Y-%m-%d}" if champion else "",
         "rows": rows,
         "rows judged": found.rows or "none",
     }
     if found.score:
         tiles[found.score.metric] = over_time.number(found.score.overall.score)
         tiles["reference"] = over_time.number(found.score.reference)
-    said = "A model is trained" if found.retrain else "No model is trained"
+    said = "Training" if found.retrain else "No training"
     answers = [
         {
             "rule": _RULES[answer.rule],
@@ -43,7 +42,7 @@ def page(found: Decision, champion: Champion | None, rows: int, subtitle: str) -
         for answer in found.answers
     ]
     blocks = [
-        reports.facts({name: value for name, value in tiles.items() if value != ""}),
+        reports.facts(tiles),
         reports.callout(f"{said}: {found.reason}.", "note" if found.retrain else "good"),
         reports.section("Rules", reports.table(answers)),
     ]

@@ -18,6 +18,8 @@ from flowparts.util import names
 REPLAYED_ROWS = 20_000
 # Of fewer rows a value that training hasn't seen is no reason to worry.
 MINIMUM_SHARE = 0.01
+# Of rows like n old ones 2 / (n + 1) lie out of their range on average; so many times that share is skew.
+_OUTSIDE_BY_CHANCE = 5
 _MOST_NAMED = 5
 
 
@@ -67,7 +69,8 @@ def values(drifts: Sequence[ColumnDrift]) -> list[Finding]:
     """Return what the features hold at the server and didn't hold in training.
 
     Missing values where training had none, categories that the model treats as unknown, and numbers out of
-    the range are told from 1 % of the rows on; other changes of a distribution as `drift.compare` flags them.
+    the range are told from 1 % of the rows on, the last from five times the share that chance brings if the
+    training rows were few; other changes of a distribution as `drift.compare` flags them.
     """
     found = []
     for drift in drifts:
@@ -81,7 +84,8 @@ def values(drifts: Sequence[ColumnDrift]) -> list[Finding]:
         if (share := measures.get("new_share", 0.0)) >= MINIMUM_SHARE:
             message = f"{share:.1%} of the values are unknown to the model{_unknown(before, now)}"
             own.append(Finding(drift.name, "unknown", share, message))
-        if (share := measures.get("out_of_range", 0.0)) >= MINIMUM_SHARE:
+        by_chance = _OUTSIDE_BY_CHANCE * 2 / (before.values + 1)
+        if (share := measures.get("out_of_range", 0.0)) >= max(MINIMUM_SHARE, by_chance):
             message = f"{share:.1%} of the values are out of the training rows' range"
             own.append(Finding(drift.name, "range", share, message))
         if drift.drifted and not own:

@@ -1,3 +1,4 @@
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 from kfp import dsl
+from PIL import Image
 
 from flowparts import tables
 from flowparts.components.ingest.ingest_table import ingest_table
@@ -190,3 +192,18 @@ def test_names_of_columns_may_look_like_other_values(ingest: Callable[..., Any],
     source.write_text("1,2,-999\n")
     table, _, _ = ingest(source=str(source), column_names=["no", 2023, "x"], null_values=[-999])
     assert tables.scan(table.path).collect().rows(named=True) == [{"no": 1, "2023": 2, "x": None}]
+
+
+def test_images_of_a_prediction_log_are_kept_as_they_are_and_other_bytes_are_refused(
+    ingest: Callable[..., Any], tmp_path: Path
+) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (4, 3), 90).save(stream, "PNG")
+    frame = pl.DataFrame({"image": [None, stream.getvalue(), b"damaged"], "prediction": ["a", "b", "a"]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    table, _, counts = ingest(source=str(tmp_path / "log.parquet"))
+    assert counts == (3, 0)
+    assert tables.scan(table.path).collect().equals(frame)
+    frame.reverse().write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(ValueError, match="binary values that are no images"):
+        ingest(source=str(tmp_path / "log.parquet"))
