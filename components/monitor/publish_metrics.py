@@ -50,7 +50,7 @@ def publish_metrics(
         found += publish.from_metrics(outputs.read_json(metrics.path, "the file of metrics"), metrics.path)
     found = publish.with_labels(found, labels)
     text = publish.exposition(found)
-    publish.publish(found, text, job, pushgateway=pushgateway, textfile=textfile, otlp=otlp)
+    publish.publish(found, text, job, pushgateway=pushgateway, textfile=textfile, collector=otlp)
     outputs.write_text(exposition.path, text)
     metadata.describe(exposition, {"measurements": len(found), "job": job})
     return (len(found),)

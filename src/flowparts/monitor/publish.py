@@ -7,20 +7,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from flowparts import __version__
 from flowparts.monitor import measurements
 from flowparts.monitor.measurements import Measurement
-from flowparts.util import outgoing, outputs
+from flowparts.util import otlp, outgoing, outputs
 
 # Credentials of a Pushgateway behind a proxy that asks for them.
 PUSHGATEWAY_TOKEN = "FLOWPARTS_PUSHGATEWAY_TOKEN"  # noqa: S105 the variable's name
-# OpenTelemetry's own variable, "api-key=KEY,other=VALUE" with values percent-encoded.
-OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 # A request may take 4 MiB at many collectors; a point of 10 labels of 128 characters takes about 2 kB.
 _POINTS_PER_REQUEST = 1_000
-_PUSHGATEWAY, _OTLP = "the Pushgateway", "the OTLP endpoint"
+_PUSHGATEWAY = "the Pushgateway"
 
 
 def with_labels(found: Iterable[Measurement], labels: Mapping[str, Any]) -> list[Measurement]:
@@ -44,7 +40,7 @@ def publish(
     *,
     pushgateway: str | None = None,
     textfile: str | None = None,
-    otlp: str | None = None,
+    collector: str | None = None,
 ) -> None:
     """Publish measurements to every destination that is given; all are checked before anything is sent.
 
@@ -54,7 +50,7 @@ def publish(
         job: Who measured.
         pushgateway: See `to_pushgateway`.
         textfile: See `to_textfile`.
-        otlp: See `to_otlp`.
+        collector: See `to_otlp`.
 
     Raises:
         ValueError: The job has no name, or a destination isn't valid, can't be reached or refuses.
@@ -63,16 +59,16 @@ def publish(
         raise ValueError("the job is empty; name who measured, such as the model")
     if textfile:
         check_textfile(textfile)
-    for address, what in ((pushgateway, _PUSHGATEWAY), (otlp, _OTLP)):
+    for address, what in ((pushgateway, _PUSHGATEWAY), (collector, otlp.WHAT)):
         if address:
             outgoing.check_address(address, what)
-    otlp_headers = _otlp_headers(os.environ.get(OTLP_HEADERS, ""))
+    otlp.headers()
     if textfile:
         to_textfile(text, textfile)
     if pushgateway:
         to_pushgateway(text, pushgateway, job)
-    if otlp:
-        to_otlp(found, otlp, job, otlp_headers)
+    if collector:
+        to_otlp(found, collector, job)
 
 
 def from_metrics(content: Any, where: str) -> list[Measurement]:
@@ -158,70 +154,26 @@ def to_pushgateway(text: str, address: str, job: str) -> None:
     outgoing.send("POST", f"{base}/metrics/{path}", text.encode(), headers, _PUSHGATEWAY)
 
 
-def to_otlp(found: Sequence[Measurement], address: str, job: str, headers: Mapping[str, str]) -> None:
+def to_otlp(found: Sequence[Measurement], address: str, job: str) -> None:
     """Send measurements as gauges to an endpoint that speaks OTLP over HTTP.
-
-    The messages are written and sent here rather than by the SDK's exporter, which says nothing of points
-    that the endpoint rejects and can't be held to the allowed addresses.
 
     Args:
         found: What is sent, with the present time.
         address: Base address such as http://collector:4318, to which /v1/metrics is added, or one that ends
             with that path.
         job: Value of the resource attribute service.name.
-        headers: Further headers of the request.
 
     Raises:
         ValueError: The endpoint can't be reached, refuses, or rejects some of the points.
     """
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-
-    base = outgoing.check_address(address, _OTLP).rstrip("/")
-    url = base if base.endswith("/v1/metrics") else f"{base}/v1/metrics"
-    sent = {"Content-Type": "application/x-protobuf", **headers}
-    now = time.time_ns()
+    headers, now = otlp.headers(), time.time_ns()
     for start in range(0, len(found), _POINTS_PER_REQUEST):
-        body = _otlp_request(found[start : start + _POINTS_PER_REQUEST], job, now)
-        answer = outgoing.send("POST", url, body, sent, _OTLP)
-        try:
-            partial = ExportMetricsServiceResponse.FromString(answer).partial_success
-        except Exception:  # noqa: S112 - some endpoints answer success with a body of their own
-            continue
-        if partial.rejected_data_points:
-            reason = " ".join(partial.error_message.split())[:200]
-            raise ValueError(
-                f"{_OTLP} rejected {partial.rejected_data_points} of {len(found)} measurements: "
-                f"{reason or 'it gives no reason'}"
-            )
-
-
-def _otlp_request(found: Sequence[Measurement], job: str, now: int) -> bytes:
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-    from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
-
-    request = ExportMetricsServiceRequest()
-    resource = request.resource_metrics.add()
-    resource.resource.attributes.add(key="service.name").value.string_value = job
-    scope = resource.scope_metrics.add()
-    scope.scope.name, scope.scope.version = "flowparts", __version__
-    metrics: dict[str, Metric] = {}
-    for one in found:
-        metric = metrics.get(one.name)
-        if metric is None:
-            metric = metrics[one.name] = scope.metrics.add(name=one.name, description=one.description)
-        point = metric.gauge.data_points.add(time_unix_nano=now, as_double=one.value)
-        for label, value in one.labels.items():
-            point.attributes.add(key=label).value.string_value = value
-    return bytes(request.SerializeToString())
-
-
-def _otlp_headers(text: str) -> dict[str, str]:
-    from urllib.parse import unquote
-
-    headers = {}
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        name, separator, value = pair.partition("=")
-        if not separator or quote(name.strip(), safe="-_.") != name.strip() or not name.strip():
-            raise ValueError(f"{OTLP_HEADERS} must read NAME=VALUE, with commas between several")
-        headers[name.strip()] = unquote(value.strip())
-    return headers
+        request, scope = otlp.request({"service.name": job})
+        metrics: dict[str, Any] = {}
+        for one in found[start : start + _POINTS_PER_REQUEST]:
+            metric = metrics.get(one.name)
+            if metric is None:
+                metric = metrics[one.name] = scope.metrics.add(name=one.name, description=one.description)
+            point = metric.gauge.data_points.add(time_unix_nano=now, as_double=one.value)
+            otlp.add_attributes(point.attributes, one.labels)
+        otlp.send(request, address, headers, f"{len(found)} measurements")

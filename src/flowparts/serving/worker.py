@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from flowparts.serving import limits, logs, served_model
+from flowparts.serving import limits, logs, otlp_export, served_model
 from flowparts.serving.app import App
 from flowparts.serving.http import Server
 from flowparts.serving.repository import Repository
@@ -87,6 +87,10 @@ async def _serve(
     model: served_model.ServedModel | None,
 ) -> None:
     metrics = Metrics(shared, number, model.signature.classes if model else None)
+    exporter = None
+    # One of them sends the sums of all.
+    if number == 0 and (os.environ.get(otlp_export.ENDPOINT) or os.environ.get(otlp_export.METRICS_ENDPOINT)):
+        exporter = otlp_export.Exporter(metrics, settings.name)
     app = App(metrics, settings, os.environ.get("FLOWPARTS_SERVING_TOKEN", ""))
     if model:
         app.serve(Scorer(model, settings, metrics))
@@ -157,6 +161,8 @@ async def _serve(
         await server.stop(_SECONDS_TO_FINISH)
     for scorer in app.scorers.values():
         scorer.close()
+    if exporter:
+        exporter.close()
     logs.say("stopped", worker=number)
     ignore_stops()
 

@@ -6,10 +6,6 @@ from typing import Any
 
 import pytest
 from kfp import dsl
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
-)
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowparts.components.ingest.ingest_table import ingest_table
@@ -19,7 +15,8 @@ from flowparts.monitor import measurements
 from flowparts.monitor.measurements import Measurement
 from flowparts.util import outgoing
 from tests import monitoring_services
-from tests.stand_in import Answer, Request, StandIn, Trouble
+from tests.otlp_collector import Collector
+from tests.stand_in import Trouble
 
 PSI = "flowparts_drift_psi"
 DRIFT = [
@@ -34,24 +31,6 @@ def example() -> None:
     table = ingest_table(source="sample://wine").outputs["table"]
     drift = detect_drift(table=table, reference=table)
     publish_metrics(job="wine", drift=drift.outputs["measurements"], labels={"model": "wine"})
-
-
-class Collector(StandIn):
-    """An OTLP endpoint that keeps what it received and may reject points."""
-
-    routes = (("POST", "/v1/metrics", "export"),)
-    rejects = 0
-
-    def export(self, request: Request) -> Answer:
-        answer = ExportMetricsServiceResponse()
-        if self.rejects:
-            answer.partial_success.rejected_data_points = self.rejects
-            answer.partial_success.error_message = "too many\nlabels"
-        return Answer(answer.SerializeToString().decode("latin-1"), content_type="application/x-protobuf")
-
-    @property
-    def received(self) -> list[Any]:
-        return [ExportMetricsServiceRequest.FromString(request.body) for request in self.requests]
 
 
 @pytest.fixture(autouse=True)
