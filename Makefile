@@ -36,6 +36,11 @@ images: .venv/installed
 	scripts/docker-engine.sh
 	$(BIN)/python -m tools.images build $(SELECTED) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
+# The image that runs `submit.py watch` on a cluster.
+watch-image: .venv/installed
+	scripts/docker-engine.sh
+	$(BIN)/python -m tools.images build-watch $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
+
 # ALLOW_STAND_IN=1 for images that were built without a container registry, to one on this machine.
 push: images
 	$(BIN)/python -m tools.images push $(SELECTED) $(if $(ALLOW_STAND_IN),--allow-stand-in)
@@ -163,4 +168,4 @@ bench-change-points: .venv/installed .venv-bench/river/installed
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-change-points bench-accuracy bench-containers proto bench-serving dashboards demo-monitoring
+.PHONY: watch-image run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-change-points bench-accuracy bench-containers proto bench-serving dashboards demo-monitoring

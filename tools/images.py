@@ -37,6 +37,7 @@ _PINNED = CONTAINERS / "base-image"
 BASE_IMAGE = _PINNED.read_text("utf-8").strip()
 _BASE_NAME = BASE_IMAGE.partition("@")[0]
 OFFLINE_BASE = "flowparts-offline-base"
+_WATCH = ROOT / "docs" / "kubeflow" / "watch.Dockerfile"
 _BUILDKIT = {**os.environ, "DOCKER_BUILDKIT": "1"}
 
 
@@ -178,6 +179,14 @@ def build(
     return described
 
 
+def build_watch(registry: str, base_image: str) -> str:
+    """Build the image that runs `submit.py watch` on a cluster, and return its reference."""
+    reference = f"{registry}/flowparts-watch:{__version__}"
+    arguments = {"BASE_IMAGE": _available(base_image)}
+    _docker([*_build(_builder(), _WATCH, arguments, ROOT), f"--tag={reference}"])
+    return reference
+
+
 def push(
     names: list[str], registry: str, version: str, out: Path, allow_stand_in: bool = False
 ) -> dict[str, dict[str, Any]]:
@@ -295,7 +304,7 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.images", description=__doc__)
-    parser.add_argument("command", choices=["build", "push", "lock", "pin"])
+    parser.add_argument("command", choices=["build", "build-watch", "push", "lock", "pin"])
     parser.add_argument("names", nargs="*", metavar="IMAGE", help="folders under containers/; default: all")
     parser.add_argument("--registry", default=REGISTRY, help="stands before the images' names (%(default)s)")
     parser.add_argument("--version", default=version(), help="the tag (%(default)s)")
@@ -316,6 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command == "pin":
             print(pin())  # noqa: T201
+            return 0
+        if options.command == "build-watch":
+            print(build_watch(options.registry, options.base_image))  # noqa: T201
             return 0
         if options.command == "push":
             described = push(
