@@ -183,6 +183,7 @@ PIECES = {
     "drift = detect_drift(": "a deployed model's log; test_publish_metrics.py has a whole pipeline",
     "tuned = tune_model(": "parts of a table; test_tune_model.py has a whole pipeline",
     "tuned = tune_on_platform(": "a platform; test_tune_on_platform.py has a whole pipeline",
+    "earlier = {}": "a pipeline's loop; test_suggest_trials.py has the whole pipeline",
     "space = {": "an option, which a test below checks",
     "candidates = [": "an option, which a test below checks",
     "torch.onnx.export(": "PyTorch; serving/test_pytorch.py holds what it gives",

@@ -11,6 +11,7 @@ def select_best(
     model: Output[Model],
     selection_report: Output[HTML],
     metric: Optional[str] = None,
+    earlier: Input[Model] = None,  # type: ignore[assignment] # kfp's form of an optional one
 ) -> NamedTuple("Outputs", [("estimator", str), ("score", float)]):  # type: ignore[valid-type]
     """Pick the candidate model that scored best on the validation table.
 
@@ -23,6 +24,7 @@ def select_best(
         selection_report: HTML page that ranks the candidates with their validation metrics and parameters.
         metric: Validation metric to compare by, such as accuracy, f1, roc_auc, log_loss, rmse, mae or r2;
             default: roc_auc for classification, rmse for regression.
+        earlier: Winner of an earlier round, which competes too; its candidates stay listed.
 
     Returns:
         estimator: Class name of the winner's estimator.
@@ -32,12 +34,14 @@ def select_best(
     from flowparts.train import selection
     from flowparts.util import metadata, outputs, trees
 
-    found = [models.metadata(candidate.path) for candidate in candidates]
+    all_candidates = [*candidates, *([earlier] if earlier is not None else [])]
+    found = [models.metadata(candidate.path) for candidate in all_candidates]
     choice = selection.rank(found, metric)
     winner = choice.order[0]
+    before = [] if earlier is None else found[-1].get("candidates") or []
     with outputs.whole(model.path) as partial:
-        trees.copy(candidates[winner].path, partial)
-        stored = models.annotate(partial, {"candidates": selection.ranking(found, choice)})
+        trees.copy(all_candidates[winner].path, partial)
+        stored = models.annotate(partial, {"candidates": selection.ranking(found, choice, before)})
     metadata.describe(model, stored)
     outputs.write_text(selection_report.path, selection.selection_report(found, choice))
     return str(found[winner]["estimator"]), choice.scores[0]

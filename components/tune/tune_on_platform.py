@@ -46,13 +46,13 @@ def tune_on_platform(
         tuning_report: HTML page: history, importances and slices of the search, and the best parameters.
         trial_table: A row for each trial: estimator, state, score, parameters (JSON) and why it failed.
         label: Column to predict.
-        target: Whose tuner suggests and runs the trials, katib.
+        target: Whose tuner suggests and runs the trials, katib or vertex.
         store: Folder that this step writes and trials read and write, which gets a copy of the tables while
-            the search runs: s3:// or gs://.
+            the search runs: s3:// or gs://, for Vertex AI gs://.
         validation: Raw rows that every trial is scored on. If not given, trials are cross-validated on the
             training rows, and the model is trained on all of them.
         task: What is learned, classification or regression.
-        space: As for tune_model. Parameters that don't apply to what was drawn have values that are ignored.
+        space: As for tune_model.
         trials: Number of trials; the search ends earlier when half of them have failed.
         parallel_trials: Trials at a time.
         folds: Number of folds without a validation table; 0 stands for 5.
@@ -66,7 +66,8 @@ def tune_on_platform(
             0 to train them all.
         options: The target's own. trial_seconds (900) is how long a trial may take, waiting for its machine
             included. katib: cpu, memory, namespace, image, environment_from (a Secret with the keys of the
-            store), service_account and pods.
+            store), service_account and pods. vertex: machine_type (n1-standard-4), project, location, image
+            and service_account.
         seed: Seed of the folds, the search and the training.
 
     Returns:

@@ -34,6 +34,7 @@ class Card(TypedDict):
         metric: The metric that it was chosen or is judged by.
         metric_reason: Why that isn't the task's primary one; empty if it is.
         positive_class: Of two classes, the one that curves and rates are about; None if there are not two.
+        candidates: What it was chosen among, best first, as `selection.ranking` has them.
         training_fingerprint: Fingerprint of the training table.
         git_commit: Commit of the code that trained it.
         split: How the training table was split from others, a sentence.
@@ -59,6 +60,7 @@ class Card(TypedDict):
     metric: NotRequired[str]
     metric_reason: NotRequired[str]
     positive_class: NotRequired[Any]
+    candidates: NotRequired[list[dict[str, Any]]]
     training_fingerprint: NotRequired[str]
     git_commit: NotRequired[str]
     split: NotRequired[str]

@@ -66,9 +66,17 @@ def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
     return Choice(metric, order, [scores[index] for index in order])
 
 
-def ranking(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> list[dict[str, Any]]:
-    """Return each candidate's estimator, parameters, megabytes (if known), metric and score, best first."""
-    return [
+def ranking(
+    candidates: Sequence[Mapping[str, Any]], choice: Choice, before: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Return each candidate's estimator, parameters, megabytes (if known), metric and score, best first.
+
+    Args:
+        candidates: As `rank` takes them.
+        choice: What `rank` returned for them.
+        before: The ranking of an earlier round, whose winner is among the candidates; the others follow.
+    """
+    ranked: list[dict[str, Any]] = [
         {
             "estimator": candidates[index]["estimator"],
             "parameters": deepcopy(candidates[index]["parameters"]),
@@ -78,6 +86,9 @@ def ranking(candidates: Sequence[Mapping[str, Any]], choice: Choice) -> list[dic
         }
         for index, score in zip(choice.order, choice.scores, strict=True)
     ]
+    others = [dict(entry) for entry in before[1:] if entry["metric"] == choice.metric]
+    sign = -1 if higher_is_better(choice.metric) else 1
+    return sorted([*ranked, *others], key=lambda entry: sign * float(entry["score"]))
 
 
 def selection_report(

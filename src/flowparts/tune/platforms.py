@@ -9,7 +9,7 @@ from flowparts.tune.remote import Platform
 from flowparts.util.names import unknown
 
 # Each needs its client, so it is imported only when it is asked for.
-_CLASSES = {"katib": ("flowparts.tune.katib", "Katib")}
+_CLASSES = {"katib": ("flowparts.tune.katib", "Katib"), "vertex": ("flowparts.tune.vertex", "Vertex")}
 
 
 def platform(name: str, given: Mapping[str, Any]) -> Platform:

@@ -1,5 +1,9 @@
 """On stand-ins for the platforms; the trials that they start are real."""
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,10 @@ from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
 from flowparts.components.tune.tune_on_platform import tune_on_platform
 from flowparts.util import sources
+from tests import clouds
 from tests.components.train.test_train_keras_tabular import LABELS, TRAIN, VALIDATION
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
+from tests.flowparts.deploy.vertex_service import VertexService
 
 SPACE: dict[str, Any] = {
     "Linear": {"C": {"type": "float", "low": 0.01, "high": 10.0, "log": True}},
@@ -103,6 +109,30 @@ def test_the_best_of_the_trials_on_katib_becomes_the_model(
     assert "default parameters" not in page
 
 
+@pytest.mark.filterwarnings("ignore")  # Google's client libraries warn about their own future
+def test_the_best_of_the_trials_on_vertex_becomes_the_model(
+    artifact: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowparts.deploy.common._LOOK_EVERY_SECONDS", 0.02)
+    service = VertexService()
+    with clouds.cloud_storage(BUCKET) as address:
+        for name, value in {**service.environment(tmp_path), "STORAGE_EMULATOR_HOST": address}.items():
+            monkeypatch.setenv(name, value)
+        made = Tuning(artifact).run(
+            target="vertex", store=f"gs://{BUCKET}/of/team", trials=4, metric="log_loss"
+        )
+        assert sources.filesystem("gs").find(BUCKET) == []
+    service.close()
+    trials = rows(made)
+    assert [trial["state"] for trial in trials] == ["complete"] * 4
+    loaded = models.load(made["model"].path)
+    assert made["returned"][2:] == ("log_loss", min(trial["score"] for trial in trials))
+    assert loaded.metadata["validation"]["log_loss"] == made["returned"][3]
+    assert service.jobs == {}
+    # Only what applies is drawn.
+    assert all(("--linear-c" in str(ran)) == ("--estimator=Linear" in ran) for ran in service.ran)
+
+
 def test_a_trial_is_a_process_in_a_pod_and_learns_its_folds_like_the_step(
     tuning: Tuning, cluster: KubernetesApi
 ) -> None:
@@ -167,6 +197,22 @@ def test_if_all_trials_fail_the_sentence_groups_the_causes_and_nothing_is_left(
     assert "\n" not in str(raised.value)
     assert cluster.names("katib_experiments") == []
     assert sorted(path.name for path in Path(tuning.train.path).parent.iterdir()) == ["train", "validation"]
+
+
+def test_a_step_that_is_told_to_end_takes_its_trials_with_it(tuning: Tuning, cluster: KubernetesApi) -> None:
+    cluster.katib.scenario = "waiting"
+
+    def end() -> None:
+        while not cluster.names("katib_trials"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    with pytest.raises(ValueError, match=r"the step was told to end \(SIGTERM\)"):
+        tuning.run(trials=2)
+    thread.join()
+    assert cluster.names("katib_experiments") == cluster.names("katib_trials") == []
 
 
 def test_a_result_counts_though_katib_found_no_number_in_the_log(

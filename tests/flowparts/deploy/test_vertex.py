@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flowparts import models
-from flowparts.deploy import common, operations
+from flowparts.deploy import common, operations, vertex_api
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import vertex
 from flowparts.models import agreement
@@ -278,7 +278,7 @@ def test_a_refusal_is_told_and_leaves_what_served(
     second: Served,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vertex, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(vertex_api, "ANSWER_SECONDS", 1.0)
     made = bring(first)
     vertex_ai.troubles.append(trouble)
     with pytest.raises(ValueError, match=words) as raised:
@@ -396,7 +396,7 @@ def without_credentials(environment: pytest.MonkeyPatch) -> None:
 
 def without_service(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("FLOWPARTS_VERTEX_ENDPOINT", "http://127.0.0.1:9")
-    environment.setattr(vertex, "_ANSWER_SECONDS", 1.0)
+    environment.setattr(vertex_api, "ANSWER_SECONDS", 1.0)
 
 
 MISSING: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
@@ -421,12 +421,12 @@ def test_what_is_missing_is_told(
     first: Served,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    vertex._clients.cache_clear()
+    vertex_api.clients.cache_clear()
     without(monkeypatch)
     with pytest.raises(ValueError, match=words) as raised:
         bring(first)
     assert "\n" not in str(raised.value)
-    vertex._clients.cache_clear()
+    vertex_api.clients.cache_clear()
 
 
 def test_an_endpoint_is_removed_with_its_models_and_not_by_accident(

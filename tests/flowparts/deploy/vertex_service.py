@@ -18,7 +18,8 @@ from urllib.parse import unquote
 import urllib3
 from google.cloud.aiplatform_v1 import types
 
-from tests.google_service import GoogleService, read, written
+from tests.flowparts.tune.vertex_tuner import VertexTuner
+from tests.google_service import read, written
 from tests.stand_in import Answer, Request
 
 PROJECT, LOCATION = "shop", "europe-west4"
@@ -52,7 +53,7 @@ class Operation:
         return told
 
 
-class VertexService(GoogleService):
+class VertexService(VertexTuner):
     """The service: what it holds, and how it behaves.
 
     Attributes:
@@ -64,7 +65,7 @@ class VertexService(GoogleService):
     """
 
     routes = (
-        *GoogleService.routes,
+        *VertexTuner.routes,
         ("POST", f"{_PARENT}/endpoints", "create_endpoint"),
         ("GET", f"{_PARENT}/endpoints", "list_endpoints"),
         ("GET", f"{_PARENT}/endpoints/([^/:]+)", "get_endpoint"),

@@ -39,9 +39,9 @@ class Katib:
     """How trials fare.
 
     Attributes:
-        scenario: "ready", "crash" (without a result), "oom", "image", "unschedulable", "silent" (no number is
-            reported), "stuck" (accepted, and never worked on) or "suggestion" (refused by the service that
-            suggests).
+        scenario: "ready", "waiting" (trials never end), "crash" (without a result), "oom", "image",
+            "unschedulable", "silent" (no number is reported), "stuck" (accepted, and never worked on) or
+            "suggestion" (refused by the service that suggests).
         in_processes: Whether a trial is a process, started by the line that Katib makes of its command.
         environment: What the Secret of the trials holds.
         injects: Whether the namespace has the label without which Katib takes no Experiment.
@@ -144,7 +144,7 @@ class Katib:
     def _advance(self, api: "KubernetesApi", spec: Object, trial: Object) -> None:
         name = trial["metadata"]["name"]
         looks = self.looks[name] = self.looks.get(name, 0) + 1
-        if looks < 2:
+        if looks < 2 or self.scenario == "waiting":
             return
         if self.scenario in ("image", "unschedulable"):
             is_over = looks > 12

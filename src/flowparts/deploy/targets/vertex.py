@@ -4,25 +4,17 @@ Model and endpoint are called by the endpoint's name, a version and what is depl
 that a step that is tried again finds what there is, and waits for an operation that is under way instead of
 starting a second one. The endpoint's labels tell the current revision from the previous one. They and the
 traffic change in one request; before it a new revision gets nothing, after it what has no part is undeployed.
-
-The clients are Google's, over REST (https://cloud.google.com/vertex-ai/docs/reference/rest). Credentials,
-project and location are found as Google's own tools find them. FLOWPARTS_VERTEX_ENDPOINT is another address
-of the service, such as that of Private Service Connect.
 """
 
 import logging
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flowparts.deploy import common
+from flowparts.deploy import common, vertex_api
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.options import Scaled
-from flowparts.util.errors import RefusedError, UnreachableError
 from flowparts.util.names import unknown
 
 if TYPE_CHECKING:
@@ -32,19 +24,9 @@ _PORT = 8080
 _PREDICT, _HEALTH = "/predict", "/v2/health/ready"
 _MANAGED = {"managed-by": "flowparts"}
 _CURRENT, _PREVIOUS = "flowparts-revision", "flowparts-previous"
-_ANSWER_SECONDS = 30.0
 _UNDEPLOY_SECONDS = 1800.0
 # What Vertex AI calls the model that a request deploys, and that has no number yet.
 _NEW = "0"
-# The longest that is repeated of what Google says; the log has all of it.
-_SAID = 250
-_WAYS = {
-    403: "give this step's account the role Vertex AI User",
-    429: "have the quota raised, or take another machine_type or location",
-}
-
-# https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
-_RESOURCE_EXHAUSTED = 8
 
 _log = logging.getLogger("flowparts")
 
@@ -106,14 +88,14 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         revision = common.revision(
             directory, {"on": resources, "image": server, "as": chosen.service_account}
         )
-    with _refusals():
+    with vertex_api.refusals():
         there = _Place(chosen.project, chosen.location, name)
         before = there.state(there.made(chosen.timeout_seconds))
     after = Endpoint("vertex", name, there.url, revision, {revision: 100})
     if before:
         after = before.deploying(revision, chosen.share)
     try:
-        with _refusals():
+        with vertex_api.refusals():
             if revision not in _numbers(there.endpoint()):
                 there.upload(model, revision, server, chosen.timeout_seconds)
                 there.bring_up(revision, resources, chosen.service_account, chosen.timeout_seconds)
@@ -128,7 +110,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     Raises:
         ValueError: Vertex AI refuses, or the endpoint isn't there or has been deployed to since.
     """
-    with _refusals():
+    with vertex_api.refusals():
         there = _Place.of(endpoint)
         state = common.unchanged(endpoint, there.state(there.endpoint()), there.where)
         return there.told(there.apply(state.with_share(percent)))
@@ -141,7 +123,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         ValueError: Vertex AI refuses, there is no previous revision, or the endpoint isn't there or has been
             deployed to since.
     """
-    with _refusals():
+    with vertex_api.refusals():
         there = _Place.of(endpoint)
         after = common.rolled_back(endpoint, there.state(there.endpoint()), there.where)
         return there.told(there.apply(after))
@@ -153,10 +135,10 @@ def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
     Raises:
         ValueError: Vertex AI refuses.
     """
-    with _refusals():
+    with vertex_api.refusals():
         place = _Place(project, location, "")
         found = []
-        for each in _call(place.endpoints.list_endpoints, parent=place.parent):
+        for each in vertex_api.call(place.endpoints.list_endpoints, parent=place.parent):
             there = _Place(project, location, str(each.name).rpartition("/")[2])
             if _is_own(each) and (state := there.state(each)):
                 found.append(there.told(state))
@@ -170,7 +152,7 @@ def writing(name: str, *, project: str = "", location: str = "") -> Iterator[End
     Raises:
         ValueError: Vertex AI refuses to tell.
     """
-    with _refusals():
+    with vertex_api.refusals():
         there = _Place(project, location, name)
         found = there.endpoint()
         state = there.state(found) if found and _is_own(found) else None
@@ -190,7 +172,7 @@ def remove(name: str, *, project: str = "", location: str = "", pretend: bool = 
     Raises:
         ValueError: Vertex AI refuses.
     """
-    with _refusals():
+    with vertex_api.refusals():
         there = _Place(project, location, name)
         held = there.holdings()
         if not pretend:
@@ -212,12 +194,12 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
             f"revision {revision} of endpoint {endpoint.name!r} gets no requests, and Vertex AI lets clients "
             "choose none; give it a share"
         )
-    with _refusals():
+    with vertex_api.refusals():
         place = _Place.of(endpoint)
         answer = place.predictions.predict(
             endpoint=place.path,
             instances=rows,
-            timeout=_ANSWER_SECONDS,
+            timeout=vertex_api.ANSWER_SECONDS,
         )
     if revision and endpoint.settings["deployed_models"].get(revision) != answer.deployed_model_id:
         raise common.AnotherRevisionError(
@@ -231,16 +213,11 @@ class _Place:
     """An endpoint's place in a project: its clients and its paths."""
 
     def __init__(self, project: str, location: str, name: str) -> None:
-        environment = os.environ.get("GOOGLE_CLOUD_LOCATION") or os.environ.get("CLOUD_ML_REGION")
-        location = location or environment or ""
-        host = os.environ.get("FLOWPARTS_VERTEX_ENDPOINT") or f"{location}-aiplatform.googleapis.com"
-        own, self.endpoints, self.models, self.predictions = _clients(host)
-        project = project or own
-        if not project or not location:
-            raise ValueError(
-                "project and location must be known; give them as options, or set GOOGLE_CLOUD_PROJECT and "
-                "GOOGLE_CLOUD_LOCATION"
-            )
+        host, project, location = vertex_api.located(project, location)
+        clients = vertex_api.clients(host)
+        self.endpoints = clients.get("EndpointServiceClient")
+        self.models = clients.get("ModelServiceClient")
+        self.predictions = clients.get("PredictionServiceClient")
         self.name = name
         self.settings = {"project": project, "location": location}
         self.parent = f"projects/{project}/locations/{location}"
@@ -255,7 +232,7 @@ class _Place:
 
     def endpoint(self) -> "aiplatform_v1.Endpoint | None":
         """Return the endpoint as it is; None where there is none."""
-        found: aiplatform_v1.Endpoint | None = _or_none(self.endpoints.get_endpoint, name=self.path)
+        found: aiplatform_v1.Endpoint | None = vertex_api.or_none(self.endpoints.get_endpoint, name=self.path)
         return found
 
     def state(self, found: "aiplatform_v1.Endpoint | None") -> Endpoint | None:
@@ -282,7 +259,7 @@ class _Place:
             f"endpoint {self.name!r}",
             self.path,
             lambda: self.endpoint() is not None,
-            lambda: _call(
+            lambda: vertex_api.call(
                 self.endpoints.create_endpoint,
                 writes=True,
                 parent=self.parent,
@@ -317,13 +294,13 @@ class _Place:
         }
 
         def start() -> Any:
-            exists = _or_none(self.models.get_model, name=self.model_path) is not None
+            exists = vertex_api.or_none(self.models.get_model, name=self.model_path) is not None
             place = {"parent_model": self.model_path} if exists else {"model_id": self.name}
             request = {"parent": self.parent, "model": wanted, **place}
-            return _call(self.models.upload_model, writes=True, request=request)
+            return vertex_api.call(self.models.upload_model, writes=True, request=request)
 
         def found() -> bool:
-            return _or_none(self.models.get_model, name=path) is not None
+            return vertex_api.or_none(self.models.get_model, name=path) is not None
 
         self._bring(f"model version {revision}", self.model_path, found, start, timeout_seconds)
 
@@ -345,7 +322,7 @@ class _Place:
                 # Vertex AI keeps a split that there is, but an endpoint can't be without one.
                 "traffic_split": {} if found and found.traffic_split else {_NEW: 100},
             }
-            return _call(self.endpoints.deploy_model, writes=True, request=request)
+            return vertex_api.call(self.endpoints.deploy_model, writes=True, request=request)
 
         def found() -> bool:
             return revision in _numbers(self.endpoint())
@@ -368,7 +345,7 @@ class _Place:
         if (before, dict(found.labels)) != (split, labels):
             wanted = {"name": self.path, "traffic_split": split, "labels": labels, "etag": found.etag}
             mask = {"paths": ["traffic_split", "labels"]}
-            _call(self.endpoints.update_endpoint, endpoint=wanted, update_mask=mask)
+            vertex_api.call(self.endpoints.update_endpoint, endpoint=wanted, update_mask=mask)
         for revision, number in numbers.items():
             if revision not in after.traffic:
                 self._undeploy(revision, number)
@@ -377,7 +354,7 @@ class _Place:
 
     def told(self, endpoint: Endpoint) -> Endpoint:
         """Return an endpoint with the options that its current revision was deployed with."""
-        found = _or_none(self.models.get_model, name=f"{self.model_path}@{endpoint.revision}")
+        found = vertex_api.or_none(self.models.get_model, name=f"{self.model_path}@{endpoint.revision}")
         variables = {each.name: each.value for each in found.container_spec.env} if found else {}
         return common.with_noted_options(endpoint, variables)
 
@@ -402,21 +379,21 @@ class _Place:
                 f"the end of endpoint {self.name!r}",
                 self.path,
                 lambda: self.endpoint() is None,
-                lambda: _call(self.endpoints.delete_endpoint, writes=True, name=self.path),
+                lambda: vertex_api.call(self.endpoints.delete_endpoint, writes=True, name=self.path),
                 _UNDEPLOY_SECONDS,
             )
         if model:
             self._bring(
                 f"the end of model {self.name!r}",
                 self.model_path,
-                lambda: _or_none(self.models.get_model, name=self.model_path) is None,
-                lambda: _call(self.models.delete_model, writes=True, name=self.model_path),
+                lambda: vertex_api.or_none(self.models.get_model, name=self.model_path) is None,
+                lambda: vertex_api.call(self.models.delete_model, writes=True, name=self.model_path),
                 _UNDEPLOY_SECONDS,
             )
 
     def _own(self) -> tuple[Any, Any]:
         """Return the endpoint and the registered model; None for what isn't there, or somebody else's."""
-        found = (self.endpoint(), _or_none(self.models.get_model, name=self.model_path))
+        found = (self.endpoint(), vertex_api.or_none(self.models.get_model, name=self.model_path))
         endpoint, model = (each if each and _is_own(each) else None for each in found)
         return endpoint, model
 
@@ -426,7 +403,7 @@ class _Place:
             f"the end of revision {revision}",
             self.path,
             lambda: revision not in _numbers(self.endpoint()),
-            lambda: _call(self.endpoints.undeploy_model, writes=True, request=request),
+            lambda: vertex_api.call(self.endpoints.undeploy_model, writes=True, request=request),
             _UNDEPLOY_SECONDS,
         )
 
@@ -447,11 +424,11 @@ class _Place:
         def look() -> str:
             nonlocal begun
             if begun:
-                operation = _call(self.endpoints.get_operation, request={"name": begun})
+                operation = vertex_api.call(self.endpoints.get_operation, request={"name": begun})
                 if not operation.done:
                     return f"{_operation(begun)} is under way"
                 if operation.error.code:
-                    raise _failed(operation.error)
+                    raise vertex_api.failed(operation.error)
             elif running := self._running(resource):
                 return f"{_operation(running)} is under way already"
             if there():
@@ -461,7 +438,7 @@ class _Place:
             try:
                 begun = str(start().operation.name)
             except Conflict as error:
-                return f"something else makes it ({_line(error.message)})"
+                return f"something else makes it ({vertex_api.line(error.message)})"
             except RequestException:
                 # The request may have arrived; the next look tells.
                 return "the connection was cut"
@@ -471,31 +448,8 @@ class _Place:
 
     def _running(self, resource: str) -> str:
         """Return the name of an operation on a resource that isn't done; empty where there is none."""
-        found = _or_none(self.endpoints.list_operations, request={"name": resource})
+        found = vertex_api.or_none(self.endpoints.list_operations, request={"name": resource})
         return next((str(each.name) for each in found.operations if not each.done), "") if found else ""
-
-
-@lru_cache(maxsize=1)
-def _clients(host: str) -> tuple[str, Any, Any, Any]:
-    """Return the credentials' project and clients for endpoints, models and predictions.
-
-    They are kept, because making them takes longer than a prediction.
-    """
-    import google.auth
-    from google.cloud import aiplatform_v1
-
-    credentials, project = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    options: Any = {
-        "credentials": credentials,
-        "transport": "rest",
-        "client_options": {"api_endpoint": host},
-    }
-    return (
-        project or "",
-        aiplatform_v1.EndpointServiceClient(**options),
-        aiplatform_v1.ModelServiceClient(**options),
-        aiplatform_v1.PredictionServiceClient(**options),
-    )
 
 
 def _is_own(thing: "aiplatform_v1.Endpoint | aiplatform_v1.Model") -> bool:
@@ -520,65 +474,5 @@ def _accelerator(kind: str, count: int) -> dict[str, Any]:
     return {"accelerator_type": kind, "accelerator_count": count} if kind else {}
 
 
-def _or_none(method: Callable[..., Any], **given: Any) -> Any:
-    from google.api_core.exceptions import NotFound
-
-    try:
-        return _call(method, **given)
-    except NotFound:
-        return None
-
-
-def _call(method: Callable[..., Any], *, writes: bool = False, **given: Any) -> Any:
-    """Call a method of Google's clients, again after what passes: too many requests, a service that is away.
-
-    A cut connection passes too, unless the request starts something: it may have arrived.
-    """
-    from google.api_core.exceptions import ServiceUnavailable, TooManyRequests
-    from google.api_core.retry import Retry, if_exception_type
-    from requests.exceptions import RequestException
-
-    passing = (TooManyRequests, ServiceUnavailable, *(() if writes else (RequestException,)))
-    again = Retry(if_exception_type(*passing), initial=0.5, maximum=8.0, timeout=_ANSWER_SECONDS)
-    return method(**given, retry=again, timeout=_ANSWER_SECONDS)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what Google's clients raise into a sentence."""
-    from google.api_core.exceptions import GoogleAPICallError, RetryError
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except (GoogleAuthError, GoogleAPICallError, RetryError, RequestException) as error:
-        cause = error.cause if isinstance(error, RetryError) else error
-        if isinstance(cause, GoogleAuthError):
-            raise RefusedError(
-                f"Google gives this step no access ({_line(str(cause))}); set "
-                "GOOGLE_APPLICATION_CREDENTIALS, or run it as a service account"
-            ) from None
-        if isinstance(cause, GoogleAPICallError):
-            way = f"; {_WAYS[cause.code]}" if cause.code in _WAYS else ""
-            raise RefusedError(f"Vertex AI answered {cause.code}: {_line(cause.message)}{way}") from None
-        raise UnreachableError(
-            f"Vertex AI gave no answer ({_line(str(cause))}); is the location right and the service within "
-            "reach?"
-        ) from None
-
-
-def _failed(status: Any) -> ValueError:
-    """Return the error of an operation that has ended with one."""
-    _log.info("Vertex AI says: %s", status.message)
-    way = f"; {_WAYS[429]}" if status.code == _RESOURCE_EXHAUSTED else ""
-    return ValueError(f"Vertex AI says: {_line(status.message)}{way}")
-
-
 def _operation(name: str) -> str:
     return f"operation {name.rpartition('/')[2]}"
-
-
-def _line(text: str) -> str:
-    """Return what Google says on one line, without the request that its client puts before."""
-    return " ".join(re.sub(r"^[A-Z]+ https?://\S+: ", "", str(text)).split())[:_SAID]
