@@ -155,6 +155,11 @@ bench-monitoring: .venv/installed .venv-bench/evidently/installed .venv-bench/na
 bench-change-points: .venv/installed .venv-bench/river/installed
 	$(BIN)/python benchmarks/monitoring/change_points.py
 
+# ROC AUC estimated without labels beside the measured one and NannyML's estimate.
+bench-estimates: .venv/installed .venv-bench/nannyml/installed
+	$(BIN)/python benchmarks/real/sets.py build/real
+	$(BIN)/python benchmarks/monitoring/estimate.py build/real
+
 .venv-bench/%/installed: benchmarks/requirements-%.txt | .venv/installed
 	$(PYTHON) -m venv --clear .venv-bench/$*
 	$(BIN)/uv pip sync -q --compile-bytecode --require-hashes --python .venv-bench/$*/bin/python $<
@@ -168,4 +173,4 @@ bench-change-points: .venv/installed .venv-bench/river/installed
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: watch-image run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-change-points bench-accuracy bench-containers proto bench-serving dashboards demo-monitoring
+.PHONY: watch-image run test check new-component new-pipeline fuzz compile images push pin load kubeflow test-cluster wheel system lock docs readme bench bench-keras bench-real bench-monitoring bench-change-points bench-estimates bench-accuracy bench-containers proto bench-serving dashboards demo-monitoring
