@@ -7,13 +7,6 @@ from flowparts.components.train.train_tabular import train_tabular
 from flowparts.components.validate.profile_table import profile_table
 from flowparts.pipelines._judgement import judge_and_deploy
 
-CANDIDATES = [
-    {"estimator": "Linear", "parameters": {}},
-    {"estimator": "RandomForest", "parameters": {"n_estimators": 200}},
-    {"estimator": "HistGradientBoosting", "parameters": {}},
-    {"estimator": "LGBM", "parameters": {"n_estimators": 200, "learning_rate": 0.05}},
-]
-
 
 # A plain function, not a nested pipeline, as judge_and_deploy.
 def train_and_judge(
@@ -27,6 +20,7 @@ def train_and_judge(
     group_by: Any,
     time_column: Any,
     trainer: Any,
+    effort: Any,
     candidates: Any,
     network: Any,
     metric: Any,
@@ -59,6 +53,7 @@ def train_and_judge(
         label=label,
         task=task,
         trainer=trainer,
+        effort=effort,
         candidates=candidates,
         network=network,
         metric=metric,

@@ -4,7 +4,7 @@ from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.monitor.decide_retraining import decide_retraining
 from flowparts.components.monitor.mark_data_seen import mark_data_seen
 from flowparts.components.validate.validate_table import validate_table
-from flowparts.pipelines._training import CANDIDATES, train_and_judge
+from flowparts.pipelines._training import train_and_judge
 
 
 @dsl.pipeline(name="continuous-training", display_name="Train again when needed")
@@ -36,7 +36,8 @@ def continuous_training(
     max_age_days: float = 30.0,
     request: str = "",
     trainer: str = "sklearn",
-    candidates: list = CANDIDATES,
+    effort: str = "quick",
+    candidates: list = [],  # noqa: B006
     network: dict = {},  # noqa: B006
     metric: str = "",
     slice_columns: list = [],  # noqa: B006
@@ -94,10 +95,12 @@ def continuous_training(
         max_age_days: Days since the last training for age.
         request: Why to train whatever the rules say, such as the alert that started the run; empty to go by
             the rules.
-        trainer: sklearn to pick the best of the candidates, or keras for a neural network; the champion that
+        trainer: sklearn for the best of several estimators, or keras for a neural network; the champion that
             the result is compared with may come from either.
-        candidates: Estimators for sklearn to try, each by its name or with its estimator, parameters and
-            seconds (how long it may take, 300 if not given); one is a class of scikit-learn, XGBoost or
+        effort: How much sklearn tries: quick (about as much as four usual estimators), standard (30 trials of
+            a search or 10 minutes of it, and an ensemble) or thorough (150 trials or an hour).
+        candidates: Estimators for sklearn to try instead, each by its name or with its estimator, parameters
+            and seconds (how long it may take, 300 if not given); one is a class of scikit-learn, XGBoost or
             LightGBM, or Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.
         network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
         metric: Metric that selects and promotes; empty for rmse (regression), roc_auc (classification), or
@@ -141,6 +144,8 @@ def continuous_training(
         schema_uri=schema_uri,
         task=task,
         trainer=trainer,
+        effort=effort,
+        candidates=candidates,
         metric=metric,
         model_name=model_name,
         margin=margin,
@@ -175,6 +180,7 @@ def continuous_training(
             group_by=group_by,
             time_column=time_column,
             trainer=trainer,
+            effort=effort,
             candidates=candidates,
             network=network,
             metric=metric,

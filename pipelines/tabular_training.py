@@ -2,7 +2,7 @@ from kfp import dsl
 
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.validate.validate_table import validate_table
-from flowparts.pipelines._training import CANDIDATES, train_and_judge
+from flowparts.pipelines._training import train_and_judge
 
 
 @dsl.pipeline(name="tabular-training", display_name="Train on a table")
@@ -26,7 +26,8 @@ def tabular_training(
     group_by: str = "",
     time_column: str = "auto",
     trainer: str = "sklearn",
-    candidates: list = CANDIDATES,
+    effort: str = "quick",
+    candidates: list = [],  # noqa: B006
     network: dict = {},  # noqa: B006
     metric: str = "",
     slice_columns: list = [],  # noqa: B006
@@ -70,10 +71,12 @@ def tabular_training(
         group_by: Column whose equal values stay together in the split, such as a customer; empty for none.
         time_column: Column by which to split in time, the newest rows for the test; auto for a timestamp or
             date that the rows are in the order of, if there is neither key nor group_by; empty for none.
-        trainer: sklearn to pick the best of the candidates, or keras for a neural network; the champion that
+        trainer: sklearn for the best of several estimators, or keras for a neural network; the champion that
             the result is compared with may come from either.
-        candidates: Estimators for sklearn to try, each by its name or with its estimator, parameters and
-            seconds (how long it may take, 300 if not given); one is a class of scikit-learn, XGBoost or
+        effort: How much sklearn tries: quick (about as much as four usual estimators), standard (30 trials of
+            a search or 10 minutes of it, and an ensemble) or thorough (150 trials or an hour).
+        candidates: Estimators for sklearn to try instead, each by its name or with its estimator, parameters
+            and seconds (how long it may take, 300 if not given); one is a class of scikit-learn, XGBoost or
             LightGBM, or Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.
         network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
         metric: Metric that selects and promotes; empty for rmse (regression), roc_auc (classification), or
@@ -114,6 +117,8 @@ def tabular_training(
         schema_uri=schema_uri,
         task=task,
         trainer=trainer,
+        effort=effort,
+        candidates=candidates,
         metric=metric,
         model_name=model_name,
         margin=margin,
@@ -133,6 +138,7 @@ def tabular_training(
         group_by=group_by,
         time_column=time_column,
         trainer=trainer,
+        effort=effort,
         candidates=candidates,
         network=network,
         metric=metric,

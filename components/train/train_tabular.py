@@ -16,6 +16,7 @@ def train_tabular(
     label: str,
     task: str = "classification",
     trainer: str = "sklearn",
+    effort: str = "quick",
     candidates: Optional[list] = None,
     network: Optional[dict] = None,
     metric: Optional[str] = None,
@@ -27,26 +28,33 @@ def train_tabular(
 ) -> NamedTuple("Outputs", [("estimator", str), ("metric", str), ("score", float)]):  # type: ignore[valid-type]
     """Train the best of several estimators, or a neural network, as one model of raw rows.
 
-    The preprocessing is fitted once; the candidates are trained one after the other, each on all processors,
-    and the one that scores best on the validation table is kept. On many rows, forests get fewer leaves, and
-    fewer rows for each tree, unless parameters say otherwise. A candidate that can't be trained on these rows
-    or takes longer than its seconds is left out with the reason, as long as another one is left. A network is
-    trained as by train_keras_tabular. Options are checked before any row is read, and columns that alone
-    predict the label or look like an identifier are warned of before anything is trained. The model remembers
-    which rows it has seen.
+    By effort, estimators and parameters are chosen automatically, and the best model is trained again on
+    training and validation rows together; its validation metrics are those before. Candidates are trained one
+    after the other on the training rows, each on all processors, and the one that scores best on the
+    validation table is kept as it is. On many rows, forests get fewer leaves, and fewer rows for each tree,
+    unless parameters say otherwise. An estimator that can't be trained on these rows or takes longer than its
+    seconds is left out with the reason, as long as another one is left. A network is trained as by
+    train_keras_tabular. Options are checked before any row is read, and columns that alone predict the label
+    or look like an identifier are warned of before anything is trained. The model remembers which rows it has
+    seen.
 
     Args:
         train: Raw rows to learn from.
         validation: Raw rows to choose by, which early stopping watches.
         model: MLflow model directory that takes raw rows; its metadata lists the candidates, best first.
         validation_metrics: The model's metrics on the validation table.
-        training_report: HTML page that ranks the candidates, or the learning curves of a network.
+        training_report: HTML page: a leaderboard of all estimators that were tried, or the learning curves of
+            a network.
         label: Column to predict.
         task: What is learned, classification or regression.
-        trainer: sklearn to pick the best of the candidates, or keras for a neural network.
-        candidates: For sklearn: estimators to try, each by its name, or as a mapping of estimator (as for
-            train_sklearn), parameters and seconds (how long it may take; 300 if there are several). Linear,
-            RandomForest and HistGradientBoosting if not given.
+        trainer: sklearn for the best of several estimators, or keras for a neural network.
+        effort: For sklearn without candidates: how much to try. quick costs about as much as four usual
+            estimators: boosted trees of several shapes and a linear model, of which the best one is taken; on
+            fewer than 5,000 rows cross-validated and weighted. standard adds 30 trials of a search, or 10
+            minutes of it, and a weighted ensemble; thorough 150 trials or an hour, over more estimators and
+            cross-validated up to 50,000 rows.
+        candidates: For sklearn: estimators to try instead, each by its name, or as a mapping of estimator (as
+            for train_sklearn), parameters and seconds (how long it may take; 300 if there are several).
         network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
             epochs, layers, units and checkpoints.
         metric: Validation metric to choose by; if not given, rmse for regression, and for classification
@@ -54,7 +62,7 @@ def train_tabular(
         exclude_columns: Columns to exclude from the features, such as identifiers.
         weight_column: Column of sample weights, numbers of 0 or more; not a feature.
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
-        early_stopping_rounds: For sklearn: stop when the validation loss hasn't improved for this many
+        early_stopping_rounds: For candidates: stop when the validation loss hasn't improved for this many
             rounds; XGB, LGBM and HistGradientBoosting only. 0 to train them all.
         seed: Seed of the preprocessing and the training.
 
@@ -65,23 +73,25 @@ def train_tabular(
     """
     from flowparts import models, tables
     from flowparts.models import baseline
-    from flowparts.train import trainers
     from flowparts.train.candidates import Options
+    from flowparts.tune import effort as efforts
     from flowparts.util import metadata, names, outputs
 
-    page, chosen_by = trainers.train(
+    page, chosen_by = efforts.train(
         tables.scan(train.path),
         tables.scan(validation.path),
         model.path,
         label=label,
         task=task,
         trainer=trainer,
+        effort=effort,
         entries=candidates or [],
         network=network,
         metric=metric or None,
         exclude_columns=names.texts(exclude_columns, "exclude_columns"),
         options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
-        complete=lambda folder: baseline.record(folder, train.path, validation.path),
+        described=tables.description(train.path),
+        complete=lambda folder, held_out: baseline.record(folder, train.path, validation.path, held_out),
     )
     stored = models.metadata(model.path)
     metadata.describe(model, stored)

@@ -16,6 +16,8 @@ def validate_table(
     fail_on_anomaly: bool = True,
     task: Optional[str] = None,
     trainer: Optional[str] = None,
+    effort: Optional[str] = None,
+    candidates: Optional[list] = None,
     metric: Optional[str] = None,
     model_name: Optional[str] = None,
     margin: float = 0.0,
@@ -45,6 +47,8 @@ def validate_table(
             decision to whoever reads the returned values.
         task: What is to be learned, classification or regression.
         trainer: What is to learn it, as train_tabular takes it.
+        effort: How much that is to try, as train_tabular takes it.
+        candidates: What it is to try instead; looked at by train_tabular, as this step knows no estimators.
         metric: Metric to select and promote by; it must measure the task.
         model_name: Name of the model in the registry.
         margin: Minimum improvement on the champion, in units of the metric.
@@ -64,10 +68,12 @@ def validate_table(
     from flowparts.tables import schema as schemas
     from flowparts.util import metadata, outputs
 
-    learned = {"task": task, "trainer": trainer, "metric": metric}
+    learned = {"task": task, "trainer": trainer, "effort": effort, "metric": metric}
     promoted = {"model_name": model_name, "margin": margin, "floor": floor}
     deployed = {"target": deploy_target, "name": endpoint_name, "options": deploy_options}
-    parameters.check({**learned, **promoted, **deployed, "destination": destination}, {})
+    given = {**learned, **promoted, **deployed, "destination": destination}
+    # Not among the given: this image has no estimators to check them by.
+    parameters.check(given, {"candidates": candidates})
     reviewed = schema.path if schema else schema_uri
     frame = tables.scan(table.path)
     expected = schemas.read(reviewed) if reviewed else schemas.infer(frame)

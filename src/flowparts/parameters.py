@@ -48,8 +48,9 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         (0.7, 0.15, 0.15), lists["key"] or None, found.get("group_by"), found.get("time_column")
     )
     split.check_min_class_rows(found.get("min_class_rows", split.MIN_CLASS_ROWS))
-    if "trainer" in found:
-        trainers.require_known(found["trainer"])
+    if "trainer" in found or "effort" in found:
+        tried = {"effort": found["effort"]} if "effort" in found else {}
+        trainers.check(found.get("trainer", "sklearn"), **tried, has_candidates="candidates" in found)
     if "task" in found:
         preprocess.check_options(found.get("label", ""), found["task"], lists["exclude_columns"], None, 1)
         directions.chosen(found.get("metric"), found["task"])

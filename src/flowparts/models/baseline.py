@@ -13,7 +13,7 @@ import polars as pl
 
 from flowparts import models, tables
 from flowparts.models import seen
-from flowparts.tables import summary
+from flowparts.tables import casts, summary
 from flowparts.tables.summary import Summary
 from flowparts.util import names
 
@@ -41,7 +41,10 @@ def record(
     """
     seen.record(model, [train] if validation is None else [train, validation])
     loaded = models.load(model)
-    learned = of_training(tables.scan(train), loaded.features, loaded.label)
+    rows = tables.scan(train)
+    if validation is not None and predictions is not None:
+        rows = casts.stacked(rows, tables.scan(validation))
+    learned = of_training(rows, loaded.features, loaded.label)
     predicted = loaded.predict(tables.scan(validation or train)) if predictions is None else predictions
     with_predictions(learned, predicted).write(Path(model) / FILE)
 

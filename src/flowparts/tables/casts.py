@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from flowparts import tables
+from flowparts.tables.schema import type_of
 from flowparts.util import times
 
 # By the names of `schema.type_of`.
@@ -33,6 +34,35 @@ def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
     # Under a plain name, as what Polars does with a column alone takes some names for patterns.
     cast = (_cast(frame[name].alias("values"), kind, name).alias(name) for name, kind in types.items())
     return frame.select(cast)
+
+
+def stacked(first: pl.LazyFrame, second: pl.LazyFrame) -> pl.LazyFrame:
+    """Put the rows of a table after those of another; columns that only one of them has are left out.
+
+    Args:
+        first: Its types count; numbers take the wider type of both.
+        second: Columns of other types are cast as `conform` does, and its rows then held in memory.
+
+    Raises:
+        ValueError: A value of the second table can't be cast.
+    """
+    types, others = first.collect_schema(), second.collect_schema()
+    names = [name for name in types if name in others]
+    second = tables.select(second, names)
+    unlike = [name for name in names if _needs_cast(types[name], others[name])]
+    if unlike:
+        rows = second.pipe(tables.collect)
+        cast = conform(rows, {name: type_of(name, types[name]) for name in unlike})
+        second = rows.with_columns(
+            cast[name] if types[name].is_numeric() else cast[name].cast(types[name]) for name in unlike
+        ).lazy()
+    return pl.concat([tables.select(first, names), second], how="vertical_relaxed")
+
+
+def _needs_cast(wanted: pl.DataType, found: pl.DataType) -> bool:
+    # Without any value, a column has no type of its own.
+    both_numbers = wanted.is_numeric() and found.is_numeric()
+    return wanted != found and not both_numbers and pl.Null not in (wanted, found)
 
 
 def _cast(column: pl.Series, kind: str, name: str) -> pl.Series:

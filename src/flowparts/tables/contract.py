@@ -58,6 +58,7 @@ class Description(TypedDict):
         split: Of a part of a split: how it was split, a sentence.
         split_warning: Likewise: empty if there is nothing to warn of.
         kept_together: Likewise: columns whose equal values are in one part.
+        in_time: Likewise: whether the rows of each part are later than those of the one before.
     """
 
     rows: int
@@ -69,6 +70,7 @@ class Description(TypedDict):
     split: NotRequired[str]
     split_warning: NotRequired[str]
     kept_together: NotRequired[list[str]]
+    in_time: NotRequired[bool]
 
 
 def scan(path: str | Path) -> pl.LazyFrame:

@@ -22,6 +22,7 @@ import polars as pl
 from flowparts.evaluate import directions, metrics
 from flowparts.models import fitted_estimators, mlmodel
 from flowparts.prepare.preprocess import Preprocessor
+from flowparts.tables import casts
 from flowparts.train import budgets, calibration, candidates, estimators, stages, trainers
 from flowparts.train.calibration import Calibration, Threshold
 from flowparts.train.candidates import Trained
@@ -275,7 +276,7 @@ def fit(
     if threshold:
         place = held_out.positive_index
         chosen = calibration.choose_threshold(final[:, place], held_out.truth == place, threshold, place)
-    whole = table if validation is None else _together(table, validation)
+    whole = table if validation is None else casts.stacked(table, validation)
     learned, rows = stages.learn(whole, problem.label, problem.task, problem.exclude_columns, problem.options)
     parts = [
         candidates.train(_candidate(each.final_entry(), problem, stops=False), learned, rows, rows)
@@ -512,12 +513,6 @@ def _array(predictions: pl.DataFrame, classes: Sequence[Any] | None) -> Floats:
     if classes is None:
         return predictions["prediction"].to_numpy()
     return predictions.select(f"probability_{value}" for value in classes).to_numpy()
-
-
-def _together(table: pl.LazyFrame, validation: pl.LazyFrame) -> pl.LazyFrame:
-    held = validation.collect_schema().names()
-    shared = [name for name in table.collect_schema().names() if name in held]
-    return pl.concat([table.select(shared), validation.select(shared)], how="vertical_relaxed")
 
 
 def _causes(left_out: Sequence[Mapping[str, Any]]) -> str:

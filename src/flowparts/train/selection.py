@@ -11,6 +11,8 @@ from flowparts.evaluate.directions import HIGHER_IS_BETTER, chosen, higher_is_be
 
 # What a candidate costs, by its key, with the title of the page's column.
 _COSTS = {"megabytes": "MB", "milliseconds": "ms for 1,000 rows", "seconds": "training s"}
+_INTERVAL = "95 % interval"
+VALIDATION = "the validation table"
 
 
 class Choice(NamedTuple):
@@ -92,49 +94,68 @@ def ranking(
 
 
 def selection_report(
-    candidates: Sequence[Mapping[str, Any]], choice: Choice, left_out: Sequence[Mapping[str, Any]] = ()
+    candidates: Sequence[Mapping[str, Any]],
+    choice: Choice,
+    left_out: Sequence[Mapping[str, Any]] = (),
+    *,
+    rows: str = VALIDATION,
+    notes: Sequence[str] = (),
+    untried: Mapping[str, str] | None = None,
 ) -> str:
     """Return an HTML page: the winner, a bar for each candidate, their metrics, costs and parameters.
 
     Args:
-        candidates: As `rank` takes them, with the `seconds` of training if they were measured.
+        candidates: As `rank` takes them; if they were measured with the `seconds` of training, and the
+            `interval` of the metric (its 95 % bootstrap interval over the rows).
         choice: What `rank` returned for them.
         left_out: `estimator`, `parameters` and `reason` of each candidate that couldn't be trained.
+        rows: What the candidates were scored on.
+        notes: What else to know about the choice.
+        untried: What could have been tried, with the reason why it wasn't.
     """
     ranked = [candidates[index] for index in choice.order]
     winner, task, label = ranked[0], str(ranked[0]["task"]), str(ranked[0]["label"])
     direction = "higher" if higher_is_better(choice.metric) else "lower"
     names = [f"{place}. {candidate['estimator']}" for place, candidate in enumerate(ranked, start=1)]
-    rows = [
+    intervals = {
+        name: each["interval"] for name, each in zip(names, ranked, strict=True) if each.get("interval")
+    }
+    cells = [
         {
             "place": f"{place} (chosen)" if place == 1 else str(place),
             "estimator": candidate["estimator"],
             **candidate["validation"],
+            _INTERVAL: " to ".join(map(reports.format_number, candidate.get("interval") or ())),
             **{title: candidate.get(name, "") for name, title in _COSTS.items()},
+            "weight": candidate.get("weight", ""),
             "parameters": _parameters(candidate),
         }
         for place, candidate in enumerate(ranked, start=1)
     ]
     metrics = _metrics(task, ranked)
     columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric)]
+    columns[3:3] = [_INTERVAL] if intervals else []
     columns += [title for name, title in _COSTS.items() if any(name in each for each in ranked)]
+    columns += ["weight"] if any("weight" in each for each in ranked) else []
     columns.append("parameters")
     return reports.page(
         "Model selection",
         reports.facts(
             {"chosen": winner["estimator"], choice.metric: choice.scores[0], "candidates": len(candidates)}
         ),
-        reports.callout(_verdict(ranked, choice), "good"),
+        reports.callout(_verdict(ranked, choice, rows), "good"),
+        *map(reports.callout, notes),
         *(reports.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad") for each in left_out),
         reports.section(
             f"Candidates by {choice.metric} ({direction} is better)",
-            reports.bars(dict(zip(names, choice.scores, strict=True)), label=choice.metric),
+            reports.bars(dict(zip(names, choice.scores, strict=True)), intervals, label=choice.metric),
         ),
         reports.section(
             "All validation metrics",
-            reports.table([{column: row.get(column, "") for column in columns} for row in rows]),
+            reports.table([{column: row.get(column, "") for column in columns} for row in cells]),
         ),
-        subtitle=f"{task} of {label}: candidates compared on the validation table",
+        *_untried(untried or {}),
+        subtitle=f"{task} of {label}: candidates compared on {rows}",
     )
 
 
@@ -188,9 +209,14 @@ def _parameters(candidate: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted((candidate.get("parameters") or {}).items()))
 
 
-def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice) -> str:
+def _untried(untried: Mapping[str, str]) -> list[reports.Block]:
+    rows = [{"estimator": name, "why": reason} for name, reason in untried.items()]
+    return [reports.section("Not tried", reports.table(rows))] if rows else []
+
+
+def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice, rows: str) -> str:
     best = reports.format_number(choice.scores[0])
-    text = f"{ranked[0]['estimator']} has the best {choice.metric} on the validation table, {best}"
+    text = f"{ranked[0]['estimator']} has the best {choice.metric} on {rows}, {best}"
     if len(ranked) == 1:
         return f"{text}; it was the only candidate."
     lead = abs(choice.scores[0] - choice.scores[1])

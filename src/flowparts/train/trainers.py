@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from flowparts.train import candidates
 
 TRAINERS = ("sklearn", "keras")
-# What sklearn tries if no candidates are given.
-DEFAULT = ("Linear", "RandomForest", "HistGradientBoosting")
+# How hard sklearn tries without candidates, the default first; `flowparts.tune.effort` does it.
+EFFORTS = ("quick", "standard", "thorough")
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
         label: Column to predict.
         task: "classification" or "regression".
         trainer: One of `TRAINERS`.
-        entries: What sklearn tries, as `candidates.build` takes it; `DEFAULT` if empty.
+        entries: What sklearn tries, as `candidates.build` takes it.
         network: Options of the network, as `networks.tabular_model.settings` takes them.
         metric: The metric to choose by; the task's primary one if not given.
         exclude_columns: Columns to exclude from the features.
@@ -57,15 +57,13 @@ def train(
         ValueError: An option is unknown or out of range, which is found before any row is read, or a table's
             content makes training impossible.
     """
-    require_known(trainer)
-    preprocess.check_options(label, task, exclude_columns, options.weight_column, 1)
-    if metric:
-        directions.require_fitting(metric, task)
+    check(trainer)
     what: dict[str, Any] = {"label": label, "task": task, "exclude_columns": exclude_columns}
+    check_columns(**what, metric=metric, options=options)
     if trainer == "sklearn":
         from flowparts.train import candidates
 
-        built = candidates.build(entries or DEFAULT, task, options)
+        built = candidates.build(entries, task, options)
         chosen, facts = examined(table, metric, what, options)
         finish = annotated(facts, complete)
         _, page = candidates.train_best(
@@ -97,10 +95,29 @@ def train(
     return trained[1], chosen
 
 
-def require_known(trainer: str) -> None:
-    """Raise ValueError unless there is a trainer of this name."""
+def check(trainer: str, effort: str = EFFORTS[0], has_candidates: bool = False) -> None:
+    """Raise ValueError unless there are a trainer and an effort of these names that go together."""
     if trainer not in TRAINERS:
         raise ValueError(names.unknown("trainer", trainer, TRAINERS))
+    if effort not in EFFORTS:
+        raise ValueError(names.unknown("effort", effort, EFFORTS))
+    if effort == EFFORTS[0]:
+        return
+    if trainer != "sklearn":
+        raise ValueError(f"effort {effort!r} is for trainer 'sklearn'; give a network more epochs instead")
+    if has_candidates:
+        raise ValueError(
+            f"effort {effort!r} chooses what to try, and so do candidates; leave out one of the two"
+        )
+
+
+def check_columns(
+    label: str, task: str, exclude_columns: Sequence[str], metric: str | None, options: "candidates.Options"
+) -> None:
+    """Raise ValueError unless columns, task and metric go together, which needs no data."""
+    preprocess.check_options(label, task, exclude_columns, options.weight_column, 1)
+    if metric:
+        directions.require_fitting(metric, task)
 
 
 def annotated(facts: Mapping[str, Any], complete: Callable[[Path], None] | None) -> Callable[[Path], None]:

@@ -74,32 +74,37 @@ class Tuned:
     page: str
 
     def table(self) -> pl.DataFrame:
-        """Return a row for each trial; its parameters as JSON."""
-        return pl.DataFrame(
-            [
-                {
-                    "trial": trial.number,
-                    "estimator": trial.configuration.estimator,
-                    "state": trial.state,
-                    "metric": self.metric,
-                    "score": trial.score,
-                    "stages": len(trial.values),
-                    "parameters": json.dumps(trial.configuration.parameters, sort_keys=True),
-                    "reason": trial.reason,
-                }
-                for trial in self.trials
-            ],
-            schema={
-                "trial": pl.Int64,
-                "estimator": pl.String,
-                "state": pl.String,
-                "metric": pl.String,
-                "score": pl.Float64,
-                "stages": pl.Int64,
-                "parameters": pl.String,
-                "reason": pl.String,
-            },
-        )
+        """Return what `trial_table` returns for the trials."""
+        return trial_table(self.trials, self.metric)
+
+
+def trial_table(trials: Sequence[Trial], metric: str) -> pl.DataFrame:
+    """Return a row for each trial; its parameters as JSON."""
+    return pl.DataFrame(
+        [
+            {
+                "trial": trial.number,
+                "estimator": trial.configuration.estimator,
+                "state": trial.state,
+                "metric": metric,
+                "score": trial.score,
+                "stages": len(trial.values),
+                "parameters": json.dumps(trial.configuration.parameters, sort_keys=True),
+                "reason": trial.reason,
+            }
+            for trial in trials
+        ],
+        schema={
+            "trial": pl.Int64,
+            "estimator": pl.String,
+            "state": pl.String,
+            "metric": pl.String,
+            "score": pl.Float64,
+            "stages": pl.Int64,
+            "parameters": pl.String,
+            "reason": pl.String,
+        },
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,243 @@
+import html
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from flowparts import models, tables
+from flowparts.models import engines
+from flowparts.train import ensemble
+from flowparts.train.candidates import Options
+from flowparts.tune import effort
+from flowparts.tune.effort import Search
+from flowparts.tune.study import Budget
+
+BOOSTED = {"n_estimators": 200, "learning_rate": 0.1}
+PORTFOLIO = (
+    {"estimator": "LGBM", "parameters": BOOSTED},
+    {"estimator": "LGBM", "parameters": {**BOOSTED, "num_leaves": 8}},
+    {"estimator": "Linear", "parameters": {}},
+    {"estimator": "ExtraTrees", "parameters": {"n_estimators": 20}},
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "PORTFOLIO", PORTFOLIO)
+        patch.setattr(effort, "SMALL_MEMBERS", PORTFOLIO)
+        patch.setattr(effort, "SMALL_ROWS", 700)
+        yield
+
+
+def waves(rows: int = 900, seed: int = 0) -> pl.DataFrame:
+    """Rows whose label trees can learn and a linear model can't."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(-3, 3, rows), rng.uniform(-3, 3, rows)
+    worth = np.sin(2 * x) + np.cos(2 * y) + rng.normal(0, 0.3, rows)
+    town = rng.choice(["Köln", "Paris"], rows)
+    return pl.DataFrame({"x": x, "y": y, "town": town, "label": np.where(worth > 0, "yes", "no")})
+
+
+def line(rows: int = 900) -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    columns = rng.normal(size=(rows, 4))
+    label = columns @ [3.0, -2.0, 1.0, 0.5] + rng.normal(0, 0.1, rows)
+    return pl.DataFrame({f"x{place}": columns[:, place] for place in range(4)} | {"label": label})
+
+
+class Training:
+    """One training of two thirds of some rows, chosen by the others."""
+
+    def __init__(self, path: Path, rows: pl.DataFrame, **options: Any):
+        self.path, cut = path, 2 * rows.height // 3
+        self.table, self.validation = rows.head(cut), rows.tail(rows.height - cut)
+        self.held_out: list[pl.DataFrame | None] = []
+        given: dict[str, Any] = {
+            "label": "label",
+            "task": "classification",
+            "trainer": "sklearn",
+            "effort": "quick",
+            "options": Options(),
+        }
+        self.page, self.metric = effort.train(
+            self.table.lazy(),
+            self.validation.lazy(),
+            path,
+            **{**given, **options},
+            complete=lambda _, held_out: self.held_out.append(held_out),
+        )
+        self.page = html.unescape(self.page)
+        self.facts = models.metadata(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return Training(tmp_path_factory.mktemp("trained") / "model", waves())
+
+
+def test_the_best_is_trained_again_on_all_rows_and_judged_by_what_it_did_before(trained: Training) -> None:
+    facts = trained.facts
+    assert facts["estimator"] == "LGBMClassifier"
+    assert facts["effort"] == "quick"
+    assert facts["training_rows"] == trained.table.height + trained.validation.height
+    assert 1 < facts["parameters"]["n_estimators"] < 200, "the rounds that early stopping kept"
+    assert facts["training_fingerprint"] == tables.fingerprint(trained.table.lazy())
+    (held_out,) = trained.held_out
+    assert held_out is not None
+    score = roc_auc_score(trained.validation["label"] == "yes", held_out["probability_yes"])
+    assert facts["validation"]["roc_auc"] == facts["candidates"][0]["score"] == pytest.approx(score)
+    now = models.load(trained.path).predict(trained.validation)["probability_yes"]
+    assert roc_auc_score(trained.validation["label"] == "yes", now) > score, "it has seen these rows"
+    others = waves(2_000, seed=5)
+    found = roc_auc_score(
+        others["label"] == "yes", models.load(trained.path).predict(others)["probability_yes"]
+    )
+    assert found == pytest.approx(score, abs=0.05)
+
+
+def test_what_is_served_predicts_the_same(trained: Training) -> None:
+    rows = waves(50, seed=3)
+    expected = models.load(trained.path).predict(rows)["probability_yes"].to_list()
+    served = engines.load(trained.path)
+    assert served.name == "onnxruntime", served.reason
+    columns = {name: rows[name].to_list() for name in trained.facts["features"]}
+    assert list(served.predict_columns(columns)["probability_yes"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_page_is_a_leaderboard_that_says_what_was_not_tried(
+    trained: Training, open_page: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(trained.page)
+    assert "95 % interval" in open_page(page).page_source
+    for text in ("so it is a little too good", "trained on training and validation rows", "Not tried"):
+        assert text in trained.page
+    assert [each["estimator"] for each in trained.facts["candidates"]].count("LGBMClassifier") == 2
+    assert "LogisticRegression" in trained.page
+    assert "effort 'thorough' tries it" in trained.page
+    assert "ExtraTreesClassifier" not in trained.page
+
+
+def test_a_linear_model_wins_on_linear_data(tmp_path: Path) -> None:
+    made = Training(tmp_path / "model", line(), task="regression")
+    assert made.facts["estimator"] == "Ridge"
+    assert made.facts["training_rows"] == 900
+
+
+def test_the_same_seed_gives_the_same_files(trained: Training, tmp_path: Path) -> None:
+    again = Training(tmp_path / "model", waves())
+    for file in trained.path.iterdir():
+        assert (again.path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_small_tables_are_cross_validated_and_weighted(tmp_path: Path) -> None:
+    made = Training(tmp_path / "model", waves(500))
+    facts = made.facts
+    assert facts["training_rows"] == 500
+    assert facts["validation_folds"] == 3
+    assert sum(each["weight"] for each in facts["members"]) == pytest.approx(1)
+    (held_out,) = made.held_out
+    assert held_out is not None
+    assert held_out.height == 500
+    assert "rows held out of each fold" in made.page
+    best = facts["candidates"][0]
+    assert best["score"] == facts["validation"]["roc_auc"]
+    assert best["score"] >= max(each["score"] for each in facts["candidates"])
+    if len(facts["members"]) > 1:
+        assert f"Ensemble of {len(facts['members'])}" in made.page
+    assert facts["onnx"]["agrees"], facts["onnx"]["reason"]
+
+
+def test_what_the_split_kept_together_stays_in_one_fold(tmp_path: Path) -> None:
+    # Each customer has one label, so a fold that has seen a customer knows it.
+    rng = np.random.default_rng(0)
+    customer = np.repeat(np.arange(60), 8)
+    rows = pl.DataFrame(
+        {
+            "customer": customer.astype(str),
+            "x": rng.normal(size=60)[customer],
+            "noise": rng.normal(size=480),
+            "label": np.where(rng.random(60) > 0.5, "yes", "no")[customer],
+        }
+    )
+    scores = [
+        Training(tmp_path / name, rows, exclude_columns=["customer"], described=described).facts[
+            "validation"
+        ]["roc_auc"]
+        for name, described in {"apart": {}, "together": {"kept_together": ["customer"]}}.items()
+    ]
+    assert scores[0] > 0.9
+    assert scores[1] < 0.7
+
+
+def test_rows_split_by_time_are_never_cross_validated(tmp_path: Path) -> None:
+    made = Training(tmp_path / "model", waves(400), described={"in_time": True})
+    (held_out,) = made.held_out
+    assert held_out is not None
+    assert held_out.height == made.validation.height
+
+
+def test_too_few_rows_of_a_class_for_folds_are_compared_on_the_validation_rows(tmp_path: Path) -> None:
+    rows = waves(300).with_columns(
+        label=pl.when(pl.int_range(300).is_in([0, 299])).then(pl.lit("maybe")).otherwise("label")
+    )
+    described = {"kept_together": ["town"]}
+    made = Training(tmp_path / "model", rows, described=described)
+    assert "Not cross-validated: " in made.page
+    assert made.facts["training_rows"] == 300
+
+
+def test_a_search_adds_its_best_configurations_to_the_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(effort.SEARCHES, "standard", Search(("Linear", "XGB"), Budget(trials=4), 700))
+    made = Training(tmp_path / "model", waves(300), effort="standard")
+    assert "A search of 4 trials" in made.page
+    tried = [each["estimator"] for each in made.facts["candidates"]]
+    assert {"XGBClassifier", "LogisticRegression", "LGBMClassifier"} <= set(tried)
+    assert made.facts["effort"] == "standard"
+
+
+def test_columns_of_another_type_in_the_validation_rows_are_cast_before_both_are_learned(
+    tmp_path: Path,
+) -> None:
+    rows = waves().with_columns(count=pl.int_range(900) % 5)
+    validation = rows.tail(300).with_columns(count=pl.col("count").cast(pl.String), more=1)
+    effort.train(
+        rows.head(600).lazy(),
+        validation.lazy(),
+        tmp_path / "model",
+        label="label",
+        task="classification",
+        trainer="sklearn",
+        effort="quick",
+        options=Options(),
+        complete=lambda *_: None,
+    )
+    loaded = models.load(tmp_path / "model")
+    assert loaded.features == ["x", "y", "town", "count"]
+    assert loaded.types["count"] in ("integer", "number")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"effort": "quik"}, "unknown effort 'quik'; did you mean 'quick'"),
+        ({"effort": "standard", "trainer": "keras"}, "effort 'standard' is for trainer 'sklearn'"),
+        ({"effort": "thorough", "entries": ["Linear"]}, "and so do candidates; leave out one of the two"),
+        ({"options": Options(early_stopping_rounds=5)}, "early_stopping_rounds is for candidates"),
+        ({"metric": "rmse"}, "metric 'rmse' does not fit classification"),
+        ({"options": Options(class_weight="even")}, "class_weight must be 'balanced'"),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_bad_option_is_answered_before_a_row_is_read(
+    options: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Training(tmp_path / "model", waves().head(0), **options)
