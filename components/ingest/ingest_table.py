@@ -30,9 +30,9 @@ def ingest_table(
 
     Text is UTF-8, plain or compressed (gzip, Zstandard). Dates and timestamps follow ISO 8601; timestamps
     with an offset become UTC. Numbers are doubles and NaN becomes null, nested JSON values become JSON text.
-    Integers with leading zeros or beyond 64 bits stay text. Values that are unlike almost all others of their
-    column, such as "unknown" among numbers, are bad. Files of the same columns become one table, in the order
-    of their names.
+    Integers with leading zeros or beyond 64 bits stay text, images in Parquet files stay as they are. Values
+    that are unlike almost all others of their column, such as "unknown" among numbers, are bad. Files of the
+    same columns become one table, in the order of their names.
 
     Args:
         table: The good rows, a table: a directory of Parquet files.

@@ -124,6 +124,11 @@ def test_a_memory_in_a_store_is_read_and_written(
         ("[]", "id", "isn't a memory of the data"),
         ('{"seen": {"rows": 1, "column": "id"}}', "id", "isn't a memory of the data"),
         ('{"seen": {"rows": 1, "column": "time", "highest": "soon"}}', "time", "isn't a memory of the data"),
+        (
+            '{"seen": {"rows": 1, "column": "id", "highest": 1}, "at": "soon"}',
+            "id",
+            "isn't a memory of the data",
+        ),
         ('{"seen": {"rows": 1, "fingerprint": "a"}}', "id", "by the fingerprint, and this is by column 'id'"),
         ('{"seen": {"rows": 1, "column": "id", "highest": "2026-03-01"}}', "id", "'id' of another type"),
     ],
