@@ -20,7 +20,7 @@ from flowparts.deploy.model_pod import LOCKED_DOWN, OUTSIDE_MESH, check_image
 from flowparts.deploy.pod_options import PodOptions
 from flowparts.tune import flat_space, trial
 from flowparts.tune.flat_space import Parameter
-from flowparts.tune.remote import Attempt, Search, most_failures, require_seconds
+from flowparts.tune.remote import Attempt, Search, most_failures, patient, require_seconds
 
 _EXPERIMENT = ("kubeflow.org/v1beta1", "Experiment")
 _SUGGESTION = ("kubeflow.org/v1beta1", "Suggestion")
@@ -215,7 +215,7 @@ class _Following:
 
     def to_the_end(self) -> list[Attempt]:
         name = self._search.name
-        common.wait(f"Experiment {name}", self._look, self._seconds)
+        common.wait(f"Experiment {name}", patient(self._look), self._seconds)
         found = self._experiment()
         # Those that still run when too many have failed are not waited for.
         trials = [each for each in self._trials() if _has_ended(each)]

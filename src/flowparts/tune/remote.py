@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,8 @@ _STUDY = "study.json"
 _TABLES = ("train", "validation")
 _LEAST_SECONDS = 60
 _FEWEST_FAILURES = 3
+# An upgrade of a control plane takes about as long.
+_SILENT_SECONDS = 600.0
 
 _log = logging.getLogger("flowparts")
 
@@ -274,6 +277,24 @@ def _remove(platform: Platform, search: Search, folder: Folder) -> None:
 def _settings(given: Mapping[str, Any]) -> Settings:
     options, budget = Options(**given["options"]), Budget(**given["budget"])
     return Settings(**{**given, "options": options, "budget": budget})
+
+
+def patient(look: Callable[[], str]) -> Callable[[], str]:
+    """Return a look at a search that bears some minutes without an answer: a search may take hours."""
+    answered = time.monotonic()
+
+    def again() -> str:
+        nonlocal answered
+        try:
+            state = look()
+        except UnreachableError as error:
+            if time.monotonic() - answered > _SILENT_SECONDS:
+                raise
+            return str(error)
+        answered = time.monotonic()
+        return state
+
+    return again
 
 
 def most_failures(trials: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from flowparts.deploy import common, vertex_api
 from flowparts.tune import flat_space
 from flowparts.tune.flat_space import Parameter
-from flowparts.tune.remote import Attempt, Search, most_failures, require_seconds
+from flowparts.tune.remote import Attempt, Search, most_failures, patient, require_seconds
 from flowparts.tune.space import Space
 
 _MANAGED = {"managed-by": "flowparts"}
@@ -76,12 +76,13 @@ class Vertex:
 
             def look() -> str:
                 nonlocal found
-                found = vertex_api.call(jobs.get_hyperparameter_tuning_job, name=name)
+                with vertex_api.refusals():
+                    found = vertex_api.call(jobs.get_hyperparameter_tuning_job, name=name)
                 is_over = found.state.name in _ENDS
                 ended = sum(each.state.name in _ENDED for each in found.trials)
                 return "" if is_over else f"{ended} of {found.max_trial_count} trials have ended"
 
-            common.wait(f"tuning job {search.name}", look, self._limit(search))
+            common.wait(f"tuning job {search.name}", patient(look), self._limit(search))
         trials = [each for each in found.trials if each.state.name in _ENDED]
         if not trials:
             said = vertex_api.line(found.error.message) or found.state.name

@@ -11,7 +11,7 @@ import yaml
 
 from flowparts.deploy.cluster import Cluster
 from flowparts.train.candidates import Options
-from flowparts.tune import katib, platforms
+from flowparts.tune import katib, platforms, remote
 from flowparts.tune.katib import Katib
 from flowparts.tune.remote import Search
 from flowparts.tune.study import Budget
@@ -181,6 +181,27 @@ def test_refusals_are_sentences(cluster: KubernetesApi, monkeypatch: pytest.Monk
     with pytest.raises(
         ValueError, match=r"the cluster has no Katib \(Experiment kubeflow.org/v1beta1\); install it"
     ):
+        Katib().search(search())
+
+
+def test_an_api_that_is_away_for_a_while_is_waited_for(
+    cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.katib.scenario = "crash"
+    asked, found = 0, Cluster.find
+
+    def find(self: Cluster, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked in (2, 3):
+            raise UnreachableError("the Kubernetes API can't be reached")
+        return found(self, *arguments)
+
+    monkeypatch.setattr(Cluster, "find", find)
+    assert len(Katib().search(search())) == 3
+    asked = 0
+    monkeypatch.setattr(remote, "_SILENT_SECONDS", -1.0)
+    with pytest.raises(UnreachableError):
         Katib().search(search())
 
 
