@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flowparts.prepare import words
+from flowparts.prepare import clock, words
 from flowparts.util import images, times
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flowparts.prepare.preprocess import Preprocessor
 
 Columns = Mapping[str, Sequence[Any]]
+# What is added for each hour of the day.
+Hours = Sequence[tuple[float, ...]]
 Floats = npt.NDArray[np.float64]
 
 _NUMBER_TYPES = frozenset[type]({float, int, bool, type(None)})
@@ -152,19 +154,21 @@ def describe(preprocessor: "Preprocessor") -> dict[str, Any]:
     """Return what `RawFeatures` needs to know of a fitted preprocessor, for JSON.
 
     Returns:
-        types: pairs of a raw column's name and type; numbers, timestamps and dates: names of columns; fill,
-        mean and scale: a number for each feature made of these; categories: pairs of a name and its values;
-        targets: name, values, what each value becomes, and what an unseen one becomes; texts: name,
-        vocabulary, weights (float32 in base64) and their number a term, mean and scale.
+        types: pairs of a raw column's name and type; numbers, timestamps and dates: names of columns; waves:
+        whether timestamps have those of the hour; fill, mean and scale: a number for each feature made of
+        these; categories: pairs of a name and its values; targets: name, values, what each value becomes, and
+        what an unseen one becomes; texts: name, vocabulary, weights (float32 in base64) and their number a
+        term, mean and scale.
     """
     found: dict[str, Any] = {
         "types": [[name, kind] for name, kind in preprocessor.features.items()],
         **{"numbers": [], "timestamps": [], "dates": [], "categories": [], "targets": [], "texts": []},
-        **{"fill": [], "mean": [], "scale": []},
+        **{"fill": [], "mean": [], "scale": [], "waves": False},
     }
     for step, fitted, names in preprocessor.transformer.transformers_:
         if step in ("number", "timestamp", "date"):
             found[f"{step}s"] = list(names)
+            found["waves"] = found["waves"] or (step == "timestamp" and fitted[0].waves)
             found["fill"] += fitted[-2].statistics_.tolist()
             found["mean"] += fitted[-1].mean_.tolist()
             found["scale"] += fitted[-1].scale_.tolist()
@@ -217,8 +221,10 @@ class RawFeatures:
     def __init__(self, learned: Mapping[str, Any]) -> None:
         self.types: dict[str, str] = dict(learned["types"])
         self._numbers: list[str] = learned["numbers"]
-        self._moments = [(name, True) for name in learned["timestamps"]]
-        self._moments += [(name, False) for name in learned["dates"]]
+        # Descriptions of models that were saved before there were waves don't mention them.
+        waves = clock.TABLE if learned.get("waves") else [()] * 24
+        self._moments: list[tuple[str, Hours | None]] = [(name, waves) for name in learned["timestamps"]]
+        self._moments += [(name, None) for name in learned["dates"]]
         self._fill, self._mean, self._scale = (
             np.asarray(learned[name], dtype=float)[:, None] for name in ("fill", "mean", "scale")
         )
@@ -270,8 +276,8 @@ class RawFeatures:
 
     def _scaled(self, columns: Columns) -> Floats:
         lines = [columns[name] for name in self._numbers]
-        for name, hours in self._moments:
-            lines += _moment_features(columns[name], hours)
+        for name, waves in self._moments:
+            lines += _moment_features(columns[name], waves)
         try:
             raw = np.array(lines, dtype=float)
         except OverflowError:
@@ -288,20 +294,23 @@ def _clipped(values: Floats) -> Floats:
     return clipped
 
 
-def _moment_features(moments: Sequence[Any], hours: bool) -> list[list[float | None]]:
-    """Return year, month, day of week, hour and days since 1970, each for all rows."""
-    rows = []
+def _moment_features(moments: Sequence[Any], waves: Hours | None) -> list[list[float | None]]:
+    """Return year, month, day of week, hour, days since 1970 and waves, each for all rows.
+
+    Without waves, of dates, the hour is left out as well.
+    """
+    width = 4 if waves is None else 5 + len(waves[0])
+    rows: list[tuple[float | None, ...]] = []
     for moment in moments:
         if moment is None:
-            rows.append((None,) * (5 if hours else 4))
+            rows.append((None,) * width)
             continue
         since = moment - _EPOCH
         microseconds = since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
         days = microseconds / 86_400e6
-        if hours:
-            rows.append((moment.year, moment.month, moment.weekday(), moment.hour, days))
-        else:
+        if waves is None:
             rows.append((moment.year, moment.month, moment.weekday(), days))
-    return (
-        [list(line) for line in zip(*rows, strict=True)] if rows else [[] for _ in range(5 if hours else 4)]
-    )
+        else:
+            hour = moment.hour
+            rows.append((moment.year, moment.month, moment.weekday(), hour, days, *waves[hour]))
+    return [list(line) for line in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

@@ -167,12 +167,12 @@ def fit(
     """Learn from the training table how to make features, and make its own.
 
     Numbers and booleans: median where missing, then zero mean and unit variance. Timestamps: year, month, day
-    of week, hour and days since 1970, then the same. Text: a column for each category, a missing value being
-    a category and an unseen one all zeros; above `max_one_hot_categories` distinct values the category's mean
-    label instead (Micci-Barreca 2001), learned for each row from others (cross-fitted) so that the training
-    features don't leak its label. Text of several words: components of its words and what these say of the
-    label (`text_features`). Columns with nothing to learn from are dropped, and so is other text of which
-    hardly two values are alike.
+    of week, hour, days since 1970 and waves of the hour, then the same. Text: a column for each category, a
+    missing value being a category and an unseen one all zeros; above `max_one_hot_categories` distinct values
+    the category's mean label instead (Micci-Barreca 2001), learned for each row from others (cross-fitted) so
+    that the training features don't leak its label. Text of several words: components of its words and what
+    these say of the label (`text_features`). Columns with nothing to learn from are dropped, and so is other
+    text of which hardly two values are alike.
 
     The features of the training table are held in memory.
 
@@ -548,7 +548,7 @@ def _column_transformer(found: Examined, max_one_hot_categories: int, seed: int,
     folds = KFold(min(_FOLDS, rows), shuffle=True, random_state=seed)
     steps = [
         ("number", numbers(), of(*casts.NUMBERS)),
-        ("timestamp", numbers(TimestampFeatures()), of("timestamp")),
+        ("timestamp", numbers(TimestampFeatures(waves=True)), of("timestamp")),
         ("date", numbers(TimestampFeatures(hours=False)), of("date")),
         ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), few),
         ("target", make_pipeline(TargetEncoder(target_type=target, cv=folds), StandardScaler()), known),

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 
+from flowparts.prepare import clock
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -47,16 +49,21 @@ class RawColumns(TransformerMixin, BaseEstimator):
 
 
 class TimestampFeatures(TransformerMixin, BaseEstimator):
-    """Turn timestamps into year, month, day of week (Monday is 0), hour and days since 1970.
+    """Turn timestamps into year, month, day of week (Monday is 0), hour, days since 1970 and `clock.WAVES`.
 
     Missing ones become NaN.
 
     Args:
-        hours: Whether there is a time of day; without, no hour is made.
+        hours: Whether there is a time of day; without, no hour and no waves are made.
+        waves: Whether waves are made of the hour.
     """
 
-    def __init__(self, hours: bool = True):
+    # Saved before there were waves, an object has no such attribute of its own.
+    waves = False
+
+    def __init__(self, hours: bool = True, waves: bool = False):
         self.hours = hours
+        self.waves = waves
 
     def fit(self, frame: "pd.DataFrame", y: object = None) -> Self:  # noqa: ARG002
         """Remember the columns' names."""
@@ -73,12 +80,17 @@ class TimestampFeatures(TransformerMixin, BaseEstimator):
             if self.hours:
                 parts.append(moments.hour)
             days = (frame[name].to_numpy("datetime64[us]").astype("int64") / 86_400e6).astype(float)
-            parts.append(np.where(frame[name].isna(), np.nan, days))
+            missing = frame[name].isna().to_numpy()
+            parts.append(np.where(missing, np.nan, days))
+            if self.hours and self.waves:
+                table = np.array(clock.TABLE)[np.where(missing, 0, moments.hour).astype(int)]
+                parts += np.where(missing, np.nan, table.T).tolist()
         return np.column_stack([np.asarray(part, dtype=float) for part in parts])
 
     def get_feature_names_out(self, input_features: object = None) -> Array:  # noqa: ARG002
         """Return `<column>_<feature>` in the order of the matrix."""
         kinds = ["year", "month", "day_of_week", *(["hour"] if self.hours else []), "days"]
+        kinds += clock.WAVES if self.hours and self.waves else []
         return np.asarray(
             [f"{name}_{kind}" for name in self.feature_names_in_ for kind in kinds], dtype=object
         )

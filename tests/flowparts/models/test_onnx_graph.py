@@ -231,22 +231,37 @@ def test_equal_graphs_give_equal_bytes(tmp_path: Path) -> None:
 
 # What a model's graph said of a number, a day, two categories and a target-encoded text in earlier versions.
 BEFORE = {
-    "types": [["amount", "number"], ["day", "date"], ["plan", "string"], ["city", "string"]],
+    "types": [
+        ["amount", "number"],
+        ["at", "timestamp"],
+        ["day", "date"],
+        ["plan", "string"],
+        ["city", "string"],
+    ],
     "numbers": ["amount"],
-    "timestamps": [],
+    "timestamps": ["at"],
     "dates": ["day"],
     "categories": [["plan", ["basic", None]]],
     "targets": [["city", ["Rome", "Oslo"], [[1.5], [-0.5]], [0.25]]],
-    "fill": [2.0, 2020.0, 6.0, 3.0, 18000.0],
-    "mean": [1.0, 2020.0, 5.0, 3.0, 18000.0],
-    "scale": [2.0, 1.0, 2.0, 1.0, 100.0],
+    "fill": [2.0, 2020.0, 6.0, 3.0, 12.0, 18000.0, 2020.0, 6.0, 3.0, 18000.0],
+    "mean": [1.0, 2020.0, 5.0, 3.0, 12.0, 18000.0, 2020.0, 5.0, 3.0, 18000.0],
+    "scale": [2.0, 1.0, 2.0, 1.0, 6.0, 100.0, 1.0, 2.0, 1.0, 100.0],
 }
 
 
 def test_a_description_of_an_earlier_version_still_makes_its_features() -> None:
-    rows = {"amount": [None, 5], "day": ["2021-03-04", None], "plan": [None, "pro"], "city": ["Oslo", "Bonn"]}
+    rows = {
+        "amount": [None, 5],
+        "at": [None, "2021-03-04 06:00"],
+        "day": ["2021-03-04", None],
+        "plan": [None, "pro"],
+        "city": ["Oslo", "Bonn"],
+    }
     # 4 March 2021 was a Thursday, 18,690 days after the first of 1970.
-    expected = [[0.5, 1, -1, 0, 6.9, 0, 1, -0.5], [2, 0, 0.5, 0, 0, 0, 0, 0.25]]
+    expected = [
+        [0.5, 0, 0.5, 0, 0, 0, 1, -1, 0, 6.9, 0, 1, -0.5],
+        [2, 1, -1, 0, -1, 6.9025, 0, 0.5, 0, 0, 0, 0, 0.25],
+    ]
     np.testing.assert_allclose(RawFeatures(BEFORE).matrix(rows), np.array(expected, dtype=np.float32))
 
 

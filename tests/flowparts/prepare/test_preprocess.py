@@ -79,6 +79,10 @@ def test_timestamps_become_calendar_features() -> None:
         "at_day_of_week": 3,
         "at_hour": 23,
         "at_days": pytest.approx(19782 + 23.5 / 24),
+        "at_hour_sin_1": pytest.approx(-0.258819),
+        "at_hour_cos_1": pytest.approx(0.965926),
+        "at_hour_sin_2": pytest.approx(-0.5),
+        "at_hour_cos_2": pytest.approx(0.866025),
     }
     assert "born_hour" not in preprocessor.feature_names
 
