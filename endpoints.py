@@ -13,6 +13,7 @@ from backends import parameters
 from flowparts import deploy
 from flowparts.deploy import common, operations
 from flowparts.deploy.endpoint import Endpoint
+from flowparts.deploy.options import percent_of
 from flowparts.deploy.rollout import STEPS
 
 _PLACES = {
@@ -63,15 +64,20 @@ def _deploy(options: argparse.Namespace) -> None:
     if options.dry_run:
         _show(options, operations.options(options.target, given))
         return
-    endpoint = operations.deployed(options.target, options.model, options.name, options.share, given)
+    endpoint = operations.deployed(
+        options.target, options.model, options.name, options.traffic_fraction, given
+    )
     print(f"{endpoint.name}  {endpoint.url}  {_shares(endpoint)}")
 
 
 def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
     """Print the manifests, and as comments what a rollout would do with them."""
     # First: it refuses targets without manifests, whatever else there is to ask of them.
-    found = operations.manifests(options.target, options.model, options.name, options.share, chosen)
-    shares = [options.share, *(step for step in STEPS if step > options.share)]
+    found = operations.manifests(
+        options.target, options.model, options.name, options.traffic_fraction, chosen
+    )
+    first = percent_of(options.traffic_fraction)
+    shares = [first, *(step for step in STEPS if step > first)]
     with common.without_changes(), operations.changing(options.target, options.name, chosen) as kept:
         plan = operations.plan(options.target, options.name, shares, kept)
     for share, given in plan.shares.items():
@@ -83,7 +89,7 @@ def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
 
 
 def _shift(options: argparse.Namespace) -> None:
-    print(_shares(deploy.target(options.target).shift(_find(options), options.percent)))
+    print(_shares(deploy.target(options.target).shift(_find(options), percent_of(options.traffic_fraction))))
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -140,7 +146,9 @@ def parser() -> argparse.ArgumentParser:
     command(_status, "status", "Show an endpoint's revisions, their shares and what is wrong with them.")
     deploying = command(_deploy, "deploy", "Deploy a model that is at an address, or on this machine.")
     deploying.add_argument("model", metavar="MODEL", help="s3://, gs://, pvc://CLAIM/PATH or a directory")
-    deploying.add_argument("--share", type=int, default=100, help="percent of the requests (100)")
+    deploying.add_argument(
+        "--traffic-fraction", type=float, default=1.0, help="fraction of the requests, from 0 to 1 (1)"
+    )
     deploying.add_argument(
         "--options",
         type=Path,
@@ -153,8 +161,8 @@ def parser() -> argparse.ArgumentParser:
     deploying.add_argument(
         "--reset", action="store_true", help="forget the options that the endpoint was deployed with before"
     )
-    shifting = command(_shift, "shift", "Give an endpoint's current revision a share of the requests.")
-    shifting.add_argument("percent", type=int, metavar="PERCENT")
+    shifting = command(_shift, "shift", "Give an endpoint's current revision a fraction of the requests.")
+    shifting.add_argument("traffic_fraction", type=float, metavar="FRACTION", help="from 0 to 1")
     command(_rollback, "rollback", "Give all requests back to the previous revision.")
     removing = command(_remove, "remove", "Remove an endpoint with all that was made for it.")
     removing.add_argument("--even-if-serving", action="store_true", help="although it serves")

@@ -52,9 +52,9 @@ def judge_and_deploy(
         roll_out(
             model=model,
             predictions=serving.outputs["predictions"],
-            target=deploy_target,
-            name=endpoint_name,
-            options=deploy_options,
+            deploy_target=deploy_target,
+            endpoint_name=endpoint_name,
+            deploy_options=deploy_options,
             run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             model_version=registered.outputs["version"],
         ).set_caching_options(False)

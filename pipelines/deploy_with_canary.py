@@ -19,10 +19,10 @@ def deploy_with_canary(
     decimal: str = "",
     column_names: list = [],  # noqa: B006
     column_types: dict = {},  # noqa: B006
-    target: str = "docker",
-    name: str = "tabular-training",
-    share: int = 10,
-    options: dict = {},  # noqa: B006
+    deploy_target: str = "docker",
+    endpoint_name: str = "tabular-training",
+    traffic_fraction: float = 0.1,
+    deploy_options: dict = {},  # noqa: B006
     requests: int = 200,
     seconds: float = 20.0,
     max_error_rate: float = 0.01,
@@ -46,11 +46,11 @@ def deploy_with_canary(
         column_names: Names of the columns of CSV files without a header; empty if they have one.
         column_types: Types of columns by name, where the inferred ones are wrong: boolean, integer, number,
             date, timestamp or string.
-        target: Where to deploy: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
-        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        share: Percent of the requests that the new revision gets at first; then 50, then 100.
-        options: The target's own options, such as replicas, cpu and memory, as its deploy component takes
-            them.
+        deploy_target: Where to deploy: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
+        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        traffic_fraction: Fraction of the requests that the new revision gets at first; then 0.5, then 1.
+        deploy_options: The target's own options, such as replicas, cpu and memory, as its deploy component
+            takes them.
         requests: Requests to each revision at each share; 10 at least to judge the latency.
         seconds: How long it is watched at each share.
         max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
@@ -61,9 +61,9 @@ def deploy_with_canary(
     champion = load_champion(
         model_name=model_name,
         tracking_uri=tracking_uri,
-        deploy_target=target,
-        endpoint_name=name,
-        deploy_options=options,
+        deploy_target=deploy_target,
+        endpoint_name=endpoint_name,
+        deploy_options=deploy_options,
     ).set_caching_options(False)
     table = ingest_table(
         source=source,
@@ -81,10 +81,10 @@ def deploy_with_canary(
     roll_out(
         model=model,
         predictions=predicted.outputs["predictions"],
-        target=target,
-        name=name,
-        share=share,
-        options=options,
+        deploy_target=deploy_target,
+        endpoint_name=endpoint_name,
+        traffic_fraction=traffic_fraction,
+        deploy_options=deploy_options,
         requests=requests,
         seconds=seconds,
         max_error_rate=max_error_rate,

@@ -9,8 +9,8 @@ from .. import DEPLOYMENT, runs_in
 def deploy_docker(
     model: Input[Model],
     endpoint: Output[Artifact],
-    name: str,
-    share: int = 100,
+    endpoint_name: str,
+    traffic_fraction: float = 1.0,
     replicas: int = -1,
     cpu: Optional[str] = None,
     memory: Optional[str] = None,
@@ -20,7 +20,7 @@ def deploy_docker(
     timeout_seconds: Optional[float] = None,
     wait_seconds: Optional[float] = None,
     reset: bool = False,
-) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
     """Serve a model from containers on this machine, as a revision of an endpoint beside the one that serves.
 
     HAProxy in front splits the requests by percent. Running it again with the same model and settings changes
@@ -33,8 +33,8 @@ def deploy_docker(
     Args:
         model: The model directory; it is copied, so what is served outlives the run's files.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        share: Percent of the requests that the new revision gets; a first revision gets all.
+        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
         replicas: Containers to serve the model (1).
         cpu: Processors for each, such as "2" or "500m" (1).
         memory: Memory for each, such as "2Gi" (2Gi).
@@ -50,7 +50,7 @@ def deploy_docker(
     Returns:
         url: Where requests go.
         revision: The model's revision, named after its content.
-        share: The percentage that it got.
+        traffic_fraction: The fraction that it got.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

@@ -9,8 +9,8 @@ from .. import DEPLOYMENT, runs_in
 def deploy_kserve(
     model: Input[Model],
     endpoint: Output[Artifact],
-    name: str,
-    share: int = 100,
+    endpoint_name: str,
+    traffic_fraction: float = 1.0,
     replicas: int = -1,
     max_replicas: int = -1,
     cpu: Optional[str] = None,
@@ -24,7 +24,7 @@ def deploy_kserve(
     timeout_seconds: Optional[float] = None,
     wait_seconds: Optional[float] = None,
     reset: bool = False,
-) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
     """Serve a model from a KServe InferenceService, as a revision with a share of the requests.
 
     Running it again changes nothing. Where a revision doesn't come up, the error says why, and the service is
@@ -37,8 +37,8 @@ def deploy_kserve(
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where the pods fetch it.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        share: Percent of the requests that the new revision gets; a first revision gets all.
+        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
         replicas: Pods of a revision at least (1).
         max_replicas: Pods of a revision at most; 0 for no autoscaling.
         cpu: Processors of a pod, such as "2" or "500m" (1).
@@ -60,7 +60,7 @@ def deploy_kserve(
     Returns:
         url: Where requests go.
         revision: The revision, named after all that its pods are made of.
-        share: The percentage that it got.
+        traffic_fraction: The fraction that it got.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

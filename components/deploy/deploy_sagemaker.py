@@ -9,9 +9,9 @@ from .. import DEPLOYMENT, runs_in
 def deploy_sagemaker(
     model: Input[Model],
     endpoint: Output[Artifact],
-    name: str,
+    endpoint_name: str,
     role: str,
-    share: int = 100,
+    traffic_fraction: float = 1.0,
     replicas: int = -1,
     instance_type: Optional[str] = None,
     region: Optional[str] = None,
@@ -19,7 +19,7 @@ def deploy_sagemaker(
     image: Optional[str] = None,
     timeout_seconds: Optional[float] = None,
     reset: bool = False,
-) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
     """Deploy a model to an endpoint of Amazon SageMaker, as a production variant beside the one that serves.
 
     Running it again with the same model and settings changes nothing, and waits for a change that is under
@@ -31,9 +31,9 @@ def deploy_sagemaker(
     Args:
         model: The model directory; an archive of it goes to S3.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
         role: ARN of the role that the servers run as; it must be able to read the archive and the image.
-        share: Percent of the requests that the new revision gets; a first revision gets all.
+        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
         replicas: Instances of the revision (1).
         instance_type: Type of the instances (ml.m5.large).
         region: AWS region; empty for that of the environment.
@@ -45,7 +45,7 @@ def deploy_sagemaker(
     Returns:
         url: Where requests go.
         revision: The revision, named after the content of its model and its settings.
-        share: The percentage that it got.
+        traffic_fraction: The fraction that it got.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

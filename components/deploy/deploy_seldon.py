@@ -9,8 +9,8 @@ from .. import DEPLOYMENT, runs_in
 def deploy_seldon(
     model: Input[Model],
     endpoint: Output[Artifact],
-    name: str,
-    share: int = 100,
+    endpoint_name: str,
+    traffic_fraction: float = 1.0,
     replicas: int = -1,
     cpu: Optional[str] = None,
     memory: Optional[str] = None,
@@ -23,7 +23,7 @@ def deploy_seldon(
     timeout_seconds: Optional[float] = None,
     wait_seconds: Optional[float] = None,
     reset: bool = False,
-) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
     """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
 
     Running it again changes nothing. A revision that doesn't come up is removed, the error says why, and the
@@ -35,8 +35,8 @@ def deploy_seldon(
     Args:
         model: The model, of which only the address is read: s3:// or gs://, where Seldon fetches it.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        share: Percent of the requests that the new revision gets; a first revision gets all.
+        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
         replicas: Servers of a revision (1).
         cpu: Processors of a pod, such as "2" or "500m" (1).
         memory: Memory of a pod, such as "2Gi" (2Gi).
@@ -57,7 +57,7 @@ def deploy_seldon(
     Returns:
         url: Where requests go.
         revision: The revision, named after all that its pods are made of.
-        share: The percentage that it got.
+        traffic_fraction: The fraction that it got.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

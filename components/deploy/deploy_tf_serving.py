@@ -9,8 +9,8 @@ from .. import DEPLOYMENT, runs_in
 def deploy_tf_serving(
     model: Input[Model],
     endpoint: Output[Artifact],
-    name: str,
-    share: int = 100,
+    endpoint_name: str,
+    traffic_fraction: float = 1.0,
     replicas: int = -1,
     max_replicas: int = -1,
     cpu: Optional[str] = None,
@@ -32,7 +32,7 @@ def deploy_tf_serving(
     timeout_seconds: Optional[float] = None,
     wait_seconds: Optional[float] = None,
     reset: bool = False,
-) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
     """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
 
     The official image serves the model's SavedModel over REST and gRPC, gathers requests into batches and has
@@ -47,8 +47,8 @@ def deploy_tf_serving(
         model: The model, of which only the address is read, s3:// or gs://, where the pods fetch it, and
             where it is mounted whether it has a SavedModel.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        share: Percent of the requests that the new revision gets; a first revision gets all.
+        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
         replicas: Pods of a revision that gets all requests (2). Without a gateway the share is a ratio of
             pods.
         max_replicas: Up to how many pods an autoscaler goes where processors are busy; 0 for no autoscaler.
@@ -81,7 +81,7 @@ def deploy_tf_serving(
     Returns:
         url: Where requests go.
         revision: The revision, named after all that its pods are made of.
-        share: The percentage that it got.
+        traffic_fraction: The fraction that it got.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

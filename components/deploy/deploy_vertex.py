@@ -9,8 +9,8 @@ from .. import DEPLOYMENT, runs_in
 def deploy_vertex(
     model: Input[Model],
     endpoint: Output[Artifact],
-    name: str,
-    share: int = 100,
+    endpoint_name: str,
+    traffic_fraction: float = 1.0,
     replicas: int = -1,
     max_replicas: int = -1,
     machine_type: Optional[str] = None,
@@ -22,7 +22,7 @@ def deploy_vertex(
     image: Optional[str] = None,
     timeout_seconds: Optional[float] = None,
     reset: bool = False,
-) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("share", int)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
     """Deploy a model to an endpoint of Vertex AI, as a version in its Model Registry, beside what serves.
 
     Running it again with the same model and settings changes nothing, and waits for an operation that is
@@ -35,8 +35,8 @@ def deploy_vertex(
     Args:
         model: The model directory in a bucket of Google Cloud; Vertex AI gets only the address.
         endpoint: The endpoint as it is now (JSON).
-        name: Name of the endpoint and the registered model: at most 38 of a-z, 0-9 and hyphen.
-        share: Percent of the requests that the new revision gets; a first revision gets all.
+        endpoint_name: Name of the endpoint and the registered model: at most 38 of a-z, 0-9 and hyphen.
+        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
         replicas: Machines at least (1).
         max_replicas: Machines at most; 0 for no autoscaling.
         machine_type: Type of the machines (n1-standard-2).
@@ -53,7 +53,7 @@ def deploy_vertex(
     Returns:
         url: Where requests go.
         revision: The revision, named after the content of its model and its settings.
-        share: The percentage that it got.
+        traffic_fraction: The fraction that it got.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

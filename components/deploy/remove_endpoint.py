@@ -1,13 +1,13 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from .. import DEPLOYMENT, runs_in
 
 
 @runs_in("deploy", secrets=DEPLOYMENT)
 def remove_endpoint(
-    target: str,
-    name: str,
-    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    deploy_target: str,
+    endpoint_name: str,
+    deploy_options: Optional[dict] = None,
     even_if_serving: bool = False,
 ) -> NamedTuple("Outputs", [("removed", str)]):  # type: ignore[valid-type]
     """Remove an endpoint with all that was made for it: revisions, routes, autoscalers, its record.
@@ -16,9 +16,9 @@ def remove_endpoint(
     Without such an endpoint nothing is done.
 
     Args:
-        target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
-        name: Name of the endpoint.
-        options: The target's options that say where it is: namespace, project, location or region;
+        deploy_target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
+        endpoint_name: Name of the endpoint.
+        deploy_options: The target's options that say where it is: namespace, project, location or region;
             wait_seconds to wait for another step that changes it.
         even_if_serving: Whether to remove it although it serves.
 
@@ -28,7 +28,13 @@ def remove_endpoint(
     from flowparts.deploy import operations
 
     try:
-        return (", ".join(operations.remove(target, name, options, even_if_serving=even_if_serving)),)
+        return (
+            ", ".join(
+                operations.remove(
+                    deploy_target, endpoint_name, deploy_options or {}, even_if_serving=even_if_serving
+                )
+            ),
+        )
     except operations.NoEndpointError as absent:
         # As a step finds it that is tried again after it was killed.
         print(absent)  # noqa: T201

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
@@ -12,17 +12,17 @@ def roll_out(
     endpoint: Output[Artifact],
     metrics: Output[Metrics],
     report: Output[HTML],
-    target: str,
-    name: str,
-    share: int = 10,
-    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    deploy_target: str,
+    endpoint_name: str,
+    traffic_fraction: float = 0.1,
+    deploy_options: Optional[dict] = None,
     requests: int = 200,
     seconds: float = 20.0,
     max_error_rate: float = 0.01,
     max_slowdown: float = 2.0,
     warm_seconds: float = 60.0,
-    run_id: str = "",
-    model_version: str = "",
+    run_id: Optional[str] = None,
+    model_version: Optional[str] = None,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("promoted", bool), ("reason", str), ("revision", str), ("url", str)]
 ):
@@ -38,14 +38,15 @@ def roll_out(
         model: The model directory.
         predictions: Raw rows to send, with what the model predicts for them offline (of batch_predict).
         endpoint: The endpoint as it is in the end (JSON).
-        metrics: promoted (1 or 0), stages, share, and of the last stage requests, error_rate, crashes and
-            latency_ms_median, _p95 and _p99 of the new revision, with previous_ of the other one.
+        metrics: promoted (1 or 0), stages, traffic_fraction, and of the last stage requests, error_rate,
+            crashes and latency_ms_median, _p95 and _p99 of the new revision, with previous_ of the other
+            one.
         report: The stages with their shares, requests, errors and latencies, and the decision, as a page.
-        target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
-        name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        share: Percent of the requests that the new revision gets at first.
-        options: The target's own options, such as replicas, cpu and memory, as its component takes them. What
-            isn't named stays as the endpoint has it, unless {"reset": true} is.
+        deploy_target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
+        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
+        traffic_fraction: Fraction of the requests that the new revision gets at first; then 0.5, then 1.
+        deploy_options: The target's own options, such as replicas, cpu and memory, as its component takes
+            them. What isn't named stays as the endpoint has it, unless {"reset": true} is.
         requests: Requests of one row to each revision at each share; 10 at least to judge the latency.
         seconds: How long to watch at each share; requests that didn't fit in are left out.
         max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
@@ -71,13 +72,13 @@ def roll_out(
         model.uri,
         models.metadata(model.path),
         tables.scan(predictions.path),
-        target=target,
-        name=name,
-        share=share,
-        options=options,
+        target=deploy_target,
+        name=endpoint_name,
+        traffic_fraction=traffic_fraction,
+        options=deploy_options or {},
         watch=watch,
         warm_seconds=warm_seconds,
-        origin={"run": run_id, "model-version": model_version},
+        origin={"run": run_id or "", "model-version": model_version or ""},
     )
     measured = rollout.measures(result)
     metadata.log_metrics(metrics, measured)

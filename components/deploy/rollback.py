@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Artifact, Input, Output
 
@@ -9,7 +9,7 @@ from .. import DEPLOYMENT, runs_in
 def rollback(
     endpoint: Input[Artifact],
     restored: Output[Artifact],
-    reason: str = "",
+    reason: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("revision", str)]):  # type: ignore[valid-type]
     """Give all requests of an endpoint back to its previous revision and remove the current one.
 
@@ -28,6 +28,6 @@ def rollback(
     before = endpoints.read(endpoint.path)
     after = deploy.target(before.target).rollback(before)
     endpoints.publish(after, restored)
-    metadata.describe(restored, {"rolled_back": before.revision, "reason": reason})
+    metadata.describe(restored, {"rolled_back": before.revision, "reason": reason or ""})
     print(f"rolled back from {before.revision} to {after.revision}: {reason or 'no reason given'}")  # noqa: T201
     return (after.revision,)

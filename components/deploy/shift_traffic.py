@@ -9,24 +9,25 @@ from .. import DEPLOYMENT, runs_in
 def shift_traffic(
     endpoint: Input[Artifact],
     shifted: Output[Artifact],
-    percent: int,
-) -> NamedTuple("Outputs", [("share", int)]):  # type: ignore[valid-type]
-    """Give an endpoint's current revision a share of the requests; its previous revision keeps the rest.
+    traffic_fraction: float,
+) -> NamedTuple("Outputs", [("traffic_fraction", float)]):  # type: ignore[valid-type]
+    """Give an endpoint's current revision a fraction of the requests; its previous revision keeps the rest.
 
-    100 promotes it. The previous revision stays ready for a rollback until another model is deployed.
+    1 promotes it. The previous revision stays ready for a rollback until another model is deployed.
 
     Args:
         endpoint: The endpoint (JSON), of any deployment target.
         shifted: The endpoint with the new shares (JSON).
-        percent: Share of the current revision, from 0 to 100.
+        traffic_fraction: Fraction of the requests for the current revision, from 0 to 1.
 
     Returns:
-        share: Percentage of the requests that the current revision gets now.
+        traffic_fraction: Fraction of the requests that the current revision gets now.
     """
     from flowparts import deploy
     from flowparts.deploy import endpoint as endpoints
+    from flowparts.deploy.options import percent_of
 
     before = endpoints.read(endpoint.path)
-    after = deploy.target(before.target).shift(before, percent)
-    endpoints.publish(after, shifted)
-    return (after.share,)
+    after = deploy.target(before.target).shift(before, percent_of(traffic_fraction))
+    _, _, fraction = endpoints.publish(after, shifted)
+    return (fraction,)

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp.dsl import Dataset, Output
 
@@ -10,7 +10,7 @@ def ingest_images(
     table: Output[Dataset],
     rejected: Output[Dataset],
     source: str = "sample://digits",
-    data_version: str = "",
+    data_version: Optional[str] = None,
     uri_column: str = "uri",
     label_column: str = "label",
     on_bad_images: str = "fail",
@@ -45,6 +45,6 @@ def ingest_images(
 
     options = ingest_images.Options(uri_column, label_column, on_bad_images)
     good, bad = ingest_images.read(source, table.path, rejected.path, options)
-    metadata.describe(table, {**good, "data_version": data_version})
-    metadata.describe(rejected, {**bad, "data_version": data_version})
+    metadata.describe(table, {**good, "data_version": data_version or ""})
+    metadata.describe(rejected, {**bad, "data_version": data_version or ""})
     return good["rows"], bad["rows"]

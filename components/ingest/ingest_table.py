@@ -10,7 +10,7 @@ def ingest_table(
     table: Output[Dataset],
     rejected: Output[Dataset],
     source: str = "sample://breast_cancer",
-    data_version: str = "",
+    data_version: Optional[str] = None,
     file_format: Optional[str] = None,
     column_types: Optional[dict] = None,
     null_values: Optional[list[str]] = None,
@@ -92,6 +92,6 @@ def ingest_table(
         window_days,
     )
     good, bad = ingest.ingest(source, table.path, rejected.path, options)
-    metadata.describe(table, {**good, "data_version": data_version})
-    metadata.describe(rejected, {**bad, "data_version": data_version})
+    metadata.describe(table, {**good, "data_version": data_version or ""})
+    metadata.describe(rejected, {**bad, "data_version": data_version or ""})
     return good["rows"], bad["rows"]

@@ -26,7 +26,7 @@ def analyse_ab_test(
     minimum_effect: Optional[float] = None,
     rise_tolerances: Optional[dict] = None,
     fall_tolerances: Optional[dict] = None,
-    new_share: float = 0.5,
+    new_fraction: float = 0.5,
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> NamedTuple("Outputs", [("decision", str), ("effect", float), ("p_value", float), ("reason", str)]):  # type: ignore[valid-type]
@@ -58,7 +58,7 @@ def analyse_ab_test(
             default: any.
         rise_tolerances: Guardrail columns, each with the most that its mean may rise.
         fall_tolerances: Guardrail columns, each with the most that its mean may fall.
-        new_share: Planned share of the units that the new revision answers.
+        new_fraction: Planned fraction of the units that the new revision answers.
         confidence: Confidence of the intervals and the decision, such as 0.95.
         power: Power of the smallest detectable effect.
 
@@ -76,7 +76,7 @@ def analyse_ab_test(
     from flowparts.util import metadata, outputs
 
     plan = ab_test.Plan(
-        outcome, higher_is_better, rise_tolerances, fall_tolerances, new_share, minimum_effect,
+        outcome, higher_is_better, rise_tolerances, fall_tolerances, new_fraction, minimum_effect,
         confidence, power,
     )  # fmt: skip
     rows = tables.scan(log.path)

@@ -20,7 +20,7 @@ def detect_drift(
     until: Optional[str] = None,
     false_alarm_rate: float = 0.05,
     minimum_effect: float = 0.05,
-) -> NamedTuple("Outputs", [("drifted", bool), ("share", float), ("worst_columns", list)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("drifted", bool), ("drifted_fraction", float), ("worst_columns", list)]):  # type: ignore[valid-type]
     """Compare the columns of a table or prediction log with a baseline and flag those that have drifted.
 
     A column is flagged if its change is neither chance (Kolmogorov-Smirnov, chi-square, missing values;
@@ -45,7 +45,7 @@ def detect_drift(
 
     Returns:
         drifted: Whether any column is flagged.
-        share: Share of the compared columns that are flagged.
+        drifted_fraction: Fraction of the compared columns that are flagged.
         worst_columns: Names of the flagged columns, the worst first, at most 20.
     """
     from dataclasses import asdict
@@ -66,11 +66,14 @@ def detect_drift(
     rule = drifts.Rule(false_alarm_rate, minimum_effect)
     found = drifts.compare(before, now, rule, of_models.roles(before))
     worst = [each.name for each in found if each.drifted]
-    share = len(worst) / len(found)
+    fraction = len(worst) / len(found)
     outputs.write_json(
-        drift.path, {**asdict(rule), "share": share, "columns": [each.to_dict() for each in found]}
+        drift.path,
+        {**asdict(rule), "drifted_fraction": fraction, "columns": [each.to_dict() for each in found]},
     )
     outputs.write_text(drift_report.path, pages.page(found, "Drift", f"{table.uri} against {called}", rule))
     measured.write(measurements.path, baselines.measurements(found))
-    metadata.describe(drift, {"drifted_columns": len(worst), "columns": len(found), "share": share})
-    return bool(worst), share, worst[:20]
+    metadata.describe(
+        drift, {"drifted_columns": len(worst), "columns": len(found), "drifted_fraction": fraction}
+    )
+    return bool(worst), fraction, worst[:20]

@@ -22,7 +22,7 @@ def measure_performance(
     window_hours: float = 24.0,
     slice_columns: Optional[list[str]] = None,
     minimum_rows: int = 50,
-    reference: Optional[float] = None,
+    reference_score: Optional[float] = None,
     tolerance: float = 0.0,
     confidence: float = 0.95,
     seed: int = 0,
@@ -52,7 +52,7 @@ def measure_performance(
         window_hours: Length of a window.
         slice_columns: Columns of the log or the labels to measure by; default: none.
         minimum_rows: Labelled rows that a window or slice needs to be measured.
-        reference: Score to hold the model against; default: its score on the validation rows.
+        reference_score: Score to hold the model against; default: its score on the validation rows.
         tolerance: How much worse than the reference is accepted, in the metric's unit.
         confidence: Confidence of the verdict and the intervals, such as 0.95.
         seed: Seed of the resampling.
@@ -75,8 +75,8 @@ def measure_performance(
 
     of = performances.source(model.path)
     chosen = directions.chosen(metric or models.metadata(model.path).get("metric"), of.task)
-    if reference is not None:
-        of = dataclasses.replace(of, reference={chosen: reference})
+    if reference_score is not None:
+        of = dataclasses.replace(of, reference={chosen: reference_score})
     rows = tables.scan(log.path)
     moment = time_column or ("time" if "time" in rows.collect_schema().names() else None)
     rows = windows.of_model(windows.select(rows, moment, since, until), model.path)

@@ -7,11 +7,11 @@ from .. import NOTIFYING, runs_in
 def notify(
     state: str,
     pipeline: str,
-    message: str = "",
-    step: str = "",
-    error: str = "",
-    run: str = "",
-    link: str = "",
+    message: Optional[str] = None,
+    step: Optional[str] = None,
+    error: Optional[str] = None,
+    run: Optional[str] = None,
+    link: Optional[str] = None,
     when: bool = True,
     memory: Optional[str] = None,
     quiet_hours: float = 24.0,
@@ -45,5 +45,5 @@ def notify(
 
     if not when:
         return (0,)
-    notice = Notice(state, pipeline, run, step, error, message, link)
+    notice = Notice(state, pipeline, run or "", step or "", error or "", message or "", link or "")
     return (send_unless_told(notice, memory, quiet_hours),)

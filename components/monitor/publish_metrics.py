@@ -13,7 +13,7 @@ def publish_metrics(
     skew: Input[Artifact] = None,  # type: ignore[assignment]
     performance: Input[Artifact] = None,  # type: ignore[assignment]
     metrics: Input[Metrics] = None,  # type: ignore[assignment]
-    labels: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    metric_labels: Optional[dict] = None,
     pushgateway: Optional[str] = None,
     textfile: Optional[str] = None,
     otlp: Optional[str] = None,
@@ -32,8 +32,8 @@ def publish_metrics(
         skew: Measurements of another one.
         performance: Measurements of a third one.
         metrics: Metrics of an evaluation or of training, as flowparts_evaluation_metric{metric="..."}.
-        labels: Labels for all measurements, such as {"model": "churn", "version": "7"}; a measurement's own
-            labels win.
+        metric_labels: Labels for all measurements, such as {"model": "churn", "version": "7"}; a
+            measurement's own labels win.
         pushgateway: Address of a Prometheus Pushgateway, such as http://pushgateway:9091.
         textfile: File for the textfile collector of Prometheus' node exporter, ending with .prom.
         otlp: Address of an endpoint for OTLP over HTTP, such as http://collector:4318.
@@ -48,7 +48,7 @@ def publish_metrics(
     found = [one for artifact in artifacts for one in measurements.read(artifact.path)]
     if metrics:
         found += publish.from_metrics(outputs.read_json(metrics.path, "the file of metrics"), metrics.path)
-    found = publish.with_labels(found, labels)
+    found = publish.with_labels(found, metric_labels or {})
     text = publish.exposition(found)
     publish.publish(found, text, job, pushgateway=pushgateway, textfile=textfile, collector=otlp)
     outputs.write_text(exposition.path, text)

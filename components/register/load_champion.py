@@ -11,9 +11,9 @@ def load_champion(
     schema: Output[Artifact],
     model_name: str,
     tracking_uri: Optional[str] = None,
-    deploy_target: str = "",
-    endpoint_name: str = "",
-    deploy_options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    deploy_target: Optional[str] = None,
+    endpoint_name: Optional[str] = None,
+    deploy_options: Optional[dict] = None,
 ) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
     """Fetch the champion of a registered model, and the schema of the rows that it takes.
 
@@ -36,7 +36,8 @@ def load_champion(
     from flowparts.register import registry
     from flowparts.util import metadata, outputs
 
-    parameters.check({"target": deploy_target, "name": endpoint_name, "options": deploy_options}, {})
+    given = {"deploy_target": deploy_target, "endpoint_name": endpoint_name, "deploy_options": deploy_options}
+    parameters.check(given, {})
     version = registry.fetch_champion(model_name, model.path, tracking_uri or None)
     described = models.metadata(model.path)
     metadata.describe(model, {"version": version, **described})

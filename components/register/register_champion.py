@@ -22,10 +22,10 @@ def register_champion(
     confidence: float = 0.95,
     bootstrap_samples: int = 500,
     seed: int = 0,
-    deploy_target: str = "",
+    deploy_target: Optional[str] = None,
     tracking_uri: Optional[str] = None,
     experiment: str = "flowparts",
-    run_id: str = "",
+    run_id: Optional[str] = None,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("promote", bool), ("reason", str), ("version", str), ("deploy", bool)]
 ):
@@ -86,7 +86,7 @@ def register_champion(
     from flowparts.register import champion, registry, summary
     from flowparts.util import metadata, outputs
 
-    metric, tracking_uri = metric or None, tracking_uri or None
+    metric, tracking_uri, run_id = metric or None, tracking_uri or None, run_id or ""
     champion.check_rules(metric, margin, floor, confidence, bootstrap_samples)
     registry.require_name(model_name)
     evaluation = outputs.read_text(evaluation_report.path, "the evaluation report")

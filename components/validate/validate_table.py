@@ -70,10 +70,10 @@ def validate_table(
 
     learned = {"task": task, "trainer": trainer, "effort": effort, "metric": metric}
     promoted = {"model_name": model_name, "margin": margin, "floor": floor}
-    deployed = {"target": deploy_target, "name": endpoint_name, "options": deploy_options}
-    given = {**learned, **promoted, **deployed, "destination": destination}
+    deployed = {"deploy_target": deploy_target, "endpoint_name": endpoint_name}
+    written = {"deploy_options": deploy_options, "destination": destination}
     # Not among the given: this image has no estimators to check them by.
-    parameters.check(given, {"candidates": candidates})
+    parameters.check({**learned, **promoted, **deployed, **written}, {"candidates": candidates})
     reviewed = schema.path if schema else schema_uri
     frame = tables.scan(table.path)
     expected = schemas.read(reviewed) if reviewed else schemas.infer(frame)

@@ -68,12 +68,12 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     champion.check_limits(found.get("margin", 0.0), found.get("floor"))
     if "model_name" in found:
         registry.require_name(found["model_name"])
-    if "target" in found:
-        operations.options(found["target"], found.get("options", {}))
-    if "name" in found:
-        common.check_name(found["name"])
-    if "share" in found:
-        deploy_options.check_share(found["share"])
+    if "deploy_target" in found:
+        operations.options(found["deploy_target"], found.get("deploy_options", {}))
+    if "endpoint_name" in found:
+        common.check_name(found["endpoint_name"])
+    if "traffic_fraction" in found:
+        deploy_options.percent_of(found["traffic_fraction"])
     if "requests" in found and "seconds" in found:
         limits = {name: found[name] for name in ("max_error_rate", "max_slowdown") if name in found}
         rollout.Watch(found["requests"], found["seconds"], probe.Rules(**limits))

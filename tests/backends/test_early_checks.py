@@ -58,13 +58,21 @@ WRONG = [
     ("continuous_training", ["min_new_rows=0"], "min_new_rows is 0; it must be at least 1"),
     ("continuous_training", ["max_age_days=-1"], "max_age_days is -1; it must be a number of days above 0"),
     ("continuous_training", ["window_days=7"], "window_days needs time_column"),
-    ("deploy_with_canary", ["target=dockr"], "unknown deployment target 'dockr'; did you mean 'docker'"),
-    ("deploy_with_canary", ["name=My_Name"], "endpoint name 'My_Name' must start with a letter"),
-    ("deploy_with_canary", ["options={replica: 2}"], "'replica'; did you mean 'replicas'"),
+    (
+        "deploy_with_canary",
+        ["deploy_target=dockr"],
+        "unknown deployment target 'dockr'; did you mean 'docker'",
+    ),
+    ("deploy_with_canary", ["endpoint_name=My_Name"], "endpoint name 'My_Name' must start with a letter"),
+    ("deploy_with_canary", ["deploy_options={replica: 2}"], "'replica'; did you mean 'replicas'"),
     ("deploy_with_canary", ["on_bad_rows=drop"], "on_bad_rows is 'drop'; use one of"),
     ("deploy_with_canary", ["file_format=xls"], "file_format is 'xls'; use one of"),
     ("deploy_with_canary", ["decimal=;"], "decimal is ';'"),
-    ("deploy_with_canary", ["share=101"], "share must be a percentage from 0 to 100, not 101"),
+    (
+        "deploy_with_canary",
+        ["traffic_fraction=10"],
+        "traffic_fraction must be from 0 to 1, such as 0.1 for 10 %, not 10",
+    ),
     ("deploy_with_canary", ["requests=0"], "requests must be more than 0, not 0"),
     ("deploy_with_canary", ["seconds=-1"], "seconds must be more than 0, not -1"),
     ("deploy_with_canary", ["max_error_rate=1"], "max_error_rate must be at least 0 and below 1, not 1"),
@@ -99,7 +107,14 @@ OPTIONS_OF_TRAINERS = {"candidates", "network"}
 RULES_OF_TRAININGS = {"reasons", "min_new_rows", "max_age_days"}
 NEED_A_REGISTRY = {"load-champion", "decide-retraining"}
 # Checked by the rollout as it begins; nothing has been trained for it.
-NUMBERS_OF_ROLLOUTS = {"share", "requests", "seconds", "max_error_rate", "max_slowdown", "warm_seconds"}
+NUMBERS_OF_ROLLOUTS = {
+    "traffic_fraction",
+    "requests",
+    "seconds",
+    "max_error_rate",
+    "max_slowdown",
+    "warm_seconds",
+}
 
 
 @pytest.mark.parametrize(("pipeline", "pairs", "message"), WRONG)

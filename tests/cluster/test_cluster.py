@@ -20,7 +20,7 @@ from tests.cluster.backend import Backend
 SMALL: dict[str, dict[str, Any]] = {
     "tabular-training": {"candidates": [{"estimator": "Linear", "parameters": {}}]},
     "image-training": {"epochs": 2},
-    "deploy-with-canary": {"target": "kubernetes", "requests": 50, "seconds": 5.0},
+    "deploy-with-canary": {"deploy_target": "kubernetes", "requests": 50, "seconds": 5.0},
 }
 # These need the champion that tabular-training has registered.
 OF_A_CHAMPION = ("batch-prediction", "deploy-with-canary")
@@ -90,13 +90,13 @@ OWN: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def parameters(backend: Backend, key: str, inputs: Any) -> dict[str, Any]:
     """Return what a shipped pipeline is given."""
-    own = {"tracking_uri": backend.tracking_uri, "name": backend.name("endpoint")}
+    own = {"tracking_uri": backend.tracking_uri, "endpoint_name": backend.name("endpoint")}
     own["model_name"] = backend.name("tabular-training" if key in OF_A_CHAMPION else key)
     given: dict[str, Any] = {name: value for name, value in own.items() if name in inputs and value}
     if key == "deploy-with-canary":
         # One small pod, so that it fits beside the other runs on a node of two processors.
         small = {"replicas": 1, "cpu": "200m", "memory": "1Gi"}
-        given["options"] = {"environment_from": backend.bucket_secret, **small}
+        given["deploy_options"] = {"environment_from": backend.bucket_secret, **small}
     return {**given, **SMALL.get(key, {})}
 
 

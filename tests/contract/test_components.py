@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.python_component import PythonComponent
+from kfp.dsl.structures import InputSpec, OutputSpec
 
 from backends import catalogue, package
 from backends.kubeflow import overlay
@@ -18,6 +20,8 @@ from tests.contract import examples
 ROOT = Path(__file__).parents[2]
 COMPONENTS = catalogue.components()
 REFERENCES = package.image_references("registry.example/team", "1.2.3")
+
+PARTS: dict[str, BaseComponent] = {**COMPONENTS, **catalogue.pipelines()}
 
 every_component = pytest.mark.parametrize(
     ("name", "component"), [pytest.param(name, part, id=name) for name, part in COMPONENTS.items()]
@@ -30,6 +34,10 @@ def function_source(name: str, component: PythonComponent) -> ast.FunctionDef:
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     assert [function.name for function in functions] == [name]
     return functions[0]
+
+
+def ports(part: BaseComponent) -> dict[str, InputSpec | OutputSpec]:
+    return {**(part.component_spec.inputs or {}), **(part.component_spec.outputs or {})}
 
 
 @every_component
@@ -77,14 +85,42 @@ def test_body_uses_no_authoring_api_and_no_pickle(name: str, component: PythonCo
 
 
 @every_component
-def test_has_no_optional_whole_number(name: str, component: PythonComponent) -> None:
-    # kfp.local 2.17 turns a whole number that isn't given into int(None) and fails; 0 can mean "none".
+def test_says_not_given_as_all_do(name: str, component: PythonComponent) -> None:
     inputs = component.component_spec.inputs or {}
-    assert not [
+    empty = [port for port, spec in inputs.items() if spec.default in ("", {}, [])]
+    assert not empty, f"{name}: {', '.join(empty)} must have the type Optional[...] and the default None"
+    # kfp.local 2.17 turns a whole number that isn't given into int(None) and fails.
+    absent = [
         port
         for port, spec in inputs.items()
         if spec.type == "Integer" and spec.optional and spec.default is None
     ]
+    assert not absent, f"{name}: {', '.join(absent)} can't be None; write -1 for a whole number not given"
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS.items(), ids=PARTS)
+def test_parts_of_a_whole_are_fractions(name: str, part: BaseComponent) -> None:
+    for port, spec in ports(part).items():
+        assert not re.search(r"percent|share", port), f"{name}: give {port} as a fraction, named so"
+        if port.endswith("fraction"):
+            assert spec.type == "Float", f"{name}: {port} must be a float"
+            assert 0 <= (getattr(spec, "default", None) or 0.0) <= 1
+
+
+def test_ports_of_one_name_have_one_type_everywhere() -> None:
+    # A pipeline has no input artifacts: there the parameter `log` is the address of what `log` is in a step.
+    found: dict[tuple[str, bool], dict[str, str]] = {}
+    for name, part in PARTS.items():
+        for port, spec in ports(part).items():
+            kind = re.sub(r"\[.*|@.*", "", spec.type)
+            found.setdefault((port, "." in kind), {}).setdefault(kind, name)
+    assert not {port: kinds for port, kinds in found.items() if len(kinds) > 1}
+
+
+def test_options_of_deployment_have_one_name_everywhere() -> None:
+    for name, part in PARTS.items():
+        other = {"target", "name", "options", "deployment_target", "endpoint_options"} & ports(part).keys()
+        assert not other, f"{name}: name {other} deploy_target, endpoint_name, deploy_options"
 
 
 @every_component

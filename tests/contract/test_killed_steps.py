@@ -145,7 +145,7 @@ def test_a_killed_deployment_is_completed_by_the_next_try_and_leaves_nothing_els
 
     step = recorded.step("deploy_docker").inside(tmp_path / "step", recorded.outside)
     name = new_name("killed")
-    step.executor_input["inputs"]["parameterValues"] |= {"name": name, "share": 100}
+    step.executor_input["inputs"]["parameterValues"] |= {"endpoint_name": name, "traffic_fraction": 1.0}
     engine = DockerClient.from_env()
     mine = {"label": f"flowparts.endpoint={name}"}
     try:

@@ -22,9 +22,14 @@ CANCER = pl.read_parquet("src/flowparts/samples/breast_cancer.parquet")
 
 # What tests/contract runs; see examples.py there.
 AFTER = ["tabular_training"]
-WATCH = {"name": "{docker_endpoint}", "requests": 10, "seconds": 1.0, "options": {"memory": "512Mi"}}
+WATCH = {
+    "endpoint_name": "{docker_endpoint}",
+    "requests": 10,
+    "seconds": 1.0,
+    "deploy_options": {"memory": "512Mi"},
+}
 RUNS = [WATCH, {**WATCH, "model_name": "diabetes", "source": "sample://diabetes"}]
-ON_A_CLUSTER = {"target": "kubernetes", "requests": 10, "seconds": 0.5, "max_slowdown": 100.0}
+ON_A_CLUSTER = {"deploy_target": "kubernetes", "requests": 10, "seconds": 0.5, "max_slowdown": 100.0}
 
 
 def result(record: runner.Run) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def test_a_new_champion_is_rolled_out_beside_the_one_that_its_training_deployed(
     registry.register(tmp_path / "model", "churn", metrics={}, reports={}, tracking_uri=uri)
     # The model of this test is really slower: it has no ONNX graph.
     watch = {"requests": 30, "seconds": 2.0, "max_slowdown": 20.0}
-    given = {"model_name": "churn", "name": name, "options": options, **watch}
+    given = {"model_name": "churn", "endpoint_name": name, "deploy_options": options, **watch}
     second = runner.run(deploy_with_canary, given, tmp_path)
     assert result(second)["promoted"], result(second)["reason"]
     new = served(second)

@@ -454,7 +454,7 @@ def rolled_back(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpo
         ValueError: As `unchanged`, or there is no previous revision.
     """
     after = endpoint.rolled_back()
-    if state is not None and (state.revision, state.share) == (after.revision, 100):
+    if state is not None and (state.revision, state.percent) == (after.revision, 100):
         return state
     return unchanged(endpoint, state, where).rolled_back()
 

@@ -8,7 +8,7 @@ The file is JSON:
       "url": "http://127.0.0.1:32771",
       "revision": "r5d1c0f7a9b3e",
       "previous_revision": "r08e2b6c41f7d",
-      "traffic": {"r08e2b6c41f7d": 90, "r5d1c0f7a9b3e": 10},
+      "traffic": {"r08e2b6c41f7d": 0.9, "r5d1c0f7a9b3e": 0.1},
       "settings": {}
     }
 
@@ -17,7 +17,8 @@ The file is JSON:
 - `url`: where clients send requests.
 - `revision`: the revision that was deployed last; it stands for the content of its model.
 - `previous_revision`: the one that a rollback goes back to; null if there is none.
-- `traffic`: revision to its share of the requests in percent; the shares add up to 100.
+- `traffic`: revision to the fraction of the requests that it gets; they add up to 1. Here it is in whole
+  percent, as platforms take it.
 - `settings`: what the target needs to find the endpoint again (namespace, project, region), never a secret.
 """
 
@@ -27,6 +28,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowparts.deploy.options import percent_of
 from flowparts.util import metadata, outputs
 
 _TARGET = re.compile(r"[a-z][a-z0-9_]*")
@@ -62,15 +64,16 @@ class Endpoint:
             raise ValueError(f"the endpoint {self.name!r} is not valid: {problem}")
 
     @property
-    def share(self) -> int:
+    def percent(self) -> int:
         """Percent of the requests that the current revision gets."""
         return self.traffic[self.revision]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
+        """Return the JSON form, whose traffic is in fractions."""
+        fractions = {revision: percent / 100 for revision, percent in self.traffic.items()}
+        return {**asdict(self), "traffic": fractions}
 
-    def deploying(self, revision: str, share: int) -> "Endpoint":
+    def deploying(self, revision: str, percent: int) -> "Endpoint":
         """Return the endpoint as deploying a revision with a share of the traffic leaves it.
 
         A new revision takes its share from the one that serves most, which becomes the previous revision; a
@@ -79,18 +82,18 @@ class Endpoint:
 
         Args:
             revision: The revision to deploy.
-            share: Its share in percent.
+            percent: Percent of the requests that it gets.
         """
         other = self.previous_revision
-        stable = self.revision if other is None or self.share > self.traffic[other] else other
+        stable = self.revision if other is None or self.percent > self.traffic[other] else other
         if revision != stable:
-            traffic = {revision: share, stable: 100 - share}
+            traffic = {revision: percent, stable: 100 - percent}
             return replace(self, revision=revision, previous_revision=stable, traffic=traffic)
         if revision == self.revision:
             return self
         return replace(self, revision=revision, previous_revision=None, traffic={revision: 100})
 
-    def with_share(self, percent: int) -> "Endpoint":
+    def with_percent(self, percent: int) -> "Endpoint":
         """Return the endpoint with another share for the current revision; the rest goes to the previous one.
 
         Raises:
@@ -144,7 +147,7 @@ def read(path: str | Path) -> Endpoint:
             f"the endpoint at {path} must be a JSON object with the keys {', '.join(sorted(known))}"
         )
     try:
-        return Endpoint(**found)
+        return Endpoint(**{**found, "traffic": _in_percent(found["traffic"])})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -154,17 +157,29 @@ def write(endpoint: Endpoint, path: str | Path) -> None:
     outputs.write_json(path, endpoint.to_dict())
 
 
-def publish(endpoint: Endpoint, artifact: Written) -> tuple[str, str, int]:
+def publish(endpoint: Endpoint, artifact: Written) -> tuple[str, str, float]:
     """Write an endpoint to a step's artifact, the file and the metadata.
 
     Returns:
-        Its address, its current revision and the share of that: what a deployment returns.
+        Its address, its current revision and the fraction of the requests that it gets: what a deployment
+        returns.
     """
     write(endpoint, artifact.path)
-    shares = sorted(endpoint.traffic.items(), key=lambda share: -share[1])
+    shares = sorted(endpoint.traffic.items(), key=lambda item: -item[1])
     shown = {"traffic": ", ".join(f"{revision} {percent} %" for revision, percent in shares)}
     metadata.describe(artifact, {**endpoint.to_dict(), **shown})
-    return endpoint.url, endpoint.revision, endpoint.share
+    return endpoint.url, endpoint.revision, endpoint.percent / 100
+
+
+def _in_percent(traffic: Any) -> Any:
+    """Return the traffic of a file in percent.
+
+    Raises:
+        ValueError: It is no object of revisions and fractions in whole percent.
+    """
+    if not isinstance(traffic, dict):
+        raise ValueError(f"traffic must be an object of revisions and fractions, not {traffic!r}")
+    return {revision: percent_of(fraction) for revision, fraction in traffic.items()}
 
 
 def _problems(endpoint: Endpoint) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from flowparts import deploy
 from flowparts.deploy import common
 from flowparts.deploy.endpoint import Endpoint, Written, publish
-from flowparts.deploy.options import InCluster, check_share, checked
+from flowparts.deploy.options import InCluster, checked, percent_of
 from flowparts.util.errors import MissingError
 
 # What is about one deployment and not about the endpoint, or says where the endpoint is.
@@ -27,7 +27,7 @@ def deployed(
     name: str,
     model: str,
     endpoint: str,
-    share: int,
+    traffic_fraction: float,
     given: Mapping[str, Any],
     origin: Mapping[str, str] | None = None,
 ) -> Endpoint:
@@ -37,7 +37,7 @@ def deployed(
         name: The target.
         model: The model's directory or address.
         endpoint: Name of the endpoint.
-        share: Percent of the requests that the revision gets.
+        traffic_fraction: Fraction of the requests that the revision gets.
         given: The target's own options and `reset`. None stands for one that isn't named, and so does -1,
             since whole numbers of components can't be None.
         origin: As for `changing`.
@@ -46,29 +46,35 @@ def deployed(
         ValueError: An option is wrong, another step changes the endpoint, or the revision doesn't come up;
             what served before still does.
     """
-    check_share(share)
+    percent = percent_of(traffic_fraction)
     named = options(name, {option: value for option, value in given.items() if value not in (None, -1)})
     with changing(name, endpoint, named, origin) as chosen:
-        return deploy.target(name).deploy(model, endpoint, share=share, **chosen)
+        return deploy.target(name).deploy(model, endpoint, percent=percent, **chosen)
 
 
 def deploy_step(
-    target: str, *, model: Addressed, endpoint: Written, name: str, share: int, **given: Any
-) -> tuple[str, str, int]:
+    target: str,
+    *,
+    model: Addressed,
+    endpoint: Written,
+    endpoint_name: str,
+    traffic_fraction: float,
+    **given: Any,
+) -> tuple[str, str, float]:
     """Do what the component of a target does, whose further ports are the target's options.
 
     Args:
         target: The target.
         model: The model's artifact.
         endpoint: The endpoint's artifact, which is written.
-        name: Name of the endpoint.
-        share: Percent of the requests that the revision gets.
+        endpoint_name: Name of the endpoint.
+        traffic_fraction: Fraction of the requests that the revision gets.
         given: As for `deployed`.
 
     Returns:
-        The endpoint's address, its revision and the share of that.
+        The endpoint's address, its revision and the fraction of the requests that it gets.
     """
-    return publish(deployed(target, model.uri, name, share, given), endpoint)
+    return publish(deployed(target, model.uri, endpoint_name, traffic_fraction, given), endpoint)
 
 
 @contextmanager
@@ -192,7 +198,7 @@ def endpoints(name: str, given: Mapping[str, Any]) -> list[Endpoint]:
 
 
 def manifests(
-    name: str, model: str, endpoint: str, share: int, given: Mapping[str, Any]
+    name: str, model: str, endpoint: str, traffic_fraction: float, given: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return what deploying to a cluster would apply, which its API server has checked; nothing is changed.
 
@@ -200,7 +206,7 @@ def manifests(
         name: The target.
         model: The model's address.
         endpoint: Name of the endpoint.
-        share: Percent of the requests that the revision would get.
+        traffic_fraction: Fraction of the requests that the revision would get.
         given: The target's options, as `options` returns them.
 
     Raises:
@@ -210,7 +216,7 @@ def manifests(
     if not issubclass(target.Options, InCluster):
         raise ValueError(f"the target {name} has no manifests; only clusters have")
     with common.without_changes() as found, changing(name, endpoint, given) as chosen:
-        target.deploy(model, endpoint, share=share, **chosen)
+        target.deploy(model, endpoint, percent=percent_of(traffic_fraction), **chosen)
     return found
 
 

@@ -19,7 +19,7 @@ class Options:
     """What every target takes.
 
     Attributes:
-        share: Percent of the requests for the revision while there is another one; a first one gets all.
+        percent: Percent of the requests for the revision while there is another one; a first one gets all.
         replicas: Servers of a revision.
         image: The model server's image; if not given, that of this release.
         timeout_seconds: How long to wait for the revision.
@@ -28,13 +28,14 @@ class Options:
         ValueError: A value is out of range.
     """
 
-    share: int = 100
+    percent: int = 100
     replicas: int = 1
     image: str = ""
     timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        check_share(self.share)
+        if not 0 <= self.percent <= 100:
+            raise ValueError(f"percent must be from 0 to 100, not {self.percent}")
         if not 1 <= self.replicas <= _MOST_REPLICAS:
             raise ValueError(f"replicas must be from 1 to {_MOST_REPLICAS}, not {self.replicas}")
         if not self.timeout_seconds > 0:
@@ -124,10 +125,24 @@ class Routed(InCluster, Scaled):
     clients: list[str] = field(default_factory=list)
 
 
-def check_share(share: int) -> None:
-    """Raise ValueError unless this is a share of the traffic in percent."""
-    if not 0 <= share <= 100:
-        raise ValueError(f"share must be a percentage from 0 to 100, not {share}")
+def percent_of(traffic_fraction: float) -> int:
+    """Return a fraction of the traffic in percent, as platforms take it.
+
+    Raises:
+        ValueError: It isn't from 0 to 1, or not in whole percent.
+    """
+    is_number = isinstance(traffic_fraction, int | float) and not isinstance(traffic_fraction, bool)
+    if not is_number or not 0 <= traffic_fraction <= 1:
+        raise ValueError(
+            f"traffic_fraction must be from 0 to 1, such as 0.1 for 10 %, not {traffic_fraction!r}"
+        )
+    percent = round(100 * traffic_fraction)
+    if abs(percent - 100 * traffic_fraction) > 1e-9:
+        raise ValueError(
+            f"traffic_fraction must be in steps of 0.01, not {traffic_fraction!r}: platforms take "
+            "whole percent"
+        )
+    return percent
 
 
 def checked(target: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +158,7 @@ def checked(target: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str,
             type.
     """
     hints = get_type_hints(kind)
-    known = {each.name: hints[each.name] for each in fields(kind) if each.name != "share"}
+    known = {each.name: hints[each.name] for each in fields(kind) if each.name != "percent"}
     for needed in fields(kind):
         is_optional = needed.default is not MISSING or needed.default_factory is not MISSING
         if not is_optional and needed.name not in given:
@@ -156,8 +171,8 @@ def checked(target: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str,
 
 
 def _typed(target: str, option: str, value: Any, known: Mapping[str, Any]) -> Any:
-    if option == "share":
-        raise ValueError("'share' is no option of a target; give it to the step itself")
+    if option == "traffic_fraction":
+        raise ValueError("'traffic_fraction' is no option of a target; give it to the step itself")
     if option not in known:
         raise ValueError(unknown(f"option of the target {target}", option, sorted(known)))
     wanted = get_origin(known[option]) or known[option]

@@ -352,7 +352,7 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
         reports.callout(verdict.reason, "good" if verdict.healthy else "bad"),
         reports.facts(
             {
-                "share of the traffic": f"{endpoint.share}%",
+                "share of the traffic": f"{endpoint.percent}%",
                 "median, ms": verdict.current.latency_ms(0.5),
                 "p95, ms": verdict.current.latency_ms(0.95),
                 "error rate": f"{verdict.current.error_rate:.1%}",

@@ -18,7 +18,7 @@ import polars as pl
 from flowparts import deploy, reports
 from flowparts.deploy import operations, probe
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.options import check_share
+from flowparts.deploy.options import percent_of
 from flowparts.models import agreement
 from flowparts.util import ending
 
@@ -106,7 +106,7 @@ def roll_out(
     *,
     target: str,
     name: str,
-    share: int,
+    traffic_fraction: float,
     options: Mapping[str, Any],
     watch: Watch,
     warm_seconds: float = WARM_SECONDS,
@@ -123,7 +123,7 @@ def roll_out(
         predictions: Raw rows with what the model predicts for them offline, as batch_predict writes it.
         target: Module of `flowparts.deploy`.
         name: The endpoint.
-        share: Percent of the requests at first; then those of `STEPS` that are more.
+        traffic_fraction: Fraction of the requests at first; then those of `STEPS` that are more.
         options: The target's own options; what isn't named stays as the endpoint has it.
         watch: How the revision is watched at each share.
         warm_seconds: How long the previous revision keeps its servers when the new one is promoted; the
@@ -135,20 +135,20 @@ def roll_out(
             still does.
     """
     platform = deploy.target(target)
-    check_share(share)
+    percent = percent_of(traffic_fraction)
     check_warm_seconds(warm_seconds)
     named = operations.options(target, options)
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
     sample = agreement.sample(predictions, watch.sample_rows).lazy()
     with ending.in_order(), operations.changing(target, name, named, origin) as chosen:
-        plan = operations.plan(target, name, [share, *(step for step in STEPS if step > share)], chosen)
+        plan = operations.plan(target, name, [percent, *(step for step in STEPS if step > percent)], chosen)
         stages = plan.stages()
         if plan.note:
             _log.warning(plan.note)
         # All requests are given by a shift, which keeps the previous revision warm; a deployment may not.
-        live = platform.deploy(model, name, share=stages[0] if stages[0] < 100 else 0, **chosen)
-        is_alone = live.share == 100
+        live = platform.deploy(model, name, percent=stages[0] if stages[0] < 100 else 0, **chosen)
+        is_alone = live.percent == 100
         rollout = Rollout(live, live.revision, [100] if is_alone else stages, "" if is_alone else plan.note)
         try:
             _climb(platform, rollout, metadata, sample, watch)
@@ -181,7 +181,7 @@ def headline(rollout: Rollout) -> str:
         return f"revision {rollout.revision} promoted to 100 %"
     if rollout.is_rolled_back:
         return f"revision {rollout.revision} rolled back at {share} %, {rollout.endpoint.revision} serves"
-    return f"revision {rollout.revision} is not healthy and keeps {rollout.endpoint.share} %"
+    return f"revision {rollout.revision} is not healthy and keeps {rollout.endpoint.percent} %"
 
 
 def _climb(
@@ -195,10 +195,10 @@ def _climb(
     crashes = probe.crashes(rollout.endpoint)
     for number, share in enumerate(rollout.shares, 1):
         ending.check()
-        if (number > 1 or share == 100) and rollout.endpoint.share < 100:
+        if (number > 1 or share == 100) and rollout.endpoint.percent < 100:
             rollout.endpoint = platform.shift(rollout.endpoint, share)
         live = rollout.endpoint
-        given = live.share
+        given = live.percent
         _log.info(
             "stage %d of %d: revision %s gets %d %% of the requests%s",
             *(number, len(rollout.shares), live.revision, given),
@@ -259,7 +259,7 @@ def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -
 
 
 def measures(rollout: Rollout) -> dict[str, Any]:
-    """Return the numbers of a rollout: promoted, stages, share, and those of its last probe."""
+    """Return the numbers of a rollout: promoted, stages, traffic_fraction, and those of its last probe."""
     if not rollout.stages:
         return {"promoted": 0, "stages": 0}
     last = rollout.stages[-1]
@@ -268,7 +268,7 @@ def measures(rollout: Rollout) -> dict[str, Any]:
     return {
         "promoted": int(rollout.promoted),
         "stages": len(rollout.stages),
-        "share": last.traffic[rollout.revision],
+        "traffic_fraction": last.traffic[rollout.revision] / 100,
         **numbers,
     }
 
@@ -286,7 +286,7 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
         reports.facts(
             {
                 "serves now": endpoint.revision,
-                "its share": f"{endpoint.share} %",
+                "its share": f"{endpoint.percent} %",
                 "stages": f"{len(rollout.stages)} of {len(rollout.shares)}",
                 "requests": sum(verdict.current.requests for verdict in verdicts),
                 "errors": sum(len(verdict.current.errors) for verdict in verdicts),

@@ -34,7 +34,7 @@ class Plan:
         higher_is_better: Whether a higher mean is better.
         rise: Guardrail columns whose mean must not rise by more than this.
         fall: Guardrail columns whose mean must not fall by more than this.
-        new_share: Share of the units that the new revision was to get.
+        new_fraction: Share of the units that the new revision was to get.
         minimum_effect: Smallest improvement worth shipping, in the outcome's unit. The sequence is tuned to
             it; if it is None, to a tenth of the standard deviation.
         confidence: Confidence of the sequences.
@@ -48,13 +48,13 @@ class Plan:
     higher_is_better: bool = True
     rise: Mapping[str, float] | None = None
     fall: Mapping[str, float] | None = None
-    new_share: float = 0.5
+    new_fraction: float = 0.5
     minimum_effect: float | None = None
     confidence: float = 0.95
     power: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("new_share", "confidence", "power"):
+        for name in ("new_fraction", "confidence", "power"):
             value = getattr(self, name)
             if not 0 < value < 1:
                 raise ValueError(f"{name} is {value:g}; it must lie between 0 and 1")
@@ -201,7 +201,7 @@ def analyse(rows: pl.DataFrame, plan: Plan, unit: str | None, time_column: str |
         _guardrail(_effect(rows, name, None, level, plan.power), rises, tolerance)
         for name, rises, tolerance in plan.guardrails
     ]
-    mismatch = sequential.mismatch_p_value(units[0], units[1], plan.new_share)
+    mismatch = sequential.mismatch_p_value(units[0], units[1], plan.new_fraction)
     found = Analysis(plan, looks[-1], looks, guardrails, (units[0], units[1]), mixed, mismatch, "", "")
     decision, reason = _verdict(found)
     return replace(found, decision=decision, reason=reason)
@@ -319,7 +319,7 @@ def _verdict(found: Analysis) -> tuple[str, str]:
     if found.mismatch_p_value < MISMATCH_LEVEL:
         return "invalid", (
             f"the new revision has {found.units[1] / total:.2%} of the units with an outcome instead of "
-            f"{plan.new_share:.2%} (p = {found.mismatch_p_value:.2g}), so the two groups can't be compared"
+            f"{plan.new_fraction:.2%} (p = {found.mismatch_p_value:.2g}), so the two groups can't be compared"
         )
     if effect.low is None or effect.high is None:
         if min(found.units) < MINIMUM_UNITS:

@@ -39,7 +39,7 @@ def page(found: Analysis, subtitle: str) -> str:
     share = found.units[1] / sum(found.units)
     assigned = {
         "share of the new revision": f"{share:.2%}",
-        "planned": f"{plan.new_share:.2%}",
+        "planned": f"{plan.new_fraction:.2%}",
         "p-value of a mismatch": reports.format_number(found.mismatch_p_value),
         "units that met both": found.mixed_units or "none",
     }

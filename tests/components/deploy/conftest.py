@@ -35,12 +35,12 @@ def wine_model(trained: Callable[..., dsl.Model]) -> Callable[[float], dsl.Model
 def deployed(
     wine_model: Callable[[float], dsl.Model], new_endpoint: Callable[[str], str], tmp_path: Path
 ) -> Callable[..., Any]:
-    """Deploy models one after the other and give the endpoint's artifact: `deployed(1.0, 0.1, share=10)`."""
+    """Deploy models one after the other; return the endpoint's artifact: `deployed(1.0, 0.1, percent=10)`."""
 
-    def make(*strengths: float, share: int = 100) -> dsl.Artifact:
+    def make(*strengths: float, percent: int = 100) -> dsl.Artifact:
         name = new_endpoint("wine")
         for strength in strengths:
-            made = docker.deploy(wine_model(strength).path, name, share=share, memory="512Mi")
+            made = docker.deploy(wine_model(strength).path, name, percent=percent, memory="512Mi")
         artifact = dsl.Artifact(name="endpoint", uri=str(tmp_path / "endpoint"))
         endpoints.write(made, artifact.path)
         return artifact
@@ -55,12 +55,12 @@ def try_canary(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset]) 
     def tried(step: Any, first: tuple[str, Path], second: tuple[str, Path], **options: Any) -> None:
         endpoint, canary, shifted, back = map(artifact, ("endpoint", "canary", "shifted", "back"))
         made = step.python_func(model=dsl.Model(uri=first[0]), endpoint=endpoint, **options)
-        assert made[2] == 100
-        url, revision, share = step.python_func(
-            model=dsl.Model(uri=second[0]), endpoint=canary, share=10, **options
+        assert made[2] == 1.0
+        url, revision, fraction = step.python_func(
+            model=dsl.Model(uri=second[0]), endpoint=canary, traffic_fraction=0.1, **options
         )
         written = endpoints.read(canary.path)
-        assert (written.url, written.revision, written.share) == (url, revision, share)
+        assert (written.url, written.revision, written.percent / 100) == (url, revision, fraction)
         assert written.traffic == {revision: 10, made[1]: 90}
         assert canary.metadata["traffic"] == f"{made[1]} 90 %, {revision} 10 %"
 
@@ -78,7 +78,7 @@ def try_canary(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset]) 
         assert latency_ms > 0
         assert error_rate == 0
 
-        assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == (100,)
+        assert shift_traffic.python_func(endpoint=canary, shifted=shifted, traffic_fraction=1.0) == (1.0,)
         assert endpoints.read(shifted.path).traffic == {revision: 100, made[1]: 0}
         rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
         assert endpoints.read(back.path).traffic == {made[1]: 100}

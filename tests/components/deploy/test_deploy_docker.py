@@ -16,7 +16,7 @@ from tests.components.deploy.conftest import WINE
 @dsl.pipeline(name="example")
 def example(champion: str, docker_endpoint: str, tracking_uri: str) -> None:
     loaded = load_champion(model_name=champion, tracking_uri=tracking_uri)
-    deploy_docker(model=loaded.outputs["model"], name=docker_endpoint, memory="512Mi")
+    deploy_docker(model=loaded.outputs["model"], endpoint_name=docker_endpoint, memory="512Mi")
 
 
 @pytest.mark.container
@@ -26,11 +26,15 @@ def test_a_served_model_answers_at_the_endpoints_url(
     artifact: Callable[..., Any],
 ) -> None:
     model, endpoint = wine_model(1.0), artifact("endpoint")
-    url, revision, share = deploy_docker.python_func(
-        model=model, endpoint=endpoint, name=new_endpoint("wine"), share=10, memory="512Mi"
+    url, revision, fraction = deploy_docker.python_func(
+        model=model,
+        endpoint=endpoint,
+        endpoint_name=new_endpoint("wine"),
+        traffic_fraction=0.1,
+        memory="512Mi",
     )
     made = endpoints.read(endpoint.path)
-    assert (made.target, made.url, made.traffic, share) == ("docker", url, {revision: 100}, 100)
+    assert (made.target, made.url, made.traffic, fraction) == ("docker", url, {revision: 100}, 1.0)
     assert endpoint.metadata["revision"] == revision
     rows = agreement.to_records(WINE.drop("target").head(2))
     served = [row["prediction"] for row in docker.predict(made, rows)]
@@ -38,8 +42,8 @@ def test_a_served_model_answers_at_the_endpoints_url(
 
 
 WRONG = {
-    "name": ({"name": "Wine!"}, "endpoint name 'Wine!' must start with a letter"),
-    "share": ({"share": 101}, "from 0 to 100, not 101"),
+    "name": ({"endpoint_name": "Wine!"}, "endpoint name 'Wine!' must start with a letter"),
+    "fraction": ({"traffic_fraction": 10}, "from 0 to 1, such as 0.1 for 10 %, not 10"),
     "replicas": ({"replicas": 0}, "from 1 to 100, not 0"),
     "cpu": ({"cpu": "two"}, "cpu 'two' is not a number of processors"),
     "memory": ({"memory": "2GB"}, "memory '2GB' is not an amount"),
@@ -57,5 +61,5 @@ def test_a_bad_option_is_answered_before_anything_is_deployed(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         deploy_docker.python_func(
-            model=wine_model(1.0), endpoint=artifact("endpoint"), **{"name": "wine", **options}
+            model=wine_model(1.0), endpoint=artifact("endpoint"), **{"endpoint_name": "wine", **options}
         )

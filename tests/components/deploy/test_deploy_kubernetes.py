@@ -12,13 +12,17 @@ from flowparts.components.deploy.shift_traffic import shift_traffic
 from flowparts.deploy import endpoint as endpoints
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
-OPTIONS = {"name": "churn", "image": "registry.example/flowparts-serving:0.1.0", "timeout_seconds": 5.0}
+OPTIONS = {
+    "endpoint_name": "churn",
+    "image": "registry.example/flowparts-serving:0.1.0",
+    "timeout_seconds": 5.0,
+}
 
 
 @dsl.pipeline(name="example")
 def example(s3: str) -> None:
     imported = dsl.importer(artifact_uri=s3, artifact_class=dsl.Model)
-    deploy_kubernetes(model=imported.output, name="churn")
+    deploy_kubernetes(model=imported.output, endpoint_name="churn")
 
 
 def at(address: str) -> dsl.Model:
@@ -30,15 +34,20 @@ def test_a_model_is_deployed_tried_and_rolled_back(
 ) -> None:
     endpoint, canary, shifted, back = map(artifact, ("endpoint", "canary", "shifted", "back"))
     first = deploy_kubernetes.python_func(model=at("s3://models/1"), endpoint=endpoint, **OPTIONS)
-    assert (first[0], first[2]) == ("http://churn.team.svc", 100)
-    url, revision, share = deploy_kubernetes.python_func(
-        model=at("s3://models/2"), endpoint=canary, share=50, **OPTIONS
+    assert (first[0], first[2]) == ("http://churn.team.svc", 1.0)
+    url, revision, fraction = deploy_kubernetes.python_func(
+        model=at("s3://models/2"), endpoint=canary, traffic_fraction=0.5, **OPTIONS
     )
     made = endpoints.read(canary.path)
-    assert (made.target, made.url, made.revision, made.share) == ("kubernetes", url, revision, share)
+    assert (made.target, made.url, made.revision, made.percent / 100) == (
+        "kubernetes",
+        url,
+        revision,
+        fraction,
+    )
     assert made.traffic == {revision: 50, first[1]: 50}
     assert made.settings["namespace"] == "team"
-    assert shift_traffic.python_func(endpoint=canary, shifted=shifted, percent=100) == (100,)
+    assert shift_traffic.python_func(endpoint=canary, shifted=shifted, traffic_fraction=1.0) == (1.0,)
     rollback.python_func(endpoint=shifted, restored=back, reason="it predicts otherwise")
     assert endpoints.read(back.path).traffic == {first[1]: 100}
 
@@ -56,7 +65,7 @@ def test_what_is_not_given_stays_as_the_endpoint_has_it(
 ) -> None:
     def bring(address: str, **given: Any) -> Any:
         endpoint = artifact(f"endpoint-{address[-1]}")
-        options = {"name": "churn", "timeout_seconds": 5.0, **given}
+        options = {"endpoint_name": "churn", "timeout_seconds": 5.0, **given}
         deploy_kubernetes.python_func(model=at(address), endpoint=endpoint, **options)
         return endpoints.read(endpoint.path)
 

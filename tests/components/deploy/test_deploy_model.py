@@ -16,24 +16,30 @@ def test_a_model_goes_to_the_target_of_that_name_with_its_options(
 ) -> None:
     endpoint = artifact("endpoint")
     # Numbers inside a dict are floats in a pipeline.
-    url, revision, share = deploy_model.python_func(
+    url, revision, fraction = deploy_model.python_func(
         model=wine_model(1.0),
         endpoint=endpoint,
-        target="docker",
-        name=new_endpoint("wine"),
-        options={"memory": "512Mi", "replicas": 1.0},
+        deploy_target="docker",
+        endpoint_name=new_endpoint("wine"),
+        deploy_options={"memory": "512Mi", "replicas": 1.0},
     )
     made = endpoints.read(endpoint.path)
-    assert (made.target, made.url, made.traffic, share) == ("docker", url, {revision: 100}, 100)
+    assert (made.target, made.url, made.traffic, fraction) == ("docker", url, {revision: 100}, 1.0)
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "target": ({"target": "dokcer"}, "unknown deployment target 'dokcer'; did you mean 'docker'"),
-    "option": ({"options": {"replica": 2}}, "unknown option of the target docker 'replica'; did you mean"),
-    "type": ({"options": {"memory": 512}}, "option 'memory' of the target docker must be str, not 512"),
-    "fraction": ({"options": {"replicas": 1.5}}, "option 'replicas' of the target docker must be int"),
-    "required": ({"target": "sagemaker"}, "the target sagemaker needs the option 'role'"),
-    "own port": ({"options": {"share": 5}}, "'share' is no option"),
+    "target": ({"deploy_target": "dokcer"}, "unknown deployment target 'dokcer'; did you mean 'docker'"),
+    "option": (
+        {"deploy_options": {"replica": 2}},
+        "unknown option of the target docker 'replica'; did you mean",
+    ),
+    "type": (
+        {"deploy_options": {"memory": 512}},
+        "option 'memory' of the target docker must be str, not 512",
+    ),
+    "fraction": ({"deploy_options": {"replicas": 1.5}}, "option 'replicas' of the target docker must be int"),
+    "required": ({"deploy_target": "sagemaker"}, "the target sagemaker needs the option 'role'"),
+    "own port": ({"deploy_options": {"traffic_fraction": 0.05}}, "'traffic_fraction' is no option"),
 }
 
 
@@ -48,5 +54,5 @@ def test_what_the_target_does_not_take_is_answered(
         deploy_model.python_func(
             model=wine_model(1.0),
             endpoint=artifact("endpoint"),
-            **{"name": "wine", "target": "docker", **given},
+            **{"endpoint_name": "wine", "deploy_target": "docker", **given},
         )

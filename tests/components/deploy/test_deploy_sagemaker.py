@@ -12,13 +12,13 @@ from tests.clouds import ARCHIVES, Served
 from tests.flowparts.deploy.sagemaker_service import ROLE, SageMakerService
 
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/flowparts-serving:0.1.0"
-OPTIONS = {"name": "churn", "role": ROLE, "image": IMAGE, "timeout_seconds": 20.0}
+OPTIONS = {"endpoint_name": "churn", "role": ROLE, "image": IMAGE, "timeout_seconds": 20.0}
 
 
 @dsl.pipeline(name="example")
 def example(champion: str, role: str, storage: str, tracking_uri: str) -> None:
     loaded = load_champion(model_name=champion, tracking_uri=tracking_uri)
-    deploy_sagemaker(model=loaded.outputs["model"], name="churn", role=role, storage=storage)
+    deploy_sagemaker(model=loaded.outputs["model"], endpoint_name="churn", role=role, storage=storage)
 
 
 def test_a_model_is_deployed_tried_promoted_and_rolled_back(

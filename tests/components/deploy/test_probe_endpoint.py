@@ -24,10 +24,14 @@ def example(champion: str, other_champion: str, docker_endpoint: str, tracking_u
     model = load_champion(model_name=other_champion, tracking_uri=tracking_uri).outputs["model"]
     rows = ingest_table(source="sample://diabetes").outputs["table"]
     predictions = batch_predict(table=rows, model=model).outputs["predictions"]
-    where = {"target": "docker", "name": docker_endpoint, "options": {"memory": "512Mi"}}
+    where = {
+        "deploy_target": "docker",
+        "endpoint_name": docker_endpoint,
+        "deploy_options": {"memory": "512Mi"},
+    }
     deployed = deploy_model(model=first, **where)
-    again = deploy_model(model=model, share=50, **where).after(deployed)
-    shifted = shift_traffic(endpoint=again.outputs["endpoint"], percent=100).outputs["shifted"]
+    again = deploy_model(model=model, traffic_fraction=0.5, **where).after(deployed)
+    shifted = shift_traffic(endpoint=again.outputs["endpoint"], traffic_fraction=1.0).outputs["shifted"]
     probe_endpoint(endpoint=shifted, model=model, predictions=predictions, requests=10, seconds=1.0)
 
 
@@ -36,10 +40,12 @@ def example_on_a_cluster(champion: str, s3: str, cluster_endpoint: str, tracking
     model = load_champion(model_name=champion, tracking_uri=tracking_uri).outputs["model"]
     rows = ingest_table(source="sample://breast_cancer").outputs["table"]
     predictions = batch_predict(table=rows, model=model).outputs["predictions"]
-    deployed = deploy_model(model=model, target="kubernetes", name=cluster_endpoint)
+    deployed = deploy_model(model=model, deploy_target="kubernetes", endpoint_name=cluster_endpoint)
     imported = dsl.importer(artifact_uri=s3, artifact_class=dsl.Model).output
-    again = deploy_model(model=imported, target="kubernetes", name=cluster_endpoint, share=50).after(deployed)
-    shifted = shift_traffic(endpoint=again.outputs["endpoint"], percent=75).outputs["shifted"]
+    again = deploy_model(
+        model=imported, deploy_target="kubernetes", endpoint_name=cluster_endpoint, traffic_fraction=0.5
+    ).after(deployed)
+    shifted = shift_traffic(endpoint=again.outputs["endpoint"], traffic_fraction=0.75).outputs["shifted"]
     probed = probe_endpoint(
         endpoint=shifted, model=model, predictions=predictions, requests=10, seconds=0.5, max_slowdown=100.0
     )

@@ -10,8 +10,8 @@ from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 @dsl.pipeline(name="example")
 def example(s3: str) -> None:
     imported = dsl.importer(artifact_uri=s3, artifact_class=dsl.Model)
-    deployed = deploy_kubernetes(model=imported.output, name="removed")
-    remove_endpoint(target="kubernetes", name="removed", even_if_serving=True).after(deployed)
+    deployed = deploy_kubernetes(model=imported.output, endpoint_name="removed")
+    remove_endpoint(deploy_target="kubernetes", endpoint_name="removed", even_if_serving=True).after(deployed)
 
 
 def test_an_endpoint_is_removed_when_it_is_meant(cluster: KubernetesApi) -> None:

@@ -109,7 +109,13 @@ class World:
         batch_predict.python_func(table=table, model=model, predictions=predictions)
         kinds = {"endpoint": dsl.Artifact, "metrics": dsl.Metrics, "report": dsl.HTML}
         made = {name: kind(name=name, uri=str(folder / name)) for name, kind in kinds.items()}
-        given = {"target": "docker", "name": self.name, "options": {"memory": "1Gi"}, **WATCH, **parameters}
+        given = {
+            "deploy_target": "docker",
+            "endpoint_name": self.name,
+            "deploy_options": {"memory": "1Gi"},
+            **WATCH,
+            **parameters,
+        }
         return Step(folder, given, {"model": model, "predictions": predictions, **made})
 
     def assert_serves(self, expected: Endpoint) -> None:
@@ -148,7 +154,7 @@ def world(
     world.serving = step.endpoint
     assert world.serving.traffic == {revision: 100}
     assert url == world.serving.url
-    assert (step.measured["stages"], step.measured["share"]) == (1, 100)
+    assert (step.measured["stages"], step.measured["traffic_fraction"]) == (1, 1.0)
     return world
 
 
@@ -160,7 +166,7 @@ def test_what_serves_already_is_watched_and_stays(world: World) -> None:
 
 
 def test_a_server_that_does_not_come_up_never_gets_a_request(world: World) -> None:
-    step = world.step("too-large", linear(2.0), options={"memory": "64Mi"})
+    step = world.step("too-large", linear(2.0), deploy_options={"memory": "64Mi"})
     assert world.serving
     with pytest.raises(ValueError, match=r"its server .* needs more memory than its limit, 64 MiB") as raised:
         step.run()
@@ -169,7 +175,7 @@ def test_a_server_that_does_not_come_up_never_gets_a_request(world: World) -> No
 
 
 def test_a_model_that_predicts_otherwise_than_offline_is_rolled_back(world: World, stale_image: str) -> None:
-    step = world.step("stale", linear(0.5), options={"image": stale_image, "memory": "1Gi"}).run()
+    step = world.step("stale", linear(0.5), deploy_options={"image": stale_image, "memory": "1Gi"}).run()
     assert "rows otherwise than the model offline" in world.assert_rolled_back(step)
     assert step.measured["stages"] == 1
 
@@ -217,7 +223,7 @@ def test_a_rollout_that_is_told_to_end_is_rolled_back(world: World) -> None:
 
 def test_a_deployment_that_is_told_to_end_is_undone(world: World) -> None:
     # With a tenth of a processor the server takes long to start.
-    step = world.step("ended-early", linear(0.15), options={"cpu": "100m", "memory": "1Gi"})
+    step = world.step("ended-early", linear(0.15), deploy_options={"cpu": "100m", "memory": "1Gi"})
     code, said = step.until("the server loads the model", signal.SIGTERM)
     assert world.serving
     assert code == 1
@@ -259,7 +265,9 @@ def test_an_unhealthy_first_revision_fails_the_step_and_the_page_is_there(
     world: World, stale_image: str, new_endpoint: Callable[[str], str]
 ) -> None:
     name = new_endpoint("stale")
-    step = world.step("first-stale", linear(0.5), name=name, options={"image": stale_image, "memory": "1Gi"})
+    step = world.step(
+        "first-stale", linear(0.5), endpoint_name=name, deploy_options={"image": stale_image, "memory": "1Gi"}
+    )
     with pytest.raises(
         ValueError, match=r"rows otherwise than .* there is no revision before it, so it serves"
     ):

@@ -14,8 +14,10 @@ from flowparts.deploy import endpoint as endpoints
 def example(champion: str, other_champion: str, docker_endpoint: str, tracking_uri: str) -> None:
     first = load_champion(model_name=champion, tracking_uri=tracking_uri).outputs["model"]
     second = load_champion(model_name=other_champion, tracking_uri=tracking_uri).outputs["model"]
-    deployed = deploy_docker(model=first, name=docker_endpoint, memory="512Mi")
-    canary = deploy_docker(model=second, name=docker_endpoint, memory="512Mi", share=10).after(deployed)
+    deployed = deploy_docker(model=first, endpoint_name=docker_endpoint, memory="512Mi")
+    canary = deploy_docker(
+        model=second, endpoint_name=docker_endpoint, memory="512Mi", traffic_fraction=0.1
+    ).after(deployed)
     rollback(endpoint=canary.outputs["endpoint"], reason="to see it go")
 
 
@@ -23,7 +25,7 @@ def example(champion: str, other_champion: str, docker_endpoint: str, tracking_u
 def test_the_previous_revision_serves_alone_afterwards(
     deployed: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
-    endpoint, restored = deployed(1.0, 0.1, share=10), artifact("restored")
+    endpoint, restored = deployed(1.0, 0.1, percent=10), artifact("restored")
     before = endpoints.read(endpoint.path)
     (revision,) = rollback.python_func(endpoint=endpoint, restored=restored, reason="too slow")
     after = endpoints.read(restored.path)

@@ -116,7 +116,7 @@ def test_a_better_revision_ships_with_the_effect_that_the_rows_show(run: Run) ->
             "better, but latency_ms can still be worse",
         ),
         (answers(lift=0.15, share=0.4), {}, "invalid", "of the units with an outcome instead of 50.00%"),
-        (answers(lift=0.15, share=0.4), {"new_share": 0.4}, "ship", "better"),
+        (answers(lift=0.15, share=0.4), {"new_fraction": 0.4}, "ship", "better"),
         (answers().with_columns(bought=pl.lit(True)), {}, "continue", "bought doesn't vary"),
         (answers().with_columns(bought=pl.lit(0.1)), {}, "continue", "bought doesn't vary"),
         (
@@ -238,7 +238,7 @@ def _sequence(values: np.ndarray, new: np.ndarray, looks: np.ndarray) -> tuple[n
             {},
             "300 versions: .* give current_version",
         ),
-        (answers(300), {"new_share": -0.1}, "new_share is -0.1; it must lie between 0 and 1"),
+        (answers(300), {"new_fraction": -0.1}, "new_fraction is -0.1; it must lie between 0 and 1"),
         (answers(300), {"confidence": 95}, "confidence is 95; it must lie between"),
         (answers(300), {"minimum_effect": 0.0}, "minimum_effect is 0; it must be above 0"),
         (answers(300), {"rise_tolerances": {"latency_ms": 0}}, "tolerance of guardrail 'latency_ms' is 0"),

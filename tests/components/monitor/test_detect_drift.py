@@ -98,7 +98,7 @@ def test_a_column_that_moved_is_named_measured_and_drawn(
     page = open_page(Path(made["drift_report"].path))
     assert "2 of 3 columns drifted: amount, left" in page.find_element("tag name", "main").text
     assert len(page.find_elements("css selector", "figure > svg")) == 3
-    assert made["drift"].metadata == {"drifted_columns": 2, "columns": 3, "share": 2 / 3}
+    assert made["drift"].metadata == {"drifted_columns": 2, "columns": 3, "drifted_fraction": 2 / 3}
 
 
 def test_a_prediction_log_is_compared_with_what_the_model_was_trained_on(

@@ -30,7 +30,7 @@ def example() -> None:
     """Publish how much a table differs from itself."""
     table = ingest_table(source="sample://wine").outputs["table"]
     drift = detect_drift(table=table, reference=table)
-    publish_metrics(job="wine", drift=drift.outputs["measurements"], labels={"model": "wine"})
+    publish_metrics(job="wine", drift=drift.outputs["measurements"], metric_labels={"model": "wine"})
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_an_otlp_endpoint_gets_gauges_with_their_labels(
     publish: Callable[..., int], collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%2Cb, other=c")
-    publish(otlp=collector.url, labels={"model": "churn", "column": "all"})
+    publish(otlp=collector.url, metric_labels={"model": "churn", "column": "all"})
     (resource,) = collector.received[0].resource_metrics
     assert resource.resource.attributes[0].value.string_value == "churn"
     (metric,) = resource.scope_metrics[0].metrics
@@ -129,7 +129,9 @@ def test_metrics_of_an_evaluation_are_published_by_name(tmp_path: Path) -> None:
     (tmp_path / "metrics").write_text(json.dumps({"rows": 50, "roc_auc": 0.9, "slices": [], "note": "x"}))
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
     exposition = dsl.Artifact(uri=str(tmp_path / "exposition"))
-    publish_metrics.python_func(exposition=exposition, metrics=metrics, job="churn", labels={"version": 7})
+    publish_metrics.python_func(
+        exposition=exposition, metrics=metrics, job="churn", metric_labels={"version": 7}
+    )
     assert (tmp_path / "exposition").read_text().splitlines()[2:] == [
         'flowparts_evaluation_metric{metric="roc_auc",version="7"} 0.9',
         'flowparts_evaluation_metric{metric="rows",version="7"} 50.0',
@@ -164,7 +166,7 @@ def test_rejected_points_are_reported(publish: Callable[..., int], collector: Co
         ({"pushgateway": "http://u:p@gateway"}, "holds a user or password; give it without"),
         ({"textfile": "churn.txt"}, "'churn.txt' must end with .prom"),
         ({"job": " "}, "the job is empty"),
-        ({"labels": {"instance": "a"}}, "label 'instance'"),
+        ({"metric_labels": {"instance": "a"}}, "label 'instance'"),
     ],
 )
 def test_what_cannot_be_published_is_told_in_one_sentence(

@@ -53,10 +53,10 @@ class Platform:
     def module(self) -> deploy.Target:
         return deploy.target(self.target)
 
-    def bring(self, number: int, share: int = 100, **given: Any) -> Endpoint:
+    def bring(self, number: int, traffic_fraction: float = 1.0, **given: Any) -> Endpoint:
         """Deploy a model as a step does."""
         return operations.deployed(
-            self.target, self.models[number], self.name, share, {**self.options, **given}
+            self.target, self.models[number], self.name, traffic_fraction, {**self.options, **given}
         )
 
     def found(self) -> list[Endpoint]:
@@ -102,7 +102,7 @@ def wine_models(
 
 
 def test_a_first_revision_gets_all_requests_whatever_is_asked_for(platform: Platform) -> None:
-    made = platform.bring(0, share=10)
+    made = platform.bring(0, traffic_fraction=0.1)
     assert (made.target, made.name) == (platform.target, platform.name)
     assert made.traffic == {made.revision: 100}
     assert made.previous_revision is None
@@ -114,15 +114,15 @@ def test_deploying_the_same_again_changes_nothing(platform: Platform) -> None:
     written = platform.written()
     assert platform.bring(0) == made
     assert platform.written() == written
-    tried = platform.bring(1, share=50)
+    tried = platform.bring(1, traffic_fraction=0.5)
     written = platform.written()
-    assert platform.bring(1, share=50) == tried
+    assert platform.bring(1, traffic_fraction=0.5) == tried
     assert platform.written() == written
 
 
 def test_a_second_revision_gets_its_share_is_promoted_and_rolled_back(platform: Platform) -> None:
     first = platform.bring(0)
-    tried = platform.bring(1, share=50)
+    tried = platform.bring(1, traffic_fraction=0.5)
     assert tried.traffic == {tried.revision: 50, first.revision: 50}
     assert tried.previous_revision == first.revision
     promoted = platform.module.shift(tried, 100)
@@ -146,7 +146,7 @@ def test_a_share_is_a_percentage_and_needs_another_revision(platform: Platform) 
 
 def test_an_endpoint_that_has_changed_since_is_left_alone(platform: Platform) -> None:
     first = platform.bring(0)
-    second = platform.bring(1, share=50)
+    second = platform.bring(1, traffic_fraction=0.5)
     # The endpoint as the step before saw it.
     with pytest.raises(ValueError, match=r"has been changed since: its revision is .*; take the endpoint"):
         platform.module.shift(first, 100)
@@ -169,18 +169,18 @@ def test_an_endpoint_keeps_the_options_that_a_deployment_does_not_name(platform:
     first = platform.bring(0)
     assert first.settings["options"] == kept
     tried = operations.deployed(
-        platform.target, platform.models[1], platform.name, 50, {"replicas": 3, **needed(platform)}
+        platform.target, platform.models[1], platform.name, 0.5, {"replicas": 3, **needed(platform)}
     )
     assert tried.settings["options"] == {**kept, "replicas": 3}
     assert platform.module.rollback(tried).settings["options"] == kept
-    again = platform.bring(1, 50, reset=True)
+    again = platform.bring(1, 0.5, reset=True)
     assert again.settings["options"] == kept
 
 
 def others(endpoint: Endpoint) -> dict[str, int]:
     """Return the shares of an endpoint with another current revision."""
     assert endpoint.previous_revision
-    return {"r000000000000": endpoint.share, endpoint.previous_revision: 100 - endpoint.share}
+    return {"r000000000000": endpoint.percent, endpoint.previous_revision: 100 - endpoint.percent}
 
 
 def needed(platform: Platform) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def needed(platform: Platform) -> dict[str, Any]:
 
 def test_an_endpoint_is_listed_as_it_is(platform: Platform) -> None:
     platform.bring(0)
-    tried = platform.bring(1, share=50)
+    tried = platform.bring(1, traffic_fraction=0.5)
     (found,) = platform.found()
     assert found.traffic == tried.traffic
     assert found.settings["options"] == tried.settings["options"]
@@ -198,7 +198,7 @@ def test_an_endpoint_is_listed_as_it_is(platform: Platform) -> None:
 
 def test_an_endpoint_that_serves_is_removed_only_on_purpose(platform: Platform) -> None:
     platform.bring(0)
-    tried = platform.bring(1, share=50)
+    tried = platform.bring(1, traffic_fraction=0.5)
     with pytest.raises(ValueError, match=rf"endpoint '{platform.name}' serves \(.* 50 %.*\); say even_if"):
         operations.remove(platform.target, platform.name, {})
     held = operations.remove(platform.target, platform.name, {}, pretend=True)

@@ -163,7 +163,7 @@ def test_deploying_again_changes_nothing_and_other_settings_replace_the_servers(
     first: Endpoint, made: dict[str, Path], engine: Any
 ) -> None:
     before = containers_of(engine, first)
-    assert host.deploy(str(made["first"]), first.name, memory="512Mi", share=10) == first
+    assert host.deploy(str(made["first"]), first.name, memory="512Mi", percent=10) == first
     assert containers_of(engine, first) == before
 
     with load(first) as clients:
@@ -200,7 +200,7 @@ def test_a_model_that_does_not_load_is_told_and_removed_while_the_previous_serve
             match=f"does not serve: its server ended with exit code .*model.*{first.revision} keeps serving",
         ) as raised,
     ):
-        host.deploy(str(made["damaged"]), first.name, share=10)
+        host.deploy(str(made["damaged"]), first.name, percent=10)
     assert "model.skops is not a valid skops file" in str(raised.value)
     assert str(raised.value).endswith(f"{first.revision} keeps serving")
     assert "\n" not in str(raised.value)
@@ -220,7 +220,7 @@ def test_a_port_that_is_taken_leaves_everything_as_it_was(
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"the Docker engine at .* refused: .*{port}"):
-            host.deploy(str(made["second"]), first.name, memory="512Mi", share=10, port=port)
+            host.deploy(str(made["second"]), first.name, memory="512Mi", percent=10, port=port)
     assert shares(first, 20) == {first.revision: 20}
     assert containers_of(engine, first).keys() == servers
     assert volumes_of(engine, first) == stored
@@ -232,7 +232,7 @@ def test_a_splitter_that_does_not_start_leaves_everything_as_it_was(
 ) -> None:
     other = containers.reference("flowparts-base")  # has no HAProxy
     with pytest.raises(ValueError, match="haproxy"):
-        host.deploy(str(made["second"]), first.name, memory="512Mi", share=10, splitter_image=other)
+        host.deploy(str(made["second"]), first.name, memory="512Mi", percent=10, splitter_image=other)
     assert shares(first, 20) == {first.revision: 20}
     assert host.shift(first, 100) == first
 
@@ -254,7 +254,7 @@ def test_no_request_is_lost_and_each_revision_gets_its_share_while_traffic_shift
     first: Endpoint, made: dict[str, Path], engine: Any
 ) -> None:
     with load(first) as clients:
-        canary = host.deploy(str(made["second"]), first.name, memory="512Mi", share=10)
+        canary = host.deploy(str(made["second"]), first.name, memory="512Mi", percent=10)
         assert canary.traffic == {canary.revision: 10, first.revision: 90}
         # What is on its way when the count begins and ends makes it off by a few turns.
         assert 5 <= percent(shares(canary, clients=clients), canary.revision) <= 15
@@ -306,7 +306,7 @@ def test_a_splitter_that_is_gone_is_started_again_with_what_it_was_told(
     name = new_endpoint("headless")
     first = host.deploy(str(made["first"]), name, memory="512Mi")
     engine.containers.get(f"endpoint-{name}").remove(force=True)
-    canary = host.deploy(str(made["second"]), name, memory="512Mi", share=10)
+    canary = host.deploy(str(made["second"]), name, memory="512Mi", percent=10)
     assert canary.traffic == {canary.revision: 10, first.revision: 90}
     assert canary.url == first.url
     engine.containers.get(f"endpoint-{name}").remove(force=True)
@@ -320,7 +320,7 @@ def test_a_step_that_is_killed_before_the_splitter_reads_is_taken_up_by_the_next
 ) -> None:
     name = new_endpoint("killed")
     host.deploy(str(made["first"]), name, memory="512Mi")
-    canary = host.deploy(str(made["second"]), name, memory="512Mi", share=10)
+    canary = host.deploy(str(made["second"]), name, memory="512Mi", percent=10)
     with monkeypatch.context() as patch:
         patch.setattr("docker.models.containers.Container.kill", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):

@@ -26,27 +26,37 @@ def test_what_is_read_is_what_was_written(given: Endpoint, tmp_path: Path) -> No
     assert endpoint.read(tmp_path / "endpoint") == given
 
 
+def test_the_file_has_fractions(tmp_path: Path) -> None:
+    endpoint.write(CANARY, tmp_path / "endpoint")
+    written = json.loads((tmp_path / "endpoint").read_text())
+    assert written["traffic"] == {"r1": 0.9, "r2": 0.1}
+    for percent in range(101):
+        tried = replace(CANARY, traffic={"r1": 100 - percent, "r2": percent})
+        endpoint.write(tried, tmp_path / "endpoint")
+        assert endpoint.read(tmp_path / "endpoint") == tried
+
+
 def test_shares_follow_the_current_revision() -> None:
-    assert CANARY.share == 10
-    assert CANARY.with_share(50).traffic == {"r2": 50, "r1": 50}
-    promoted = CANARY.with_share(100)
+    assert CANARY.percent == 10
+    assert CANARY.with_percent(50).traffic == {"r2": 50, "r1": 50}
+    promoted = CANARY.with_percent(100)
     assert promoted.traffic == {"r2": 100, "r1": 0}
     back = promoted.rolled_back()
     assert (back.revision, back.previous_revision, back.traffic) == ("r1", None, {"r1": 100})
 
 
 def test_without_a_previous_revision_nothing_can_be_shared_or_rolled_back() -> None:
-    assert ALONE.with_share(100) == ALONE
+    assert ALONE.with_percent(100) == ALONE
     with pytest.raises(ValueError, match="no previous revision that could take the other 60 %"):
-        ALONE.with_share(40)
+        ALONE.with_percent(40)
     with pytest.raises(ValueError, match="no previous revision to roll back to; it keeps serving r1"):
         ALONE.rolled_back()
 
 
 @pytest.mark.parametrize("percent", [-1, 101, 12.5, True])
-def test_a_share_is_a_whole_percentage(percent: Any) -> None:
+def test_a_revision_gets_a_whole_percentage(percent: Any) -> None:
     with pytest.raises(ValueError, match="whole number from 0 to 100"):
-        CANARY.with_share(percent)
+        CANARY.with_percent(percent)
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -55,8 +65,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "url without a scheme": ({"url": "127.0.0.1:80"}, "http://"),
     "url with a user": ({"url": "http://me:pw@host"}, "names a user"),
     "too much traffic": ({"traffic": {"r1": 90, "r2": 20}}, "add up to 100"),
-    "negative traffic": ({"traffic": {"r1": 110, "r2": -10}}, "from 0 to 100"),
-    "fractions": ({"traffic": {"r1": 90.0, "r2": 10.0}}, "whole percentages"),
+    "negative traffic": ({"traffic": {"r1": 110, "r2": -10}}, "from 0 to 1"),
+    "traffic in halves": ({"traffic": {"r1": 87.5, "r2": 12.5}}, "whole percent"),
     "unknown revision": ({"traffic": {"r1": 90, "r3": 10}}, "must name r1, r2"),
     "twice the same": ({"previous_revision": "r2", "traffic": {"r2": 100}}, "both 'r2'"),
     "a secret": ({"settings": {"api_token": "x"}}, "looks like a secret"),
@@ -67,12 +77,32 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_no_endpoint_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         replace(CANARY, **change)
-    endpoint.write(CANARY, tmp_path / "endpoint")
-    changed = json.loads((tmp_path / "endpoint").read_text()) | change
-    (tmp_path / "endpoint").write_text(json.dumps(changed))
+    if "traffic" in change:
+        fractions = {revision: percent / 100 for revision, percent in change["traffic"].items()}
+        change = {**change, "traffic": fractions}
     with pytest.raises(ValueError, match=words) as raised:
-        endpoint.read(tmp_path / "endpoint")
+        endpoint.read(changed(tmp_path / "endpoint", change))
     assert str(tmp_path / "endpoint") in str(raised.value)
+
+
+WRONG_TRAFFIC = {
+    "percent": ({"r1": 90, "r2": 10}, "traffic_fraction must be from 0 to 1, such as 0.1 for 10 %, not 90"),
+    "too fine": ({"r1": 0.875, "r2": 0.125}, "in steps of 0.01, not 0.875"),
+    "a list": ([0.9, 0.1], "an object of revisions and fractions"),
+    "text": ({"r1": "0.9", "r2": 0.1}, "not '0.9'"),
+}
+
+
+@pytest.mark.parametrize(("traffic", "words"), WRONG_TRAFFIC.values(), ids=WRONG_TRAFFIC)
+def test_a_file_without_fractions_is_refused(traffic: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        endpoint.read(changed(tmp_path / "endpoint", {"traffic": traffic}))
+
+
+def changed(file: Path, change: dict[str, Any]) -> Path:
+    endpoint.write(CANARY, file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    return file
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"target": "docker"}', "null"])
@@ -96,13 +126,13 @@ STATES = {
     ),
     "the one that serves most ends a trial beside it": (CANARY, "r1", ("r1", None, {"r1": 100})),
     "a promoted revision keeps what it has": (
-        CANARY.with_share(100),
+        CANARY.with_percent(100),
         "r2",
         ("r2", "r1", {"r2": 100, "r1": 0}),
     ),
     "the only revision keeps what it has": (ALONE, "r1", ("r1", None, {"r1": 100})),
     "an earlier revision is tried like a new one": (
-        CANARY.with_share(100),
+        CANARY.with_percent(100),
         "r1",
         ("r1", "r2", {"r1": 20, "r2": 80}),
     ),

@@ -31,14 +31,14 @@ def test_an_endpoint_is_deployed_shown_and_rolled_back(
 ) -> None:
     assert said(capsys, "list", target) == ""
     first = said(capsys, "deploy", target, "churn", FIRST, options).split()[2]
-    second = said(capsys, "deploy", target, "churn", SECOND, "--share=50", options).split()[2]
+    second = said(capsys, "deploy", target, "churn", SECOND, "--traffic-fraction=0.5", options).split()[2]
     line = said(capsys, "list", target)
     assert line.startswith("churn  http")
     assert {f"{first} 50 %", f"{second} 50 %"} <= set(line.strip().split("  ")[-1].split(", "))
     status = said(capsys, "status", target, "churn")
     assert f"{second}  50 %  current  0 crashes  no trouble" in status
     assert "namespace: team" in status
-    assert f"{second} 100 %" in said(capsys, "shift", target, "churn", "100")
+    assert f"{second} 100 %" in said(capsys, "shift", target, "churn", "1")
     assert said(capsys, "rollback", target, "churn") == f"{first} 100 %\n"
 
 
@@ -47,7 +47,9 @@ def test_a_dry_run_shows_the_plan_and_the_manifests(
 ) -> None:
     said(capsys, "deploy", "kubernetes", "churn", FIRST, options)
     before = api.versions()
-    text = said(capsys, "deploy", "kubernetes", "churn", SECOND, "--share=10", options, "--dry-run")
+    text = said(
+        capsys, "deploy", "kubernetes", "churn", SECOND, "--traffic-fraction=0.1", options, "--dry-run"
+    )
     assert "# 10 % asked for: the new revision gets 50 %" in text
     assert "# without a Gateway the share is a ratio of pods" in text
     kinds = [manifest["kind"] for manifest in yaml.safe_load_all(text)]

@@ -16,10 +16,10 @@ IMAGE = {"image": "registry.example/flowparts-serving:0.1.0", "timeout_seconds":
 EVERYTHING = {"gateway": "public", "max_replicas": 4, "replicas": 3.0, "memory": "1Gi"}
 
 
-def bring_up(target: str, model: str, share: int = 100, **named: Any) -> Endpoint:
+def bring_up(target: str, model: str, percent: int = 100, **named: Any) -> Endpoint:
     """Deploy as a step does."""
     with operations.changing(target, "churn", operations.options(target, named)) as chosen:
-        return deploy.target(target).deploy(model, "churn", share=share, **chosen)
+        return deploy.target(target).deploy(model, "churn", percent=percent, **chosen)
 
 
 @pytest.fixture

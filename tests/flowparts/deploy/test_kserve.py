@@ -49,7 +49,7 @@ def served(api: KubernetesApi) -> dict[str, int]:
 
 
 def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
-    made = deploy(FIRST, share=10)
+    made = deploy(FIRST, percent=10)
     assert made.traffic == {made.revision: 100}
     assert made.url == "http://churn.team.example.com"
     assert "canaryTrafficPercent" not in predictor(api)
@@ -74,21 +74,21 @@ def test_the_server_has_no_keys_and_knative_needs_no_features(api: KubernetesApi
 
 def test_a_canary_gets_its_share_and_is_promoted(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=10)
+    made = deploy(SECOND, percent=10)
     assert made.traffic == {made.revision: 10, first.revision: 90}
     assert served(api) == {SECOND: 10, FIRST: 90}
     assert served(api) == {SECOND: 10, FIRST: 90}
     kserve.shift(made, 40)
     assert served(api) == {SECOND: 40, FIRST: 60}
     promoted = kserve.shift(made, 100)
-    assert promoted.share == 100
+    assert promoted.percent == 100
     assert served(api) == {SECOND: 100}
 
 
-@pytest.mark.parametrize("share", [0, 10, 100])
-def test_a_rollback_never_sends_more_to_the_bad_revision(share: int, api: KubernetesApi) -> None:
+@pytest.mark.parametrize("percent", [0, 10, 100])
+def test_a_rollback_never_sends_more_to_the_bad_revision(percent: int, api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    made = kserve.shift(deploy(SECOND, share=10), share)
+    made = kserve.shift(deploy(SECOND, percent=10), percent)
     bad = api.get("inferenceservices", "churn")["status"]["components"]["predictor"]["latestReadyRevision"]
     api.scenario = "slow"
     del api.shared[:-1]
@@ -96,7 +96,7 @@ def test_a_rollback_never_sends_more_to_the_bad_revision(share: int, api: Kubern
     back = kserve.rollback(made)
     assert back.traffic == {first.revision: 100}
     assert served(api) == {FIRST: 100}
-    assert max(shares.get(bad, 0) for shares in api.shared) <= share
+    assert max(shares.get(bad, 0) for shares in api.shared) <= percent
     assert all(sum(shares.values()) == 100 for shares in api.shared)
     # No copy of a revision that is there.
     assert api.names("revisions") == before
@@ -106,9 +106,9 @@ def test_a_rollback_never_sends_more_to_the_bad_revision(share: int, api: Kubern
 
 def test_after_a_rollback_another_canary_shares_with_what_serves(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    kserve.rollback(deploy(SECOND, share=10))
+    kserve.rollback(deploy(SECOND, percent=10))
     api.shared.clear()
-    third = deploy(THIRD, share=30)
+    third = deploy(THIRD, percent=30)
     assert third.traffic == {third.revision: 30, first.revision: 70}
     assert served(api) == {THIRD: 30, FIRST: 70}
     assert {name for shares in api.shared for name, share in shares.items() if share} == {
@@ -116,7 +116,7 @@ def test_after_a_rollback_another_canary_shares_with_what_serves(api: Kubernetes
         "churn-predictor-00003",
     }
     assert kserve.rollback(third).traffic == {first.revision: 100}
-    assert deploy(SECOND, share=10).traffic[first.revision] == 90
+    assert deploy(SECOND, percent=10).traffic[first.revision] == 90
 
 
 def test_a_rollback_from_all_requests_needs_no_room_for_another_pod(api: KubernetesApi) -> None:
@@ -169,12 +169,12 @@ def test_the_loser_of_two_deployments_at_once_leaves_the_other_ones_service(
     with pytest.raises(ValueError, match=r"another step has deployed revision (\w+) meanwhile; .*\1 since"):
         deploy(FIRST)
     assert served(api) == {SECOND: 100}
-    assert kserve.rollback(deploy(THIRD, share=10)).revision == winner[0].revision
+    assert kserve.rollback(deploy(THIRD, percent=10)).revision == winner[0].revision
 
 
 def test_a_canary_that_crashes_while_it_serves_is_rolled_back(api: KubernetesApi) -> None:
     deploy(FIRST)
-    made = deploy(SECOND, share=10)
+    made = deploy(SECOND, percent=10)
     (bad,) = [name for name, share in api.shared[-1].items() if share == 10]
     assert list(kserve.crashes(made, made.revision).values()) == [0]
     api.born_as[bad] = "crash"
@@ -188,11 +188,11 @@ def test_a_canary_that_crashes_while_it_serves_is_rolled_back(api: KubernetesApi
 
 def test_another_canary_does_not_give_its_share_to_the_one_before(api: KubernetesApi) -> None:
     deploy(FIRST)
-    deploy(SECOND, share=10)
+    deploy(SECOND, percent=10)
     (before,) = [name for name, share in api.shared[-1].items() if share == 10]
     api.shared.clear()
     api.scenario = "slow"
-    deploy(THIRD, share=60)
+    deploy(THIRD, percent=60)
     assert served(api) == {THIRD: 60, FIRST: 40}
     assert max(shares.get(before, 0) for shares in api.shared) <= 10
 
@@ -211,7 +211,7 @@ def test_a_deployment_that_fails_after_its_revision_is_ready_gives_it_nothing(
 
     monkeypatch.setattr(KnativeService, "_look", late)
     with pytest.raises(ValueError, match=f"its address is not known yet; {first.revision} serves as before"):
-        deploy(SECOND, share=10, timeout_seconds=0.5)
+        deploy(SECOND, percent=10, timeout_seconds=0.5)
     assert served(api) == {FIRST: 100}
     bad = "churn-predictor-00002"
     assert max(shares.get(bad, 0) for shares in api.shared) == 10
@@ -232,7 +232,7 @@ def test_a_revision_that_comes_up_after_its_time_gets_nothing(
 
     monkeypatch.setattr(KnativeService, "_apply", in_the_meantime)
     with pytest.raises(ValueError, match=f"pods are starting; {first.revision} serves as before"):
-        deploy(SECOND, share=10, timeout_seconds=0.3)
+        deploy(SECOND, percent=10, timeout_seconds=0.3)
     assert served(api) == {FIRST: 100}
     assert {share for shares in api.shared for name, share in shares.items() if name.endswith("2")} <= {0, 10}
 
@@ -242,7 +242,7 @@ def test_a_step_that_is_killed_and_tried_again_ends_as_if_it_had_not_been(
     killed_at: int, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(FIRST)
-    canary = deploy(SECOND, share=10)
+    canary = deploy(SECOND, percent=10)
     (bad,) = [name for name, share in api.shared[-1].items() if share == 10]
     api.shared.clear()
     api.scenario = "slow"
@@ -276,7 +276,7 @@ def test_a_killed_deployment_of_a_model_that_crashes_is_no_state(
             deploy(SECOND)
     served(api)
     api.scenario = "ready"
-    third = deploy(THIRD, share=10)
+    third = deploy(THIRD, percent=10)
     assert third.traffic == {third.revision: 10, first.revision: 90}
     assert served(api) == {THIRD: 10, FIRST: 90}
 
@@ -290,30 +290,30 @@ def test_what_comes_up_after_its_step_was_killed_is_what_serves(
         with pytest.raises(SystemExit):
             deploy(SECOND)
     assert served(api) == {SECOND: 100}
-    third = deploy(THIRD, share=10)
+    third = deploy(THIRD, percent=10)
     assert served(api) == {THIRD: 10, SECOND: 90}
     with monkeypatch.context() as patch:
         patch.setattr(KnativeService, "_wait", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             kserve.shift(third, 100)
     assert served(api) == {THIRD: 100}
-    deploy(FIRST, share=30)
+    deploy(FIRST, percent=30)
     assert served(api) == {FIRST: 30, THIRD: 70}
 
 
 def test_changing_the_share_loads_no_model_again(api: KubernetesApi) -> None:
     deploy(FIRST)
-    made = deploy(SECOND, share=10)
+    made = deploy(SECOND, percent=10)
     back = kserve.shift(kserve.shift(made, 100), 50)
     assert api.names("revisions") == ["churn-predictor-00001", "churn-predictor-00002"]
     assert served(api) == {SECOND: 50, FIRST: 50}
-    assert back.share == 50
+    assert back.percent == 50
 
 
 def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    deploy(SECOND, share=20)
-    third = deploy(THIRD, share=30)
+    deploy(SECOND, percent=20)
+    third = deploy(THIRD, percent=30)
     assert third.traffic == {third.revision: 30, first.revision: 70}
     assert served(api) == {THIRD: 30, FIRST: 70}
 
@@ -342,7 +342,7 @@ def test_a_revision_that_does_not_come_up_leaves_the_service_as_it_was(
 
     monkeypatch.setattr(KnativeService, "_apply", of_revision)
     with pytest.raises(ValueError, match=reason) as raised:
-        deploy(SECOND, share=20, timeout_seconds=0.3)
+        deploy(SECOND, percent=20, timeout_seconds=0.3)
     assert f"{first.revision} serves as before" in str(raised.value)
     assert predictor(api) == before
     assert served(api) == {FIRST: 100}
@@ -417,7 +417,7 @@ def test_requests_go_to_the_service_or_to_a_revisions_tag(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=20)
+    made = deploy(SECOND, percent=20)
     asked: list[str] = []
     ask = common.ask
 
@@ -436,7 +436,7 @@ def test_requests_go_to_the_service_or_to_a_revisions_tag(
 
 def test_kserves_own_client_knows_every_field(api: KubernetesApi, kserve_python: str) -> None:
     deploy("pvc://models/churn/0", environment_from="s3", service_account="models", max_replicas=4)
-    deploy(SECOND, share=20, environment_from="s3", service_account="models", max_replicas=4)
+    deploy(SECOND, percent=20, environment_from="s3", service_account="models", max_replicas=4)
     found = api.get("inferenceservices", "churn")
     manifest = {part: found[part] for part in ("apiVersion", "kind", "metadata", "spec")}
 
@@ -464,7 +464,7 @@ def test_servers_with_another_model_are_found_out_and_taken_back(
     first = deploy(FIRST, digest="0" * 16)
     monkeypatch.setattr("flowparts.deploy.common.fetch", fetch)
     with pytest.raises(ValueError, match=f"have the model {'e' * 16}, not {'f' * 16}; {first.revision} ser"):
-        deploy(SECOND, share=50, digest="f" * 16)
+        deploy(SECOND, percent=50, digest="f" * 16)
     assert served(api) == {FIRST: 100}
     # Not the service's address, where any revision may answer.
     assert all(url.startswith("http://latest-churn") for url in asked), asked

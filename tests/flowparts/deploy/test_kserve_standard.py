@@ -57,7 +57,7 @@ def inside(api: KubernetesApi) -> str:
 
 
 def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
-    made = deploy(FIRST, share=10)
+    made = deploy(FIRST, percent=10)
     assert made.traffic == {made.revision: 100}
     assert made.url == "http://churn.team.example.com"
     assert made.settings == {"namespace": "team", "mode": "Standard"}
@@ -90,11 +90,11 @@ def test_kserve_fetches_the_model_under_restricted_rules(api: KubernetesApi) -> 
 @pytest.mark.parametrize("replicas", [1, 4])
 def test_a_canary_is_promoted_in_steps_and_no_request_is_lost(replicas: int, api: KubernetesApi) -> None:
     first = deploy(FIRST, replicas=replicas)
-    made = deploy(SECOND, share=10, replicas=replicas)
+    made = deploy(SECOND, percent=10, replicas=replicas)
     assert made.traffic == {made.revision: 10, first.revision: 90}
     assert served(api) == {SECOND: 10, FIRST: 90}
     assert inside(api) == FIRST
-    assert kserve.shift(made, 50).share == 50
+    assert kserve.shift(made, 50).percent == 50
     assert served(api) == {SECOND: 50, FIRST: 50}
     full = kserve.shift(made, 100)
     assert served(api) == {SECOND: 100}
@@ -127,12 +127,12 @@ def test_one_step_to_all_requests_goes_by_the_canary_too(api: KubernetesApi) -> 
     assert api.versions() == before
 
 
-@pytest.mark.parametrize("share", [0, 10, 100])
-def test_a_rollback_drops_the_canary_and_leaves_the_stable_pods(share: int, api: KubernetesApi) -> None:
+@pytest.mark.parametrize("percent", [0, 10, 100])
+def test_a_rollback_drops_the_canary_and_leaves_the_stable_pods(percent: int, api: KubernetesApi) -> None:
     first = deploy(FIRST)
     stable = f"churn-{first.revision[:9]}-predictor"
     version = api.get("deployments", stable)["spec"]["template"]
-    made = kserve.shift(deploy(SECOND, share=10), share)
+    made = kserve.shift(deploy(SECOND, percent=10), percent)
     back = kserve.rollback(made)
     assert back.traffic == {first.revision: 100}
     assert served(api) == {FIRST: 100}
@@ -155,13 +155,13 @@ def test_a_rollback_after_the_promotion_brings_the_previous_revision_back_first(
 
 def test_another_canary_takes_the_place_of_the_one_that_was_tried(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    deploy(SECOND, share=20)
-    third = deploy(THIRD, share=30)
+    deploy(SECOND, percent=20)
+    third = deploy(THIRD, percent=30)
     assert third.traffic == {third.revision: 30, first.revision: 70}
     assert served(api) == {THIRD: 30, FIRST: 70}
     kserve.shift(third, 100)
     # Not released: the canary that serves becomes the predictor before another one is tried beside it.
-    second = deploy(SECOND, share=10)
+    second = deploy(SECOND, percent=10)
     assert second.traffic == {second.revision: 10, third.revision: 90}
     assert served(api) == {SECOND: 10, THIRD: 90}
     assert api.lost == 0
@@ -182,10 +182,10 @@ def test_a_step_that_is_killed_is_taken_up_where_it_was(
         apply(service, *arguments)
 
     monkeypatch.setattr(StandardService, "_ask", killed)
-    for share in (10, 50, 100):
+    for percent in (10, 50, 100):
         for _ in range(2):
             try:
-                made = deploy(SECOND, share=share)
+                made = deploy(SECOND, percent=percent)
             except KeyboardInterrupt:
                 continue
             break
@@ -227,7 +227,7 @@ def test_a_canary_that_does_not_come_up_gets_nothing_and_its_pods_say_why(
     before = spec(api)
     api.scenario = scenario
     with pytest.raises(ValueError, match=reason) as raised:
-        deploy(SECOND, share=20, timeout_seconds=0.3)
+        deploy(SECOND, percent=20, timeout_seconds=0.3)
     assert f"{first.revision} serves as before" in str(raised.value)
     assert spec(api) == before
     assert served(api) == {FIRST: 100}
@@ -264,10 +264,12 @@ def test_without_a_gateway_a_revision_gets_nothing_or_all(api: KubernetesApi) ->
     api.has_gateway = False
     first = deploy(FIRST)
     assert first.url == "http://churn-endpoint.team.svc"
-    for share in (10, 50):
-        with pytest.raises(ValueError, match=r"KServe has made no HTTPRoute of it; give share 0 or 100"):
-            deploy(SECOND, share=share)
-    made = deploy(SECOND, share=0)
+    for percent in (10, 50):
+        with pytest.raises(
+            ValueError, match=r"KServe has made no HTTPRoute of it; give traffic_fraction 0 or 1"
+        ):
+            deploy(SECOND, percent=percent)
+    made = deploy(SECOND, percent=0)
     assert made.traffic == {made.revision: 0, first.revision: 100}
     assert inside(api) == FIRST
     with pytest.raises(ValueError, match="nothing shares requests"):
@@ -310,7 +312,7 @@ def test_a_kserve_without_canaries_is_refused_at_once(api: KubernetesApi) -> Non
     api.has_canaries = False
     first = deploy(FIRST)
     with pytest.raises(ValueError, match=r"no spec.canary; upgrade KServe, .*serves as before"):
-        deploy(SECOND, share=10)
+        deploy(SECOND, percent=10)
     assert served(api) == {FIRST: 100}
     assert kserve.crashes(first, first.revision).values()
 
@@ -318,12 +320,12 @@ def test_a_kserve_without_canaries_is_refused_at_once(api: KubernetesApi) -> Non
 def test_the_longest_name_fits_kserves_labels(api: KubernetesApi) -> None:
     name = "a" * 38
     deploy(FIRST, name)
-    assert deploy(SECOND, name, share=10).share == 10
+    assert deploy(SECOND, name, percent=10).percent == 10
 
 
 def test_the_webhook_of_the_stand_in_refuses_what_kserve_does(api: KubernetesApi) -> None:
     deploy(FIRST)
-    deploy(SECOND, share=10)
+    deploy(SECOND, percent=10)
     asked = spec(api)
     entry = asked["canary"][0]
     bad = {
@@ -349,7 +351,7 @@ def test_requests_go_to_the_services_of_the_revisions(
 ) -> None:
     api.has_gateway = False
     first = deploy(FIRST)
-    made = deploy(SECOND, share=0)
+    made = deploy(SECOND, percent=0)
     asked: list[str] = []
     api.backend = lambda service: asked.append(service) or server.url  # type: ignore[func-returns-value]
     for revision in ("", made.revision, first.revision):
@@ -365,5 +367,5 @@ def test_servers_with_another_model_are_found_out_and_taken_back(api: Kubernetes
     first = deploy(FIRST)
     api.digest = "e" * 16
     with pytest.raises(ValueError, match=f"have the model {'e' * 16}, not {'f' * 16}; {first.revision} ser"):
-        deploy(SECOND, share=50, digest="f" * 16)
+        deploy(SECOND, percent=50, digest="f" * 16)
     assert served(api) == {FIRST: 100}

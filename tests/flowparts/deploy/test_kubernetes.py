@@ -42,7 +42,7 @@ def selected(api: KubernetesApi) -> str:
 
 
 def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
-    made = deploy(FIRST, share=10)
+    made = deploy(FIRST, percent=10)
     assert made.url == "http://churn.team.svc"
     assert made.traffic == {made.revision: 100}
     assert pods(api, made) == {made.revision: 2}
@@ -227,7 +227,7 @@ def test_a_model_on_a_volume_is_mounted_and_its_server_has_no_way_out(api: Kuber
 
 
 def test_running_it_again_changes_nothing(api: KubernetesApi) -> None:
-    options: dict[str, Any] = {"share": 25, "replicas": 3, "max_replicas": 6}
+    options: dict[str, Any] = {"percent": 25, "replicas": 3, "max_replicas": 6}
     deploy(FIRST, **options)
     made = deploy(SECOND, **options)
     before = api.versions()
@@ -259,7 +259,7 @@ def test_a_server_of_another_model_than_was_asked_for_gets_no_requests(api: Kube
 
 def test_a_revision_and_its_share_can_be_read_with_kubectl(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=10)
+    made = deploy(SECOND, percent=10)
     assert api.names("poddisruptionbudgets") == sorted(f"churn-{revision}" for revision in made.traffic)
     budget = api.get("poddisruptionbudgets", f"churn-{made.revision}")["spec"]["selector"]["matchLabels"]
     assert budget["flowparts/revision"] == made.revision
@@ -290,11 +290,11 @@ def test_a_revision_and_its_share_can_be_read_with_kubectl(api: KubernetesApi) -
 
 def test_the_record_and_the_step_tell_the_same_shares(api: KubernetesApi) -> None:
     deploy(FIRST)
-    made = deploy(SECOND, share=10)
+    made = deploy(SECOND, percent=10)
     record = json.loads(api.get("services", "churn")["metadata"]["annotations"]["flowparts/endpoint"])
     assert record["traffic"] == made.traffic
-    assert made.share == 33
-    assert kubernetes.shift(made, 100).share == 100
+    assert made.percent == 33
+    assert kubernetes.shift(made, 100).percent == 100
 
 
 def test_a_revision_that_crashes_is_not_said_to_serve(api: KubernetesApi) -> None:
@@ -314,12 +314,12 @@ SHARES = {
 }
 
 
-@pytest.mark.parametrize(("share", "expected"), SHARES.items(), ids=str)
+@pytest.mark.parametrize(("percent", "expected"), SHARES.items(), ids=str)
 def test_without_a_gateway_the_share_is_a_ratio_of_pods(
-    share: int, expected: dict[str, int], api: KubernetesApi
+    percent: int, expected: dict[str, int], api: KubernetesApi
 ) -> None:
     first = deploy(FIRST, replicas=4)
-    made = deploy(SECOND, replicas=4, share=share)
+    made = deploy(SECOND, replicas=4, percent=percent)
     assert pods(api, made) == {made.revision: expected["current"], first.revision: expected["previous"]}
     real = round(100 * expected["current"] / sum(expected.values()))
     assert made.traffic == {made.revision: real, first.revision: 100 - real}
@@ -328,15 +328,15 @@ def test_without_a_gateway_the_share_is_a_ratio_of_pods(
 
 def test_a_revision_without_a_share_is_up_but_not_selected(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=0)
+    made = deploy(SECOND, percent=0)
     assert pods(api, made) == {made.revision: 1, first.revision: 2}
     assert selected(api) == first.revision
-    assert made.share == 0
+    assert made.percent == 0
 
 
 def test_promoting_and_rolling_back(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    tried = deploy(SECOND, share=30)
+    tried = deploy(SECOND, percent=30)
     promoted = kubernetes.shift(tried, 100)
     # The previous one stays warm until the rollout has been judged.
     assert pods(api, promoted) == {tried.revision: 2, first.revision: 2}
@@ -354,8 +354,8 @@ def test_promoting_and_rolling_back(api: KubernetesApi) -> None:
 
 def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    deploy(SECOND, share=30)
-    third = deploy(THIRD, share=30)
+    deploy(SECOND, percent=30)
+    third = deploy(THIRD, percent=30)
     assert third.previous_revision == first.revision
     assert api.names("deployments") == sorted(f"churn-{revision}" for revision in third.traffic)
 
@@ -366,7 +366,7 @@ def test_the_autoscaler_has_the_say_over_pods(api: KubernetesApi) -> None:
     busy = json.loads(json.dumps(api.get("deployments", f"churn-{first.revision}")))
     busy["spec"]["replicas"] = 7
     api.store(("deployments", f"churn-{first.revision}"), busy)
-    made = deploy(SECOND, share=50, max_replicas=8)
+    made = deploy(SECOND, percent=50, max_replicas=8)
     # The new one can carry the half that it gets; from then on the autoscaler decides.
     assert pods(api, made) == {made.revision: 7, first.revision: 7}
     scaler = api.get("horizontalpodautoscalers", f"churn-{made.revision}")["spec"]
@@ -398,7 +398,7 @@ def test_a_gateway_shares_exactly(api: KubernetesApi) -> None:
     api.put("gateways", GATEWAY)
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     first = deploy(FIRST, gateway="public")
-    made = deploy(SECOND, share=7, gateway="public")
+    made = deploy(SECOND, percent=7, gateway="public")
     assert made.url == "http://192.0.2.7:8000/team/churn"
     assert made.traffic == {made.revision: 7, first.revision: 93}
     assert pods(api, made) == {made.revision: 2, first.revision: 2}
@@ -407,9 +407,9 @@ def test_a_gateway_shares_exactly(api: KubernetesApi) -> None:
     assert weights == {f"churn-{made.revision}": 7, f"churn-{first.revision}": 93}
 
 
-@pytest.mark.parametrize("share", [0, 7, 50])
+@pytest.mark.parametrize("percent", [0, 7, 50])
 def test_beside_a_gateway_the_plain_service_selects_the_stable_revision_only(
-    share: int, api: KubernetesApi
+    percent: int, api: KubernetesApi
 ) -> None:
     def selected() -> str:
         return str(api.get("services", "churn")["spec"]["selector"].get("flowparts/revision"))
@@ -417,9 +417,9 @@ def test_beside_a_gateway_the_plain_service_selects_the_stable_revision_only(
     api.put("gateways", GATEWAY)
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     first = deploy(FIRST, gateway="public")
-    made = deploy(SECOND, share=share, gateway="public")
+    made = deploy(SECOND, percent=percent, gateway="public")
     assert selected() == first.revision
-    assert (kubernetes.shift(made, 100).share, selected()) == (100, made.revision)
+    assert (kubernetes.shift(made, 100).percent, selected()) == (100, made.revision)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_pods_stay_until_the_gateway_has_taken_the_route(
     api.put("gateways", GATEWAY)
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     first = deploy(FIRST, gateway="public")
-    made = deploy(SECOND, share=50, gateway="public")
+    made = deploy(SECOND, percent=50, gateway="public")
     taken = []
     delete = Cluster.delete
 
@@ -697,7 +697,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an image without a version": ({"image": "flowparts-serving"}, "fixed tag or a digest"),
     "the newest image": ({"image": "flowparts-serving:latest"}, "fixed tag or a digest"),
     "too small a maximum": ({"max_replicas": 1}, "max_replicas must be 0 or at least the 2 replicas"),
-    "too much": ({"share": 101}, "share"),
+    "too much": ({"percent": 101}, "percent"),
     "a secret itself": (
         {"environment_from": "AWS_SECRET=x"},
         "environment_from must be the name of an object",
@@ -727,7 +727,7 @@ def test_requests_reach_the_server_through_its_service(
     api: KubernetesApi, server: Server, records: list[dict[str, Any]], expected: list[Any]
 ) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=50)
+    made = deploy(SECOND, percent=50)
     asked: list[str] = []
     api.backend = lambda service: asked.append(service) or server.url  # type: ignore[func-returns-value]
     for revision in ("", made.revision, first.revision):
@@ -748,7 +748,7 @@ def answering(api: KubernetesApi) -> set[str]:
 
 def test_a_third_revision_gets_no_request_before_it_is_found_good(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    second = deploy(SECOND, share=50)
+    second = deploy(SECOND, percent=50)
     assert answering(api) == {first.revision, second.revision}
     api.digest = "e" * 16
     seen: list[set[str]] = []
@@ -762,7 +762,7 @@ def test_a_third_revision_gets_no_request_before_it_is_found_good(api: Kubernete
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_fleet, "look_up", asked)
         with pytest.raises(ValueError, match=r"have the model e{16}, not f{16}"):
-            deploy(THIRD, share=50, digest="f" * 16)
+            deploy(THIRD, percent=50, digest="f" * 16)
     assert seen == [{first.revision}]
     # As before, and without what was tried.
     api.step()
@@ -776,11 +776,11 @@ def test_what_a_killed_step_has_left_gets_no_requests(
         raise KeyboardInterrupt
 
     first = deploy(FIRST)
-    second = deploy(SECOND, share=50)
+    second = deploy(SECOND, percent=50)
     with monkeypatch.context() as patch:
         patch.setattr("flowparts.deploy.targets._fleet.look_up", killed)
         with pytest.raises(KeyboardInterrupt):
-            deploy(THIRD, share=50)
+            deploy(THIRD, percent=50)
     api.step()
     assert answering(api) == {first.revision}
     (live,) = kubernetes.endpoints()

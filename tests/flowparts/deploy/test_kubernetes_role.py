@@ -63,7 +63,7 @@ def use(name: str, options: dict[str, Any], api: KubernetesApi, records: list[An
     endpoint = name.replace("_", "-")
     api.scenario = "ready"
     first = target.deploy("s3://models/churn/1", endpoint, **options)
-    canary = target.deploy("s3://models/churn/2", endpoint, share=20, **options)
+    canary = target.deploy("s3://models/churn/2", endpoint, percent=20, **options)
     assert set(target.crashes(canary, canary.revision).values()) == {0}
     if name == "kubernetes":
         assert len(target.predict(canary, records, canary.revision)) == len(records)

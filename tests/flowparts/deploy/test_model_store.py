@@ -120,7 +120,7 @@ def roll(model: Path) -> Callable[[str], Any]:
             offline.lazy(),
             target=target,
             name="churn",
-            share=10,
+            traffic_fraction=0.1,
             options=options,
             watch=watch,
             warm_seconds=0.0,

@@ -168,7 +168,7 @@ def test_the_second_writer_is_refused_with_who_is_the_first(
         kubernetes.deploy(FIRST, "churn", **OPTIONS)
     assert api.names("deployments") == []
     threading.Timer(0.3, other.set).start()
-    assert kubernetes.deploy(FIRST, "churn", wait_seconds=60, **OPTIONS).share == 100
+    assert kubernetes.deploy(FIRST, "churn", wait_seconds=60, **OPTIONS).percent == 100
     assert api.names("leases") == []
 
 
@@ -177,7 +177,7 @@ def test_the_lease_of_a_step_that_died_runs_out(
 ) -> None:
     monkeypatch.setattr(_lease, "SECONDS", 1.5)
     taken(api)
-    assert kubernetes.deploy(FIRST, "churn", **OPTIONS).share == 100
+    assert kubernetes.deploy(FIRST, "churn", **OPTIONS).percent == 100
     assert "endpoint 'churn' in namespace team was being changed by step-b, which is gone" in caplog.text
 
 

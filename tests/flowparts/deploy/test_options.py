@@ -14,8 +14,8 @@ from flowparts import deploy
 from flowparts.deploy import operations
 
 # Of a step or of Docker's image alone; no user of the component needs it.
-NO_OPTIONS = {"model", "endpoint", "name", "reset"}
-NO_PORTS = {"splitter_image"}
+NO_OPTIONS = {"model", "endpoint", "endpoint_name", "traffic_fraction", "reset"}
+NO_PORTS = {"percent", "splitter_image"}
 TARGETS = deploy.target_names()
 
 
@@ -57,7 +57,7 @@ def test_no_target_takes_what_makes_no_sense(target: str) -> None:
     needed = {"role": "arn:aws:iam::123456789012:role/models"} if target == "sagemaker" else {}
     for wrong, words in {
         "replicas": (0, "replicas must be from 1 to 100, not 0"),
-        "share": (101, "share must be a percentage from 0 to 100, not 101"),
+        "percent": (101, "percent must be from 0 to 100, not 101"),
         "timeout_seconds": (0.0, "timeout_seconds must be more than 0, not 0"),
     }.items():
         value, sentence = words
@@ -81,13 +81,15 @@ def test_options_get_the_types_that_the_target_takes() -> None:
         ValueError, match="unknown option of the target docker 'replica'; did you mean"
     ) as raised:
         operations.options("docker", {"replica": 2})
-    assert "share" not in str(raised.value)
+    assert "traffic_fraction" not in str(raised.value)
     with pytest.raises(ValueError, match="'monitor_labels' of the target kubernetes must be dict, not 'x'"):
         operations.options("kubernetes", {"monitor_labels": "x"})
     with pytest.raises(ValueError, match="the target sagemaker needs the option 'role'"):
         operations.options("sagemaker", {})
-    with pytest.raises(ValueError, match="'share' is no option of a target; give it to the step itself"):
-        operations.options("docker", {"share": 10})
+    with pytest.raises(
+        ValueError, match="'traffic_fraction' is no option of a target; give it to the step itself"
+    ):
+        operations.options("docker", {"traffic_fraction": 0.1})
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -99,14 +101,15 @@ def test_what_is_wrong_by_itself_is_refused_before_the_platform_is_asked(
 
     monkeypatch.setattr(deploy.target(target), "writing", asked)
     needed = {"role": "arn:aws:iam::123456789012:role/models"} if target == "sagemaker" else {}
-    for name, share, wrong, words in [
-        ("churn", 100, {"replicas": 0}, "replicas must be from 1 to 100, not 0"),
-        ("churn", 100, {"timeout_seconds": 0.0}, "timeout_seconds must be more than 0"),
-        ("churn", 101, {}, "share must be a percentage from 0 to 100, not 101"),
-        ("Churn", 100, {}, "endpoint name 'Churn' must start with a letter"),
+    for name, fraction, wrong, words in [
+        ("churn", 1.0, {"replicas": 0}, "replicas must be from 1 to 100, not 0"),
+        ("churn", 1.0, {"timeout_seconds": 0.0}, "timeout_seconds must be more than 0"),
+        ("churn", 10, {}, "traffic_fraction must be from 0 to 1, such as 0.1 for 10 %, not 10"),
+        ("churn", 0.125, {}, "traffic_fraction must be in steps of 0.01, not 0.125"),
+        ("Churn", 1.0, {}, "endpoint name 'Churn' must start with a letter"),
     ]:
         with pytest.raises(ValueError, match=words):
-            operations.deployed(target, "s3://models/churn", name, share, {**needed, **wrong})
+            operations.deployed(target, "s3://models/churn", name, fraction, {**needed, **wrong})
 
 
 @pytest.mark.parametrize(
@@ -122,4 +125,4 @@ def test_what_only_a_cloud_has_is_refused_before_it_is_asked(
 ) -> None:
     monkeypatch.setattr(deploy.target(target), "writing", lambda *_, **__: pytest.fail("it was asked"))
     with pytest.raises(ValueError, match=words):
-        operations.deployed(target, "gs://models/churn", "churn", 100, wrong)
+        operations.deployed(target, "gs://models/churn", "churn", 1.0, wrong)

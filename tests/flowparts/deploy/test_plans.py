@@ -34,7 +34,7 @@ def test_a_share_by_pods_is_said_before_and_a_gateway_is_offered_where_there_may
     api.unknown.add("gateway.networking.k8s.io/v1")
     assert "makes it exact" not in operations.plan("kubernetes", "churn", WISHED, options(replicas=2)).note
     # What is said is what comes out.
-    assert kubernetes.deploy(SECOND, "churn", share=10, **options(replicas=2)).share == 33
+    assert kubernetes.deploy(SECOND, "churn", percent=10, **options(replicas=2)).percent == 33
 
 
 def test_a_share_that_comes_out_twice_is_tried_once(api: KubernetesApi) -> None:
@@ -80,7 +80,7 @@ def test_a_dry_run_has_the_manifests_checked_and_changes_nothing(
     applied = {thing["kind"] for thing in api.objects.values() if thing.get("kind")}
     assert {kind for kind in first if kind != "ServiceMonitor"} <= applied
     before = api.versions()
-    assert manifests_of(target, SECOND, share=10)
+    assert manifests_of(target, SECOND, fraction=0.1)
     assert api.versions() == before
     api.denied.add(
         ("patch", {"kubernetes": "deployments", "kserve": "inferenceservices"}.get(target, "models"))
@@ -91,8 +91,8 @@ def test_a_dry_run_has_the_manifests_checked_and_changes_nothing(
 
 @pytest.fixture
 def manifests_of() -> Callable[..., list[str]]:
-    def made(target: str, model: str, share: int = 100) -> list[str]:
-        found = operations.manifests(target, model, "churn", share, options())
+    def made(target: str, model: str, fraction: float = 1.0) -> list[str]:
+        found = operations.manifests(target, model, "churn", fraction, options())
         return [manifest["kind"] for manifest in found]
 
     return made
@@ -100,4 +100,4 @@ def manifests_of() -> Callable[..., list[str]]:
 
 def test_what_is_no_cluster_has_no_manifests() -> None:
     with pytest.raises(ValueError, match="the target docker has no manifests"):
-        operations.manifests("docker", FIRST, "churn", 100, {})
+        operations.manifests("docker", FIRST, "churn", 1.0, {})

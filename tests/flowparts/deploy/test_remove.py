@@ -29,7 +29,7 @@ def test_an_endpoint_is_removed_with_all_that_was_made_for_it(target: str, api: 
     platform.deploy("s3://models/1", "other", **IMAGE, **further)
     kept = holdings(api)
     platform.deploy("s3://models/1", "churn", **IMAGE, **further)
-    made = platform.deploy("s3://models/2", "churn", share=50, **IMAGE, **further)
+    made = platform.deploy("s3://models/2", "churn", percent=50, **IMAGE, **further)
     full = api.versions()
     with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 50 %.*\); say even_if_serving"):
         operations.remove(target, "churn", {})

@@ -33,14 +33,16 @@ def first(api: KubernetesApi) -> Endpoint:
 def roll_out(model: Path) -> Callable[..., rollout.Rollout]:
     offline = pl.concat([rows().head(20), models.load(model).predict(rows().head(20))], how="horizontal")
 
-    def run(share: int = 10, warm_seconds: float = 0.0, watch: rollout.Watch = WATCH) -> rollout.Rollout:
+    def run(
+        traffic_fraction: float = 0.1, warm_seconds: float = 0.0, watch: rollout.Watch = WATCH
+    ) -> rollout.Rollout:
         return rollout.roll_out(
             SECOND,
             models.metadata(model),
             offline.lazy(),
             target="kubernetes",
             name="churn",
-            share=share,
+            traffic_fraction=traffic_fraction,
             options=OPTIONS,
             watch=watch,
             warm_seconds=warm_seconds,
@@ -54,9 +56,9 @@ def pods(api: KubernetesApi, revision: str) -> int:
     return int(api.get("deployments", f"churn-{revision}")["spec"]["replicas"])
 
 
-@pytest.mark.parametrize("share", [10, 100])
+@pytest.mark.parametrize("traffic_fraction", [0.1, 1.0])
 def test_the_previous_revision_stays_warm_until_the_new_one_is_judged(
-    share: int,
+    traffic_fraction: float,
     api: KubernetesApi,
     server: Server,
     first: Endpoint,
@@ -69,12 +71,12 @@ def test_the_previous_revision_stays_warm_until_the_new_one_is_judged(
         return server.url
 
     api.backend = backend
-    result = roll_out(share)
+    result = roll_out(traffic_fraction)
     assert result.promoted, result.reason
-    assert [stage.asked for stage in result.stages] == ([10, 50, 100] if share == 10 else [100])
+    assert [stage.asked for stage in result.stages] == ([10, 50, 100] if traffic_fraction == 0.1 else [100])
     # A ratio of pods is the share without a gateway: one of four, then three of six.
     assert [stage.traffic[result.revision] for stage in result.stages] == (
-        [25, 50, 100] if share == 10 else [100]
+        [25, 50, 100] if traffic_fraction == 0.1 else [100]
     )
     assert warm == {3}
     assert result.stages[-1].verdict.previous
@@ -110,7 +112,7 @@ def test_a_promoted_revision_can_be_rolled_back_by_another_step_while_the_previo
     assert kept == [(3600.0, 3, False)]
     # What somebody else has decided meanwhile is not undone.
     (live,) = kubernetes.endpoints()
-    assert live.share == 50
+    assert live.percent == 50
     assert pods(api, first.revision) == 3
 
 
@@ -167,7 +169,7 @@ def test_the_watch_ends_when_a_wrong_prediction_has_decided_it(
         pl.concat([table, others], how="horizontal").lazy(),
         target="kubernetes",
         name="churn",
-        share=10,
+        traffic_fraction=0.1,
         options=OPTIONS,
         watch=LONG,
         warm_seconds=0.0,
@@ -237,7 +239,7 @@ def test_a_revision_that_crashes_is_replaced_by_one_that_does_not(
     api.step()
     result = roll_out()
     assert result.promoted, result.reason
-    assert result.endpoint.share == 100
+    assert result.endpoint.percent == 100
 
 
 def test_a_bad_parameter_is_answered_before_anything_is_deployed(
@@ -247,12 +249,12 @@ def test_a_bad_parameter_is_answered_before_anything_is_deployed(
     given: dict[str, Any] = {
         "target": "kubernetes",
         "name": "churn",
-        "share": 10,
+        "traffic_fraction": 0.1,
         "options": {},
         "watch": WATCH,
     }
     for wrong, words in [
-        ({"share": 101}, "share must be a percentage"),
+        ({"traffic_fraction": 10}, "traffic_fraction must be from 0 to 1, such as 0.1 for 10 %, not 10"),
         ({"target": "kuber"}, "unknown deployment target"),
         ({"options": {"replica": 1}}, "unknown option of the target kubernetes"),
         ({}, "column 'prediction' is not in the table"),

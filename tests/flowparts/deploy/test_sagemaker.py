@@ -82,7 +82,7 @@ def log(revision: str, *lines: str) -> None:
 def test_a_model_becomes_an_archive_a_model_a_configuration_and_an_endpoint(
     sagemaker_ai: SageMakerService, first: Served
 ) -> None:
-    made = bring(first, share=10, replicas=2, instance_type="ml.c5.xlarge")
+    made = bring(first, percent=10, replicas=2, instance_type="ml.c5.xlarge")
     assert sagemaker_ai.writes() == ["CreateModel", "CreateEndpointConfig", "CreateEndpoint"]
     (model,) = sagemaker_ai.asked("CreateModel")
     assert model == {
@@ -134,10 +134,10 @@ def test_the_same_again_changes_nothing_and_other_settings_are_another_revision(
     before = sagemaker_ai.writes()
     assert bring(first) == made
     assert sagemaker_ai.writes() == before
-    other = bring(first, instance_type="ml.c5.large", share=20)
+    other = bring(first, instance_type="ml.c5.large", percent=20)
     assert sagemaker_ai.weights("churn") == other.traffic == {other.revision: 20, made.revision: 80}
     before = sagemaker_ai.writes()
-    assert bring(first, instance_type="ml.c5.large", share=20) == other
+    assert bring(first, instance_type="ml.c5.large", percent=20) == other
     assert sagemaker_ai.writes() == before
 
 
@@ -146,7 +146,7 @@ def test_a_second_model_is_a_variant_beside_the_first_and_what_is_unused_goes(
 ) -> None:
     made = bring(first)
     (old,), _ = sagemaker_ai.held()
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     assert sagemaker_ai.weights("churn") == canary.traffic == {canary.revision: 10, made.revision: 90}
     assert sagemaker_ai.writes()[3:] == [
         "CreateModel", "CreateEndpointConfig", "UpdateEndpoint", "DeleteEndpointConfig",
@@ -162,7 +162,7 @@ def test_a_share_changes_in_place_and_a_rollback_moves_the_requests_before_the_i
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     before = sagemaker_ai.writes()
     shifted = sagemaker.shift(canary, 60)
     assert sagemaker_ai.weights("churn") == shifted.traffic == {canary.revision: 60, made.revision: 40}
@@ -190,8 +190,8 @@ def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    bring(second, share=20)
-    third = bring(second, share=30, instance_type="ml.c5.large")
+    bring(second, percent=20)
+    third = bring(second, percent=30, instance_type="ml.c5.large")
     assert sagemaker_ai.weights("churn") == third.traffic == {third.revision: 30, made.revision: 70}
     assert sagemaker_ai.held()[1] == sorted([f"churn-{made.revision}", f"churn-{third.revision}"])
 
@@ -201,7 +201,7 @@ def test_a_revision_keeps_the_instances_that_it_was_given_since(
 ) -> None:
     made = bring(first)
     sagemaker_ai.endpoints["churn"].counts[made.revision] = 5
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     assert sagemaker_ai.endpoints["churn"].counts == {made.revision: 5, canary.revision: 1}
 
 
@@ -209,10 +209,10 @@ def test_weights_that_were_changed_by_hand_are_shares_all_the_same(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     sagemaker_ai.endpoints["churn"].weights = {canary.revision: 1.0, made.revision: 2.0}
-    assert sagemaker._Place("", "churn").current() == canary.with_share(33)
-    assert bring(second, share=10) == canary
+    assert sagemaker._Place("", "churn").current() == canary.with_percent(33)
+    assert bring(second, percent=10) == canary
     assert sagemaker_ai.weights("churn") == canary.traffic
 
 
@@ -234,20 +234,20 @@ def test_a_deployment_that_fails_gives_the_cause_and_leaves_what_served(
     sagemaker_ai.failure = said
     held = sagemaker_ai.held()
     with pytest.raises(ValueError, match=f"is not deployed: {words}") as raised:
-        bring(second, share=10)
+        bring(second, percent=10)
     assert str(raised.value).endswith(f"; {made.revision} serves as before")
     assert sagemaker_ai.weights("churn") == made.traffic
     assert sagemaker_ai.held() == held
     same(sagemaker.predict(made, RECORDS), models.load(first.path).predict(rows().head(5)).to_dicts())
     sagemaker_ai.failure = ""
-    assert bring(second, share=10).traffic[made.revision] == 90
+    assert bring(second, percent=10).traffic[made.revision] == 90
 
 
 def test_what_the_servers_logged_last_is_told_with_the_failure(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     sagemaker.rollback(canary)
     log(canary.revision, "an earlier try")
     log(
@@ -259,7 +259,7 @@ def test_what_the_servers_logged_last_is_told_with_the_failure(
     log(made.revision, "of another revision")
     sagemaker_ai.failure = PING
     with pytest.raises(ValueError, match="health check") as raised:
-        bring(second, share=10)
+        bring(second, percent=10)
     assert (
         f"health check.; revision {canary.revision} has logged: no model.skops; {made.revision} serves"
         in str(raised.value)
@@ -286,7 +286,7 @@ def test_an_endpoint_that_has_failed_is_told_and_deployed_anew(
     bring(first)
     sagemaker_ai.failure, sagemaker_ai.goes_down = "Instances were lost.", True
     with pytest.raises(ValueError, match=r"SageMaker says: Instances were lost\.$"):
-        bring(second, share=10)
+        bring(second, percent=10)
     canary = Endpoint(
         "sagemaker", "churn", "http://x", "ra", {"ra": 1, "rb": 99}, "rb", {"region": "eu-west-1"}
     )
@@ -296,7 +296,7 @@ def test_an_endpoint_that_has_failed_is_told_and_deployed_anew(
         ):
             change()
     sagemaker_ai.failure, sagemaker_ai.goes_down = "", False
-    made = bring(second, share=10)
+    made = bring(second, percent=10)
     assert sagemaker_ai.weights("churn") == made.traffic == {made.revision: 100}
     assert sagemaker_ai.held()[1] == [f"churn-{made.revision}"]
 
@@ -305,7 +305,7 @@ def test_a_share_that_can_not_be_changed_is_told(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     sagemaker_ai.failure = "The variant is being scaled."
     with pytest.raises(ValueError, match="SageMaker says: The variant is being scaled"):
         sagemaker.shift(canary, 50)
@@ -333,7 +333,7 @@ def test_a_request_whose_connection_is_cut_is_acted_on_once(
     sagemaker_ai.looks = 10  # a change takes longer than the pause before a request is sent again
     sagemaker_ai.troubles.append(Refused(kind, path=begun, message="ServiceUnavailable: try again"))
     made = bring(first)
-    canary = sagemaker.shift(bring(second, share=10), 40)
+    canary = sagemaker.shift(bring(second, percent=10), 40)
     assert sagemaker_ai.troubles[0].times == 0
     assert sagemaker_ai.weights("churn") == canary.traffic == {canary.revision: 40, made.revision: 60}
     configurations, held = sagemaker_ai.held()
@@ -351,12 +351,12 @@ def test_a_second_try_waits_for_what_the_first_has_begun(
     sagemaker_ai.looks = 10**6
     for status in 2 * [begun.removesuffix("eEndpoint") + "ing"]:
         with pytest.raises(ValueError, match=rf"not ready after 0\.3 s: SageMaker says {status}"):
-            bring(model, share=10, timeout_seconds=0.3)
+            bring(model, percent=10, timeout_seconds=0.3)
     assert len(sagemaker_ai.asked(begun)) == 1
     sagemaker_ai.finish()
     sagemaker_ai.looks = 2
     before = [each for each in sagemaker_ai.writes() if not each.startswith("Delete")]
-    made = bring(model, share=10)
+    made = bring(model, percent=10)
     assert sagemaker_ai.weights("churn") == made.traffic
     assert [each for each in sagemaker_ai.writes() if not each.startswith("Delete")] == before
 
@@ -369,7 +369,7 @@ def test_a_second_try_removes_what_the_first_has_made_for_nothing(
         Refused(400, path="UpdateEndpoint$", message="ResourceLimitExceeded: 0 instances")
     )
     with pytest.raises(ValueError, match="ResourceLimitExceeded"):
-        bring(second, share=10)
+        bring(second, percent=10)
     assert len(sagemaker_ai.held()[1]) == 2
     bring(first)
     assert [len(held) for held in sagemaker_ai.held()] == [1, 1]
@@ -426,7 +426,7 @@ def test_a_refusal_is_told_and_leaves_what_served(
     made = bring(first)
     sagemaker_ai.troubles.append(Refused(400, path=where, message=said))
     with pytest.raises(ValueError, match=f"is not deployed: .*{words}") as raised:
-        bring(second, share=10)
+        bring(second, percent=10)
     assert str(raised.value).endswith(f"; {made.revision} serves as before")
     assert sagemaker_ai.weights("churn") == made.traffic
 
@@ -437,7 +437,7 @@ def test_a_step_that_may_not_tidy_up_has_deployed_all_the_same(
     bring(first)
     denied = "AccessDeniedException: User: x is not authorized to perform: sagemaker:ListEndpointConfigs"
     sagemaker_ai.troubles.append(Refused(400, path="List", message=denied))
-    assert bring(second, share=10).traffic == sagemaker_ai.weights("churn")
+    assert bring(second, percent=10).traffic == sagemaker_ai.weights("churn")
     assert "what endpoint churn doesn't use any more stays: " in caplog.text
 
 
@@ -471,7 +471,7 @@ def test_predictions_are_those_of_the_server_behind_the_variant_that_is_asked(
 ) -> None:
     made = bring(first)
     same(sagemaker.predict(made, RECORDS), models.load(first.path).predict(rows().head(5)).to_dicts())
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     promoted = sagemaker.shift(canary, 100)
     for revision, model in {made.revision: first, canary.revision: second}.items():
         _, expected, _ = model.server.call("/predict", {"instances": RECORDS})
@@ -485,7 +485,7 @@ def test_clients_that_choose_no_variant_get_the_shares(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     answers = [sagemaker.predict(canary, RECORDS[:1])[0]["prediction"] for _ in range(100)]
     assert sum(isinstance(answer, float) for answer in answers) == 10
 
@@ -494,7 +494,7 @@ def test_a_probe_compares_both_revisions_with_the_offline_model(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     model = models.load(second.path)
     offline = pl.concat([rows(), model.predict(rows())], how="horizontal")
     found = probe.probe(
@@ -627,7 +627,7 @@ def made_key(made: Endpoint) -> str:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a name": ({"name": "Churn!"}, "endpoint name 'Churn!' must start"),
-    "a share": ({"share": 101}, "from 0 to 100, not 101"),
+    "a share": ({"percent": 101}, "from 0 to 100, not 101"),
     "replicas": ({"replicas": 0}, "replicas must be from 1 to 100"),
     "no time": ({"timeout_seconds": 0.0}, "timeout_seconds must be more than 0"),
     "a role": (
@@ -729,7 +729,7 @@ def test_an_endpoint_is_removed_with_all_that_was_made_and_not_by_accident(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     full = sagemaker_ai.writes()
     with pytest.raises(ValueError, match=rf"endpoint 'churn' serves \(.*{canary.revision} 10 %.*\); say"):
         operations.remove("sagemaker", "churn", {})
@@ -757,7 +757,7 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
 ) -> None:
     needed = {"role": ROLE, "timeout_seconds": 20.0}
     given = {**needed, "image": IMAGE, "instance_type": "ml.c5.xlarge", "storage": f"s3://{BUCKET}/models"}
-    made = operations.deployed("sagemaker", str(first.path), "churn", 100, given)
+    made = operations.deployed("sagemaker", str(first.path), "churn", 1.0, given)
     kept = {key: value for key, value in given.items() if key != "timeout_seconds"}
     assert made.settings["options"] == kept
     canary = operations.deployed("sagemaker", str(second.path), "churn", 50, {**needed, "replicas": 2.0})

@@ -63,7 +63,7 @@ def test_a_revision_has_a_server_that_takes_no_other_model(api: KubernetesApi) -
 
 def test_a_canary_is_tried_promoted_and_rolled_back(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=10)
+    made = deploy(SECOND, percent=10)
     assert made.traffic == {made.revision: 10, first.revision: 90}
     assert weights(api) == {f"churn-{made.revision}": 10, f"churn-{first.revision}": 90}
     promoted = seldon.shift(made, 100)
@@ -78,7 +78,7 @@ def test_servers_stay_until_the_mesh_sends_them_nothing(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(FIRST)
-    made = seldon.shift(deploy(SECOND, share=10), 50)
+    made = seldon.shift(deploy(SECOND, percent=10), 50)
     seen: list[tuple[int, dict[str, int]]] = []
     monkeypatch.setattr(
         "flowparts.deploy.targets.seldon.time.sleep",
@@ -158,7 +158,7 @@ def test_requests_for_the_experiment_or_a_revision_reach_what_the_agent_had_load
 ) -> None:
     # Also with the name that the agent writes into them, the files are those of the model.
     first = deploy(FIRST, digest=trees.digest(model))
-    made = deploy(SECOND, share=20, digest=trees.digest(model))
+    made = deploy(SECOND, percent=20, digest=trees.digest(model))
     # The server as the manifest starts it, but for the addresses.
     container, *_ = api.get("servers", f"churn-{made.revision}")["spec"]["podSpec"]["containers"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
@@ -199,5 +199,5 @@ def test_a_mesh_that_does_not_lead_there_is_told_and_does_not_stop_a_deployment(
         raise ValueError("nothing is there")
 
     monkeypatch.setattr("flowparts.deploy.cluster.Cluster.get_from_service", lost)
-    assert deploy(FIRST).share == 100
+    assert deploy(FIRST).percent == 100
     assert "can't be asked which model they serve" in caplog.text

@@ -8,8 +8,8 @@ from flowparts.deploy.targets import _splitter
 from flowparts.deploy.targets._splitter import State
 
 
-def state(share: int, servers: int, previous_servers: int) -> State:
-    traffic = {"r2": share, "r1": 100 - share}
+def state(percent: int, servers: int, previous_servers: int) -> State:
+    traffic = {"r2": percent, "r1": 100 - percent}
     endpoint = Endpoint("docker", "churn", "http://127.0.0.1:8080", "r2", traffic, "r1")
     names = {"r2": servers, "r1": previous_servers}
     return State(
@@ -29,13 +29,13 @@ def shares(configuration: str) -> dict[str, Fraction]:
     }
 
 
-@pytest.mark.parametrize("share", [0, 1, 10, 33, 50, 99, 100])
+@pytest.mark.parametrize("percent", [0, 1, 10, 33, 50, 99, 100])
 @pytest.mark.parametrize(("servers", "previous_servers"), [(1, 1), (1, 2), (2, 1)])
 def test_weights_are_the_shares_whatever_the_number_of_servers(
-    share: int, servers: int, previous_servers: int
+    percent: int, servers: int, previous_servers: int
 ) -> None:
-    found = shares(_splitter.configuration(state(share, servers, previous_servers)))
-    assert found == {"r2": Fraction(share, 100), "r1": Fraction(100 - share, 100)}
+    found = shares(_splitter.configuration(state(percent, servers, previous_servers)))
+    assert found == {"r2": Fraction(percent, 100), "r1": Fraction(100 - percent, 100)}
 
 
 def test_with_many_servers_the_shares_are_near_and_none_is_lost() -> None:

@@ -195,7 +195,7 @@ def test_the_image_is_pinned_by_option_environment_or_tensorflows_release(
 
 def test_a_canary_is_tried_promoted_and_rolled_back(api: KubernetesApi) -> None:
     first = deploy(FIRST)
-    made = deploy(SECOND, share=50)
+    made = deploy(SECOND, percent=50)
     assert made.target == "tf_serving"
     assert made.traffic == {made.revision: 50, first.revision: 50}
     promoted = tf_serving.shift(made, 100)
@@ -211,11 +211,11 @@ def test_running_it_again_changes_nothing_and_another_batching_is_another_revisi
     api: KubernetesApi,
 ) -> None:
     deploy(FIRST)
-    made = deploy(SECOND, share=50)
+    made = deploy(SECOND, percent=50)
     before = api.versions()
-    assert deploy(SECOND, share=50) == made
+    assert deploy(SECOND, percent=50) == made
     assert api.versions() == before
-    assert deploy(SECOND, share=50, max_batch_size=8).revision != made.revision
+    assert deploy(SECOND, percent=50, max_batch_size=8).revision != made.revision
 
 
 def test_a_revision_that_does_not_come_up_is_removed_with_its_files(api: KubernetesApi) -> None:
@@ -244,7 +244,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no queue": ({"max_enqueued_batches": 0}, "max_enqueued_batches must be 1 or more, not 0"),
     "no threads": ({"num_batch_threads": -2}, "threads must be 1 or more, not -2"),
     "too small a maximum": ({"max_replicas": 1}, "max_replicas must be 0 or at least the 2 replicas"),
-    "too much": ({"share": 101}, "share must be a percentage"),
+    "too much": ({"percent": 101}, "percent must be from 0 to 100, not 101"),
 }
 
 
@@ -404,7 +404,7 @@ def test_answers_are_rows_of_what_the_model_predicts_offline(
     path: Path = request.getfixturevalue(task)
     server, model = behind(path), models.load(path)
     first = deploy(FIRST)
-    made = deploy(SECOND, share=50)
+    made = deploy(SECOND, percent=50)
     rows = VALIDATION.head(40)
     # As the probe sends them: with nulls, times as text, and columns that the model doesn't know.
     records = agreement.to_records(rows)

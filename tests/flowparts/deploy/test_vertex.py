@@ -48,7 +48,7 @@ def test_a_model_is_registered_and_deployed_with_what_it_needs(
 ) -> None:
     made = bring(
         first,
-        share=10,
+        percent=10,
         machine_type="n1-standard-4",
         accelerator="NVIDIA_TESLA_T4",
         replicas=2,
@@ -104,7 +104,7 @@ def test_the_same_again_changes_nothing_and_other_settings_are_another_revision(
     before = vertex_ai.writes()
     assert bring(first) == made
     assert vertex_ai.writes() == before
-    other = bring(first, machine_type="n1-standard-8", share=20)
+    other = bring(first, machine_type="n1-standard-8", percent=20)
     assert vertex_ai.split("churn") == other.traffic == {other.revision: 20, made.revision: 80}
 
 
@@ -112,12 +112,12 @@ def test_a_second_model_is_a_further_version_and_gets_its_share(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     uploads = [request.json for request in vertex_ai.sent("POST", "models:upload$")]
     assert uploads[1]["parentModel"] == f"{PARENT}/models/churn"
     assert vertex_ai.split("churn") == canary.traffic == {canary.revision: 10, made.revision: 90}
     before = vertex_ai.writes()
-    assert bring(second, share=10) == canary
+    assert bring(second, percent=10) == canary
     assert vertex_ai.writes() == before
     with pytest.raises(ValueError, match=f"has been changed since: its revision is {canary.revision}"):
         vertex.shift(made, 50)
@@ -127,7 +127,7 @@ def test_a_promoted_revision_leaves_the_previous_one_ready_for_a_rollback(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    canary = vertex.shift(bring(second, share=10), 60)
+    canary = vertex.shift(bring(second, percent=10), 60)
     assert vertex_ai.split("churn") == canary.traffic == {canary.revision: 60, made.revision: 40}
     promoted = vertex.shift(canary, 100)
     assert vertex_ai.split("churn") == promoted.traffic == {promoted.revision: 100, made.revision: 0}
@@ -143,8 +143,8 @@ def test_a_third_revision_takes_the_place_of_the_one_that_was_tried(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    bring(second, share=20)
-    third = bring(second, share=30, machine_type="n1-standard-8")
+    bring(second, percent=20)
+    third = bring(second, percent=30, machine_type="n1-standard-8")
     assert vertex_ai.split("churn") == third.traffic == {third.revision: 30, made.revision: 70}
 
 
@@ -169,11 +169,11 @@ def test_a_deployment_that_fails_gives_the_cause_and_leaves_what_served(
     made = bring(first)
     vertex_ai.failure = (code, said)
     with pytest.raises(ValueError, match=f"is not deployed: Vertex AI says: .*{words}") as raised:
-        bring(second, share=10)
+        bring(second, percent=10)
     assert str(raised.value).endswith(f"; {made.revision} serves as before")
     assert vertex_ai.split("churn") == made.traffic
     vertex_ai.failure = None
-    assert bring(second, share=10).traffic[made.revision] == 90
+    assert bring(second, percent=10).traffic[made.revision] == 90
 
 
 def test_a_first_deployment_that_fails_can_be_tried_again(vertex_ai: VertexService, first: Served) -> None:
@@ -194,7 +194,7 @@ def test_a_request_whose_connection_is_cut_is_acted_on_once(
 ) -> None:
     vertex_ai.troubles.append(Trouble(kind, "POST", begun))
     bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     assert vertex_ai.split("churn") == canary.traffic
     vertex.rollback(canary)
     made = [operation for operation in vertex_ai.operations.values() if operation.done]
@@ -282,7 +282,7 @@ def test_a_refusal_is_told_and_leaves_what_served(
     made = bring(first)
     vertex_ai.troubles.append(trouble)
     with pytest.raises(ValueError, match=words) as raised:
-        bring(second, share=10)
+        bring(second, percent=10)
     assert str(raised.value).endswith(f"; {made.revision} serves as before")
     assert {name: share for name, share in vertex_ai.split("churn").items() if share} == made.traffic
 
@@ -336,7 +336,7 @@ def test_only_the_revision_that_is_asked_may_answer(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    tried = bring(second, share=10)
+    tried = bring(second, percent=10)
     answered, others = 0, 0
     for _ in range(100):
         try:
@@ -359,7 +359,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "reads models from gs:// only, not 's3://models/first'",
     ),
     "a name": ({"name": "Churn!"}, "endpoint name 'Churn!' must start"),
-    "a share": ({"share": 101}, "from 0 to 100, not 101"),
+    "a share": ({"percent": 101}, "from 0 to 100, not 101"),
     "replicas": ({"replicas": 0}, "replicas must be from 1 to 100"),
     "fewer at most": ({"replicas": 3, "max_replicas": 2}, "max_replicas must be 0 or at least the 3"),
     "no accelerators": ({"accelerator_count": 0}, "accelerator_count must be at least 1"),
@@ -433,7 +433,7 @@ def test_an_endpoint_is_removed_with_its_models_and_not_by_accident(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     made = bring(first)
-    canary = bring(second, share=10)
+    canary = bring(second, percent=10)
     full = vertex_ai.writes()
     with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 10 %.*\); say even_if_serving"):
         operations.remove("vertex", "churn", {})
@@ -486,7 +486,7 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     given = {"image": IMAGE, "machine_type": "n1-standard-4", "timeout_seconds": 20.0}
-    made = operations.deployed("vertex", first.gs, "churn", 100, given)
+    made = operations.deployed("vertex", first.gs, "churn", 1.0, given)
     kept = {"image": IMAGE, "machine_type": "n1-standard-4"}
     assert made.settings["options"] == kept
     canary = operations.deployed("vertex", second.gs, "churn", 50, {"replicas": 2, "timeout_seconds": 20.0})

@@ -23,7 +23,7 @@ def main(seed: int, lease_seconds: float) -> None:
             made = kubernetes.deploy(
                 chance.choice(MODELS),
                 "churn",
-                share=chance.choice([0, 50, 100]),
+                percent=chance.choice([0, 50, 100]),
                 digest="0123456789abcdef",
                 wait_seconds=wait,
                 **OPTIONS,

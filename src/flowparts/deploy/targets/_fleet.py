@@ -102,7 +102,7 @@ class Fleet:
         if before is None:
             after = Endpoint(self.target, self.name, self.url(), pod.revision, {pod.revision: 100})
         else:
-            after = replace(before.deploying(pod.revision, chosen.share), url=self.url())
+            after = replace(before.deploying(pod.revision, chosen.percent), url=self.url())
         after = replace(after, target=self.target, settings={**self.settings, **common.kept_options()})
         # A revision that crashes is what a new one is to replace: it doesn't serve as before.
         kept = (
@@ -140,7 +140,7 @@ class Fleet:
         before = self.state()
         if before is None:
             return common.Plan(dict.fromkeys(shares, 100))
-        given = {share: self.measured(before.deploying("next", share)).share for share in shares}
+        given = {share: self.measured(before.deploying("next", share)).percent for share in shares}
         if all(share == given[share] for share in shares):
             return common.Plan(given)
         differing = ", ".join(f"{share} % is {given[share]} %" for share in shares if share != given[share])
@@ -154,7 +154,7 @@ class Fleet:
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
         """Give the current revision a share; the previous one keeps its pods, at 100 too."""
         with self.there.writing(self.name):
-            after = common.unchanged(endpoint, self.state(), self.where).with_share(percent)
+            after = common.unchanged(endpoint, self.state(), self.where).with_percent(percent)
             return self.steer(after)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
@@ -167,10 +167,10 @@ class Fleet:
 
     def release(self, endpoint: Endpoint) -> None:
         """Take the pods from a previous revision without requests."""
-        if endpoint.previous_revision and endpoint.share == 100:
+        if endpoint.previous_revision and endpoint.percent == 100:
             with self.there.writing(self.name):
                 # Somebody may have given it requests again meanwhile.
-                if common.unchanged(endpoint, self.state(), self.where).share == 100:
+                if common.unchanged(endpoint, self.state(), self.where).percent == 100:
                     self.there.scale(self._of(endpoint.previous_revision), 0)
 
     def ask(
@@ -372,10 +372,10 @@ class Fleet:
 
     def measured(self, asked: Endpoint) -> Endpoint:
         """Return the endpoint with the shares that the pods really get."""
-        if self.gateway or not 0 < asked.share < 100:
+        if self.gateway or not 0 < asked.percent < 100:
             return asked
         pods = self._pods(asked)
-        return asked.with_share(round(100 * pods[asked.revision] / sum(pods.values())))
+        return asked.with_percent(round(100 * pods[asked.revision] / sum(pods.values())))
 
     @staticmethod
     def _named(revision: str) -> dict[str, str]:
@@ -410,7 +410,7 @@ class Fleet:
 
         At 0 the revision keeps those that it has: it gets no requests, and can take them over at once.
         """
-        full, share = self.replicas, asked.share
+        full, share = self.replicas, asked.percent
         if self.max_replicas and asked.previous_revision:
             # What comes must be able to take over from what the autoscaler has made larger.
             full = min(self.max_replicas, max(full, self._placed(asked.previous_revision)))
@@ -458,8 +458,8 @@ class Fleet:
 
         Where several share them by pods, the Service would select the new one's as soon as they are ready.
         """
-        if before and not self.gateway and 0 < before.share < 100 and after.revision not in before.traffic:
-            self._route(before.with_share(0 if before.previous_revision in after.traffic else 100))
+        if before and not self.gateway and 0 < before.percent < 100 and after.revision not in before.traffic:
+            self._route(before.with_percent(0 if before.previous_revision in after.traffic else 100))
 
     def _clear(self, asked: Endpoint) -> None:
         """Remove the revisions that have no part in an endpoint, such as what a killed step has left."""
@@ -488,7 +488,7 @@ class Fleet:
         serving = [revision for revision, share in asked.traffic.items() if share]
         if len(serving) > 1 and not self.gateway:
             self._clear(asked)  # the Service selects all pods of the endpoint then
-        if self.gateway and asked.previous_revision and asked.share < 100:
+        if self.gateway and asked.previous_revision and asked.percent < 100:
             # The Gateway asks each revision's own Service. Who asks this one gets the stable revision, and
             # never pods of a revision that has no part in the endpoint.
             serving = [asked.previous_revision]

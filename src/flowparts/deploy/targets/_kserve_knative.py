@@ -58,7 +58,7 @@ class KnativeService(Service):
         if serving and serving != _stable(endpoint):
             # A step was killed when it had asked for this, and KServe has done it since.
             if serving in endpoint.traffic:
-                endpoint = endpoint.with_share(100 if serving == endpoint.revision else 0)
+                endpoint = endpoint.with_percent(100 if serving == endpoint.revision else 0)
             elif serving in predictors:
                 endpoint = endpoint.deploying(serving, 100)
         return endpoint, predictors
@@ -99,7 +99,7 @@ class KnativeService(Service):
     def tell(self, endpoint: Endpoint, path: str) -> Any:
         """Return the JSON that the servers of the current revision have at a path."""
         # One that has all requests needs no address of its own, and may have none.
-        revision = endpoint.revision if endpoint.share < 100 else ""
+        revision = endpoint.revision if endpoint.percent < 100 else ""
         return common.fetch(f"{self._url(endpoint, revision)}/{path}")
 
     def release(self, endpoint: Endpoint) -> None:
@@ -225,9 +225,9 @@ def _status(service: Manifest) -> Manifest:
 def _stable(endpoint: Endpoint) -> str:
     """Return the revision that KServe gives what the newest one doesn't get."""
     previous = endpoint.previous_revision
-    return previous if previous and endpoint.share < 100 else endpoint.revision
+    return previous if previous and endpoint.percent < 100 else endpoint.revision
 
 
 def _canary(endpoint: Endpoint) -> int | None:
     """Return the newest revision's share where there is another one."""
-    return endpoint.share if endpoint.previous_revision else None
+    return endpoint.percent if endpoint.previous_revision else None

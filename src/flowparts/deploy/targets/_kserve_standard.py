@@ -89,7 +89,7 @@ class StandardService(Service):
             ValueError: There is no route whose weights could be the share.
         """
         if 0 < share < 100 and self.weights() is None:
-            raise ValueError(f"{self._unshared}; give share 0 or 100, or {_SHARED_BY}")
+            raise ValueError(f"{self._unshared}; give traffic_fraction 0 or 1, or {_SHARED_BY}")
 
     def plan(self, shares: Sequence[int]) -> common.Plan:
         """Return what a revision would get: none of the requests or all where nothing shares them."""

@@ -115,7 +115,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
             if before is None:
                 after, others = Endpoint("docker", name, url, revision, {revision: 100}), {}
             else:
-                after = replace(before.endpoint.deploying(revision, chosen.share), url=url)
+                after = replace(before.endpoint.deploying(revision, chosen.percent), url=url)
                 others = dict(before.servers)
             after = replace(after, settings=common.kept_options())
             return host.apply(after, {**others, revision: servers}, splitter_id)
@@ -151,7 +151,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
         host = _Host(engine, endpoint.name)
         state = host.state()
         found = common.unchanged(endpoint, state.endpoint if state else None, _WHERE)
-        return host.apply(found.with_share(percent), state.servers if state else {})
+        return host.apply(found.with_percent(percent), state.servers if state else {})
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:

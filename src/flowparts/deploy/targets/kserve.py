@@ -66,8 +66,8 @@ def _deploy(there: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
     predictors[pod.revision] = service.predictor(pod, chosen.replicas, chosen.max_replicas)
     after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})
     if before:
-        after = before.deploying(pod.revision, chosen.share)
-        service.check_share(after.share)
+        after = before.deploying(pod.revision, chosen.percent)
+        service.check_share(after.percent)
     settings = {"namespace": service.there.namespace, "mode": service.mode, **common.kept_options()}
     after = replace(after, settings=settings)
     try:
@@ -112,8 +112,8 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     with service.there.writing(service.name):
         state, predictors = service.state()
         before = common.unchanged(endpoint, state, service.where)
-        after = before.with_share(percent)
-        service.check_share(after.share)
+        after = before.with_percent(percent)
+        service.check_share(after.percent)
         return service.move(before, after, predictors)
 
 

@@ -121,7 +121,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
             before = there.state(there.settled(chosen.timeout_seconds))
         after = Endpoint("sagemaker", name, there.url, revision, {revision: 100}, settings=there.settings)
         if before:
-            after = before.deploying(revision, chosen.share)
+            after = before.deploying(revision, chosen.percent)
         try:
             with _refusals():
                 variants = {}
@@ -143,7 +143,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     with _refusals():
         there = _Place(endpoint.settings["region"], endpoint.name)
         state = common.unchanged(endpoint, there.current(), there.where)
-        return there.told(there.apply(state.with_share(percent)))
+        return there.told(there.apply(state.with_percent(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -160,7 +160,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         state = there.current()
         after = common.rolled_back(endpoint, state, there.where)
         if state and state.previous_revision == after.revision:
-            there.apply(state.with_share(0))
+            there.apply(state.with_percent(0))
         return there.told(there.apply(after))
 
 

@@ -83,7 +83,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         before = fleet.state()
         after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
         if before:
-            after = before.deploying(pod.revision, chosen.share)
+            after = before.deploying(pod.revision, chosen.percent)
         after = replace(after, settings={"namespace": fleet.there.namespace, **common.kept_options()})
         try:
             fleet.place(pod, chosen.replicas, chosen.storage_access)
@@ -124,7 +124,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Change the weights of the Experiment; the previous revision stays loaded."""
     fleet = _Fleet.of(endpoint)
     with fleet.there.writing(fleet.name):
-        after = common.unchanged(endpoint, fleet.state(), fleet.where).with_share(percent)
+        after = common.unchanged(endpoint, fleet.state(), fleet.where).with_percent(percent)
         fleet.steer(after)
         return after
 

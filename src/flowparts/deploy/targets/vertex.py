@@ -93,7 +93,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         before = there.state(there.made(chosen.timeout_seconds))
     after = Endpoint("vertex", name, there.url, revision, {revision: 100})
     if before:
-        after = before.deploying(revision, chosen.share)
+        after = before.deploying(revision, chosen.percent)
     try:
         with vertex_api.refusals():
             if revision not in _numbers(there.endpoint()):
@@ -113,7 +113,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     with vertex_api.refusals():
         there = _Place.of(endpoint)
         state = common.unchanged(endpoint, there.state(there.endpoint()), there.where)
-        return there.told(there.apply(state.with_share(percent)))
+        return there.told(there.apply(state.with_percent(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
