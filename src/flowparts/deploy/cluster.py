@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flowparts.deploy import _lease, server_time
-from flowparts.deploy.common import dry_run, log_text, require_allowed
+from flowparts.deploy.common import dry_run, fetch, log_text, predictions, require_allowed
 from flowparts.util.errors import MissingError, RefusedError, UnreachableError
 
 NAME_LABEL = "app.kubernetes.io/name"
@@ -279,26 +279,34 @@ class Cluster:
             patch = {"spec": {"replicas": replicas}}
             self._json("PATCH", path, patch, [("fieldManager", MANAGER)], "application/merge-patch+json")
 
-    def post_to_service(
-        self, service: str, path: str, body: Any, headers: Mapping[str, str] | None = None
+    def ask_service(
+        self, service: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Any:
-        """Send JSON to a service through the API server, which reaches it from outside of the cluster too.
+        """Return the JSON that a service has at a path of its port 80, or what it answers to a body of JSON.
 
-        The header Authorization is the user's there, so a server's token, FLOWPARTS_SERVING_TOKEN of this
-        step's environment, goes in a header of its own.
+        In the cluster it is reached directly, from anywhere else through the API server. The header
+        Authorization is the user's there, so a server's token, FLOWPARTS_SERVING_TOKEN of this step's
+        environment, goes in a header of its own.
 
         Args:
-            service: Its name and port, such as "churn:http".
+            service: Its name.
             path: Path on the service, without a leading slash.
-            body: What to send.
+            body: What to post; None to get.
             headers: Further headers for the service.
-        """
-        sent = {**_token(), **(headers or {})}
-        return self._json("POST", self._of_service(service, path), body, headers=sent)
 
-    def get_from_service(self, service: str, path: str, headers: Mapping[str, str] | None = None) -> Any:
-        """Return the JSON that a service has at a path, through the API server as `post_to_service`."""
-        return self._json("GET", self._of_service(service, path), headers={**_token(), **(headers or {})})
+        Raises:
+            ValueError: There is no answer, or it is an error.
+        """
+        if in_cluster():
+            return fetch(f"http://{service}.{self.namespace}.svc/{path}", body, headers)
+        address = f"/api/v1/namespaces/{self.namespace}/services/{service}:80/proxy/{path}"
+        sent = {**_token(), **(headers or {})}
+        return self._json("GET" if body is None else "POST", address, body, headers=sent)
+
+    def predict(self, service: str, path: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Post rows to a model server's service and return its predictions, as `common.ask` does."""
+        answer = self.ask_service(service, path, {"instances": list(rows)})
+        return predictions(answer, len(rows), f"service {service}")
 
     def trouble(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
         """Return why pods with these labels don't run, and whether waiting can't help.
@@ -385,9 +393,6 @@ class Cluster:
     def _check_lease(self) -> None:
         if self._lease:
             self._lease.check()
-
-    def _of_service(self, service: str, path: str) -> str:
-        return f"/api/v1/namespaces/{self.namespace}/services/{service}/proxy/{path}"
 
     def _path(self, api_version: str, kind: str, name: str = "") -> str:
         plural = self._resource(api_version, kind)

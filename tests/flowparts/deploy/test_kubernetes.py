@@ -16,7 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from flowparts.deploy import cluster
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.targets import _fleet, kubernetes
+from flowparts.deploy.targets import kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi, digest_of
 from tests.flowparts.deploy.typed import check_typed
 from tests.flowparts.serving.conftest import Server
@@ -752,7 +752,7 @@ def test_a_third_revision_gets_no_request_before_it_is_found_good(api: Kubernete
     assert answering(api) == {first.revision, second.revision}
     api.digest = "e" * 16
     seen: list[set[str]] = []
-    look_up = _fleet.look_up
+    look_up = cluster.Cluster.ask_service
 
     def asked(*arguments: Any) -> Any:
         api.step()
@@ -760,7 +760,7 @@ def test_a_third_revision_gets_no_request_before_it_is_found_good(api: Kubernete
         return look_up(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_fleet, "look_up", asked)
+        patch.setattr(cluster.Cluster, "ask_service", asked)
         with pytest.raises(ValueError, match=r"have the model e{16}, not f{16}"):
             deploy(THIRD, percent=50, digest="f" * 16)
     assert seen == [{first.revision}]
@@ -778,7 +778,7 @@ def test_what_a_killed_step_has_left_gets_no_requests(
     first = deploy(FIRST)
     second = deploy(SECOND, percent=50)
     with monkeypatch.context() as patch:
-        patch.setattr("flowparts.deploy.targets._fleet.look_up", killed)
+        patch.setattr("flowparts.deploy.cluster.Cluster.ask_service", killed)
         with pytest.raises(KeyboardInterrupt):
             deploy(THIRD, percent=50)
     api.step()

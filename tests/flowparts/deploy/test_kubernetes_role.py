@@ -69,7 +69,7 @@ def use(name: str, options: dict[str, Any], api: KubernetesApi, records: list[An
         assert len(target.predict(canary, records, canary.revision)) == len(records)
     if name == "tf_serving":
         # As it asks for the types of a model's inputs.
-        found = Cluster().get_from_service(f"{endpoint}-{canary.revision}:http", "v2/health/ready")
+        found = Cluster().ask_service(f"{endpoint}-{canary.revision}", "v2/health/ready")
         assert found == {"ready": True}
     assert endpoint in [found.name for found in operations.endpoints(name, {})]
     back = target.rollback(target.shift(canary, 50))

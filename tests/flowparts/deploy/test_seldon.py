@@ -198,6 +198,6 @@ def test_a_mesh_that_does_not_lead_there_is_told_and_does_not_stop_a_deployment(
     def lost(*_: Any) -> None:
         raise ValueError("nothing is there")
 
-    monkeypatch.setattr("flowparts.deploy.cluster.Cluster.get_from_service", lost)
+    monkeypatch.setattr("flowparts.deploy.cluster.Cluster.ask_service", lost)
     assert deploy(FIRST).percent == 100
     assert "can't be asked which model they serve" in caplog.text

@@ -176,17 +176,11 @@ class Fleet:
     def ask(
         self, endpoint: Endpoint, path: str, rows: list[dict[str, Any]], revision: str
     ) -> list[dict[str, Any]]:
-        """Post rows to the Gateway or the Service, or to a revision's own Service.
-
-        Services are reached directly in the cluster, and through its API server from anywhere else.
-        """
+        """Post rows to the Gateway or the Service, or to a revision's own Service."""
         if self.gateway and not revision:
             return common.ask(f"{endpoint.url}/{path}", rows)
         service = self._of(revision) if revision else self.name
-        if cluster.in_cluster():
-            return common.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
-        answer = self.there.post_to_service(f"{service}:http", path, {"instances": rows})
-        return common.predictions(answer, len(rows), f"service {service}")
+        return self.there.predict(service, path, rows)
 
     def crashes(self, revision: str) -> dict[str, int]:
         """Return how often each container of a revision's pods has ended by itself."""
@@ -305,7 +299,7 @@ class Fleet:
         )
         if pod and pod.digest and self.kind.digest_path and common.dry_run() is None:
             path = self.kind.digest_path.format(name=self.name)
-            found = look_up(self.there, self._of(asked.revision), path)
+            found = self.there.ask_service(self._of(asked.revision), path)
             common.require_served(found, pod.digest, asked.revision)
         self._route(given)
         if self.gateway:
@@ -736,10 +730,3 @@ class Platform:
     def _fleet(self, there: Cluster, name: str) -> Fleet:
         """Return the fleet of an endpoint whose options don't matter."""
         return Fleet(there, self.target, self.kind, name, 1, 0, "")
-
-
-def look_up(there: Cluster, service: str, path: str) -> Any:
-    """Return the JSON that a service has at a path, reached as `Fleet.ask` does."""
-    if cluster.in_cluster():
-        return common.fetch(f"http://{service}.{there.namespace}.svc/{path}")
-    return there.get_from_service(f"{service}:http", path)

@@ -22,7 +22,6 @@ from flowparts.deploy.cluster import Manifest
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, pod_security
 from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
-from flowparts.deploy.targets._fleet import look_up
 from flowparts.deploy.targets._kserve_service import (
     CONTAINER,
     REVISION,
@@ -177,22 +176,16 @@ class StandardService(Service):
         self.there.delete("v1", "Service", self._kept)
 
     def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
-        """Send rows through the Gateway or to our Service, or to the Service of a revision.
-
-        Services are reached directly in the cluster, and through its API server from anywhere else.
-        """
+        """Send rows to our Service or the Gateway, or to the Service of a revision."""
         path = f"v1/models/{endpoint.name}:predict"
         service = self._of(revision) if revision else self._kept
-        if cluster.in_cluster():
-            return common.ask(f"http://{service}.{self.there.namespace}.svc/{path}", rows)
-        if not revision and self.weights() is not None:
+        if not revision and not cluster.in_cluster() and self.weights() is not None:
             return common.ask(f"{endpoint.url}/{path}", rows)
-        answer = self.there.post_to_service(f"{service}:80", path, {"instances": rows})
-        return common.predictions(answer, len(rows), f"service {service}")
+        return self.there.predict(service, path, rows)
 
     def tell(self, endpoint: Endpoint, path: str) -> Any:
         """Return the JSON that the servers of the current revision have at a path."""
-        return look_up(self.there, self._of(endpoint.revision), path)
+        return self.there.ask_service(self._of(endpoint.revision), path)
 
     def weights(self) -> dict[str, int] | None:
         """Return the percentages of the revisions' predictors in KServe's route, by their Services.

@@ -167,12 +167,7 @@ def endpoints(namespace: str = "") -> list[Endpoint]:
 
 def ask(there: Cluster, path: str, body: Any, model: str) -> Any:
     """Return what a Model or an Experiment answers through the mesh: JSON at a path, or to a body."""
-    headers = {"Seldon-Model": model}
-    if cluster.in_cluster():
-        return common.fetch(f"http://{_MESH}.{there.namespace}.svc/{path}", body, headers)
-    if body is None:
-        return there.get_from_service(f"{_MESH}:80", path, headers)
-    return there.post_to_service(f"{_MESH}:80", path, body, headers)
+    return there.ask_service(_MESH, path, body, {"Seldon-Model": model})
 
 
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:

@@ -17,7 +17,7 @@ from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.options import Routed
 from flowparts.deploy.targets import _tf_rows
-from flowparts.deploy.targets._fleet import Fleet, Platform, look_up
+from flowparts.deploy.targets._fleet import Fleet, Platform
 from flowparts.deploy.tf_serving_pod import Batching, TensorFlowServingPod, threads
 from flowparts.serving import saved_model_files
 
@@ -99,4 +99,4 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 
 @functools.cache
 def _inputs(namespace: str, service: str, name: str) -> Mapping[str, _tf_rows.Input]:
-    return _tf_rows.inputs(look_up(Cluster(namespace), service, f"v1/models/{name}/metadata"))
+    return _tf_rows.inputs(Cluster(namespace).ask_service(service, f"v1/models/{name}/metadata"))
