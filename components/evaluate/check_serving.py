@@ -44,5 +44,5 @@ def check_serving(
     verdict = serving_check.check(model.path, rows, timeout_seconds)
     described = tables.write(verdict.predictions, predictions.path, f"predictions for rows of {test.uri}")
     metadata.describe(predictions, described)
-    metadata.log_metrics(serving_metrics, {"servable": int(verdict.servable), **verdict.measures})
+    metadata.log_metrics(serving_metrics, verdict.metrics())
     return verdict.servable, metadata.plain(verdict.reason), verdict.latency_ms

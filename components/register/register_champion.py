@@ -84,6 +84,7 @@ def register_champion(
 
     from flowparts import models, tables
     from flowparts.register import champion, registry, summary
+    from flowparts.register.comparison import Registration
     from flowparts.util import metadata, outputs
 
     metric, tracking_uri, run_id = metric or None, tracking_uri or None, run_id or ""
@@ -95,7 +96,7 @@ def register_champion(
     configured = registry.is_configured(tracking_uri)
     old = registry.champion_to_beat(model.path, model_name, tracking_uri, run_id) if configured else None
     with TemporaryDirectory() as directory:
-        result = champion.compare(
+        compared = champion.compare(
             model.path,
             registry.download(model_name, old, directory, tracking_uri) if old else None,
             tables.scan(test.path),
@@ -108,9 +109,10 @@ def register_champion(
             samples=bootstrap_samples,
             seed=seed,
         )
-    result |= {"model_name": model_name, "champion_version": old, "registry": configured, "version": ""}
-    result["model_fingerprint"] = registry.fingerprint(model.path)
-    result["test_fingerprint"] = tested["fingerprint"]
+    result: Registration = {
+        **compared, "model_name": model_name, "champion_version": old, "registry": configured, "version": "",
+        "model_fingerprint": registry.fingerprint(model.path), "test_fingerprint": tested["fingerprint"],
+    }  # fmt: skip
     page = summary.summary_page(result, described, serving, tested["source"])
     unregistered = f"; not registered: {registry.NOT_CONFIGURED}" * (result["promote"] and not configured)
     print(result["reason"] + unregistered)  # noqa: T201

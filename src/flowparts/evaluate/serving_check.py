@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, cast
 
 import polars as pl
 
@@ -20,6 +20,24 @@ from flowparts.models import agreement
 _SINGLE_REQUESTS = 50
 
 
+class Measures(TypedDict, total=False):
+    """What a serving check measured; register_champion reads it from the check's metrics, with `servable`.
+
+    Attributes:
+        servable: 1 or 0.
+        rows: Rows sent.
+        load_seconds: Seconds until the server was ready.
+        latency_ms_median: Median milliseconds for a request of one row.
+        latency_ms_p95: 95th percentile.
+    """
+
+    servable: int
+    rows: float
+    load_seconds: float
+    latency_ms_median: float
+    latency_ms_p95: float
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether a model serves.
@@ -27,15 +45,18 @@ class Verdict:
     Attributes:
         servable: Whether it loaded, answered in time and predicted what it predicts offline.
         reason: Why, in one sentence.
-        measures: rows, load_seconds, latency_ms_median and latency_ms_p95 of requests of one row; empty if it
-            did not answer.
+        measures: What was measured; empty if it did not answer.
         predictions: The rows with the offline predictions; none of them if the model can't score them.
     """
 
     servable: bool
     reason: str
-    measures: dict[str, float] = field(default_factory=dict)
+    measures: Measures = field(default_factory=Measures)
     predictions: pl.DataFrame = field(default_factory=pl.DataFrame, compare=False)
+
+    def metrics(self) -> dict[str, float]:
+        """Return what was measured and whether the model serves."""
+        return {"servable": int(self.servable), **cast(dict[str, float], self.measures)}
 
     @property
     def latency_ms(self) -> float:
@@ -180,7 +201,7 @@ def _predict(port: int, records: list[dict[str, Any]], deadline: float) -> tuple
 def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -> Verdict:
     seconds = pl.Series(served["seconds"])
     median, p95 = (1000 * float(seconds.quantile(q, "linear") or 0) for q in (0.5, 0.95))
-    measures = {
+    measures: Measures = {
         "rows": float(offline.height),
         "load_seconds": served["load_seconds"],
         "latency_ms_median": median,

@@ -1,6 +1,5 @@
 """Whether a new model takes the champion's place: both score the same rows, and chance is ruled out."""
 
-from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ import polars as pl
 from flowparts import models, tables
 from flowparts.evaluate import directions
 from flowparts.models import seen
+from flowparts.register.comparison import Baseline, Comparison, Entry, Gain, Scored, Side
 
 if TYPE_CHECKING:
     from flowparts.evaluate.metrics import Difference
@@ -52,7 +52,7 @@ def compare(
     replace_champion: bool = False,
     samples: int = 500,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Comparison:
     """Score both models on the same rows, those that neither has seen, and decide, by `decide`.
 
     A champion whose files are damaged counts as none. One of another task, label, classes or columns, or
@@ -72,14 +72,6 @@ def compare(
         replace_champion: Whether a champion that can't be compared counts as none.
         samples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
-
-    Returns:
-        What JSON can hold: `task`, `label`, `rows` (those scored), `seen_rows` (test rows left out because a
-        model has seen them; null if the champion doesn't say what it has seen), `metric`,
-        `higher_is_better`, `challenger` and `champion` (each `estimator` and `metrics`: name to `score`,
-        `low`, `high`; no champion: null), `champion_problem`, `comparable`, `improvement` (`value`, `low`,
-        `high`, `probability_better`, or null), `baseline` (the same of the challenger against the constant
-        `answer`, whose metric is `score`), the rules, `promote` and `reason`.
 
     Raises:
         ValueError: The challenger can't score the rows, or the metric is undefined on them.
@@ -101,22 +93,26 @@ def compare(
         "seed": seed,
         "positive": described.get("positive_class"),
     }
-    result: dict[str, Any] = {
+    result: Comparison = {
         "task": task,
         "label": new.label,
         "rows": len(truth),
         "seen_rows": 0,
         "metric": metric,
         "higher_is_better": directions.higher_is_better(metric),
+        "challenger": {"estimator": "", "metrics": {}},
         "champion": None,
         "champion_problem": "",
         "comparable": True,
         "improvement": None,
+        "baseline": None,
         "margin": margin,
         "floor": floor,
         "confidence": confidence,
         "servable": servable,
         "replace_champion": replace_champion,
+        "promote": False,
+        "reason": "",
     }
     old = _opened(champion, result) if champion is not None else None
     if champion is not None and old is not None:
@@ -141,12 +137,13 @@ def compare(
         )
     result["challenger"] = scored
     answer, gain = against_constant(metric, task, truth, new_predictions, new.classes, **options)
-    result["baseline"] = None if gain is None else {"answer": answer, "score": gain.champion, **_gain(gain)}
+    if gain is not None:
+        result["baseline"] = {"answer": answer, "score": gain.champion, **_gain(gain)}
     result["promote"], result["reason"] = decide(result)
     return result
 
 
-def decide(comparison: Mapping[str, Any]) -> tuple[bool, str]:
+def decide(comparison: Comparison) -> tuple[bool, str]:
     """Decide on the numbers of a comparison.
 
     Promoted is a servable model that improves on the champion by more than nothing and at least the margin,
@@ -198,7 +195,7 @@ def decide(comparison: Mapping[str, Any]) -> tuple[bool, str]:
     return True, f"promoted: {scores}, {share}"
 
 
-def _beats_constant(comparison: Mapping[str, Any]) -> tuple[bool, str]:
+def _beats_constant(comparison: Comparison) -> tuple[bool, str]:
     """Say whether the challenger is better than a constant answer, and give the numbers."""
     metric, entry = comparison["metric"], comparison["challenger"]["metrics"][comparison["metric"]]
     value = f"{metric} {entry['score']:.4g}"
@@ -214,50 +211,56 @@ def _beats_constant(comparison: Mapping[str, Any]) -> tuple[bool, str]:
     return False, f"{value} is no better than {constant}: {share}, {comparison['confidence']:.4g} needed"
 
 
-def constant_answer(baseline: Mapping[str, Any]) -> str:
+def constant_answer(baseline: Baseline) -> str:
     """Return what the constant answer is that a model was held against, as text."""
     answer = baseline["answer"]
     return f"{answer:.4g}" if isinstance(answer, float) else " ".join(str(answer).split())[:50]
 
 
-def score(comparison: Mapping[str, Any], side: str) -> float:
+def score(comparison: Comparison, side: Side) -> float:
     """Return the compared metric of the "challenger" or the "champion"."""
-    return float(comparison[side]["metrics"][comparison["metric"]]["score"])
+    scored = comparison[side]
+    if scored is None:
+        raise ValueError("there is no champion that was compared")
+    return scored["metrics"][comparison["metric"]]["score"]
 
 
-def scores(comparison: Mapping[str, Any]) -> dict[str, float]:
+def scores(comparison: Comparison) -> dict[str, float]:
     """Return the compared metric of each model there is, and the improvement if there is a champion."""
     metric = comparison["metric"]
     found = {f"challenger_{metric}": score(comparison, "challenger")}
-    if comparison["champion"]:
+    if comparison["champion"] and comparison["improvement"]:
         found[f"champion_{metric}"] = score(comparison, "champion")
-        found["improvement"] = float(comparison["improvement"]["value"])
+        found["improvement"] = comparison["improvement"]["value"]
     return found
 
 
-def measured(comparison: Mapping[str, Any]) -> dict[str, float]:
+def measured(comparison: Comparison) -> dict[str, float]:
     """Return every metric of the challenger, with the ends of its interval as NAME_low and NAME_high."""
-    return {
-        name if part == "score" else f"{name}_{part}": value
-        for name, entry in comparison["challenger"]["metrics"].items()
-        for part, value in entry.items()
-    }
+    found: dict[str, float] = {}
+    for name, entry in comparison["challenger"]["metrics"].items():
+        found[name] = entry["score"]
+        if "low" in entry:
+            found |= {f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
+    return found
 
 
 def _scored(
     model: "Model", truth: pl.Series, predictions: pl.DataFrame, positive: Any, **options: Any
-) -> dict[str, Any]:
+) -> Scored:
     from flowparts.evaluate import metrics
 
     given = (model.task, truth, predictions, model.classes)
     intervals = metrics.bootstrap_intervals(*given, **options, positive=positive)
-    entries = {name: {"score": value} for name, value in metrics.score(*given, positive).items()}
-    for name, (low, high) in intervals.items():
-        entries[name] |= {"low": low, "high": high}
+    entries: dict[str, Entry] = {}
+    for name, value in metrics.score(*given, positive).items():
+        entries[name] = {"score": value}
+        if name in intervals:
+            entries[name]["low"], entries[name]["high"] = intervals[name]
     return {"estimator": model.metadata["estimator"], "metrics": entries}
 
 
-def _opened(champion: str | Path, result: dict[str, Any]) -> "Model | None":
+def _opened(champion: str | Path, result: Comparison) -> "Model | None":
     try:
         return models.load(champion)
     except ValueError as error:  # damaged: the new model is to be judged without it
@@ -266,7 +269,7 @@ def _opened(champion: str | Path, result: dict[str, Any]) -> "Model | None":
 
 
 def _unseen(
-    challenger: str | Path, champion: str | Path, test: pl.LazyFrame, result: dict[str, Any]
+    challenger: str | Path, champion: str | Path, test: pl.LazyFrame, result: Comparison
 ) -> pl.Series:
     """Choose the test rows that neither model has seen, as far as the models say; count the others.
 
@@ -287,7 +290,7 @@ def _unseen(
     return kept
 
 
-def _gain(difference: "Difference") -> dict[str, float]:
+def _gain(difference: "Difference") -> Gain:
     return {
         "value": difference.improvement,
         "low": difference.low,

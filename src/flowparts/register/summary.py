@@ -6,15 +6,16 @@ from typing import Any
 from flowparts import reports
 from flowparts.evaluate import directions, evaluation_report
 from flowparts.register import champion, registry
+from flowparts.register.comparison import Registration, Scored
 
 
 def summary_page(
-    comparison: Mapping[str, Any], model: Mapping[str, Any], serving: Mapping[str, Any], source: str
+    comparison: Registration, model: Mapping[str, Any], serving: Mapping[str, Any], source: str
 ) -> str:
     """Return the page as an HTML document.
 
     Args:
-        comparison: What `champion.compare` returned, with the keys that register_champion adds.
+        comparison: The comparison and what became of it.
         model: The model's metadata; `candidates` is there if it was chosen among several.
         serving: The numbers of the serving check; empty if there was none.
         source: Where the test rows come from.
@@ -38,7 +39,7 @@ def summary_page(
     )
 
 
-def _decision(comparison: Mapping[str, Any]) -> reports.Block:
+def _decision(comparison: Registration) -> reports.Block:
     old, version = comparison["champion_version"], comparison["version"]
     if version:
         headline, level = f"Promoted as version {version}", "good"
@@ -50,7 +51,7 @@ def _decision(comparison: Mapping[str, Any]) -> reports.Block:
         headline = f"Champion stays: version {old}" if old else "Not promoted, and there is no champion"
         level = "note" if comparison["servable"] else "bad"
     tiles: dict[str, object] = {comparison["metric"]: champion.score(comparison, "challenger")}
-    if comparison["champion"]:
+    if comparison["champion"] and comparison["improvement"]:
         tiles[f"champion, version {old}"] = champion.score(comparison, "champion")
         tiles["improvement"] = comparison["improvement"]["value"]
         tiles["better in"] = f"{comparison['improvement']['probability_better']:.1%} of resamples"
@@ -64,7 +65,7 @@ def _decision(comparison: Mapping[str, Any]) -> reports.Block:
     return reports.Block("\n").join(blocks)
 
 
-def _rows_scored(comparison: Mapping[str, Any]) -> list[reports.Block]:
+def _rows_scored(comparison: Registration) -> list[reports.Block]:
     """Say on which rows the models were compared, if not on all test rows as a matter of course."""
     if not comparison["champion"]:
         return []
@@ -83,12 +84,13 @@ def _rows_scored(comparison: Mapping[str, Any]) -> list[reports.Block]:
     return [reports.callout(text)]
 
 
-def _against_constant(comparison: Mapping[str, Any]) -> reports.Block:
+def _against_constant(comparison: Registration) -> reports.Block:
     metric, gain = comparison["metric"], comparison["baseline"]
     if gain is None:
         return reports.callout(f"Too few rows to hold {metric} against a constant answer.", "bad")
     better = gain["value"] > 0 and gain["probability_better"] >= comparison["confidence"]
-    ends = [reports.format_number(float(f"{gain[end]:.3g}")) for end in ("value", "low", "high", "score")]
+    numbers = (gain["value"], gain["low"], gain["high"], gain["score"])
+    ends = [reports.format_number(float(f"{number:.3g}")) for number in numbers]
     text = (
         f"Always answering {champion.constant_answer(gain)} has {metric} {ends[3]}. The new model is better "
         f"by {ends[0]} (interval {ends[1]} to {ends[2]})"
@@ -97,7 +99,7 @@ def _against_constant(comparison: Mapping[str, Any]) -> reports.Block:
     return reports.callout(text + more, "good" if better else "bad")
 
 
-def _missing_registry(comparison: Mapping[str, Any]) -> list[reports.Block]:
+def _missing_registry(comparison: Registration) -> list[reports.Block]:
     """Return a callout that says that there was no registry to ask, if so."""
     if comparison["registry"]:
         return []
@@ -108,7 +110,7 @@ def _missing_registry(comparison: Mapping[str, Any]) -> list[reports.Block]:
     return [reports.callout(text, "bad")]
 
 
-def _scores(comparison: Mapping[str, Any]) -> reports.Block:
+def _scores(comparison: Registration) -> reports.Block:
     metric, gain = comparison["metric"], comparison["improvement"]
     charts = [_scores_chart(comparison)]
     if gain:
@@ -123,7 +125,7 @@ def _scores(comparison: Mapping[str, Any]) -> reports.Block:
     )
 
 
-def _scores_chart(comparison: Mapping[str, Any]) -> reports.Block:
+def _scores_chart(comparison: Registration) -> reports.Block:
     """Draw the compared metric of each model as a bar with its interval."""
     metric, better = comparison["metric"], "higher" if comparison["higher_is_better"] else "lower"
     entries = {name: each["metrics"][metric] for name, each in _sides(comparison).items()}
@@ -132,7 +134,7 @@ def _scores_chart(comparison: Mapping[str, Any]) -> reports.Block:
     return reports.bars(scores, intervals, f"{metric}, {better} is better")
 
 
-def _metrics_table(comparison: Mapping[str, Any]) -> reports.Block:
+def _metrics_table(comparison: Registration) -> reports.Block:
     """Tabulate every metric of each model with its interval."""
     models_by_name = _sides(comparison)
     rows = []
@@ -141,14 +143,15 @@ def _metrics_table(comparison: Mapping[str, Any]) -> reports.Block:
             continue
         row: dict[str, object] = {"metric": metric}
         for name, model in models_by_name.items():
-            entry = model["metrics"].get(metric, {})
-            ends = [reports.format_number(entry[end]) for end in ("low", "high") if end in entry]
-            row |= {name: entry.get("score", ""), f"{name}, interval": " to ".join(ends)}
+            entry = model["metrics"].get(metric)
+            ends = [entry["low"], entry["high"]] if entry and "low" in entry else []
+            row[name] = entry["score"] if entry else ""
+            row[f"{name}, interval"] = " to ".join(map(reports.format_number, ends))
         rows.append(row)
     return reports.table(rows)
 
 
-def _sides(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _sides(comparison: Registration) -> dict[str, Scored]:
     found = {"challenger": comparison["challenger"]}
     if comparison["champion"]:
         found[f"champion, version {comparison['champion_version']}"] = comparison["champion"]
@@ -170,9 +173,9 @@ def _candidates(model: Mapping[str, Any]) -> reports.Block:
     return reports.section("Chosen on the validation table", reports.table(measured))
 
 
-def _rules(comparison: Mapping[str, Any]) -> reports.Block:
+def _rules(comparison: Registration) -> reports.Block:
     floor = comparison["floor"]
-    rules = [
+    rules: list[Mapping[str, object]] = [
         {"rule": "least improvement (margin)", "value": comparison["margin"]},
         {"rule": "share of resamples in which it must be better", "value": comparison["confidence"]},
         {
@@ -183,7 +186,7 @@ def _rules(comparison: Mapping[str, Any]) -> reports.Block:
     return reports.section("Rules of the comparison", reports.table(rules))
 
 
-def _data(source: str, model: Mapping[str, Any], comparison: Mapping[str, Any]) -> list[tuple[str, object]]:
+def _data(source: str, model: Mapping[str, Any], comparison: Registration) -> list[tuple[str, object]]:
     return [
         ("training rows", model.get("training_rows", "unknown")),
         ("training fingerprint", model["training_fingerprint"]),
@@ -193,7 +196,7 @@ def _data(source: str, model: Mapping[str, Any], comparison: Mapping[str, Any]) 
     ]
 
 
-def _model(model: Mapping[str, Any], comparison: Mapping[str, Any]) -> list[tuple[str, object]]:
+def _model(model: Mapping[str, Any], comparison: Registration) -> list[tuple[str, object]]:
     facts = [
         ("estimator", model["estimator"]),
         ("framework", model["framework"]),
@@ -206,7 +209,7 @@ def _model(model: Mapping[str, Any], comparison: Mapping[str, Any]) -> list[tupl
     return facts
 
 
-def _serving(comparison: Mapping[str, Any], serving: Mapping[str, Any]) -> list[tuple[str, object]]:
+def _serving(comparison: Registration, serving: Mapping[str, Any]) -> list[tuple[str, object]]:
     measured = [(name.replace("_", " "), value) for name, value in serving.items() if name != "servable"]
     checked = "yes" if comparison["servable"] else "no"
     return [("servable", checked if serving else "not checked"), *measured]
