@@ -20,7 +20,7 @@ def decide_retraining(
     minimum_effect: float = 0.05,
     tolerance: float = 0.0,
     max_age_days: float = 30.0,
-    request: str = "",
+    request: Optional[str] = None,
     tracking_uri: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("retrain", bool), ("reason", str)]):  # type: ignore[valid-type]
     """Decide whether to train again: by new data, drift, lost performance, age, or because there is no model.
@@ -70,7 +70,7 @@ def decide_retraining(
     seen = new_data.seen(memory) if memory else None
     now = datetime.now(UTC).replace(tzinfo=None)
     with retraining.champion(model_name, tracking_uri or None) as champion:
-        decided = retraining.decide(rows, champion, present, seen, rules, now, request, bool(memory))
+        decided = retraining.decide(rows, champion, present, seen, rules, now, request or "", bool(memory))
     print(decided.reason)  # noqa: T201
     outputs.write_json(decision.path, decided.to_dict())
     described = tables.description(table.path)

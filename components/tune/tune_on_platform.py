@@ -13,7 +13,7 @@ def tune_on_platform(
     tuning_report: Output[HTML],
     trial_table: Output[Dataset],
     label: str,
-    target: str,
+    platform: str,
     store: str,
     validation: Input[Dataset] = None,  # type: ignore[assignment] # kfp's form of an optional one
     task: str = "classification",
@@ -28,7 +28,7 @@ def tune_on_platform(
     weight_column: Optional[str] = None,
     class_weight: Optional[str] = None,
     early_stopping_rounds: int = 50,
-    options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    platform_options: Optional[dict] = None,
     seed: int = 0,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("estimator", str), ("parameters", dict), ("metric", str), ("score", float)]
@@ -46,7 +46,7 @@ def tune_on_platform(
         tuning_report: HTML page: history, importances and slices of the search, and the best parameters.
         trial_table: A row for each trial: estimator, state, score, parameters (JSON) and why it failed.
         label: Column to predict.
-        target: Whose tuner suggests and runs the trials, katib or vertex.
+        platform: Whose tuner suggests and runs the trials, katib or vertex.
         store: Folder that this step writes and trials read and write, which gets a copy of the tables while
             the search runs: s3:// or gs://, for Vertex AI gs://.
         validation: Raw rows that every trial is scored on. If not given, trials are cross-validated on the
@@ -64,10 +64,10 @@ def tune_on_platform(
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
         early_stopping_rounds: Boosting stops when the validation loss hasn't improved for this many rounds;
             0 to train them all.
-        options: The target's own. trial_seconds (900) is how long a trial may take, waiting for its machine
-            included. katib: cpu, memory, namespace, image, environment_from (a Secret with the keys of the
-            store), service_account and pods. vertex: machine_type (n1-standard-4), project, location, image
-            and service_account.
+        platform_options: The platform's own. trial_seconds (900) is how long a trial may take, waiting for
+            its machine included. katib: cpu, memory, namespace, image, environment_from (a Secret with the
+            keys of the store), service_account and pods. vertex: machine_type (n1-standard-4), project,
+            location, image and service_account.
         seed: Seed of the folds, the search and the training.
 
     Returns:
@@ -98,7 +98,7 @@ def tune_on_platform(
     settings.check(validated=validation is not None)
     chosen_by = None if validation is None else validation.path
     tuned = remote.tune(
-        platforms.platform(target, options),
+        platforms.platform(platform, platform_options or {}),
         store,
         train.path,
         chosen_by,

@@ -19,7 +19,7 @@ def platform(name: str, given: Mapping[str, Any]) -> Platform:
         ValueError: There is no such platform, or an option is unknown or can't be used.
     """
     if name not in _CLASSES:
-        raise ValueError(unknown("target", name, list(_CLASSES)))
+        raise ValueError(unknown("platform", name, list(_CLASSES)))
     module, kind = _CLASSES[name]
     found = getattr(importlib.import_module(module), kind)
     made: Platform = found(**options.checked(name, found, given))

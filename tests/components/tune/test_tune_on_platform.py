@@ -43,7 +43,7 @@ def example(storage: str) -> None:
         train=parts["train"],
         validation=parts["validation"],
         label="target",
-        target="katib",
+        platform="katib",
         store=storage,
         space={"Linear": {"C": {"type": "float", "low": 0.01, "high": 10.0, "log": True}}},
         trials=3,
@@ -68,7 +68,7 @@ class Tuning:
             "trial_table": self.artifact(f"{name} trials", dsl.Dataset),
         }
         options = {**LABELS["classification"], "space": SPACE, "trials": 5, **options}
-        options = {"target": "katib", "store": f"s3://{BUCKET}/of/team", **options}
+        options = {"platform": "katib", "store": f"s3://{BUCKET}/of/team", **options}
         validation = self.validation if validated else None
         made["returned"] = tune_on_platform.python_func(
             train=self.train, validation=validation, **made, **options
@@ -119,7 +119,7 @@ def test_the_best_of_the_trials_on_vertex_becomes_the_model(
         for name, value in {**service.environment(tmp_path), "STORAGE_EMULATOR_HOST": address}.items():
             monkeypatch.setenv(name, value)
         made = Tuning(artifact).run(
-            target="vertex", store=f"gs://{BUCKET}/of/team", trials=4, metric="log_loss"
+            platform="vertex", store=f"gs://{BUCKET}/of/team", trials=4, metric="log_loss"
         )
         assert sources.filesystem("gs").find(BUCKET) == []
     service.close()
@@ -226,7 +226,7 @@ def test_a_result_counts_though_katib_found_no_number_in_the_log(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"target": "ray"}, r"unknown target 'ray'"),
+        ({"platform": "ray"}, r"unknown platform 'ray'"),
         (
             {"store": "/data/studies"},
             r"store must be a folder that trials can reach, s3:// or gs://, not '/data/st",
@@ -238,7 +238,7 @@ def test_a_result_counts_though_katib_found_no_number_in_the_log(
             "did you mean 'num_leaves'",
         ),
         ({"space": {"Linear": {"C": 1.0}}}, "the space of 'Linear' leaves nothing to choose"),
-        ({"options": {"cpus": 2}}, "did you mean 'cpu'"),
+        ({"platform_options": {"cpus": 2}}, "did you mean 'cpu'"),
         ({"metric": "rmse"}, "metric 'rmse' does not fit classification"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
