@@ -207,7 +207,7 @@ def demonstrate(folder: Path, port: int) -> Path:
             if number < DRIFTS_AT and alerts:
                 raise ValueError(f"an alert fired before anything drifted: {alerts[0]['annotations']}")
         story.pages["Drift of the last window of the old model"] = _beside(report, folder)
-        drifted = until(lambda: [each for each in alerts if each["status"] == "firing"], "the alert")
+        drifted = until(lambda: of_drift(alerts, "firing"), "the alert")
         labels, said = drifted[0]["labels"], drifted[0]["annotations"]
         story.tell(f"the webhook has got {labels['alertname']}: {said['summary']}")
         until(lambda: len(runs.names) > 1, "the run that the alert starts")
@@ -218,7 +218,7 @@ def demonstrate(folder: Path, port: int) -> Path:
         story.tell(f"customers sent {len(story.answers)} requests meanwhile, {story.lost} got no answer")
         report = window(story, folder, after, gateway, 200, True)
         story.pages["Drift of the first window of the new model"] = _beside(report, folder)
-        until(lambda: [each for each in alerts if each["status"] == "resolved"], "the end of the alert")
+        until(lambda: of_drift(alerts, "resolved"), "the end of the alert")
         story.tell("the webhook has heard that the alert is over")
         for title, outcome in (("first", before), ("second", after)):
             story.pages[f"The {title} run of {PIPELINE}"] = _beside(outcome.folder / "index.html", folder)
@@ -227,6 +227,12 @@ def demonstrate(folder: Path, port: int) -> Path:
     file = folder / "index.html"
     file.write_text(page(story, DRIFTS_AT), encoding="utf-8")
     return file
+
+
+def of_drift(alerts: list[dict[str, Any]], status: str) -> list[dict[str, Any]]:
+    """Return the alerts about drift that have begun ("firing") or ended ("resolved")."""
+    wanted = {"alertname": "FlowpartsDrift", "status": status}
+    return [each for each in alerts if {**each["labels"], "status": each["status"]}.items() >= wanted.items()]
 
 
 def scraped(prometheus: str) -> bool:
