@@ -182,6 +182,7 @@ PIECES = {
     "looked = new_data_arrived(": "part of a pipeline; test_new_data_arrived.py has a whole one",
     "drift = detect_drift(": "a deployed model's log; test_publish_metrics.py has a whole pipeline",
     "tuned = tune_model(": "parts of a table; test_tune_model.py has a whole pipeline",
+    "trained = train_ensemble(": "parts of a table; test_train_ensemble.py has a whole pipeline",
     "tuned = tune_on_platform(": "a platform; test_tune_on_platform.py has a whole pipeline",
     "earlier = {}": "a pipeline's loop; test_suggest_trials.py has the whole pipeline",
     "space = {": "an option, which a test below checks",

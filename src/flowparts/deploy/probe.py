@@ -222,7 +222,7 @@ def probe(
                     each.server_ms[moment] = server_ms
                 if each is current and answer != answers.get(index):
                     answers[index] = answer
-                    if wrong := _difference(model["task"], offline, index, answer):
+                    if wrong := _difference(model, offline, index, answer):
                         different.setdefault(index, wrong)
             left = requests - current.requests
             is_decided = bool(different) or _is_lost(current, previous, rules, left)
@@ -582,13 +582,14 @@ def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
 
 
 def _difference(
-    task: str, offline: pl.DataFrame, index: int, answer: Mapping[str, Any]
+    model: Mapping[str, Any], offline: pl.DataFrame, index: int, answer: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Describe how a served prediction differs from the offline one of its row; None if it doesn't."""
     expected = offline[index]
     try:
         served = pl.DataFrame([answer], schema=expected.schema)
-        wrong = agreement.differences(expected, served, task, agreement.scale(offline, task)).item()
+        unit = agreement.scale(offline, model["task"])
+        wrong = agreement.differences(expected, served, model["task"], unit, model).item()
     except (pl.exceptions.PolarsError, TypeError):  # another column, or a value of another type
         wrong = True
     if not wrong:

@@ -114,6 +114,13 @@ def training_callouts(model: Mapping[str, Any]) -> list[reports.Block]:
         blocks.append(reports.callout(f"The split: {warning}.", "bad"))
     if split := model.get("split"):
         blocks.append(reports.callout(f"The rows were split {split}."))
+    if rule := model.get("threshold_rule"):
+        blocks.append(
+            reports.callout(
+                f"The prediction is {model['positive_class']!r} from a probability of "
+                f"{model['threshold']:.4g} on, not 0.5: chosen for the {rule} on held-out rows."
+            )
+        )
     if reason := model.get("metric_reason"):
         blocks.append(reports.callout(reason))
     return blocks

@@ -211,7 +211,7 @@ def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -
     for name, records in (("at once", served["batch"]), ("one by one", served["singles"])):
         online = pl.DataFrame(records, schema=offline.schema)
         expected = offline.head(online.height)
-        wrong = agreement.differences(expected, online, model.task, unit)
+        wrong = agreement.differences(expected, online, model.task, unit, model.metadata)
         if wrong.any() or (name == "at once" and online.height != offline.height):
             row = wrong.arg_max() or 0
             return Verdict(

@@ -1,6 +1,7 @@
 """Whether predictions of one model made in two places agree: the rows to ask about, and the tolerance."""
 
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -59,7 +60,11 @@ def scale(predictions: pl.DataFrame, task: str) -> float:
 
 
 def differences(
-    expected: pl.DataFrame, online: pl.DataFrame, task: str, unit: float | None = None
+    expected: pl.DataFrame,
+    online: pl.DataFrame,
+    task: str,
+    unit: float | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> pl.Series:
     """Say of each row whether the two predictions differ.
 
@@ -68,6 +73,7 @@ def differences(
         online: What a server answered, row by row.
         task: "classification" or "regression".
         unit: The `scale` of all offline predictions, where these are only some of them.
+        card: What the model says of itself, in which a decision threshold may stand.
     """
     columns = pl.DataFrame({"expected": expected["prediction"], "online": online["prediction"]})
     if task == "regression":
@@ -78,6 +84,9 @@ def differences(
     names = [name for name in expected.columns if name.startswith("probability_")]
     apart = [((online[name] - expected[name]).abs() > TOLERANCE).fill_null(value=True) for name in names]
     may_differ: pl.Series = classes_may_differ(*(_lead(frame, names) for frame in (expected, online)))
+    if card and "threshold" in card:
+        positive = expected[f"probability_{card['positive_class']}"]
+        may_differ = near_threshold(positive, card["threshold"])
     other = (online["prediction"] != expected["prediction"]).fill_null(value=True) & ~may_differ
     for difference in apart:
         other = other | difference
@@ -95,6 +104,11 @@ def classes_may_differ(expected_lead: Any, online_lead: Any) -> Any:
         online_lead: The same of the other side.
     """
     return (expected_lead <= 2 * TOLERANCE) & ~((expected_lead == 0) & (online_lead == 0))
+
+
+def near_threshold(probability: Any, threshold: float) -> Any:
+    """Say of each row whether float arithmetic can explain a decision on the other side of a threshold."""
+    return abs(probability - threshold) <= TOLERANCE
 
 
 def _lead(predictions: pl.DataFrame, names: list[str]) -> pl.Series:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from flowparts.models import agreement, fitted_estimators, onnx_adjusted, onnx_graph, raw_features
-from flowparts.models.adjusted import ADJUSTED, CalibratedProbabilities
+from flowparts.models.adjusted import ADJUSTED, CalibratedProbabilities, DecisionThreshold
 from flowparts.models.agreement import TOLERANCE
 from flowparts.prepare import preprocess
 from flowparts.prepare.preprocess import Preprocessor
@@ -150,7 +150,8 @@ def _best(
                 )
             )
             continue
-        parity = _compare(expected, online, classes, unit, precision, hashlib.sha256(graph).hexdigest())
+        digest = hashlib.sha256(graph).hexdigest()
+        parity = _compare(estimator, expected, online, classes, unit, precision, digest)
         if parity.agrees:
             return graph, parity
         failures.append(parity)
@@ -158,6 +159,7 @@ def _best(
 
 
 def _compare(
+    estimator: Any,
     expected: pl.DataFrame,
     online: Mapping[str, Any],
     classes: Sequence[Any] | None,
@@ -175,8 +177,12 @@ def _compare(
     wrong = ~(apart <= TOLERANCE).all(axis=1)
     if classes:
         leads = [np.diff(np.sort(side[answered], axis=1)[:, -2:], axis=1)[:, 0] for side in (truth, found)]
+        may_differ = agreement.classes_may_differ(*leads)
+        if isinstance(estimator, DecisionThreshold):
+            positive = truth[answered][:, estimator.positive]
+            may_differ = agreement.near_threshold(positive, estimator.threshold)
         same = np.array(expected["prediction"].to_list(), dtype=object) == online["prediction"]
-        wrong |= ~same[answered] & ~agreement.classes_may_differ(*leads)
+        wrong |= ~same[answered] & ~may_differ
     rows, largest = int(answered.sum()), float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
     if wrong.any():
         differing = f"{int(wrong.sum())} of {rows} rows otherwise, by up to {largest:.2g}"

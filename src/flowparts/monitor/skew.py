@@ -125,7 +125,7 @@ def predictions(rows: pl.LazyFrame, model: str | Path) -> tuple[list[Finding], i
         return [], 0
     some = agreement.sample(tables.select(rows, wanted), REPLAYED_ROWS)
     online = some.select(pl.col(logged).alias(name) for name, logged in served.items())
-    differ = agreement.differences(loaded.predict(some), online, loaded.task)
+    differ = agreement.differences(loaded.predict(some), online, loaded.task, card=loaded.metadata)
     count = int(differ.sum())
     if not count:
         return [], some.height

@@ -40,3 +40,10 @@ def frames(old: list[Any], new: list[Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
 )
 def test_classes_may_differ_only_where_rounding_can_explain_it(old: Any, new: Any, differs: bool) -> None:
     assert agreement.differences(*frames([old], [new]), "classification").to_list() == [differs]
+
+
+@pytest.mark.parametrize(("probability", "differs"), [(0.3 - 1e-7, False), (0.29, True), (0.5, True)])
+def test_a_decision_may_differ_only_next_to_its_threshold(probability: float, differs: bool) -> None:
+    rows = [("a", 1 - probability, probability)], [("b", 1 - probability, probability)]
+    card = {"threshold": 0.3, "positive_class": "b"}
+    assert agreement.differences(*frames(*rows), "classification", card=card).to_list() == [differs]
