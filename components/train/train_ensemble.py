@@ -95,7 +95,7 @@ def train_ensemble(
     )
     entries = members or []
     if trial_table is not None and not entries:
-        entries = ensemble.members_of_trials(tables.scan(trial_table.path).pipe(tables.collect))
+        entries = ensemble.members_of_trials(tables.scan(trial_table.path))
     ensemble.check(problem, entries, threshold, max_seconds, validated=validation is not None)
     chosen_by = None if validation is None else validation.path
     made = ensemble.fit(

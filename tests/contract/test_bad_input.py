@@ -294,6 +294,7 @@ VANISHED = [
     ("train_sklearn", "validation_features"),
     ("train_keras_tabular", "validation"),
     ("train_tabular", "validation"),
+    ("train_ensemble", "validation"),
     ("tune_model", "validation"),
     ("tune_on_platform", "validation"),
     ("evaluate_model", "test"),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowparts.evaluate import metrics
 from flowparts.models.adjusted import FLOOR, CalibratedProbabilities, DecisionThreshold
 from flowparts.util import names
 
@@ -58,7 +57,8 @@ def calibrate(probabilities: Floats, truth: Codes, parts: Codes | None = None) -
 
     Temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599) and Platt's method (1999) are
     fitted on the log-probabilities. Platt's and isotonic are for two classes, isotonic for at least 1,000
-    rows of each. What is chosen is never worse than no calibration on these rows.
+    rows of each. None is kept unless another one is better by more than a standard error, so what is chosen
+    is never worse on these rows.
 
     Args:
         probabilities: Of held-out rows: rows, classes.
@@ -68,7 +68,6 @@ def calibrate(probabilities: Floats, truth: Codes, parts: Codes | None = None) -
     """
     if parts is None or parts.min() == parts.max():
         parts = np.argsort(np.argsort(truth, kind="stable"), kind="stable") % _PARTS
-    loss = metrics.measured("classification", "log_loss", truth, probabilities.shape[1])
     found = {NONE: probabilities}
     for method, fit in _methods(truth, probabilities.shape[1]).items():
         calibrated = probabilities.copy()
@@ -77,10 +76,20 @@ def calibrate(probabilities: Floats, truth: Codes, parts: Codes | None = None) -
             fitted = CalibratedProbabilities(None, **fit(probabilities[~held_out], truth[~held_out]))
             calibrated[held_out] = fitted.calibrated(probabilities[held_out])
         found[method] = calibrated
-    losses = {method: loss(each) for method, each in found.items()}
-    best = min(losses, key=losses.__getitem__)
+    losses = {method: _log_losses(each, truth) for method, each in found.items()}
+    means = {method: float(each.mean()) for method, each in losses.items()}
+    best = min(means, key=means.__getitem__)
+    gains = losses[NONE] - losses[best]
+    if gains.mean() <= gains.std() / math.sqrt(len(gains)):
+        best = NONE
     parameters = {} if best == NONE else _methods(truth, probabilities.shape[1])[best](probabilities, truth)
-    return Calibration(best, parameters, losses, found[best])
+    return Calibration(best, parameters, means, found[best])
+
+
+def _log_losses(probabilities: Floats, truth: Codes) -> Floats:
+    smallest = np.finfo(np.float64).eps
+    found: Floats = -np.log(probabilities[np.arange(len(truth)), truth].clip(smallest, 1 - smallest))
+    return found
 
 
 def _methods(truth: Codes, classes: int) -> dict[str, Callable[[Floats, Codes], dict[str, Any]]]:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from flowparts import tables
 from flowparts.evaluate import directions, metrics
 from flowparts.models import fitted_estimators, mlmodel
 from flowparts.prepare.preprocess import Preprocessor
@@ -330,7 +331,7 @@ def check(
             candidates.build([{"estimator": built.name}], problem.task, problem.options)
 
 
-def members_of_trials(trials: pl.DataFrame) -> list[dict[str, Any]]:
+def members_of_trials(trials: pl.LazyFrame) -> list[dict[str, Any]]:
     """Return the best two configurations of each estimator of a search as members.
 
     Args:
@@ -339,13 +340,10 @@ def members_of_trials(trials: pl.DataFrame) -> list[dict[str, Any]]:
     Raises:
         ValueError: The table isn't one of trials, or no trial was completed.
     """
-    columns = ("estimator", "metric", "score", "parameters")
-    if missing := [name for name in columns if name not in trials.columns]:
-        raise ValueError(
-            f"trials must be the trial_table of tune_model; column {missing[0]!r} is not among its columns: "
-            f"{', '.join(trials.columns)}"
-        )
-    complete = trials.drop_nulls("score")
+    columns = ["estimator", "metric", "score", "parameters"]
+    tables.require_columns(trials, columns, "column of trials")
+    tables.require_rows(trials, "the table of trials")
+    complete = tables.select(trials, columns).pipe(tables.collect).drop_nulls("score")
     if complete.is_empty():
         raise ValueError("none of the trials was completed, so there are no members to take from them")
     higher = directions.higher_is_better(complete["metric"][0])

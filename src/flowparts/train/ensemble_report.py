@@ -103,7 +103,9 @@ def _calibration(made: Ensemble) -> list[reports.Block]:
     held_out = made.held_out
     before, after = _reliability(held_out, made.mean), _reliability(held_out, found.probabilities)
     if found.method == NONE:
-        text = "The probabilities are left as they are: no method lowers the log loss on rows left out. "
+        text = (
+            "The probabilities are left as they are: no method clearly lowers the log loss on rows left out. "
+        )
     else:
         text = f"The probabilities are calibrated ({found.method}): the log loss on rows left out falls. "
     text += f"The expected calibration error is {before.error:.2%} before and {after.error:.2%} after."

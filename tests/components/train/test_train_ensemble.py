@@ -13,6 +13,7 @@ from flowparts import models, tables
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
 from flowparts.components.train.train_ensemble import train_ensemble
+from flowparts.components.tune.tune_model import tune_model
 from flowparts.models import baseline, engines, seen
 from tests.components.train.test_train_keras_tabular import LABELS, TRAIN, VALIDATION
 
@@ -23,7 +24,9 @@ MEMBERS: list[Any] = ["Linear", {"estimator": "LGBM", "parameters": {"n_estimato
 def example() -> None:
     table = ingest_table(source="sample://breast_cancer").outputs["table"]
     parts = split_table(table=table, stratify_by="target").outputs
-    train_ensemble(train=parts["train"], validation=parts["validation"], label="target", members=MEMBERS)
+    rows = {"train": parts["train"], "validation": parts["validation"], "label": "target"}
+    tuned = tune_model(**rows, space={"Linear": {}, "LGBM": {"n_estimators": 20}}, trials=2)
+    train_ensemble(**rows, trial_table=tuned.outputs["trial_table"], threshold={"metric": "f1"})
 
 
 class Training:

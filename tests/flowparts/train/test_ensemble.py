@@ -226,18 +226,18 @@ def test_the_best_configurations_of_each_estimator_of_a_search_become_members() 
             "parameters": [json.dumps({"num_leaves": leaves} if leaves else {}) for *_, leaves in found],
         }
     )
-    members = ensemble.members_of_trials(trials)
+    members = ensemble.members_of_trials(trials.lazy())
     assert members == [
         {"estimator": "LGBM", "parameters": {"num_leaves": 8}},
         {"estimator": "LGBM", "parameters": {"num_leaves": 16}},
         {"estimator": "Linear", "parameters": {}},
     ]
-    lowest = ensemble.members_of_trials(trials.with_columns(metric=pl.lit("log_loss")))
+    lowest = ensemble.members_of_trials(trials.lazy().with_columns(metric=pl.lit("log_loss")))
     assert lowest[0]["estimator"] == "Linear"
-    with pytest.raises(ValueError, match="column 'metric' is not among its columns: estimator, score"):
-        ensemble.members_of_trials(trials.select("estimator", "score", "parameters"))
+    with pytest.raises(ValueError, match="column of trials 'metric' is not in the table"):
+        ensemble.members_of_trials(trials.lazy().drop("metric"))
     with pytest.raises(ValueError, match="none of the trials was completed"):
-        ensemble.members_of_trials(trials.with_columns(score=pl.lit(None, pl.Float64)))
+        ensemble.members_of_trials(trials.lazy().with_columns(score=pl.lit(None, pl.Float64)))
 
 
 @pytest.mark.parametrize(
