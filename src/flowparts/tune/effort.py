@@ -239,7 +239,7 @@ def _searched(
         judged, _ = tuning.judge(rows.table, rows.validation, settings, rows.kept_together)
         trials = study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
     counts = [f"{sum(trial.state == state for trial in trials)} {state}" for state in objective.STATES]
-    found = ensemble.members_of_trials(tuning.trial_table(trials, judged.metric))
+    found = ensemble.members_of_trials(tuning.trial_table(trials, judged.metric).lazy())
     note = (
         f"A search of {len(trials)} trials ({', '.join(counts)}) over {', '.join(search.estimators)}; the "
         "two best configurations of each are among those below."
