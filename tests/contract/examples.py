@@ -100,18 +100,32 @@ def pipelines(on_a_cluster: bool = False) -> list[Run]:
 @cache
 def examples() -> list[Run]:
     """Return the examples beside the tests of components."""
-    return [Run(name, part, {}) for name, part in _examples()]
+    return [run for name in catalogue.components() for run in examples_beside(name)]
 
 
-def _examples() -> Iterator[tuple[str, BaseComponent]]:
-    for name, component in catalogue.components().items():
-        folder = f"components/{catalogue.stage(component)}"
-        file = ROOT / "tests" / folder / f"test_{name}.py"
-        # Importing every test takes a while.
-        if file.exists() and re.search(r"^def example", file.read_text("utf-8"), re.MULTILINE):
-            module = test_module(folder, name)
-            found = {key: part for key, part in vars(module).items() if key.startswith("example")}
-            yield from ((name, found[key]) for key in sorted(found))
+@cache
+def examples_beside(name: str) -> list[Run]:
+    """Return the examples beside the test of a component."""
+    folder = f"components/{catalogue.stage(catalogue.components()[name])}"
+    file = ROOT / "tests" / folder / f"test_{name}.py"
+    # Importing every test takes a while.
+    if not file.exists() or not re.search(r"^def example", file.read_text("utf-8"), re.MULTILINE):
+        return []
+    parts = vars(test_module(folder, name))
+    return [Run(name, parts[key], {}) for key in sorted(parts) if key.startswith("example")]
+
+
+def candidates(component: str) -> Iterator[Run]:
+    """Yield the runs that may have a component as a step, those first that are known at little cost."""
+    yield from examples_beside(component)
+    yield from _shipped()
+    yield from examples()
+
+
+@cache
+def _shipped() -> list[Run]:
+    """Return every pipeline of the library once, without its test's parameters."""
+    return [Run(name, pipeline, {}) for name, pipeline in catalogue.pipelines().items()]
 
 
 def missing(component: str) -> str:
