@@ -55,9 +55,11 @@ def train_sklearn(
     train = estimators.examples(tables.scan(train_features.path), learned, options.weight_column)
     held_out = estimators.examples(tables.scan(validation_features.path), learned, options.weight_column)
     trained = candidates.train(untrained, learned, train, held_out)
-    predicted = trained.predict(held_out, learned)
     stored = trained.save(
-        model.path, learned, train, lambda folder: baseline.carry_over(preprocessor.path, folder, predicted)
+        model.path,
+        learned,
+        train,
+        lambda folder: baseline.carry_over(preprocessor.path, folder, trained.predictions),
     )
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, trained.facts["validation"])

@@ -79,20 +79,18 @@ class Trained:
             megabytes (in memory) and validation (metric to value on the validation table).
         seconds: How long training took.
         milliseconds: How long predicting 1,000 rows takes.
+        predictions: Those for the validation rows, in the columns of `Model.predict`.
     """
 
     estimator: Any
     facts: dict[str, Any]
     seconds: float
     milliseconds: float
+    predictions: pl.DataFrame
 
     def measured(self) -> dict[str, Any]:
         """Return the facts with seconds and milliseconds, which another run measures otherwise."""
         return {**self.facts, "seconds": self.seconds, "milliseconds": self.milliseconds}
-
-    def predict(self, rows: estimators.Examples, learned: Preprocessor) -> pl.DataFrame:
-        """Return the columns of `Model.predict` for features that `learned` made."""
-        return _predictions(self.estimator, rows, learned)
 
     def save(
         self,
@@ -202,7 +200,8 @@ def train(
         "positive_class": positive,
         "validation": score(learned.task, validation.truth, predicted, learned.classes, positive),
     }
-    return Trained(trained, facts, seconds, milliseconds(trained, validation.matrix, learned.classes))
+    latency = milliseconds(trained, validation.matrix, learned.classes)
+    return Trained(trained, facts, seconds, latency, predicted)
 
 
 def train_best(

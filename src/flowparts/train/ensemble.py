@@ -68,6 +68,7 @@ PICKS = 20
 # Rows that weights are found on, spread over all.
 _MOST_ROWS = 50_000
 _RESAMPLES = 200
+_FEW = 1_000
 
 Floats = npt.NDArray[np.float64]
 
@@ -279,8 +280,10 @@ def fit(
         chosen = calibration.choose_threshold(final[:, place], held_out.truth == place, threshold, place)
     whole = table if validation is None else casts.stacked(table, validation)
     learned, rows = stages.learn(whole, problem.label, problem.task, problem.exclude_columns, problem.options)
+    # Scores on rows that a model has seen are of no use, so a few are enough for its latency.
+    few = estimators.Examples(rows.matrix[:_FEW], rows.truth.head(_FEW), None)
     parts = [
-        candidates.train(_candidate(each.final_entry(), problem, stops=False), learned, rows, rows)
+        candidates.train(_candidate(each.final_entry(), problem, stops=False), learned, rows, few)
         for each in used
     ]
     megabytes = sum(each.facts["megabytes"] for each in parts)
@@ -306,7 +309,7 @@ def fit(
     }
     seconds = sum(each.seconds for each in parts)
     milliseconds = candidates.milliseconds(estimator, rows.matrix, learned.classes)
-    trained = Trained(estimator, described, seconds, milliseconds)
+    trained = Trained(estimator, described, seconds, milliseconds, held_out.table(final, chosen))
     return Ensemble(
         trained, learned, rows, held_out, members, left_out, mean, final, calibrated, chosen, facts
     )
@@ -410,7 +413,7 @@ def _try(entry: dict[str, Any], divided: Sequence[Stage], problem: Problem, held
         if held_out.classes is not None and not hasattr(trained.estimator, "predict_proba"):
             raise ValueError("it has no probabilities, which an ensemble takes the mean of")
         found.append(trained)
-        parts.append(_array(trained.predict(stage.validation, stage.learned), held_out.classes))
+        parts.append(_array(trained.predictions, held_out.classes))
     predicted = np.concatenate(parts)
     measured = held_out.measure(predicted)
     if held_out.metric not in measured:

@@ -40,7 +40,7 @@ SMALL_MEMBERS: tuple[dict[str, Any], ...] = (
         "parameters": {**_BOOSTING, "num_leaves": 8, "min_child_samples": 5, "colsample_bytree": 0.8},
     },
     {"estimator": "Linear", "parameters": {}},
-    {"estimator": "ExtraTrees", "parameters": {"n_estimators": 100, "max_leaf_nodes": 1_000}},
+    {"estimator": "ExtraTrees", "parameters": {"n_estimators": 50, "max_leaf_nodes": 1_000}},
 )
 
 _HONEST = (
