@@ -212,6 +212,8 @@ def tune(
             can't run the trials, or none succeeded; the sentence groups the causes.
     """
     check(platform, store, settings)
+    budget = settings.budget
+    settings = replace(settings, budget=replace(budget, parallel=min(budget.parallel, budget.trials)))
     rows, held_out = tables.scan(train), None if validation is None else tables.scan(validation)
     kept_together = tables.description(train).get("kept_together") or []
     judged, facts = tuning.judge(rows, held_out, settings, kept_together)
@@ -245,11 +247,6 @@ def check(platform: Platform, store: str, settings: Settings) -> None:
         raise ValueError(f"store must be a folder that trials can reach, {known}, not {masked(store)!r}")
     if settings.budget.trials < 1:
         raise ValueError(f"trials must be at least 1, not {settings.budget.trials}")
-    if settings.budget.parallel > settings.budget.trials:
-        raise ValueError(
-            f"parallel_trials must be at most the {settings.budget.trials} trials, not "
-            f"{settings.budget.parallel}"
-        )
     flat_space.flat(settings.spaces)
 
 
@@ -280,7 +277,7 @@ def _settings(given: Mapping[str, Any]) -> Settings:
 
 
 def patient(look: Callable[[], str]) -> Callable[[], str]:
-    """Return a look at a search that bears some minutes without an answer: a search may take hours."""
+    """Return `look`, made to tolerate minutes without an answer, since a search may take hours."""
     answered = time.monotonic()
 
     def again() -> str:

@@ -157,7 +157,7 @@ def test_the_same_seed_gives_the_same_trials(tuning: Tuning, cluster: Kubernetes
     assert rows(first) == rows(again)
 
 
-def test_trials_that_fail_are_told_by_cause_and_the_best_of_the_others_wins(
+def test_trials_that_fail_are_reported_by_cause_and_the_best_of_the_others_wins(
     tuning: Tuning, cluster: KubernetesApi
 ) -> None:
     space = {
@@ -219,8 +219,8 @@ def test_a_result_counts_though_katib_found_no_number_in_the_log(
     tuning: Tuning, cluster: KubernetesApi
 ) -> None:
     cluster.katib.scenario = "silent"
-    made = tuning.run(trials=2)
-    assert [trial["state"] for trial in rows(made)] == ["complete"] * 2
+    made = tuning.run(trials=1)  # fewer than run at a time
+    assert [trial["state"] for trial in rows(made)] == ["complete"]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,6 @@ def test_a_result_counts_though_katib_found_no_number_in_the_log(
             r"store must be a folder that trials can reach, s3:// or gs://, not '/data/st",
         ),
         ({"trials": 0}, r"the budget is empty"),
-        ({"trials": 2, "parallel_trials": 3}, r"parallel_trials must be at most the 2 trials, not 3"),
         (
             {"space": {"LGBM": {"num_leavs": {"type": "int", "low": 1, "high": 2}}}},
             "did you mean 'num_leaves'",

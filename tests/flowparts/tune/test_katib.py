@@ -82,7 +82,7 @@ def test_the_experiment_goes_with_the_pod_of_the_step(
         ),
     ],
 )
-def test_why_a_trial_failed_is_told_without_names(
+def test_why_a_trial_failed_is_reported_without_names(
     scenario: str, problem: str, cluster: KubernetesApi
 ) -> None:
     cluster.katib.scenario = scenario
@@ -104,7 +104,7 @@ def test_an_image_that_is_not_there_ends_the_search_at_once(cluster: KubernetesA
     assert "\n" not in str(e.value)
 
 
-def test_what_katib_accepts_and_never_works_on_is_told(
+def test_what_katib_accepts_and_never_works_on_is_reported(
     cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.katib.scenario = "stuck"
@@ -116,7 +116,7 @@ def test_what_katib_accepts_and_never_works_on_is_told(
         Katib().search(search())
 
 
-def test_what_the_suggestion_service_refuses_is_told(cluster: KubernetesApi) -> None:
+def test_what_the_suggestion_service_refuses_is_reported(cluster: KubernetesApi) -> None:
     cluster.katib.scenario = "suggestion"
     with pytest.raises(
         ValueError, match=r"Katib ran no trial of .*: Validation failed: ValidateAlgorithmSettings"

@@ -78,7 +78,7 @@ def test_a_job_says_what_trials_run_on(service: VertexService) -> None:
     assert job.trial_job_spec.service_account == "trials@shop"
 
 
-def test_why_a_trial_failed_is_told(service: VertexService) -> None:
+def test_why_a_trial_failed_is_reported(service: VertexService) -> None:
     service.fares = "infeasible"
     attempts = Vertex().search(search())
     assert [attempt.name for attempt in attempts] == ["trial-1", "trial-2", "trial-3", "trial-4"]
@@ -87,7 +87,7 @@ def test_why_a_trial_failed_is_told(service: VertexService) -> None:
         assert 0.1 <= float(attempt.assigned["alpha"]) <= 10
 
 
-def test_a_job_that_fails_as_a_whole_is_told(service: VertexService) -> None:
+def test_a_job_that_fails_as_a_whole_is_reported(service: VertexService) -> None:
     service.fares = "quota"
     with pytest.raises(
         ValueError, match=r"Vertex AI ran no trial of \S+: The following quotas are exceeded: Cust"
