@@ -6,6 +6,7 @@ arithmetic; this is the same arithmetic with nothing around it, and gives the sa
 
 import base64
 import datetime
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -155,20 +156,25 @@ def describe(preprocessor: "Preprocessor") -> dict[str, Any]:
 
     Returns:
         types: pairs of a raw column's name and type; numbers, timestamps and dates: names of columns; waves:
-        whether timestamps have those of the hour; fill, mean and scale: a number for each feature made of
-        these; categories: pairs of a name and its values; targets: name, values, what each value becomes, and
-        what an unseen one becomes; texts: name, vocabulary, weights (float32 in base64) and their number a
-        term, mean and scale.
+        whether timestamps have those of the hour; yearly: columns that have those of the year; fill, mean and
+        scale: a number for each feature made of these; categories: pairs of a name and its values; targets:
+        name, values, what each value becomes, and what an unseen one becomes; texts: name, vocabulary,
+        weights (float32 in base64) and their number a term, mean and scale; missing: numbers that have a
+        feature for being missing.
     """
     found: dict[str, Any] = {
         "types": [[name, kind] for name, kind in preprocessor.features.items()],
         **{"numbers": [], "timestamps": [], "dates": [], "categories": [], "targets": [], "texts": []},
-        **{"fill": [], "mean": [], "scale": [], "waves": False},
+        **{"fill": [], "mean": [], "scale": [], "waves": False, "yearly": [], "missing": []},
     }
     for step, fitted, names in preprocessor.transformer.transformers_:
         if step in ("number", "timestamp", "date"):
             found[f"{step}s"] = list(names)
             found["waves"] = found["waves"] or (step == "timestamp" and fitted[0].waves)
+            if step != "number":
+                found["yearly"] += [
+                    name for name, yearly in zip(names, fitted[0].yearly, strict=True) if yearly
+                ]
             found["fill"] += fitted[-2].statistics_.tolist()
             found["mean"] += fitted[-1].mean_.tolist()
             found["scale"] += fitted[-1].scale_.tolist()
@@ -180,6 +186,8 @@ def describe(preprocessor: "Preprocessor") -> dict[str, Any]:
             found["targets"] = _describe_targets(fitted[0], fitted[1], names)
         elif step == "text":
             found["texts"] = _describe_texts(fitted[0], fitted[1], names)
+        elif step == "missing":
+            found["missing"] = list(names)
         elif step != "remainder":
             raise ValueError(f"the preprocessing step {step!r} is not known")
     return found
@@ -209,7 +217,7 @@ def _describe_texts(features: Any, scaler: Any, names: Sequence[str]) -> list[li
 
 
 class RawFeatures:
-    """The six kinds of preprocessing that `preprocess.fit` learns, for plain values.
+    """The seven kinds of preprocessing that `preprocess.fit` learns, for plain values.
 
     Args:
         learned: What `describe` returned.
@@ -223,8 +231,11 @@ class RawFeatures:
         self._numbers: list[str] = learned["numbers"]
         # Descriptions of models that were saved before there were waves don't mention them.
         waves = clock.TABLE if learned.get("waves") else [()] * 24
-        self._moments: list[tuple[str, Hours | None]] = [(name, waves) for name in learned["timestamps"]]
-        self._moments += [(name, None) for name in learned["dates"]]
+        yearly = set(learned.get("yearly", []))
+        self._moments: list[tuple[str, Hours | None, bool]] = [
+            (name, waves, name in yearly) for name in learned["timestamps"]
+        ]
+        self._moments += [(name, None, name in yearly) for name in learned["dates"]]
         self._fill, self._mean, self._scale = (
             np.asarray(learned[name], dtype=float)[:, None] for name in ("fill", "mean", "scale")
         )
@@ -247,7 +258,8 @@ class RawFeatures:
             scales = (np.reshape(np.array(each, dtype=float), encoder.width) for each in (mean, scale))
             self._texts.append((name, part, encoder, *scales))
             at = part.stop
-        self.width = at
+        self._missing = [*enumerate(learned.get("missing", []), start=at)]
+        self.width = at + len(self._missing)
 
     def matrix(self, columns: Columns) -> npt.NDArray[np.float32]:
         """Return the float32 features, rows by columns, of values as `conform` takes them.
@@ -272,12 +284,14 @@ class RawFeatures:
             matrix[:, part] = _clipped(np.array([encoded.get(value, unseen) for value in columns[name]]))
         for name, part, encoder, mean, scale in self._texts:
             matrix[:, part] = _clipped((encoder.encode(columns[name]) - mean) / scale)
+        for place, name in self._missing:
+            matrix[:, place] = [value is None or not math.isfinite(value) for value in columns[name]]
         return matrix
 
     def _scaled(self, columns: Columns) -> Floats:
         lines = [columns[name] for name in self._numbers]
-        for name, waves in self._moments:
-            lines += _moment_features(columns[name], waves)
+        for name, waves, yearly in self._moments:
+            lines += _moment_features(columns[name], waves, yearly)
         try:
             raw = np.array(lines, dtype=float)
         except OverflowError:
@@ -294,12 +308,12 @@ def _clipped(values: Floats) -> Floats:
     return clipped
 
 
-def _moment_features(moments: Sequence[Any], waves: Hours | None) -> list[list[float | None]]:
+def _moment_features(moments: Sequence[Any], waves: Hours | None, yearly: bool) -> list[list[float | None]]:
     """Return year, month, day of week, hour, days since 1970 and waves, each for all rows.
 
-    Without waves, of dates, the hour is left out as well.
+    Without waves of the hour, of dates, the hour is left out as well.
     """
-    width = 4 if waves is None else 5 + len(waves[0])
+    width = (4 if waves is None else 5 + len(waves[0])) + len(clock.YEAR_WAVES) * yearly
     rows: list[tuple[float | None, ...]] = []
     for moment in moments:
         if moment is None:
@@ -308,9 +322,10 @@ def _moment_features(moments: Sequence[Any], waves: Hours | None) -> list[list[f
         since = moment - _EPOCH
         microseconds = since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
         days = microseconds / 86_400e6
+        season = clock.YEAR_TABLE[moment.timetuple().tm_yday - 1] if yearly else ()
         if waves is None:
-            rows.append((moment.year, moment.month, moment.weekday(), days))
+            rows.append((moment.year, moment.month, moment.weekday(), days, *season))
         else:
             hour = moment.hour
-            rows.append((moment.year, moment.month, moment.weekday(), hour, days, *waves[hour]))
+            rows.append((moment.year, moment.month, moment.weekday(), hour, days, *waves[hour], *season))
     return [list(line) for line in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

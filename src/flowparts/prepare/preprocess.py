@@ -29,6 +29,9 @@ _MOST_CAPITALIZED = 0.9
 _WORD = r"\S*\p{L}\S*"
 _CAPITALIZED = r"\b\p{Lu}(?:\P{Lu}|$)"
 _ROWS_READ = 10_000
+# Of fewer rows it is chance what a missing value says of the label.
+_MIN_ROWS_MISSING = 10
+_MIN_SHARE_MISSING = 0.01
 _EXAMPLE_ROWS = 5
 
 _log = logging.getLogger("flowparts")
@@ -80,7 +83,9 @@ class Preprocessor:
         for step, transformer, columns in self.transformer.transformers_:
             part = self.transformer.output_indices_[step]
             widths = [(part.stop - part.start) // max(1, len(columns))] * len(columns)
-            if step == "category":
+            if step in ("timestamp", "date"):
+                widths = transformer[0].widths
+            elif step == "category":
                 widths = [len(values) for values in transformer.categories_]
             elif step == "text":
                 widths = [weights.shape[1] - 1 for weights in transformer[0].weights_]
@@ -166,8 +171,9 @@ def fit(
 ) -> tuple[Preprocessor, pl.DataFrame]:
     """Learn from the training table how to make features, and make its own.
 
-    Numbers and booleans: median where missing, then zero mean and unit variance. Timestamps: year, month, day
-    of week, hour, days since 1970 and waves of the hour, then the same. Text: a column for each category, a
+    Numbers and booleans: median where missing, then zero mean and unit variance, and whether the value is
+    missing if it is in 1 % of the rows. Timestamps: year, month, day of week, hour, days since 1970 and waves
+    of the hour and, if they span a year, of the season, then the same. Text: a column for each category, a
     missing value being a category and an unseen one all zeros; above `max_one_hot_categories` distinct values
     the category's mean label instead (Micci-Barreca 2001), learned for each row from others (cross-fitted) so
     that the training features don't leak its label. Text of several words: components of its words and what
@@ -225,6 +231,7 @@ class Examined:
         classes: The sorted label values of a classification; None for a regression.
         features: Raw column name to type, in the order of the table.
         nullable: Features in which values are missing.
+        often_missing: Of these, numbers and booleans that are missing often enough to learn from it.
         distinct: Feature to its number of distinct values; for all but text, 2 stands for more than one.
         free_text: Features that are text of several words.
         hardly_alike: Text columns of which hardly two values are alike.
@@ -234,6 +241,7 @@ class Examined:
     classes: list[Any] | None
     features: dict[str, str]
     nullable: list[str]
+    often_missing: list[str]
     distinct: dict[str, int]
     free_text: list[str]
     hardly_alike: list[str]
@@ -303,8 +311,10 @@ def examine(
             "left out as features, as hardly two of their texts are alike: %s", listed(map(repr, alike))
         )
     missing = [name for name in features if name in nullable]
+    enough = max(_MIN_ROWS_MISSING, _MIN_SHARE_MISSING * rows)
+    often = [name for name in missing if types[name] in casts.NUMBERS and nullable[name] >= enough]
     worded = [name for name in worded if name in features]
-    return Examined(classes, features, missing, distinct, worded, hardly_alike, dropped)
+    return Examined(classes, features, missing, often, distinct, worded, hardly_alike, dropped)
 
 
 def check_held_out(
@@ -472,8 +482,8 @@ def _check_weights(frame: pl.LazyFrame, weight_column: str | None, what: str) ->
         raise ValueError(f"weight column {weight_column!r} is 0 in every row of {what}")
 
 
-def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dict[str, int], set[str]]:
-    """Count each column's distinct values that are there, and name the columns where some are missing.
+def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Count each column's distinct values that are there, and the missing ones where there are some.
 
     For all but text, 2 stands for more than one.
     """
@@ -494,11 +504,12 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
             )
         counts += [count.alias(f"count{index}"), column.null_count().alias(f"nulls{index}")]
     if not counts:
-        return {}, set()
+        return {}, {}
     with tables.watched(train, "counting values") as watched:
         found = watched.select(counts).pipe(tables.collect).row(0, named=True)
     distinct = {name: int(found[f"count{index}"]) for index, name in enumerate(types)}
-    return distinct, {name for index, name in enumerate(types) if found[f"nulls{index}"]}
+    nulls = {name: int(found[f"nulls{index}"]) for index, name in enumerate(types)}
+    return distinct, {name: count for name, count in nulls.items() if count}
 
 
 def _free_text(train: pl.LazyFrame, texts: Sequence[str]) -> list[str]:
@@ -524,7 +535,7 @@ def _nothing_to_learn(kind: str, distinct: int, nullable: bool) -> str:
 
 def _column_transformer(found: Examined, max_one_hot_categories: int, seed: int, rows: int) -> Any:
     from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
+    from sklearn.impute import MissingIndicator, SimpleImputer
     from sklearn.model_selection import KFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
@@ -549,10 +560,11 @@ def _column_transformer(found: Examined, max_one_hot_categories: int, seed: int,
     steps = [
         ("number", numbers(), of(*casts.NUMBERS)),
         ("timestamp", numbers(TimestampFeatures(waves=True)), of("timestamp")),
-        ("date", numbers(TimestampFeatures(hours=False)), of("date")),
+        ("date", numbers(TimestampFeatures(hours=False, waves=True)), of("date")),
         ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), few),
         ("target", make_pipeline(TargetEncoder(target_type=target, cv=folds), StandardScaler()), known),
         ("text", make_pipeline(TextFeatures(target, seed), StandardScaler()), worded),
+        ("missing", MissingIndicator(features="all"), found.often_missing),
     ]
     return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
 

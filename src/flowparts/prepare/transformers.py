@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_DAYS_OF_A_YEAR = 360
+
 
 class RawColumns(TransformerMixin, BaseEstimator):
     """Bring the rows that a server hands over to the columns and types that the model was trained on.
@@ -49,32 +51,36 @@ class RawColumns(TransformerMixin, BaseEstimator):
 
 
 class TimestampFeatures(TransformerMixin, BaseEstimator):
-    """Turn timestamps into year, month, day of week (Monday is 0), hour, days since 1970 and `clock.WAVES`.
+    """Turn timestamps into year, month, day of week (Monday is 0), hour, days since 1970 and waves.
 
-    Missing ones become NaN.
+    Waves are `clock.WAVES` and, of columns that span a year, `clock.YEAR_WAVES`: in less, the season can't be
+    told from a trend. Missing timestamps become NaN.
 
     Args:
-        hours: Whether there is a time of day; without, no hour and no waves are made.
-        waves: Whether waves are made of the hour.
+        hours: Whether there is a time of day; without, no hour and no waves of it are made.
+        waves: Whether waves are made.
     """
 
-    # Saved before there were waves, an object has no such attribute of its own.
+    # Saved before there were waves, an object has no such attributes of its own.
     waves = False
+    yearly_: Sequence[bool] = ()
 
     def __init__(self, hours: bool = True, waves: bool = False):
         self.hours = hours
         self.waves = waves
 
     def fit(self, frame: "pd.DataFrame", y: object = None) -> Self:  # noqa: ARG002
-        """Remember the columns' names."""
+        """Remember the columns' names, and which of them span a year."""
         self.feature_names_in_ = np.asarray(frame.columns, dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
+        spans = [(frame[name].max() - frame[name].min()).days for name in frame.columns]
+        self.yearly_ = [bool(self.waves and span >= _DAYS_OF_A_YEAR) for span in spans]
         return self
 
     def transform(self, frame: "pd.DataFrame") -> Array:
         """Return a float64 matrix, the features of one column side by side."""
         parts = []
-        for name in frame.columns:
+        for name, yearly in zip(frame.columns, self.yearly, strict=True):
             moments = frame[name].dt
             parts += [moments.year, moments.month, moments.day_of_week]
             if self.hours:
@@ -85,15 +91,30 @@ class TimestampFeatures(TransformerMixin, BaseEstimator):
             if self.hours and self.waves:
                 table = np.array(clock.TABLE)[np.where(missing, 0, moments.hour).astype(int)]
                 parts += np.where(missing, np.nan, table.T).tolist()
+            if yearly:
+                table = np.array(clock.YEAR_TABLE)[np.where(missing, 1, moments.day_of_year).astype(int) - 1]
+                parts += np.where(missing, np.nan, table.T).tolist()
         return np.column_stack([np.asarray(part, dtype=float) for part in parts])
 
     def get_feature_names_out(self, input_features: object = None) -> Array:  # noqa: ARG002
         """Return `<column>_<feature>` in the order of the matrix."""
         kinds = ["year", "month", "day_of_week", *(["hour"] if self.hours else []), "days"]
         kinds += clock.WAVES if self.hours and self.waves else []
-        return np.asarray(
-            [f"{name}_{kind}" for name in self.feature_names_in_ for kind in kinds], dtype=object
-        )
+        names = []
+        for name, yearly in zip(self.feature_names_in_, self.yearly, strict=True):
+            names += [f"{name}_{kind}" for kind in [*kinds, *(clock.YEAR_WAVES if yearly else [])]]
+        return np.asarray(names, dtype=object)
+
+    @property
+    def widths(self) -> list[int]:
+        """How many features each column has."""
+        common = 4 + bool(self.hours) + len(clock.WAVES) * bool(self.hours and self.waves)
+        return [common + len(clock.YEAR_WAVES) * yearly for yearly in self.yearly]
+
+    @property
+    def yearly(self) -> Sequence[bool]:
+        """Which columns have waves of the year."""
+        return self.yearly_ or [False] * len(self.feature_names_in_)
 
 
 class Float32(TransformerMixin, BaseEstimator):

@@ -43,6 +43,7 @@ _LOADERS: dict[str, tuple[str, ...]] = {
 # Beside classifiers and regressors, the estimators of scikit-learn that fitted ones are made of.
 _PARTS = (
     "sklearn.compose._column_transformer.ColumnTransformer",
+    "sklearn.impute._base.MissingIndicator",
     "sklearn.impute._base.SimpleImputer",
     "sklearn.pipeline.Pipeline",
     "sklearn.preprocessing._data.StandardScaler",

@@ -87,6 +87,36 @@ def test_timestamps_become_calendar_features() -> None:
     assert "born_hour" not in preprocessor.feature_names
 
 
+def test_times_that_span_a_year_tell_the_season() -> None:
+    learned, _ = fit(mixed())
+    assert "born_year_sin" in learned.feature_names
+    assert "at_year_sin" not in learned.feature_names, "70 days: the season can't be told from a trend"
+    days = pl.DataFrame({"born": [datetime.date(2023, 1, 1), datetime.date(2024, 7, 1), None]})
+    dates = learned.transformer.named_transformers_["date"][0]
+    table = tables.to_pandas(days)
+    waves = dict(zip(dates.get_feature_names_out(), dates.transform(table).T, strict=True))
+    np.testing.assert_allclose(waves["born_year_sin"], [0, 0.0108, np.nan], atol=1e-3)
+    np.testing.assert_allclose(waves["born_year_cos"], [1, -1, np.nan], atol=1e-3)
+
+
+def test_numbers_that_are_often_missing_say_so() -> None:
+    frame = mixed(2_000).with_columns(visits=pl.when(pl.int_range(2_000) >= 15).then(pl.lit(1)))
+    frame = frame.with_columns(pay=pl.when(pl.int_range(2_000) >= 15).then(pl.int_range(2_000)))
+    learned, features = fit(frame)
+    marks = [name for name in learned.feature_names if name.startswith("missing")]
+    assert marks == ["missingindicator_amount", "missingindicator_member"], "15 of 2,000 are less than 1 %"
+    assert features[marks[0]].to_list() == frame["amount"].is_null().cast(pl.Float32).to_list()
+    assert [learned.feature_names[place] for place in learned.positions["amount"]] == ["amount", marks[0]]
+
+
+def test_positions_name_the_features_of_each_column() -> None:
+    learned, _ = fit(mixed())
+    for column, places in learned.positions.items():
+        assert all(column in learned.feature_names[place] for place in places)
+    found = sorted(place for places in learned.positions.values() for place in places)
+    assert found == list(range(len(learned.feature_names)))
+
+
 def test_high_cardinality_is_target_encoded_without_leaking_labels() -> None:
     rng = np.random.default_rng(1)
     # Categories of two rows that say nothing: leaked, their mean label would look like a perfect feature.
