@@ -574,7 +574,9 @@ def _feature_names(transformer: Any, taken: Iterable[str]) -> list[str]:
     names: list[str] = []
     used = set(taken)
     for full in transformer.get_feature_names_out():
-        base = str(full).partition("__")[2]
+        step, _, base = str(full).partition("__")
+        if step == "missing":
+            base = base.removeprefix("missingindicator_") + "_is_missing"
         name, number = base, 2
         while name in used:
             name, number = f"{base}_{number}", number + 1

@@ -43,7 +43,9 @@ def test_the_preprocessor_and_both_tables_are_written(
     made = run(table, artifact)
     train = tables.scan(made["train_features"].path).collect()
     validation = tables.scan(made["validation_features"].path).collect()
-    assert train.columns == validation.columns == ["size", "kind_x", "kind_y", "price", "w"]
+    assert (
+        train.columns == validation.columns == ["size", "kind_x", "kind_y", "size_is_missing", "price", "w"]
+    )
     assert (train.height, validation.height) == (60, 7)
     assert set(train.dtypes[:3]) == {pl.Float32}
     assert train["price"].to_list() == list(range(60))

@@ -103,8 +103,8 @@ def test_numbers_that_are_often_missing_say_so() -> None:
     frame = mixed(2_000).with_columns(visits=pl.when(pl.int_range(2_000) >= 15).then(pl.lit(1)))
     frame = frame.with_columns(pay=pl.when(pl.int_range(2_000) >= 15).then(pl.int_range(2_000)))
     learned, features = fit(frame)
-    marks = [name for name in learned.feature_names if name.startswith("missing")]
-    assert marks == ["missingindicator_amount", "missingindicator_member"], "15 of 2,000 are less than 1 %"
+    marks = [name for name in learned.feature_names if name.endswith("_is_missing")]
+    assert marks == ["amount_is_missing", "member_is_missing"], "15 of 2,000 are less than 1 %"
     assert features[marks[0]].to_list() == frame["amount"].is_null().cast(pl.Float32).to_list()
     assert [learned.feature_names[place] for place in learned.positions["amount"]] == ["amount", marks[0]]
 
