@@ -103,20 +103,25 @@ def _calibration(made: Ensemble) -> list[reports.Block]:
     held_out = made.held_out
     before, after = _reliability(held_out, made.mean), _reliability(held_out, found.probabilities)
     if found.method == NONE:
+        sides = {"as predicted": before}
         text = (
             "The probabilities are left as they are: no method clearly lowers the log loss on rows left out. "
+            f"The expected calibration error is {before.error:.2%}."
         )
     else:
-        text = f"The probabilities are calibrated ({found.method}): the log loss on rows left out falls. "
-    text += f"The expected calibration error is {before.error:.2%} before and {after.error:.2%} after."
+        sides = {"before": before, "after": after}
+        text = (
+            f"The probabilities are calibrated ({found.method}): the log loss on rows left out falls. The "
+            f"expected calibration error is {before.error:.2%} before and {after.error:.2%} after."
+        )
     losses = [
         {"method": name, "log loss": loss, "": "chosen" if name == found.method else ""}
         for name, loss in found.log_losses.items()
     ]
-    series = {"before": (before.predicted, before.observed), "after": (after.predicted, after.observed)}
+    series = {name: (each.predicted, each.observed) for name, each in sides.items()}
     bins = [
         {"": name, "predicted": predicted, "observed": observed, "rows": rows}
-        for name, each in (("before", before), ("after", after))
+        for name, each in sides.items()
         for predicted, observed, rows in zip(each.predicted, each.observed, each.rows, strict=True)
     ]
     return [

@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from flowparts import models
-from flowparts.evaluate import metrics
+from flowparts.evaluate import evaluation_report, metrics
 from flowparts.models import engines
-from flowparts.train import candidates, ensemble
+from flowparts.train import candidates, ensemble, ensemble_report
 from flowparts.train.candidates import Options
 from flowparts.train.problem import Problem
 
@@ -264,3 +265,17 @@ def test_a_threshold_takes_two_classes_and_rows_enough_for_the_folds() -> None:
 def test_the_portfolio_can_be_built_for_both_tasks() -> None:
     for task in ("classification", "regression"):
         assert len(candidates.build(ensemble.PORTFOLIO, task, Options())) == len(ensemble.PORTFOLIO)
+
+
+def test_the_pages_say_how_it_is_calibrated_and_decides() -> None:
+    made = ensemble.fit(table().lazy(), None, problem(), ["Linear"], threshold={"metric": "f1"})
+    assert made.calibration
+    assert made.threshold
+    left = replace(made, calibration=replace(made.calibration, method="none", probabilities=made.mean))
+    bent = replace(made, calibration=replace(made.calibration, method="platt"))
+    assert "no method clearly lowers the log loss" in ensemble_report.page(left)
+    assert "calibrated (platt): the log loss on rows left out falls" in ensemble_report.page(bent)
+    assert "no weighted mean is better than LogisticRegression alone" in ensemble_report.page(made)
+    (said,) = evaluation_report.training_callouts({**made.trained.facts, "metric_reason": ""})
+    words = f"The prediction is &#39;c1&#39; from a probability of {made.threshold.value:.4g} on"
+    assert words in str(said)
