@@ -788,3 +788,18 @@ def test_what_a_killed_step_has_left_gets_no_requests(
     kubernetes.shift(live, 50)
     api.step()
     assert answering(api) == {first.revision, second.revision}
+
+
+def test_a_service_is_asked_directly_from_within_the_cluster(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, asked = cluster.Cluster("team"), []
+
+    def fetched(url: str, body: Any, headers: Any) -> Any:
+        asked.append((url, body, headers))
+        return {"predictions": [{"prediction": 1.0}]}
+
+    monkeypatch.setattr(cluster, "in_cluster", lambda: True)
+    monkeypatch.setattr(cluster, "fetch", fetched)
+    assert there.predict("churn", "predict", [{"age": 40}]) == [{"prediction": 1.0}]
+    assert asked == [("http://churn.team.svc/predict", {"instances": [{"age": 40}]}, None)]
