@@ -10,7 +10,9 @@ from sklearn.preprocessing import StandardScaler
 
 from flowparts import tables
 from flowparts.prepare import preprocess
+from flowparts.prepare.transformers import TimestampFeatures
 from flowparts.tables import casts
+from flowparts.util import weights
 
 START = datetime.datetime(2024, 2, 28, 22)
 
@@ -97,6 +99,24 @@ def test_times_that_span_a_year_tell_the_season() -> None:
     waves = dict(zip(dates.get_feature_names_out(), dates.transform(table).T, strict=True))
     np.testing.assert_allclose(waves["born_year_sin"], [0, 0.0108, np.nan], atol=1e-3)
     np.testing.assert_allclose(waves["born_year_cos"], [1, -1, np.nan], atol=1e-3)
+
+
+def test_what_was_saved_before_there_were_waves_makes_the_features_that_it_made(tmp_path: Path) -> None:
+    moments = tables.to_pandas(pl.DataFrame({"at": [START, START + datetime.timedelta(days=900), None]}))
+    before = TimestampFeatures().fit(moments)
+    for name in ("waves", "yearly_"):
+        del vars(before)[name]
+    weights.dump(before, tmp_path / "before.skops")
+    loaded = weights.load(tmp_path / "before.skops")
+    assert loaded.widths == [5]
+    assert (*loaded.get_feature_names_out(),) == (
+        "at_year",
+        "at_month",
+        "at_day_of_week",
+        "at_hour",
+        "at_days",
+    )
+    np.testing.assert_array_equal(loaded.transform(moments), TimestampFeatures().fit_transform(moments))
 
 
 def test_numbers_that_are_often_missing_say_so() -> None:
