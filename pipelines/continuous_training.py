@@ -90,7 +90,7 @@ def continuous_training(
             always one.
         min_new_rows: Rows that must have come since the last training for new_data.
         false_alarm_rate: Share of runs on unchanged data in which drift may be found.
-        minimum_effect: Share of rows that must have changed for a column to count as drifted.
+        minimum_effect: Fraction of rows that must have changed for a column to count as drifted.
         tolerance: How much worse than on its validation rows the champion may be, in the metric's unit.
         max_age_days: Days since the last training for age.
         request: Why to train whatever the rules say, such as the alert that started the run; empty to go by

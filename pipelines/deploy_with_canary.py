@@ -53,8 +53,8 @@ def deploy_with_canary(
             takes them.
         requests: Requests to each revision at each share; 10 at least to judge the latency.
         seconds: How long it is watched at each share.
-        max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
-        max_slowdown: Largest ratio of its latency to the previous revision's at the same moment.
+        max_error_rate: Maximum fraction of requests without a prediction, above the previous revision's.
+        max_slowdown: Maximum ratio of its latency to the previous revision's at the same moment.
         warm_seconds: How long the previous revision keeps its servers after that, where the platform can
             start them again.
     """

@@ -41,8 +41,8 @@ def monitoring(
         window_days: Look only at so many days up to the newest row, which suits a schedule; 0 for all rows.
         since: First moment to look at in ISO 8601, such as 2026-03-01T00:00; empty for all rows.
         until: First moment not to look at any more.
-        false_alarm_rate: Share of windows of unchanged data in which any column may be flagged.
-        minimum_effect: Share of rows that must have changed for a column to be flagged.
+        false_alarm_rate: Fraction of windows of unchanged data in which any column may be flagged.
+        minimum_effect: Fraction of rows that must have changed for a column to be flagged.
         labels: Table of labels that have arrived, with the key and the model's label; empty for none.
         key: Columns of log and labels that say which label is whose.
         label_time_column: Column of the labels with the time of each, in UTC, by which clocks that differ are

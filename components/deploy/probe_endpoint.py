@@ -38,7 +38,7 @@ def probe_endpoint(
         requests: Requests of one row to each revision, spread evenly over the seconds.
         seconds: How long to watch; requests that didn't fit in are left out.
         sample_rows: Number of different rows to send.
-        max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
+        max_error_rate: Maximum fraction of requests without a prediction, above the previous revision's.
         max_slowdown: Largest ratio of the median latency to the previous revision's.
 
     Returns:

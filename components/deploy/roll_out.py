@@ -49,8 +49,8 @@ def roll_out(
             them. What isn't named stays as the endpoint has it, unless {"reset": true} is.
         requests: Requests of one row to each revision at each share; 10 at least to judge the latency.
         seconds: How long to watch at each share; requests that didn't fit in are left out.
-        max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
-        max_slowdown: Largest ratio of the latency to the previous revision's at the same moment.
+        max_error_rate: Maximum fraction of requests without a prediction, above the previous revision's.
+        max_slowdown: Maximum ratio of its latency to the previous revision's at the same moment.
         warm_seconds: How long the previous revision keeps its servers when the new one is promoted, where the
             platform can start them again; a rollback by another step needs no start meanwhile.
         run_id: The pipeline run that deploys; clusters note it beside the revision.

@@ -43,8 +43,8 @@ def decide_retraining(
             content is new data.
         reasons: What may ask for a training: new_data, drift, performance, age.
         min_new_rows: Rows that must have come for new_data.
-        false_alarm_rate: Share of tables of unchanged data in which drift may be found.
-        minimum_effect: Share of rows that must have changed for a column to count as drifted.
+        false_alarm_rate: Fraction of tables of unchanged data in which drift may be found.
+        minimum_effect: Fraction of rows that must have changed for a column to count as drifted.
         tolerance: How much worse than on the validation rows the champion may be, in its metric's unit.
         max_age_days: Days since the last training for age.
         request: Why to train whatever the rules say, such as the alert that started the run.

@@ -34,8 +34,8 @@ def detect_skew(
         time_column: Column of times that since and until select rows by.
         since: Start of the window in ISO 8601, included; default: all rows.
         until: End of the window, not included.
-        false_alarm_rate: Share of windows of unchanged data in which any distribution may be flagged.
-        minimum_effect: Share of rows that must have changed for a distribution to be flagged.
+        false_alarm_rate: Fraction of windows of unchanged data in which any distribution may be flagged.
+        minimum_effect: Fraction of rows that must have changed for a distribution to be flagged.
 
     Returns:
         skewed: Whether anything was found.

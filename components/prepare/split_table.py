@@ -49,9 +49,9 @@ def split_table(
         task: What is learned. For a classification, rows of values of stratify_by that hardly occur are left
             out; otherwise every row stays.
         min_class_rows: Fewest rows that such a value must have; 1 keeps every class.
-        train_fraction: Share of the rows for train, between 0 and 1; the three add up to 1.
-        validation_fraction: Share of the rows for validation, from 0 to below 1.
-        test_fraction: Share of the rows for test, from 0 to below 1.
+        train_fraction: Fraction of the rows for train, between 0 and 1; the three add up to 1.
+        validation_fraction: Fraction of the rows for validation, from 0 to below 1.
+        test_fraction: Fraction of the rows for test, from 0 to below 1.
         seed: Another number gives another split.
 
     Returns:

@@ -64,7 +64,7 @@ def register_champion(
             with a constant answer. 0 for none.
         replace_champion: Whether a champion that can't be compared (other label, task, classes or columns, or
             it has seen nearly all test rows) counts as none, instead of the new model being refused.
-        confidence: Share of resamples in which the challenger must be better; also that of the intervals.
+        confidence: Fraction of resamples in which the challenger must be better; also that of the intervals.
         bootstrap_samples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
         deploy_target: Where the pipeline deploys a new champion; empty for nowhere. Only decides `deploy`.

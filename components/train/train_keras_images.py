@@ -54,12 +54,11 @@ def train_keras_images(
         channels: 3 for colour, 1 for grey.
         blocks: Blocks of two convolutions and a pooling that halves the image.
         filters: Filters of the first block; each further block has twice as many.
-        dropout: Share of the last block's answers left out at random in each training step, at least 0 and
-            less than 1.
-        augment: How far training images are moved and scaled at random, as a share of the image, and turned,
+        dropout: Dropout rate after the last block, in [0, 1).
+        augment: How far training images are moved and scaled at random, as a fraction of their size, and turned,
             a tenth of it as turns; from 0 to 0.5.
-        class_weight: "balanced" to weigh each class by the inverse of its share; none if not given.
-        learning_rate: Step size of the Adam optimizer at the start.
+        class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
+        learning_rate: Initial learning rate (Adam).
         schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
         batch_size: Images in a training step.
         epochs: Maximum number of epochs.

@@ -46,11 +46,11 @@ def train_keras_tabular(
         task: What is learned, classification or regression.
         exclude_columns: Columns to exclude from the features, such as identifiers.
         weight_column: Column of sample weights, numbers of 0 or more; not a feature.
-        class_weight: "balanced" to weigh each class by the inverse of its share; none if not given.
+        class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
         layers: Hidden layers.
         units: Units of each hidden layer.
         dropout: Dropout rate, in [0, 1).
-        learning_rate: Step size of the Adam optimizer at the start.
+        learning_rate: Initial learning rate (Adam).
         schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
         batch_size: Rows in a training step.
         epochs: Maximum number of epochs.
