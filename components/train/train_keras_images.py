@@ -55,8 +55,8 @@ def train_keras_images(
         blocks: Blocks of two convolutions and a pooling that halves the image.
         filters: Filters of the first block; each further block has twice as many.
         dropout: Dropout rate after the last block, in [0, 1).
-        augment: How far training images are moved and scaled at random, as a fraction of their size, and turned,
-            a tenth of it as turns; from 0 to 0.5.
+        augment: How far training images are moved and scaled at random, as a fraction of their size, and
+            turned, a tenth of it as turns; from 0 to 0.5.
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
         learning_rate: Initial learning rate (Adam).
         schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
