@@ -113,14 +113,14 @@ def test_methods_are_measured_once_on_equal_rows(tmp_path: Path) -> None:
     (tmp_path / "sets/australian").mkdir(parents=True)
     frame.write_parquet(tmp_path / "sets/australian/whole.parquet")
     command = [sys.executable, str(FOLDER / "measure.py"), str(tmp_path / "sets"), "--work", str(tmp_path)]
-    command += ["--sets", "australian", "--methods", "lightgbm", "four_candidates"]
+    command += ["--sets", "australian", "--methods", "lightgbm", "quick"]
     first, second = (
         subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
     )
     assert first.startswith("australian 0 lightgbm: ")
     assert second.startswith("### Scores")
     found = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [(each["method"], each["error"]) for each in found] == [("lightgbm", ""), ("four_candidates", "")]
+    assert [(each["method"], each["error"]) for each in found] == [("lightgbm", ""), ("quick", "")]
     for each in found:
         kept = np.load(tmp_path / f"predictions/australian-0-{each['method']}.npz")
         assert each["value"] == pytest.approx(

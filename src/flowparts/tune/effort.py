@@ -42,6 +42,9 @@ SMALL_MEMBERS: tuple[dict[str, Any], ...] = (
     {"estimator": "Linear", "parameters": {}},
     {"estimator": "ExtraTrees", "parameters": {"n_estimators": 50, "max_leaf_nodes": 1_000}},
 )
+# scikit-learn's usual regularization is too strong for some tables: with this member too, the log loss of the
+# benchmark's `vehicle` falls from 0.45 to 0.39.
+LESS_REGULARIZED = {"estimator": "LogisticRegression", "parameters": {"C": 10, "max_iter": 1_000}}
 
 _HONEST = (
     "The best score is that of the best of several on the rows that chose it, so it is a little too good; a "
@@ -146,7 +149,8 @@ def train(
     crossed = replace(problem, folds=FOLDS_OF_SEARCH if effort in SEARCHES else FOLDS)
     rows = _Rows.of(table, validation, crossed, effort, described or {})
     problem = crossed if rows.validation is None else problem
-    members, search_notes = list(SMALL_MEMBERS), list[str]()
+    members = [*SMALL_MEMBERS, *([LESS_REGULARIZED] if task == "classification" else [])]
+    search_notes: list[str] = []
     if effort in SEARCHES:
         found, search_notes = _searched(rows, path, problem, SEARCHES[effort])
         members = [*ensemble.PORTFOLIO, *found]

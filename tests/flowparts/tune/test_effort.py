@@ -17,6 +17,7 @@ from flowparts.tune.effort import Search
 from flowparts.tune.study import Budget
 
 BOOSTED = {"n_estimators": 200, "learning_rate": 0.1}
+LITTLE = {"C": 10, "max_iter": 1_000}
 PORTFOLIO = (
     {"estimator": "LGBM", "parameters": BOOSTED},
     {"estimator": "LGBM", "parameters": {**BOOSTED, "num_leaves": 8}},
@@ -151,6 +152,17 @@ def test_small_tables_are_cross_validated_and_weighted(tmp_path: Path) -> None:
     if len(facts["members"]) > 1:
         assert f"Ensemble of {len(facts['members'])}" in made.page
     assert facts["onnx"]["agrees"], facts["onnx"]["reason"]
+
+
+def test_small_tables_that_need_little_regularization_get_it(tmp_path: Path) -> None:
+    # The classes differ in a direction of little variance, for which a linear model needs large coefficients.
+    rng = np.random.default_rng(0)
+    x, step = rng.normal(size=(2, 400))
+    rows = pl.DataFrame({"x": x, "y": x + 0.05 * step, "label": np.where(step > 0, "yes", "no")})
+    made = Training(tmp_path / "model", rows)
+    (linear,) = (each for each in made.facts["members"] if each["parameters"] == LITTLE)
+    assert linear["estimator"] == "LogisticRegression"
+    assert linear["weight"] > 0.5
 
 
 def test_what_the_split_kept_together_stays_in_one_fold(tmp_path: Path) -> None:
