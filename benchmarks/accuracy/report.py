@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def tables(results: Sequence[Result], predictions: Path, order: list[str], metho
     if lost := [each for each in results if each["error"]]:
         parts += ["### Failed", "\n".join(map(_lost, lost))]
     if missing := [name for name in order if name not in names]:
-        parts.append(f"Not measured: {', '.join(missing)}.")
+        parts.append(textwrap.fill(f"Not measured: {', '.join(missing)}.", 125))
     return "\n\n".join(parts) + "\n"
 
 
