@@ -322,11 +322,13 @@ def leaderboard(made: Ensemble) -> tuple[list[dict[str, Any]], selection.Choice]
 
 
 def _untried(made: Ensemble, effort: str) -> dict[str, str]:
+    """Return what a greater effort would have tried, with the least that does."""
     tried = {each.name for each in made.members} | {each["estimator"] for each in made.left_out}
+    portfolio = [str(each["estimator"]) for each in ensemble.PORTFOLIO]
     reasons = {
         name: f"effort {harder!r} tries it"
         for harder, search in reversed(SEARCHES.items())
-        for name in search.estimators
+        for name in (*portfolio, *search.estimators)
         if harder != effort and not any(found.startswith(name) for found in tried) and name != "Linear"
     }
     return {**reasons, "neural networks": "trainer 'keras' trains one"}
