@@ -17,6 +17,7 @@ COMPONENTS = list(catalogue.components())
 TIMED = {
     ("check_serving", "serving_metrics"),
     ("train_sklearn", "training_report"),
+    ("train_ensemble", "ensemble_report"),
     ("train_tabular", "training_report"),
     ("tune_model", "tuning_report"),
     ("tune_on_platform", "tuning_report"),
