@@ -132,7 +132,7 @@ def measured(
         exposition=dsl.Artifact(uri=str(window / "exposition")),
         job=MODEL,
         drift=dsl.Artifact(uri=str(window / "measurements")),
-        labels={"model": MODEL},
+        metric_labels={"model": MODEL},
         pushgateway=gateway,
     )
     found = json.loads((window / "drift").read_text(encoding="utf-8"))
