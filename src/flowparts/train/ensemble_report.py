@@ -7,16 +7,15 @@ import numpy as np
 
 from flowparts import reports
 from flowparts.evaluate import directions, metrics
+from flowparts.train import selection
 from flowparts.train.calibration import NONE
-from flowparts.train.ensemble import Ensemble, Floats, HeldOut, Member
+from flowparts.train.ensemble import Ensemble, Floats, HeldOut
 
 
 def page(made: Ensemble) -> str:
     """Return an HTML page about an ensemble."""
     held_out, metric, facts = made.held_out, made.held_out.metric, made.trained.facts
-    direction = "higher" if directions.higher_is_better(metric) else "lower"
-    folds = facts.get("validation_folds")
-    where = f"rows of {folds} folds, none trained on" if folds else "validation rows"
+    compared, choice = ranked(made)
     used = sum(1 for each in made.members if each.weight)
     shown = {"members": used, metric: facts["validation"][metric]}
     if made.calibration:
@@ -27,59 +26,60 @@ def page(made: Ensemble) -> str:
         "Ensemble",
         reports.facts(shown),
         reports.callout(_verdict(made, used), "good"),
-        *(
-            reports.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad")
-            for each in made.left_out
-        ),
+        *selection.not_trained(made.left_out),
         reports.callout(
             f"Weights, calibration and threshold were chosen on the {len(held_out.labels):,} rows that are "
             "scored here, so the ensemble's scores are a little too good; a test table shows how good it is."
         ),
-        reports.section(
-            f"Leaderboard ({metric} on {where}; {direction} is better)",
-            reports.bars({name: score for name, score, _ in _scores(made)}, label=metric),
-            reports.table(_leaderboard(made), caption="Seconds are of all trainings for the comparison."),
-        ),
+        *selection.leaderboard(compared, choice, scored_on(made)),
         *_calibration(made),
         *_threshold(made),
-        reports.section("Parameters", reports.table(_parameters(made))),
         subtitle=f"{held_out.task} of {facts['label']}: weighted by {metric}",
     )
 
 
-def _names(made: Ensemble) -> list[str]:
-    return [f"{place}. {each.name}" for place, each in enumerate(made.members, start=1)]
+def scored_on(made: Ensemble) -> str:
+    """Say which rows members were compared on."""
+    return selection.VALIDATION if len(set(made.held_out.parts)) == 1 else "rows held out of each fold"
 
 
-def _scores(made: Ensemble) -> list[tuple[str, float, Member | None]]:
-    """Return name, score and member of each line of the leaderboard, the ensemble first."""
-    metric = made.held_out.metric
-    members = zip(_names(made), made.members, strict=True)
-    return [
-        ("ensemble", made.trained.facts["validation"][metric], None),
-        *((name, each.metrics[metric], each) for name, each in members),
+def ranked(made: Ensemble) -> tuple[list[dict[str, Any]], selection.Choice]:
+    """Return the members, and what was made of them if it is more than one of them, for `selection`."""
+    task, label = made.held_out.task, made.trained.facts["label"]
+    found: list[dict[str, Any]] = [
+        {
+            "estimator": each.name,
+            "task": task,
+            "label": label,
+            "parameters": each.entry["parameters"],
+            "validation": each.metrics,
+            "interval": each.interval,
+            "megabytes": each.megabytes,
+            "milliseconds": each.milliseconds,
+            "seconds": each.seconds,
+            "weight": each.weight,
+        }
+        for each in made.members
     ]
-
-
-def _leaderboard(made: Ensemble) -> list[dict[str, Any]]:
-    metric, rows = made.held_out.metric, []
-    for name, score, member in _scores(made):
-        interval = member.interval if member else made.held_out.interval(made.predicted, made.threshold)
-        seconds = member.seconds if member else sum(each.seconds for each in made.members)
-        rows.append(
-            {
-                "model": name,
-                "weight": member.weight if member else "",
-                metric: score,
-                "95 % interval": ""
-                if interval is None
-                else " to ".join(map(reports.format_number, interval)),
-                "training s": round(seconds, 2),
-                "ms for 1,000 rows": round(member.milliseconds if member else made.trained.milliseconds, 2),
-                "MB": member.megabytes if member else made.trained.facts["megabytes"],
-            }
-        )
-    return rows
+    choice = selection.rank(found, made.held_out.metric)
+    used = [each for each in made.members if each.weight]
+    if len(used) == 1 and not made.calibration and not made.threshold:
+        # Of equally good members, the one that was taken.
+        first = made.members.index(used[0])
+        order = [first, *(place for place in choice.order if place != first)]
+        return found, choice._replace(order=order, scores=[choice.score_of(place) for place in order])
+    whole = {
+        **{name: made.trained.facts[name] for name in ("task", "label", "parameters", "validation")},
+        "estimator": f"Ensemble of {len(used)}" if len(used) > 1 else "Final model",
+        "interval": made.held_out.interval(made.predicted, made.threshold),
+        "megabytes": made.trained.facts["megabytes"],
+        "milliseconds": made.trained.milliseconds,
+        "seconds": sum(each.seconds for each in used),
+    }
+    score = whole["validation"][choice.metric]
+    return [whole, *found], selection.Choice(
+        choice.metric, [0, *(place + 1 for place in choice.order)], [score, *choice.scores]
+    )
 
 
 def _verdict(made: Ensemble, used: int) -> str:
@@ -162,16 +162,3 @@ def _threshold(made: Ensemble) -> list[reports.Block]:
         {"threshold": found.value, **found.after},
     ]
     return [reports.section("How it decides", reports.callout(text), reports.table(rows))]
-
-
-def _parameters(made: Ensemble) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": name,
-            "parameters": ", ".join(
-                f"{key}={value}" for key, value in sorted(member.final_entry()["parameters"].items())
-            )
-            or "defaults",
-        }
-        for name, member in zip(_names(made), made.members, strict=True)
-    ]

@@ -115,6 +115,25 @@ def selection_report(
     """
     ranked = [candidates[index] for index in choice.order]
     winner, task, label = ranked[0], str(ranked[0]["task"]), str(ranked[0]["label"])
+    return reports.page(
+        "Model selection",
+        reports.facts(
+            {"chosen": winner["estimator"], choice.metric: choice.scores[0], "candidates": len(candidates)}
+        ),
+        reports.callout(_verdict(ranked, choice, rows), "good"),
+        *map(reports.callout, notes),
+        *not_trained(left_out),
+        *leaderboard(candidates, choice, rows),
+        *_untried(untried or {}),
+        subtitle=f"{task} of {label}: candidates compared on {rows}",
+    )
+
+
+def leaderboard(
+    candidates: Sequence[Mapping[str, Any]], choice: Choice, rows: str = VALIDATION
+) -> list[reports.Block]:
+    """Return what compares candidates, as `selection_report` takes them, on a page."""
+    ranked = [candidates[index] for index in choice.order]
     direction = "higher" if higher_is_better(choice.metric) else "lower"
     names = [f"{place}. {candidate['estimator']}" for place, candidate in enumerate(ranked, start=1)]
     intervals = {
@@ -132,31 +151,29 @@ def selection_report(
         }
         for place, candidate in enumerate(ranked, start=1)
     ]
-    metrics = _metrics(task, ranked)
+    metrics = _metrics(str(ranked[0]["task"]), ranked)
     columns = ["place", "estimator", *sorted(metrics, key=lambda name: name != choice.metric)]
     columns[3:3] = [_INTERVAL] if intervals else []
     columns += [title for name, title in _COSTS.items() if any(name in each for each in ranked)]
     columns += ["weight"] if any("weight" in each for each in ranked) else []
     columns.append("parameters")
-    return reports.page(
-        "Model selection",
-        reports.facts(
-            {"chosen": winner["estimator"], choice.metric: choice.scores[0], "candidates": len(candidates)}
-        ),
-        reports.callout(_verdict(ranked, choice, rows), "good"),
-        *map(reports.callout, notes),
-        *(reports.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad") for each in left_out),
+    return [
         reports.section(
-            f"Candidates by {choice.metric} ({direction} is better)",
+            f"Leaderboard by {choice.metric} on {rows} ({direction} is better)",
             reports.bars(dict(zip(names, choice.scores, strict=True)), intervals, label=choice.metric),
         ),
         reports.section(
-            "All validation metrics",
+            "All metrics",
             reports.table([{column: row.get(column, "") for column in columns} for row in cells]),
         ),
-        *_untried(untried or {}),
-        subtitle=f"{task} of {label}: candidates compared on {rows}",
-    )
+    ]
+
+
+def not_trained(left_out: Sequence[Mapping[str, Any]]) -> list[reports.Block]:
+    """Return what says on a page which candidates couldn't be trained, and why."""
+    return [
+        reports.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad") for each in left_out
+    ]
 
 
 def training_report(candidate: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import polars as pl
 from flowparts import tables
 from flowparts.prepare import folds, preprocess
 from flowparts.tables import casts
-from flowparts.train import ensemble, selection, trainers
+from flowparts.train import ensemble, ensemble_report, selection, trainers
 from flowparts.train.candidates import Options
 from flowparts.train.ensemble import Ensemble
 from flowparts.train.problem import Problem
@@ -260,7 +260,7 @@ def _saved(
     complete: Complete,
 ) -> tuple[str, str]:
     """Write the model; return the leaderboard and the metric."""
-    ranked, choice = leaderboard(made)
+    ranked, choice = ensemble_report.ranked(made)
     facts = {
         **made.trained.facts,
         "effort": effort,
@@ -270,55 +270,15 @@ def _saved(
     }
     model = replace(made, trained=replace(made.trained, facts=facts))
     model.save(path, lambda folder: complete(folder, made.predictions()))
-    rows = "the validation table" if len(set(made.held_out.parts)) == 1 else "rows held out of each fold"
     page = selection.selection_report(
         ranked,
         choice,
         made.left_out,
-        rows=rows,
+        rows=ensemble_report.scored_on(made),
         notes=[*notes, _HONEST, _REFITTED],
         untried=_untried(made, effort),
     )
     return page, choice.metric
-
-
-def leaderboard(made: Ensemble) -> tuple[list[dict[str, Any]], selection.Choice]:
-    """Return the members and, if it has several of them, the ensemble, as `selection_report` takes them."""
-    task, label = made.held_out.task, made.trained.facts["label"]
-    found: list[dict[str, Any]] = [
-        {
-            "estimator": each.name,
-            "task": task,
-            "label": label,
-            "parameters": each.entry["parameters"],
-            "validation": each.metrics,
-            "interval": each.interval,
-            "megabytes": each.megabytes,
-            "milliseconds": each.milliseconds,
-            "seconds": each.seconds,
-            "weight": each.weight,
-        }
-        for each in made.members
-    ]
-    choice = selection.rank(found, made.held_out.metric)
-    used = [each for each in made.members if each.weight]
-    if len(used) == 1:
-        # Of equally good members, the one that was taken.
-        first = made.members.index(used[0])
-        order = [first, *(place for place in choice.order if place != first)]
-        return found, choice._replace(order=order, scores=[choice.score_of(place) for place in order])
-    whole = {
-        **{name: made.trained.facts[name] for name in ("task", "label", "parameters", "validation")},
-        "estimator": f"Ensemble of {len(used)}",
-        "interval": made.held_out.interval(made.predicted, made.threshold),
-        "megabytes": made.trained.facts["megabytes"],
-        "milliseconds": made.trained.milliseconds,
-        "seconds": sum(each.seconds for each in used),
-    }
-    score = whole["validation"][choice.metric]
-    return [whole, *found], selection.Choice(
-        choice.metric, [0, *(place + 1 for place in choice.order)], [score, *choice.scores]
-    )
 
 
 def _untried(made: Ensemble, effort: str) -> dict[str, str]:

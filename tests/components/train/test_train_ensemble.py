@@ -90,7 +90,7 @@ def test_the_ensemble_is_a_model_of_raw_rows_that_is_served_as_it_predicts_offli
     assert baseline.read(made["model"].path).columns["probability_yes"].rows == VALIDATION.height
     page = open_page(Path(made["ensemble_report"].path)).page_source
     for text in (
-        "Leaderboard (log_loss on validation rows; lower is better)",
+        "Leaderboard by log_loss on the validation table (lower is better)",
         "LogisticRegression",
         "KNeighborsClassifier is left out",
         "expected calibration error",

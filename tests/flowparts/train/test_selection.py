@@ -44,7 +44,7 @@ def test_the_page_says_which_direction_is_better_and_how_far_ahead_the_winner_is
     found = [candidate("A", roc_auc=0.7, log_loss=0.3), candidate("B", roc_auc=0.9, log_loss=0.5)]
     page = selection.selection_report(found, selection.rank(found, metric))
     assert verdict in page
-    assert f"Candidates by {metric} ({direction} is better)" in page
+    assert f"Leaderboard by {metric} on the validation table ({direction} is better)" in page
     assert page.count("1 (chosen)") == 1
     assert "classification of y: candidates compared" in page
 
