@@ -30,6 +30,7 @@ _PYTHON_TYPES = {
     "Dict": "dict",
 }
 _PICTURE_WIDTH, _PICTURE_HEIGHT = 1200, 900
+_SHARED = "flowparts.pipelines._"
 
 
 def build(runs: Path, out: Path, registry: str, version: str | None, digests: Path | None) -> Path:
@@ -118,17 +119,31 @@ def example(component: PythonComponent) -> str:
 
 
 def uses(name: str) -> dict[str, str]:
-    """Return by pipeline the statement that calls a component there."""
+    """Return by pipeline the statement that calls a component there, or in what pipelines share."""
     found = {}
     for pipeline in catalogue.pipelines():
-        text = (ROOT / "pipelines" / f"{pipeline}.py").read_text(encoding="utf-8")
-        for statement in _statements(ast.parse(text)):
-            called = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
-            if any(isinstance(function, ast.Name) and function.id == name for function in called):
-                segment = ast.get_source_segment(text, statement, padded=True)
-                found[pipeline] = textwrap.dedent(segment or "").strip()
-                break
+        for text in _texts(pipeline):
+            call = _call(text, name)
+            if call and pipeline not in found:
+                found[pipeline] = call
     return found
+
+
+def _texts(module: str) -> Iterator[str]:
+    """Yield the text of a module of pipelines, and of those that it shares with others."""
+    text = (ROOT / "pipelines" / f"{module}.py").read_text(encoding="utf-8")
+    yield text
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_SHARED):
+            yield from _texts((node.module or "").rpartition(".")[2])
+
+
+def _call(text: str, name: str) -> str:
+    for statement in _statements(ast.parse(text)):
+        called = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
+        if any(isinstance(function, ast.Name) and function.id == name for function in called):
+            return textwrap.dedent(ast.get_source_segment(text, statement, padded=True) or "").strip()
+    return ""
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.stmt]:

@@ -82,7 +82,9 @@ def test_a_step_killed_while_it_writes_leaves_whole_outputs_or_none_and_can_be_r
 
     disturbed = tmp_path / "disturbed"
     again = step.inside(disturbed, recorded.outside)
-    for call in sorted({1, len(ended.moved)}):
+    # The database of models is made once for all steps.
+    moves = sum(not path.endswith("mlflow.db") for path in ended.moved)
+    for call in sorted({1, moves}):
         assert again.run(log, Stop(MOVE, call)).exit_code == -9
         assert list(disturbed.rglob(".*.partial")), "nothing was being written"
         spoil(disturbed)

@@ -17,5 +17,5 @@ def test_the_current_revision_gets_the_share_and_the_previous_one_the_rest(
     after = endpoints.read(shifted.path)
     assert after.traffic == {before.revision: 60, before.previous_revision: 40}
     assert shifted.metadata["traffic"] == f"{before.revision} 60 %, {before.previous_revision} 40 %"
-    with pytest.raises(ValueError, match="whole number from 0 to 100, not 101"):
+    with pytest.raises(ValueError, match=r"traffic_fraction must be from 0 to 1, .* not 1\.01"):
         shift_traffic.python_func(endpoint=endpoint, shifted=artifact("other"), traffic_fraction=1.01)

@@ -17,7 +17,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("given", "words"), WRONG.values(), ids=WRONG)
 def test_a_wrong_log_is_refused_before_anything_is_deployed(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        operations.deployed("docker", "/no/model", "churn", 100, {"prediction_log": given})
+        operations.deployed("docker", "/no/model", "churn", 1.0, {"prediction_log": given})
 
 
 def test_the_server_gets_its_options_and_the_key_of_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -760,7 +760,7 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
     made = operations.deployed("sagemaker", str(first.path), "churn", 1.0, given)
     kept = {key: value for key, value in given.items() if key != "timeout_seconds"}
     assert made.settings["options"] == kept
-    canary = operations.deployed("sagemaker", str(second.path), "churn", 50, {**needed, "replicas": 2.0})
+    canary = operations.deployed("sagemaker", str(second.path), "churn", 0.5, {**needed, "replicas": 2.0})
     assert canary.settings["options"] == {**kept, "replicas": 2}
     (*_, configuration) = sagemaker_ai.asked("CreateEndpointConfig")
     assert {each["InstanceType"] for each in configuration["ProductionVariants"]} == {"ml.c5.xlarge"}

@@ -489,7 +489,7 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
     made = operations.deployed("vertex", first.gs, "churn", 1.0, given)
     kept = {"image": IMAGE, "machine_type": "n1-standard-4"}
     assert made.settings["options"] == kept
-    canary = operations.deployed("vertex", second.gs, "churn", 50, {"replicas": 2, "timeout_seconds": 20.0})
+    canary = operations.deployed("vertex", second.gs, "churn", 0.5, {"replicas": 2, "timeout_seconds": 20.0})
     assert canary.settings["options"] == {**kept, "replicas": 2}
     (*_, deployed) = vertex_ai.endpoints[f"{PARENT}/endpoints/churn"].deployed_models
     assert deployed.dedicated_resources.machine_spec.machine_type == "n1-standard-4"
@@ -497,4 +497,6 @@ def test_an_endpoint_keeps_the_options_that_it_was_deployed_with(
     # A rollback brings back those of the revision before.
     assert vertex.rollback(canary).settings["options"] == kept
     only = {"image": IMAGE, "reset": True, "timeout_seconds": 20.0}
-    assert operations.deployed("vertex", second.gs, "churn", 50, only).settings["options"] == {"image": IMAGE}
+    assert operations.deployed("vertex", second.gs, "churn", 0.5, only).settings["options"] == {
+        "image": IMAGE
+    }
