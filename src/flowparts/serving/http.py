@@ -31,7 +31,7 @@ _MAX_AHEAD = 16
 # Reading so large a body as JSON takes a millisecond or more.
 _LARGE_BYTES = 1 << 16
 _MAX_PAUSE_SECONDS = 0.02
-_ACCEPTED_AT_ONCE = 64
+_ACCEPTED_AT_ONCE = 16
 _ACCEPT_PAUSE_SECONDS = 0.1
 _BACKLOG = 2048
 _IDLE_SECONDS = 75.0
@@ -213,8 +213,8 @@ class Server:
         So a health check is answered, however many clients hold connections without asking anything.
         """
         if len(self.connections) >= self._max_connections:
-            # In the order in which they came; what is being answered stays.
-            spare = next((one for one in self.connections if one.idle), None)
+            # In the order in which they came; what is being answered stays, and what has had no time to ask.
+            spare = next((one for one in self.connections if one.idle and not one.new), None)
             spare = spare or next((one for one in self.connections if not one.busy), connection)
             spare.abort()
             self.connections.pop(spare, None)
@@ -500,6 +500,11 @@ class Connection(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether no request is being answered or read."""
         return not (self._busy or self._ahead or self._arriving)
+
+    @property
+    def new(self) -> bool:
+        """Whether the server's clock hasn't ticked since the connection was made, or answered last."""
+        return not self._since
 
     def close_if_idle(self) -> None:
         """Close the connection unless a request is being answered or read."""

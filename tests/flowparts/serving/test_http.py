@@ -310,3 +310,18 @@ def test_offers_are_read_a_few_at_a_time_and_in_order(server: Server) -> None:
     assert [found[0], found[1], found[2]] * 40 == found[:120]
     assert len(set(found[:3])) == 3
     assert b"live" in found[120]
+
+
+def test_a_connection_that_was_just_made_is_not_closed_for_others() -> None:
+    async def flood() -> list[int]:
+        server = HttpServer(Answering())
+        server._max_connections = 4
+        transports = [mock.Mock(is_closing=lambda: False) for _ in range(8)]
+        for number, transport in enumerate(transports):
+            connection = Connection(server)
+            connection.connection_made(transport)
+            if number != 4:  # this one has had no time to ask
+                connection.data_received(b"GET /pi")
+        return [number for number, transport in enumerate(transports) if transport.abort.called]
+
+    assert asyncio.run(flood()) == [0, 1, 2, 3]
