@@ -31,7 +31,7 @@ _MAX_AHEAD = 16
 # Reading so large a body as JSON takes a millisecond or more.
 _LARGE_BYTES = 1 << 16
 _MAX_PAUSE_SECONDS = 0.02
-_ACCEPTED_AT_ONCE = 16
+_ACCEPTED_AT_ONCE = 32
 _ACCEPT_PAUSE_SECONDS = 0.1
 _BACKLOG = 2048
 _IDLE_SECONDS = 75.0
