@@ -61,7 +61,8 @@ def tune_model(
         parallel_trials: Trials at a time, each in a process; they share the step's processors.
         folds: Number of folds without a validation table; 0 stands for 5.
         group_by: Column whose equal values stay in one fold; what split_table kept together does anyway.
-        time_column: Column by which each fold is validated on rows later than those it trains on.
+        time_column: Column by which each fold is validated on rows later than those it trains on; if not
+            given, the one that split_table split by.
         metric: Metric to optimize; if not given, rmse for regression, and for classification roc_auc, or
             average_precision if one of two classes has fewer than 5 % of the rows.
         exclude_columns: Columns to exclude from the features, such as identifiers.
@@ -102,7 +103,9 @@ def tune_model(
     settings.check(validated=validation is not None)
     chosen_by = None if validation is None else validation.path
     rows, held_out = tables.scan(train.path), None if chosen_by is None else tables.scan(chosen_by)
-    kept_together = tables.description(train.path).get("kept_together") or []
+    described = tables.description(train.path)
+    if validation is None:
+        settings = settings.split_as(described)
     study = tuning.identity(rows, held_out, settings)
     with tuning.remembered(checkpoints or None, model.path, study) as journal:
         tuned = tuning.tune(
@@ -111,7 +114,7 @@ def tune_model(
             model.path,
             settings,
             journal,
-            kept_together,
+            described.get("kept_together") or [],
             complete=lambda folder: baseline.record(folder, train.path, chosen_by),
         )
         stored = models.metadata(model.path)

@@ -57,7 +57,8 @@ def tune_on_platform(
         parallel_trials: Trials at a time.
         folds: Number of folds without a validation table; 0 stands for 5.
         group_by: Column whose equal values stay in one fold; what split_table kept together does anyway.
-        time_column: Column by which each fold is validated on rows later than those it trains on.
+        time_column: Column by which each fold is validated on rows later than those it trains on; if not
+            given, the one that split_table split by.
         metric: Metric to optimize; if not given, as for tune_model.
         exclude_columns: Columns to exclude from the features, such as identifiers.
         weight_column: Column of sample weights, numbers of 0 or more; not a feature.

@@ -94,7 +94,7 @@ class Way(NamedTuple):
             "split": self.described,
             "split_warning": self.warning,
             "kept_together": list(kept_together),
-            "in_time": self.time_column is not None,
+            "time_column": self.time_column or "",
             "rows_left_out": list(left_out),
         }
 

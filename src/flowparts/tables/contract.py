@@ -58,7 +58,8 @@ class Description(TypedDict):
         split: Of a part of a split: how it was split, a sentence.
         split_warning: Likewise: empty if there is nothing to warn of.
         kept_together: Likewise: columns whose equal values are in one part.
-        in_time: Likewise: whether the rows of each part are later than those of the one before.
+        time_column: Likewise: column by which the rows of each part are later than those of the one before;
+            empty if they aren't.
     """
 
     rows: int
@@ -70,7 +71,7 @@ class Description(TypedDict):
     split: NotRequired[str]
     split_warning: NotRequired[str]
     kept_together: NotRequired[list[str]]
-    in_time: NotRequired[bool]
+    time_column: NotRequired[str]
 
 
 def scan(path: str | Path) -> pl.LazyFrame:

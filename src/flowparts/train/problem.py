@@ -1,8 +1,8 @@
 """What is learned from which columns, and which rows estimators are compared on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import polars as pl
 
@@ -67,6 +67,18 @@ class Problem:
             )
         if not validated:
             folds.check_options(self.folds or FOLDS, self.group_by, self.time_column)
+
+    def split_as(self, described: Mapping[str, Any]) -> Self:
+        """Return the problem with folds in time if its table was split in time and nothing else is asked for.
+
+        At random, folds would learn from rows that are later than those that they are scored on.
+
+        Args:
+            described: `tables.description` of the training table.
+        """
+        if self.group_by or self.time_column or not described.get("time_column"):
+            return self
+        return replace(self, time_column=described["time_column"])
 
     def divide(
         self, table: pl.LazyFrame, validation: pl.LazyFrame | None, kept_together: Sequence[str] = ()

@@ -201,10 +201,15 @@ class _Rows:
         fingerprint = tables.fingerprint(table)
         held_out = cls(table, validation, kept_together, fingerprint, [])
         limit = SEARCHES[effort].cross_validated_rows if effort in SEARCHES else SMALL_ROWS
-        if described.get("in_time") or tables.row_count(table) + tables.row_count(validation) >= limit:
+        if described.get("time_column") or tables.row_count(table) + tables.row_count(validation) >= limit:
             return held_out
         learned = preprocess.examine(
-            table, problem.label, problem.task, problem.exclude_columns, problem.options.weight_column
+            table,
+            problem.label,
+            problem.task,
+            problem.exclude_columns,
+            problem.options.weight_column,
+            free_text=True,
         )
         preprocess.check_held_out(
             validation,

@@ -215,8 +215,10 @@ def tune(
     budget = settings.budget
     settings = replace(settings, budget=replace(budget, parallel=min(budget.parallel, budget.trials)))
     rows, held_out = tables.scan(train), None if validation is None else tables.scan(validation)
-    kept_together = tables.description(train).get("kept_together") or []
-    judged, facts = tuning.judge(rows, held_out, settings, kept_together)
+    described = tables.description(train)
+    if validation is None:
+        settings = settings.split_as(described)
+    judged, facts = tuning.judge(rows, held_out, settings, described.get("kept_together") or [])
     # Where the model goes stands for the run: another run is another study, another try of the step isn't.
     identity = json.dumps([tuning.identity(rows, held_out, settings), str(path)], sort_keys=True, default=str)
     name = f"flowparts-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

@@ -113,6 +113,16 @@ def test_without_a_validation_table_members_are_cross_validated(training: Traini
     )
 
 
+def test_what_was_split_in_time_is_cross_validated_in_time(training: Training) -> None:
+    shutil.rmtree(training.train.path)
+    rows = TRAIN.with_columns(when=pl.int_range(TRAIN.height))
+    tables.write(rows, training.train.path, facts={"time_column": "when"})
+    made = training.run(validated=False, folds=3, members=["Linear"], calibrate=False)
+    # The first of four blocks is only learned from.
+    held_out = baseline.read(made["model"].path).columns["probability_yes"].rows
+    assert held_out == pytest.approx(TRAIN.height * 3 / 4, abs=1)
+
+
 def test_members_come_from_the_trials_of_a_search(training: Training) -> None:
     trials = pl.DataFrame(
         {

@@ -38,10 +38,15 @@ def example() -> None:
 class Tuning:
     """The artifacts around one step."""
 
-    def __init__(self, artifact: Callable[..., Any], train: pl.DataFrame = TRAIN):
+    def __init__(
+        self,
+        artifact: Callable[..., Any],
+        train: pl.DataFrame = TRAIN,
+        facts: dict[str, Any] | None = None,
+    ):
         self.artifact = artifact
         self.train, self.validation = artifact("train", dsl.Dataset), artifact("validation", dsl.Dataset)
-        tables.write(train, self.train.path)
+        tables.write(train, self.train.path, facts=facts)
         tables.write(VALIDATION, self.validation.path)
 
     def run(self, name: str = "run", validated: bool = True, **options: Any) -> dict[str, Any]:
@@ -55,6 +60,20 @@ class Tuning:
         validation = self.validation if validated else None
         made["returned"] = tune_model.python_func(train=self.train, validation=validation, **made, **options)
         return made
+
+
+def test_what_was_split_in_time_is_cross_validated_in_time(artifact: Callable[..., Any]) -> None:
+    scores = []
+    for name, facts, options in (
+        ("asked", {}, {"time_column": "when"}),
+        ("split", {"time_column": "when"}, {}),
+        ("at random", {}, {}),
+    ):
+        rows = TRAIN.with_columns(when=pl.int_range(TRAIN.height))
+        tuning = Tuning(lambda what, kind, name=name: artifact(f"{name} {what}", kind), rows, facts)
+        made = tuning.run(validated=False, folds=3, space={"Linear": {}}, trials=1, **options)
+        scores.append(made["returned"][3])
+    assert scores[0] == scores[1] != scores[2]
 
 
 @pytest.fixture

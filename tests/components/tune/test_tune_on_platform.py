@@ -1,6 +1,7 @@
 """On stand-ins for the platforms; the trials that they start are real."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import polars as pl
 import pytest
 from kfp import dsl
 from sklearn.metrics import roc_auc_score
@@ -17,6 +19,8 @@ from flowparts import models, tables
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
 from flowparts.components.tune.tune_on_platform import tune_on_platform
+from flowparts.tune import platforms
+from flowparts.tune.remote import Attempt, Search
 from flowparts.util import sources
 from tests import clouds
 from tests.components.train.test_train_keras_tabular import LABELS, TRAIN, VALIDATION
@@ -107,6 +111,36 @@ def test_the_best_of_the_trials_on_katib_becomes_the_model(
     page = open_page(Path(made["tuning_report"].path)).page_source
     assert "Hyperparameter search" in page
     assert "default parameters" not in page
+
+
+class Recorder:
+    """A platform that notes what it is asked for, and runs nothing."""
+
+    schemes = ("s3",)
+    trial_seconds = 60
+
+    def __init__(self) -> None:
+        self.searches: list[Search] = []
+
+    def search(self, search: Search) -> list[Attempt]:
+        self.searches.append(search)
+        raise ValueError("it runs nothing")
+
+    def remove(self, search: Search) -> None:
+        pass
+
+
+def test_what_was_split_in_time_is_cross_validated_in_time(
+    tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(platforms, "platform", lambda *_: recorder)
+    shutil.rmtree(tuning.train.path)
+    rows = TRAIN.with_columns(when=pl.int_range(TRAIN.height))
+    tables.write(rows, tuning.train.path, facts={"time_column": "when"})
+    with pytest.raises(ValueError, match="it runs nothing"):
+        tuning.run(validated=False)
+    assert [each.settings.time_column for each in recorder.searches] == ["when"]
 
 
 @pytest.mark.filterwarnings("ignore")  # Google's client libraries warn about their own future

@@ -406,7 +406,7 @@ def test_rows_in_the_order_of_a_timestamp_are_split_by_time() -> None:
         assert way.described.startswith("by time (at), as the rows are in the order of 'at'")
         assert not way.warning
     facts = way.facts([])
-    assert (facts["kept_together"], facts["in_time"]) == ([], True)
+    assert (facts["kept_together"], facts["time_column"]) == ([], "at")
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,19 @@ def test_small_tables_that_need_little_regularization_get_it(tmp_path: Path) -> 
     assert linear["weight"] > 0.5
 
 
+def test_small_tables_of_nothing_but_text_are_learned_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = [f"word{number}" for number in range(60)]
+    texts = [" ".join(rng.choice(words, 8)) for _ in range(450)]
+    rows = pl.DataFrame(
+        {"text": texts, "label": ["yes" if "word1 " in f"{each} " else "no" for each in texts]}
+    )
+    made = Training(tmp_path / "model", rows)
+    assert made.facts["features"] == ["text"]
+    assert made.facts["validation_folds"] == 3
+    assert made.facts["validation"]["roc_auc"] > 0.9
+
+
 def test_what_the_split_kept_together_stays_in_one_fold(tmp_path: Path) -> None:
     # Each customer has one label, so a fold that has seen a customer knows it.
     rng = np.random.default_rng(0)
@@ -194,7 +207,7 @@ def test_what_the_split_kept_together_stays_in_one_fold(tmp_path: Path) -> None:
 
 
 def test_rows_split_by_time_are_never_cross_validated(tmp_path: Path) -> None:
-    made = Training(tmp_path / "model", waves(400), described={"in_time": True})
+    made = Training(tmp_path / "model", waves(400), described={"time_column": "x"})
     (held_out,) = made.held_out
     assert held_out is not None
     assert held_out.height == made.validation.height
