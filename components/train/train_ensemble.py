@@ -53,7 +53,8 @@ def train_ensemble(
             three shapes of LGBM, Linear, RandomForest and ExtraTrees.
         folds: Number of folds without a validation table; 0 stands for 5.
         group_by: Column whose equal values stay in one fold; what split_table kept together does anyway.
-        time_column: Column by which each fold is validated on rows later than those it trains on.
+        time_column: Column by which each fold is validated on rows later than those it trains on; if not
+            given, the one that split_table split by.
         metric: Metric to optimize; if not given, rmse for regression, and for classification roc_auc, or
             average_precision if one of two classes has fewer than 5 % of the rows.
         calibrate: Whether to calibrate the probabilities of a classification: by temperature, Platt's method
@@ -64,8 +65,11 @@ def train_ensemble(
             more probable class is predicted.
         max_seconds: Seconds after which no further member is tried; 0 for no limit.
         exclude_columns: Columns to exclude from the features, such as identifiers.
-        weight_column: Column of sample weights, numbers of 0 or more; not a feature.
-        class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
+        weight_column: Column of sample weights, numbers of 0 or more, for training, calibration and
+            threshold; not a feature.
+        class_weight: "balanced" to weight classes inversely to their frequency in training; none if not
+            given. Calibrated probabilities are those of the rows as they are: to find more of a rare class,
+            give a threshold.
         early_stopping_rounds: Boosting stops when the validation loss hasn't improved for this many rounds;
             0 to train them all.
         seed: Seed of the folds and the training.
@@ -98,12 +102,15 @@ def train_ensemble(
         entries = ensemble.members_of_trials(tables.scan(trial_table.path))
     ensemble.check(problem, entries, threshold, max_seconds, validated=validation is not None)
     chosen_by = None if validation is None else validation.path
+    described = tables.description(train.path)
+    if chosen_by is None:
+        problem = problem.split_as(described)
     made = ensemble.fit(
         tables.scan(train.path),
         None if chosen_by is None else tables.scan(chosen_by),
         problem,
         entries,
-        kept_together=tables.description(train.path).get("kept_together") or [],
+        kept_together=described.get("kept_together") or [],
         calibrate=calibrate,
         threshold=threshold,
         max_seconds=max_seconds,

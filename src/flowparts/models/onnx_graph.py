@@ -69,7 +69,7 @@ class Graph:
             self.types: dict[str, str] = dict(learned["types"])
             self._image_size = images.Size(**learned["image_size"]) if "image_size" in learned else None
             self._features = RawFeatures(learned) if _MATRIX in self._inputs and "fill" in learned else None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the metadata of the ONNX graph is damaged: {error}") from None
         if self._output not in outputs:
             raise ValueError(

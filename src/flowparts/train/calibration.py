@@ -52,7 +52,9 @@ class Calibration:
         return CalibratedProbabilities(estimator, **self.parameters) if self.parameters else estimator
 
 
-def calibrate(probabilities: Floats, truth: Codes, parts: Codes | None = None) -> Calibration:
+def calibrate(
+    probabilities: Floats, truth: Codes, parts: Codes | None = None, weights: Floats | None = None
+) -> Calibration:
     """Choose among no calibration, temperature, Platt's and isotonic by the log loss on rows left out.
 
     Temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599) and Platt's method (1999) are
@@ -65,24 +67,32 @@ def calibrate(probabilities: Floats, truth: Codes, parts: Codes | None = None) -
         truth: Place of each row's class.
         parts: Number of the part that each row belongs to; a method is fitted on all parts but one. The rows
             in order, dealt out, if not given or if there is one part only.
+        weights: How much each row counts, at least two of them more than 0; all the same if not given.
     """
+    weights = np.ones(len(truth)) if weights is None else weights
     if parts is None or parts.min() == parts.max():
-        parts = np.argsort(np.argsort(truth, kind="stable"), kind="stable") % _PARTS
+        # Rows that count are dealt out evenly, and so are those of each class.
+        parts = np.argsort(np.lexsort((truth, weights > 0)), kind="stable") % _PARTS
     found = {NONE: probabilities}
-    for method, fit in _methods(truth, probabilities.shape[1]).items():
+    methods = _methods(truth, probabilities.shape[1])
+    for method, fit in methods.items():
         calibrated = probabilities.copy()
         for part in np.unique(parts):
             held_out = parts == part
-            fitted = CalibratedProbabilities(None, **fit(probabilities[~held_out], truth[~held_out]))
+            others = ~held_out
+            parameters = fit(probabilities[others], truth[others], weights[others])
+            fitted = CalibratedProbabilities(None, **parameters)
             calibrated[held_out] = fitted.calibrated(probabilities[held_out])
         found[method] = calibrated
     losses = {method: _log_losses(each, truth) for method, each in found.items()}
-    means = {method: float(each.mean()) for method, each in losses.items()}
+    means = {method: float(np.average(each, weights=weights)) for method, each in losses.items()}
     best = min(means, key=means.__getitem__)
     gains = losses[NONE] - losses[best]
-    if gains.mean() <= gains.std() / math.sqrt(len(gains)):
+    gain = np.average(gains, weights=weights)
+    # That of a weighted mean; without weights, the standard deviation over the root of the rows.
+    if gain <= np.sqrt((weights**2 * (gains - gain) ** 2).sum()) / weights.sum():
         best = NONE
-    parameters = {} if best == NONE else _methods(truth, probabilities.shape[1])[best](probabilities, truth)
+    parameters = {} if best == NONE else methods[best](probabilities, truth, weights)
     return Calibration(best, parameters, means, found[best])
 
 
@@ -92,7 +102,7 @@ def _log_losses(probabilities: Floats, truth: Codes) -> Floats:
     return found
 
 
-def _methods(truth: Codes, classes: int) -> dict[str, Callable[[Floats, Codes], dict[str, Any]]]:
+def _methods(truth: Codes, classes: int) -> dict[str, Callable[[Floats, Codes, Floats], dict[str, Any]]]:
     """Return the methods that these rows allow, the simplest first."""
     if classes > 2:
         return {TEMPERATURE: _temperature}
@@ -100,7 +110,7 @@ def _methods(truth: Codes, classes: int) -> dict[str, Callable[[Floats, Codes], 
     return {TEMPERATURE: _temperature, PLATT: _platt, **({ISOTONIC: _isotonic} if enough else {})}
 
 
-def _temperature(probabilities: Floats, truth: Codes) -> dict[str, Any]:
+def _temperature(probabilities: Floats, truth: Codes, weights: Floats) -> dict[str, Any]:
     from scipy.optimize import minimize_scalar
 
     logs, rows = np.log(probabilities + FLOOR), np.arange(len(truth))
@@ -109,33 +119,34 @@ def _temperature(probabilities: Floats, truth: Codes) -> dict[str, Any]:
         scaled = math.exp(log_slope) * logs
         highest = scaled.max(axis=1)
         totals = highest + np.log(np.exp(scaled - highest[:, None]).sum(axis=1))
-        return float((totals - scaled[rows, truth]).mean())
+        return float(np.average(totals - scaled[rows, truth], weights=weights))
 
     found = minimize_scalar(loss, bounds=tuple(map(math.log, _SLOPES)), method="bounded")
     return {"slope": math.exp(float(found.x))}
 
 
-def _platt(probabilities: Floats, truth: Codes) -> dict[str, Any]:
+def _platt(probabilities: Floats, truth: Codes, weights: Floats) -> dict[str, Any]:
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    odds, positive = _log_odds(probabilities), truth == 1
+    odds, positive, shares = _log_odds(probabilities), truth == 1, weights / weights.sum()
 
     def loss(point: Floats) -> tuple[float, Floats]:
         scores = point[0] * odds + point[1]
         errors = expit(scores) - positive
-        value = (np.logaddexp(0.0, scores) - positive * scores).mean()
-        return float(value), np.array([(errors * odds).mean(), errors.mean()])
+        value = shares @ (np.logaddexp(0.0, scores) - positive * scores)
+        return float(value), np.array([shares @ (errors * odds), shares @ errors])
 
     found = minimize(loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[_SLOPES, (-20.0, 20.0)])
     return {"slope": float(found.x[0]), "intercepts": [0.0, float(found.x[1])]}
 
 
-def _isotonic(probabilities: Floats, truth: Codes) -> dict[str, Any]:
+def _isotonic(probabilities: Floats, truth: Codes, weights: Floats) -> dict[str, Any]:
     from sklearn.isotonic import IsotonicRegression
 
     odds, least = _log_odds(probabilities), 1 / (len(truth) + 2)
-    steps = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(odds, truth)
+    steps = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+    steps.fit(odds, truth, sample_weight=weights)
     low, high = float(odds.min()), float(odds.max())
     count = max(2, int((high - low) / _KNOTS_APART))
     places = np.linspace(low, max(high, low + _KNOTS_APART), count)
@@ -202,21 +213,27 @@ def check_threshold(rule: Mapping[str, Any], task: str) -> None:
 
 
 def choose_threshold(
-    probability: Floats, is_positive: npt.NDArray[np.bool_], rule: Mapping[str, Any], positive: int
+    probability: Floats,
+    is_positive: npt.NDArray[np.bool_],
+    rule: Mapping[str, Any],
+    positive: int,
+    weights: Floats | None = None,
 ) -> Threshold:
     """Choose the threshold that is best for held-out rows; of equally good ones, the one nearest 0.5.
 
     Args:
         probability: Of the positive class, for held-out rows.
-        is_positive: Whether the row is of that class; some must be, and some not.
+        is_positive: Whether the row is of that class; some that count must be, and some not.
         rule: `metric` (f1 of the positive class, balanced_accuracy or mcc); or `false_positive_cost` and
             `false_negative_cost`, whose mean is minimized; or `min_recall`, for the highest precision with at
             least that recall; or `min_precision`, for the highest recall with at least that precision.
         positive: Place of the positive class among the labels.
+        weights: How much each row counts; all the same if not given.
 
     Raises:
         ValueError: No threshold reaches the precision.
     """
+    weights = np.ones(len(probability)) if weights is None else weights
     order = np.argsort(-probability, kind="stable")
     falling = probability[order]
     ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
@@ -224,9 +241,11 @@ def choose_threshold(
     distinct = falling[ends]
     highest = max((1.0 + distinct[0]) / 2, distinct[0] + 1e-6)
     edges = np.concatenate([[highest], (distinct[:-1] + distinct[1:]) / 2, [distinct[-1] / 2]])
-    hits = np.concatenate([[0], np.cumsum(is_positive[order])[ends]]).astype(float)
-    alarms = np.concatenate([[0], ends + 1]) - hits
-    positives, negatives = float(is_positive.sum()), float((~is_positive).sum())
+    hits, alarms = (
+        np.concatenate([[0.0], np.cumsum((weights * side)[order])[ends]])
+        for side in (is_positive, ~is_positive)
+    )
+    positives, negatives = float(hits[-1]), float(alarms[-1])
     value, words = _criterion(rule, hits, alarms, positives, negatives)
     if not np.isfinite(value).any():
         raise ValueError(
@@ -248,7 +267,7 @@ def choose_threshold(
 
 
 def _precision(hits: Floats, alarms: Floats) -> Floats:
-    found: Floats = hits / np.maximum(hits + alarms, 1)
+    found: Floats = np.divide(hits, hits + alarms, out=np.zeros_like(hits), where=hits + alarms > 0)
     return found
 
 

@@ -143,7 +143,11 @@ def build(entries: Sequence[Any], task: str, options: Options) -> list[Candidate
 
 
 def train(
-    candidate: Candidate, learned: Preprocessor, train: estimators.Examples, validation: estimators.Examples
+    candidate: Candidate,
+    learned: Preprocessor,
+    train: estimators.Examples,
+    validation: estimators.Examples,
+    positive: Any = None,
 ) -> Trained:
     """Train a candidate on all processors and score it.
 
@@ -154,6 +158,7 @@ def train(
         learned: What made the features.
         train: Rows to learn from.
         validation: Rows to score, which early stopping watches.
+        positive: The positive one of two classes; as the training rows say if not given.
 
     Raises:
         ValueError: The estimator can't be trained on these rows, doesn't scale to so many, takes longer than
@@ -182,8 +187,9 @@ def train(
             "candidate; give it more, as in "
             f"{{'estimator': '{name}', 'seconds': {2 * (candidate.seconds or 0):g}}}"
         ) from None
-    found = positives.find(train.truth.to_frame().lazy(), train.truth.name) if learned.classes else None
-    positive = found[0] if found else None
+    if positive is None and learned.classes:
+        found = positives.find(train.truth.to_frame().lazy(), train.truth.name)
+        positive = found[0] if found else None
     megabytes = _bytes(trained) / 1e6
     budgets.require_size(megabytes)
     facts = {

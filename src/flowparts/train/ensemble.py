@@ -65,7 +65,7 @@ PORTFOLIO: tuple[dict[str, Any], ...] = (
 _PER_ESTIMATOR = 2
 # Picks of the greedy selection: weights are multiples of one in so many.
 PICKS = 20
-# Rows that weights are found on, spread over all.
+# Rows that weights are found on, drawn at random.
 _MOST_ROWS = 50_000
 _RESAMPLES = 200
 _FEW = 1_000
@@ -86,6 +86,7 @@ class HeldOut:
         classes: Sorted label values of a classification; None for a regression.
         positive: The positive one of two classes.
         parts: Number of the stage that each row is from.
+        weights: The sample weight of each row, if there are weights; metrics don't use them.
     """
 
     task: str
@@ -94,6 +95,7 @@ class HeldOut:
     classes: list[Any] | None
     positive: Any
     parts: npt.NDArray[np.intp]
+    weights: Floats | None = None
 
     @classmethod
     def of(cls, divided: Sequence[Stage], metric: str, positive: Any) -> "HeldOut":
@@ -102,7 +104,9 @@ class HeldOut:
         sizes = [len(stage.validation.truth) for stage in divided]
         labels = pl.concat([stage.validation.truth for stage in divided])
         parts = np.repeat(np.arange(len(divided)), sizes)
-        return cls(learned.task, metric, labels, learned.classes, positive, parts)
+        given = [stage.validation.weights for stage in divided if stage.validation.weights is not None]
+        weights = np.concatenate(given) if given else None
+        return cls(learned.task, metric, labels, learned.classes, positive, parts, weights)
 
     @cached_property
     def truth(self) -> Any:
@@ -115,6 +119,16 @@ class HeldOut:
     def positive_index(self) -> int:
         """Place of the positive one of two classes."""
         return metrics.positive_index(self.classes or [], self.positive)
+
+    def require_two_classes(self) -> None:
+        """Raise ValueError if the rows that count are all of one class."""
+        rows = self.labels if self.weights is None else self.labels.filter(pl.Series(self.weights > 0))
+        if rows.n_unique() < 2:
+            raise ValueError(
+                f"the held-out rows have a single class of {self.labels.name!r}, {rows[0]!r}, so neither "
+                "calibration nor a threshold can be learned from them; give other validation rows, or "
+                "calibrate=False and no threshold"
+            )
 
     def table(self, predicted: Floats, threshold: Threshold | None = None) -> pl.DataFrame:
         """Return predictions as the columns of `Model.predict`."""
@@ -179,7 +193,7 @@ class Member:
         """Return the entry to train on all rows: with the mean of the rounds that early stopping kept."""
         return {
             **self.entry,
-            "parameters": {**self.entry["parameters"], **estimators.mean_rounds(self.rounds)},
+            "parameters": estimators.with_rounds(self.entry["parameters"], self.rounds),
         }
 
 
@@ -265,6 +279,8 @@ def fit(
             f"a threshold decides between two classes, and label {problem.label!r} has "
             f"{len(held_out.classes or [])}; leave out threshold"
         )
+    if threshold or (calibrate and held_out.classes is not None):
+        held_out.require_two_classes()
     tried, left_out = try_members(entries or PORTFOLIO, divided, problem, held_out, max_seconds)
     fingerprint = divided[0].learned.training_fingerprint
     del divided
@@ -273,11 +289,13 @@ def fit(
     mean: Floats = np.sum([each.weight * each.predicted for each in used], axis=0)
     final, calibrated, chosen = mean, None, None
     if calibrate and held_out.classes is not None:
-        calibrated = calibration.calibrate(mean, held_out.truth, held_out.parts)
+        calibrated = calibration.calibrate(mean, held_out.truth, held_out.parts, held_out.weights)
         final = calibrated.probabilities
     if threshold:
         place = held_out.positive_index
-        chosen = calibration.choose_threshold(final[:, place], held_out.truth == place, threshold, place)
+        chosen = calibration.choose_threshold(
+            final[:, place], held_out.truth == place, threshold, place, held_out.weights
+        )
     whole = table if validation is None else casts.stacked(table, validation)
     learned, rows = stages.learn(whole, problem.label, problem.task, problem.exclude_columns, problem.options)
     # Scores on rows that a model has seen are of no use, so a few are enough for its latency.
@@ -437,7 +455,9 @@ def weighted(members: Sequence[Member], held_out: HeldOut, picks: int = PICKS) -
     sign = 1 if directions.higher_is_better(held_out.metric) else -1
     ranked = sorted(members, key=lambda each: -sign * each.metrics[held_out.metric])
     rows = len(held_out.labels)
-    some = np.arange(rows) if rows <= _MOST_ROWS else np.linspace(0, rows - 1, _MOST_ROWS).astype(np.intp)
+    some = np.arange(rows)
+    if rows > _MOST_ROWS:
+        some = np.sort(np.random.default_rng(0).choice(rows, _MOST_ROWS, replace=False))
     measure = metrics.measured(
         held_out.task,
         held_out.metric,
@@ -446,6 +466,9 @@ def weighted(members: Sequence[Member], held_out: HeldOut, picks: int = PICKS) -
         held_out.positive_index,
     )
     weights = select([each.predicted[some] for each in ranked], lambda found: sign * measure(found), picks)
+    if weights.count(0.0) == len(weights) - 1:
+        # Alone, the best member is the one that all rows say is best.
+        weights = [1.0, *[0.0] * (len(weights) - 1)]
     return [replace(each, weight=weight) for each, weight in zip(ranked, weights, strict=True)]
 
 

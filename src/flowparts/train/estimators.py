@@ -429,18 +429,24 @@ def rounds(estimator: Any) -> dict[str, int]:
     return {"max_iter": int(inner.n_iter_)}
 
 
-def mean_rounds(kept: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Return the parameters that take the place of early stopping: the mean of what `rounds` returned.
+def with_rounds(parameters: Mapping[str, Any], kept: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """Return parameters with those that take the place of early stopping: the mean of what `rounds` returned.
 
     Args:
-        kept: For each training, the rounds that early stopping kept; nothing is returned for none.
+        parameters: Those that were trained with early stopping.
+        kept: For each training, the rounds that early stopping kept; nothing changes for none.
     """
     if not kept:
-        return {}
+        return dict(parameters)
+    from lightgbm.basic import _ConfigAliases
+
     (name,) = kept[0]
     mean = math.ceil(sum(each[name] for each in kept) / len(kept))
+    # LightGBM has other names for the rounds, which it prefers.
+    aliases = _ConfigAliases.get("num_iterations") - {name}
+    others = {key: value for key, value in parameters.items() if key not in aliases}
     # scikit-learn's own early stopping would hold rows out again.
-    return {name: max(1, mean), **({"early_stopping": False} if name == "max_iter" else {})}
+    return {**others, name: max(1, mean), **({"early_stopping": False} if name == "max_iter" else {})}
 
 
 def _early_stopping(cls: type, rounds: int) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Objective:
         options: What all trials have in common.
         stages: What each is trained and scored on, in order.
         folds: Whether the stages are folds, so that the means count; otherwise the last stage does.
+        positive: The positive one of two classes, the same at every stage.
     """
 
     task: str
@@ -99,6 +100,7 @@ class Objective:
     options: Options
     stages: Sequence[Stage]
     folds: bool
+    positive: Any = None
 
     @property
     def maximizes(self) -> bool:
@@ -150,7 +152,9 @@ class Objective:
                 return ended(FAILED, f"took longer than {seconds:.4g} s")
             try:
                 candidate = self.candidate(configuration, left)
-                trained = candidates.train(candidate, stage.learned, stage.train, stage.validation)
+                trained = candidates.train(
+                    candidate, stage.learned, stage.train, stage.validation, self.positive
+                )
             except (ValueError, MemoryError) as error:
                 late = time.monotonic() - started >= seconds
                 reason = f"took longer than {seconds:.4g} s" if late else str(error) or "it ran out of memory"

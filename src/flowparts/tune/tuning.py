@@ -194,7 +194,10 @@ def judge(
     """
     metric, facts = trainers.examined(table, settings.metric, settings.columns, settings.options)
     divided = settings.divide(table, validation, kept_together)
-    return Objective(settings.task, metric, settings.options, divided, validation is None), facts
+    judged = Objective(
+        settings.task, metric, settings.options, divided, validation is None, facts["positive_class"]
+    )
+    return judged, facts
 
 
 def finish(
@@ -239,7 +242,7 @@ def _final(judged: Objective, best: Trial, table: pl.LazyFrame, settings: Settin
     )
     configuration = replace(
         best.configuration,
-        parameters={**best.configuration.parameters, **estimators.mean_rounds(best.rounds)},
+        parameters=estimators.with_rounds(best.configuration.parameters, best.rounds),
         stops_early=False,
     )
     trained = candidates.train(judged.candidate(configuration), learned, rows, rows)

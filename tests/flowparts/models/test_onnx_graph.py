@@ -277,6 +277,7 @@ WORDS = ["said", "good\nbad", base64.b64encode(np.ones((2, 3), "<f4").tobytes())
         [[*WORDS[:3], 4, [0, 0, 0], [1, 1, 1]]],
         [[*WORDS[:3], 0, [], []]],
         [["said", "one", *WORDS[2:], [0, 0], [1, 1]]],
+        [["said", 7, *WORDS[2:], [0, 0], [1, 1]]],
         [["said", "good\nbad", "no base64!", 3, [0, 0], [1, 1]]],
         [["said", "good\nbad", None, 3, [0, 0], [1, 1]]],
         [["said"]],

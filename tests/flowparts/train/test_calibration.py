@@ -25,7 +25,7 @@ def rows(count: int, slope: float, intercept: float, seed: int = 0) -> tuple[Any
 
 def test_platts_parameters_are_those_of_a_logistic_regression_on_the_log_odds() -> None:
     probabilities, truth = rows(2_000, 0.4, -0.8)
-    found = calibration._platt(probabilities, truth)
+    found = calibration._platt(probabilities, truth, np.ones(2_000))
     odds = np.log(probabilities + calibration.FLOOR) @ [-1.0, 1.0]
     expected = LogisticRegression(C=np.inf).fit(odds[:, None], truth)
     assert found["slope"] == pytest.approx(expected.coef_[0, 0], abs=1e-3)
@@ -43,7 +43,8 @@ def test_the_temperature_has_the_least_log_loss_of_a_grid() -> None:
         return float(sklearn_metrics.log_loss(truth, tempered))
 
     best = min(np.linspace(0.05, 2, 196), key=loss)
-    assert calibration._temperature(probabilities, truth)["slope"] == pytest.approx(best, abs=0.01)
+    found = calibration._temperature(probabilities, truth, np.ones(1_500))
+    assert found["slope"] == pytest.approx(best, abs=0.01)
     assert calibrate(probabilities, truth).method == calibration.TEMPERATURE
 
 
@@ -102,10 +103,35 @@ def test_a_part_is_calibrated_by_the_others_alone() -> None:
     parts = np.arange(900) // 300
     first = calibrate(probabilities, truth, parts).probabilities[:300]
     truth[:300] = 1 - truth[:300]
-    again = calibration._platt(probabilities[300:], truth[300:])
+    again = calibration._platt(probabilities[300:], truth[300:], np.ones(600))
     assert first == pytest.approx(
         calibration.CalibratedProbabilities(None, **again).calibrated(probabilities[:300])
     )
+
+
+def test_a_row_of_weight_two_counts_as_two_rows() -> None:
+    probabilities, truth = rows(1_000, 0.4, 0.7)
+    weights = np.where(truth == 1, 1.0, 3.0)
+    weights[::7] = 2.0
+    again = np.repeat(np.arange(1_000), weights.astype(int))
+    repeated, ones = (probabilities[again], truth[again]), np.ones(len(again))
+    for fit in (calibration._temperature, calibration._platt, calibration._isotonic):
+        fitted, expected = (
+            calibration.CalibratedProbabilities(None, **parameters).calibrated(probabilities)
+            for parameters in (fit(probabilities, truth, weights), fit(*repeated, ones))
+        )
+        assert fitted == pytest.approx(expected, abs=1e-3)
+    found = calibrate(probabilities, truth, weights=weights)
+    assert found.log_losses["none"] == pytest.approx(sklearn_metrics.log_loss(repeated[1], repeated[0]))
+    mean = np.average(found.probabilities[:, 1], weights=weights)
+    assert mean == pytest.approx(np.average(truth, weights=weights), abs=0.01)
+    for rule in RULES:
+        chosen, expected = (
+            choose_threshold(values[:, 1], labels == 1, rule, 1, given)
+            for values, labels, given in ((probabilities, truth, weights), (*repeated, None))
+        )
+        assert chosen.value == pytest.approx(expected.value)
+        assert chosen.after == pytest.approx(expected.after)
 
 
 RULES: list[dict[str, Any]] = [

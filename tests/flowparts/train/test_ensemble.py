@@ -181,6 +181,50 @@ def test_members_are_trained_again_on_all_rows_for_the_mean_of_the_rounds(tmp_pa
     assert "validation_folds" not in card
 
 
+def test_rounds_under_another_name_are_replaced_too() -> None:
+    entry = {"estimator": "LGBM", "parameters": {"num_iterations": 300, "learning_rate": 0.3}}
+    made = ensemble.fit(table().lazy(), None, problem(metric="log_loss"), [entry], calibrate=False)
+    mean = -(-sum(each["n_estimators"] for each in made.members[0].rounds) // 3)
+    assert made.trained.estimator.n_iter_ == mean < 300
+    assert made.trained.facts["members"][0]["parameters"] == {"learning_rate": 0.3, "n_estimators": mean}
+
+
+def test_weights_count_in_the_calibration() -> None:
+    # Most rows of one class were left out, and the others stand for them.
+    rows = table(900)
+    rows = rows.filter((pl.col("label") == "c1") | (pl.int_range(900) % 5 == 0))
+    rows = rows.with_columns(weight=pl.when(pl.col("label") == "c1").then(1.0).otherwise(5.0))
+    made = ensemble.fit(rows.lazy(), None, problem(options=Options(weight_column="weight")), ["Linear"])
+    held_out = made.held_out
+    share = np.average(held_out.truth == 1, weights=held_out.weights)
+    assert share < 0.6 < (held_out.truth == 1).mean()
+    assert np.average(made.predicted[:, 1], weights=held_out.weights) == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize("options", [{}, {"calibrate": False, "threshold": {"min_recall": 0.9}}], ids=str)
+def test_nothing_is_learned_from_held_out_rows_of_one_class(options: dict[str, Any]) -> None:
+    rows = table()
+    one = rows.filter(pl.col("label") == "c1").lazy()
+    with pytest.raises(ValueError, match="the held-out rows have a single class of 'label', 'c1', so"):
+        ensemble.fit(rows.lazy(), one, problem(metric="log_loss", folds=0), ["Linear"], **options)
+
+
+def test_one_member_alone_is_the_best_on_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble, "_MOST_ROWS", 5)
+    truth = np.zeros(100)
+    held_out = ensemble.HeldOut(
+        "regression", "rmse", pl.Series(truth), None, None, np.zeros(100, dtype=np.intp)
+    )
+    # All but perfect, and so it seems to be on a few rows.
+    outlier = np.where(np.arange(100) == 1, 50.0, 0.0)
+    members = [
+        ensemble.Member(name, {}, [], predicted, held_out.measure(predicted), None, 0.0, 0.0, 0.0)
+        for name, predicted in (("outlier", outlier), ("close", truth + 0.5))
+    ]
+    found = ensemble.weighted(members, held_out, 1)
+    assert [(each.name, each.weight) for each in found] == [("close", 1.0), ("outlier", 0.0)]
+
+
 def test_a_member_that_cant_be_trained_is_left_out_with_the_reason() -> None:
     entries = ["Linear", {"estimator": "KNeighbors", "parameters": {"n_neighbors": 900}}, "RidgeClassifier"]
     made = ensemble.fit(table().lazy(), None, problem(), entries)
@@ -213,8 +257,11 @@ def test_groups_stay_in_one_fold_and_folds_follow_time() -> None:
     apart = ensemble.fit(rows.lazy(), None, problem("value", group_by="group", **options), nearest)
     mixed = ensemble.fit(rows.lazy(), None, problem("value", **options), nearest)
     assert mixed.members[0].metrics["rmse"] < 0.3 < apart.members[0].metrics["rmse"]
-    later = ensemble.fit(rows.lazy(), None, problem("value", time_column="group", **options), ["Linear"])
+    in_time = problem("value", **options).split_as({"time_column": "group"})
+    later = ensemble.fit(rows.lazy(), None, in_time, ["Linear"])
     assert len(later.held_out.labels) == 300
+    by_group = problem("value", group_by="group", **options)
+    assert by_group.split_as({"time_column": "first"}) == by_group
 
 
 def test_the_best_configurations_of_each_estimator_of_a_search_become_members() -> None:

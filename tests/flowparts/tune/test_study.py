@@ -11,7 +11,7 @@ import pytest
 from flowparts.prepare import folds
 from flowparts.train import stages
 from flowparts.train.candidates import Options
-from flowparts.tune import objective, space, study, study_report, suggest
+from flowparts.tune import objective, space, study, study_report, suggest, tuning
 from flowparts.tune.journal import Journal
 from flowparts.tune.objective import Configuration, Objective, Trial
 from flowparts.tune.study import Budget
@@ -191,6 +191,19 @@ def test_folds_are_scored_by_their_mean_and_each_learns_its_own_preprocessing() 
     ]
     assert trial.score == pytest.approx(sum(single) / 3)
     assert trial.metrics["accuracy"] == trial.score
+
+
+def test_the_positive_class_is_the_same_in_every_fold() -> None:
+    # Rare enough to be the positive class in the table, and in some folds only.
+    rows = pl.DataFrame({"x": range(205), "y": ["a" if row % 21 == 0 else "b" for row in range(205)]})
+    settings = tuning.Settings(**WHAT, options=Options(), space={"Linear": {}}, budget=Budget(1), folds=3)
+    judged, _ = tuning.judge(rows.lazy(), None, settings)
+    assert (judged.metric, judged.positive) == ("average_precision", "a")
+    rare = [(stage.train.truth == "a").mean() < 0.05 for stage in judged.stages]
+    assert len(set(rare)) == 2
+    trial = judged.evaluate(0, Configuration("DecisionTree", {"max_depth": 1}), [], 60)
+    assert trial.score is not None
+    assert trial.score < 0.3
 
 
 def test_a_large_table_is_first_tried_on_shares_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
