@@ -2,7 +2,7 @@
 
 Its names are those of the model server's options, without what they begin with:
 
-    {"directory": "/var/lib/churn-log", "keys": "order_id", "mask": "email", "days": 30, "seconds": 10}
+    {"directory": "/var/lib/churn-log", "keys": "order_id", "mask": ["email", "phone"], "days": 30}
 """
 
 import dataclasses
@@ -46,11 +46,18 @@ def variables(given: Mapping[str, Any], directory: str) -> dict[str, str]:
     """
     if not given:
         return {}
-    texts = {name: str(value) for name, value in given.items() if name != "directory"}
+    texts = {name: _text(value) for name, value in given.items() if name != "directory"}
     prefix = f"{server_settings.PREFIX}PREDICTION_LOG"
     found = {prefix: directory, **{f"{prefix}_{name.upper()}": text for name, text in texts.items()}}
     secret = {_SECRET: os.environ[_SECRET]} if _SECRET in os.environ else {}
     return {**found, **secret}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    # Pipelines hand whole numbers on as 30.0.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def writer_of(given: Mapping[str, Any], user: int) -> int:

@@ -31,6 +31,19 @@ def test_the_server_gets_its_options_and_the_key_of_the_masks(monkeypatch: pytes
     assert log_options.variables({}, "/mnt/log") == {}
 
 
+def test_values_are_taken_as_pipelines_hand_them_on() -> None:
+    given = {"directory": "/log", "keys": ["order_id", "user"], "days": 30.0, "share": 0.5, "seconds": 10.0}
+    log_options.check(given)
+    found = log_options.variables(given, "/mnt/log")
+    assert {name.removeprefix("FLOWPARTS_SERVING_PREDICTION_LOG_"): text for name, text in found.items()} == {
+        "FLOWPARTS_SERVING_PREDICTION_LOG": "/mnt/log",
+        "KEYS": "order_id,user",
+        "DAYS": "30",
+        "SHARE": "0.5",
+        "SECONDS": "10",
+    }
+
+
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"the prediction log can't be at .*: Not a directory"):
