@@ -630,6 +630,12 @@ def test_rules_and_monitor_are_installed_by_an_option_before_the_revision(api: K
     assert api.names("prometheusrules") == api.names("servicemonitors") == []
 
 
+def test_rules_keep_the_labels_by_which_prometheus_has_found_them(api: KubernetesApi) -> None:
+    deploy(FIRST, monitoring=True, monitor_labels={"release": "kube-prometheus-stack"})
+    kubernetes.deploy(FIRST, "other", image=IMAGE, timeout_seconds=5.0, monitoring=True)
+    assert api.get("prometheusrules", "flowparts")["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
 def test_without_the_option_the_rules_go(api: KubernetesApi) -> None:
     deploy(FIRST, monitoring=True)
     deploy(FIRST)

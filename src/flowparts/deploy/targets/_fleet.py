@@ -113,8 +113,7 @@ class Fleet:
         try:
             if self.monitoring:
                 # First, so that a missing right is told before anything that serves is changed.
-                labels = {**chosen.monitor_labels, **self.there.managed()}
-                self.there.apply(prometheus.rule(labels, self.there.namespace))
+                self.there.apply(prometheus.rule(self._rule_labels(chosen), self.there.namespace))
                 self._monitor(chosen.monitor_labels)
             self._narrow(before, after)
             self.place(pod, chosen.clients)
@@ -532,6 +531,11 @@ class Fleet:
         }
         spec = prometheus.monitor_spec(each, self.kind.metrics_path, cluster.NAME_LABEL, [_REVISION])
         self._apply(*prometheus.MONITOR, self.name, spec, {**labels, **self.labels})
+
+    def _rule_labels(self, chosen: Routed) -> dict[str, str]:
+        # One object for all endpoints: the labels by which Prometheus has found it so far stay.
+        found = self.there.get(*prometheus.RULE, prometheus.RULE_NAME) or {"metadata": {}}
+        return {**found["metadata"].get("labels", {}), **chosen.monitor_labels, **self.there.managed()}
 
     def stop_monitoring(self) -> None:
         """Remove the alerting rules, unless another endpoint of the namespace has them."""
