@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from backends import catalogue, compilation, faults, parameters, submission
+from flowparts.util import errors
 from flowparts.util.names import unknown
 
 TOKEN_VARIABLE = "FLOWPARTS_TRIGGER_TOKEN"  # noqa: S105 the name of a variable
@@ -378,7 +379,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._deadline.cancel()
         # One at a time: two equal requests at once must find each other's run.
         with self._lock:
-            return start(self._triggers[name], self._service, body, time.time())
+            try:
+                return start(self._triggers[name], self._service, body, time.time())
+            except (RequestError, faults.Fault):
+                raise
+            except Exception as error:  # else nobody would hear of it
+                said = f"{type(error).__name__}: {errors.first_line(error)}"
+                raise RequestError(500, f"the run can't be started: {said}") from error
 
     def _body(self) -> Any:
         length = self.headers.get("content-length", "")

@@ -166,6 +166,20 @@ def test_a_service_that_is_down_is_told_and_the_next_request_starts_the_run(
         assert "Kubeflow Pipelines at" in answer["error"]
 
 
+def test_a_fault_that_nobody_expected_is_told_too(
+    kubeflow: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(*_: Any) -> None:
+        raise RuntimeError("no more files")
+
+    monkeypatch.setattr(KubeflowService, "find", find)
+    with _serving(kubeflow, _file(tmp_path, drift=DRIFT)) as ask:
+        status, answer = ask("/triggers/drift", ALERT)
+        assert status == 500
+        assert answer["error"] == "the run can't be started: RuntimeError: no more files"
+        assert "RuntimeError: no more files" in ask.said[-1]  # type: ignore[attr-defined]
+
+
 def test_slow_clients_dont_keep_others_out(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "_SECONDS_TO_READ", 0.2)
     slow = [socket.create_connection(("127.0.0.1", ask.port)) for _ in range(40)]  # type: ignore[attr-defined]
