@@ -63,9 +63,9 @@ class Exporter:
 
         last = False
         while True:
-            made, scope = otlp.request(self._resource)
-            add_metrics(scope, self._metrics.collect(), self._started, time.time_ns())
             try:
+                made, scope = otlp.request(self._resource)
+                add_metrics(scope, self._metrics.collect(), self._started, time.time_ns())
                 otlp.send(made, self._address, self._headers, f"{len(scope.metrics)} metrics")
             except Exception as error:
                 # Predictions matter more than numbers about them; the next attempt sends the sums anyway.

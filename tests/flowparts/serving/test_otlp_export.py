@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flowparts.serving.otlp_export import Exporter
 from flowparts.serving.server_metrics import Metrics
 from tests.flowparts.serving.conftest import Server
 from tests.flowparts.serving.test_metrics import samples
@@ -95,6 +96,24 @@ def test_numbers_are_sent_again_and_again_and_a_collector_that_fails_changes_not
     server.stop()
     (line, *_) = server.say("metrics can't be sent")
     assert "rejected 1 of" in line["reason"]
+
+
+def test_numbers_that_cannot_be_read_once_are_sent_the_next_time(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(collector, 50).items():
+        monkeypatch.setenv(name, value)
+    numbers, failures = Metrics(tmp_path, 0, None), iter([OSError("a worker's file is gone")])
+
+    def collect() -> Any:
+        for failure in failures:
+            raise failure
+        return Metrics.collect(numbers)
+
+    monkeypatch.setattr(numbers, "collect", collect)
+    exporter = Exporter(numbers, "m")
+    until(lambda: bool(collector.received))
+    exporter.close()
 
 
 def test_a_variable_that_cannot_be_used_is_an_error(
