@@ -66,8 +66,9 @@ class Notice:
     def digest(self) -> str:
         """The same for the same news, whichever run it comes from."""
         said = json.dumps([self.state, self.pipeline, self.step, self.error, self.message])
-        # Numbers such as times and counts differ each time.
-        return hashlib.sha256(re.sub(r"\d+", "0", said).encode()).hexdigest()[:16]
+        # Numbers such as times and counts differ each time, and so does their form: 0.98, 1, 1,234, 1e-05.
+        said = re.sub(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", "0", said)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def generic(notice: Notice) -> dict[str, Any]:

@@ -206,10 +206,10 @@ def test_the_same_news_is_sent_once_within_the_quiet_hours(
     monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
     memory = {"memory": str(tmp_path / "told.json")}
     drifted = {"state": "drifted", "step": "", "error": "", **memory}
-    assert sent(**drifted, message="age: PSI 0.31", run="1") == 1
-    assert sent(**drifted, message="age: PSI 0.33", run="2") == 0
+    assert sent(**drifted, message="age: PSI 0.31 of 998 rows", run="1") == 1
+    assert sent(**drifted, message="age: PSI 1 of 1,234 rows", run="2") == 0
     assert sent(**drifted, message="income: PSI 0.33", run="3") == 1
-    assert sent(**drifted, message="age: PSI 0.31", run="4", quiet_hours=0.0) == 1
+    assert sent(**drifted, message="age: PSI 0.31 of 998 rows", run="4", quiet_hours=0.0) == 1
     assert [message["run"] for message in hook.taken] == ["1", "3", "4"]
 
 
