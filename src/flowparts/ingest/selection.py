@@ -12,11 +12,16 @@ from flowparts.util import outputs
 
 _log = logging.getLogger("flowparts")
 
+_MOST_DAYS = 36_500
+
 
 def check_window(window_days: float, time_column: str | None) -> None:
     """Raise ValueError unless a window of so many days can be taken; 0 stands for all rows."""
-    if not 0 <= window_days <= timedelta.max.days:
-        raise ValueError(f"window_days is {window_days:g}; give a number of days, or 0 for all rows")
+    if not 0 <= window_days <= _MOST_DAYS:
+        raise ValueError(
+            f"window_days is {window_days:g}; give a number of days, at most {_MOST_DAYS:,}, or 0 for all "
+            "rows"
+        )
     if window_days and not time_column:
         raise ValueError("window_days needs time_column, the column that says when a row came about")
 
@@ -44,7 +49,8 @@ def keep_newest(file: Path, time_column: str, window_days: float, source: str) -
     newest = tables.collect(frame.select(moment.max())).item()
     if newest is None:
         raise ValueError(f"time column {time_column!r} has no values in {source}, so no row is the newest")
-    inside = moment > newest - timedelta(days=window_days)
+    # Not by the window's first moment, which may lie before the year 1.
+    inside = pl.lit(newest) - moment < timedelta(days=window_days)
     rows = tables.row_count(frame)
     kept = tables.row_count(frame.filter(inside))
     if kept == rows:

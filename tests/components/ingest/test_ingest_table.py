@@ -144,7 +144,8 @@ def test_only_a_window_up_to_the_newest_row_is_kept(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window_days": -1.0, "time_column": "at"}, "window_days is -1; give a number of days, or 0"),
+        ({"window_days": -1.0, "time_column": "at"}, "window_days is -1; give a number of days, at"),
+        ({"window_days": 1e6, "time_column": "at"}, "at most 36,500, or 0 for all rows"),
         ({"window_days": float("nan"), "time_column": "at"}, "window_days is nan"),
         ({"window_days": 7.0}, "window_days needs time_column"),
         ({"window_days": 7.0, "time_column": "when"}, "time column 'when' is not in the source"),
