@@ -39,6 +39,7 @@ def monitoring(
             a glob, a directory, or a URI that starts with file://, s3://, gs://, https:// or sample://.
         model_name: Name of the model in the registry; its champion is what serves.
         window_days: Look only at so many days up to the newest row, which suits a schedule; 0 for all rows.
+            With labels it must be longer than they take to arrive.
         since: First moment to look at in ISO 8601, such as 2026-03-01T00:00; empty for all rows.
         until: First moment not to look at any more.
         false_alarm_rate: Fraction of windows of unchanged data in which any column may be flagged.

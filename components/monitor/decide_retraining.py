@@ -42,7 +42,8 @@ def decide_retraining(
         time_column: Column of times or numbers that grow, by which rows are new; default: any change of the
             content is new data.
         reasons: What may ask for a training: new_data, drift, performance, age.
-        min_new_rows: Rows that must have come for new_data.
+        min_new_rows: Rows that must have come for new_data; without time_column by how much the table must
+            have grown.
         false_alarm_rate: Fraction of tables of unchanged data in which drift may be found.
         minimum_effect: Fraction of rows that must have changed for a column to count as drifted.
         tolerance: How much worse than on the validation rows the champion may be, in its metric's unit.

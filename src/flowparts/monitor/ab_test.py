@@ -34,7 +34,7 @@ class Plan:
         higher_is_better: Whether a higher mean is better.
         rise: Guardrail columns whose mean must not rise by more than this.
         fall: Guardrail columns whose mean must not fall by more than this.
-        new_fraction: Share of the units that the new revision was to get.
+        new_fraction: Fraction of the units that the new revision was to get.
         minimum_effect: Smallest improvement worth shipping, in the outcome's unit. The sequence is tuned to
             it; if it is None, to a tenth of the standard deviation.
         confidence: Confidence of the sequences.

@@ -113,7 +113,10 @@ def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
     late = max(now.rows - newer - seen.rows, 0)
     where = f"{now.column} {seen.highest}"
     if not newer and not late:
-        return News(0, False, f"no row lies beyond {where}")
+        said = f"no row lies beyond {where}"
+        if _higher(seen, now):
+            said += f", but the highest now is {now.highest}; if the other was a mistake, remove the memory"
+        return News(0, False, said)
     told = f"{newer:,} rows lie beyond {where}"
     return News(newer + late, True, told + (f", and {late:,} came late" if late else ""))
 
@@ -151,7 +154,7 @@ def seen(memory: str) -> Memory | None:
 
 
 def remember(memory: str, mark: Mark) -> None:
-    """Remember that the data of a mark was seen, and when; a mark that is higher already stays.
+    """Remember that the data of a mark was seen, and the day; a mark that is higher already stays.
 
     Runs that end at once may overwrite each other's mark. The lower one then makes a later run see rows once
     more, but none are missed.
@@ -161,7 +164,7 @@ def remember(memory: str, mark: Mark) -> None:
     """
     before = seen(memory)
     if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
-        return
+        mark = before.mark
     # The day is enough for the age of a training, and a step that is run again writes the same.
     kept.write(memory, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
 

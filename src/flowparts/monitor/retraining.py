@@ -26,6 +26,7 @@ REASONS = ("new_data", "drift", "performance", "age")
 # Of fewer rows drift and performance are chance.
 MINIMUM_ROWS = 50
 _MOST_NAMED = 5
+_MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class Rules:
         if self.min_new_rows < 1:
             raise ValueError(f"min_new_rows is {self.min_new_rows}; it must be at least 1")
         performance.check_tolerance(self.tolerance)
-        if not 0 < self.max_age_days <= timedelta.max.days:
-            raise ValueError(f"max_age_days is {self.max_age_days:g}; it must be a number of days above 0")
+        if not 0 < self.max_age_days <= _MOST_DAYS:
+            raise ValueError(
+                f"max_age_days is {self.max_age_days:g}; it must be a number of days above 0, at most "
+                f"{_MOST_DAYS:,}"
+            )
 
 
 @dataclass(frozen=True)
@@ -222,8 +226,11 @@ def _judged(
     """Judge the champion by the rows that it hasn't seen."""
     rows = new_data.beyond(table, memory.mark) if memory else table
     unseen = seen.unseen(champion.path, rows)
+    doubt = ""
     if unseen is not None:
         rows = rows.filter(unseen)
+    elif memory is None or not memory.mark.column:
+        doubt = " (the champion doesn't say which rows it has seen; it may have learned from these)"
     count = tables.row_count(rows)
     if count < MINIMUM_ROWS:
         said = f"{count} rows are too few to judge by, {MINIMUM_ROWS} are needed"
@@ -241,10 +248,10 @@ def _judged(
         worst = [each.name for each in drifts if each.drifted]
         named = ", ".join(worst[:_MOST_NAMED]) + (" and others" if len(worst) > _MOST_NAMED else "")
         said = f"{len(worst)} of {len(drifts)} columns drifted: {named}" if worst else "no column has drifted"
-        answers.append(Answer("drift", bool(worst), said))
+        answers.append(Answer("drift", bool(worst), said + doubt))
     if "performance" in rules.reasons:
         score = _measured(rows, champion.path, rules.tolerance)
-        answers.append(Answer("performance", score.degraded, score.reason))
+        answers.append(Answer("performance", score.degraded, score.reason + doubt))
     return Decision(answers, count, drifts, score)
 
 

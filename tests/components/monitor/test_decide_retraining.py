@@ -165,6 +165,28 @@ def test_age_counts_from_the_last_training(decide: Decide, memory: str) -> None:
         assert retraining.decide(rows(100).lazy(), old, mark, remembered, rules, now).retrain is asks
 
 
+def test_a_training_on_fewer_rows_than_before_counts_for_the_age_too(memory: str) -> None:
+    higher = new_data.mark(rows(200).lazy(), "time")
+    Path(memory).write_text(json.dumps({**higher.to_dict(), "at": "2026-03-01"}))
+    new_data.remember(memory, new_data.mark(rows(100).lazy(), "time"))
+    seen = new_data.seen(memory)
+    assert seen is not None
+    assert seen.mark == higher
+    assert seen.at is not None
+    assert seen.at > START
+
+
+def test_a_champion_that_may_have_learned_from_the_rows_is_doubted(
+    decide: Decide, tmp_path: Path, save_model: Callable[..., Any], uri: str
+) -> None:
+    reference = {"validation": {"roc_auc": 0.95}, "metric": "roc_auc"}
+    save_model(tmp_path / "own", rows(1_000), "left", LogisticRegression(), **reference)
+    registry.register(tmp_path / "own", "own", metrics={}, reports={}, tracking_uri=uri)
+    retrain, reason = decide(rows(1_000), model_name="own", reasons=["performance"], tolerance=0.02)
+    assert not retrain
+    assert "doesn't say which rows it has seen; it may have learned from these" in reason
+
+
 def test_a_request_trains_whatever_the_rules_say(decide: Decide, memory: str) -> None:
     decide(rows(1_000), trained=memory, memory=memory)
     assert decide(rows(1_000), memory=memory, request="FlowpartsDrift") == (
@@ -188,6 +210,7 @@ def test_a_table_that_the_champion_cant_judge_asks_for_a_training(decide: Decide
         ),
         ({"min_new_rows": 0}, "min_new_rows is 0; it must be at least 1"),
         ({"max_age_days": float("nan")}, "max_age_days is nan; it must be a number of days above 0"),
+        ({"max_age_days": 4e6}, "it must be a number of days above 0, at most 36,500"),
         ({"tolerance": -1.0}, "tolerance is -1; it must be a number of at least 0"),
         ({"minimum_effect": 2.0}, "minimum_effect must be at least 0 and less than 1"),
         ({"time_column": "moment"}, "column of the high-water mark 'moment' is not in"),

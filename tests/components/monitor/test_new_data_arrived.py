@@ -99,6 +99,16 @@ def test_a_run_that_ends_late_does_not_lower_the_mark(
     assert [path.name for path in Path(memory).parent.iterdir()] == ["seen.json"]
 
 
+def test_a_mark_beyond_all_rows_is_told_for_what_it_may_be(look: Look) -> None:
+    look(pl.concat([rows(100), rows(1, first=900_000)]), "time")
+    new, _, reason = look(rows(100), "time")
+    assert not new
+    assert reason == (
+        "no row lies beyond time 2128-11-01T00:00:00, but the highest now is 2026-03-05T03:00:00; "
+        "if the other was a mistake, remove the memory"
+    )
+
+
 def test_an_empty_source_is_a_sentence(look: Look, memory: str) -> None:
     with pytest.raises(ValueError, match="no rows"):
         look(rows(0))
