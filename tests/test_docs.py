@@ -25,6 +25,7 @@ from backends.local import runner
 from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
+from flowparts.deploy.options import percent_of
 from flowparts.train import candidates
 from flowparts.tune import space
 
@@ -74,6 +75,7 @@ def test_every_command_is_taken_by_the_real_parser(words: list[str]) -> None:
     if words[1] == "-m":
         return
     options = PARSERS[words[1]]().parse_args(words[2:])
+    percent_of(getattr(options, "traffic_fraction", 1.0))
     if words[1] == "submit.py" and options.do.__name__ in ("_run", "_schedule"):
         inputs = catalogue.pipeline(options.name).component_spec.inputs
         parameters.gather(inputs, None, options.parameter)

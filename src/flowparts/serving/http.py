@@ -44,9 +44,9 @@ _BODIES_AT_ONCE = 8
 # Files, sockets to the engine's threads and what a model opens while it works.
 _OTHER_FILES = 128
 _MAX_CONNECTIONS = 4096
-# Headers that must not be there twice: whoever is in front might go by the other one.
 # A request's first line in a version that isn't spoken here; that of HTTP/0.9 names none.
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+(?: HTTP/(?!1\.[01]$)\S*)?")
+# Headers that must not be there twice: whoever is in front might go by the other one.
 _ONCE = frozenset(
     [
         b"authorization",
@@ -121,7 +121,6 @@ class Server:
         # In the order in which they came.
         self.connections: dict[Connection, None] = {}
         self.date = b""
-        self.closing = False
         self.loop = asyncio.get_running_loop()
         self.body_bytes = 0
         self.max_body_bytes = _BODIES_AT_ONCE * application.max_body
@@ -180,7 +179,6 @@ class Server:
             listener, self._listener = self._listener, None
             self.loop.remove_reader(listener)
             await self._take_waiting(listener)
-        self.closing = True
         # What lies in the kernel's buffers by now is read before connections without a request are closed.
         await asyncio.sleep(0.1)
         deadline = monotonic() + seconds
