@@ -284,6 +284,18 @@ def description(path: str | Path) -> Description:
     return facts
 
 
+def provenance(path: str | Path) -> dict[str, Any]:
+    """Return what a table says of its rows' past: which rows were left out, and how it was split.
+
+    A table that is derived from it row by row must say the same, as `facts` of `write`: a training keeps the
+    groups of a split together by it, and doesn't mix rows that were split by time.
+
+    Raises:
+        ValueError: As `description`.
+    """
+    return {name: fact for name, fact in description(path).items() if name in Description.__optional_keys__}
+
+
 def _measured(path: str | Path) -> dict[str, Any]:
     frame = scan(path)
     return {

@@ -214,6 +214,16 @@ def test_a_table_says_in_its_files_what_it_is(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "table").height == pd.read_parquet(tmp_path / "table").shape[0] == 3
 
 
+def test_a_derived_table_says_what_was_known_of_the_rows_past_and_its_own_size(tmp_path: Path) -> None:
+    split = {"split": "by group", "split_warning": "", "kept_together": ["id"], "in_time": False}
+    past = {"rows_left_out": ["2 rows without a label"], **split}
+    tables.write(MIXED, tmp_path / "train", "train part of sample://mixed", past)
+    assert tables.provenance(tmp_path / "train") == past
+    derived = tables.write(MIXED.head(1), tmp_path / "derived", "", tables.provenance(tmp_path / "train"))
+    assert derived["rows"] == 1
+    assert tables.provenance(tmp_path / "derived") == past
+
+
 def test_a_table_that_was_written_elsewhere_is_measured(tmp_path: Path) -> None:
     MIXED.write_parquet(tmp_path / "part-0.parquet")
     assert tables.description(tmp_path) == {
