@@ -77,6 +77,8 @@ def new_pipeline(name: str, root: Path = ROOT) -> list[Path]:
 def check(name: str) -> int:
     """Lint, type-check and test one component or pipeline, and return the exit status.
 
+    The catalogue in README.md must have the first sentence of every part, too.
+
     Raises:
         ValueError: There is no such part, or it breaks a rule that is checked at its import.
     """
@@ -91,7 +93,11 @@ def check(name: str) -> int:
         [python, "-m", "pytest", "-q", "-p", "no:schemathesis", "-k", Path(file).stem, test, *rules],
     ]
     environment = {**os.environ, "FLOWPARTS_CHECK": Path(file).stem}
-    return max(subprocess.run(command, cwd=ROOT, env=environment).returncode for command in commands)  # noqa: S603
+    status = max(subprocess.run(command, cwd=ROOT, env=environment).returncode for command in commands)  # noqa: S603
+    if not readme.is_current():
+        print("error: the catalogue in README.md is out of date; run make readme", file=sys.stderr)  # noqa: T201
+        return status or 1
+    return status
 
 
 def _files(name: str) -> tuple[str, str, str]:
@@ -147,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     subprocess.run([*ruff, "check", "-q", "--fix", *names], cwd=ROOT, check=True)  # noqa: S603
     subprocess.run([*ruff, "format", "-q", *names], cwd=ROOT, check=True)  # noqa: S603
     readme.write()
-    print("\n".join(names))  # noqa: T201
+    print("\n".join([*names, "README.md, where the catalogue has one line more"]))  # noqa: T201
     print(f"next: edit them, then make check NAME={options.name}")  # noqa: T201
     return 0
 

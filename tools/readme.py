@@ -40,6 +40,12 @@ def _first_sentence(part: BaseComponent) -> str:
     return re.split(r"(?<=\.)\s", " ".join((part.description or "").split()), maxsplit=1)[0]
 
 
+def is_current() -> bool:
+    """Say whether the README's catalogue is that of the parts."""
+    text = README.read_text(encoding="utf-8")
+    return with_catalogue(text) == text
+
+
 def write() -> None:
     """Bring the README's catalogue up to date."""
     README.write_text(with_catalogue(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tools import authoring
+from tools import authoring, readme
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def test_a_new_component_and_a_new_pipeline_pass_every_check(tmp_path: Path) -> 
         return answer.stdout
 
     made = author("new-component", "prepare/drop_gaps")
-    assert "components/prepare/drop_gaps.py\ntests/components/prepare/test_drop_gaps.py" in made
+    assert "components/prepare/drop_gaps.py\ntests/components/prepare/test_drop_gaps.py\nREADME.md" in made
     assert "passed" in author("check", "prepare/drop_gaps")
     author("new-pipeline", "customer-churn")
     assert "passed" in author("check", "customer-churn")
@@ -55,6 +55,17 @@ def test_a_bad_name_is_answered(name: str, sentence: str, tmp_path: Path) -> Non
 def test_an_unknown_part_is_answered() -> None:
     with pytest.raises(ValueError, match=r"split_tabel.*split_table"):
         authoring.check("prepare/split_tabel")
+
+
+def test_a_check_fails_where_the_catalogue_is_older_than_the_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: passed)
+    assert authoring.check("prepare/split_table") == 0
+    monkeypatch.setattr(readme, "is_current", lambda: False)
+    assert authoring.check("prepare/split_table") == 1
+    assert "make readme" in capsys.readouterr().err
 
 
 GOOD = '''
