@@ -26,6 +26,7 @@ from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
 from flowparts.deploy.options import percent_of
+from flowparts.models import baseline
 from flowparts.train import candidates
 from flowparts.tune import space
 
@@ -155,9 +156,23 @@ def test_the_trainer_that_is_shown_makes_a_model_like_any_other(tmp_path: Path) 
 
     record = runner.run(example, {}, tmp_path / "runs")
     assert record.succeeded, record.problem
+    (trained,) = (task for task in record.tasks if task.name == "train-ridge")
+    assert baseline.read(trained.outputs["model"].path).facts["label"] == "target"
     (evaluated,) = (task for task in record.tasks if task.name == "evaluate-model")
     assert evaluated.outputs["metric"] == "rmse"
     assert 40 < evaluated.outputs["score"] < 70  # the label's standard deviation is 77
+
+
+def test_the_components_that_are_shown_are_formatted_and_typed(tmp_path: Path) -> None:
+    shown = blocks(ROOT / "docs/authoring.md", "python")
+    assert len(shown) == 2
+    files = [tmp_path / f"shown_{number}.py" for number in range(len(shown))]
+    for file, text in zip(files, shown, strict=True):
+        file.write_text(text, encoding="utf-8")
+    settings = ["--config", ROOT / "pyproject.toml"]
+    for tool in (["ruff", "format", "--check", *settings], ["mypy", "--config-file", settings[1]]):
+        checked = subprocess.run([sys.executable, "-m", *tool, *files], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_the_migrated_pipeline_runs_and_compiles(tmp_path: Path) -> None:
