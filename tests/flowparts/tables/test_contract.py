@@ -215,7 +215,7 @@ def test_a_table_says_in_its_files_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_derived_table_says_what_was_known_of_the_rows_past_and_its_own_size(tmp_path: Path) -> None:
-    split = {"split": "by group", "split_warning": "", "kept_together": ["id"], "in_time": False}
+    split = {"split": "by group", "split_warning": "", "kept_together": ["id"], "time_column": ""}
     past = {"rows_left_out": ["2 rows without a label"], **split}
     tables.write(MIXED, tmp_path / "train", "train part of sample://mixed", past)
     assert tables.provenance(tmp_path / "train") == past
