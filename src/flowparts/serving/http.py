@@ -30,7 +30,8 @@ _MAX_HEAD_BYTES = 65_536
 _MAX_AHEAD = 16
 # Reading so large a body as JSON takes a millisecond or more.
 _LARGE_BYTES = 1 << 16
-_MAX_PAUSE_SECONDS = 0.02
+# After a request that held the event loop so long, others have as long, up to the second number.
+_LONG_SECONDS, _MAX_PAUSE_SECONDS = 0.02, 0.1
 _ACCEPTED_AT_ONCE = 32
 _ACCEPT_PAUSE_SECONDS = 0.1
 _BACKLOG = 2048
@@ -238,7 +239,8 @@ class Server:
             self._large.popleft()
             if self._large:
                 # A new connection needs a few turns until it is answered, not one of these in each.
-                pause = min((monotonic() - started) / 4, _MAX_PAUSE_SECONDS)
+                seconds = monotonic() - started
+                pause = min(seconds, _MAX_PAUSE_SECONDS) if seconds > _LONG_SECONDS else 0.0
                 self.loop.call_later(pause, self._answer_large)
 
     def _tick(self) -> None:
@@ -340,6 +342,12 @@ class Connection(asyncio.Protocol):
             self._check_head(self._head_bytes)
         elif self._frame_bytes > _MAX_HEAD_BYTES + size:
             self._refuse(Refusal("too_large", "a chunk's extension or the trailers are too long"))
+        if size >= _LARGE_BYTES and not self._unread:
+            # The loop would read on, up to 32 times, before it looks at other connections.
+            self._unread = True
+            if not self._read_paused:
+                self._transport.pause_reading()
+            self._server.loop.call_soon(self._read_rest, b"")
 
     def _read_rest(self, data: bytes) -> None:
         """Read requests of which each makes an offer: a few in each turn of the event loop."""

@@ -325,3 +325,21 @@ def test_a_connection_that_was_just_made_is_not_closed_for_others() -> None:
         return [number for number, transport in enumerate(transports) if transport.abort.called]
 
     assert asyncio.run(flood()) == [0, 1, 2, 3]
+
+
+def test_a_client_that_sends_much_at_once_is_read_a_part_at_a_time() -> None:
+    application = Answering()
+
+    async def send() -> list[str]:
+        server = HttpServer(application)
+        transport = mock.Mock(is_closing=lambda: False)
+        connection = Connection(server)
+        connection.connection_made(transport)
+        connection.data_received(request(b"x" * 100_000, path="/large"))
+        before = [call[0] for call in transport.method_calls]
+        while not transport.resume_reading.called:
+            await asyncio.sleep(0)
+        return before
+
+    assert asyncio.run(send()) == ["pause_reading"]
+    assert application.asked == ["/large"]
