@@ -116,7 +116,7 @@ def train_ensemble(
         max_seconds=max_seconds,
     )
     stored = made.save(
-        model.path, lambda folder: baseline.record(folder, train.path, chosen_by, made.predictions())
+        model.path, lambda folder: baseline.record(folder, train.path, chosen_by, made.trained.predictions)
     )
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])

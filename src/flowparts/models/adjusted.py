@@ -14,7 +14,26 @@ Array = npt.NDArray[Any]
 FLOOR = 1e-5
 
 
-class CalibratedProbabilities(ClassifierMixin, BaseEstimator):
+class _Adjusted(ClassifierMixin, BaseEstimator):
+    """A classifier that holds a fitted one as its `estimator`, and has nothing to learn itself."""
+
+    estimator: Any
+
+    def fit(self, matrix: Array, labels: Array) -> Self:  # noqa: ARG002
+        """Learn nothing; the adjustment is given."""
+        return self
+
+    @property
+    def classes_(self) -> Array:
+        """The labels, in the order of the probabilities."""
+        classes: Array = self.estimator.classes_
+        return classes
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class CalibratedProbabilities(_Adjusted):
     """A classifier whose probabilities are those of another one, calibrated.
 
     They are softmax(slope * log p + intercepts) of the probabilities p. With `knots`, which are for two
@@ -39,16 +58,6 @@ class CalibratedProbabilities(ClassifierMixin, BaseEstimator):
         self.intercepts = intercepts
         self.knots = knots
 
-    def fit(self, matrix: Array, labels: Array) -> Self:  # noqa: ARG002
-        """Learn nothing; the calibration is given."""
-        return self
-
-    @property
-    def classes_(self) -> Array:
-        """The labels, in the order of the probabilities."""
-        classes: Array = self.estimator.classes_
-        return classes
-
     def predict(self, matrix: Array) -> Array:
         """Return the most probable label of each row."""
         predicted: Array = np.asarray(self.classes_)[self.predict_proba(matrix).argmax(axis=1)]
@@ -70,11 +79,8 @@ class CalibratedProbabilities(ClassifierMixin, BaseEstimator):
         second = np.interp(logs[:, 1] - logs[:, 0], odds, values)
         return np.column_stack([1 - second, second])
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
-
-class DecisionThreshold(ClassifierMixin, BaseEstimator):
+class DecisionThreshold(_Adjusted):
     """A classifier of two labels that answers one of them from a given probability on, not from 0.5.
 
     Args:
@@ -87,16 +93,6 @@ class DecisionThreshold(ClassifierMixin, BaseEstimator):
         self.estimator = estimator
         self.threshold = threshold
         self.positive = positive
-
-    def fit(self, matrix: Array, labels: Array) -> Self:  # noqa: ARG002
-        """Learn nothing; the threshold is given."""
-        return self
-
-    @property
-    def classes_(self) -> Array:
-        """The labels, in the order of the probabilities."""
-        classes: Array = self.estimator.classes_
-        return classes
 
     def predict(self, matrix: Array) -> Array:
         """Return the positive label where it is probable enough, else the other one."""
@@ -111,9 +107,6 @@ class DecisionThreshold(ClassifierMixin, BaseEstimator):
         """Return the place of the answer among the labels for each row of probabilities."""
         decided = probabilities[:, self.positive] >= self.threshold
         return np.where(decided, self.positive, 1 - self.positive)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
 
 # What holds one fitted classifier as its `estimator`.

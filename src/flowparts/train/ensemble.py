@@ -202,7 +202,8 @@ class Ensemble:
     """What came of it.
 
     Attributes:
-        trained: The final estimator, with its facts; validation is that of the held-out rows.
+        trained: The final estimator, with its facts; validation and predictions are those of the held-out
+            rows.
         learned: What made its features.
         rows: What it was trained on.
         held_out: What the members were compared on.
@@ -226,10 +227,6 @@ class Ensemble:
     calibration: Calibration | None
     threshold: Threshold | None
     facts: dict[str, Any]
-
-    def predictions(self) -> pl.DataFrame:
-        """Return the predictions for the held-out rows, as the columns of `Model.predict`."""
-        return self.held_out.table(self.predicted, self.threshold)
 
     def save(self, path: str | Path, complete: Callable[[Path], None] | None = None) -> mlmodel.Card:
         """Write the model directory; return its metadata. `complete` is as for `models.save`."""

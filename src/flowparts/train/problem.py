@@ -6,9 +6,8 @@ from typing import Any, Self
 
 import polars as pl
 
-from flowparts.evaluate import directions
-from flowparts.prepare import folds, preprocess
-from flowparts.train import stages
+from flowparts.prepare import folds
+from flowparts.train import stages, trainers
 from flowparts.train.candidates import Options
 from flowparts.train.stages import Stage
 
@@ -56,9 +55,7 @@ class Problem:
         """
         if self.options.seed < 0:
             raise ValueError(f"seed must be at least 0, not {self.options.seed}")
-        preprocess.check_options(self.label, self.task, self.exclude_columns, self.options.weight_column, 1)
-        if self.metric:
-            directions.require_fitting(self.metric, self.task)
+        trainers.check_columns(**self.columns, metric=self.metric, options=self.options)
         of_folds = {"folds": self.folds, "group_by": self.group_by, "time_column": self.time_column}
         if validated and (named := [name for name, value in of_folds.items() if value]):
             raise ValueError(

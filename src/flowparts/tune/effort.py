@@ -274,7 +274,7 @@ def _saved(
         **({"left_out": made.left_out} if made.left_out else {}),
     }
     model = replace(made, trained=replace(made.trained, facts=facts))
-    model.save(path, lambda folder: complete(folder, made.predictions()))
+    model.save(path, lambda folder: complete(folder, made.trained.predictions))
     page = selection.selection_report(
         ranked,
         choice,
