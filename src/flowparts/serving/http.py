@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import islice
 from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -32,7 +33,9 @@ _MAX_AHEAD = 16
 _LARGE_BYTES = 1 << 16
 # After a request that held the event loop so long, others have as long, up to the second number.
 _LONG_SECONDS, _MAX_PAUSE_SECONDS = 0.02, 0.1
-_ACCEPTED_AT_ONCE = 32
+_ACCEPTED_AT_ONCE = 128
+# Of connections that may be closed to make room; by the next look others have been silent for longer.
+_SPARE_AT_ONCE = 64
 _ACCEPT_PAUSE_SECONDS = 0.1
 _BACKLOG = 2048
 _IDLE_SECONDS = 75.0
@@ -42,8 +45,8 @@ _LINGER_SECONDS = 2.0
 _SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
 # Bodies that are being read or answered, as multiples of the largest one.
 _BODIES_AT_ONCE = 8
-# Files, sockets to the engine's threads and what a model opens while it works.
-_OTHER_FILES = 128
+# Sockets that were just taken, and files and sockets that the engine, a model and gRPC have open.
+_OTHER_FILES = _ACCEPTED_AT_ONCE + 128
 _MAX_CONNECTIONS = 4096
 # A request's first line in a version that isn't spoken here; that of HTTP/0.9 names none.
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+(?: HTTP/(?!1\.[01]$)\S*)?")
@@ -128,6 +131,7 @@ class Server:
         self._max_connections = min(_MAX_CONNECTIONS, max(_files() - _OTHER_FILES, 16))
         self._closed_for_room = 0
         self._large: deque[Connection] = deque()
+        self._spare: deque[Connection] = deque()
         self._listener: socket.socket | None = None
         self._accepting: set[asyncio.Task[Any]] = set()
         self._ticker: asyncio.TimerHandle | None = None
@@ -155,7 +159,7 @@ class Server:
         turns are long, keeps all others waiting.
         """
         assert self._listener
-        for _ in range(1 if self._shared else _ACCEPTED_AT_ONCE):
+        for _ in range(1 if self._shared else min(_ACCEPTED_AT_ONCE, self._max_connections)):
             try:
                 client, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -212,15 +216,32 @@ class Server:
         So a health check is answered, however many clients hold connections without asking anything.
         """
         if len(self.connections) >= self._max_connections:
-            # In the order in which they came; what is being answered stays, and what has had no time to ask.
-            spare = next((one for one in self.connections if one.idle and not one.new), None)
-            spare = spare or next((one for one in self.connections if not one.busy), connection)
+            spare = self._next_spare() or connection
             spare.abort()
             self.connections.pop(spare, None)
             self._closed_for_room += 1
             if spare is connection:
                 return
         self.connections[connection] = None
+
+    def _next_spare(self) -> "Connection | None":
+        """Return a connection that may be closed: nothing that it asked is being answered.
+
+        The oldest one without a request, if the client had time to send one, else the oldest one.
+        """
+        for look_again in (True, False):
+            while self._spare:
+                spare = self._spare.popleft()
+                if spare in self.connections and not spare.busy:
+                    return spare
+            if look_again:
+                # Looking through all of them for each new one would take longer than all else that it needs.
+                unused = (one for one in self.connections if one.idle and not one.new)
+                self._spare.extend(islice(unused, _SPARE_AT_ONCE))
+                if not self._spare:
+                    unanswered = (one for one in self.connections if not one.busy)
+                    self._spare.extend(islice(unanswered, _SPARE_AT_ONCE))
+        return None
 
     def answer_in_turn(self, connection: "Connection") -> None:
         """Let a connection answer its large request, one such in each turn of the event loop.
@@ -326,57 +347,47 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
-        if self._refused:
-            return
-        size = len(data)
-        self._frame_bytes += size
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._read_rest(self._decline_upgrade(data[upgrade.args[0] :]))
-            return
-        except httptools.HttpParserError as error:
-            self._refuse(_invalid(error, data))
-        if self._head_bytes >= 0:
-            self._head_bytes += size if self._head_bytes else self._begun(data)
-            self._check_head(self._head_bytes)
-        elif self._frame_bytes > _MAX_HEAD_BYTES + size:
-            self._refuse(Refusal("too_large", "a chunk's extension or the trailers are too long"))
-        if size >= _LARGE_BYTES and not self._unread:
+        rest = self._read(data)
+        if rest or len(data) >= _LARGE_BYTES:
             # The loop would read on, up to 32 times, before it looks at other connections.
             self._unread = True
             if not self._read_paused:
                 self._transport.pause_reading()
-            self._server.loop.call_soon(self._read_rest, b"")
+            self._server.loop.call_soon(self._read_rest, rest)
 
     def _read_rest(self, data: bytes) -> None:
-        """Read requests of which each makes an offer: a few in each turn of the event loop."""
+        """Read on: one large part, or a few requests that each make an offer, in a turn of the event loop."""
+        before = len(data)
         for _ in range(_MAX_AHEAD):
-            if data:
-                data = self._read_again(data)
-        was_unread, self._unread = self._unread, bool(data)
+            if data and before - len(data) < _LARGE_BYTES:
+                data = self._read(data)
         if self._parser is None:
             return
+        self._unread = bool(data)
         if data:
-            if not was_unread and not self._read_paused:
-                self._transport.pause_reading()
             self._server.loop.call_soon(self._read_rest, data)
-        elif was_unread and not self._read_paused:
+        elif not self._read_paused:
             self._transport.resume_reading()
 
-    def _read_again(self, data: bytes) -> bytes:
-        """Read a request whose offer was declined, and return the next one that makes an offer."""
+    def _read(self, data: bytes) -> bytes:
+        """Read a part of what has come, at most to the end of an offer that is declined; return the rest."""
         if self._refused:
             return b""
+        part, rest = data[:_LARGE_BYTES], data[_LARGE_BYTES:]
+        size = len(part)
+        self._frame_bytes += size
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(part)
         except httptools.HttpParserUpgrade as upgrade:
-            return self._decline_upgrade(data[upgrade.args[0] :])
+            return self._decline_upgrade(part[upgrade.args[0] :]) + rest
         except httptools.HttpParserError as error:
-            self._refuse(_invalid(error, data))
+            self._refuse(_invalid(error, part))
         if self._head_bytes >= 0:
-            self._head_bytes += self._begun(data)
-        return b""
+            self._head_bytes += size if self._head_bytes else self._begun(part)
+            self._check_head(self._head_bytes)
+        elif self._frame_bytes > _MAX_HEAD_BYTES + size:
+            self._refuse(Refusal("too_large", "a chunk's extension or the trailers are too long"))
+        return rest
 
     def eof_received(self) -> bool:
         """Keep the connection of a client that only listens any more until it is answered."""

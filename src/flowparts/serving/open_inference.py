@@ -105,14 +105,16 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
         Refusal: A tensor is missing, of another datatype or shape, or its bytes don't add up.
     """
     inputs = []
-    place = 0
+    place, has_unknown = 0, False
     for tensor in request.inputs:
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
-            # Of thousands that the model doesn't know, a function each would keep the loop busy.
-            is_read = len(request.inputs) == 1 or tensor.name in signature.features
-            named = tensor.name, tensor.datatype, tensor.shape
-            inputs.append(_of_json(tensor) if is_read else tensors.Tensor(*named, _unread))
+            if len(request.inputs) == 1 or tensor.name in signature.features:
+                inputs.append(_of_json(tensor))
+            elif not has_unknown:
+                # One says that there are such; thousands of them would keep the loop busy.
+                has_unknown = True
+                inputs.append(tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, _unread))
             continue
         left = len(binary) - place
         if type(size) is not int or not 0 <= size <= left:

@@ -61,6 +61,8 @@ def run(settings: Settings, listener: socket.socket, number: int, shared: Path, 
     # What has been loaded stays: the collector need not walk through it again and again.
     gc.collect()
     gc.freeze()
+    # A large request makes tens of thousands of lists, none of which is part of a cycle.
+    gc.set_threshold(10_000)
     # The engine's thread gets its turn soon when the event loop is busy.
     sys.setswitchinterval(0.0005)
     try:

@@ -109,7 +109,9 @@ def pixels(contents: Sequence[bytes], size: Size) -> "npt.NDArray[np.uint8]":
             values = np.array(image)
             values >>= 8
             image = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))
-        image = image.convert(_MODES[size.channels])
+        if image.mode != (mode := _MODES[size.channels]):
+            # Pillow would copy what needs no conversion, and hold up all other threads for it.
+            image = image.convert(mode)
         if image.size != (size.width, size.height):
             image = image.resize((size.width, size.height), Image.Resampling.BILINEAR)
         found[index] = np.asarray(image).reshape(found.shape[1:])

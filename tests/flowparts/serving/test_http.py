@@ -138,6 +138,7 @@ def statuses(reads: list[bytes]) -> list[int]:
     transport = mock.Mock(is_closing=lambda: False)
     server = mock.Mock(application=Answering(), date=b"", body_bytes=0, max_body_bytes=10**9)
     server.answer_in_turn = Connection.answer_large
+    server.loop.call_soon = lambda function, *arguments: function(*arguments)
     connection = Connection(server)
     connection.connection_made(transport)
     for read in reads:
@@ -343,3 +344,47 @@ def test_a_client_that_sends_much_at_once_is_read_a_part_at_a_time() -> None:
 
     assert asyncio.run(send()) == ["pause_reading"]
     assert application.asked == ["/large"]
+
+
+def test_a_read_of_many_chunks_is_parsed_a_part_in_each_turn() -> None:
+    async def send() -> list[int]:
+        server = HttpServer(Answering())
+        connection = Connection(server)
+        connection.connection_made(mock.Mock(is_closing=lambda: False))
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.data_received(head + b"1\r\na\r\n" * 40_000)
+        held = [server.body_bytes]
+        for _ in range(5):
+            await asyncio.sleep(0)
+            held.append(server.body_bytes)
+        return held
+
+    first, *_, last = asyncio.run(send())
+    assert 0 < first < 11_000
+    assert last == 40_000
+
+
+def test_not_all_connections_are_looked_at_for_each_one_that_needs_room() -> None:
+    looked = 0
+
+    class Half:
+        new = busy = False
+
+        def abort(self) -> None:
+            pass
+
+        @property
+        def idle(self) -> bool:
+            nonlocal looked
+            looked += 1
+            return False  # a part of a request has come
+
+    async def flood() -> None:
+        server = HttpServer(Answering())
+        server._max_connections = 400
+        for _ in range(1200):
+            server.add(Half())  # type: ignore[arg-type]
+        assert len(server.connections) == 400
+
+    asyncio.run(flood())
+    assert looked < 20 * 1200
