@@ -1,4 +1,4 @@
-"""The components: one file each, by stage of a model's life."""
+"""The components, one file each, by stage of the model lifecycle."""
 
 import inspect
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # compile.py replaces the registry, and the version where a digest is known.
 REGISTRY = "flowparts"
 
-# Variables that steps ask for, as patterns. A profile's secrets reach no other step.
+# Patterns of the environment variables that steps ask for. A profile's secrets reach no other step.
 STORES = (
     *("AWS_*", "FSSPEC_*", "GOOGLE_*", "FLOWPARTS_ALLOWED_*"),
     *("*_PROXY", "*_proxy", "*_CA_BUNDLE", "SSL_CERT_*"),
@@ -30,7 +30,7 @@ PUBLISHING = (
     *("*_PROXY", "*_proxy", "SSL_CERT_*"),
 )
 NOTIFYING = ("FLOWPARTS_NOTIFY_*", *STORES)
-# By a component's name, what it asks for.
+# Patterns that each component asks for, by its name.
 SECRETS: dict[str, tuple[str, ...]] = {}
 
 # A released distribution has its images' references beside this file; `make wheel` writes them.
@@ -48,21 +48,21 @@ def runs_in(
 ) -> Callable[[Callable[..., Any]], "PythonComponent"]:
     """Make a function a lightweight component that runs in one of the images under containers/.
 
-    kfp is already in the image, so nothing is installed when a step starts. Inside of a step, where kfp
-    has no authoring API, the function stays as it is.
+    kfp is already in the image, so nothing is installed when a step starts. Inside a running step, where kfp
+    has no authoring API, the function is returned unchanged.
 
     Args:
         image: The image's folder name under containers/, such as "base" or "sklearn".
-        cpu: Processors that a step may use; Vertex AI picks the machine by this limit. A pipeline sets
-            another by `task.set_cpu_limit`, a profile by `resources`.
-        memory: Memory that a step may use, likewise; `task.set_memory_limit`.
-        cpu_request: Processors that a node must have free to start the step; Kubernetes only.
-        memory_request: Memory likewise: what the step takes on sample data, not what large data may take.
-        secrets: Patterns of the variables that the step takes from the secrets of a profile, such as
-            `STORES`; it gets no others.
+        cpu: CPU limit of a step; Vertex AI picks the machine by it. A pipeline overrides it with
+            `task.set_cpu_limit`, a profile with `resources`.
+        memory: Memory limit of a step; a pipeline overrides it with `task.set_memory_limit`.
+        cpu_request: CPU request of a step, which a node must have free to start it; Kubernetes only.
+        memory_request: Memory request: what the step needs for sample data, not for large data.
+        secrets: Patterns of the environment variables that the step gets from the secrets of a profile, such
+            as `STORES`; it gets no others.
 
     Raises:
-        ValueError: There is no such image, or a file of this library breaks a rule of its components.
+        ValueError: There is no such image, or a file of this library breaks a rule for components.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -103,7 +103,7 @@ def _reference(name: str) -> str:
 
 
 def _describe_ports(component: "PythonComponent", docstring: str) -> dict[str, Any]:
-    """Show each port's description on one line and return the ports; kfp omits those of output artifacts."""
+    """Put each port's description on one line and return the ports; kfp omits those of output artifacts."""
     import docstring_parser
 
     parsed = docstring_parser.parse(docstring, docstring_parser.DocstringStyle.GOOGLE)

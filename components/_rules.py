@@ -1,4 +1,4 @@
-"""What makes a function a component of this library; a mistake is one sentence as soon as it is imported."""
+"""Rules for components of this library; breaking one raises a one-line error at import."""
 
 import ast
 import inspect
@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# Resolved: flowparts.components is a link in the repository.
+# Resolved, because flowparts.components is a symbolic link in the repository.
 _CONTAINERS = Path(__file__).resolve().parents[1] / "containers"
-# What a file may import outside of its function: what ports are declared with.
+# Modules that a file may import at the top, because ports are declared with them.
 _DECLARING = ("collections", "flowparts.components", "kfp", "typing")
 
 
 def check_image(image: str, released: Mapping[str, str]) -> None:
-    """Raise ValueError unless there is an image of that name.
+    """Raise ValueError unless an image of that name exists.
 
     Args:
-        image: Its key, such as "base" or "tensorflow-gpu".
+        image: The image's key, such as "base" or "tensorflow-gpu".
         released: References of the images by name, in a released distribution; empty in the repository,
-            where a folder under containers/ is an image.
+            where each folder under containers/ is an image.
     """
     known = {name.removeprefix("flowparts-") for name in released} or _in_repository()
     if known and image not in known:
@@ -26,20 +26,20 @@ def check_image(image: str, released: Mapping[str, str]) -> None:
 
 
 def check_file(function: Callable[..., Any]) -> None:
-    """Raise ValueError unless a function and its file keep to what every component does.
+    """Raise ValueError unless a function and its file follow the rules for components.
 
-    Functions outside of components/ may be as they like.
+    The rules don't apply outside of components/.
     """
     package, _, file = function.__module__.rpartition(".")
     if "components" not in package.split("."):
         return
     place = f"components/{package.rpartition('.')[2]}/{file}.py"
     if function.__name__ != file:
-        raise ValueError(f"{place}: the function is named {function.__name__}; name it {file}, as its file")
+        raise ValueError(f"{place}: the function is named {function.__name__}; name it {file}, like its file")
     for name in _imported(inspect.getsourcefile(function)):
         if not f"{name}.".startswith(tuple(f"{declaring}." for declaring in _DECLARING)):
             raise ValueError(
-                f"{place} imports {name.partition('.')[0]} at the top, where a step doesn't have it; "
+                f"{place} imports {name.partition('.')[0]} at the top, which a step doesn't run; "
                 f"import it inside {file}"
             )
     returned = function.__annotations__.get("return")
@@ -55,7 +55,7 @@ def check_described(function: Callable[..., Any], ports: Mapping[str, Any]) -> N
     missing = [name for name, port in ports.items() if not port.description]
     if missing and "components" in function.__module__.split(".")[:-1]:
         raise ValueError(
-            f"{function.__name__}: {', '.join(missing)} has no description; add a line for it to the "
+            f"{function.__name__}: no description of {', '.join(missing)}; add a line for each to the "
             "docstring, under Args: or Returns:"
         )
 

@@ -1,4 +1,4 @@
-"""What both training pipelines do with a trained model."""
+"""Steps that all training pipelines share after the training."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.register.register_champion import register_champion
 
 
-# A plain function, not a nested pipeline: its steps stand at the top level, where a UI shows them at once.
+# A plain function, not a nested pipeline: its steps are at the top level, where a UI shows them directly.
 def judge_and_deploy(
     model: Any,
     test: Any,

@@ -1,4 +1,4 @@
-"""What the pipelines that train on a table do with it once it is known to be sound."""
+"""Steps that the pipelines that train on a table share after its validation."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from flowparts.components.validate.profile_table import profile_table
 from flowparts.pipelines._judgement import judge_and_deploy
 
 
-# A plain function, not a nested pipeline, as judge_and_deploy.
+# A plain function, not a nested pipeline, for the same reason as judge_and_deploy.
 def train_and_judge(
     table: Any,
     validated: Any,
@@ -30,7 +30,7 @@ def train_and_judge(
 ) -> Any:
     """Add the steps that profile and split a table, train on it, and judge and deploy the model.
 
-    The training waits for the step `validated`; `judgement` is what else `judge_and_deploy` takes.
+    The training waits for the step `validated`; `judgement` holds the other arguments of `judge_and_deploy`.
 
     Returns:
         The step that registers the model.

@@ -28,22 +28,22 @@ def batch_prediction(
     Args:
         source: The rows to score: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a URI that
             starts with file://, s3://, gs://, https:// or sample://.
-        data_version: Names the state of the data; change it when the files behind the source have changed,
-            so that cached results are not used.
-        null_values: Texts that mean a missing value, such as NA; empty for the default; [""] keeps a code
+        data_version: Version of the data; change it when the files behind the source have changed, so that no
+            cached results are used.
+        null_values: Strings to read as missing values, such as NA; empty for the default; [""] keeps a code
             such as NA.
         on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
-            quarantine, or null to take such a value for missing.
-        file_format: csv, jsonl or parquet; empty to go by the files' names.
-        delimiter: Character between two fields of a CSV file; empty to tell it from the file.
-        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
+            quarantine, or null to read such a value as missing.
+        file_format: csv, jsonl or parquet; empty to infer it from the file names.
+        delimiter: Field separator of CSV files, one character; empty to detect it.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to detect it for each column.
         column_names: Names of the columns of CSV files without a header; empty if they have one.
         column_types: Types of columns by name, where those of the model's schema, or the inferred ones of
             other columns, are wrong: boolean, integer, number, date, timestamp or string.
-        model_name: Name of the model in the registry; tabular-training registers one.
+        model_name: Name of the model in the registry, such as tabular-training.
         key_columns: Columns to keep beside the predictions, such as an identifier; empty to keep all.
-        destination: File to write the predictions to as well, ending in .csv, .parquet or .jsonl: a path
-            or a URI that starts with s3:// or gs://; empty for none.
+        destination: File to also write the predictions to, ending in .csv, .parquet or .jsonl: a path or a
+            URI that starts with s3:// or gs://; empty for none.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
     """
     champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)

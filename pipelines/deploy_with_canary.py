@@ -29,20 +29,21 @@ def deploy_with_canary(
     max_slowdown: float = 2.0,
     warm_seconds: float = 60.0,
 ) -> None:
-    """Deploy the champion of a registered model beside what serves; promote it in steps, or roll it back.
+    """Deploy a registered model's champion as a canary, and promote it in steps or roll it back.
 
     Args:
         model_name: The registered model; its champion is deployed.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
         source: Rows to probe the endpoint with: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a
             URI that starts with file://, s3://, gs://, https:// or sample://.
-        data_version: Names the state of the rows; change it when the files behind the source have changed.
-        null_values: Texts that mean a missing value, such as NA; empty for the default.
+        data_version: Version of the rows; change it when the files behind the source have changed.
+        null_values: Strings to read as missing values, such as NA; empty for the default; [""] keeps a code
+            such as NA.
         on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
-            quarantine, or null to take such a value for missing.
-        file_format: csv, jsonl or parquet; empty to go by the files' names.
-        delimiter: Character between two fields of a CSV file; empty to tell it from the file.
-        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
+            quarantine, or null to read such a value as missing.
+        file_format: csv, jsonl or parquet; empty to infer it from the file names.
+        delimiter: Field separator of CSV files, one character; empty to detect it.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to detect it for each column.
         column_names: Names of the columns of CSV files without a header; empty if they have one.
         column_types: Types of columns by name, where the inferred ones are wrong: boolean, integer, number,
             date, timestamp or string.
@@ -51,12 +52,12 @@ def deploy_with_canary(
         traffic_fraction: Fraction of the requests that the new revision gets at first; then 0.5, then 1.
         deploy_options: The target's own options, such as replicas, cpu and memory, as its deploy component
             takes them.
-        requests: Requests to each revision at each share; 10 at least to judge the latency.
-        seconds: How long it is watched at each share.
+        requests: Requests to each revision at each stage; at least 10 to judge the latency.
+        seconds: How long to watch each stage.
         max_error_rate: Maximum fraction of requests without a prediction, above the previous revision's.
-        max_slowdown: Maximum ratio of its latency to the previous revision's at the same moment.
-        warm_seconds: How long the previous revision keeps its servers after that, where the platform can
-            start them again.
+        max_slowdown: Maximum ratio of the new revision's latency to the previous one's at the same moment.
+        warm_seconds: How long the previous revision keeps its servers after the promotion, where the platform
+            can start them again.
     """
     champion = load_champion(
         model_name=model_name,

@@ -39,35 +39,35 @@ def image_training(
     Args:
         source: The images: a directory whose folders are labels (a path or a URI that starts with file://,
             s3:// or gs://), a table of URIs and labels (CSV, Parquet or JSON Lines), or sample://digits.
-        data_version: Names the state of the images; change it when the files behind the source have changed,
-            so that cached results are not used.
-        uri_column: Column of a table of URIs that says where each image is.
-        label_column: Column of a table of URIs that says what each image shows.
+        data_version: Version of the images; change it when the files behind the source have changed, so that
+            no cached results are used.
+        uri_column: Column with the images' locations, for a table of URIs.
+        label_column: Column with the images' labels, for a table of URIs.
         on_bad_images: What to do with damaged images: quarantine or fail.
-        min_class_rows: Fewest images that a class must have; images of others are left out (the log and the
-            run's page name them). 1 to keep every class.
+        min_class_rows: Minimum number of images of a class; images of rarer classes are left out (the log and
+            the run's page name them). 1 to keep every class.
         schema_uri: Reviewed schema (JSON, a path or URI) that the table must satisfy; empty to infer one.
         weights: Path or URI of a .keras archive to start from; empty to train from scratch.
-        height: Pixels that images are resized to.
-        width: Pixels that images are resized to.
+        height: Height in pixels that images are resized to.
+        width: Width in pixels that images are resized to.
         channels: 3 for colour, 1 for grey.
         epochs: Maximum number of epochs.
-        augment: How far training images are moved, scaled and turned at random, from 0 to 0.5.
-        checkpoints: Path or URI of a folder for checkpoints that outlives a step, from which a training that
-            was killed resumes; empty for that of run.py, or none on a cluster.
-        metric: Metric that promotes; empty for roc_auc, or average_precision if one of two classes has
-            fewer than 5 % of the training rows.
+        augment: How far training images are shifted, scaled and rotated at random, from 0 to 0.5.
+        checkpoints: Path or URI of a folder for checkpoints that persists between attempts, from which an
+            interrupted training resumes; empty for run.py's own folder, or none on a cluster.
+        metric: Metric to promote by; empty for roc_auc, or average_precision if one of two classes has fewer
+            than 5 % of the training rows.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
-        floor: Worst score with which a first model is promoted, in units of the metric; 0 to require
-            only that it is better than always giving the most frequent class, or the mean.
-        replace_champion: Whether to replace a champion that can't be compared, since it has another label,
-            task, classes or columns, or has seen nearly all test rows; else the new model is refused.
+        floor: Worst score with which a first model is promoted, in units of the metric; 0 to require only
+            that it beats a constant prediction (the most frequent class, or the mean).
+        replace_champion: Whether to replace a champion that can't be compared because it has another label,
+            task, classes or columns, or has seen nearly all test rows; otherwise the new model is refused.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
         seed: Seed of the split, the training and the bootstrap.
-        deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
-            kubernetes, kserve, seldon, vertex or sagemaker; empty for nowhere.
-        endpoint_name: Name of the endpoint that it becomes a revision of.
+        deploy_target: Where to deploy a new champion, as a canary at first: docker, kubernetes, kserve,
+            seldon, vertex or sagemaker; empty for nowhere.
+        endpoint_name: Name of the endpoint to deploy to.
         deploy_options: The target's own options, as its deploy component takes them.
     """
     table = ingest_images(
@@ -77,7 +77,7 @@ def image_training(
         label_column=label_column,
         on_bad_images=on_bad_images,
     ).outputs["table"]
-    # Read anew each time: nothing tells that a reviewed schema behind the same URI was edited.
+    # Never cached: an edit of a reviewed schema behind the same URI can't be detected.
     validated = validate_table(
         table=table,
         schema_uri=schema_uri,
@@ -90,7 +90,7 @@ def image_training(
         endpoint_name=endpoint_name,
         deploy_options=deploy_options,
     ).set_caching_options(False)
-    # By the image alone: copies of one under two paths stay together.
+    # By content, so that copies of an image under two paths stay together.
     parts = split_table(
         table=table,
         key=["image"],

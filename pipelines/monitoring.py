@@ -29,37 +29,37 @@ def monitoring(
     notices: str = "",
     tracking_uri: str = "",
 ) -> None:
-    """Compare what a served model is asked with its training rows, and its answers with late labels.
+    """Compare a served model's requests with its training rows, and its predictions with delayed labels.
 
-    It publishes what it finds, and notifies the channels of notify of drift and lost performance. An alert on
-    it can start continuous-training (docs/triggers.md).
+    Publishes the measurements, and notifies the channels of notify about drift and degraded performance. An
+    alert on them can start continuous-training (docs/triggers.md).
 
     Args:
-        log: Prediction log of the model server, or another table of rows that the model was given: a path,
-            a glob, a directory, or a URI that starts with file://, s3://, gs://, https:// or sample://.
-        model_name: Name of the model in the registry; its champion is what serves.
-        window_days: Look only at so many days up to the newest row, which suits a schedule; 0 for all rows.
-            With labels it must be longer than they take to arrive.
-        since: First moment to look at in ISO 8601, such as 2026-03-01T00:00; empty for all rows.
-        until: First moment not to look at any more.
+        log: Prediction log of the model server, or another table of rows that the model was given: a path, a
+            glob, a directory, or a URI that starts with file://, s3://, gs://, https:// or sample://.
+        model_name: Name of the model in the registry; its champion is the served model.
+        window_days: Number of days to look at, ending with the newest row, which suits a schedule; 0 for all
+            rows. With labels, it must be longer than they take to arrive.
+        since: Start of the period in ISO 8601, inclusive, such as 2026-03-01T00:00; empty for all rows.
+        until: End of the period in ISO 8601, exclusive; empty for all rows.
         false_alarm_rate: Fraction of windows of unchanged data in which any column may be flagged.
         minimum_effect: Fraction of rows that must have changed for a column to be flagged.
         labels: Table of labels that have arrived, with the key and the model's label; empty for none.
-        key: Columns of log and labels that say which label is whose.
-        label_time_column: Column of the labels with the time of each, in UTC, by which clocks that differ are
-            found; empty to not compare the clocks.
-        window_hours: Length of the windows of time that the performance is measured in.
-        slice_columns: Columns of the log to measure the performance by; empty for none.
+        key: Columns that join the log and the labels.
+        label_time_column: Column of the labels with the time of each, in UTC, to detect clocks that differ;
+            empty for no such check.
+        window_hours: Length in hours of the windows in which performance is measured.
+        slice_columns: Columns of the log to measure performance by; empty for none.
         tolerance: How much worse than on the validation rows the model may be, in the metric's unit.
         pushgateway: Address of a Prometheus Pushgateway; empty for none.
-        otlp: Address of an endpoint for OTLP over HTTP; empty for none.
-        notices: Path or URI (s3://, gs://) of a JSON file that outlives runs, by which people get the same
-            notice once a day only; empty to send it in each run.
+        otlp: Address of an OTLP/HTTP endpoint; empty for none.
+        notices: Path or URI (s3://, gs://) of a JSON file that persists between runs, so that the same
+            notification is sent only once a day; empty to send it in each run.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
     """
     champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
     model = champion.outputs["model"]
-    # Nothing but reading them tells that log and labels have grown.
+    # Never cached: only reading the log and the labels shows whether they have grown.
     answered = (
         ingest_table(
             source=log, schema=champion.outputs["schema"], time_column="time", window_days=window_days
@@ -81,7 +81,7 @@ def monitoring(
     notice = {"pipeline": model_name, "run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "memory": notices}
     notify(
         state="drifted",
-        message="the page of detect-drift shows the columns that drifted",
+        message="see the page of detect-drift for the columns that drifted",
         when=drift.outputs["drifted"],
         **notice,
     ).set_caching_options(False)

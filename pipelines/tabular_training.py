@@ -46,15 +46,15 @@ def tabular_training(
     Args:
         source: The raw data: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a URI that starts
             with file://, s3://, gs://, https:// or sample://.
-        data_version: Names the state of the data; change it when the files behind the source have changed,
-            so that cached results are not used.
-        null_values: Texts that mean a missing value, such as NA; empty for the default; [""] keeps a code
+        data_version: Version of the data; change it when the files behind the source have changed, so that no
+            cached results are used.
+        null_values: Strings to read as missing values, such as NA; empty for the default; [""] keeps a code
             such as NA.
         on_bad_rows: What to do with rows that can't be read and values that don't fit their column: fail,
-            quarantine, or null to take such a value for missing.
-        file_format: csv, jsonl or parquet; empty to go by the files' names.
-        delimiter: Character between two fields of a CSV file; empty to tell it from the file.
-        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to tell it for each column.
+            quarantine, or null to read such a value as missing.
+        file_format: csv, jsonl or parquet; empty to infer it from the file names.
+        delimiter: Field separator of CSV files, one character; empty to detect it.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; empty to detect it for each column.
         column_names: Names of the columns of CSV files without a header; empty if they have one.
         column_types: Types of columns by name, where the inferred ones are wrong: boolean, integer, number,
             date, timestamp or string.
@@ -64,36 +64,36 @@ def tabular_training(
         task: classification or regression.
         on_missing_label: What to do with rows without a label: drop (the log and the profile say how many) or
             fail.
-        min_class_rows: Fewest rows that a class must have; rows of others are left out (the log and the run's
-            page name them). 1 to keep every class. Has no effect on a regression.
-        exclude_columns: Columns that are not features, such as identifiers.
+        min_class_rows: Minimum number of rows of a class; rows of rarer classes are left out (the log and the
+            run's page name them). 1 to keep every class. Has no effect on a regression.
+        exclude_columns: Columns to exclude from the features, such as identifiers.
         key: Columns that identify a row, for the split; rows with equal keys stay together. Empty for none.
         group_by: Column whose equal values stay together in the split, such as a customer; empty for none.
-        time_column: Column by which to split in time, the newest rows for the test; auto for a timestamp or
-            date that the rows are in the order of, if there is neither key nor group_by; empty for none.
-        trainer: sklearn for the best of several estimators, or keras for a neural network; the champion that
-            the result is compared with may come from either.
-        effort: How much sklearn tries: quick (about as much as four usual estimators), standard (30 trials of
-            a search or 10 minutes of it, and an ensemble) or thorough (150 trials or an hour).
-        candidates: Estimators for sklearn to try instead, each by its name or with its estimator, parameters
-            and seconds (how long it may take, 300 if not given); one is a class of scikit-learn, XGBoost or
-            LightGBM, or Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.
+        time_column: Column to split by time, with the newest rows in the test; auto to split by a timestamp
+            or date that the rows are ordered by, if neither key nor group_by is given; empty for none.
+        trainer: sklearn for the best of several estimators, or keras for a neural network. A model of one may
+            replace a champion of the other.
+        effort: How much sklearn tries: quick (about the cost of four usual estimators), standard (a search of
+            30 trials or 10 minutes, and an ensemble) or thorough (150 trials or an hour).
+        candidates: Estimators for sklearn to try instead, each a name or a mapping with estimator, parameters
+            and seconds (its time limit, 300 by default): classes of scikit-learn, XGBoost or LightGBM, or
+            Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.
         network: Options for keras other than the defaults, such as epochs, layers, units and checkpoints.
-        metric: Metric that selects and promotes; empty for rmse (regression), roc_auc (classification), or
+        metric: Metric to select and promote by; empty for rmse (regression), roc_auc (classification), or
             average_precision if one of two classes has fewer than 5 % of the training rows.
-        slice_columns: Columns whose values cut the test table into slices, each evaluated separately.
+        slice_columns: Columns whose values divide the test table into slices, each evaluated separately.
         model_name: Name of the model in the registry.
         margin: How much better than the champion a model must be to be promoted, in units of the metric.
-        floor: Worst score with which a first model is promoted, in units of the metric; 0 to require
-            only that it is better than always giving the most frequent class, or the mean.
-        replace_champion: Whether to replace a champion that can't be compared, since it has another label,
-            task, classes or columns, or has seen nearly all test rows; else the new model is refused.
+        floor: Worst score with which a first model is promoted, in units of the metric; 0 to require only
+            that it beats a constant prediction (the most frequent class, or the mean).
+        replace_champion: Whether to replace a champion that can't be compared because it has another label,
+            task, classes or columns, or has seen nearly all test rows; otherwise the new model is refused.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
-            Without any in a container, a promoted model is deployed but not registered.
+            In a container without either, a promoted model is deployed but not registered.
         seed: Seed of the split, the training and the bootstrap.
-        deploy_target: Where to deploy a new champion, at first for a share of the requests: docker,
-            kubernetes, kserve, seldon, tf_serving, vertex or sagemaker; empty for nowhere.
-        endpoint_name: Name of the endpoint that it becomes a revision of.
+        deploy_target: Where to deploy a new champion, as a canary at first: docker, kubernetes, kserve,
+            seldon, tf_serving, vertex or sagemaker; empty for nowhere.
+        endpoint_name: Name of the endpoint to deploy to.
         deploy_options: The target's own options, as its deploy component takes them.
     """
     table = ingest_table(
@@ -111,7 +111,7 @@ def tabular_training(
         on_missing_label=on_missing_label,
         required_columns=slice_columns,
     ).outputs["table"]
-    # Read anew each time: an edit of a reviewed schema behind the same URI can't be noticed.
+    # Never cached: an edit of a reviewed schema behind the same URI can't be detected.
     validated = validate_table(
         table=table,
         schema_uri=schema_uri,

@@ -17,22 +17,19 @@ def ingest_images(
 ) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
     """Read image files into one table of encoded images with their labels and sizes.
 
-    BMP, GIF, JPEG, PNG, TIFF and WebP, one file at a time and each decoded once to see that it is whole;
-    what is stored are the file's bytes. Hidden files, and those whose name starts with an underscore, don't
-    count.
+    Formats are BMP, GIF, JPEG, PNG, TIFF and WebP. Each file is decoded once to check that it is intact; the
+    table stores its original bytes. Hidden files and names that start with an underscore are ignored.
 
     Args:
-        table: The good images, a table of path (the key), image (encoded bytes), label, width and height
+        table: The good images: a table of path (the key), image (encoded bytes), label, width and height
             (pixels).
-        rejected: The bad images, a table of path and reason; empty if there are none.
-        source: A directory tree (a path, file://, s3:// or gs://) in which the folder that an image lies in
-            is its label; or a table of URIs and labels, a file that ends in .csv, .jsonl or .parquet; or
-            real example images, sample://digits.
-        data_version: Names the state of the source, such as a date or a version. With caching on, a source
-            whose content changed is read again only when this changes too.
-        uri_column: Column of a table of URIs that says where each image is; a relative path starts at the
-            table.
-        label_column: Column of a table of URIs that says what each image shows.
+        rejected: The bad images: a table of path and reason, empty if there are none.
+        source: A directory tree (a path, file://, s3:// or gs://) in which an image's folder is its label; or
+            a table of URIs and labels (.csv, .jsonl or .parquet); or real example images, sample://digits.
+        data_version: Version of the source, such as a date. With caching on, a source whose content changed
+            is read again only if this changes too.
+        uri_column: Column with the images' locations, for a table of URIs; relative paths start at the table.
+        label_column: Column with the images' labels, for a table of URIs.
         on_bad_images: What to do with an image that is damaged or has no label: fail (with path and reason)
             or quarantine (into rejected).
 

@@ -28,45 +28,45 @@ def ingest_table(
 ) -> NamedTuple("Outputs", [("rows", int), ("rejected_rows", int)]):  # type: ignore[valid-type]
     """Read CSV, JSON Lines or Parquet files into one table, with types inferred over all rows.
 
-    Text is UTF-8, plain or compressed (gzip, Zstandard). Dates and timestamps follow ISO 8601; timestamps
-    with an offset become UTC. Numbers are doubles and NaN becomes null, nested JSON values become JSON text.
-    Integers with leading zeros or beyond 64 bits stay text, images in Parquet files stay as they are. Values
-    that are unlike almost all others of their column, such as "unknown" among numbers, are bad. Files of the
-    same columns become one table, in the order of their names.
+    Text must be UTF-8, plain or compressed (gzip, Zstandard). Dates and timestamps follow ISO 8601;
+    timestamps with an offset are converted to UTC. Numbers are doubles, NaN becomes null, and nested JSON
+    values become JSON text. Integers with leading zeros or beyond 64 bits stay text; images in Parquet files
+    stay as they are. A value that differs in kind from almost all others in its column, such as "unknown"
+    among numbers, is bad. Files with the same columns become one table, in the order of their names.
 
     Args:
         table: The good rows, a table: a directory of Parquet files.
-        rejected: The bad rows, a table of file, line (from 1), column, reason and text; with on_bad_rows=null
-            the bad values. Empty if there are none.
+        rejected: The bad rows: a table of file, line (from 1), column, reason and text, empty if there are
+            none; with on_bad_rows=null, also the bad values.
         source: A file, a directory or a glob pattern (a path, file://, s3:// or gs://), the address of one
             file (https://, http://), or real example data: sample://breast_cancer, sample://diabetes,
             sample://digits, sample://iris or sample://wine.
-        data_version: Names the state of the source, such as a date or a version. With caching on, a source
-            whose content changed is read again only when this changes too.
-        file_format: csv, jsonl or parquet; by default the file names tell.
-        column_types: Types of columns by name: boolean, integer, number, date, timestamp or string. The types
-            of the other columns are those of the schema, or inferred.
-        null_values: Texts that mean null; they replace the default: the empty text, NA, N/A, n/a, #N/A, <NA>,
-            NaN, nan, NULL, Null, null, None and ?. [""] keeps a code such as NA.
-        on_bad_rows: What to do with rows that can't be read or hold a value that is not of their column's
-            type: fail (with file, line number and reason), quarantine (into rejected), or null (take such a
-            value for missing, quarantine what can't be read).
-        delimiter: Character between two fields of a CSV file; detected from the start of the file by default.
-        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; by default detected by column.
+        data_version: Version of the source, such as a date. With caching on, a source whose content changed
+            is read again only if this changes too.
+        file_format: csv, jsonl or parquet; default: inferred from the file names.
+        column_types: Types of columns by name: boolean, integer, number, date, timestamp or string. Other
+            columns get their type from the schema, or an inferred one.
+        null_values: Strings to read as null; they replace the default: the empty string, NA, N/A, n/a, #N/A,
+            <NA>, NaN, nan, NULL, Null, null, None and ?. [""] keeps a code such as NA.
+        on_bad_rows: What to do with rows that can't be read or hold a value that isn't of their column's
+            type: fail (with file, line number and reason), quarantine (into rejected), or null (read such a
+            value as null, quarantine rows that can't be read).
+        delimiter: Field separator of CSV files, one character; default: detected from the start of the file.
+        decimal: "." if numbers are written as 1,234.5, "," if as 1.234,5; default: detected for each column.
         column_names: Names of the columns of CSV files without a header.
-        schema: Schema that the table must satisfy, such as a model's: its columns get the types that it says,
-            but whole numbers stay such where it says number.
-        schema_uri: Reviewed schema as a path or URI of a JSON file: its columns get just these types.
+        schema: Schema that the table must satisfy, such as a model's. Columns get its types, except that
+            integers stay integers where it says number.
+        schema_uri: Reviewed schema, the path or URI of a JSON file: columns get exactly its types.
         label: For training: the column to predict, which the source must have.
-        on_missing_label: What to do with rows that have no value of the label: drop (and log how many) or
-            fail.
+        on_missing_label: What to do with rows without a label: drop (and log how many) or fail.
         required_columns: Further columns that the source must have, such as those of slices.
-        time_column: Column of timestamps or dates that window_days goes by.
-        window_days: Keep only rows of so many days up to the newest row; 0 to keep all.
+        time_column: Column of timestamps or dates for window_days.
+        window_days: Length in days of the rolling window to keep, which ends with the newest row; 0 to keep
+            all rows.
 
     Returns:
         rows: Number of rows in the table.
-        rejected_rows: Number of rows of rejected.
+        rejected_rows: Number of rows in rejected.
     """
     from flowparts import ingest
     from flowparts.tables import schema as schemas

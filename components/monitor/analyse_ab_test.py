@@ -32,42 +32,42 @@ def analyse_ab_test(
 ) -> NamedTuple("Outputs", [("decision", str), ("effect", float), ("p_value", float), ("reason", str)]):  # type: ignore[valid-type]
     """Compare the outcomes of two revisions that served side by side, and decide whether to ship the new one.
 
-    Interval and p-value stay valid however often the test is looked at. The new revision ships if it is
-    better and every guardrail holds.
+    The interval and the p-value stay valid however often the test is looked at. The new revision ships if it
+    is better and every guardrail holds.
 
     Args:
         log: Prediction log of both revisions, or of the current one if new_log is given.
-        outcome: Column of numbers or booleans whose mean is compared.
-        analysis: What was found as JSON: effect with interval and p-value now and over time, the smallest
-            detectable effect, guardrails, units, and the decision.
-        ab_test_report: The same for people, with the effect over time.
-        measurements: What publish_metrics sends.
+        outcome: Column of numbers or booleans whose means are compared.
+        analysis: Results as JSON: effect with interval and p-value, now and over time, smallest detectable
+            effect, guardrails, units, and the decision.
+        ab_test_report: HTML page with the results, including the effect over time.
+        measurements: Measurements for publish_metrics.
         new_log: Prediction log of the new revision.
-        labels: Table with the outcome and the key, a row for each key; default: the log has the outcome.
-        new_version: The new revision, if both are in one log.
+        labels: Table with the outcome and the key, one row for each key; default: the log has the outcome.
+        new_version: The new revision, if one log holds both.
         current_version: The revision to compare with; default: the only other one in the log.
-        version_column: Column of the log that says which revision answered.
-        key: Columns of log and labels that say which outcome is whose.
-        unit: Column of what was assigned to a revision, such as a user; default: each row by itself.
-        time_column: Column of the log with the time of each prediction, in UTC; default: time where the log
-            has it, else there is no effect over time.
-        since: First moment of the test in ISO 8601; default: all rows.
-        until: First moment after the test.
+        version_column: Column of the log with the revision that answered.
+        key: Columns that join the log and the labels.
+        unit: Column with the unit of assignment, such as a user; default: each row is a unit.
+        time_column: Column of the log with the time of each prediction, in UTC; default: time if the log has
+            it, otherwise the effect over time is left out.
+        since: Start of the test in ISO 8601, inclusive; default: all rows.
+        until: End of the test in ISO 8601, exclusive.
         higher_is_better: Whether a higher outcome is better.
-        minimum_effect: Smallest improvement worth shipping, in the outcome's unit, set before the test;
+        minimum_effect: Smallest improvement worth shipping, in the outcome's unit, chosen before the test;
             default: any.
-        rise_tolerances: Guardrail columns, each with the most that its mean may rise.
-        fall_tolerances: Guardrail columns, each with the most that its mean may fall.
-        new_fraction: Planned fraction of the units that the new revision answers.
-        confidence: Confidence of the intervals and the decision, such as 0.95.
-        power: Power of the smallest detectable effect.
+        rise_tolerances: Guardrail columns, each with the maximum rise of its mean.
+        fall_tolerances: Guardrail columns, each with the maximum fall of its mean.
+        new_fraction: Planned fraction of the units assigned to the new revision.
+        confidence: Confidence level of the intervals and the decision, such as 0.95.
+        power: Power for the smallest detectable effect.
 
     Returns:
         decision: ship (the new revision), keep (the current one), continue (the test) or invalid (the
             assignment is broken).
-        effect: Mean outcome of the new revision less that of the current one.
-        p_value: Of no effect, valid at all looks together.
-        reason: The decision in a sentence.
+        effect: Mean outcome of the new revision minus that of the current one.
+        p_value: p-value of no effect, valid at all looks together.
+        reason: Reason for the decision, in one sentence.
     """
     from flowparts import tables
     from flowparts.monitor import ab_test, revisions, windows
@@ -80,21 +80,21 @@ def analyse_ab_test(
         confidence, power,
     )  # fmt: skip
     rows = tables.scan(log.path)
-    moment = time_column or ("time" if "time" in rows.collect_schema() else None)
-    rows = windows.select(rows, moment, since, until)
+    time_name = time_column or ("time" if "time" in rows.collect_schema() else None)
+    rows = windows.select(rows, time_name, since, until)
     outcomes = tables.scan(labels.path) if labels else None
-    others = [name for name in (unit, moment) if name]
+    others = [name for name in (unit, time_name) if name]
     columns = revisions.needed(rows, outcomes, plan.columns, key, others)
     if new_log:
-        new = windows.select(tables.scan(new_log.path), moment, since, until)
+        new = windows.select(tables.scan(new_log.path), time_name, since, until)
         rows = revisions.two_logs(rows, new, columns)
     else:
         rows = revisions.one_log(rows, columns, version_column, new_version, current_version)
-    joined = revisions.with_outcomes(rows, outcomes, plan.columns, key, moment)
-    found = ab_test.analyse(joined, plan, unit, moment)
-    outputs.write_json(analysis.path, found.to_dict())
-    outputs.write_text(ab_test_report.path, pages.page(found, f"{len(joined):,} predictions of {log.uri}"))
-    measured.write(measurements.path, ab_test.measurements(found))
-    told = {"decision": found.decision, "effect": found.effect.effect, "p_value": found.effect.p_value}
-    metadata.describe(analysis, told)
-    return found.decision, found.effect.effect, found.effect.p_value, found.reason
+    joined = revisions.with_outcomes(rows, outcomes, plan.columns, key, time_name)
+    result = ab_test.analyse(joined, plan, unit, time_name)
+    outputs.write_json(analysis.path, result.to_dict())
+    outputs.write_text(ab_test_report.path, pages.page(result, f"{len(joined):,} predictions of {log.uri}"))
+    measured.write(measurements.path, ab_test.measurements(result))
+    facts = {"decision": result.decision, "effect": result.effect.effect, "p_value": result.effect.p_value}
+    metadata.describe(analysis, facts)
+    return result.decision, result.effect.effect, result.effect.p_value, result.reason

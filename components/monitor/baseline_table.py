@@ -9,14 +9,14 @@ from .. import runs_in
 def baseline_table(
     table: Input[Dataset], baseline: Output[Artifact], exclude_columns: Optional[list[str]] = None
 ) -> None:
-    """Summarise a table as a baseline that later data is compared with, in some ten kilobytes.
+    """Summarise a table as a small baseline, about 10 kB, to compare later data with.
 
-    Trained models carry a baseline of their training rows already; this is for any other table. Of columns
-    with more than 1,000 different texts no text is stored.
+    Trained models already carry a baseline of their training rows; this is for any other table. For columns
+    with more than 1,000 distinct texts, no text is stored.
 
     Args:
         table: The table, such as a month of data that is known to be good.
-        baseline: Parquet file with the distribution of each column, its missing values and categories.
+        baseline: Parquet file with the distribution of each column, its missing values and its categories.
         exclude_columns: Columns to leave out, such as identifiers.
     """
     from flowparts.monitor import baselines

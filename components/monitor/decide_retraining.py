@@ -23,38 +23,39 @@ def decide_retraining(
     request: Optional[str] = None,
     tracking_uri: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("retrain", bool), ("reason", str)]):  # type: ignore[valid-type]
-    """Decide whether to train again: by new data, drift, lost performance, age, or because there is no model.
+    """Decide whether to retrain: new data, drift, degraded performance, age, or no champion yet.
 
-    The champion is judged by the labelled rows that came since the last training: as far as it hasn't seen
-    them, they are compared with its training rows, and its predictions for them with their labels. Put
-    mark_data_seen after the training, with the same memory: rows that one training has seen ask for no other.
-    It must run with caching off.
+    The champion is judged on the labelled rows that arrived after the last training and that it hasn't seen:
+    they are compared with its training rows, and its predictions for them with their labels. Put
+    mark_data_seen after the training, with the same memory, so that the same rows trigger only one training.
+    Must run with caching off.
 
     Args:
-        table: The labelled rows that a training would use, as they are now.
-        decision: What was found as JSON: the verdict, what each rule says, drift by column and the champion's
+        table: The current labelled rows, which a training would use.
+        decision: JSON with the decision, the result of each rule, drift by column and the champion's
             performance.
-        decision_report: The same for people.
-        mark: How far the rows go, for mark_data_seen.
+        decision_report: HTML page with the same results.
+        mark: High-water mark of the rows, for mark_data_seen.
         model_name: The registered model, whose champion is judged.
-        memory: Path or URI (s3://, gs://) of a JSON file that outlives runs, one for each model. Without it
-            new rows can't be told from old ones, and all that the champion hasn't seen are judged.
-        time_column: Column of times or numbers that grow, by which rows are new; default: any change of the
-            content is new data.
-        reasons: What may ask for a training: new_data, drift, performance, age.
-        min_new_rows: Rows that must have come for new_data; without time_column by how much the table must
+        memory: Path or URI (s3://, gs://) of a JSON file that persists between runs, one for each model.
+            Without it, new rows can't be told from old ones, and all rows that the champion hasn't seen are
+            judged.
+        time_column: Column of times or increasing numbers that identifies new rows; default: any change of
+            the content is new data.
+        reasons: Rules that can trigger a training: new_data, drift, performance, age.
+        min_new_rows: Minimum number of new rows for new_data; without time_column, by how much the table must
             have grown.
-        false_alarm_rate: Fraction of tables of unchanged data in which drift may be found.
+        false_alarm_rate: Fraction of tables of unchanged data in which drift may be reported.
         minimum_effect: Fraction of rows that must have changed for a column to count as drifted.
         tolerance: How much worse than on the validation rows the champion may be, in its metric's unit.
         max_age_days: Days since the last training for age.
-        request: Why to train whatever the rules say, such as the alert that started the run.
-        tracking_uri: MLflow server or database; if not given, the environment's MLFLOW_TRACKING_URI. Without
+        request: Reason to train regardless of the rules, such as the alert that started the run.
+        tracking_uri: MLflow server or database; default: the environment's MLFLOW_TRACKING_URI. Without
             either, an SQLite file in the home directory, or in a container no registry and so no champion.
 
     Returns:
         retrain: Whether to train.
-        reason: Why, or why not, in a sentence.
+        reason: Reason for the decision, in one sentence.
     """
     from datetime import UTC, datetime
 

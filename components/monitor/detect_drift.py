@@ -23,23 +23,25 @@ def detect_drift(
 ) -> NamedTuple("Outputs", [("drifted", bool), ("drifted_fraction", float), ("worst_columns", list)]):  # type: ignore[valid-type]
     """Compare the columns of a table or prediction log with a baseline and flag those that have drifted.
 
-    A column is flagged if its change is neither chance (Kolmogorov-Smirnov, chi-square, missing values;
-    adjusted for the number of columns) nor a trifle. Of a prediction log the rows that the model answered are
-    compared, and its predictions with those on the validation rows; the label where the table has it.
+    A column is flagged if its change is both statistically significant (Kolmogorov-Smirnov, chi-square,
+    missing values; adjusted for the number of columns) and large enough to matter. In a prediction log, only
+    the rows that the model answered are compared, and its predictions with those on the validation rows; the
+    label is compared if the table has it.
 
     Args:
         table: Later rows: a table or a prediction log.
-        drift: What was found as JSON: for each column effect, adjusted p-value, PSI, KS, Jensen-Shannon,
-            Wasserstein, chi-square, missing values, new and vanished values, share out of range.
-        drift_report: The same for people, with both distributions of each column, the worst first.
-        measurements: What publish_metrics sends.
-        baseline: Baseline to compare with, from baseline_table; give it, reference or model.
+        drift: Results as JSON: for each column effect, adjusted p-value, PSI, KS, Jensen-Shannon,
+            Wasserstein, chi-square, missing values, new and vanished values, fraction out of range.
+        drift_report: HTML page with both distributions of each column, the worst first.
+        measurements: Measurements for publish_metrics.
+        baseline: Baseline to compare with, from baseline_table; give exactly one of baseline, reference and
+            model.
         reference: Table to compare with.
         model: Model whose training rows and predictions to compare with.
-        columns: The only columns to compare; default: all of the baseline.
-        time_column: Column of times that since and until select rows by.
-        since: Start of the window in ISO 8601, included; default: all rows.
-        until: End of the window, not included.
+        columns: Columns to compare; default: all columns of the baseline.
+        time_column: Column of times that since and until apply to.
+        since: Start of the window in ISO 8601, inclusive; default: all rows.
+        until: End of the window in ISO 8601, exclusive.
         false_alarm_rate: Fraction of windows of unchanged data in which any column may be flagged.
         minimum_effect: Fraction of rows that must have changed for a column to be flagged.
 

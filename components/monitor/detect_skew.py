@@ -18,29 +18,29 @@ def detect_skew(
     false_alarm_rate: float = 0.05,
     minimum_effect: float = 0.05,
 ) -> NamedTuple("Outputs", [("skewed", bool), ("reason", str), ("columns", list)]):  # type: ignore[valid-type]
-    """Compare what a server was sent and answered with the training rows and a batch of the same model.
+    """Compare the requests that a server got with the training rows, and its answers with batch predictions.
 
-    It finds features of another type, missing where training had none, with categories that the model doesn't
-    know, out of range or otherwise distributed; and logged answers that the model, given the same rows in a
-    batch, doesn't repeat.
+    It finds features with another type, missing values where training had none, unknown categories, values
+    out of range and other distributions; and logged answers that the model doesn't reproduce for the same
+    rows in a batch.
 
     Args:
-        log: Prediction log, as ingest_table reads it; only the rows that the model answered are looked at.
+        log: Prediction log, as ingest_table reads it; only the rows that the model answered are compared.
         model: Model that answered, with the baseline of its training rows.
-        skew: What was found as JSON: column, check, share of the rows and message of each; and how many rows
-            were scored.
-        skew_report: The same for people, with both distributions of each feature.
-        measurements: What publish_metrics sends.
-        time_column: Column of times that since and until select rows by.
-        since: Start of the window in ISO 8601, included; default: all rows.
-        until: End of the window, not included.
+        skew: Results as JSON: column, check, fraction of the rows and message of each finding, and the number
+            of rows that were scored again.
+        skew_report: HTML page with both distributions of each feature.
+        measurements: Measurements for publish_metrics.
+        time_column: Column of times that since and until apply to.
+        since: Start of the window in ISO 8601, inclusive; default: all rows.
+        until: End of the window in ISO 8601, exclusive.
         false_alarm_rate: Fraction of windows of unchanged data in which any distribution may be flagged.
         minimum_effect: Fraction of rows that must have changed for a distribution to be flagged.
 
     Returns:
-        skewed: Whether anything was found.
-        reason: What was found, in a sentence.
-        columns: Names of the columns concerned, those with the most rows first.
+        skewed: Whether any skew was found.
+        reason: Summary of the findings, in one sentence.
+        columns: Names of the affected columns, those with the most rows first.
     """
     from flowparts import tables
     from flowparts.models import baseline

@@ -9,23 +9,23 @@ from .. import STORES, runs_in
 def new_data_arrived(
     table: Input[Dataset], mark: Output[Artifact], memory: str, column: Optional[str] = None
 ) -> NamedTuple("Outputs", [("new_data", bool), ("new_rows", int), ("reason", str)]):  # type: ignore[valid-type]
-    """Say whether a table holds rows that the last successful run didn't see.
+    """Check whether a table holds rows that the last successful run didn't see.
 
-    It changes nothing: mark_data_seen does once the steps that use the data have succeeded, so that a failed
-    run doesn't lose data. Both must run with caching off.
+    This step only looks. mark_data_seen records the data once the steps that use it have succeeded, so a
+    failed run loses no data. Both must run with caching off.
 
     Args:
-        table: The source as it is now.
-        mark: How far its rows go, as JSON, for mark_data_seen.
-        memory: Path or URI (s3://, gs://) of a JSON file that outlives runs, one for each source. Without
-            the file all rows are new.
-        column: Column of times or numbers that grow, such as an identifier: rows beyond the highest value
-            seen are new, and so are rows that came late. Default: any change of the content counts.
+        table: The current content of the source.
+        mark: High-water mark of its rows as JSON, for mark_data_seen.
+        memory: Path or URI (s3://, gs://) of a JSON file that persists between runs, one for each source. If
+            it doesn't exist, all rows are new.
+        column: Column of times or increasing numbers, such as an identifier: rows beyond the highest value
+            seen are new, and so are rows that arrived late. Default: any change of the content counts.
 
     Returns:
         new_data: Whether there are new rows or the content changed.
-        new_rows: Number of new rows; without a column by how much the table has grown.
-        reason: Why, in a sentence.
+        new_rows: Number of new rows; without a column, by how much the table has grown.
+        reason: Reason for the answer, in one sentence.
     """
     from flowparts import tables
     from flowparts.monitor import new_data

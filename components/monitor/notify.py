@@ -18,27 +18,28 @@ def notify(
 ) -> NamedTuple("Outputs", [("sent", int)]):  # type: ignore[valid-type]
     """Notify people by webhook, Slack, Microsoft Teams or e-mail; it never fails the run.
 
-    Channels come from the environment, each from a secret: FLOWPARTS_NOTIFY_WEBHOOK (generic JSON, with a
-    bearer token in FLOWPARTS_NOTIFY_WEBHOOK_TOKEN), FLOWPARTS_NOTIFY_SLACK, FLOWPARTS_NOTIFY_TEAMS (addresses
-    of incoming webhooks), FLOWPARTS_NOTIFY_SMTP ("smtps://USER:PASSWORD@HOST:465", or smtp:// with STARTTLS)
-    with FLOWPARTS_NOTIFY_FROM and FLOWPARTS_NOTIFY_TO. All that are set are used. A channel that can't be
-    reached is reported in the step's log.
+    Channels come from environment variables, each set from a secret: FLOWPARTS_NOTIFY_WEBHOOK (generic JSON,
+    with a bearer token in FLOWPARTS_NOTIFY_WEBHOOK_TOKEN), FLOWPARTS_NOTIFY_SLACK, FLOWPARTS_NOTIFY_TEAMS
+    (addresses of incoming webhooks), FLOWPARTS_NOTIFY_SMTP ("smtps://USER:PASSWORD@HOST:465", or smtp:// with
+    STARTTLS) with FLOWPARTS_NOTIFY_FROM and FLOWPARTS_NOTIFY_TO. Every channel that is set is used. An
+    unreachable channel is reported in the step's log.
 
     Args:
-        state: What happened in a word, such as failed, drifted or promoted.
-        pipeline: The pipeline, or the model that is watched.
-        message: What to say, such as the reason of a decision.
+        state: What happened in one word, such as failed, drifted or promoted.
+        pipeline: The pipeline, or the monitored model.
+        message: Text of the notification, such as the reason for a decision.
         step: The step that failed.
-        error: Its one-line error.
+        error: Its one-line error message.
         run: The run's name.
         link: Address of the run's page or of a report.
         when: Whether to send it, such as the verdict of an earlier step.
-        memory: Path or URI of a JSON file that outlives runs, by which the same notice isn't sent twice
-            within the quiet hours; numbers in it don't make it another one. Without it each is sent.
-        quiet_hours: Hours before the same notice is sent again.
+        memory: Path or URI of a JSON file that persists between runs and prevents sending the same
+            notification again within the quiet hours; other numbers in the text don't make it a new one.
+            Without it, every notification is sent.
+        quiet_hours: Hours before the same notification is sent again.
 
     Returns:
-        sent: Number of channels that took the notice.
+        sent: Number of channels that accepted the notification.
     """
     from flowparts.monitor.notices import Notice
     from flowparts.monitor.notify import send_unless_told

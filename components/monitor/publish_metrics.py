@@ -25,18 +25,19 @@ def publish_metrics(
     ("api-key=KEY,...").
 
     Args:
-        exposition: What is published, in Prometheus' text format.
-        job: Who measured, such as the model's name: the label `job` at Prometheus, `service.name` for
-            OpenTelemetry. The next push of the same job replaces measurements of the same names.
+        exposition: The published measurements, in Prometheus' text format.
+        job: Name of what was measured, such as the model: the label `job` in Prometheus, `service.name` in
+            OpenTelemetry. The next push for the same job replaces measurements of the same names.
         drift: Measurements of a monitoring component.
-        skew: Measurements of another one.
-        performance: Measurements of a third one.
-        metrics: Metrics of an evaluation or of training, as flowparts_evaluation_metric{metric="..."}.
+        skew: Measurements of another monitoring component.
+        performance: Measurements of a third monitoring component.
+        metrics: Metrics of an evaluation or a training, published as
+            flowparts_evaluation_metric{metric="..."}.
         metric_labels: Labels for all measurements, such as {"model": "churn", "version": "7"}; a
-            measurement's own labels win.
+            measurement's own labels take precedence.
         pushgateway: Address of a Prometheus Pushgateway, such as http://pushgateway:9091.
-        textfile: File for the textfile collector of Prometheus' node exporter, ending with .prom.
-        otlp: Address of an endpoint for OTLP over HTTP, such as http://collector:4318.
+        textfile: File for the textfile collector of Prometheus' node exporter; its name must end with .prom.
+        otlp: Address of an OTLP/HTTP endpoint, such as http://collector:4318.
 
     Returns:
         published: Number of measurements.

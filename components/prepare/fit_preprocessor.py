@@ -19,26 +19,26 @@ def fit_preprocessor(
     max_one_hot_categories: int = 20,
     seed: int = 0,
 ) -> None:
-    """Learn from the training table how to impute, scale and encode, and transform training and validation.
+    """Fit imputation, scaling and encoding on the training table, and transform training and validation.
 
-    Done once and shared by every candidate. The training table's features are held in memory while learning;
-    the validation table is transformed chunk by chunk.
+    Done once and shared by all candidates. The training features are held in memory during fitting; the
+    validation table is transformed in chunks.
 
     Args:
-        train: Raw rows to learn from.
+        train: Raw rows to fit on.
         validation: Raw rows to transform; nothing is learned from them.
-        preprocessor: What was learned: a directory with a skops file, JSON, a few example rows and a sketch
-            of the rows, by which a model knows what it has seen.
+        preprocessor: The fitted preprocessing: a directory with a skops file, JSON, a few example rows and a
+            sketch of the rows, by which a model knows which rows it has seen.
         train_features: Transformed training rows: 32-bit features, the label and the weights. Target-encoded
             features are cross-fitted, so they don't leak a row's own label.
-        validation_features: Transformed validation rows, the same columns.
+        validation_features: Transformed validation rows, with the same columns.
         label: Column to predict.
-        task: What is learned, classification or regression.
+        task: classification or regression.
         exclude_columns: Columns to exclude from the features, such as identifiers.
-        weight_column: Column of sample weights, numbers of 0 or more; not a feature.
-        max_one_hot_categories: Most distinct values for which every category gets a column of its own; above
-            that it is encoded by its mean label.
-        seed: Decides the folds of target encoding.
+        weight_column: Column of sample weights, at least 0; not a feature.
+        max_one_hot_categories: Maximum number of distinct values to one-hot encode a column; columns with
+            more are target-encoded (each value by its mean label).
+        seed: Seed of the folds for target encoding.
     """
     from flowparts import tables
     from flowparts.models import baseline

@@ -26,33 +26,34 @@ def split_table(
 ) -> NamedTuple("Outputs", [("train_rows", int), ("validation_rows", int), ("test_rows", int)]):  # type: ignore[valid-type]
     """Split the rows of a table by a hash of their key or features into train, validation and test.
 
-    No row is lost or duplicated, but for classes that are too rare to learn, and the same seed gives the same
-    split whatever the order of the rows. Give at most one of key, group_by and time_column.
+    No row is lost or duplicated, except rows of classes that are too rare to learn. The same seed gives the
+    same split, whatever the order of the rows. Give at most one of key, group_by and time_column.
 
     Args:
         table: Rows to split.
-        train: Rows to learn from.
-        validation: Rows to stop early and to choose between candidates.
-        test: Rows for the final verdict, which nothing is learned from.
+        train: Rows to train on.
+        validation: Rows for early stopping and model selection.
+        test: Rows for the final evaluation; nothing is learned from them.
         key: Columns that identify a row; rows with equal keys stay together.
-        stratify_by: Column, usually the label, whose values have the same shares in every part; a number with
-            more than 20 distinct values counts by decile, a missing value as a value of its own. Has no
-            effect with group_by or time_column.
+        stratify_by: Column, usually the label, whose values get the same proportions in every part; numbers
+            with more than 20 distinct values are stratified by decile, and a missing value counts as a value.
+            Has no effect with group_by or time_column.
         group_by: Column whose equal values stay together, such as a patient or a customer.
-        time_column: Column of timestamps, dates or numbers; the oldest rows train, the newest test. "auto"
-            splits so if the rows are in the order of a timestamp or date and there is no key or group_by.
-        exclude_columns: Columns that are not features, such as identifiers; they and stratify_by have no say
-            in where a row goes.
+        time_column: Column of timestamps, dates or numbers: the oldest rows go to train, the newest to test.
+            "auto" splits by time if the rows are ordered by a timestamp or date and neither key nor group_by
+            is given.
+        exclude_columns: Columns that are not features, such as identifiers; neither they nor stratify_by
+            influence where a row goes.
         repeated_rows: What to do with rows of equal features, unless key, group_by or time_column is given:
-            spread them over the parts like any other rows, keep them together, or auto: together if they
-            always have the same value of stratify_by, as copies of a row do, and spread otherwise.
-        task: What is learned. For a classification, rows of values of stratify_by that hardly occur are left
-            out; otherwise every row stays.
-        min_class_rows: Fewest rows that such a value must have; 1 keeps every class.
-        train_fraction: Fraction of the rows for train, between 0 and 1; the three add up to 1.
-        validation_fraction: Fraction of the rows for validation, from 0 to below 1.
-        test_fraction: Fraction of the rows for test, from 0 to below 1.
-        seed: Another number gives another split.
+            spread them over the parts like other rows, keep them together, or auto: together if they always
+            have the same value of stratify_by, as copies of a row do, otherwise spread.
+        task: classification or regression. For a classification, rows with very rare values of stratify_by
+            are left out; otherwise every row is kept.
+        min_class_rows: Minimum number of rows of such a value; 1 to keep every class.
+        train_fraction: Fraction of the rows for train, between 0 and 1; the three must add up to 1.
+        validation_fraction: Fraction of the rows for validation, at least 0 and below 1.
+        test_fraction: Fraction of the rows for test, at least 0 and below 1.
+        seed: Seed of the split.
 
     Returns:
         train_rows: Number of rows in train.
@@ -75,28 +76,28 @@ def split_table(
     if task == "classification" and stratify_by:
         frame, rare = split.without_rare_classes(frame, stratify_by, min_class_rows)
         left_out = [*left_out, *rare]
-    way = split.choose(frame, fractions, key, group_by, time_column, stratify_by)
+    strategy = split.choose(frame, fractions, key, group_by, time_column, stratify_by)
     parts = split.assign(
         frame,
         fractions,
         key=key,
         stratify_by=stratify_by,
         group_by=group_by,
-        time_column=way.time_column,
+        time_column=strategy.time_column,
         exclude_columns=excluded,
         repeated_rows=repeated_rows,
         seed=seed,
     )
-    if not way.time_column:
+    if not strategy.time_column:
         features = set(frame.collect_schema()) - {stratify_by, group_by, *(key or []), *excluded}
-        warnings = [way.warning, split.near_copies(frame, parts, sorted(features))]
-        way = way._replace(warning="; ".join(filter(None, warnings)))
-    print(f"split {way.described}" + f"; {way.warning}" * bool(way.warning))  # noqa: T201
+        warnings = [strategy.warning, split.near_copies(frame, parts, sorted(features))]
+        strategy = strategy._replace(warning="; ".join(filter(None, warnings)))
+    print(f"split {strategy.described}" + f"; {strategy.warning}" * bool(strategy.warning))  # noqa: T201
     rows = []
     for name, output in zip(split.PARTS, (train, validation, test), strict=True):
-        with tables.watched(frame, f"writing {name}") as watched:
-            part = split.part(watched, parts, name)
-            facts = way.facts([group_by] if group_by else key or [], left_out)
+        with tables.with_progress(frame, f"writing {name}") as counted:
+            part = split.part(counted, parts, name)
+            facts = strategy.facts([group_by] if group_by else key or [], left_out)
             described = tables.write(part, output.path, f"{name} part of {whole}", facts)
         metadata.describe(output, described)
         rows.append(described["rows"])

@@ -5,16 +5,16 @@ from .. import runs_in
 
 @runs_in("base")
 def profile_table(table: Input[Dataset], statistics: Output[Artifact], profile_report: Output[HTML]) -> None:
-    """Measure every column of a table: missing and different values, range, quantiles, histogram, top values.
+    """Profile every column of a table: missing and distinct values, range, quantiles, histogram, top values.
 
-    Columns of more than about 100,000 different values are described approximately, and say so.
+    Columns with more than about 100,000 distinct values are profiled approximately and marked as such.
 
     Args:
-        table: The table to describe.
-        statistics: The measures as JSON: rows, missing_cells, duplicate_rows, warnings, and for each column
-            its name, type, count, nulls, distinct, exact, top_values, and where they apply min, max, mean,
-            std, skewness, quantiles, histogram and text lengths.
-        profile_report: The same for people: what deserves a look first, then a card with a chart for each
+        table: The table to profile.
+        statistics: JSON with rows, missing_cells, duplicate_rows, warnings, and for each column its name,
+            type, count, nulls, distinct, exact, top_values, and where they apply min, max, mean, std,
+            skewness, quantiles, histogram and text lengths.
+        profile_report: HTML page with the same statistics: warnings first, then a card with a chart for each
             column.
     """
     from flowparts import tables

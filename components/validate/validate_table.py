@@ -27,40 +27,41 @@ def validate_table(
     deploy_options: Optional[dict] = None,
     destination: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("valid", bool), ("anomaly_count", int)]):  # type: ignore[valid-type]
-    """Check every row of a table against a reviewed schema and list what breaks it, or infer its schema.
+    """Check every row of a table against a reviewed schema and list the violations, or infer a schema.
 
-    A pipeline may give the parameters of its later steps, so that one that can't be right fails here, before
-    anything is read, and not after the training.
+    A pipeline may pass the parameters of its later steps: an invalid one then fails here, before any data is
+    read, rather than after the training.
 
     Args:
         table: The table to check.
-        table_schema: The schema as JSON, one line for each column: its type, whether values may be missing,
-            bounds of numbers and timestamps, categories of text, uniqueness. Meant to be edited and kept in
-            git. Inferred, if none is given; then it describes this table, which satisfies it.
-        anomalies: The broken rules as a JSON list, empty if there are none; each with column, rule
+        table_schema: The schema as JSON, one line for each column: type, nullability, range of numbers and
+            timestamps, categories of text, uniqueness. Meant to be edited and kept in git. If no schema is
+            given, it is inferred, and this table satisfies it.
+        anomalies: The violations as a JSON list, empty if there are none; each with column, rule
             (missing_column, unexpected_column, type, null, minimum, maximum, category or duplicate),
-            expected, count (of rows) and examples (up to five different values).
-        validation_report: The same for people.
-        schema: What the columns must be, such as the table_schema of an earlier table.
-        schema_uri: The same as a path or URI of a JSON file.
-        fail_on_anomaly: Fail after the outputs are written if any rule is broken. If false, leave the
-            decision to whoever reads the returned values.
-        task: What is to be learned, classification or regression.
-        trainer: What is to learn it, as train_tabular takes it.
-        effort: How much that is to try, as train_tabular takes it.
-        candidates: What it is to try instead; looked at by train_tabular, as this step knows no estimators.
-        metric: Metric to select and promote by; it must measure the task.
+            expected, count (of rows) and examples (up to five distinct values).
+        validation_report: HTML page with the same violations.
+        schema: Schema to check against, such as the table_schema of an earlier table.
+        schema_uri: Schema to check against, the path or URI of a JSON file.
+        fail_on_anomaly: Whether to fail, after the outputs are written, if any rule is violated. If false,
+            the caller decides by the returned values.
+        task: classification or regression.
+        trainer: Trainer, as train_tabular takes it.
+        effort: Effort of the trainer, as train_tabular takes it.
+        candidates: Estimators to try instead; only train_tabular checks them, because this step's image has
+            no estimators.
+        metric: Metric to select and promote by; it must suit the task.
         model_name: Name of the model in the registry.
         margin: Minimum improvement on the champion, in units of the metric.
-        floor: Worst score of a model without a champion, in units of the metric.
+        floor: Worst acceptable score of a model without a champion, in units of the metric.
         deploy_target: Where the model is to be deployed, as roll_out takes it.
         endpoint_name: Name of the endpoint there.
         deploy_options: The target's own options.
         destination: File that predictions are to be written to, as export_table takes it.
 
     Returns:
-        valid: Whether no rule is broken.
-        anomaly_count: Broken rules, one for each rule of each column however many rows break it.
+        valid: Whether the table satisfies the schema.
+        anomaly_count: Number of violated rules: one for each rule and column, however many rows violate it.
     """
     from dataclasses import asdict
 
@@ -72,7 +73,7 @@ def validate_table(
     promoted = {"model_name": model_name, "margin": margin, "floor": floor}
     deployed = {"deploy_target": deploy_target, "endpoint_name": endpoint_name}
     written = {"deploy_options": deploy_options, "destination": destination}
-    # Not among the given: this image has no estimators to check them by.
+    # As a default, which isn't checked: this image has no estimators to check candidates with.
     parameters.check({**learned, **promoted, **deployed, **written}, {"candidates": candidates})
     reviewed = schema.path if schema else schema_uri
     frame = tables.scan(table.path)

@@ -1,4 +1,4 @@
-"""What can be wrong with the options of components whatever the data, found before anything runs."""
+"""Check the options of components that don't depend on the data, before anything runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,15 +18,14 @@ _LISTS = ("null_values", "column_names", "exclude_columns", "key", "slice_column
 
 
 def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise ValueError if an option can't be right.
+    """Raise ValueError if an option is invalid.
 
-    Ports of one name mean the same in every component. What isn't known here, and what depends on the data,
-    is left to the steps.
+    A port's name means the same in every component. Ports that aren't known here, and checks that depend on
+    the data, are left to the steps.
 
     Args:
-        given: Port to value, of the options that somebody gave; empty text and empty lists stand for "not
-            given".
-        defaults: Port to value of the others.
+        given: Port to value of the options that were set; empty text and empty lists stand for "not given".
+        defaults: Port to value of the other options.
     """
     found = {name: value for name, value in {**defaults, **given}.items() if value not in ("", [], {}, None)}
     lists = {name: names.texts(found.get(name), name) for name in _LISTS}
@@ -40,7 +39,7 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         column_names=lists["column_names"] or None,
         on_missing_label=found.get("on_missing_label", "drop"),
         time_column=found.get("time_column"),
-        # A pipeline that reads a prediction log knows its column of times.
+        # A pipeline that reads a prediction log sets the column of times itself.
         window_days=found.get("window_days", 0.0) if "time_column" in {**defaults, **given} else 0.0,
     )
     image_files.Options("uri", "label", found.get("on_bad_images", "quarantine"))
@@ -54,7 +53,7 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     if "task" in found:
         preprocess.check_options(found.get("label", ""), found["task"], lists["exclude_columns"], None, 1)
         directions.chosen(found.get("metric"), found["task"])
-        # Defaults are right, and looking at estimators takes seconds of imports.
+        # Defaults are valid, and checking estimators takes seconds of imports.
         if found.get("trainer") == "sklearn" and given.get("candidates"):
             from flowparts.train import candidates
 
@@ -79,7 +78,7 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         rollout.Watch(found["requests"], found["seconds"], probe.Rules(**limits))
     if "warm_seconds" in found:
         rollout.check_warm_seconds(found["warm_seconds"])
-    # Defaults are right, and the rules need libraries that the base image lacks.
+    # Defaults are valid, and the rules need libraries that the base image lacks.
     named = ("reasons", "min_new_rows", "max_age_days")
     if rules := {name: found[name] for name in named if name in given and name in found}:
         from flowparts.monitor import retraining

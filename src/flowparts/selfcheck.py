@@ -1,4 +1,4 @@
-"""An image's own health: what it promises can be imported; `python -m flowparts.selfcheck` tells."""
+"""Check that an image can import all its requirements: `python -m flowparts.selfcheck`."""
 
 import importlib
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import flowparts
 
-# The requirements.in of the image and of those it is built from; the build puts them here.
+# The requirements.in files of the image and of its parent images; the build puts them here.
 PROMISES = Path(sys.prefix) / "promises"
 
 
 def main() -> int:
-    """Print what the image holds; return 1 when something that it promises can't be imported."""
+    """Print the image's versions; return 1 if a requirement can't be imported."""
     names = promised(PROMISES)
     if not names:
         print(f"error: {PROMISES} names no requirements; this check runs inside an image")  # noqa: T201
@@ -35,26 +35,26 @@ def main() -> int:
 
 
 def promised(folder: Path) -> list[str]:
-    """Return the distributions that the requirement files (*.in) of a folder name, sorted."""
+    """Return the distributions named in the requirement files (*.in) of a folder, sorted."""
     lines = [line for file in folder.glob("*.in") for line in file.read_text(encoding="utf-8").splitlines()]
     return sorted({found[0] for line in lines if (found := re.match(r"[A-Za-z0-9][\w.-]*", line))})
 
 
 def import_problem(distribution: str) -> str:
-    """Import the modules of a distribution; return what went wrong, or empty text."""
+    """Import the modules of a distribution; return the problem, or empty text."""
     try:
         modules = _modules(distribution)
         for module in modules:
-            # A folder that lost its files imports without a word.
+            # A folder that lost its files imports silently.
             if importlib.import_module(module).__file__ is None:
                 return f"{module} is an empty folder"
-    except Exception as error:  # whatever a broken package raises when it is imported
+    except Exception as error:  # a broken package may raise anything
         return f"{type(error).__name__}: {error}"
-    return "" if modules else "it holds no module"
+    return "" if modules else "it has no module"
 
 
 def _modules(distribution: str) -> list[str]:
-    """Return the module that bears the distribution's name, or else all that it installed at the top."""
+    """Return the module with the distribution's name, otherwise all its top-level modules."""
     files = metadata.distribution(distribution).files or []
     tops = {file.parts[0].partition(".")[0] for file in files if file.name.endswith((".py", ".so"))}
     names = sorted(name for name in tops if name.isidentifier() and not name.startswith("_"))

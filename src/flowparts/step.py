@@ -1,7 +1,7 @@
-"""Runs one component inside its image: `python -m flowparts.step NAME --version V --executor_input JSON`.
+"""Run one component inside its image: `python -m flowparts.step NAME --version V --executor_input JSON`.
 
-That is the command of a step in a pipeline compiled for Kubeflow or Vertex AI. What runs is the component in
-the image, so the pipeline's YAML holds no source; JSON is kfp's executor input, which the backend fills in.
+This is the command of a step in a pipeline compiled for Kubeflow or Vertex AI. It runs the component in the
+image, so the pipeline's YAML holds no source. JSON is kfp's executor input, which the backend fills in.
 """
 
 import argparse
@@ -17,11 +17,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the component that the command line names.
 
     Raises:
-        ValueError: The image is of another version than the pipeline, or has no such component.
+        ValueError: The image's version differs from the pipeline's, or it has no such component.
     """
     options = _parser().parse_args(arguments)
     check_version(options.version)
-    # kfp is in the images as a runtime: without what composes pipelines.
+    # The images hold kfp's runtime only, without the libraries that compose pipelines.
     os.environ["_KFP_RUNTIME"] = "true"
     from kfp.dsl.executor import Executor
 
@@ -31,9 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def check_version(compiled: str) -> None:
-    """Raise ValueError unless the image is of the version that the pipeline was compiled for.
+    """Raise ValueError unless the image has the version that the pipeline was compiled for.
 
-    Outside of an image, where FLOWPARTS_IMAGE_VERSION isn't set, any version will do.
+    Outside of an image, where FLOWPARTS_IMAGE_VERSION isn't set, any version is accepted.
     """
     built = os.environ.get("FLOWPARTS_IMAGE_VERSION", compiled)
     if built != compiled:
@@ -44,7 +44,7 @@ def check_version(compiled: str) -> None:
 
 
 def component(name: str) -> Callable[..., Any]:
-    """Return the function of a component, whichever stage of a model's life it belongs to.
+    """Return the function of a component, in whichever stage's folder it is.
 
     Raises:
         ValueError: There is no such component.

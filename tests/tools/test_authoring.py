@@ -104,13 +104,13 @@ def imported(text: str, folder: Path) -> ModuleType:
     ("right", "wrong", "sentence"),
     [
         ('runs_in("base")', 'runs_in("pandas")', "there is no image 'pandas'; images are: base, deploy"),
-        ("def count_rows", "def count", "the function is named count; name it count_rows, as its file"),
+        ("def count_rows", "def count", "the function is named count; name it count_rows, like its file"),
         (
             "\nfrom flowparts.components",
             "\nimport polars\n\nfrom flowparts.components",
-            "imports polars at the top, where a step doesn't have it; import it inside count_rows",
+            "imports polars at the top, which a step doesn't run; import it inside count_rows",
         ),
-        ("source: The file.", "path: The file.", "count_rows: source has no description; add a line for it"),
+        ("source: The file.", "path: The file.", "count_rows: no description of source; add a line for each"),
         ('NamedTuple("Outputs", [("rows", int)])', "int", "its output has no name; write -> NamedTuple"),
     ],
     ids=["image", "name", "import", "description", "output"],
