@@ -28,7 +28,11 @@ WRONG = [
     ("tabular_training", ["metric=rmse"], "metric 'rmse' does not fit classification"),
     ("tabular_training", ["candidates=[Linaer]"], "'Linaer' is unknown .*did you mean 'Linear'"),
     ("tabular_training", ["trainer=keras", "network={epoch: 1}"], "no option 'epoch'; did you mean"),
-    ("tabular_training", ["exclude_columns=[target]"], "label column 'target' is in exclude_columns"),
+    (
+        "tabular_training",
+        ["exclude_columns=[target]"],
+        "label column 'target' must not be in exclude_columns",
+    ),
     ("tabular_training", ["exclude_columns=[true]"], "exclude_columns holds True.*write it in quotes"),
     ("tabular_training", ["key=[a]", "group_by=b"], "key and group_by contradict each other"),
     ("tabular_training", ["on_bad_rows=drop"], "on_bad_rows is 'drop'; use one of"),
@@ -57,7 +61,7 @@ WRONG = [
     ("continuous_training", ["reasons=[luck]"], "'luck' is no reason to train; reasons are: new_data"),
     ("continuous_training", ["min_new_rows=0"], "min_new_rows is 0; it must be at least 1"),
     ("continuous_training", ["max_age_days=-1"], "max_age_days is -1; it must be a number of days above 0"),
-    ("continuous_training", ["window_days=7"], "window_days needs time_column"),
+    ("continuous_training", ["window_days=7"], "window_days=7 needs time_column"),
     (
         "deploy_with_canary",
         ["deploy_target=dockr"],

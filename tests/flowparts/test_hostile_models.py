@@ -292,11 +292,11 @@ JOBLIB = '"memory": {"__class__": "str", "__module__": "builtins", "__loader__":
 OF_WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a reader of files": (
         holding(CountVectorizer(input="filename")),
-        "CountVectorizer is no part of a model",
+        "CountVectorizer isn't part of a model",
     ),
     "a reader of files in a pipeline": (
         holding(make_pipeline(CountVectorizer(input="filename"), LogisticRegression())),
-        "CountVectorizer is no part of a model",
+        "CountVectorizer isn't part of a model",
     ),
     "a cache of pickles": (
         holding(make_pipeline(LinearRegression(), memory="/tmp/cache")),
@@ -304,7 +304,7 @@ OF_WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a booster of a file": (
         whole_schema(constructor("lightgbm.basic", "Booster", "{}", "", "/etc/passwd")),
-        "ConstructorFromReduceNode of lightgbm.basic.Booster is no part of a model",
+        "ConstructorFromReduceNode of lightgbm.basic.Booster isn't part of a model",
     ),
     "a booster of xgboost of a file": (
         whole_schema(constructor("xgboost.core", "Booster", "{}", "", "/etc/passwd")),
@@ -338,7 +338,7 @@ OF_WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another model": (holding(LinearRegression()), "no pipeline that flowparts saved"),
     "a pipe": (replaced("model.skops", os.mkfifo), "device, pipe or socket"),
     "a link out": (replaced("model.skops", linked("/etc/passwd")), "a link that leads out"),
-    "nothing": (lambda model: (model / "model.skops").unlink(), "weights are not there"),
+    "nothing": (lambda model: (model / "model.skops").unlink(), "weights are missing"),
 }
 
 

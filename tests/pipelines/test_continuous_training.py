@@ -63,7 +63,7 @@ def test_a_training_follows_only_from_a_reason(tmp_path: Path, monkeypatch: pyte
     window = tables.scan(outputs(first, "ingest-table")["table"].path).collect()
     assert window.height == 600
     assert registry.champion_version("churn", uri) == "1"
-    left_out = f"300 rows not of the 60 days until {window['time'].max()}"
+    left_out = f"300 rows outside the 60 days up to {window['time'].max()}"
     assert ("left out", left_out) in runner.findings(first)
 
     second = run(rows(90))

@@ -216,7 +216,7 @@ def test_rows_in_the_order_of_a_time_are_split_by_it_and_every_page_says_so(
     words = [f"source={tmp_path / 'log.csv'}", "label=late", f"candidates={json.dumps(['Linear', unfit])}"]
     arguments = [word for given in words for word in ("-p", given)]
     assert run_command.main(["tabular-training", *arguments, "--runs", str(tmp_path / "runs")]) == 0
-    said = "by time (at), as the rows are in the order of 'at': the oldest rows train, the newest test"
+    said = "by time (at), because the rows are ordered by 'at': oldest rows in train, newest in test"
     left_out = (
         "LinearDiscriminantAnalysis is left out: estimator 'LinearDiscriminantAnalysis' can't be trained"
     )

@@ -1,4 +1,4 @@
-"""From any file to a table: formats, types, bad rows."""
+"""Read files into tables: formats, types, bad rows."""
 
 from flowparts.ingest.ingestion import (
     FORMATS,

@@ -15,11 +15,11 @@ from flowparts.util.sources import File
 
 DELIMITERS = (",", ";", "\t", "|")
 MAX_HEAD_BYTES = 1 << 20
-# Records that tell the delimiter, and whether the first one is a header: fewer of many columns.
+# Records read to detect the delimiter and the header: fewer if there are many columns.
 _RECORDS = (10, 100)
 _CELLS = 5_000
 
-# Excel takes such a line for the delimiter, and writes it too.
+# Excel reads the delimiter from such a line, and writes it too.
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*')
 _ANY_DELIMITER = re.compile("[,;\t|]")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9.]*,[0-9]+\s*")
@@ -29,12 +29,12 @@ _YEARS = range(1900, 2101)
 
 @dataclass(frozen=True)
 class Header:
-    """What the beginning of a file tells.
+    """The header of a CSV file.
 
     Attributes:
         names: The columns' names, all different.
-        delimiter: The character between two fields.
-        lines: How many lines come before the first row.
+        delimiter: The field separator.
+        lines: Number of lines before the first row.
     """
 
     names: list[str]
@@ -51,14 +51,16 @@ def read(
     """Find the delimiter and the columns of a file.
 
     Args:
-        file: A CSV file in plain form.
-        delimiter: Takes the place of what a line such as `sep=;`, the suffix .tsv or the first records tell.
-        column_names: Names for a file without a header. If its first line holds just these, it is a header.
-        names_options: Whether a message may advise `column_names`, which not every caller passes on.
+        file: An uncompressed CSV file.
+        delimiter: The field separator; default: that of a line such as `sep=;`, of the suffix .tsv, or the
+            one detected in the first records.
+        column_names: Names for a file without a header. If the first line holds the same names, it is a
+            header.
+        names_options: Whether a message may suggest `column_names`, which not every caller offers.
 
     Raises:
-        ValueError: The file is empty or not text, its header can't be read or has a name twice, or its first
-            line is a row rather than a header.
+        ValueError: The file is empty or not text, its header can't be read or has a duplicate name, or its
+            first line is a row rather than a header.
     """
     lines = _lines(file)
     separator = _SEPARATOR_LINE.fullmatch(lines[0])
@@ -76,7 +78,7 @@ def read(
     except ValueError as error:
         raise ValueError(f"the header of {file.name} {error}") from None
     if fields is None:
-        raise ValueError(f"{file.name} has no line with the names of its columns")
+        raise ValueError(f"{file.name} has no header; add a first line with the names of the columns")
     taken = len(lines) - len(list(rest))
     try:
         names = [field.encode("latin-1").decode("utf-8").strip() for field in fields]
@@ -88,7 +90,7 @@ def read(
         if len(names) != len(column_names):
             raise ValueError(
                 f"column_names has {len(column_names)} names, but the first line of {file.name} has "
-                f"{len(names)} fields between delimiters {delimiter!r}"
+                f"{len(names)} fields separated by {delimiter!r}; give one name for each field"
             )
         names, taken = [*column_names], before
     names = [name or f"column_{position}" for position, name in enumerate(names, 1)]
@@ -100,40 +102,40 @@ def head(file: File) -> bytes:
     """Return the first bytes of a text file, at most `MAX_HEAD_BYTES`.
 
     Raises:
-        ValueError: The file is empty, or not text in UTF-8.
+        ValueError: The file is empty, or isn't UTF-8 text.
     """
     with file.path.open("rb") as stream:
         content = stream.read(MAX_HEAD_BYTES)
     if not content.removeprefix(screening.UTF8_BOM).strip():
-        raise ValueError(f"{file.name} is empty")
+        raise ValueError(f"{file.name} is empty; give a file with rows")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(
             f"{file.name} is UTF-16 text; convert it, for example with: iconv -f UTF-16 -t UTF-8"
         )
     if b"\0" in content[:4096]:
         raise ValueError(
-            f"{file.name} holds NUL bytes: it is binary, or text in an encoding other than UTF-8"
+            f"{file.name} holds NUL bytes, so it is binary or not UTF-8; convert it to UTF-8 text"
         )
     return content
 
 
 def _lines(file: File) -> list[str]:
     content = head(file)
-    # Latin-1 keeps every byte, so that quotes and delimiters are found whatever the encoding.
+    # Latin-1 preserves every byte, so quotes and delimiters are found in any encoding.
     text = content.removeprefix(screening.UTF8_BOM).decode("latin-1")
     lines = list(io.StringIO(text, newline=""))
     if len(content) == MAX_HEAD_BYTES:
-        # The last line may be cut.
+        # The last line may be truncated.
         lines.pop()
     if not lines:
         raise ValueError(
-            f"the header of {file.name} is longer than {MAX_HEAD_BYTES:,} bytes; is it a CSV file?"
+            f"the header of {file.name} is longer than {MAX_HEAD_BYTES:,} bytes; check that it is a CSV file"
         )
     return lines
 
 
 def _records(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """Return the first records, up to one that can't be read."""
+    """Return the first records, up to the first that can't be read."""
     records: list[list[str]] = []
     with suppress(ValueError):
         for record in filter(None, screening.csv_records(lines, delimiter)):
@@ -145,7 +147,7 @@ def _records(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """Return the delimiter that cuts most records into as many whole values as there are names."""
+    """Return the delimiter that splits most records into as many intact values as there are names."""
     best, best_score = DELIMITERS[0], (0.0, 0)
     for delimiter in DELIMITERS:
         records = _records(lines, delimiter)
@@ -164,7 +166,7 @@ def _delimiter(lines: Sequence[str]) -> str:
 
 
 def _width(row: Sequence[str], names: Sequence[str]) -> int:
-    # Some programs write a delimiter behind the last field too.
+    # Some programs write a delimiter after the last field too.
     return len(row) - 1 if len(row) == len(names) + 1 and not row[-1] else len(row)
 
 
@@ -175,9 +177,9 @@ def _is_whole(cell: str, delimiter: str) -> bool:
 
 
 def _are_positions(names: Sequence[str]) -> bool:
-    """Say whether names are the numbers that some programs give to columns without names.
+    """Return whether names are the numbers that some programs write for unnamed columns.
 
-    Two such numbers or one may be a row as well: 0,1.
+    Up to two such numbers may also be a row: 0,1.
     """
     return len(names) > 2 and any([*names] == [str(start + i) for i in range(len(names))] for start in (0, 1))
 
@@ -188,7 +190,7 @@ def _are_years(names: Sequence[str]) -> bool:
 
 
 def _are_years_below(places: Sequence[int], rows: Sequence[Sequence[str]]) -> bool:
-    """Say whether a column holds nothing but years, so that the one above may be a value too."""
+    """Return whether a column holds only years, so that a year in the header may be a value too."""
     for place in places:
         values = [row[place].strip() for row in rows if len(row) > place and row[place].strip()]
         if all(value.isdecimal() and int(value) in _YEARS for value in values):
@@ -199,7 +201,7 @@ def _are_years_below(places: Sequence[int], rows: Sequence[Sequence[str]]) -> bo
 def _require_header(
     file: File, names: Sequence[str], rows: Sequence[Sequence[str]], names_options: bool
 ) -> None:
-    """Raise ValueError if the first line holds numbers wherever the rows below it do."""
+    """Raise ValueError if the first line holds numbers in all columns where the rows below it do."""
     numeric = [
         place
         for place, name in enumerate(names)
@@ -212,8 +214,8 @@ def _require_header(
     if _are_positions(names) or (_are_years(heading) and not _are_years_below(numeric, rows)):
         return
     shown = listed(map(repr, names))
-    option = ", or pass column_names (those in this line, if they are names)" if names_options else ""
+    option = ", or pass column_names (those of this line, if they are names)" if names_options else ""
     raise ValueError(
-        f"{file.name} seems to have no header, as its first line holds numbers where the others do: {shown}; "
-        f"write the names above it{option}"
+        f"{file.name} seems to have no header: its first line holds numbers like the others: {shown}; "
+        f"add a line with the names above it{option}"
     )

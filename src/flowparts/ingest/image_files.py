@@ -1,4 +1,4 @@
-"""Ingestion of images: a tree of folders, or a table of URIs, becomes a table of encoded images."""
+"""Read images from a tree of folders or a table of URIs into a table of encoded images."""
 
 import io
 import tempfile
@@ -13,7 +13,7 @@ import polars as pl
 from flowparts import ingest, tables
 from flowparts.util import images, masking, outputs, progress, sources
 
-# Encoded images that are held in memory before they are written.
+# Bytes of encoded images held in memory before they are written.
 _PART_BYTES = 32 << 20
 _REJECTED = {"path": pl.String(), "reason": pl.String()}
 _SIZES = {"width": pl.Int64(), "height": pl.Int64()}
@@ -24,11 +24,11 @@ ON_BAD_IMAGES = ("fail", "quarantine")
 
 @dataclass(frozen=True)
 class Options:
-    """How images are read.
+    """Options for reading images.
 
     Attributes:
-        uri_column: Column of a table of images that says where each is.
-        label_column: Column of a table of images that says what each shows.
+        uri_column: Column with the images' locations, in a table of URIs.
+        label_column: Column with the images' labels, in a table of URIs.
         on_bad_images: "fail" or "quarantine".
     """
 
@@ -37,7 +37,7 @@ class Options:
     on_bad_images: str
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless every option is known."""
+        """Raise ValueError if an option is unknown."""
         if self.on_bad_images not in ON_BAD_IMAGES:
             raise ValueError(
                 f"on_bad_images must be one of {', '.join(ON_BAD_IMAGES)}, not {self.on_bad_images!r}"
@@ -46,7 +46,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Listing:
-    """Images that were found: the type of their labels, how many, and each with path, label and content."""
+    """The images of a source: the type of their labels, their number, and path, label and content of each."""
 
     label_type: pl.DataType
     count: int
@@ -56,20 +56,20 @@ class _Listing:
 def read(
     source: str, table: str | Path, rejected: str | Path, options: Options
 ) -> tuple[tables.Description, tables.Description]:
-    """Read images one by one into a table, and those that can't be decoded into another.
+    """Read images into a table one at a time, and list those that can't be decoded in another.
 
     Args:
         source: A directory whose folders are labels, or a table (CSV, JSON Lines, Parquet) of URIs and
             labels.
-        table: The table to make: path, image (encoded bytes), label, width and height.
-        rejected: The table of bad images to make: path and reason.
-        options: How to read them.
+        table: Where to write the table: path, image (encoded bytes), label, width and height.
+        rejected: Where to write the table of bad images: path and reason.
+        options: Options for reading.
 
     Returns:
-        The metadata of both tables.
+        The descriptions of both tables.
 
     Raises:
-        ValueError: Nothing is there, no image is good, or one is bad and `on_bad_images` is "fail".
+        ValueError: No good image is found, or one is bad and `on_bad_images` is "fail".
     """
     with tempfile.TemporaryDirectory() as scratch, _listing(source, Path(scratch), options) as found:
         schema = {"path": pl.String(), "image": pl.Binary(), "label": found.label_type, **_SIZES}
@@ -89,12 +89,12 @@ def read(
                     except ValueError as error:
                         if options.on_bad_images == "fail":
                             raise ValueError(
-                                f"{path}: {error}; pass on_bad_images='quarantine' to set such images apart"
+                                f"{path}: {error}; pass on_bad_images='quarantine' to leave out such images"
                             ) from None
                         bad.append((path, str(error)))
             if not parts.rows:
                 reason = f"; the first one, {bad[0][0]}: {bad[0][1]}" if bad else ""
-                raise ValueError(f"no image at {masking.shown(source)} can be used{reason}")
+                raise ValueError(f"there is no usable image at {masking.shown(source)}{reason}")
             parts.write()
     shown = masking.shown(source)
     return (
@@ -105,7 +105,7 @@ def read(
 
 @dataclass
 class _Parts:
-    """Writes rows to files of a table that are small enough to be held in memory."""
+    """Write rows to several files of a table, each small enough to hold in memory."""
 
     folder: Path
     schema: dict[str, pl.DataType]
@@ -143,7 +143,7 @@ def _listing(source: str, scratch: Path, options: Options) -> Iterator[_Listing]
     elif separator and scheme != "file":
         if scheme not in sources.SCHEMES:
             raise ValueError(
-                f"source {masking.shown(source)!r} has the unknown scheme {scheme!r}; "
+                f"source {masking.shown(source)!r} has an unknown scheme {scheme!r}; "
                 "use a local path or one of: " + ", ".join(f"{known}://" for known in sources.SCHEMES)
             )
         folder = scratch / "tree"
@@ -161,7 +161,7 @@ def _listing(source: str, scratch: Path, options: Options) -> Iterator[_Listing]
 
 
 def _tree(folder: Path) -> _Listing:
-    """Find the images of a tree; the label of each is the name of the folder that it lies in."""
+    """Find the images of a tree; the label of each is the name of its folder."""
     files = sorted(
         file
         for file in folder.rglob("*")
@@ -172,7 +172,7 @@ def _tree(folder: Path) -> _Listing:
         for file in files:
             labelled = file.parent != folder
             content = (
-                file.read_bytes() if labelled else ValueError("it lies in no folder, so it has no label")
+                file.read_bytes() if labelled else ValueError("it isn't in a folder, so it has no label")
             )
             yield file.relative_to(folder).as_posix(), file.parent.name, content
 
@@ -180,14 +180,14 @@ def _tree(folder: Path) -> _Listing:
 
 
 def _table(source: str, scratch: Path, options: Options) -> _Listing:
-    """Find the images that a table names; a relative path starts where the table is.
+    """Find the images of a table of URIs; relative paths start at the table.
 
-    A row that can't be read is a bad image, for `on_bad_images` to decide on.
+    A row that can't be read counts as a bad image, which `on_bad_images` applies to.
     """
     plain, rejected = scratch / "table", scratch / "rejected"
-    # What a comma means in other columns of the table doesn't matter.
-    how = ingest.Options(on_bad_rows="quarantine", decimal=".", named_in_messages=False)
-    ingest.ingest(source, plain, rejected, how)
+    # A decimal separator is set, because commas in the table's other columns don't matter.
+    table_options = ingest.Options(on_bad_rows="quarantine", decimal=".", named_in_messages=False)
+    ingest.ingest(source, plain, rejected, table_options)
     frame, unread = tables.scan(plain), tables.scan(rejected).pipe(tables.collect)
     tables.require_columns(frame, [options.uri_column], "uri_column")
     tables.require_columns(frame, [options.label_column], "label_column")
@@ -204,13 +204,14 @@ def _table(source: str, scratch: Path, options: Options) -> _Listing:
                 if not uri:
                     yield "", label, ValueError("its URI is missing")
                     continue
-                whole = uri if "://" in uri or uri.startswith(("/", "~")) or not beside else f"{beside}/{uri}"
-                if is_remote and sources.local_path(whole) is not None:
+                is_absolute = "://" in uri or uri.startswith(("/", "~")) or not beside
+                full = uri if is_absolute else f"{beside}/{uri}"
+                if is_remote and sources.local_path(full) is not None:
                     content: bytes | ValueError = ValueError(
-                        "a table from elsewhere names a file of this machine; give the address of the image"
+                        "a remote table must not name a file on this machine; give the image's address"
                     )
                 else:
-                    content = _fetched(whole)
+                    content = _fetched(full)
                 yield masking.shown(uri), label, content
 
     count = tables.row_count(frame) + unread.height
@@ -222,21 +223,21 @@ def _fetched(uri: str) -> bytes | ValueError:
         try:
             files = sources.fetch(uri, Path(folder))
             if len(files) > 1:
-                raise ValueError(f"{masking.shown(uri)} names {len(files)} files, not one image")
+                raise ValueError(f"{masking.shown(uri)} must name one image, not {len(files)} files")
             return files[0].path.read_bytes()
         except ValueError as error:
             return error
 
 
 def _digits(name: str, scratch: Path) -> Path:
-    """Write scikit-learn's digits as PNG files, 8 x 8 pixels each, in a folder for each digit."""
+    """Write scikit-learn's digits as PNG files of 8 x 8 pixels, in one folder for each digit."""
     from PIL import Image
 
     if name != "digits":
-        raise ValueError(f"there is no sample of images {name!r}; there is sample://digits")
+        raise ValueError(f"there is no sample of images {name!r}; use sample://digits")
     frame = pl.read_parquet(sources.SAMPLES / "digits.parquet")
     labels = frame["target"].to_list()
-    # The sample's pixels go from 0 to 16.
+    # The sample's pixels range from 0 to 16.
     grey = frame.select((pl.exclude("target") * 255 / 16).round(mode="half_to_even").cast(pl.UInt8)).rows()
     folder = scratch / "digits"
     for index, (label, image) in enumerate(zip(labels, grey, strict=True)):

@@ -1,11 +1,11 @@
 # Every name and text that goes into a query is quoted by flowparts.util.sql.
 # ruff: noqa: S608
-"""Ingestion: CSV, JSON Lines and Parquet files become one table, streamed through DuckDB.
+"""Read CSV, JSON Lines and Parquet files into one table, streamed through DuckDB.
 
-A text file is read once when all goes well: types are inferred from its first rows, and the pass that writes
-the table checks every value against them. A value that doesn't fit makes a second pass over the whole input
-infer again. Only when a line can't be read, or a value isn't of the type that a person named, are lines
-looked at one by one (`flowparts.ingest.screening`).
+In the normal case a text file is read once: types are inferred from its first rows, and the pass that writes
+the table checks every value against them. A value that doesn't fit starts a second pass, which infers the
+types from all rows. Only if a line can't be read, or a value isn't of a type that the user set, are lines
+checked one by one (`flowparts.ingest.screening`).
 """
 
 import logging
@@ -38,21 +38,21 @@ ON_MISSING_LABEL = ("drop", "fail")
 SHOWN_CHARACTERS = 100
 
 MAX_THREADS = 8
-# Measured, not derived: what the reader's buffers and the writer's row groups take.
+# Measured memory of the reader's buffers and the writer's row groups.
 MEMORY_MB = 200
 MEMORY_MB_PER_THREAD = 100
 
-# What a column takes beyond the first ones.
+# Additional memory for each column of tables with many columns.
 MEMORY_KB_PER_COLUMN = 500
 MANY_COLUMNS = 100
-# The fewest rows that DuckDB writes as a group.
+# DuckDB's smallest row group.
 IMAGES_AT_ONCE = 2_048
-# Planning them takes time that grows with the square of the columns.
+# Their planning time grows with the square of the number of columns.
 _SLOW_OPTIMIZERS = "common_subexpressions,expression_rewriter,statistics_propagation"
 
-# The name that pandas gives to an index without one.
+# The name that pandas gives to an unnamed index.
 _PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
-# Whole numbers below these are exact.
+# Integers below these are exact.
 _EXACT_BELOW = {"DOUBLE": 2**53, "FLOAT": 2**24}
 _FOLDER_KINDS = ("integer", "date")
 
@@ -61,27 +61,27 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True)
 class Options:
-    """How to read a source; what is wrong with them is said before anything is read.
+    """Options for reading a source; invalid ones raise ValueError before anything is read.
 
     Attributes:
-        file_format: "csv", "jsonl" or "parquet"; by default the files' suffixes tell.
-        column_types: Types of columns by name, each one of `text_types.TYPES`; the others are inferred.
-        null_values: Texts that mean null; by default `text_types.MISSING`.
-        on_bad_rows: What becomes of rows that can't be read or hold a value that is not of its column's type:
-            "fail", "quarantine", or "null" to take such values for missing and quarantine what can't be read.
-        delimiter: The character between two fields of a CSV file; detected from its start by default.
-        decimal: "." or ",", the character between whole and decimal digits, the other one being between
-            thousands; detected for each column of a text file by default.
+        file_format: "csv", "jsonl" or "parquet"; default: inferred from the files' suffixes.
+        column_types: Types of columns by name, from `text_types.TYPES`; other types are inferred.
+        null_values: Texts to read as null; default: `text_types.MISSING`.
+        on_bad_rows: What to do with rows that can't be read or hold a value that isn't of its column's type:
+            "fail", "quarantine", or "null" to read such values as null and quarantine unreadable rows.
+        delimiter: The field separator of CSV files; default: detected from the start of each file.
+        decimal: The decimal separator, "." or ","; the other one separates thousands; default: detected for
+            each column of a text file.
         column_names: Names of the columns of CSV files without a header.
-        expected_types: Types of columns by name, as a schema has them; those that aren't in the source, and
-            those that `column_types` has, don't matter.
-        keep_integers: Whether a column that is expected to hold numbers has integers if all are whole.
-        label: A column that the source must have; a row without a value in it teaches nothing.
-        on_missing_label: What becomes of such rows: "drop" or "fail".
+        expected_types: Types of columns by name, from a schema; ignored for columns that the source lacks or
+            that are in `column_types`.
+        keep_integers: Whether columns expected to hold numbers hold integers if all values are whole.
+        label: A column that the source must have; rows without a value in it are useless for training.
+        on_missing_label: What to do with such rows: "drop" or "fail".
         required_columns: Further columns that the source must have.
-        time_column: Column of timestamps or dates that `window_days` goes by.
-        window_days: How far before the newest row a row may be; 0 for any.
-        named_in_messages: Whether messages may advise these options, which not every caller passes on.
+        time_column: Column of timestamps or dates for `window_days`.
+        window_days: Length in days of the window to keep, which ends with the newest row; 0 for all rows.
+        named_in_messages: Whether messages may suggest these options, which not every caller offers.
     """
 
     file_format: str | None = None
@@ -110,24 +110,27 @@ class Options:
         if isinstance(self.null_values, str) or not all(
             isinstance(text, str) for text in self.null_values or []
         ):
-            raise ValueError(f"null_values is {self.null_values!r}; give a list of texts, such as ['', 'NA']")
+            raise ValueError(
+                f"null_values must be a list of texts, such as ['', 'NA'], not {self.null_values!r}"
+            )
         if self.decimal is not None:
             _require_known(self.decimal, text_types.DECIMALS, "decimal")
         if self.delimiter is not None and not (
             len(self.delimiter) == 1 and not self.delimiter.isalnum() and self.delimiter not in '" \r\n\0'
         ):
             raise ValueError(
-                f"delimiter is {self.delimiter!r}; give one character, but no letter, digit, blank or quote"
+                "delimiter must be one character other than a letter, digit, space, line end or quote, not "
+                f"{self.delimiter!r}"
             )
         if isinstance(self.column_names, str) or not all(
             isinstance(name, str) for name in self.column_names or []
         ):
-            raise ValueError(f"column_names is {self.column_names!r}; give a list of names")
+            raise ValueError(f"column_names must be a list of names, not {self.column_names!r}")
         selection.check_window(self.window_days, self.time_column)
 
     @property
     def nulls(self) -> Sequence[str]:
-        """Texts that mean null, in files of every format."""
+        """Texts to read as null, in files of all formats."""
         return text_types.MISSING if self.null_values is None else self.null_values
 
     @property
@@ -137,10 +140,10 @@ class Options:
         return {name for name, kind in expected.items() if kind == "number"} - {*(self.column_types or {})}
 
     def types_of(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the given and expected types of the columns that a source has.
+        """Return the set or expected types of the columns that a source has.
 
         Raises:
-            ValueError: The source lacks a column whose type is given, the label or a required column.
+            ValueError: The source lacks a column of `column_types`, the label or a required column.
         """
         wanted = {
             **dict.fromkeys(self.required_columns, "column {!r}"),
@@ -161,46 +164,47 @@ class Options:
 def ingest(
     source: str, table: str | Path, rejected: str | Path, options: Options | None = None
 ) -> tuple[tables.Description, tables.Description]:
-    """Read a source into a table and set bad rows apart; both tables appear whole, or neither does.
+    """Read a source into a table, and its bad rows into another; both appear whole, or neither does.
 
-    Types are inferred over all rows, except for columns whose type is given. Integers are 64 bits wide,
-    numbers are doubles (NaN becomes null), timestamps have microseconds and no zone (those with an offset
-    become UTC), nested JSON values become JSON text, and a column without values is a string. Integers with
-    leading zeros or too large for 64 bits are codes more often than counts: their column is a string.
+    Types are inferred from all rows, except for columns whose type is set. Integers have 64 bits, numbers are
+    doubles (NaN becomes null), timestamps have microseconds and no zone (those with an offset are converted
+    to UTC), nested JSON values become JSON text, and a column without values is a string. A column of
+    integers with leading zeros or beyond 64 bits is a string, since such numbers are usually codes.
 
     Args:
-        source: What `sources.fetch` takes; files of the same columns make one table, in the order of their
-            names.
+        source: A source as for `sources.fetch`; files with the same columns become one table, sorted by name.
         table: Where to write the table.
         rejected: Where to write the bad rows: file, line, column, reason and text; empty if there are none.
-        options: How to read; the defaults of `Options` where not given.
+        options: Options for reading; default: the defaults of `Options`.
 
     Returns:
-        What there is to say about both tables, as `tables.description` gives it.
+        The descriptions of both tables, as from `tables.description`.
 
     Raises:
-        ValueError: The source can't be read, or holds bad rows and `on_bad_rows` is "fail", or no good row.
+        ValueError: The source can't be read, holds bad rows and `on_bad_rows` is "fail", or has no good row.
     """
     options = options or Options()
     with (
         tempfile.TemporaryDirectory(prefix="flowparts-") as scratch_name,
-        outputs.whole(table) as whole_table,
-        outputs.whole(rejected) as whole_rejected,
+        outputs.whole(table) as partial_table,
+        outputs.whole(rejected) as partial_rejected,
     ):
         scratch = Path(scratch_name)
         files = sources.fetch(source, _folder(scratch, "remote"))
-        # Spark writes a file without content for a part without rows.
+        # Spark writes an empty file for a part without rows.
         files = [file for file in files if file.path.stat().st_size] or files
         file_format = sources.format_of(files, options.file_format, options.named_in_messages)
         if file_format != "csv" and (options.delimiter or options.column_names):
             named = "delimiter" if options.delimiter else "column_names"
-            raise ValueError(f"{named} is for CSV files, but {masking.shown(source)} is {file_format}")
+            raise ValueError(
+                f"{named} is for CSV files only, but {masking.shown(source)} is {file_format}; leave it out"
+            )
         if file_format != "parquet":
             unpacked = _folder(scratch, "unpacked")
             files = [sources.decompressed(file, unpacked) for file in files]
-        whole_table.mkdir()
+        partial_table.mkdir()
         read = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}[file_format]
-        target = whole_table / "part-00000.parquet"
+        target = partial_table / "part-00000.parquet"
         with BadRows(scratch / "bad.jsonl") as bad:
             if not read(_Job(files, _links(files, scratch), options, scratch, target, bad)):
                 reason = f"has no good row; {bad.listed()}" if bad.count else "has no rows"
@@ -208,12 +212,12 @@ def ingest(
             if bad.count:
                 _log.warning("%s", bad.listed())
             selected = _selected(target, options, masking.shown(source))
-            described = tables.write(bad.frame(), whole_rejected, masking.shown(source))
+            described = tables.write(bad.frame(), partial_rejected, masking.shown(source))
     return tables.record(table, masking.shown(source), selected), described
 
 
 def _selected(file: Path, options: Options, source: str) -> dict[str, Any]:
-    """Take rows that aren't wanted out of a table's only file; return what there is to say about them."""
+    """Drop unwanted rows from a table's only file; return the entries for the table's description."""
     older: dict[str, Any] = {}
     unlabeled: dict[str, Any] = {}
     if options.window_days and options.time_column:
@@ -245,13 +249,13 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the table, as SQL over what was read.
+    """A column of the table, as SQL over the query that reads the source.
 
     Attributes:
         name: Its name.
-        value: Its value; null also where a text can't be converted.
-        kind: What it holds; None where nothing is converted.
-        text: The text that is converted; None where it is known that all can be.
+        value: Its value; null also if the text can't be converted.
+        kind: Its type; None if nothing is converted.
+        text: The text to convert; None if all texts are known to be convertible.
     """
 
     name: str
@@ -262,17 +266,17 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of columns that are read from a query, which may also yield `PLACE`."""
+    """Rows of columns over a query, which may also yield `PLACE`."""
 
     columns: Sequence[_Column]
     scan: str
 
     def query(self, on_bad_rows: str, names: Sequence[str]) -> str:
-        """Return a query for the rows that fails at a bad value, leaves out its row, or makes it null.
+        """Return a query for the rows that fails at a bad value, drops its row, or returns null for it.
 
         Args:
             on_bad_rows: "fail", "quarantine" or "null".
-            names: What the query calls the columns.
+            names: Names of the columns in the query.
         """
         if not self._doubtful:
             named = zip(self.columns, names, strict=True)
@@ -283,7 +287,7 @@ class _Rows:
         for place, (column, name) in enumerate(zip(self.columns, names, strict=True)):
             value = f"v{place}"
             if column.kind in text_types.NUMBERS and column.text is not None:
-                # DuckDB takes NaN for equal to NaN.
+                # In DuckDB, NaN equals NaN.
                 value = f"nullif({value}, 'NaN'::DOUBLE)"
             if on_bad_rows == "fail" and place == 0:
                 value = f"CASE WHEN {bad} THEN error('bad') ELSE {value} END"
@@ -307,7 +311,7 @@ class _Rows:
         return [place for place, column in enumerate(self.columns) if column.text is not None]
 
     def _converted(self, *further: str) -> str:
-        # A query of its own, so that a value is computed once, however often it is looked at.
+        # A subquery, so that each value is computed once however often it is used.
         values = [f"{column.value} AS v{place}" for place, column in enumerate(self.columns)]
         texts = [f"{self.columns[place].text} AS t{place}" for place in self._doubtful]
         return f"SELECT {', '.join([*values, *texts, *further])} FROM ({self.scan})"
@@ -358,7 +362,7 @@ def _read_text(job: _Job, files: TextFiles) -> int:
 
     with _database(job.scratch) as database:
         for everything in () if files.has_long_lines() else (False, True):
-            # Whatever goes wrong here, the last attempt finds the lines it goes wrong at.
+            # Errors are ignored here, because the screening below finds the lines that cause them.
             with suppress(duckdb.Error):
                 rows, bad = _text_rows(database, files, job, everything)
                 if not bad:
@@ -385,7 +389,7 @@ def _read_screened(database: "duckdb.DuckDBPyConnection", job: _Job, files: Text
 def _text_rows(
     database: "duckdb.DuckDBPyConnection", files: TextFiles, job: _Job, everything: bool
 ) -> tuple[_Rows, dict[str, Kind]]:
-    """Return the rows as a query, and the columns with values that are not of the kind of the others."""
+    """Return the rows as a query, and the columns in which some values aren't of the type of the others."""
     files.look(database, everything)
     _allow_for(database, len(files.names))
     given = job.options.types_of(files.names)
@@ -399,13 +403,13 @@ def _text_rows(
             if not inferred.complete:
                 return _Rows([], files.scan()), {name: kind}
             raise ValueError(
-                f"column {name!r} of {job.names} holds numbers such as 1,234, whose comma may be a decimal "
-                "comma or one between thousands; pass decimal=',' or '.', or column_types for a string"
+                f"column {name!r} of {job.names} holds numbers such as 1,234, whose comma may separate "
+                "decimals or thousands; pass decimal=',' or '.', or column_types for a string"
             )
         if kind.bad:
             almost[name] = kind
         if kind.name is None:
-            # Any value after all makes the row bad, and so the next attempt look at all rows.
+            # A value further down makes its row bad, so that the next attempt reads all rows.
             columns.append(_Column(name, "CAST(NULL AS VARCHAR)", "string", text))
         elif name in given and kind.name == given[name]:
             columns.append(_Column(name, text_types.given(given[name], text), kind.name, text))
@@ -419,7 +423,7 @@ def _text_rows(
 def _note_bad_values(
     database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, almost: Mapping[str, Kind] | None = None
 ) -> None:
-    """Take note of values that can't be converted; raise ValueError if there are bad rows and none may be."""
+    """Record values that can't be converted; raise ValueError if bad rows must fail."""
     if any(column.text is not None for column in rows.columns):
         found = database.execute(rows.bad_values(first=job.options.on_bad_rows != "null"))
         while values := found.fetchmany(1000):
@@ -434,14 +438,14 @@ def _note_bad_values(
 
 def _refuse_bad_rows(job: _Job, almost: Mapping[str, Kind] | None = None) -> None:
     if job.bad.count and job.options.on_bad_rows == "fail":
-        ways = "Correct the source, or pass on_bad_rows='quarantine' to leave them out"
+        fixes = "Correct the source, or pass on_bad_rows='quarantine' to leave them out"
         for name, kind in [*(almost or {}).items()][:1]:
-            ways += (
+            fixes += (
                 f"; {kind.values - kind.bad:,} of {kind.values:,} values of {name!r} are each "
-                f"{text_types.rule(str(kind.name))}: on_bad_rows='null' or null_values take the others for "
-                f"missing, column_types={{{name!r}: 'string'}} keeps all as text"
+                f"{text_types.rule(str(kind.name))}: on_bad_rows='null' or null_values make the others null, "
+                f"column_types={{{name!r}: 'string'}} keeps all as text"
             )
-        raise ValueError(f"{job.bad.listed()}. {ways}")
+        raise ValueError(f"{job.bad.listed()}. {fixes}")
 
 
 def _read_parquet(job: _Job) -> int:
@@ -467,8 +471,8 @@ def _read_parquet(job: _Job) -> int:
             source = f"read_parquet({sql.list_of(map(str, job.links))}, union_by_name=true)"
             types = _parquet_types(database, source, [name for found in fields for name in found])
             _require_exact(database, job, fields, {name: types[name] for name in names})
-            # Names of their own, as a column may be called what the place of a row is, or like another one
-            # but for its case.
+            # Renamed, because a column may have the name of a column of `PLACE`, or differ from another one
+            # only in case.
             kept = [place for place, name in enumerate(types) if not _PANDAS_INDEX.fullmatch(name)]
             read = [f"f{field} AS c{place}" for place, field in enumerate(kept)]
             read += [
@@ -493,15 +497,17 @@ def _read_parquet(job: _Job) -> int:
 
 
 def _parquet_fields(database: "duckdb.DuckDBPyConnection", file: File, link: Path) -> list[str]:
-    """Return the columns' names as the file has them: DuckDB renames those that differ only in case."""
+    """Return the columns' names in the file: DuckDB renames those that differ only in case."""
     with file.path.open("rb") as stream:
         first = stream.read(4)
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4))
         last = stream.read(4)
     if first != b"PAR1":
-        raise ValueError(f"{file.name} is not a Parquet file: it does not begin with PAR1")
+        raise ValueError(
+            f"{file.name} is not a Parquet file: it doesn't begin with PAR1; correct file_format or the file"
+        )
     if last != b"PAR1":
-        raise ValueError(f"{file.name} is a truncated Parquet file: it does not end with PAR1; copy it again")
+        raise ValueError(f"{file.name} is a truncated Parquet file: it doesn't end with PAR1; copy it again")
     fields = database.execute(
         f"SELECT name, num_children FROM parquet_schema({sql.literal(str(link))})"
     ).fetchall()
@@ -517,7 +523,7 @@ def _parquet_fields(database: "duckdb.DuckDBPyConnection", file: File, link: Pat
 
 
 def _without_index(names: Sequence[str]) -> list[str]:
-    """Leave out an unnamed index of a pandas frame: it numbers rows, which may tell the label."""
+    """Leave out an unnamed index of a pandas frame: it numbers rows, which may leak the label."""
     return [name for name in names if not _PANDAS_INDEX.fullmatch(name)]
 
 
@@ -528,7 +534,7 @@ def _positional(source: str, count: int) -> str:
 def _parquet_types(
     database: "duckdb.DuckDBPyConnection", source: str, names: Sequence[str]
 ) -> dict[str, str]:
-    """Return the SQL type of each column, in the order in which DuckDB gives them."""
+    """Return the SQL type of each column, in DuckDB's order."""
     described = database.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
     return dict(zip(dict.fromkeys(names), (row[1] for row in described), strict=True))
 
@@ -539,7 +545,7 @@ def _require_exact(
     fields: Sequence[Sequence[str]],
     types: Mapping[str, str],
 ) -> None:
-    """Raise ValueError if a column has whole numbers in one file that the doubles of another can't hold."""
+    """Raise ValueError if a column has integers in one file that its floats in another can't hold."""
     inexact = [name for name, kind in types.items() if kind in _EXACT_BELOW]
     if not inexact or len(job.files) == 1:
         return
@@ -555,7 +561,7 @@ def _require_exact(
             if most is not None and most >= _EXACT_BELOW[types[name]]:
                 raise ValueError(
                     f"column {name!r} is {own[name]} in {file.name} but {types[name]} in another file, which "
-                    f"doesn't hold numbers such as {most:.0f} exactly; write it as one type in all files"
+                    f"can't hold numbers such as {most:.0f} exactly; write it with the same type in all files"
                 )
 
 
@@ -566,7 +572,7 @@ def _kind_of_folders(database: "duckdb.DuckDBPyConnection", values: Sequence[str
 
 
 def _whole(database: "duckdb.DuckDBPyConnection", column: str, scan: str) -> str:
-    """Return SQL for whole numbers of more than 64 bits: integers if all are small enough, else text."""
+    """Return SQL for integers of more than 64 bits: 64-bit integers if all values fit, otherwise text."""
     integer = f"TRY_CAST({column} AS BIGINT)"
     large = f"SELECT count(*) FROM ({scan}) WHERE {column} IS NOT NULL AND {integer} IS NULL"
     return f"CAST({column} AS VARCHAR)" if database.execute(large).fetchall()[0][0] else integer
@@ -589,11 +595,11 @@ def _parquet_column(
             return _Column(name, column, "image")
         case "BLOB" | "BIT" | "GEOMETRY":
             raise ValueError(
-                f"column {name!r} of {job.names} holds binary values that are no images; store it as text or "
+                f"column {name!r} of {job.names} holds binary values that aren't images; store it as text or "
                 "leave it out"
             )
         case "DOUBLE" | "FLOAT":
-            # Not nullif(): statistics in Parquet files leave NaN out, and DuckDB concludes there is none.
+            # Not nullif(): statistics in Parquet files ignore NaN, so DuckDB concludes that there is none.
             value = f"CASE WHEN NOT isnan({column}) THEN {column} END"
         case "DECIMAL" if not sql_type.endswith(",0)"):
             value = f"CAST({column} AS DOUBLE)"
@@ -628,7 +634,7 @@ def _parquet_column(
 
 
 def _holds_images(database: "duckdb.DuckDBPyConnection", column: str, scan: str) -> bool:
-    """Say whether binary values are images, as in the prediction log of their model, by the first of them."""
+    """Return whether binary values are images, such as in a prediction log, judging by the first of them."""
     first = database.execute(f"SELECT {column} FROM ({scan}) WHERE {column} IS NOT NULL LIMIT 1").fetchone()
     try:
         return first is None or bool(images.media_type(first[0]))
@@ -646,10 +652,10 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
     def done() -> float:
         return total * max(database.query_progress(), 0.0) / 100
 
-    # Images are large: so many of them are held in memory.
+    # Images are large, and a whole row group is held in memory.
     has_images = any(column.kind == "image" for column in rows.columns)
     group = IMAGES_AT_ONCE if has_images else tables.group_rows(columns)
-    # A dictionary of more values than a twelfth of the rows takes longer to build than it saves.
+    # A dictionary with more values than a twelfth of the rows takes longer to build than it saves.
     form = "FORMAT parquet, COMPRESSION zstd"
     form += f", ROW_GROUP_SIZE {group}, DICTIONARY_SIZE_LIMIT {group // 12}"
     with progress.reported(f"ingesting {job.names}", done, total, "MB"):
@@ -663,7 +669,7 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
 
 
 def _allow_for(database: "duckdb.DuckDBPyConnection", columns: int) -> None:
-    """Give a database the memory that many columns take, and no work that grows with their square."""
+    """Raise the memory limit for many columns, and disable optimizers that are quadratic in their number."""
     if columns > MANY_COLUMNS:
         database.execute(f"SET memory_limit = '{_memory_mb() + columns * MEMORY_KB_PER_COLUMN // 1000}MB'")
         database.execute(f"SET disabled_optimizers = '{_SLOW_OPTIMIZERS}'")
@@ -686,12 +692,12 @@ def _database(scratch: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
         "memory_limit": f"{_memory_mb()}MB",
         "temp_directory": str(_folder(scratch, "spill")),
         "preserve_insertion_order": True,
-        # Nothing is fetched while a step runs, and all that is needed is built in.
+        # Steps download nothing, and all required extensions are built in.
         "autoinstall_known_extensions": False,
     }
     with duckdb.connect(config=settings) as database:
         database.execute("SET TimeZone = 'UTC'")
-        # Without the bar query_progress() has nothing to say.
+        # query_progress() works only if the progress bar is enabled.
         database.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
         yield database
 
@@ -703,7 +709,7 @@ def _folder(scratch: Path, name: str) -> Path:
 
 
 def _links(files: Sequence[File], scratch: Path) -> list[Path]:
-    """Give the files plain names, as DuckDB takes some characters of a path for a pattern."""
+    """Link the files under plain names, because DuckDB takes some characters of a path for a pattern."""
     folder = _folder(scratch, "links")
     links = [folder / f"{position:06d}" for position in range(len(files))]
     for link, file in zip(links, files, strict=True):

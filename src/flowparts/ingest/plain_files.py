@@ -1,11 +1,10 @@
-"""Small, wide files whose values are all plain, read without a database.
+"""Fast path for small, wide files with plain values only, without a database.
 
-DuckDB plans a query column by column, which for thousands of columns of few rows takes many times as long as
-reading them. A file is read here only where it is certain that the general way (`flowparts.ingest.ingestion`)
-would give the same table: each column of a text file holds numbers written the usual way, booleans, or texts
-that begin with a letter, and each column of a Parquet file integers, doubles, booleans or texts. At anything
-else, such as a quote or a line of another width, the answer is None, and the general way decides what it
-means.
+DuckDB plans a query column by column, which takes far longer than reading if there are thousands of columns
+and few rows. A file is read here only if the general path (`flowparts.ingest.ingestion`) certainly gives the
+same table: each column of a text file holds numbers in the usual notation, booleans, or texts that begin with
+a letter, and each column of a Parquet file integers, doubles, booleans or texts. For anything else, such as a
+quote or a line with another number of fields, the result is None, and the general path takes over.
 """
 
 import json
@@ -19,17 +18,17 @@ import polars as pl
 from flowparts.ingest.csv_head import Header
 from flowparts.util import text_types
 
-# Of more, what a column costs no longer matters, and all values are held in memory at once.
+# In larger files the cost of planning no longer matters, and here all values are held in memory.
 MOST_BYTES = 4 << 20
 LEAST_COLUMNS = 100
 
 _INTEGER = r"^-?(0|[1-9][0-9]{0,14})$"
 _NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$"
 _TEXT = r"^[A-Za-z]"
-# Texts of other kinds that begin with a letter.
+# Texts that begin with a letter but may be values of other types.
 _WORDS = r"^(?i:true|false|nan|inf|infinity)$"
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-# Exact as an integer and as a double, and at most 15 digits.
+# Numbers of at most 15 digits are exact both as integers and as doubles.
 _BELOW = 10**15
 _MANY_DIGITS = re.compile(r"[0-9]{15}[eE]")
 _KINDS = {"integer": pl.Int64(), "number": pl.Float64(), "boolean": pl.Boolean(), "string": pl.String()}
@@ -38,7 +37,7 @@ _STORED = {*_KINDS.values(), pl.Int8(), pl.Int16(), pl.Int32()}
 
 
 class _NotPlainError(Exception):
-    """Something is for the general way to decide."""
+    """The file needs the general path."""
 
 
 def read_csv(
@@ -49,11 +48,11 @@ def read_csv(
     Args:
         path: The file.
         header: Its columns, delimiter and number of lines before the first row.
-        given: Types of columns by name; the others are inferred.
-        integers: Columns given as numbers that are integers if all their values are whole.
+        given: Types of columns by name; other types are inferred.
+        integers: Columns given as numbers that become integers if all their values are whole.
 
     Returns:
-        The table; None if it isn't certain what a value means.
+        The table; None if the meaning of a value isn't certain.
     """
     if len(header.names) < LEAST_COLUMNS or path.stat().st_size > MOST_BYTES:
         return None
@@ -98,7 +97,7 @@ def read_csv(
 
 
 def _in_all_rows(holds: pl.Series, width: int) -> list[bool]:
-    """Say for each column whether something holds in all its rows."""
+    """Return for each column whether a condition holds in all its rows."""
     grid: Any = holds.to_numpy().reshape(width, -1)
     return list(grid.all(axis=1))
 
@@ -110,16 +109,16 @@ def read_jsonl(
 
     Args:
         path: The file.
-        types_of: Gives the types of some of the columns by name; the others are inferred.
+        types_of: Returns the set types of columns by name; other types are inferred.
         integers: As for `read_csv`.
 
     Returns:
-        The table; None if it isn't certain what a value means.
+        The table; None if the meaning of a value isn't certain.
     """
     if path.stat().st_size > MOST_BYTES:
         return None
     text = _content(path)
-    # Python takes escaped halves of characters that nothing can store.
+    # Python accepts escaped lone surrogates, which can't be stored.
     if text is None or "\\u" in text or _MANY_DIGITS.search(text):
         return None
     lines = text.split("\n")
@@ -144,14 +143,14 @@ def read_jsonl(
 
 
 def read_parquet(path: Path, types_of: Callable[[Sequence[str]], Mapping[str, str]]) -> pl.DataFrame | None:
-    """Read a Parquet file whose values are stored as the table's are.
+    """Read a Parquet file that has the same types as the table.
 
     Args:
         path: The file.
-        types_of: Gives the types of some of the columns by name; there must be none.
+        types_of: Returns the set types of columns by name; there must be none.
 
     Returns:
-        The table; None if something has to be converted.
+        The table; None if a value must be converted.
     """
     if path.stat().st_size > MOST_BYTES:
         return None
@@ -168,7 +167,7 @@ def read_parquet(path: Path, types_of: Callable[[Sequence[str]], Mapping[str, st
 
 
 def _content(path: Path) -> str | None:
-    """Return the lines of a file, each but the last with a line feed at its end, if they are plain so far."""
+    """Return a file's text without a final line end, and with line feeds only; None if it isn't plain."""
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
@@ -180,7 +179,7 @@ def _content(path: Path) -> str | None:
 
 
 def _chosen(fitting: Sequence[str], is_empty: bool, given: str | None, keeps_integers: bool) -> str:
-    """Return the kind of a column: the given one, or the first of those that all its values have."""
+    """Return the type of a column: the given one, or the first one that fits all values."""
     if is_empty:
         fitting = [given or "string"]
     if keeps_integers and "integer" in fitting:

@@ -1,7 +1,7 @@
-"""Separate lines that can't be read from those that can, each with its number and the reason.
+"""Separate the lines that can't be read from the others, each with its number and the reason.
 
-This is the slow and exact reading of a text file, for when the fast one found that something is wrong: line
-numbers are those of an editor, and one bad line costs that line only.
+This is the slow and exact way to read a text file, used when the fast one fails: line numbers match those of
+an editor, and a bad line affects no other line.
 """
 
 import json
@@ -25,18 +25,18 @@ NOT_UTF8 = "is not UTF-8 text; convert the file, for example with: iconv -f WIND
 
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
 
-# A quoted field up to where it ends, or where the line does; quotes inside are doubled.
+# A quoted field up to its end, or the end of the line; quotes inside are doubled.
 _OPENING = re.compile(' *"')
 _CLOSING = re.compile('[^"]*(?:""[^"]*)*"(?!") *')
-_OPEN = "opens a quote that is not closed, or not where the value ends"
+_OPEN = "opens a quote that isn't closed, or not at the end of the value"
 _AFTER = "has text after a closing quote; a quote inside a value must be doubled"
 
-# Can't occur in a line of JSON, where control characters are escaped.
+# Can't occur in a line of JSON, in which control characters are escaped.
 JSON_SEPARATOR = "\x01"
 
 
 class BadRows:
-    """Collects bad rows in a file, so that there may be millions; a context manager that closes it."""
+    """Collect bad rows in a file, since there may be millions; a context manager that closes the file."""
 
     SCHEMA = pl.Schema(
         {
@@ -62,14 +62,14 @@ class BadRows:
         self._stream.close()
 
     def add(self, position: int, file: File, line: int, column: str | None, reason: str, text: str) -> None:
-        """Take note of a bad row.
+        """Record a bad row.
 
         Args:
-            position: The file's place in the source.
+            position: The file's position in the source.
             file: The file.
-            line: The number of its line (of its row in a Parquet file), counted from 1.
-            column: The column at fault, where it is one.
-            reason: What is wrong, as the end of a sentence about the line.
+            line: The number of the line (of the row in a Parquet file), counted from 1.
+            column: The column at fault, if it is a single one.
+            reason: The problem, as the predicate of a sentence about the line.
             text: The line.
         """
         row = {
@@ -93,7 +93,7 @@ class BadRows:
         return rows.sort("position", "line", maintain_order=True).select(self.SCHEMA.names())
 
     def listed(self) -> str:
-        """Return how many bad rows there are, and what is wrong with the first few."""
+        """Return the number of bad rows, and the problems of the first few."""
         first = self.frame().head(SHOWN_ROWS).collect().to_dicts()
         listed = "; ".join(
             f"{row['file']} line {row['line']}"
@@ -116,19 +116,19 @@ class _Record(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A file to be screened, and its place among the files of the source."""
+    """A file to screen, and its position among the files of the source."""
 
     position: int
     file: File
 
 
 class Sink(NamedTuple):
-    """Where lines go.
+    """The destinations of lines.
 
     Attributes:
-        good: Gets the good lines as they are, after a field ":position:line:start byte:length in bytes". The
-            text is Latin-1, so that each character is a byte of the file.
-        bad: Gets the bad rows.
+        good: Stream for the good lines, each after a field ":position:line:start byte:length in bytes". Its
+            encoding is Latin-1, so that each character is a byte of the file.
+        bad: Collector of the bad rows.
     """
 
     good: TextIO
@@ -142,14 +142,14 @@ def screen_csv(
 
     Args:
         source: The file.
-        sink: Where its records go.
-        delimiter: What stands between two fields.
-        columns: How many fields a record must have.
-        skip: How many lines the header takes.
-        blank_rows: Whether a blank line is a row, one that lacks the value of its only column.
+        sink: Destinations of the records.
+        delimiter: The field separator.
+        columns: Number of fields that a record must have.
+        skip: Number of lines of the header.
+        blank_rows: Whether a blank line is a row, whose only value is missing.
 
     Yields:
-        How many bytes were read, now and then.
+        The number of bytes read so far.
     """
     position, file = source
     with file.path.open("rb") as raw:
@@ -166,7 +166,7 @@ def screen_csv(
                 if not record.fields and not blank_rows:
                     continue
                 if len(record.fields) == columns + 1 and not record.fields[-1]:
-                    # Some programs write a delimiter behind the last field too.
+                    # Some programs write a delimiter after the last field too.
                     record.fields.pop()
                 found = max(len(record.fields), 1)
                 if found != columns:
@@ -181,7 +181,7 @@ def screen_csv(
 
 
 def screen_jsonl(source: Source, sink: Sink) -> Iterator[int]:
-    """Split a JSON Lines file into lines that hold an object, and bad rows; like `screen_csv`."""
+    """Split a JSON Lines file into lines with an object and bad rows, like `screen_csv`."""
     position, file = source
     with file.path.open("rb") as raw:
         start = 3 if raw.read(3) == UTF8_BOM else 0
@@ -199,20 +199,20 @@ def screen_jsonl(source: Source, sink: Sink) -> Iterator[int]:
 
 
 def text_at(path: Path, start: int, length: int) -> str:
-    """Return the text of a record by its place in a file."""
+    """Return the text of a record by its position in a file."""
     with path.open("rb") as stream:
         stream.seek(start)
         return stream.read(min(length, 4 * MAX_TEXT_CHARACTERS)).decode("utf-8", "replace")
 
 
 def csv_records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """Split lines into records: the fields of each, none for a blank line.
+    """Split lines into records: a list of fields each, empty for a blank line.
 
-    A field may be in quotes, with blanks around them, and then hold delimiters, line ends and doubled quotes.
-    In a field that doesn't begin with a quote, quotes are text like any other.
+    A quoted field, with spaces around the quotes allowed, may hold delimiters, line ends and doubled quotes.
+    In a field that doesn't begin with a quote, quotes are ordinary text.
 
     Raises:
-        ValueError: A quote isn't closed, or text follows one that is.
+        ValueError: A quote isn't closed, or text follows a closing quote.
     """
     fields: list[str] = []
     inside: list[str] | None = None
@@ -275,7 +275,7 @@ def _csv_records(raw: BinaryIO, start: int, delimiter: str) -> Iterator[_Record]
                 taken.clear()
             return
         except ValueError as error:
-            # What follows the first line may be fine: a stray quote swallows lines up to the next one.
+            # The lines after the first may be fine: a stray quote swallows lines up to the next quote.
             (text, length), *rest = taken
             again.extendleft(reversed(rest))
             taken.clear()
@@ -291,7 +291,7 @@ def _csv_line(fields: list[str], delimiter: str) -> str:
 
 
 def _lines(raw: BinaryIO) -> Iterator[tuple[str, int]]:
-    """Yield each line as Latin-1 text and its length in bytes; a line that is too long comes cut."""
+    """Yield each line as Latin-1 text and its length in bytes; too long lines are truncated."""
     import io
 
     stream = io.TextIOWrapper(raw, encoding="latin-1", newline="")
@@ -310,7 +310,7 @@ def _lines(raw: BinaryIO) -> Iterator[tuple[str, int]]:
 
 def _text_error(text: str) -> str:
     if "\0" in text:
-        return "holds a NUL byte; is the file binary or UTF-16?"
+        return "holds a NUL byte; check that the file is UTF-8 text"
     if text.isascii():
         return ""
     try:
@@ -324,7 +324,7 @@ def _json_error(text: str) -> str:
     try:
         value = json.loads(text.encode("latin-1").decode("utf-8"))
         if not isinstance(value, dict):
-            return f"is not a JSON object but {type(value).__name__}"
+            return f"is not a JSON object but a {type(value).__name__}"
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
@@ -332,7 +332,7 @@ def _json_error(text: str) -> str:
     except RecursionError:
         return "is nested too deeply"
     except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is not text"
+        return "holds half of a surrogate pair, which isn't valid text"
     except ValueError as error:
         return f"can't be read as JSON: {error}"
     return ""

@@ -1,4 +1,4 @@
-"""Which rows of a source that could be read stay in its table: the newest, and those with a label."""
+"""Select the rows of a table to keep: the newest, and those with a label."""
 
 import logging
 from datetime import timedelta
@@ -16,71 +16,73 @@ _MOST_DAYS = 36_500
 
 
 def check_window(window_days: float, time_column: str | None) -> None:
-    """Raise ValueError unless a window of so many days can be taken; 0 stands for all rows."""
+    """Raise ValueError unless a window is valid; 0 days stand for all rows."""
     if not 0 <= window_days <= _MOST_DAYS:
-        raise ValueError(
-            f"window_days is {window_days:g}; give a number of days, at most {_MOST_DAYS:,}, or 0 for all "
-            "rows"
-        )
+        raise ValueError(f"window_days must be from 0 (all rows) to {_MOST_DAYS:,}, not {window_days:g}")
     if window_days and not time_column:
-        raise ValueError("window_days needs time_column, the column that says when a row came about")
+        raise ValueError(
+            f"window_days={window_days:g} needs time_column; pass the column with the time of each row"
+        )
 
 
 def keep_newest(file: Path, time_column: str, window_days: float, source: str) -> dict[str, Any]:
-    """Take the rows that are older than a window out of a table's only file.
+    """Drop the rows that are older than a window from a table's only file.
 
-    The window ends with the newest row, not with the present, so that the same source gives the same table.
+    The window ends with the newest row, not now, so that the same source gives the same table.
 
     Args:
         file: The file.
-        time_column: Column of timestamps or dates; rows without a value are taken out, too.
-        window_days: Length of the window.
-        source: Where the rows come from, for messages.
+        time_column: Column of timestamps or dates; rows without a value are dropped, too.
+        window_days: Length of the window in days.
+        source: Origin of the rows, for messages.
 
     Returns:
-        What the table's description says of it.
+        The entries for the table's description.
 
     Raises:
-        ValueError: The column isn't there, holds no times, or has no value.
+        ValueError: The column is missing, doesn't hold times, or has no value.
     """
     frame = pl.scan_parquet(file, glob=False)
     tables.require_times(frame, time_column)
     moment = tables.column(time_column).cast(pl.Datetime("us"))
     newest = tables.collect(frame.select(moment.max())).item()
     if newest is None:
-        raise ValueError(f"time column {time_column!r} has no values in {source}, so no row is the newest")
-    # Not by the window's first moment, which may lie before the year 1.
+        raise ValueError(
+            f"time column {time_column!r} has no values in {source}, so window_days can't be applied; pass "
+            "another column, or window_days=0"
+        )
+    # Not compared with the window's start, which may be before the year 1.
     inside = pl.lit(newest) - moment < timedelta(days=window_days)
     rows = tables.row_count(frame)
     kept = tables.row_count(frame.filter(inside))
     if kept == rows:
         return {}
-    said = f"{_counted(rows - kept)} not of the {window_days:g} days until {newest.isoformat(' ')}"
-    _log.info("%s of %s", said, source)
+    dropped = f"{_counted(rows - kept)} outside the {window_days:g} days up to {newest.isoformat(' ')}"
+    _log.info("%s: left out %s", source, dropped)
     rewrite(file, frame.filter(inside))
-    return {"rows_left_out": [said]}
+    return {"rows_left_out": [dropped]}
 
 
 def drop_unlabeled(file: Path, label: str, on_missing_label: str, source: str) -> dict[str, Any]:
-    """Take the rows without a label out of a table's only file; return how many, for its description."""
+    """Drop the rows without a label from a table's only file; return the entries for its description."""
     frame = pl.scan_parquet(file, glob=False)
     missing = tables.column(label).is_null()
     count = int(frame.select(missing.sum()).pipe(tables.collect).item())
     if not count:
         return {}
     rows = tables.row_count(frame)
-    said = f"label column {label!r} is missing in {count:,} of {rows:,} rows of {source}"
+    unlabeled = f"label column {label!r} is missing in {count:,} of {rows:,} rows of {source}"
     if count == rows:
-        raise ValueError(f"{said}, so there is nothing to learn from")
+        raise ValueError(f"{unlabeled}, so there is nothing to learn from; provide labelled rows")
     if on_missing_label == "fail":
-        raise ValueError(f"{said}; pass on_missing_label='drop' to leave them out")
-    _log.warning("%s; they are left out", said)
+        raise ValueError(f"{unlabeled}; pass on_missing_label='drop' to leave them out")
+    _log.warning("%s; they are left out", unlabeled)
     rewrite(file, frame.filter(~missing))
     return {"rows_without_label": count, "rows_left_out": [f"{_counted(count)} without a label"]}
 
 
 def rewrite(file: Path, frame: pl.LazyFrame) -> None:
-    """Put rows, made of those of a file, in their place."""
+    """Replace the rows of a file by rows derived from them."""
     with outputs.whole(file.with_suffix(".rewritten")) as rewritten:
         tables.write_part(frame, rewritten)
     file.with_suffix(".rewritten").replace(file)

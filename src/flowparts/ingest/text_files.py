@@ -1,6 +1,6 @@
 # Every name and text that goes into a query is quoted by flowparts.util.sql.
 # ruff: noqa: S608
-"""CSV and JSON Lines files as queries over texts, for DuckDB."""
+"""Present CSV and JSON Lines files to DuckDB as queries over text columns."""
 
 import itertools
 import json
@@ -16,39 +16,39 @@ from flowparts.util.sources import File
 if TYPE_CHECKING:
     import duckdb
 
-# Values that tell the columns' types at first: as many rows as there are, but not too many.
+# Number of values, and least and most rows, to infer the columns' types from at first.
 _SAMPLE_VALUES = 1_000_000
 _SAMPLE_ROWS = (100, 5_000)
 
-# Where a line that was screened stood in its file.
+# Position of a screened line: index of its file, line number, first byte and length in bytes.
 PLACE = ("position", "line", "start", "length")
 
-# DuckDB's own buffers hold 16 of the longest lines, several at a time: most of the memory it would take.
+# DuckDB's default buffers hold 16 of the longest lines, several at a time, and would dominate its memory.
 _LINE_BYTES = 2 * screening.MAX_LINE_BYTES
 _BUFFERS = f"max_line_size={_LINE_BYTES}, buffer_size={4 * _LINE_BYTES}"
 
-# Lines are rarely longer.
+# Lines are rarely longer than this.
 _GLANCE_BYTES = 16_384
 
-# Stands for "no text means null", which DuckDB has no word for: no line that is read holds a NUL byte.
+# Means "no text is null", which DuckDB has no option for: no line that is read holds a NUL byte.
 _NOTHING = "\0"
 
 
 class TextFiles:
-    """Files of a text format: what DuckDB selects from, and where a column's text is in it.
+    """Files of a text format, as a query for DuckDB.
 
     Attributes:
         files: The files.
         names: The names of their columns, whose texts are t0, t1, … in `scan`.
-        parts: What `scan` has of each column; its place follows.
+        parts: Prefixes of the columns of `scan`, which the number of a column follows.
     """
 
     parts: tuple[str, ...] = ("t",)
-    # Forms of texts that mean null which `scan` looks for in some columns only, as that takes time in many.
+    # Written forms of null values, which `scan` looks for only in columns that need it, to save time.
     null_forms: Sequence[str] = ()
 
     def __init__(self, files: Sequence[File], links: Sequence[Path]):
-        """Take files, and links to them under plain names."""
+        """Store the files, and links to them under plain names."""
         self.files, self._links = files, list(links)
         self.names: list[str] = []
         self._screened: Path | None = None
@@ -56,27 +56,27 @@ class TextFiles:
 
     @property
     def sample_rows(self) -> int:
-        """How many rows tell the columns' types at first."""
+        """Number of rows to infer the columns' types from at first."""
         fewest, most = _SAMPLE_ROWS
         return min(max(fewest, _SAMPLE_VALUES // max(1, len(self.names))), most)
 
     def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
-        """Find the names of the columns in the first rows, or in all."""
+        """Find the names of the columns in the first rows, or in all rows."""
 
     def look_for_nulls(self, places: Iterable[int]) -> None:
-        """Let `scan` look for `null_forms` in these columns too."""
+        """Make `scan` look for `null_forms` in these columns too."""
         self._with_nulls.update(places)
 
     def has_long_lines(self) -> bool:
-        """Say whether a line may be longer than DuckDB's buffer; if it is the last, DuckDB leaves it out."""
+        """Return whether a line may exceed DuckDB's buffer; if it is the last, DuckDB silently drops it."""
         return any(_has_long_line(file.path) for file in self.files)
 
     def scan(self) -> str:
-        """Return a query for the columns (and `PLACE`, once screened) that fails at a line it can't read."""
+        """Return a query for the columns (and `PLACE`, once screened) that fails if a line can't be read."""
         raise NotImplementedError
 
     def screen(self, good: Path, bad: BadRows) -> Iterator[float]:
-        """Set the good lines apart in a file, which `scan` reads from then on; yield megabytes read."""
+        """Copy the good lines to a file, which `scan` reads from then on; yield the megabytes read."""
         before = 0
         with good.open("w", encoding="latin-1", newline="") as stream:
             for position, file in enumerate(self.files):
@@ -90,7 +90,7 @@ class TextFiles:
         raise NotImplementedError
 
     def unquoted(self, text: str) -> str:
-        """Return SQL for a text that looks like no number or boolean where it was written as a string."""
+        """Return SQL for a text that parses as a number or boolean only if it wasn't written as a string."""
         return text
 
     def _where(self, place: str) -> str:
@@ -100,9 +100,9 @@ class TextFiles:
 
 
 def _has_long_line(path: Path) -> bool:
-    """Look for an end of a line in each stretch of half a buffer; a line that has none fills more than one.
+    """Look for a line end in each stretch of half a buffer; a longer line fills at least one stretch.
 
-    Nearly always one is right at the stretch's beginning, so little of the file is read.
+    Usually there is a line end near the beginning of the stretch, so little of the file is read.
     """
     stretch = 2 * _LINE_BYTES
     with path.open("rb", buffering=0) as stream:
@@ -118,7 +118,7 @@ def _has_long_line(path: Path) -> bool:
 
 
 class Csv(TextFiles):
-    """Comma-separated values, as RFC 4180 has them, with any of `csv_head.DELIMITERS` or a given one."""
+    """Comma-separated values of RFC 4180, with one of `csv_head.DELIMITERS` or another given delimiter."""
 
     def __init__(
         self,
@@ -134,13 +134,13 @@ class Csv(TextFiles):
         Args:
             files: The files.
             links: Links to them under plain names.
-            null_values: Texts that mean null.
-            delimiter: What is between two fields; None if the beginning of each file tells.
+            null_values: Texts to read as null.
+            delimiter: The field separator; default: detected from the start of each file.
             column_names: Names for files without a header.
             names_options: As for `csv_head.read`.
 
         Raises:
-            ValueError: A header can't be read, or not all files have the same.
+            ValueError: A header can't be read, or the files have different headers.
         """
         super().__init__(files, links)
         self._null_values = [*null_values] or [_NOTHING]
@@ -151,7 +151,7 @@ class Csv(TextFiles):
             if header.delimiter != self._delimiter:
                 raise ValueError(
                     f"{file.name} has the delimiter {header.delimiter!r} but {files[0].name} has "
-                    f"{self._delimiter!r}; ingest them apart"
+                    f"{self._delimiter!r}; ingest them separately"
                 )
         self.header = self._headers[0]
         of_folders = sources.partitions(files)
@@ -172,7 +172,7 @@ class Csv(TextFiles):
             self._query([link for link, _ in group], names, lines, more)
             for lines, group in itertools.groupby(pairs, key=lambda pair: pair[1].lines)
         )
-        # The links' names are the places of their files.
+        # The links' names are the positions of their files.
         return self._with_partitions(rows, "CAST(parse_filename(filename) AS BIGINT)")
 
     def _with_partitions(self, rows: str, position: str) -> str:
@@ -194,43 +194,44 @@ class Csv(TextFiles):
 
     def _screen(self, source: screening.Source, sink: screening.Sink) -> Iterator[int]:
         skip = self._headers[source.position].lines
-        # As DuckDB has it.
+        # The same rule as DuckDB's.
         blank_rows = self._fields == 1 and "" in self._null_values
         return screening.screen_csv(source, sink, self._delimiter, self._fields, skip, blank_rows)
 
 
 class JsonLines(TextFiles):
-    """One JSON object a line; the columns are the keys of all of them, in order of first appearance."""
+    """JSON Lines: one object per line. The columns are all keys, in order of first appearance."""
 
     parts = ("t", "j")
 
     def __init__(self, files: Sequence[File], links: Sequence[Path], null_values: Sequence[str]):
-        """Look at the first bytes of the files.
+        """Check the first bytes of the files.
 
         Args:
             files: The files.
             links: Links to them under plain names.
-            null_values: Texts that mean null, in quotes or not.
+            null_values: Texts to read as null, in quotes or not.
 
         Raises:
-            ValueError: A file does not look like JSON Lines.
+            ValueError: A file doesn't look like JSON Lines.
         """
         super().__init__(files, links)
         self.null_forms = list(dict.fromkeys(form for text in null_values for form in _json_forms(text)))
         if sources.partitions(files):
             raise ValueError(
-                f"{files[0].name} is in a folder that stands for a column; write it as CSV or Parquet"
+                f"{files[0].name} is in a partition folder, which isn't supported for JSON Lines; write it "
+                "as CSV or Parquet"
             )
         for file in files:
             head = csv_head.head(file)
             if head.removeprefix(screening.UTF8_BOM).lstrip().startswith(b"["):
                 raise ValueError(
-                    f"{file.name} is a JSON array, not JSON Lines; write one object a line, "
+                    f"{file.name} is a JSON array, not JSON Lines; write one object per line, "
                     "for example with: jq -c '.[]'"
                 )
 
     def look(self, database: "duckdb.DuckDBPyConnection", everything: bool) -> None:
-        """Find the keys of the first objects, or of all."""
+        """Find the keys of the first objects, or of all objects."""
         limit = "" if everything else f"LIMIT {_SAMPLE_ROWS[1]}"
         numbered = f"SELECT j, row_number() OVER () AS n FROM ({self._lines()}) {limit}"
         keys = (
@@ -242,7 +243,7 @@ class JsonLines(TextFiles):
         sources.require_distinct(self.files[0], self.names)
         if everything and (not self.names or not all(self.names)):
             raise ValueError(
-                f"{self.files[0].name} has an object without keys or with an empty one; name its keys"
+                f"{self.files[0].name} has an object without keys, or with an empty key; name all keys"
             )
 
     def scan(self) -> str:
@@ -261,7 +262,7 @@ class JsonLines(TextFiles):
         return f"SELECT *, {texts} FROM (SELECT {kept}{values.removeprefix(', ')} FROM ({lines}))"
 
     def unquoted(self, text: str) -> str:
-        """Return SQL for a column's JSON, where a string still has its quotes."""
+        """Return SQL for a column's JSON, in which strings still have their quotes."""
         return f"CAST(j{text.removeprefix('t')} AS VARCHAR)"
 
     def _lines(self) -> str:
@@ -287,13 +288,13 @@ def _of_struct(name: str) -> str:
 
 
 def _by_path(name: str) -> str:
-    """Return SQL for a key that a struct can't hold beside another; like there, JSON's null is NULL."""
+    """Return SQL for a key that differs from another only in case, which structs can't hold; null is NULL."""
     found = f"json_extract(j, {sql.literal('/' + name.replace('~', '~0').replace('/', '~1'))})"
     return f"CASE WHEN json_type({found}) <> 'NULL' THEN {found} END"
 
 
 def _json_forms(text: str) -> list[str]:
-    """Return how a text is written as a JSON value: as a string by usual programs, and bare, such as -999."""
+    """Return how a text may be written as a JSON value: as a string, and bare if it can be, such as -999."""
     quoted = [json.dumps(text, ensure_ascii=ascii_only) for ascii_only in (True, False)]
     bare = [text] if text[:1] in {*"-0123456789tf"} else []
     return [*bare, *quoted, *(form.replace("/", "\\/") for form in quoted)]

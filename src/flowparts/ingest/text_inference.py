@@ -1,9 +1,9 @@
 # Every name and text that goes into a query is quoted by flowparts.util.sql.
 # ruff: noqa: S608
-"""Infer what the columns of a text file hold from their values.
+"""Infer the types of a text file's columns from their values.
 
-A column is of the narrowest kind that all its values have. If almost all have one and the others don't look
-like identifiers, it is of that kind too, and the others are bad values: one "unknown" must not turn numbers
+A column gets the narrowest type that fits all its values. It also gets a type that fits almost all of them,
+if the others don't look like identifiers; the others are then bad values: one "unknown" must not turn numbers
 into text.
 """
 
@@ -18,17 +18,17 @@ from flowparts.util.text_types import COMMA, NUMBERS, THOUSANDS, WIDER
 if TYPE_CHECKING:
     import duckdb
 
-# In JSON these are not written as strings.
+# JSON doesn't write these as strings.
 _UNQUOTED = ("boolean", "integer", *NUMBERS)
-# What is counted first: quick to tell, and all that most columns hold.
+# Counted first, because they are quick to test and most columns hold them.
 _PLAIN = ("boolean", "integer", "number")
-# A number whose column a person or a schema says to hold numbers; accepts more than the inferred kind.
+# Numbers of a column that the user or a schema declares to hold numbers; accepts more than the inferred type.
 _GIVEN = "given number"
 
-# Of at least this many values, one in so many may be bad.
+# Minimum number of values for some to be bad, and the maximum fraction of bad ones.
 _MIN_VALUES = 20
 _MOST_BAD = 1 / 20
-# One text that is repeated is a mark of what is missing, and may be more frequent.
+# The same if all bad values are one text, which then marks missing values.
 _MOST_MARKS = 1 / 2
 
 _Counts = Mapping[str, int]
@@ -36,13 +36,13 @@ _Counts = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a column holds.
+    """The type of a column's values.
 
     Attributes:
         name: One of `text_types.TYPES`, `COMMA` or `THOUSANDS`; None if there are no values.
-        values: How many values there are.
-        bad: How many of them are not of this kind.
-        ambiguous: Whether its numbers may have a decimal comma or commas between thousands: 1,234.
+        values: Number of values.
+        bad: Number of values that aren't of this type.
+        ambiguous: Whether commas in its numbers may separate decimals or thousands: 1,234.
         nan: Whether NaN may be among its values.
     """
 
@@ -54,7 +54,7 @@ class Kind:
 
 
 class Inferred(NamedTuple):
-    """The kinds of the columns, and whether all rows were looked at."""
+    """The types of the columns, and whether all rows were read."""
 
     kinds: list[Kind]
     complete: bool
@@ -68,20 +68,20 @@ def infer(
     everything: bool,
     integers: Collection[str] = (),
 ) -> Inferred:
-    """Find out what each column holds.
+    """Infer the type of each column.
 
     Args:
-        database: The database to ask.
+        database: The database to query.
         files: The files.
-        given: Types of columns by name. Of these only how numbers are written is found out.
-        decimal: The character between whole and decimal digits; None to tell it for each column.
-        everything: Whether to look at all rows; otherwise at the first ones, `TextFiles.sample_rows`.
-        integers: Columns given as numbers that are integers if all their values are whole.
+        given: Types of columns by name. For these, only the notation of numbers is inferred.
+        decimal: The decimal separator; None to infer it for each column.
+        everything: Whether to read all rows; otherwise the first `TextFiles.sample_rows`.
+        integers: Columns given as numbers that become integers if all their values are whole.
     """
     candidates = [
         ["integer"] * (name in integers) + _candidates(given.get(name), decimal) for name in files.names
     ]
-    # Most columns turn out to be of one of these, so that the patterns of the others needn't be tried.
+    # Most columns have one of these types, so the other patterns needn't be tried.
     plain = [[kind for kind in known if kind in _PLAIN] for known in candidates]
     counts, complete = _count_first(database, files, dict(enumerate(plain)))
     further = {
@@ -94,7 +94,7 @@ def infer(
     kinds = [_kind(counts[place], known) for place, known in enumerate(candidates)]
     files.look_for_nulls(place for place, own in counts.items() if own["marks"])
     if everything and not complete:
-        # Any kind that some of the first values are not of can't be that of all values.
+        # A type that doesn't fit the first values can't fit all of them.
         candidates = [
             [each for each in known if each == _GIVEN or each in WIDER.get(kind.name, known)]
             for kind, known in zip(kinds, candidates, strict=True)
@@ -108,28 +108,28 @@ def infer(
         for name, kind in zip(files.names, kinds, strict=True)
     ]
     if not complete:
-        # One further down shows in a column of numbers, but not among texts.
+        # A null further down is detected in a column of numbers, but not in a column of text.
         files.look_for_nulls(place for place, kind in enumerate(kinds) if kind.name in ("string", None))
     return Inferred(kinds, everything or complete)
 
 
 def _is_kept(name: str, kind: Kind, integers: Collection[str]) -> bool:
-    """Say whether what was found out about a column of a given type says more than that type."""
+    """Return whether the inferred type of a column is more precise than its given type."""
     return kind.name in (COMMA, THOUSANDS) or (name in integers and kind.name == "integer" and not kind.bad)
 
 
 def value(files: TextFiles, text: str, kind: str) -> str:
-    """Return SQL for the value of a column's text in a kind, NULL if it is not of that kind."""
+    """Return SQL that parses a column's text as a type; NULL if the text isn't of that type."""
     if kind == _GIVEN:
         return text_types.given("number", text)
     return text_types.inferred(kind, files.unquoted(text) if kind in _UNQUOTED else text)
 
 
 def checked(files: TextFiles, text: str, kind: Kind) -> str:
-    """Return SQL like `value`, NULL for NaN, where it is known that all texts are of the kind."""
+    """Return SQL like `value`, for texts known to be of the type; NaN becomes NULL."""
     name = str(kind.name)
     found = text_types.checked(name, files.unquoted(text) if name in _UNQUOTED else text)
-    # DuckDB takes NaN for equal to NaN.
+    # In DuckDB, NaN equals NaN.
     return f"nullif({found}, 'NaN'::DOUBLE)" if kind.name == "number" and kind.nan else found
 
 
@@ -154,17 +154,17 @@ def _kind(counts: _Counts, candidates: Sequence[str]) -> Kind:
         return Kind(fitting[0], values, ambiguous=ambiguous, nan=counts.get("nan", 1) > 0)
     best = max(typed, key=lambda kind: counts[kind])
     almost = Kind(best, values, values - counts[best])
-    # Of few values nothing can be said yet.
+    # With few values, nothing is certain yet.
     return almost if values < _MIN_VALUES or _may_be_bad(almost, marks=True) else Kind("string", values)
 
 
 def _count_first(
     database: "duckdb.DuckDBPyConnection", files: TextFiles, candidates: Mapping[int, Sequence[str]]
 ) -> tuple[dict[int, dict[str, int]], bool]:
-    """Count the first values of each kind: one expression for each kind, however many columns there are.
+    """Count the first values of each type, with one expression for each type, however many the columns.
 
     Returns:
-        The counts for each of the columns whose places are given, and whether there are no more rows.
+        The counts for each column that is a key of `candidates`, and whether there are no more rows.
     """
     if not candidates:
         return {}, False
@@ -217,7 +217,7 @@ def _count_all(
 def _without_codes(
     database: "duckdb.DuckDBPyConnection", files: TextFiles, kinds: Sequence[Kind], rows: int | None
 ) -> list[Kind]:
-    """Make strings of the columns that are of their kind only in part."""
+    """Turn columns into strings if too many values, or codes, don't fit their type."""
     result = list(kinds)
     places = [place for place, kind in enumerate(kinds) if kind.bad and _may_be_bad(kind, marks=True)]
     if places:

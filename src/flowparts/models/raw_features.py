@@ -142,8 +142,7 @@ def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[t
             column = pl.Series(name, [values[index] for index in at])
         except (TypeError, OverflowError, pl.exceptions.PolarsError):
             raise ValueError(
-                f"feature column {name!r} holds {kind} values in the training table; "
-                f"{values[at[0]]!r} isn't one"
+                f"feature column {name!r} must hold {kind} values, as in training, not {values[at[0]]!r}"
             ) from None
         cast = casts.conform(column.to_frame(), {name: kind})[name]
         for index, value in zip(at, cast.to_list(), strict=True):

@@ -61,5 +61,5 @@ def format_of(destination: str, file_format: str | None = None) -> str:
 
 
 def _write(frame: pl.LazyFrame, file: Path, chosen: str) -> None:
-    with tables.damage_told(), tables.watched(frame, "exporting") as rows:
+    with tables.reraise_as_damaged(), tables.with_progress(frame, "exporting") as rows:
         _WRITERS[chosen](rows, file)

@@ -1,1 +1,1 @@
-"""From a table to what an estimator takes: split and preprocessing."""
+"""Prepare tables for estimators: split and preprocessing."""

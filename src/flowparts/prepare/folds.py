@@ -1,4 +1,4 @@
-"""Divide a training table into folds for cross-validation, with the identity of rows that `split` uses."""
+"""Divide a training table into folds for cross-validation, identifying rows as `split` does."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from flowparts.prepare import split
 
 
 class Fold(NamedTuple):
-    """The rows of one fold, as a boolean for each row of the table.
+    """The rows of one fold, as boolean masks over the table.
 
     Attributes:
-        train: The rows to learn from.
+        train: The rows to train on.
         validation: The rows to score.
     """
 
@@ -22,11 +22,11 @@ class Fold(NamedTuple):
 
 
 def check_options(folds: int, group_by: str | None, time_column: str | None) -> None:
-    """Raise ValueError unless a table can be divided this way."""
+    """Raise ValueError if the options are invalid."""
     if folds < 2:
         raise ValueError(f"folds must be at least 2, not {folds}")
     if group_by and time_column:
-        raise ValueError("group_by and time_column contradict each other: give one of them")
+        raise ValueError("group_by and time_column contradict each other; give one of them")
 
 
 def assign(
@@ -41,12 +41,12 @@ def assign(
     exclude_columns: Sequence[str] = (),
     seed: int = 0,
 ) -> list[Fold]:
-    """Say for each row and fold whether the fold trains on it or is validated on it.
+    """Assign the rows of a table to the training and validation parts of folds.
 
-    At random, each row is in the validation part of one fold, by a hash of its features, with equal shares of
-    each class (or decile of a number) in each; copies of a row stay together. The order of the rows doesn't
-    matter. By time, the rows are cut into `folds` + 1 blocks of about equal size, and each fold trains on the
-    blocks before the one that it is validated on.
+    In random folds, each row is in the validation part of one fold, chosen by a hash of its features, and all
+    folds have the same proportions of each class (or decile of a number); copies of a row stay together. The
+    order of the rows doesn't matter. In folds by time, the rows are divided into `folds` + 1 consecutive
+    blocks of about equal size; each fold is validated on one block and trains on all blocks before it.
 
     Args:
         frame: The training rows; only hashes, strata and times are held in memory.
@@ -54,15 +54,15 @@ def assign(
         label: The label column.
         task: "classification" or "regression".
         group_by: Column whose equal values stay together.
-        time_column: Column of timestamps, dates or numbers to cut by; equal times stay together.
-        kept_together: Columns that the split of the table kept together; they count if neither of the two
-            columns is given.
-        exclude_columns: Columns that are no features.
-        seed: Another seed gives other folds; `time_column` needs none.
+        time_column: Column of timestamps, dates or numbers for folds by time; equal times stay together.
+        kept_together: Columns whose equal values the split of the table kept together; used if neither
+            `group_by` nor `time_column` is given.
+        exclude_columns: Columns that aren't features.
+        seed: Seed of random folds.
 
     Raises:
-        ValueError: An option is wrong, there are fewer rows, groups or times than folds need, or a fold lacks
-            a class.
+        ValueError: An option is invalid, there are too few rows, groups or times for the folds, or a fold
+            lacks a class.
     """
     check_options(folds, group_by, time_column)
     tables.require_columns(frame, [group_by] if group_by else [], "group_by column")
@@ -71,16 +71,16 @@ def assign(
     if rows < folds:
         raise ValueError(f"the training table has {rows} rows, fewer than the {folds} folds; use fewer folds")
     if time_column:
-        made = _by_time(frame, time_column, folds)
+        assigned = _by_time(frame, time_column, folds)
     else:
         together = [group_by] if group_by else [name for name in kept_together if name != label]
         tables.require_columns(frame, together, "column that the split kept together")
-        made = _by_identity(frame, folds, label, together, exclude_columns, seed)
+        assigned = _by_identity(frame, folds, label, together, exclude_columns, seed)
     if task == "classification":
         labels = tables.select(frame, [label]).pipe(tables.collect).to_series()
-        for number, fold in enumerate(made, start=1):
+        for number, fold in enumerate(assigned, start=1):
             _require_classes(labels, fold, f"fold {number} of {folds}", label)
-    return made
+    return assigned
 
 
 def _by_identity(
@@ -96,13 +96,13 @@ def _by_identity(
     if distinct.height < folds:
         what = f"values of {', '.join(together)!r}" if together else "rows"
         raise ValueError(
-            f"the training table has {distinct.height} different {what}, fewer than the {folds} folds; "
+            f"the training table has {distinct.height} distinct {what}, fewer than the {folds} folds; "
             "use fewer folds"
         )
-    numbered = distinct.with_columns(fold=pl.int_range(pl.len()) % folds)
-    joined = found.join(
-        numbered, on=["stratum", "hash"], how="left", nulls_equal=True, maintain_order="left"
-    )["fold"]
+    fold_of = distinct.with_columns(fold=pl.int_range(pl.len()) % folds)
+    joined = found.join(fold_of, on=["stratum", "hash"], how="left", nulls_equal=True, maintain_order="left")[
+        "fold"
+    ]
     return [Fold(joined != fold, joined == fold) for fold in range(folds)]
 
 
@@ -111,8 +111,8 @@ def _by_time(frame: pl.LazyFrame, column: str, folds: int) -> list[Fold]:
     blocks = (times.rank("min") - 1).cast(pl.Int64) * (folds + 1) // len(times)
     if blocks.n_unique() < folds + 1:
         raise ValueError(
-            f"time column {column!r} has too few distinct values, or too many rows of one time, for {folds} "
-            "folds in its order; use fewer folds"
+            f"time column {column!r} has too few distinct values, or too many rows with the same one, for "
+            f"{folds} folds by time; use fewer folds"
         )
     return [Fold(blocks < block, blocks == block) for block in range(1, folds + 1)]
 

@@ -1,4 +1,4 @@
-"""Turn raw columns into the numbers that estimators take, learning from the training table only."""
+"""Transform raw columns into numeric features, fitted on the training table only."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,19 +17,21 @@ from flowparts.util.names import listed
 TASKS = ("classification", "regression")
 
 _FOLDS = 5
-# From so many rows on, a column whose texts differ in more than this share of them is an identifier.
+# A text column is an identifier if it has at least this many rows, and more than this fraction of its values
+# are distinct.
 _MIN_ROWS_ID = 20
 _MOST_DIFFERENT = 0.9
-ALL_DIFFERENT = "holds text of which hardly two are alike"
-# Text of so many words is learned from by its words, given enough rows for these to occur again.
+ALL_DIFFERENT = "holds text whose values are nearly all distinct"
+# A text column is free text if its values have this many words on average, and there are enough rows for
+# words to recur.
 _MIN_ROWS_WORDS = 200
 _MIN_WORDS = 3.0
-# Names of people and places, which tell rows apart like identifiers, have hardly a word in lower case.
+# Names of people and places identify rows, and hardly any of their words is in lower case.
 _MOST_CAPITALIZED = 0.9
 _WORD = r"\S*\p{L}\S*"
 _CAPITALIZED = r"\b\p{Lu}(?:\P{Lu}|$)"
 _ROWS_READ = 10_000
-# Of fewer rows it is chance what a missing value says of the label.
+# With fewer rows, the relation between a missing value and the label is chance.
 _MIN_ROWS_MISSING = 10
 _MIN_SHARE_MISSING = 0.01
 _EXAMPLE_ROWS = 5
@@ -39,19 +41,19 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """What was learned from the training table.
+    """The preprocessing fitted on a training table.
 
     Attributes:
         transformer: The fitted ColumnTransformer; takes `tables.to_pandas` of the raw features.
         features: Raw column name to type, in the order of the table.
-        nullable: Raw columns in which the training table had missing values.
+        nullable: Raw columns with missing values in the training table.
         label: The label column.
         task: "classification" or "regression".
         classes: The sorted label values of a classification; None for a regression.
         weight_column: The column of sample weights, if any.
         feature_names: Names of the transformed columns.
-        dropped: Raw column left out to the reason why.
-        training_fingerprint: Stands for the content of the training table.
+        dropped: Raw columns that were left out, to the reason why.
+        training_fingerprint: Fingerprint of the training table.
         example: A few raw rows of the features.
     """
 
@@ -69,7 +71,7 @@ class Preprocessor:
 
     @property
     def categories(self) -> dict[str, list[str]]:
-        """The known values of the text columns that have a feature for each; missing is none of them."""
+        """The known values of the one-hot encoded text columns, without the missing one."""
         for name, transformer, columns in self.transformer.transformers_:
             if name == "category":
                 known = zip(columns, transformer.categories_, strict=True)
@@ -78,7 +80,7 @@ class Preprocessor:
 
     @property
     def positions(self) -> dict[str, list[int]]:
-        """The positions of each raw column's features among the transformed ones."""
+        """The positions of each raw column's features among the transformed columns."""
         positions: dict[str, list[int]] = {}
         for step, transformer, columns in self.transformer.transformers_:
             part = self.transformer.output_indices_[step]
@@ -98,8 +100,8 @@ class Preprocessor:
         """Write a directory (skops, JSON and Parquet) that appears whole or not at all.
 
         Args:
-            path: The directory to make.
-            write_more: Writes further files into the directory before it appears.
+            path: The directory to create.
+            write_more: Function that writes further files into the directory before it appears.
         """
         from flowparts.util import weights
 
@@ -108,7 +110,7 @@ class Preprocessor:
             for name in self.__dataclass_fields__
             if name not in ("transformer", "example", "features")
         }
-        # A list keeps the columns' order in JSON, whose keys are sorted when written.
+        # A list preserves the columns' order, since keys are sorted when JSON is written.
         facts["features"] = [[name, kind] for name, kind in self.features.items()]
         with outputs.whole(path) as partial:
             partial.mkdir()
@@ -123,7 +125,7 @@ def load(path: str | Path) -> Preprocessor:
     """Read a preprocessor that `Preprocessor.save` wrote.
 
     Raises:
-        ValueError: There is none, or it is damaged.
+        ValueError: It is missing or damaged.
     """
     from flowparts.util import weights
 
@@ -133,7 +135,7 @@ def load(path: str | Path) -> Preprocessor:
     try:
         example = pl.read_parquet(directory / "example.parquet")
         return Preprocessor(transformer, **{**facts, "features": dict(facts["features"])}, example=example)
-    # Whatever a damaged directory makes the readers stumble over is the same news to the user.
+    # A damaged directory can raise any error, and all mean the same to the user.
     except (Exception, pl.exceptions.PanicException) as error:
         raise ValueError(
             f"the preprocessor at {path} is damaged ({type(error).__name__}: {errors.first_line(error)}); "
@@ -148,13 +150,13 @@ def check_options(
     weight_column: str | None,
     max_one_hot_categories: int,
 ) -> None:
-    """Raise ValueError unless the options make sense together."""
+    """Raise ValueError if the options are invalid or contradict each other."""
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
     if label in exclude_columns:
-        raise ValueError(f"label column {label!r} is in exclude_columns; take it out of one of the two")
+        raise ValueError(f"label column {label!r} must not be in exclude_columns; remove it there")
     if weight_column == label:
-        raise ValueError(f"weight_column and label are both {label!r}; name two different columns")
+        raise ValueError(f"weight_column and label must differ, but both are {label!r}; give another one")
     if max_one_hot_categories < 1:
         raise ValueError(f"max_one_hot_categories must be at least 1, not {max_one_hot_categories}")
 
@@ -169,18 +171,18 @@ def fit(
     max_one_hot_categories: int = 20,
     seed: int = 0,
 ) -> tuple[Preprocessor, pl.DataFrame]:
-    """Learn from the training table how to make features, and make its own.
+    """Fit the preprocessing on the training table, and transform that table.
 
-    Numbers and booleans: median where missing, then zero mean and unit variance, and whether the value is
-    missing if it is in 1 % of the rows. Timestamps: year, month, day of week, hour, days since 1970 and waves
-    of the hour and, if they span a year, of the season, then the same. Text: a column for each category, a
-    missing value being a category and an unseen one all zeros; above `max_one_hot_categories` distinct values
-    the category's mean label instead (Micci-Barreca 2001), learned for each row from others (cross-fitted) so
-    that the training features don't leak its label. Text of several words: components of its words and what
-    these say of the label (`text_features`). Columns with nothing to learn from are dropped, and so is other
-    text of which hardly two values are alike.
+    Numbers and booleans are imputed by the median and scaled to zero mean and unit variance; an indicator is
+    added if at least 1 % of the values are missing. Timestamps become year, month, day of week, hour, days
+    since 1970, sine and cosine of the hour and, if they span a year, of the season, which are imputed and
+    scaled likewise. Text is one-hot encoded, a missing value being a category and an unseen one all zeros;
+    above `max_one_hot_categories` distinct values it is target-encoded by the mean label of the value
+    (Micci-Barreca 2001), cross-fitted, so that a training row's features don't leak its label. Free text
+    becomes components and scores of its words (`text_features`). Columns with nothing to learn from are
+    dropped, and so is other text whose values are nearly all distinct.
 
-    The features of the training table are held in memory.
+    The training features are held in memory.
 
     Args:
         train: Raw rows.
@@ -189,20 +191,20 @@ def fit(
         exclude_columns: Columns to exclude from the features.
         weight_column: Column of sample weights; not a feature.
         max_one_hot_categories: Maximum distinct values to one-hot encode.
-        seed: Decides the folds of the cross-fitting.
+        seed: Seed of the folds for cross-fitting.
 
     Returns:
-        The preprocessor, and the transformed training table as `transform` would give it.
+        The preprocessor, and the transformed training table in the form of `transform`.
 
     Raises:
-        ValueError: An option or the table's content makes training impossible; the sentence says how.
+        ValueError: An option or the table's content makes training impossible; the message says why.
     """
     check_options(label, task, exclude_columns, weight_column, max_one_hot_categories)
     found = examine(train, label, task, exclude_columns, weight_column, free_text=True)
     features, classes = found.features, found.classes
     others = [label, *([weight_column] if weight_column else [])]
-    with tables.watched(train, "reading the training table") as watched:
-        rows = tables.select(watched, [*features, *others]).pipe(tables.collect)
+    with tables.with_progress(train, "reading the training table") as counted:
+        rows = tables.select(counted, [*features, *others]).pipe(tables.collect)
     kept = tables.select(rows, others)
     raw = casts.conform(tables.select(rows, features), features)
     transformer = _column_transformer(found, max_one_hot_categories, seed, raw.height)
@@ -225,17 +227,18 @@ def fit(
 
 @dataclass(frozen=True)
 class Examined:
-    """What can be learned from a table, and what is in it.
+    """The features of a training table, and facts about them.
 
     Attributes:
         classes: The sorted label values of a classification; None for a regression.
         features: Raw column name to type, in the order of the table.
-        nullable: Features in which values are missing.
-        often_missing: Of these, numbers and booleans that are missing often enough to learn from it.
-        distinct: Feature to its number of distinct values; for all but text, 2 stands for more than one.
-        free_text: Features that are text of several words.
-        hardly_alike: Text columns of which hardly two values are alike.
-        dropped: Raw column left out to the reason why.
+        nullable: Features with missing values.
+        often_missing: Those of them, among numbers and booleans, that are missing often enough for an
+            indicator.
+        distinct: Feature to its number of distinct values; except for text, 2 means more than one.
+        free_text: Features that are free text.
+        hardly_alike: Text columns whose values are nearly all distinct.
+        dropped: Raw columns that were left out, to the reason why.
     """
 
     classes: list[Any] | None
@@ -265,10 +268,10 @@ def examine(
         task: "classification" or "regression".
         exclude_columns: Columns to exclude from the features.
         weight_column: Column of sample weights; not a feature.
-        free_text: Whether text of several words can be learned from if hardly two values are alike.
+        free_text: Whether to keep free text as a feature even if its values are nearly all distinct.
 
     Raises:
-        ValueError: The table's content makes training impossible; the sentence says how.
+        ValueError: The table's content makes training impossible; the message says why.
     """
     tables.require_columns(train, [label], "label column")
     tables.require_columns(train, exclude_columns, "excluded column")
@@ -283,11 +286,11 @@ def examine(
     pictures = [name for name, kind in types.items() if kind == "image"]
     if pictures:
         raise ValueError(
-            f"column {pictures[0]!r} holds images; train with train_keras_images, or exclude the column"
+            f"column {pictures[0]!r} holds images; use train_keras_images, or add it to exclude_columns"
         )
     distinct, nullable = _distinct_values(train, types)
     texts = [name for name, kind in types.items() if kind == "string"]
-    # What was learned of a text that hardly occurs twice is of no use for other rows; of its words, it is.
+    # Values that hardly occur twice carry nothing over to other rows, but their words may.
     hardly_alike = [
         name for name in texts if rows >= _MIN_ROWS_ID and distinct[name] > _MOST_DIFFERENT * rows
     ]
@@ -305,10 +308,12 @@ def examine(
                 "; ".join(f"{name!r} {reason}" for name, reason in dropped.items())
                 or "every column is excluded"
             )
+            + "; add columns, or exclude fewer"
         )
     if alike := [name for name, reason in dropped.items() if reason == ALL_DIFFERENT]:
         _log.warning(
-            "left out as features, as hardly two of their texts are alike: %s", listed(map(repr, alike))
+            "left out as features, because their values are nearly all distinct: %s",
+            listed(map(repr, alike)),
         )
     missing = [name for name in features if name in nullable]
     enough = max(_MIN_ROWS_MISSING, _MIN_SHARE_MISSING * rows)
@@ -326,16 +331,16 @@ def check_held_out(
     weight_column: str | None,
     what: str,
 ) -> None:
-    """Raise ValueError unless rows can be held against what was learned from the training table.
+    """Raise ValueError unless a model of the training table can be validated on held-out rows.
 
     Args:
         frame: Raw rows.
-        features: Columns that must be there.
+        features: Required columns.
         label: The label column.
         task: "classification" or "regression".
         classes: Label values of the training table; None for a regression.
         weight_column: The column of sample weights, if any.
-        what: What to call the table in messages.
+        what: Name of the table in messages.
     """
     tables.require_columns(frame, features, f"feature column of {what}")
     tables.require_columns(frame, [label], f"label column of {what}")
@@ -346,24 +351,24 @@ def check_held_out(
     if unknown:
         raise ValueError(
             f"{what} has label values that the training table lacks: {listed(map(repr, unknown))}; "
-            "merge rare classes, or split so that each part has them all, not by time or group"
+            "merge rare classes, or split so that each part has all classes, not by time or group"
         )
     _check_weights(frame, weight_column, what)
 
 
 def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the table") -> pl.LazyFrame:
-    """Make the features of raw rows, lazily and chunk by chunk.
+    """Transform raw rows into features, lazily and in chunks.
 
     Args:
         frame: Raw rows with the features, the label and the weight column.
-        preprocessor: What was learned from the training table.
-        what: What to call the table in messages.
+        preprocessor: The preprocessor fitted on the training table.
+        what: Name of the table in messages.
 
     Returns:
         The transformed columns (Float32), then the label and the weight column unchanged.
 
     Raises:
-        ValueError: A column is missing, or the label doesn't fit; a value that can't be cast shows when the
+        ValueError: A column is missing, or the label doesn't fit. A value that can't be cast raises when the
             result is collected or written.
     """
     features, label = list(preprocessor.features), preprocessor.label
@@ -385,10 +390,10 @@ def transform(frame: pl.LazyFrame, preprocessor: Preprocessor, what: str = "the 
 
 
 def matrix(rows: pl.DataFrame, preprocessor: Preprocessor) -> Any:
-    """Make the float32 features of raw rows, as `transform` and a saved model do.
+    """Transform raw rows into float32 features, as `transform` and a saved model do.
 
     Raises:
-        ValueError: As `conform`.
+        ValueError: As for `conform`.
     """
     from flowparts.prepare.transformers import Float32
 
@@ -397,19 +402,19 @@ def matrix(rows: pl.DataFrame, preprocessor: Preprocessor) -> Any:
 
 
 def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
-    """Raise ValueError unless a training table's label can be learned; return its classes, sorted."""
+    """Check that a training table's label can be learned, and return its classes, sorted."""
     classes = _check_label_values(train, label, task, "the training table")
     if classes is not None and len(classes) < 2:
         raise ValueError(
             f"label column {label!r} holds a single class in the training table: {classes[0]!r}; "
-            "a classification needs at least two"
+            "a classification needs at least two: add rows of another class"
         )
     if classes is not None:
         rows = train.select(tables.column(label).alias("class")).group_by("class").len("rows")
         rare = rows.filter(pl.col("rows") == 1).sort("class").pipe(tables.collect)["class"].to_list()
         if rare:
             _log.warning(
-                "label column %r has one row each of %s in the training table, too few to learn it from; "
+                "label column %r has only one row each of %s in the training table, too few to learn from; "
                 "merge or drop such classes",
                 label,
                 listed(map(repr, rare)),
@@ -418,7 +423,7 @@ def check_label(train: pl.LazyFrame, label: str, task: str) -> list[Any] | None:
 
 
 def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -> list[Any] | None:
-    """Raise ValueError unless every label can be learned; return the classes of a classification, sorted."""
+    """Check that every label can be learned, and return the classes of a classification, sorted."""
     dtype = frame.collect_schema()[label]
     column = tables.column(label)
     missing = column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
@@ -441,8 +446,8 @@ def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -
         return None
     if dtype.is_temporal() or dtype.is_nested() or dtype == pl.Binary:
         raise ValueError(
-            f"label column {label!r} holds {dtype}, but a classification needs text, whole numbers or "
-            "booleans; use another label"
+            f"label column {label!r} holds {dtype}, but a classification needs text, integers or booleans; "
+            "use another label"
         )
     if dtype.is_decimal() or dtype.is_float():
         fractions = frame.filter(column.cast(pl.Float64) % 1 != 0).select(column.first())
@@ -450,7 +455,7 @@ def _check_label_values(frame: pl.LazyFrame, label: str, task: str, what: str) -
         if found is not None:
             raise ValueError(
                 f"label column {label!r} holds fractions such as {found}, but a classification needs text, "
-                "whole numbers or booleans; use task 'regression' or another label"
+                "integers or booleans; use task 'regression' or another label"
             )
     values = frame.select(_comparable(column, dtype).unique()).pipe(tables.collect).to_series().to_list()
     return sorted(values)
@@ -468,7 +473,8 @@ def _check_weights(frame: pl.LazyFrame, weight_column: str | None, what: str) ->
     dtype = frame.collect_schema()[weight_column]
     if not dtype.is_numeric():
         raise ValueError(
-            f"weight column {weight_column!r} holds {dtype}, but weights are numbers of 0 or more"
+            f"weight column {weight_column!r} holds {dtype}, but weights must be numbers of at least 0; use "
+            "another column"
         )
     column = tables.column(weight_column).cast(pl.Float64)
     usable = column.is_finite() & (column >= 0)
@@ -476,16 +482,18 @@ def _check_weights(frame: pl.LazyFrame, weight_column: str | None, what: str) ->
     if bad:
         raise ValueError(
             f"weight column {weight_column!r} is missing, negative or infinite in {bad} rows of {what}; "
-            "weights are numbers of 0 or more"
+            "weights must be finite numbers of at least 0: correct or drop these rows"
         )
     if not frame.select(column.sum()).pipe(tables.collect).item():
-        raise ValueError(f"weight column {weight_column!r} is 0 in every row of {what}")
+        raise ValueError(
+            f"weight column {weight_column!r} is 0 in every row of {what}; some weights must be positive"
+        )
 
 
 def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Count each column's distinct values that are there, and the missing ones where there are some.
+    """Count each column's distinct values, and the missing values of columns that have some.
 
-    For all but text, 2 stands for more than one.
+    Except for text, 2 distinct values mean more than one.
     """
     counts = []
     for index, (name, kind) in enumerate(types.items()):
@@ -505,15 +513,15 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
         counts += [count.alias(f"count{index}"), column.null_count().alias(f"nulls{index}")]
     if not counts:
         return {}, {}
-    with tables.watched(train, "counting values") as watched:
-        found = watched.select(counts).pipe(tables.collect).row(0, named=True)
+    with tables.with_progress(train, "counting values") as counted:
+        found = counted.select(counts).pipe(tables.collect).row(0, named=True)
     distinct = {name: int(found[f"count{index}"]) for index, name in enumerate(types)}
     nulls = {name: int(found[f"nulls{index}"]) for index, name in enumerate(types)}
     return distinct, {name: count for name, count in nulls.items() if count}
 
 
 def _free_text(train: pl.LazyFrame, texts: Sequence[str]) -> list[str]:
-    """Name the columns whose values are several words each, by the first rows of the table."""
+    """Return the columns of free text, judging by the first rows of the table."""
     found = []
     head = tables.select(train, texts).head(_ROWS_READ).pipe(tables.collect)
     for column in head.iter_columns():
@@ -529,7 +537,7 @@ def _free_text(train: pl.LazyFrame, texts: Sequence[str]) -> list[str]:
 def _nothing_to_learn(kind: str, distinct: int, nullable: bool) -> str:
     if distinct == 0:
         return "is missing in every row"
-    # A text that is there or not is two categories; a missing number becomes the median, the one value.
+    # A single text and a missing one are two categories; a missing number becomes the median, the only value.
     return "" if distinct > 1 or (kind == "string" and nullable) else "holds a single value"
 
 
@@ -570,7 +578,7 @@ def _column_transformer(found: Examined, max_one_hot_categories: int, seed: int,
 
 
 def _feature_names(transformer: Any, taken: Iterable[str]) -> list[str]:
-    """Name the transformed columns, none like another or like the label."""
+    """Name the transformed columns, distinct from each other and from the label."""
     names: list[str] = []
     used = set(taken)
     for full in transformer.get_feature_names_out():
@@ -588,20 +596,21 @@ def _feature_names(transformer: Any, taken: Iterable[str]) -> list[str]:
 def _features_table(matrix: Any, preprocessor: Preprocessor, kept: pl.DataFrame) -> pl.DataFrame:
     import numpy as np
 
-    # A value beyond 32 bits would be infinite, which no estimator takes.
+    # A value beyond the range of 32 bits would become infinite, which estimators refuse.
     limit = np.finfo(np.float32).max
     numbers = np.clip(matrix, -limit, limit).astype(np.float32, order="F")
     if not np.isfinite(numbers).all():
         bad = preprocessor.feature_names[int(np.argmin(np.isfinite(numbers).all(axis=0)))]
         raise ValueError(
-            f"feature {bad!r} is not finite after scaling: the values of its column are too large"
+            f"feature {bad!r} isn't finite after scaling, because the values of its column are too large; "
+            "rescale the column, or add it to exclude_columns"
         )
     columns = {name: numbers[:, index] for index, name in enumerate(preprocessor.feature_names)}
     return pl.DataFrame(columns).hstack(kept.get_columns())
 
 
 def label_values(label: pl.Series) -> Any:
-    """Return a label column as the array that estimators take: text as objects, anything else as it is."""
+    """Return a label column as the array that estimators take: text as objects, other types unchanged."""
     if label.dtype in (pl.String, pl.Categorical, pl.Enum):
         return label.cast(pl.String).to_numpy()
     return label.cast(pl.Float64).to_numpy() if label.dtype.is_decimal() else label.to_numpy()

@@ -1,4 +1,4 @@
-"""Split a table into train, validation and test, the same way whatever the order of the rows."""
+"""Split a table into train, validation and test, independently of the order of the rows."""
 
 import logging
 import math
@@ -16,31 +16,31 @@ REPEATED_ROWS = ("auto", "spread", "together")
 # Numbers with more distinct values than this are stratified by decile.
 _MOST_NUMERIC_STRATA = 20
 _DECILES = 10
-# Equal ranges of hashes that are counted to find where a stratum is cut.
+# Number of equal ranges in which hashes are counted to find the cuts of a stratum.
 _RANGES = 2**12
 _SLICE_ROWS = 100_000
-# Rows among which equal hashes are looked for at once.
+# Rows searched for equal hashes at once.
 _BUCKET_ROWS = 1_000_000
-# With more rows for each distinct one than this, equal rows are no copies: there are few values to combine.
+# With more rows than this for each distinct one, equal rows aren't copies: the features have few values.
 _MOST_COPIES = 10
-# Rows are in the order of a time if the ranks of neighbours differ by at most this share of what random rows
-# differ by: also newest first, and a block for each month in any order.
+# Rows are ordered by a time if the ranks of neighbours differ by at most this fraction of the difference
+# between random rows. That includes newest first, and blocks of months in any order.
 _IN_ORDER = 0.1
 _LEAST_ROWS_IN_ORDER = 100
 _MOST_CLASSES_NAMED = 3
-# Blocks of rows are those of entities if each has so many and they overlap in time: the ranks that they span
-# are this many times those of all rows, where blocks that follow one another span them once.
+# Blocks of rows belong to entities if each has this many rows and they overlap in time: together they span
+# this many times the ranks of all rows, which consecutive blocks span once.
 _LEAST_ROWS_OF_ENTITY = 5
 _OVERLAPPING = 1.5
 
-# Rows are near copies if they are equal but for rounding to so many digits, and for case and blanks in texts.
+# Rows are near copies if they are equal after rounding to this many digits and ignoring case and white space.
 _DIGITS = 4
 _FIRST_COLUMNS = 4
-# Fewer near copies of training rows among the others don't move a score.
+# Fewer near copies of training rows in the other parts don't change a score.
 _LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE = 5, 0.01
 
 AUTO = "auto"
-# One row each to learn a class from, to choose by and to test on.
+# One row of a class for each part.
 MIN_CLASS_ROWS = len(PARTS)
 
 _log = logging.getLogger("flowparts")
@@ -53,35 +53,35 @@ def check_options(
     time_column: str | None,
     repeated_rows: str = "auto",
 ) -> None:
-    """Raise ValueError unless the fractions add up and the ways to split don't contradict each other."""
+    """Raise ValueError unless the fractions add up to 1 and the options don't contradict each other."""
     for part, fraction in zip(PARTS, fractions, strict=True):
         if not (math.isfinite(fraction) and 0 <= fraction < 1):
             raise ValueError(f"{part}_fraction must be at least 0 and less than 1, not {fraction:g}")
     if fractions[0] == 0:
-        raise ValueError("train_fraction must be more than 0, not 0")
+        raise ValueError("train_fraction must be above 0, not 0")
     if not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         named = " + ".join(f"{fraction:g}" for fraction in fractions)
         raise ValueError(
             f"train, validation and test fractions must add up to 1, not {named} = {sum(fractions):g}"
         )
     if key is not None and not key:
-        raise ValueError("key is an empty list; name its columns, or leave it out to use all columns")
-    given = {"key": key, "group_by": group_by, "time_column": None if time_column == AUTO else time_column}
-    named_options = [name for name, value in given.items() if value]
-    if len(named_options) > 1:
-        raise ValueError(f"{' and '.join(named_options)} contradict each other: give one of them")
+        raise ValueError("key must not be an empty list; name its columns, or leave it out to use all")
+    options = {"key": key, "group_by": group_by, "time_column": None if time_column == AUTO else time_column}
+    given = [name for name, value in options.items() if value]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} contradict each other; give one of them")
     if repeated_rows not in REPEATED_ROWS:
         near = hint(str(repeated_rows), REPEATED_ROWS)
         raise ValueError(f"repeated_rows is {repeated_rows!r}; {near}use one of: {', '.join(REPEATED_ROWS)}")
 
 
-class Way(NamedTuple):
-    """How a table is split.
+class Strategy(NamedTuple):
+    """The strategy to split a table by.
 
     Attributes:
-        time_column: The column to split by time by; None for another way.
-        described: The way, as a sentence.
-        warning: What a person should know about it; empty for nothing.
+        time_column: The column to split by time; None if the split isn't by time.
+        described: Description of the strategy, a phrase.
+        warning: Warning about it; empty if there is none.
     """
 
     time_column: str | None
@@ -89,7 +89,7 @@ class Way(NamedTuple):
     warning: str = ""
 
     def facts(self, kept_together: Sequence[str], left_out: Sequence[str] = ()) -> dict[str, Any]:
-        """Return what the description of each part says about the split."""
+        """Return the entries about the split for the description of each part."""
         return {
             "split": self.described,
             "split_warning": self.warning,
@@ -100,14 +100,14 @@ class Way(NamedTuple):
 
 
 def near_copies(frame: pl.LazyFrame, parts: pl.Series, columns: Iterable[str]) -> str:
-    """Warn if many rows outside the training part are near copies of rows in it; empty if not.
+    """Return a warning if many rows outside the training part are near copies of training rows, or "".
 
-    Near copies are equal in the columns but for numbers that agree to 4 digits, case and blanks. Equal rows
-    aren't counted.
+    Near copies have equal columns after rounding numbers to 4 digits and ignoring case and white space. Equal
+    rows aren't counted.
 
     Args:
         frame: The rows.
-        parts: What `assign` returned for them.
+        parts: The result of `assign` for them.
         columns: The features.
     """
     from polars_hash import hash_rows
@@ -117,7 +117,7 @@ def near_copies(frame: pl.LazyFrame, parts: pl.Series, columns: Iterable[str]) -
     rounded = sorted(columns, key=lambda name: (not schema[name].is_float(), schema[name] != pl.String))
     if not any(schema[name].is_float() or schema[name] == pl.String for name in rounded[:1]):
         return ""
-    # What is equal in all columns is so in some; hashing these is enough to see that most tables have none.
+    # Rows that are equal in all columns are equal in the first few, whose hashes rule out most tables.
     for some in (rounded[:_FIRST_COLUMNS], rounded):
         values = [_rounded(name, schema[name]) for name in some]
         alike = hash_rows(values, version=1).nchash.xxh3_64(seed=0)
@@ -132,15 +132,15 @@ def near_copies(frame: pl.LazyFrame, parts: pl.Series, columns: Iterable[str]) -
         return ""
     return (
         f"at least {count:,} of the {others.len():,} rows outside the training part equal a training row "
-        "but for rounding, case or blanks, so the scores may be too good; remove such copies, or give what "
-        "belongs together one value in a column and name it in group_by"
+        "except for rounding, case or white space, so the scores may be too good; remove such copies, or "
+        "give rows that belong together the same value in a column, and pass that column as group_by"
     )
 
 
 def _hashes(frame: pl.LazyFrame, hashed: pl.Expr, parts: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Return the hashes of the training rows and those of the others, in order."""
-    with tables.watched(frame, "looking for near copies") as watched:
-        found = watched.select(hashed.alias("hash")).pipe(tables.collect).to_series()
+    """Return the hashes of the training rows and of the other rows, in order."""
+    with tables.with_progress(frame, "looking for near copies") as counted:
+        found = counted.select(hashed.alias("hash")).pipe(tables.collect).to_series()
     return found.filter(parts == 0), found.filter(parts != 0)
 
 
@@ -154,7 +154,7 @@ def _rounded(name: str, kind: pl.DataType) -> pl.Expr:
 
 
 def check_min_class_rows(rows: int) -> None:
-    """Raise ValueError unless a class can be asked to have so many rows."""
+    """Raise ValueError if min_class_rows is invalid."""
     if rows < 1:
         raise ValueError(f"min_class_rows must be at least 1, not {rows}; 1 keeps every class")
 
@@ -162,18 +162,18 @@ def check_min_class_rows(rows: int) -> None:
 def without_rare_classes(
     frame: pl.LazyFrame, label: str, min_class_rows: int = MIN_CLASS_ROWS
 ) -> tuple[pl.LazyFrame, list[str]]:
-    """Leave out the rows of classes that hardly any row has, such as the typing error of another one.
+    """Leave out the rows of very rare classes, such as a misspelling of another class.
 
-    One row of a third class would turn a binary task into one of three, and nothing can be learned of a class
-    or said about it that can't be in every part.
+    One row of a third class would make a binary task multiclass, and a class that can't be in every part can
+    neither be learned nor evaluated.
 
     Args:
         frame: The rows; only the classes and their counts are held in memory.
-        label: The column of the classes; a missing one is none.
-        min_class_rows: Fewest rows that a class must have.
+        label: The column of the classes; missing values don't count as a class.
+        min_class_rows: Minimum number of rows of a class.
 
     Returns:
-        The other rows, in order, and a sentence about each class left out, of the first few.
+        The other rows, in order, and descriptions of the first few classes that were left out.
 
     Raises:
         ValueError: `min_class_rows` is less than 1, or a single class would be left.
@@ -187,25 +187,25 @@ def without_rare_classes(
     )
     counts = classes.pipe(tables.collect).sort("rows", "class")
     rare = counts.filter(pl.col("rows") < min_class_rows)
-    # Where hardly any class is common, the label is something else, and what is said of it then is clearer.
+    # If nearly all classes are rare, the label isn't a class, and later checks explain that better.
     if rare.is_empty() or 2 * counts.height > counts["rows"].sum():
         return frame, []
-    said = [
+    left_out = [
         f"{rows} {'row' if rows == 1 else 'rows'} of class {value!r}"
         for value, rows in rare.head(_MOST_CLASSES_NAMED).iter_rows()
     ]
-    if rare.height > len(said):
-        others = int(rare["rows"].sum()) - int(rare["rows"].head(len(said)).sum())
-        said.append(f"{others:,} rows of {rare.height - len(said):,} more such classes")
+    if rare.height > len(left_out):
+        others = int(rare["rows"].sum()) - int(rare["rows"].head(len(left_out)).sum())
+        left_out.append(f"{others:,} rows of {rare.height - len(left_out):,} more such classes")
     if counts.height - rare.height < 2:
         raise ValueError(
-            f"label column {label!r} has only {' and '.join(said)}, too few to learn from, and would have a "
-            "single class without; add rows of it, or pass min_class_rows=1 to keep every class"
+            f"label column {label!r} has only {' and '.join(left_out)}, too few to learn from, and would "
+            "have a single class without them; add rows, or pass min_class_rows=1 to keep every class"
         )
-    said = [f"{each} (fewer than min_class_rows={min_class_rows})" for each in said]
-    _log.warning("label column %r: left out %s", label, "; ".join(said))
+    left_out = [f"{each} (fewer than min_class_rows={min_class_rows})" for each in left_out]
+    _log.warning("label column %r: left out %s", label, "; ".join(left_out))
     kept = ~tables.column(label).is_in(rare["class"].implode())
-    return frame.filter(kept.fill_null(value=True)), said
+    return frame.filter(kept.fill_null(value=True)), left_out
 
 
 def choose(
@@ -215,59 +215,59 @@ def choose(
     group_by: str | None = None,
     time_column: str | None = None,
     label: str | None = None,
-) -> Way:
-    """Say how to split a table; `time_column` may be "auto".
+) -> Strategy:
+    """Choose how to split a table; `time_column` may be "auto".
 
-    By time is chosen if the rows are in the order of a timestamp or date, as those of a log are: a random
-    split would train on rows that are later than those it tests. It isn't chosen if that would leave a part
-    empty or with classes of the label that training lacks.
+    With "auto", rows that are ordered by a timestamp or date, like those of a log, are split by time, because
+    a random split would train on later rows than it tests. They are split at random if a split by time would
+    leave a part empty or with classes that training lacks.
 
     Args:
         frame: The rows.
-        fractions: Shares of train, validation and test.
+        fractions: Fractions of train, validation and test.
         key: Columns that identify a row.
         group_by: Column whose equal values stay together.
-        time_column: Column to split in time by, or "auto" to find one if there is neither key nor group.
+        time_column: Column to split by time, or "auto" to look for one if neither key nor group is given.
         label: The label column.
     """
     automatic = time_column == AUTO
     if automatic:
         time_column = None
     elif time_column:
-        return Way(time_column, f"by time ({time_column}): the oldest rows train, the newest test")
+        return Strategy(time_column, f"by time ({time_column}): oldest rows in train, newest in test")
     given = f"by {', '.join(key)}" if key else f"by groups of {group_by}" if group_by else ""
-    other = Way(None, f"{given}, by hash" if given else "at random, by hash")
+    other = Strategy(None, f"{given}, by hash" if given else "at random, by hash")
     ordering = _ordering_column(frame, label) if automatic else None
     if ordering is None:
         return other
-    ordered = f"the rows are in the order of {ordering!r}"
+    ordered = f"the rows are ordered by {ordering!r}"
     if given:
-        warning = "a model in use meets newer rows, on which it may do worse than on these"
         return other._replace(
-            warning=f"{ordered}, but split {given}: {warning}; time_column={ordering} tests on the newest"
+            warning=f"{ordered}, but split {given}: on newer rows, a deployed model may do worse than in the "
+            f"test; time_column={ordering} tests on the newest rows"
         )
     if problem := _unfit_for_time(frame, ordering, label, fractions):
         return other._replace(
-            warning=f"{ordered}, but a split by it {problem}, so they are split at random; on newer rows the "
-            "model may do worse"
+            warning=f"{ordered}, but a split by time {problem}, so they are split at random; on newer rows "
+            "the model may do worse than in the test"
         )
     if entity := _entity_column(frame, ordering, label):
-        return Way(
+        return Strategy(
             ordering,
-            f"by time ({ordering}), as the rows of each {entity!r} are in its order: the oldest rows train, "
-            "the newest test; time_column='' splits at random",
-            f"the test has newer rows of the same values of {entity!r} as the training, so it doesn't show "
-            f"how good the model is on new ones; group_by={entity} does",
+            f"by time ({ordering}), because the rows of each {entity!r} are ordered by it: oldest rows in "
+            "train, newest in test; time_column='' splits at random",
+            f"train and test share values of {entity!r}, so the test doesn't show how good the model "
+            f"is for new ones; group_by={entity} does",
         )
-    return Way(
+    return Strategy(
         ordering,
-        f"by time ({ordering}), as {ordered}: the oldest rows train, the newest test; time_column='' splits "
-        "at random",
+        f"by time ({ordering}), because {ordered}: oldest rows in train, newest in test; time_column='' "
+        "splits at random",
     )
 
 
 def _ordering_column(frame: pl.LazyFrame, label: str | None) -> str | None:
-    """Return the timestamp or date that the rows are ordered by, the one that fits best."""
+    """Return the timestamp or date that best orders the rows, if any does."""
     schema = frame.collect_schema()
     times = [name for name, kind in schema.items() if kind in (pl.Date, pl.Datetime) and name != label]
     if not times or tables.row_count(frame) < _LEAST_ROWS_IN_ORDER:
@@ -284,10 +284,10 @@ def _ordering_column(frame: pl.LazyFrame, label: str | None) -> str | None:
 
 
 def _entity_column(frame: pl.LazyFrame, time: str, label: str | None) -> str | None:
-    """Return the column that rows are sorted by before the time, as those of many customers or devices are.
+    """Return the column, such as a customer or device, that rows are sorted by before the time, if any.
 
-    Each value has one block of rows, and the blocks overlap in time; of several such columns, the one with
-    most values.
+    Each value has one block of rows, and the blocks overlap in time. If there are several such columns, the
+    one with the most values is returned.
     """
     rows = tables.row_count(frame)
     rank = tables.select(frame, [time]).pipe(tables.collect).to_series().rank().alias("rank")
@@ -310,11 +310,11 @@ def _entity_column(frame: pl.LazyFrame, time: str, label: str | None) -> str | N
 def _unfit_for_time(
     frame: pl.LazyFrame, column: str, label: str | None, fractions: Sequence[float]
 ) -> str | None:
-    """Say what is wrong with a split by time; None if nothing is."""
+    """Return the problem with a split by time; None if there is none."""
     parts = _by_time(frame, column, fractions)
     empty = _empty_part(parts, fractions)
     if empty is not None:
-        return f"leaves no rows to the {PARTS[empty]} part"
+        return f"leaves the {PARTS[empty]} part empty"
     if not label:
         return None
     labels = tables.select(frame, [label]).pipe(tables.collect).to_series().alias("label")
@@ -323,7 +323,7 @@ def _unfit_for_time(
     classes = pl.DataFrame([labels, parts.alias("part")]).group_by("part").agg(pl.col("label").unique())
     seen = {part: set(values) for part, values in classes.iter_rows()}
     if any(not values <= seen[0] for values in seen.values()):
-        return f"has values of {label!r} after the training part that it lacks"
+        return f"has values of {label!r} in later parts that the training part lacks"
     if min(len(values) for values in seen.values()) < min(2, labels.n_unique()):
         return f"leaves a part with a single value of {label!r}"
     return None
@@ -341,33 +341,34 @@ def assign(
     repeated_rows: str = "auto",
     seed: int = 0,
 ) -> pl.Series:
-    """Say for each row to which part it belongs.
+    """Assign each row to a part.
 
-    Without a `time_column`, a row's place depends on the seed and a hash: of its key or group if given, else
-    of its features, which are all columns but `stratify_by` and `exclude_columns`. So the label has no say in
-    it. Without `stratify_by`, more rows never move those that were there.
+    Without `time_column`, a row's part depends on the seed and a hash: of its key or group if given,
+    otherwise of its features, which are all columns except `stratify_by` and `exclude_columns`. So the label
+    doesn't influence it. Without `stratify_by`, new rows never move existing ones.
 
     Args:
         frame: The rows; only hashes, strata and times are held in memory.
-        fractions: Shares of train, validation and test.
+        fractions: Fractions of train, validation and test.
         key: Columns that identify a row; rows with equal keys stay together.
-        stratify_by: Column, usually the label, whose values get the same shares in each part, to the row. A
-            number with more than 20 distinct values counts by decile; missing is a value of its own. Has no
-            effect with `group_by` or `time_column`.
-        group_by: Column whose equal values stay together; missing counts as one group.
-        time_column: Column by which the oldest rows train and the newest test; equal times stay together.
-        exclude_columns: Columns that are no features, such as identifiers.
-        repeated_rows: What to do with rows of equal features, where no key, group or time is given: "spread"
-            distributes them like any other rows, "together" keeps them in one part. "auto" keeps them
-            together if they always have the same value of `stratify_by`, as copies of a row do, and spreads
-            them otherwise.
-        seed: Another seed gives another split; `time_column` needs none.
+        stratify_by: Column, usually the label, whose values get the same proportions in each part, exact to
+            the row. Numbers with more than 20 distinct values are stratified by decile; a missing value
+            counts as a value. Has no effect with `group_by` or `time_column`.
+        group_by: Column whose equal values stay together; missing values are one group.
+        time_column: Column to split by time, the oldest rows to train, the newest to test; equal times stay
+            together.
+        exclude_columns: Columns that aren't features, such as identifiers.
+        repeated_rows: What to do with rows of equal features if no key, group or time is given: "spread"
+            distributes them like other rows, "together" keeps them in one part. "auto" keeps them together
+            if they always have the same value of `stratify_by`, as copies of a row do, otherwise it spreads
+            them.
+        seed: Seed of the split; `time_column` doesn't use it.
 
     Returns:
         The index in `PARTS` of each row (UInt8), in the frame's order.
 
     Raises:
-        ValueError: An option is wrong, a column is missing or unfit, or a part would get no rows.
+        ValueError: An option is invalid, a column is missing or unsuitable, or a part would be empty.
     """
     check_options(fractions, key, group_by, time_column, repeated_rows)
     tables.require_columns(frame, key or [], "key column")
@@ -377,11 +378,11 @@ def assign(
     tables.require_columns(frame, exclude_columns, "excluded column")
     rows = tables.require_rows(frame)
     if group_by or time_column:
-        stratify_by = None  # where a group or a time goes is settled, whatever the shares
+        stratify_by = None  # groups and times determine the parts, whatever the proportions
     stratum_type = frame.collect_schema().get(stratify_by or "", pl.Null())
     if stratum_type.is_nested() or stratum_type == pl.Binary:
         raise ValueError(
-            f"column {stratify_by!r} holds {stratum_type}, which no part can have a share of; take a label "
+            f"column {stratify_by!r} holds {stratum_type}, which can't be stratified; use a label "
             "(stratify_by) of text, numbers or booleans"
         )
     together = [group_by] if group_by else list(key or [])
@@ -390,8 +391,8 @@ def assign(
         parts = _by_time(frame, time_column, fractions)
     elif together and not stratify_by:
         hashed = tables.row_hash(together, seed)
-        with tables.watched(frame, "hashing rows") as watched:
-            parts = watched.select(_by_hash(hashed, fractions)).pipe(tables.collect).to_series()
+        with tables.with_progress(frame, "hashing rows") as counted:
+            parts = counted.select(_by_hash(hashed, fractions)).pipe(tables.collect).to_series()
     elif together:
         found = _hashed(frame, together, [], stratify_by, seed)
         _require_one_stratum(found, str(stratify_by))
@@ -400,26 +401,26 @@ def assign(
         parts = _by_features(frame, fractions, stratify_by, exclude_columns, repeated_rows, seed)
         what = "the table has too few rows"
         if repeated_rows == "together":
-            what += " with different features (repeated_rows='spread' takes equal ones apart)"
+            what += " with different features (repeated_rows='spread' separates equal ones)"
     empty = _empty_part(parts, fractions)
     if empty is not None:
         raise ValueError(
             f"the {PARTS[empty]} part ({fractions[empty]:g} of {rows} rows) would be empty: {what}; "
-            "change the fractions or the way to split"
+            "change the fractions or the columns to split by"
         )
     return parts
 
 
 def times(frame: pl.LazyFrame, column: str) -> pl.Series:
-    """Read a column that rows are ordered by, named "time".
+    """Read the column to split by time, as a series named "time".
 
     Raises:
-        ValueError: It doesn't hold times or numbers, or some are missing.
+        ValueError: It doesn't hold times or numbers, or values are missing.
     """
     found = tables.select(frame, [column]).pipe(tables.collect).to_series().alias("time")
     dtype = found.dtype
     if not (dtype in (pl.Date, pl.Datetime) or dtype.is_numeric()):
-        raise ValueError(f"time column {column!r} holds {dtype}; it must hold timestamps, dates or numbers")
+        raise ValueError(f"time column {column!r} must hold timestamps, dates or numbers, not {dtype}")
     if dtype.is_float():
         found = found.fill_nan(None)
     if found.null_count():
@@ -437,21 +438,21 @@ def identities(
     exclude_columns: Sequence[str] = (),
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Say which rows stay together, and what each part gets equal shares of, as `assign` does.
+    """Return the identity and the stratum of each row, as `assign` determines them.
 
     Args:
         frame: The rows.
-        stratify_by: The label; its values are the strata, or its deciles.
+        stratify_by: The label, whose values or deciles are the strata.
         together: Columns whose equal values stay together; if none, copies of a row do.
-        exclude_columns: Columns that are no features.
+        exclude_columns: Columns that aren't features.
         seed: Seed of the hashes.
 
     Returns:
-        "hash" and "stratum" of each row, in order; rows of equal values in both stay together.
+        "hash" and "stratum" of each row, in order; rows that are equal in both stay together.
     """
     if together:
         found = _hashed(frame, together, [], stratify_by, seed)
-        if found.unique().height > found["hash"].n_unique():  # a group of several labels has no stratum
+        if found.unique().height > found["hash"].n_unique():  # groups with several labels have no stratum
             return found.with_columns(stratum=pl.lit(0))
     else:
         found = _feature_hashes(frame, stratify_by, exclude_columns, seed)
@@ -467,8 +468,8 @@ def part(frame: pl.LazyFrame, parts: pl.Series, name: str) -> pl.LazyFrame:
     """Return the rows of one part, lazily and in order.
 
     Args:
-        frame: The rows that were given to `assign`.
-        parts: What `assign` returned for them.
+        frame: The rows that were passed to `assign`.
+        parts: The result of `assign` for them.
         name: One of `PARTS`.
     """
     column = "part"
@@ -511,16 +512,16 @@ def _feature_hashes(
 def _hashed(
     frame: pl.LazyFrame, columns: Sequence[str], others: Sequence[str], stratify_by: str | None, seed: int
 ) -> pl.DataFrame:
-    """Return "hash" of the columns of each row, "stratum" and, where there are others, "rest" of them."""
+    """Return for each row the "hash" of the columns, the "stratum" and, if there are others, their "rest"."""
     wanted = [tables.row_hash(columns, seed) if columns else pl.lit(0, pl.UInt64)]
     wanted += [tables.column(stratify_by).alias("stratum")] if stratify_by else []
     wanted += [tables.row_hash(others, seed).alias("rest")] if others else []
-    with tables.watched(frame, "hashing rows") as watched:
-        return watched.select(wanted[0].alias("hash"), *wanted[1:]).pipe(tables.collect)
+    with tables.with_progress(frame, "hashing rows") as counted:
+        return counted.select(wanted[0].alias("hash"), *wanted[1:]).pipe(tables.collect)
 
 
 def _repeated(found: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Give the rows whose hash occurs more than once, with their number in "row", bucket by bucket."""
+    """Yield the rows whose hash occurs more than once, with their index in "row", bucket by bucket."""
     buckets = found.height // _BUCKET_ROWS + 1
     for bucket in range(buckets):
         chosen = found.lazy().with_row_index("row").filter(pl.col("hash") % buckets == bucket)
@@ -528,10 +529,10 @@ def _repeated(found: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 
 def _choice(found: pl.DataFrame) -> str:
-    """Return what to do with rows of equal features: "together", "spread", or "none" if there are none.
+    """Choose how to treat rows of equal features: "together", "spread", or "none" if there are none.
 
-    A copy of a row has the label of its original. Different cases with equal features sooner or later
-    differ in the label, and there are many of them.
+    A copy of a row has the label of the original. Different cases with equal features are numerous, and some
+    of them have different labels.
     """
     distinct = found.height
     for rows in _repeated(found):
@@ -545,7 +546,7 @@ def _choice(found: pl.DataFrame) -> str:
 
 
 def _joined(found: pl.DataFrame, label: str | None) -> pl.DataFrame:
-    """Give rows with equal hashes one stratum, the smallest of theirs, so that they stay together."""
+    """Give rows with equal hashes the same stratum, the smallest of theirs, so that they stay together."""
     strata = _strata(found["stratum"], label) if label else None
     repeated = 0
     for rows in _repeated(found.select("hash", *([] if strata is None else [strata]))):
@@ -559,18 +560,18 @@ def _joined(found: pl.DataFrame, label: str | None) -> pl.DataFrame:
 
 
 def _spread(found: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Give rows with equal hashes new ones, from their number among each other.
+    """Give rows with equal hashes new hashes, derived from a number within the group.
 
-    They are numbered in the order of what else they hold, and rows that differ in nothing can change places,
-    so the order of the rows doesn't matter.
+    The numbers follow the order of the rows' other columns, and identical rows are interchangeable, so the
+    order of the table doesn't matter.
     """
     hashes = found["hash"]
     moved = 0
     for rows in _repeated(found):
         place = pl.int_range(pl.len())
         first = pl.when(pl.col("hash").ne_missing(pl.col("hash").shift())).then(place).forward_fill()
-        numbered = rows.sort(pl.exclude("row"), maintain_order=True).with_columns(number=place - first)
-        further = numbered.filter(pl.col("number") > 0)
+        ordered = rows.sort(pl.exclude("row"), maintain_order=True).with_columns(number=place - first)
+        further = ordered.filter(pl.col("number") > 0)
         moved += further.height
         hashes = hashes.scatter(
             further["row"], further.select(tables.row_hash(["hash", "number"], seed)).to_series()
@@ -594,7 +595,7 @@ def _three(in_train: pl.Expr, in_train_or_validation: pl.Expr, fractions: Sequen
     return (
         pl.when(in_train)
         .then(0)
-        # Rounding must not leave a sliver to a part that must be empty.
+        # Rounding must not leave a few rows to a part that must be empty.
         .when(pl.lit(fractions[2] == 0) | in_train_or_validation)
         .then(1)
         .otherwise(2)
@@ -611,8 +612,8 @@ def _require_one_stratum(found: pl.DataFrame, column: str) -> None:
     mixed = found.unique().height - found["hash"].n_unique()
     if mixed:
         raise ValueError(
-            f"{mixed} keys have rows with different values of {column!r}, whose values are spread over the "
-            "parts, so the rows of a key can't stay together; correct these rows, or take the key for a group"
+            f"{mixed} keys have rows with different values of {column!r}, by which the parts are stratified, "
+            "so the rows of a key can't stay together; correct these rows, or pass the key as group_by"
         )
 
 
@@ -621,21 +622,21 @@ def _cut(found: pl.DataFrame, stratify_by: str | None, fractions: Sequence[float
         return found.select(_by_hash(pl.col("hash"), fractions)).to_series()
     found = found.select("hash", _strata(found["stratum"], stratify_by))
     train, validation = (
-        pl.col("hash") <= _last(found, share) for share in (fractions[0], fractions[0] + fractions[1])
+        pl.col("hash") <= _last(found, fraction) for fraction in (fractions[0], fractions[0] + fractions[1])
     )
     assigned = _three(train, validation, fractions)
-    # At once, this would take the memory that the ranges save.
+    # In slices; all rows at once would need the memory that the ranges save.
     return pl.concat([some.select(assigned) for some in found.iter_slices(_SLICE_ROWS)])["part"]
 
 
-def _last(found: pl.DataFrame, share: float) -> pl.Expr:
-    """Return the largest hash within a share of the rows of each stratum; null where that is no row.
+def _last(found: pl.DataFrame, fraction: float) -> pl.Expr:
+    """Return the largest hash within a fraction of the rows of each stratum; null if that is no row.
 
-    Counts in equal ranges of the hashes tell where the cut is, so that only few hashes are sorted.
+    Counts in equal ranges of hashes locate the cut, so that only few hashes are sorted.
     """
     ranges = found.lazy().with_columns((pl.col("hash") // (2**64 // _RANGES)).alias("range"))
     counts = ranges.group_by("stratum", "range").agg(pl.len().cast(pl.Int64).alias("rows"))
-    rank = (pl.col("rows").sum().over("stratum") * share).round().cast(pl.Int64)
+    rank = (pl.col("rows").sum().over("stratum") * fraction).round().cast(pl.Int64)
     before = pl.col("rows").cum_sum().over("stratum", order_by="range") - pl.col("rows")
     places = counts.with_columns(place=rank - before).filter(pl.col("place").is_between(1, pl.col("rows")))
     inside = ranges.join(places, on=["stratum", "range"], nulls_equal=True).group_by("stratum")
@@ -656,8 +657,8 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
     if 2 * distinct > len(values):
         raise ValueError(
             f"column {column!r} has {distinct} distinct values in {len(values)} rows, such as "
-            f"{next(iter(values.drop_nulls()), None)!r}, too many to spread over the parts; take another "
-            "label (stratify_by)"
+            f"{next(iter(values.drop_nulls()), None)!r}, too many to stratify by; use another label "
+            "(stratify_by)"
         )
     return values
 
@@ -668,6 +669,6 @@ def _by_time(frame: pl.LazyFrame, column: str, fractions: Sequence[float]) -> pl
 
 
 def _by_rank(rank: pl.Expr, count: pl.Expr, fractions: Sequence[float]) -> pl.Expr:
-    """Cut where the rounded shares end; equal values share the lowest rank and so never straddle a cut."""
+    """Cut at the rounded fractions; equal values have the same, lowest rank, so they stay together."""
     train, validation = fractions[0], fractions[0] + fractions[1]
     return _three(rank <= (count * train).round(), rank <= (count * validation).round(), fractions)

@@ -1,4 +1,4 @@
-"""Learn from a training table which numbers stand for its free text."""
+"""Learn numeric features of free text from a training table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Both bound memory and time: the rows that are learned from, and their characters.
+# Maximum rows to learn from, and their maximum characters; both bound memory and time.
 _MAX_ROWS = 50_000
 _MAX_CHARACTERS = 20_000_000
 _MAX_TERMS = 10_000
-# A term of fewer rows says nothing about others.
+# Minimum number of rows with a term; rarer ones don't generalize.
 _MIN_ROWS = 3
 _COMPONENTS = 20
 _FOLDS = 5
 _ALPHA = 1.0
-# Beyond, there are no scores: each costs six regressions.
+# With more classes there are no scores, because each needs six regressions.
 _MAX_CLASSES = 20
 
 
 class TextFeatures(TransformerMixin, BaseEstimator):
-    """Turn columns of free text into components of their words and scores of what these say of the label.
+    """Transform columns of free text into components of their words and scores that predict the label.
 
-    The words and pairs of words of a row are weighted by their inverse document frequency and scaled to
-    length 1 (TF-IDF of binary counts). Components are the truncated singular value decomposition of these
-    rows, as in latent semantic analysis (Deerwester et al. 1990). Scores are ridge regressions of the label,
-    or of each class if there are several, on the same rows; for a training row they are learned from others,
-    so that the training features don't leak its label.
+    The words and word pairs of a row are weighted by their inverse document frequency and scaled to length 1
+    (TF-IDF of binary counts). Components are a truncated singular value decomposition of these vectors, as in
+    latent semantic analysis (Deerwester et al. 1990). Scores are ridge regressions of the label, or of each
+    class if there are several, on the same vectors; they are cross-fitted, so that a training row's features
+    don't leak its label.
 
     Args:
         target_type: "continuous", "binary" or "multiclass".
-        seed: Decides the sample of rows, the folds of the scores, and the start of the decomposition.
+        seed: Seed of the sample of rows, the folds for the scores, and the decomposition.
     """
 
     def __init__(self, target_type: str, seed: int = 0):
@@ -52,7 +52,7 @@ class TextFeatures(TransformerMixin, BaseEstimator):
         return self
 
     def fit_transform(self, frame: "pd.DataFrame", y: Array) -> Array:  # type: ignore[override]
-        """Learn, and return the features of the same rows, their scores as learned from other rows."""
+        """Learn, and return the features of the same rows with cross-fitted scores."""
         self.feature_names_in_ = np.asarray(frame.columns, dtype=object)
         self.vocabularies_: list[str] = []
         self.weights_: list[Array] = []
@@ -61,7 +61,7 @@ class TextFeatures(TransformerMixin, BaseEstimator):
         return np.column_stack([self._learn(frame[name].tolist(), goals) for name in frame.columns])
 
     def transform(self, frame: "pd.DataFrame") -> Array:
-        """Return a float64 matrix, the features of one column side by side."""
+        """Return a float64 matrix with the features of each column side by side."""
         fitted = zip(self.vocabularies_, self.weights_, frame.columns, strict=True)
         return np.column_stack(
             [words.Encoder(known, weights).encode(frame[name].tolist()) for known, weights, name in fitted]
@@ -93,7 +93,7 @@ class TextFeatures(TransformerMixin, BaseEstimator):
 
 
 def _goals(y: Array, target_type: str) -> Array:
-    """Return what the scores predict, rows by scores."""
+    """Return the targets of the scores, rows by scores."""
     if target_type == "continuous":
         numbers = np.asarray(y, dtype=float)
         scaled: Array = (numbers - numbers.mean()) / (numbers.std() or 1.0)
@@ -107,21 +107,21 @@ def _goals(y: Array, target_type: str) -> Array:
 
 
 def _sample(texts: Sequence[str | None], random: Any) -> Array:
-    """Return the places of the rows to learn from, in order: those that have text, or some of them."""
+    """Return the indices of the rows to learn from, in order: all rows with text, or a sample of them."""
     order: Array = random.permutation(np.flatnonzero([text is not None for text in texts]))
     lengths = np.array([min(len(texts[place] or ""), words.MAX_CHARACTERS) for place in order], dtype=int)
     return np.sort(order[lengths.cumsum() <= _MAX_CHARACTERS][:_MAX_ROWS])
 
 
 def _tf_idf(texts: Sequence[str]) -> tuple[list[str], Array, Any]:
-    """Return the terms that most texts have, their inverse document frequencies and the sparse matrix."""
+    """Return the most frequent terms, their inverse document frequencies and the sparse TF-IDF matrix."""
     from scipy.sparse import csr_matrix
 
     frequencies: Counter[str] = Counter()
     for text in texts:
         frequencies.update(words.terms(text))
     common = [(-count, term) for term, count in frequencies.items() if count >= _MIN_ROWS]
-    # A term that no text has keeps the shapes alike where no term is common.
+    # A dummy term keeps the shapes valid if no term is common.
     known = sorted(term for _, term in sorted(common)[:_MAX_TERMS]) or [""]
     places = {term: place for place, term in enumerate(known)}
     found = [sorted(places[term] for term in words.terms(text) if term in places) for text in texts]
@@ -143,14 +143,14 @@ def _components(rows: Any, random: Any) -> Array:
     width = min(_COMPONENTS, *(size - 1 for size in rows.shape))
     if width < 1:
         return np.zeros((1, rows.shape[1]))
-    # Of one thread the sums are the same on any number of processors.
+    # With one thread, sums are the same on any number of processors.
     with threadpool_limits(1):
         found: Array = TruncatedSVD(width, random_state=random).fit(rows).components_
     return found
 
 
 def _scores(rows: Any, goals: Array, random: Any) -> tuple[Array, Array]:
-    """Return cross-fitted scores, rows by scores, and the coefficients of all rows, scores by terms."""
+    """Return cross-fitted scores (rows by scores), and coefficients fitted on all rows (scores by terms)."""
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import KFold
 

@@ -1,4 +1,4 @@
-"""The few scikit-learn building blocks of our own that a saved model may hold."""
+"""Our own scikit-learn transformers and estimators, which a saved model may hold."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -18,11 +18,11 @@ _DAYS_OF_A_YEAR = 360
 
 
 class RawColumns(TransformerMixin, BaseEstimator):
-    """Bring the rows that a server hands over to the columns and types that the model was trained on.
+    """Convert the rows of a request to the columns and types that the model was trained on.
 
     Args:
         types: Column name to type (integer, number, boolean, string, timestamp, date), in training order.
-        optional: Columns that may be left out; their values are then missing.
+        optional: Columns that requests may leave out; their values are then missing.
     """
 
     def __init__(self, types: Mapping[str, str], optional: Sequence[str] = ()):
@@ -34,7 +34,7 @@ class RawColumns(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, frame: "pd.DataFrame") -> "pd.DataFrame":
-        """Return the frame as `tables.to_pandas` would give it."""
+        """Return the frame in the form of `tables.to_pandas`."""
         import polars as pl
 
         from flowparts import tables
@@ -51,17 +51,17 @@ class RawColumns(TransformerMixin, BaseEstimator):
 
 
 class TimestampFeatures(TransformerMixin, BaseEstimator):
-    """Turn timestamps into year, month, day of week (Monday is 0), hour, days since 1970 and waves.
+    """Transform timestamps into year, month, day of week (Monday is 0), hour, days since 1970 and waves.
 
-    Waves are `clock.WAVES` and, of columns that span a year, `clock.YEAR_WAVES`: in less, the season can't be
-    told from a trend. Missing timestamps become NaN.
+    Waves are `clock.WAVES` and, for columns that span a year, `clock.YEAR_WAVES`: in a shorter span, the
+    season can't be told from a trend. Missing timestamps become NaN.
 
     Args:
-        hours: Whether there is a time of day; without, no hour and no waves of it are made.
-        waves: Whether waves are made.
+        hours: Whether there is a time of day, for the hour and its waves.
+        waves: Whether to add waves.
     """
 
-    # Saved before there were waves, an object has no such attributes of its own.
+    # Defaults for objects that were saved before there were waves.
     waves = False
     yearly_: Sequence[bool] = ()
 
@@ -70,7 +70,7 @@ class TimestampFeatures(TransformerMixin, BaseEstimator):
         self.waves = waves
 
     def fit(self, frame: "pd.DataFrame", y: object = None) -> Self:  # noqa: ARG002
-        """Remember the columns' names, and which of them span a year."""
+        """Store the columns' names, and which of them span a year."""
         self.feature_names_in_ = np.asarray(frame.columns, dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
         spans = [(frame[name].max() - frame[name].min()).days for name in frame.columns]
@@ -78,7 +78,7 @@ class TimestampFeatures(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, frame: "pd.DataFrame") -> Array:
-        """Return a float64 matrix, the features of one column side by side."""
+        """Return a float64 matrix with the features of each column side by side."""
         parts = []
         for name, yearly in zip(frame.columns, self.yearly, strict=True):
             moments = frame[name].dt
@@ -107,25 +107,25 @@ class TimestampFeatures(TransformerMixin, BaseEstimator):
 
     @property
     def widths(self) -> list[int]:
-        """How many features each column has."""
+        """The number of features of each column."""
         common = 4 + bool(self.hours) + len(clock.WAVES) * bool(self.hours and self.waves)
         return [common + len(clock.YEAR_WAVES) * yearly for yearly in self.yearly]
 
     @property
     def yearly(self) -> Sequence[bool]:
-        """Which columns have waves of the year."""
+        """Whether each column has waves of the year."""
         return self.yearly_ or [False] * len(self.feature_names_in_)
 
 
 class Float32(TransformerMixin, BaseEstimator):
-    """Round features to 32 bits, as the tables that estimators are trained on store them."""
+    """Round features to 32 bits, like the tables that estimators are trained on."""
 
     def fit(self, matrix: Array, y: object = None) -> Self:  # noqa: ARG002
         """Learn nothing."""
         return self
 
     def transform(self, matrix: Array) -> Array:
-        """Return the matrix as float32; a value beyond 32 bits becomes the largest, not infinite."""
+        """Return the matrix as float32, clipped to its range so that no value becomes infinite."""
         limit = np.finfo(np.float32).max
         return np.clip(matrix, -limit, limit).astype(np.float32)
 
@@ -134,11 +134,11 @@ class Float32(TransformerMixin, BaseEstimator):
 
 
 class EncodedLabels(ClassifierMixin, BaseEstimator):
-    """A classifier of any labels made of one that only takes 0 to k - 1.
+    """Let a classifier that only takes labels 0 to k - 1 learn any labels.
 
     Args:
-        estimator: The classifier to train on the labels' positions; it is trained itself, not a copy, so that
-            a saved model holds it once.
+        estimator: The classifier to train on the encoded labels. It isn't cloned, so that a saved model holds
+            it only once.
     """
 
     def __init__(self, estimator: Any):
@@ -147,7 +147,7 @@ class EncodedLabels(ClassifierMixin, BaseEstimator):
     def fit(
         self, matrix: Array, labels: Array, eval_set: Sequence[tuple[Array, Array]] = (), **options: Any
     ) -> Self:
-        """Train on the labels' positions among the sorted distinct ones; options go to the classifier."""
+        """Train on the labels' indices among the sorted distinct labels; options go to the classifier."""
         self.classes_, positions = np.unique(labels, return_inverse=True)
         if eval_set:
             options["eval_set"] = [(held, np.searchsorted(self.classes_, truth)) for held, truth in eval_set]
@@ -155,11 +155,11 @@ class EncodedLabels(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, matrix: Array) -> Array:
-        """Return original labels."""
+        """Return the original labels."""
         predicted: Array = self.classes_[np.asarray(self.estimator.predict(matrix), dtype=int)]
         return predicted
 
     def predict_proba(self, matrix: Array) -> Array:
-        """Return a column for each class, in the order of `classes_`."""
+        """Return the probabilities, a column for each class in the order of `classes_`."""
         probabilities: Array = self.estimator.predict_proba(matrix)
         return probabilities

@@ -1,4 +1,4 @@
-"""Pages for people: charts, tables and the page around them."""
+"""HTML reports: charts, tables and the page around them."""
 
 from flowparts.reports._text import Block, format_number
 from flowparts.reports.charts import bars, heatmap, histogram, lines, scatter

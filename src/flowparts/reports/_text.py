@@ -1,4 +1,4 @@
-"""Values as readers read them, and text that HTML can hold."""
+"""Format values for readers, and clean text for HTML."""
 
 import math
 import unicodedata
@@ -15,7 +15,7 @@ _MISSING = "\N{EN DASH}"
 
 
 def format_number(value: object) -> str:
-    """Write a value for a reader: four significant digits, thousands separated, a dash if missing."""
+    """Format a value for readers: four significant digits, thousands separators, a dash if missing."""
     if value is None:
         return _MISSING
     if isinstance(value, bool):
@@ -41,7 +41,7 @@ def format_number(value: object) -> str:
 
 
 def clean(text: str) -> str:
-    """Make any string one that HTML can hold: no control characters, no lone surrogates."""
+    """Replace the characters that HTML can't hold: control characters and lone surrogates."""
     if isinstance(text, Markup):
         return text
     return "".join(
@@ -55,14 +55,14 @@ def cell(value: object) -> str:
 
 def numeric(values: Iterable[Any]) -> bool:
     filled = [value for value in values if value is not None and value != ""]
-    return bool(filled) and all(_is_number(value) or _is_share(value) for value in filled)
+    return bool(filled) and all(_is_number(value) or _is_percentage(value) for value in filled)
 
 
 def _is_number(value: object) -> bool:
     return hasattr(value, "__float__") and not isinstance(value, bool | str)
 
 
-def _is_share(value: object) -> bool:
+def _is_percentage(value: object) -> bool:
     return isinstance(value, str) and value.endswith("%") and value[:-1].strip().replace(".", "").isdecimal()
 
 

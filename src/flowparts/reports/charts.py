@@ -19,10 +19,10 @@ _COLOURS = 8
 _DASHES = ("", "7 4", "2 4")
 
 
-_CHARACTER = 6.9  # average width in pixels of a character at the charts' 12 px
+_CHARACTER = 6.9  # average width of a character in pixels, at the charts' font size of 12 px
 
 
-_BEYOND = 1e300  # differences of larger numbers overflow
+_BEYOND = 1e300  # differences between larger numbers overflow
 
 
 def bars(
@@ -34,9 +34,9 @@ def bars(
     """Draw horizontal bars from zero.
 
     Args:
-        values: Name -> length, drawn in this order; what is not finite gets no bar.
+        values: Name -> length, drawn in this order; values that aren't finite get no bar.
         errors: Name -> low and high end of an interval around the value.
-        label: What is measured, written below the axis.
+        label: Label of the axis.
         width: Natural width of the drawing in pixels.
     """
     if not values:
@@ -98,14 +98,14 @@ def histogram(
     width: int = _WIDTH,
     height: int = 200,
 ) -> Block:
-    """Draw how many values fall between neighbouring edges.
+    """Draw the number of values in each bin.
 
     Args:
         edges: The bins' edges, ascending, one more than `counts`; numbers or timestamps.
-        counts: Values in each bin.
-        label: What is counted, written below the axis.
+        counts: Number of values in each bin.
+        label: Label of the axis.
         width: Natural width of the drawing in pixels.
-        height: Height that goes with it.
+        height: Natural height in pixels.
     """
     if not counts:
         return _nothing(label)
@@ -118,7 +118,7 @@ def histogram(
         return _nothing(label)
     shown = [_edge_text(edge) for edge in edges]
     if numbers[0] == numbers[-1]:
-        # All values are one: a narrow bar in the middle of a range that holds it.
+        # All values are equal: draw a narrow bar in the middle of a range around them.
         middle = min(max(numbers[0], -_BEYOND), _BEYOND)
         half = _HALF_A_DAY if isinstance(edges[0], datetime) else abs(middle) * 0.1 or 1.0
         numbers = [middle + half * (position / len(counts) - 0.5) / 5 for position in range(len(numbers))]
@@ -138,7 +138,7 @@ def histogram(
         start, end = across.place(numbers[index]), across.place(numbers[index + 1])
         peak = upright.place(count)
         if count:
-            # One value in a bin of millions must still be seen.
+            # A bin with a single value must be visible beside bins with millions.
             peak = min(peak, bottom - 1)
         marks.append(
             Markup(
@@ -166,13 +166,13 @@ def lines(
     y_label: str,
     diagonal: bool = False,
 ) -> Block:
-    """Draw one line for each series, with a legend where there are several.
+    """Draw one line for each series, with a legend if there are several.
 
     Args:
-        series: Name -> x and y of its points, in drawing order; a point that is not finite breaks the line.
-        x_label: What runs to the right.
-        y_label: What runs upwards.
-        diagonal: Give both axes the same range and draw x = y.
+        series: Name -> x and y of its points, in drawing order; a point that isn't finite breaks the line.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        diagonal: Whether to give both axes the same range and draw x = y.
     """
     points = {name: list(zip(map(float, x), map(float, y), strict=True)) for name, (x, y) in series.items()}
     plot = _Plot.around([point for line in points.values() for point in line], x_label, y_label, diagonal)
@@ -209,14 +209,14 @@ def lines(
 def scatter(
     x: Sequence[float], y: Sequence[float], x_label: str, y_label: str, diagonal: bool = False
 ) -> Block:
-    """Draw points; more than about 2,000 make the page heavy, so the caller thins them.
+    """Draw points; more than about 2,000 make the page heavy, so callers should sample them.
 
     Args:
-        x: Positions to the right; a point that is not finite is left out.
-        y: Positions upwards, one for each x.
-        x_label: What runs to the right.
-        y_label: What runs upwards.
-        diagonal: Give both axes the same range and draw x = y.
+        x: Horizontal positions; points that aren't finite are left out.
+        y: Vertical positions, one for each x.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        diagonal: Whether to give both axes the same range and draw x = y.
     """
     points = [point for point in zip(map(float, x), map(float, y), strict=True) if all_finite(*point)]
     plot = _Plot.around(points, x_label, y_label, diagonal)
@@ -238,21 +238,21 @@ def heatmap(
     row_label: str = "",
     column_label: str = "",
 ) -> Block:
-    """Draw a matrix as coloured cells with their numbers; negative numbers get a second colour.
+    """Draw a matrix as coloured cells with their numbers; negative numbers have another colour.
 
     Args:
-        matrix: One sequence for each row; what is not finite stays blank.
+        matrix: One sequence for each row; values that aren't finite stay blank.
         rows: The rows' names.
         columns: The columns' names.
-        row_label: What the rows are.
-        column_label: What the columns are.
+        row_label: Label of the vertical axis.
+        column_label: Label of the horizontal axis.
     """
     if not rows or not columns:
         return _nothing(row_label)
     numbers = [[float(value) for value in line] for line in matrix]
     top_value = max((abs(value) for line in numbers for value in line if math.isfinite(value)), default=0.0)
     texts = [
-        [format_number(given) if math.isfinite(float(given)) else "" for given in line] for line in matrix
+        [format_number(value) if math.isfinite(float(value)) else "" for value in line] for line in matrix
     ]
     widest = max(_text_width(text) for line in texts for text in line)
     names = max(_text_width(_fit(str(name), 130)) for name in rows)
@@ -315,7 +315,7 @@ def heatmap(
 
 @dataclass(frozen=True)
 class _Axis:
-    """Maps values between `low` and `high` to pixels between `start` and `end`."""
+    """Map values between `low` and `high` to pixels between `start` and `end`."""
 
     low: float
     high: float
@@ -327,7 +327,7 @@ class _Axis:
     def over(
         cls, low: float, high: float, start: float, end: float, loose: bool = False, whole: bool = False
     ) -> "_Axis":
-        """Choose readable ticks; `loose` widens the range to ticks, `whole` allows whole numbers only."""
+        """Choose readable ticks; `loose` extends the range to the next ticks, `whole` keeps integers only."""
         pixels = abs(end - start)
         upright = start > end
         for room in range(max(1, int(pixels / (44 if upright else 36))), 0, -1):
@@ -337,7 +337,7 @@ class _Axis:
             if loose:
                 first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
             else:
-                # A range that just misses a tick is widened to it.
+                # A range that just misses a tick is extended to it.
                 near = 0.03 * (high - low) / step
                 first, last = math.ceil(low / step - near), math.floor(high / step + near)
             ticks = [(number * step, _tick_text(number * step, step)) for number in range(first, last + 1)]
@@ -349,7 +349,7 @@ class _Axis:
 
     @classmethod
     def over_time(cls, low: float, high: float, start: float, end: float) -> "_Axis":
-        """Choose ticks on the calendar; values are seconds since 1970."""
+        """Choose calendar ticks; values are seconds since 1970."""
         low, high = max(low, _seconds(datetime.min)), min(high, _seconds(datetime.max))
         for room in range(max(1, int((end - start) / 36)), 0, -1):
             ticks = _time_ticks(low, high, room)
@@ -358,8 +358,8 @@ class _Axis:
         return cls(low, high, start, end, ticks)
 
     def place(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
+        fraction = (value - self.low) / (self.high - self.low)
+        return self.start + min(max(fraction, 0.0), 1.0) * (self.end - self.start)
 
 
 @dataclass(frozen=True)
@@ -406,7 +406,7 @@ class _Plot:
         return self.across.place(x), self.upright.place(y)
 
     def path(self, line: Sequence[tuple[float, float]]) -> str:
-        """Return path data; a point between two gaps becomes a dot through the line's round cap."""
+        """Return path data; an isolated point becomes a dot through the line's round cap."""
         parts, pen_down = [], False
         for x, y in line:
             if not all_finite(x, y):
@@ -489,7 +489,7 @@ def _seconds(moment: datetime) -> float:
 
 
 def _extent(numbers: Iterable[float]) -> tuple[float, float]:
-    """Return the range of the finite numbers, widened where it has no width that can be drawn."""
+    """Return the range of the finite numbers, widened if it is too narrow to draw."""
     finite = [min(max(number, -_BEYOND), _BEYOND) for number in numbers if math.isfinite(number)] or [0.0]
     low, high = min(finite), max(finite)
     size = max(abs(low), abs(high))
@@ -500,7 +500,7 @@ def _extent(numbers: Iterable[float]) -> tuple[float, float]:
 
 
 def _grid_below(axis: _Axis, top: float, bottom: float, width: float = _WIDTH) -> Markup:
-    """Draw upright grid lines and the labels of a horizontal axis below them."""
+    """Draw vertical grid lines and the labels of a horizontal axis below them."""
     drawn = (
         Markup('<path class="grid-line" d="M{:.1f} {}V{}"/>').format(axis.place(value), top, bottom)
         for value, _ in axis.ticks
@@ -519,7 +519,7 @@ def _labels_below(axis: _Axis, bottom: float, width: float) -> Markup:
 
 
 def _grid_beside(axis: _Axis, left: float, right: float) -> Markup:
-    """Draw level grid lines and the labels of an upright axis beside them."""
+    """Draw horizontal grid lines and the labels of a vertical axis beside them."""
     return Markup("").join(
         Markup('<path class="grid-line" d="M{:.1f} {:.1f}H{}"/>{}').format(
             left, axis.place(value), right, _text(left - 6, axis.place(value) + 4, text, "end")
@@ -541,7 +541,7 @@ def _sideways(x: float, y: float, text: str) -> Markup:
 
 
 def _figure(width: float, height: float, label: str, marks: Iterable[Markup], caption: str = "") -> Markup:
-    # A drawing wider than a card keeps its size and scrolls; any other one fills the card.
+    # A drawing wider than a card keeps its size and scrolls; others fill the card.
     size = "keep" if width > 700 else ""
     limit = "" if size else f"max-width:{width * 1.15:.0f}px"
     return Markup(

@@ -1,8 +1,8 @@
-"""Pages for people: one self-contained HTML file each, with inline styles and SVG charts.
+"""Build reports as self-contained HTML files, with inline styles and SVG charts.
 
-No script and no network: a page opens from disk, in an air-gapped cluster's UI and on paper, in light and in
-dark. Equal input gives equal bytes. Text is escaped wherever it comes from; a `Block` is HTML that this
-module, or a caller knowingly, has made.
+Pages need no script and no network: they open from disk and in an air-gapped cluster's UI, can be printed,
+and support light and dark mode. Equal input gives equal bytes. All text is escaped; a `Block` is HTML that
+this module, or a caller deliberately, created.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _LEVELS = ("good", "bad", "note")
 
 
 def page(title: str, *blocks: Block, subtitle: str = "") -> str:
-    """Return a whole HTML document."""
+    """Return a complete HTML document."""
     from jinja2 import Environment, PackageLoader
 
     templates = Environment(loader=PackageLoader("flowparts.reports", "."), autoescape=True, trim_blocks=True)
@@ -30,7 +30,7 @@ def section(heading: str, *blocks: Block) -> Block:
 
 
 def grid(*blocks: Block, narrow: bool = False) -> Block:
-    """Lay blocks out as cards, side by side where there is room: two to a row, or three narrow ones."""
+    """Lay blocks out as cards, side by side if there is space: two to a row, or three narrow ones."""
     cells = (Markup('<div class="cell">{}</div>').format(block) for block in blocks)
     style = "grid narrow" if narrow else "grid"
     return Markup('<div class="{}">{}</div>').format(style, Markup("\n").join(cells))
@@ -50,7 +50,7 @@ def pictures(captioned: Sequence[tuple[bytes, str]]) -> Block:
 
 
 def facts(values: Mapping[str, object]) -> Block:
-    """Show a few numbers that matter as tiles: name -> value."""
+    """Show key figures as tiles: name -> value."""
     tiles = []
     for name, value in values.items():
         text = cell(value)
@@ -62,7 +62,7 @@ def facts(values: Mapping[str, object]) -> Block:
 
 
 def table(rows: Sequence[Mapping[str, object]], caption: str = "") -> Block:
-    """Show rows of equal keys; a column of numbers is aligned right, a cell may be a Block."""
+    """Show rows with the same keys as a table; numeric columns are right-aligned, cells may be Blocks."""
     if not rows:
         return Markup('<p class="muted">{}</p>').format(clean(f"{caption}: none" if caption else "None."))
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -89,7 +89,7 @@ def table(rows: Sequence[Mapping[str, object]], caption: str = "") -> Block:
 
 
 def callout(text: str, level: str = "note") -> Block:
-    """Say one thing that the reader must not miss.
+    """Show a highlighted message.
 
     Args:
         text: The message; a Block may hold markup.
@@ -104,10 +104,10 @@ def callout(text: str, level: str = "note") -> Block:
 
 
 def tag(text: str, level: str = "note") -> Block:
-    """Mark something in a table or a heading with a word: "good", "bad" or "note"."""
+    """Return a coloured label for a table cell or a heading; its level is "good", "bad" or "note"."""
     return Markup('<span class="tag {}">{}</span>').format(level, clean(text))
 
 
 def _breaking(text: str) -> str:
-    """Let only text with a very long word break inside words; else narrow columns would tear short ones."""
+    """Return the style that lets words break, for very long ones only; in narrow columns any word would."""
     return "long" if any(len(word) > 28 for word in text.split()) and not isinstance(text, Markup) else ""

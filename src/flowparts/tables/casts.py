@@ -8,7 +8,7 @@ from flowparts import tables
 from flowparts.tables.schema import type_of
 from flowparts.util import times
 
-# By the names of `schema.type_of`.
+# Types as `schema.type_of` names them.
 NUMBERS = ("integer", "number", "boolean")
 _MOMENTS = ("timestamp", "date")
 _ISO_8601 = (
@@ -21,27 +21,28 @@ _ISO_8601 = (
 
 
 def conform(frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
-    """Select the named columns, cast to what the model was trained on; infinity becomes missing.
+    """Select the named columns, cast to the types that the model was trained on; infinity becomes null.
 
     Args:
         frame: Rows; further columns are ignored.
         types: Column name to type, as `schema.type_of` names it.
 
     Raises:
-        ValueError: A column is not there, or a value can't be cast; the sentence names both.
+        ValueError: A column is missing, or a value can't be cast; the message names column and value.
     """
     tables.require_columns(frame, types, "feature column")
-    # Under a plain name, as what Polars does with a column alone takes some names for patterns.
+    # Under a neutral name, because Polars' operations on a series take some names for patterns.
     cast = (_cast(frame[name].alias("values"), kind, name).alias(name) for name, kind in types.items())
     return frame.select(cast)
 
 
 def stacked(first: pl.LazyFrame, second: pl.LazyFrame) -> pl.LazyFrame:
-    """Put the rows of a table after those of another; columns that only one of them has are left out.
+    """Append the rows of a second table to a first; columns that only one of them has are left out.
 
     Args:
-        first: Its types count; numbers take the wider type of both.
-        second: Columns of other types are cast as `conform` does, and its rows then held in memory.
+        first: Rows; the result has its types, except that numbers get the wider type of both.
+        second: Rows to append; if a column has another type, it is cast as by `conform`, and all rows are
+            held in memory.
 
     Raises:
         ValueError: A value of the second table can't be cast.
@@ -60,7 +61,7 @@ def stacked(first: pl.LazyFrame, second: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _needs_cast(wanted: pl.DataType, found: pl.DataType) -> bool:
-    # Without any value, a column has no type of its own.
+    # A column without any value has no type of its own.
     both_numbers = wanted.is_numeric() and found.is_numeric()
     return wanted != found and not both_numbers and pl.Null not in (wanted, found)
 
@@ -101,7 +102,7 @@ def _to_moment(column: pl.Series, kind: str, name: str) -> pl.Series:
 
 
 def _parse_moments(column: pl.Series) -> pl.Series:
-    """Read what `times.parse` reads."""
+    """Parse the same times as `times.parse`."""
     text = column.set(~column.str.contains(f"^(?:{times.PATTERN})$"), None)
     text = text.str.replace(" UTC", "Z", literal=True).str.strip_chars(" ")
     text = text.str.replace(" ", "T", literal=True)
@@ -119,5 +120,5 @@ def _parse_moments(column: pl.Series) -> pl.Series:
 
 def _wrong(column: pl.Series, kind: str, name: str, values: Sequence[object]) -> str:
     value = f"{values[0]!r}" if values else str(column.dtype)
-    form = " in ISO 8601, of the years 1 to 9999" if kind in _MOMENTS else ""
-    return f"feature column {name!r} holds {kind} values in the training table; {value} isn't one{form}"
+    form = " in ISO 8601 (years 1 to 9999)" if kind in _MOMENTS else ""
+    return f"feature column {name!r} must hold {kind} values{form}, as in training, not {value}"

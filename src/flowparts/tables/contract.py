@@ -1,6 +1,6 @@
 """The table contract: a directory of Parquet files, read and written lazily with bounded memory.
 
-A missing value is a null. NaN does not occur: it becomes null when a table is written.
+A missing value is null. NaN doesn't occur: it becomes null when a table is written.
 """
 
 import hashlib
@@ -19,47 +19,49 @@ from flowparts.util.names import hint, listed
 if TYPE_CHECKING:
     import pandas as pd
 
-# Polars reads row groups far ahead, so that memory would grow with the table; measured, one is as fast.
+# Polars reads many row groups ahead, so memory would grow with the table; one is as fast, as measured.
 os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
-# A sentence that names more columns than this is not read.
+# Maximum number of columns that an error message names.
 _MOST_NAMED = 10
 
-# Small row groups take less memory wherever a table is written or read; a multiple of what DuckDB handles.
+# Small row groups need less memory for reading and writing; a multiple of DuckDB's vector size.
 ROW_GROUP_ROWS = 61_440
 
-# Columns that row groups of this size are meant for; of wider tables they have fewer rows.
+# Maximum number of columns for row groups of this size; in wider tables they have fewer rows.
 _GROUP_COLUMNS = 64
 _LEAST_GROUP_ROWS = 2_048
 
-# What Python code sees of a table at once.
+# Rows that Python code gets at once.
 _CHUNK_ROWS = 25_000
-# Of a table that holds images, which take more memory than a row of numbers.
+# The same for tables of images, which take more memory than numbers.
 _IMAGES_AT_ONCE = 500
 
-# A file without rows beside those that hold them: its footer describes the table. Readers of a directory of
-# Parquet files don't notice it; Polars would refuse a directory that holds a file of another kind.
+# A Parquet file without rows, whose footer describes the table. Other readers of the directory ignore it;
+# Polars would refuse a directory with a file of another format.
 _FACTS_FILE = "part-facts.parquet"
 _FACTS_KEY = "flowparts"
 
 
 class Description(TypedDict):
-    """What there is to say about a table.
+    """The description of a table.
+
+    The optional entries exist for tables from which rows were left out, and for the parts of a split.
 
     Attributes:
-        rows: Number of its rows.
-        columns: Names of its columns.
-        bytes: Of its files.
-        fingerprint: Stands for its content, as `fingerprint` says.
-        source: Where its rows come from (a URI or the table they were derived from); empty if unknown.
-        rows_left_out: Rows of the source that could be read but were left out: a sentence for each kind.
-        split: Of a part of a split: how it was split, a sentence.
-        split_warning: Likewise: empty if there is nothing to warn of.
-        kept_together: Likewise: columns whose equal values are in one part.
-        time_column: Likewise: column by which the rows of each part are later than those of the one before;
-            empty if they aren't.
+        rows: Number of rows.
+        columns: Names of the columns.
+        bytes: Size of the files.
+        fingerprint: Fingerprint of the content, from `fingerprint`.
+        source: Origin of the rows (a URI or the table they were derived from); empty if unknown.
+        rows_left_out: Readable rows of the source that were left out: a sentence for each kind.
+        split: How the table was split, in one sentence.
+        split_warning: Warning about the split; empty if there is none.
+        kept_together: Columns whose equal values are in the same part.
+        time_column: Column by which the rows of each part are later than those of the part before; empty if
+            the split wasn't by time.
     """
 
     rows: int
@@ -78,7 +80,7 @@ def scan(path: str | Path) -> pl.LazyFrame:
     """Open a table without reading its rows.
 
     Raises:
-        ValueError: There is no table at `path`, or its files are damaged or don't belong together.
+        ValueError: There is no table at `path`, or its files are damaged or don't match.
     """
     directory = Path(path)
     if not directory.is_dir():
@@ -90,21 +92,21 @@ def scan(path: str | Path) -> pl.LazyFrame:
     for file, schema in zip(files, schemas, strict=True):
         if schema != schemas[0]:
             raise ValueError(
-                f"{file} does not have the columns or types of {files[0].name} beside it; "
-                "a table's files must be alike"
+                f"{file} has other columns or types than {files[0].name}; all files of a table must have the "
+                "same: run the step that wrote the table again"
             )
-    # By name, not by pattern: Polars takes some characters of a path for one.
+    # Without globbing: Polars would take some characters of a path for a pattern.
     return pl.scan_parquet(files, glob=False)
 
 
 def _schema(file: Path) -> dict[str, pl.DataType]:
     try:
         return pl.read_parquet_schema(file)
-    # Polars panics at some footers, and that is no PolarsError.
+    # Polars panics on some footers, which isn't a PolarsError.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = errors.first_line(error)
         raise ValueError(
-            f"{file} is not a whole Parquet file ({reason}); run the step that wrote the table again"
+            f"{file} is not a complete Parquet file ({reason}); run the step that wrote the table again"
         ) from None
 
 
@@ -114,16 +116,16 @@ def write(
     source: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> Description:
-    """Write a table in streaming fashion; it appears whole or not at all.
+    """Write a table with bounded memory; it appears whole or not at all.
 
     Args:
         frame: Rows to write, in order. NaN is written as null.
-        path: The directory to make.
-        source: Where the rows come from (a URI or the table they were derived from).
-        facts: What else a later step must know about the rows, as JSON can hold it.
+        path: The directory to create.
+        source: Origin of the rows (a URI or the table they were derived from).
+        facts: Further entries of the description that later steps need, as JSON values.
 
     Returns:
-        What there is to say about the table, as `description` gives it.
+        The table's description, as `description` returns it.
     """
     with outputs.whole(path) as partial:
         partial.mkdir()
@@ -132,8 +134,8 @@ def write(
 
 
 def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
-    """Write rows in streaming fashion as one of the files of a table."""
-    with damage_told():
+    """Write rows with bounded memory as one of the files of a table."""
+    with reraise_as_damaged():
         frame.lazy().with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
             file,
             compression="zstd",
@@ -143,43 +145,43 @@ def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
 
 
 def group_rows(columns: int) -> int:
-    """Return how many rows a row group has in a file of so many columns."""
+    """Return the number of rows in a row group, by a file's number of columns."""
     rows = ROW_GROUP_ROWS * _GROUP_COLUMNS // max(columns, _GROUP_COLUMNS)
     return max(_LEAST_GROUP_ROWS, rows // _LEAST_GROUP_ROWS * _LEAST_GROUP_ROWS)
 
 
 def has_images(frame: pl.LazyFrame | pl.DataFrame) -> bool:
-    """Say whether a table holds encoded images."""
+    """Return whether a table holds encoded images."""
     return pl.Binary in frame.collect_schema().dtypes()
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:
-    """Compute a lazy frame in streaming fashion: `frame.pipe(collect)`.
+    """Compute a lazy frame with the streaming engine: `frame.pipe(collect)`.
 
     Raises:
-        ValueError: A file that it reads is damaged behind its intact footer.
+        ValueError: A file that it reads is damaged although its footer is intact.
     """
-    with damage_told():
+    with reraise_as_damaged():
         return frame.collect(engine="streaming")
 
 
 def batches(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
-    """Compute a lazy frame bit by bit: give its rows in order, so many at a time.
+    """Compute a lazy frame in batches, and yield its rows in order, at most `rows` at a time.
 
     Raises:
-        ValueError: A file that it reads is damaged behind its intact footer.
+        ValueError: A file that it reads is damaged although its footer is intact.
     """
-    with damage_told():
+    with reraise_as_damaged():
         for batch in frame.collect_batches(chunk_size=rows, maintain_order=True, engine="streaming"):
             yield from batch.iter_slices(rows)
 
 
 @contextmanager
-def watched(frame: pl.LazyFrame, what: str) -> Iterator[pl.LazyFrame]:
-    """Give the same rows, for one pass over them; the log says how far it is.
+def with_progress(frame: pl.LazyFrame, what: str) -> Iterator[pl.LazyFrame]:
+    """Yield the same rows for one pass over them, whose progress is logged.
 
     Args:
-        frame: The rows, of a file.
+        frame: The rows of a file.
         what: The work, for the log, such as "checking rules".
     """
     done = 0
@@ -194,8 +196,8 @@ def watched(frame: pl.LazyFrame, what: str) -> Iterator[pl.LazyFrame]:
 
 
 @contextmanager
-def damage_told() -> Iterator[None]:
-    """Raise ValueError instead where a file that Polars reads is damaged behind its intact footer."""
+def reraise_as_damaged() -> Iterator[None]:
+    """Turn Polars' error for a file that is damaged although its footer is intact into a ValueError."""
     try:
         yield
     except pl.exceptions.ComputeError as error:
@@ -214,13 +216,13 @@ def in_chunks(
     schema: Mapping[str, pl.DataType],
     what: str,
 ) -> pl.LazyFrame:
-    """Apply a function to chunks of a table, lazily, in order and one at a time; the log says how far it is.
+    """Apply a function to the chunks of a table, lazily, in order and one at a time; progress is logged.
 
-    Unlike with `LazyFrame.map_batches`, memory does not depend on how many chunks Polars reads ahead.
+    Unlike with `LazyFrame.map_batches`, memory doesn't depend on how many chunks Polars reads ahead.
 
     Args:
         frame: The rows.
-        function: Makes the result's rows from those of a chunk, which has at least one.
+        function: Returns the result's rows for a chunk of at least one row.
         schema: The result's columns.
         what: The work, for the log, such as "scoring".
     """
@@ -247,15 +249,15 @@ def in_chunks(
 
 
 def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None = None) -> Description:
-    """Measure a table and write down in it what was found, for `description`.
+    """Describe a table and store the description in it.
 
     Args:
         path: The table.
-        source: Where its rows come from (a URI or the table they were derived from).
-        further: What else there is to say.
+        source: Origin of its rows (a URI or the table they were derived from).
+        further: Further entries of the description.
 
     Returns:
-        What `description` gives from now on.
+        The description, which `description` returns from now on.
     """
     described = cast(Description, {**_measured(path), "source": source, **(further or {})})
     with outputs.whole(Path(path) / _FACTS_FILE) as partial:
@@ -265,10 +267,10 @@ def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None
 
 
 def description(path: str | Path) -> Description:
-    """Return what there is to say about a table; one that this package didn't write is measured.
+    """Return the description of a table; it is computed for tables that this package didn't write.
 
     Raises:
-        ValueError: There is no table at `path`, or its files are damaged or don't belong together.
+        ValueError: There is no table at `path`, or its files are damaged or don't match.
     """
     scan(path)
     file = Path(path) / _FACTS_FILE
@@ -285,13 +287,13 @@ def description(path: str | Path) -> Description:
 
 
 def provenance(path: str | Path) -> dict[str, Any]:
-    """Return what a table says of its rows' past: which rows were left out, and how it was split.
+    """Return the provenance of a table's rows: which rows were left out, and how the table was split.
 
-    A table that is derived from it row by row must say the same, as `facts` of `write`: a training keeps the
-    groups of a split together by it, and doesn't mix rows that were split by time.
+    Pass it on, as `facts` of `write`, to a table that is derived row by row: it tells a training which groups
+    the split kept together, and that rows split by time must not be mixed.
 
     Raises:
-        ValueError: As `description`.
+        ValueError: As for `description`.
     """
     return {name: fact for name, fact in description(path).items() if name in Description.__optional_keys__}
 
@@ -307,25 +309,25 @@ def _measured(path: str | Path) -> dict[str, Any]:
 
 
 def _files(path: str | Path) -> list[Path]:
-    """Return the files that hold a table's rows, in their order."""
+    """Return the files with a table's rows, in order."""
     return sorted(file for file in Path(path).glob("*.parquet") if file.name != _FACTS_FILE)
 
 
 def row_count(frame: pl.LazyFrame) -> int:
-    """Return the number of rows; Parquet answers this from its footer."""
+    """Return the number of rows, which Parquet stores in its footer."""
     return int(frame.select(pl.len()).pipe(collect).item())
 
 
 def fingerprint(frame: pl.LazyFrame | pl.DataFrame) -> str:
-    """Return 16 hexadecimal digits that stand for a table's content.
+    """Return a fingerprint of a table's content, 16 hexadecimal digits.
 
-    Equal for the same columns (names, types, order) and the same rows, in whatever order and in however many
-    files the rows are stored; it holds across machines and versions, as `row_hash` does.
+    It is equal for equal columns (names, types, order) and equal rows, whatever their order and the number of
+    files, and the same on all machines and versions, like `row_hash`.
     """
     lazy = frame.lazy()
     schema = lazy.collect_schema()
-    with watched(lazy, "fingerprinting") as watched_rows:
-        sums = watched_rows.select(pl.len(), row_hash(schema.names()).sum().alias("total"))
+    with with_progress(lazy, "fingerprinting") as counted:
+        sums = counted.select(pl.len(), row_hash(schema.names()).sum().alias("total"))
         rows, total = sums.pipe(collect).row(0)
     columns = [(name, str(dtype.base_type())) for name, dtype in schema.items()]
     return hashlib.sha256(json.dumps([columns, rows, total]).encode()).hexdigest()[:16]
@@ -334,8 +336,8 @@ def fingerprint(frame: pl.LazyFrame | pl.DataFrame) -> str:
 def row_hash(columns: Iterable[str], seed: int = 0) -> pl.Expr:
     """Return an expression that hashes the given columns of each row to UInt64, the same on every machine.
 
-    XXH3 (64 bits, see https://xxhash.com) of the bytes that polars_hash makes of a row in version 1 of its
-    encoding: those of the values' meaning, so that integers of any width and equal times hash alike.
+    It is XXH3 (64 bits, see https://xxhash.com) of a row in version 1 of polars_hash's encoding, which
+    depends on the meaning of values: integers of any width and equal times have equal hashes.
     """
     from polars_hash import hash_rows
 
@@ -343,12 +345,12 @@ def row_hash(columns: Iterable[str], seed: int = 0) -> pl.Expr:
 
 
 def column(name: str) -> pl.Expr:
-    """Return the expression of a column, whatever its name: Polars takes `*` and `^...$` for patterns."""
+    """Return the expression of a column by its literal name: `pl.col` takes `*` and `^...$` for patterns."""
     return pl.selectors.by_name(name).as_expr()
 
 
 def select(frame: Frame, names: Iterable[str]) -> Frame:
-    """Return the named columns, whatever the names; see `column`."""
+    """Select columns by their literal names; see `column`."""
     return frame.select(pl.selectors.by_name(*names))
 
 
@@ -357,8 +359,8 @@ def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], 
 
     Args:
         frame: The table.
-        columns: Names that must be there.
-        role: What the column is to the caller ("label column", "key column"), for the message.
+        columns: Names of the required columns.
+        role: Role of the columns ("label column", "key column"), for the error message.
     """
     present = frame.collect_schema().names()
     for name in columns:
@@ -369,10 +371,10 @@ def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], 
 
 
 def require_rows(frame: pl.LazyFrame, what: str = "the table") -> int:
-    """Return the number of rows; raise ValueError when there are none."""
+    """Return the number of rows; raise ValueError if there are none."""
     rows = row_count(frame)
     if rows == 0:
-        raise ValueError(f"{what} has no rows")
+        raise ValueError(f"{what} has no rows, and needs at least one")
     return rows
 
 
@@ -381,11 +383,11 @@ def require_times(frame: pl.LazyFrame | pl.DataFrame, name: str, role: str = "ti
     require_columns(frame, [name], role)
     dtype = frame.collect_schema()[name]
     if not isinstance(dtype, pl.Date | pl.Datetime):
-        raise ValueError(f"{role} {name!r} holds {dtype}; it must hold timestamps or dates")
+        raise ValueError(f"{role} {name!r} must hold timestamps or dates, not {dtype}")
 
 
 def to_pandas(frame: pl.DataFrame) -> "pd.DataFrame":
-    """Convert to the pandas frame that estimators get, the same in training and in serving.
+    """Convert to the pandas frame that estimators take, the same in training and in serving.
 
     Numbers and booleans become float64 with NaN for null, text and categories become objects with None,
     dates and timestamps become datetime64.

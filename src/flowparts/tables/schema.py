@@ -1,4 +1,4 @@
-"""The schema contract: what every column of a table must be, inferred once, edited by people, kept in git.
+"""The schema contract: rules for each column of a table, inferred once, edited by people and kept in git.
 
 The file is JSON, one line for each column:
 
@@ -11,17 +11,17 @@ The file is JSON, one line for each column:
       ]
     }
 
-- `additional_columns`: whether a table may hold columns that the schema doesn't name; false if left out.
-- `name`: The column; it must be in the table.
-- `type`: "integer", "number" (whole numbers are fine too), "string", "boolean", "timestamp", "date" or
+- `additional_columns`: whether a table may have columns that aren't in the schema; default: false.
+- `name`: name of the column, which the table must have.
+- `type`: "integer", "number" (integers are accepted too), "string", "boolean", "timestamp", "date" or
   "image" (the bytes of an image file).
-- `nullable`: whether values may be missing; false if left out.
-- `unique`: whether no value may occur twice; false if left out. Missing values don't count.
-- `minimum`, `maximum`: the smallest and largest value allowed of an integer, number, timestamp or date; the
-  last two in ISO 8601, in UTC where nothing else is said.
-- `categories`: all values that a string or integer may have.
+- `nullable`: whether values may be missing; default: false.
+- `unique`: whether all values must differ, ignoring missing ones; default: false.
+- `minimum`, `maximum`: smallest and largest allowed value of an integer, number, timestamp or date; the last
+  two in ISO 8601, in UTC unless they have an offset.
+- `categories`: all allowed values of a string or integer.
 
-What is left out is not checked, so a rule that is too tight is loosened by deleting it.
+Bounds and categories that are left out are not checked, so delete one that is too strict.
 """
 
 import json
@@ -43,18 +43,19 @@ TYPES = ("integer", "number", "string", "boolean", "timestamp", "date", "image")
 ORDERED = ("integer", "number", "timestamp", "date")
 
 MAX_CATEGORIES = 50
-# A text column is a category when its values come back this often, and an id column when it has this many.
+# Minimum mean number of rows for each value of a categorical text column.
 _ROWS_PER_CATEGORY = 10
+# Minimum number of rows to infer that a column is unique.
 _MIN_ROWS_UNIQUE = 20
 _NUMERIC = {"integer": pl.Int64, "number": pl.Float64}
 _MAX_EXAMPLES = 5
-# Rows whose values are held in memory at once while looking for duplicates.
+# Rows held in memory at once in the search for duplicates.
 _ROWS_PER_PART = 500_000
 
 
 @dataclass
 class Column:
-    """What one column must be; the module's docstring says what each field means."""
+    """The rules for one column; the module's docstring describes each field."""
 
     name: str
     type: str
@@ -65,7 +66,7 @@ class Column:
     categories: list[Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form, without what says nothing."""
+        """Return the JSON form, without defaults."""
         return {
             key: value
             for key, value in asdict(self).items()
@@ -75,14 +76,14 @@ class Column:
 
 @dataclass
 class Schema:
-    """What the columns of a table must be."""
+    """The rules for the columns of a table."""
 
     columns: list[Column] = field(default_factory=list)
     additional_columns: bool = False
 
     @property
     def types(self) -> dict[str, str]:
-        """The type of each column by name."""
+        """The type of each column, by name."""
         return {column.name: column.type for column in self.columns}
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,36 +95,36 @@ class Schema:
         }
 
     @classmethod
-    def from_dict(cls, given: Any) -> "Schema":
-        """Check the JSON form, which a person may have edited, and read it.
+    def from_dict(cls, value: Any) -> "Schema":
+        """Check and parse the JSON form, which people may have edited.
 
         Raises:
-            ValueError: Something in it is unknown, missing, of the wrong kind or contradicts itself.
+            ValueError: It holds unknown, missing, mistyped or contradictory values.
         """
-        content = _keys("the schema", given, ("version", "additional_columns", "columns"))
+        content = _keys("the schema", value, ("version", "additional_columns", "columns"))
         if content.get("version") != VERSION:
-            raise ValueError(f"the schema's version is {content.get('version')!r}, it must be {VERSION}")
+            raise ValueError(f"the schema's version must be {VERSION}, not {content.get('version')!r}")
         if not isinstance(content.get("columns"), list) or not content["columns"]:
             raise ValueError("the schema's 'columns' must be a list of at least one column")
         columns = [_column(number, item) for number, item in enumerate(content["columns"], 1)]
         names = [column.name for column in columns]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"the schema names column {twice!r} twice; keep one of them")
+            raise ValueError(f"the schema lists column {twice!r} twice; keep one of them")
         return cls(columns, _flag("the schema", content, "additional_columns"))
 
 
 @dataclass
 class Anomaly:
-    """One rule that one column breaks.
+    """A rule that a column violates.
 
     Attributes:
         column: The column's name.
         rule: "missing_column", "unexpected_column", "type", "null", "minimum", "maximum", "category" or
             "duplicate".
-        expected: What the schema asks for, in words.
-        count: Rows that break the rule; for a duplicate, rows that repeat a value already seen.
-        examples: Up to five different values that break it, as JSON values.
+        expected: The schema's requirement, in words.
+        count: Number of rows that violate the rule; for duplicates, rows that repeat an earlier value.
+        examples: Up to five distinct values that violate it, as JSON values.
     """
 
     column: str
@@ -133,7 +134,7 @@ class Anomaly:
     examples: list[Any] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe the violation in one line."""
         shown = ", ".join(map(str, self.examples))
         rows = f"{self.count:,} row{'' if self.count == 1 else 's'}"
         return f"column {self.column!r}: {self.rule}, expected {self.expected}: {rows}" + (
@@ -145,7 +146,7 @@ def type_of(name: str, dtype: pl.DataType) -> str:
     """Return the schema type of a column's Polars type.
 
     Raises:
-        ValueError: The column holds something else, such as lists.
+        ValueError: The column has another type, such as lists.
     """
     if dtype.is_integer():
         return "integer"
@@ -163,7 +164,7 @@ def type_of(name: str, dtype: pl.DataType) -> str:
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         return "string"
     raise ValueError(
-        f"column {name!r} holds {dtype}, which is none of {', '.join(TYPES)}; convert it or leave it out"
+        f"column {name!r} holds {dtype}; types are: {', '.join(TYPES)}; convert it or leave it out"
     )
 
 
@@ -172,11 +173,11 @@ def types_of(frame: pl.LazyFrame) -> dict[str, str]:
     return {name: type_of(name, dtype) for name, dtype in frame.collect_schema().items()}
 
 
-def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Rename the columns to "0", "1", ... and give each the plain form that rules and statistics work on.
+def positional(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Rename the columns to "0", "1", ... and normalize their types for rules and statistics.
 
-    Names are free of what Polars reads as a pattern; text is String, numbers with decimals are Float64,
-    timestamps are UTC microseconds without a zone.
+    The names hold nothing that Polars reads as a pattern. Text is String, numbers with decimals are Float64,
+    and timestamps are UTC microseconds without a zone.
     """
     plain = []
     renamed = frame.rename({name: str(index) for index, name in enumerate(frame.collect_schema())})
@@ -190,24 +191,25 @@ def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
         elif dtype in (pl.Categorical, pl.Enum, pl.Null):
             column = column.cast(pl.String)
         elif not (dtype.is_integer() or dtype in (pl.Boolean, pl.Date, pl.String)):
-            # No rule looks into lists and the like: only whether they are there, and that they are such.
+            # Rules see only whether values of other types, such as lists, are missing, and their type.
             column = pl.when(column.is_not_null()).then(pl.lit(str(dtype))).alias(name)
         plain.append(column)
     return renamed.select(plain)
 
 
 def infer(frame: pl.LazyFrame) -> Schema:
-    """Describe a table by the tightest schema that it satisfies; loosen it by hand before reusing it.
+    """Infer a strict schema that a table satisfies; relax it by hand before validating other tables with it.
 
-    A column is nullable when it holds nulls. Numbers, timestamps and dates get the smallest and largest value
-    as bounds, unless it is infinite. Text gets categories when it has at most 50 different values, each in 10
-    rows on average. Integers and text are unique when there are at least 20 rows and no two alike.
+    A column is nullable if it holds nulls. Numbers get their smallest and largest value as bounds, timestamps
+    and dates only their smallest; an infinite value is no bound. Text gets categories if it has at most 50
+    distinct values, with 10 rows each on average. Integers and text are unique if there are at least 20 rows
+    and all values differ.
 
     Raises:
-        ValueError: The table has no rows, or a column of no schema type.
+        ValueError: The table has no rows, or a column's type isn't a schema type.
     """
     types = types_of(frame)
-    plain = numbered(frame)
+    plain = positional(frame)
     rows = tables.require_rows(frame)
     sums = {}
     for index, kind in enumerate(types.values()):
@@ -217,16 +219,16 @@ def infer(frame: pl.LazyFrame) -> Schema:
             sums |= {f"{index} minimum": value.min(), f"{index} maximum": value.max()}
         if kind in ("integer", "string"):
             sums[f"{index} distinct"] = value.approx_n_unique()
-    with tables.watched(plain, "looking at every column") as watched:
-        seen = watched.select(**sums).pipe(tables.collect).row(0, named=True)
+    with tables.with_progress(plain, "inferring the schema") as counted:
+        seen = counted.select(**sums).pipe(tables.collect).row(0, named=True)
     columns = []
     for index, (name, kind) in enumerate(types.items()):
         column = Column(name, kind, nullable=seen[f"{index} nulls"] > 0)
-        # The number of different values is an estimate, some per cent off: it only says where to look.
+        # An estimate of the distinct values, a few per cent off, that only selects columns to check.
         about = seen.get(f"{index} distinct", 0)
         if kind in ORDERED:
             column.minimum = _bound_of(seen[f"{index} minimum"])
-            # The latest moment of today's data is no rule for tomorrow's.
+            # Tomorrow's data will be later than today's latest time.
             if kind in ("integer", "number"):
                 column.maximum = _bound_of(seen[f"{index} maximum"])
         if kind == "string" and 0 < about <= 2 * MAX_CATEGORIES:
@@ -238,16 +240,16 @@ def infer(frame: pl.LazyFrame) -> Schema:
 
 
 def _bound_of(value: Any) -> Any:
-    # Where infinity occurs, nothing is out of bounds.
+    # If infinity occurs, no value is out of bounds.
     return None if isinstance(value, float) and not math.isfinite(value) else plain_value(value)
 
 
 def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:
-    """Check a table against a schema and return every rule that is broken, in the schema's order.
+    """Check a table against a schema and return all violations, in the schema's order.
 
-    The counts are exact and come from one pass over the file; only examples of broken rules and the search
-    for duplicates read a column again. A column of the wrong type is checked for nulls only besides. Memory
-    does not grow with the table.
+    The counts are exact and need one pass over the file; only examples of violations and the search for
+    duplicates read a column again. Of a column with the wrong type, only nulls are checked as well. Memory
+    doesn't grow with the table.
 
     Raises:
         ValueError: The table has no rows.
@@ -255,7 +257,7 @@ def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:
     rows = tables.require_rows(frame)
     found = frame.collect_schema()
     position = {name: str(index) for index, name in enumerate(found)}
-    plain = numbered(frame)
+    plain = positional(frame)
     checks: list[_Check] = []
     anomalies: list[Anomaly] = []
     for column in schema.columns:
@@ -267,8 +269,8 @@ def validate(frame: pl.LazyFrame, schema: Schema) -> list[Anomaly]:
             checks += _checks(column, position[column.name], found[column.name])
     counts: tuple[int, ...] = ()
     if checks:
-        with tables.watched(plain, "checking every rule") as watched:
-            sums = watched.select(check.bad.sum().alias(str(index)) for index, check in enumerate(checks))
+        with tables.with_progress(plain, "checking every rule") as counted:
+            sums = counted.select(check.bad.sum().alias(str(index)) for index, check in enumerate(checks))
             counts = sums.pipe(tables.collect).row(0)
     broken = [(check, count) for check, count in zip(checks, counts, strict=True) if count]
     shown = _examples(plain, [check for check, _ in broken])
@@ -300,9 +302,9 @@ def read(source: str | Path) -> Schema:
         try:
             files = sources.fetch(str(source), Path(folder))
         except ValueError as error:
-            raise ValueError(f"no schema: {error}") from None
+            raise ValueError(f"the schema can't be read: {error}") from None
         if len(files) > 1:
-            raise ValueError(f"the schema must be one file, but there are {len(files)} at {source}")
+            raise ValueError(f"the schema must be one file, not {len(files)}; name one of those at {source}")
         try:
             content = json.loads(files[0].path.read_bytes())
         except (ValueError, RecursionError) as error:
@@ -314,7 +316,7 @@ def read(source: str | Path) -> Schema:
 
 
 def write(schema: Schema, path: str | Path) -> None:
-    """Write a schema as JSON, one line for each column: a change of a column is a change of a line."""
+    """Write a schema as JSON, one line for each column, so that a changed column is one changed line."""
     content = schema.to_dict()
     lines = ",\n".join(
         "    " + json.dumps(column, ensure_ascii=False, allow_nan=False) for column in content["columns"]
@@ -327,15 +329,15 @@ def write(schema: Schema, path: str | Path) -> None:
 
 
 def summary(anomalies: list[Anomaly]) -> str:
-    """Say in one sentence what is wrong with a table."""
+    """Summarize the violations in one sentence."""
     shown = "; ".join(map(str, anomalies[:3]))
     more = f"; and {len(anomalies) - 3} more" if len(anomalies) > 3 else ""
     things = "1 anomaly" if len(anomalies) == 1 else f"{len(anomalies)} anomalies"
-    return f"the table breaks its schema, {things}: {shown}{more}"
+    return f"the table violates its schema, {things}: {shown}{more}"
 
 
 def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: bool) -> str:
-    """Return the HTML page of a validation; a table that no schema was given for is only described."""
+    """Return the HTML page of a validation; for an inferred schema, the page only describes the table."""
     from flowparts import reports
 
     rules = sum(
@@ -346,14 +348,14 @@ def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: boo
     wrong = {anomaly.column for anomaly in anomalies}
     blocks = [
         reports.callout(
-            f"{len(anomalies)} broken rule{'' if len(anomalies) == 1 else 's'} in {len(wrong)} "
-            f"column{'' if len(wrong) == 1 else 's'}: the table must not be used as it is.",
+            f"{len(anomalies)} violation{'' if len(anomalies) == 1 else 's'} in {len(wrong)} "
+            f"column{'' if len(wrong) == 1 else 's'}: don't use the table in this state.",
             "bad",
         )
         if anomalies
         else reports.callout(
-            "No schema was given: this one was inferred and describes the table. To hold later tables to it, "
-            "review it and give it as schema_uri.",
+            "No schema was given, so this one was inferred from the table. To validate later tables with it, "
+            "review it and pass it as schema_uri.",
             "note",
         )
         if is_inferred
@@ -370,7 +372,7 @@ def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: boo
                 "rule": anomaly.rule,
                 "expected": anomaly.expected,
                 "rows": anomaly.count,
-                "share": f"{anomaly.count / rows:.2%}",
+                "% of rows": f"{anomaly.count / rows:.2%}",
                 "examples": ", ".join(map(str, anomaly.examples)),
             }
             for anomaly in anomalies
@@ -384,7 +386,7 @@ def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: boo
             "minimum": _shown_bound(column.minimum),
             "maximum": _shown_bound(column.maximum),
             "also": "; ".join(_extras(column)),
-            "result": reports.tag("broken", "bad") if column.name in wrong else reports.tag("holds", "good"),
+            "result": reports.tag("invalid", "bad") if column.name in wrong else reports.tag("valid", "good"),
         }
         for column in schema.columns
     ]
@@ -393,7 +395,7 @@ def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: boo
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value as JSON can hold it: times in ISO 8601, infinity as text, long text cut."""
+    """Convert a value for JSON: times in ISO 8601, infinity as text, long text truncated."""
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
@@ -405,14 +407,14 @@ def plain_value(value: Any) -> Any:
 
 @dataclass
 class _Check:
-    """A rule on a column as an expression that is true where a row breaks it."""
+    """A rule for a column, as an expression that is true for rows that violate it."""
 
     column: str
     rule: str
     expected: str
     at: str
     bad: pl.Expr
-    telling: pl.Expr | None = None  # the rows whose values show best what is wrong
+    telling: pl.Expr | None = None  # true for the rows that make the best examples
 
 
 def _checks(column: Column, at: str, dtype: pl.DataType) -> list[_Check]:
@@ -432,7 +434,7 @@ def _checks(column: Column, at: str, dtype: pl.DataType) -> list[_Check]:
         kind = column.type
     if kind != column.type and not (kind == "integer" and column.type == "number"):
         wanted = _NUMERIC.get(column.type)
-        # One "n/a" makes text of a column of numbers: it is worth more as an example than the numbers.
+        # A single "n/a" makes a column of numbers text, so it is a better example than the numbers.
         odd = value.cast(wanted, strict=False).is_null() if wanted and kind == "string" else None
         rule("type", f"{column.type}, not {kind}", value.is_not_null(), odd)
         return checks
@@ -453,15 +455,15 @@ def _bound(kind: str, value: Any) -> Any:
     if kind == "timestamp":
         moment = times.parse(value)
         if moment is None:
-            raise ValueError(f"{value!r} is no time")
+            raise ValueError(f"{value!r} isn't a time")
         return moment
     return date.fromisoformat(value) if kind == "date" else value
 
 
 def _examples(plain: pl.LazyFrame, checks: list[_Check]) -> list[list[Any]]:
-    """Return the smallest (for a maximum, the largest) values that break each rule.
+    """Return the smallest (for a maximum, the largest) values that violate each rule.
 
-    One more value of every rule with each pass: what is held does not depend on how many rows are bad.
+    Each pass finds one more value of every rule, so memory doesn't depend on the number of violations.
     """
     found: list[list[Any]] = [[] for _ in checks]
     left = {index: check.telling for index, check in enumerate(checks) if check.rule != "null"}
@@ -475,8 +477,8 @@ def _examples(plain: pl.LazyFrame, checks: list[_Check]) -> list[list[Any]]:
                 bad = bad & ((value < found[index][-1]) if largest else (value > found[index][-1]))
             picked = value.filter(bad)
             asked.append((picked.max() if largest else picked.min()).alias(str(index)))
-        with tables.watched(plain, "looking for examples") as watched:
-            row = watched.select(asked).pipe(tables.collect).row(0, named=True)
+        with tables.with_progress(plain, "looking for examples") as counted:
+            row = counted.select(asked).pipe(tables.collect).row(0, named=True)
         for index in list(left):
             next_value = row[str(index)]
             if next_value is not None:
@@ -490,9 +492,9 @@ def _examples(plain: pl.LazyFrame, checks: list[_Check]) -> list[list[Any]]:
 
 
 def _duplicates(plain: pl.LazyFrame, at: str, rows: int) -> tuple[int, list[Any]]:
-    """Count rows that repeat a value, and give the smallest repeated values.
+    """Count the rows that repeat a value, and return the smallest repeated values.
 
-    Equal values have equal hashes, so each part of the hashes is searched by itself, within bounded memory.
+    Equal values have equal hashes, so each range of hashes is searched separately, with bounded memory.
     """
     value = pl.col(at)
     parts = rows // _ROWS_PER_PART + 1
@@ -518,12 +520,12 @@ def _categories(plain: pl.LazyFrame, at: str, filled: int) -> list[str] | None:
     return sorted(values.to_list()) if few else None
 
 
-def _column(number: int, given: Any) -> Column:
+def _column(number: int, value: Any) -> Column:
     keys = ("name", "type", "nullable", "unique", "minimum", "maximum", "categories")
-    content = _keys(f"column {number} of the schema", given, keys)
+    content = _keys(f"column {number} of the schema", value, keys)
     name = content.get("name")
     if not isinstance(name, str):
-        raise ValueError(f"column {number} of the schema has no 'name' that is text")
+        raise ValueError(f"column {number} of the schema must have a 'name' that is text, not {name!r}")
     where = f"column {name!r} of the schema"
     kind = content.get("type")
     if kind not in TYPES:
@@ -543,7 +545,7 @@ def _column(number: int, given: Any) -> Column:
     if column.minimum is not None and column.maximum is not None:
         low, high = _bound(kind, column.minimum), _bound(kind, column.maximum)
         if low > high:
-            raise ValueError(f"{where} has minimum {column.minimum} above its maximum {column.maximum}")
+            raise ValueError(f"{where} must not have minimum {column.minimum} above maximum {column.maximum}")
     if column.categories is not None:
         _check_categories(where, kind, column.categories)
     return column
@@ -558,13 +560,13 @@ def _check_bound(where: str, kind: str, key: str, value: Any) -> None:
         )
     if kind in ("integer", "number"):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{where} has {key} {value!r}, which is not a finite number")
+            raise ValueError(f"{where} has {key} {value!r}; it must be a finite number")
         return
     try:
         _bound(kind, value)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{where} has {key} {value!r}, which is not a {kind} in ISO 8601, such as "
+            f"{where} has {key} {value!r}; it must be a {kind} in ISO 8601, such as "
             + ("2026-01-31T12:00:00" if kind == "timestamp" else "2026-01-31")
         ) from None
 
@@ -580,17 +582,17 @@ def _check_categories(where: str, kind: str, values: Any) -> None:
         or not values
         or any(not isinstance(value, wanted) or isinstance(value, bool) for value in values)
     ):
-        raise ValueError(f"{where} has 'categories' that are not a list of at least one {kind}")
+        raise ValueError(f"{where} must have 'categories' that are a list of at least one {kind}")
 
 
-def _keys(where: str, given: Any, known: Iterable[str]) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{where} must be a JSON object, not {json.dumps(given)[:40]}")
-    for key in given:
+def _keys(where: str, value: Any, known: Iterable[str]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be a JSON object, not {json.dumps(value)[:40]}")
+    for key in value:
         if key not in (allowed := list(known)):
             near = names.hint(key, allowed)
             raise ValueError(f"{where} has an unknown key {key!r}; {near}keys are: {', '.join(allowed)}")
-    return given
+    return value
 
 
 def _flag(where: str, content: Mapping[str, Any], key: str) -> bool:
@@ -601,7 +603,7 @@ def _flag(where: str, content: Mapping[str, Any], key: str) -> bool:
 
 
 def _listed(values: list[Any]) -> str:
-    # Quotes make an empty text, and spaces at an end, visible.
+    # Quotes make empty text, and spaces at its ends, visible.
     texts = [str(value) for value in values]
     return names.listed((text if text and text.strip() == text else repr(text) for text in texts), 10)
 
@@ -610,7 +612,7 @@ def _shown_bound(value: Any) -> Any:
     from flowparts import reports
 
     if isinstance(value, str):
-        # A timestamp would be broken at its hyphens.
+        # A browser would break a timestamp at its hyphens.
         return reports.Block('<span class="number">{}</span>').format(value.replace("T", " "))
     return "" if value is None else value
 

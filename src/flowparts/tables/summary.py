@@ -1,17 +1,17 @@
-"""Mergeable statistics of a table: what a monitor compares with later data instead of the data itself.
+"""Mergeable statistics of a table, with which monitoring compares later data in place of the table itself.
 
-A summary depends on the rows alone, not on their order or on how they were divided: merging the summaries of
-two tables gives the summary of both, to the same numbers. Its memory is bounded whatever the table.
+A summary depends only on the rows, not on their order or partitioning: merging the summaries of two tables
+gives exactly the summary of both. Its size is bounded whatever the table.
 
 - Numbers, timestamps (microseconds since 1970) and lengths of text are counted in buckets. The 64 bits of a
-  double, read as an integer, are ordered as the doubles are; a bucket holds the doubles that share all bits
-  but the last `level`. The level is the smallest at which at most `MAX_BUCKETS` buckets hold a value: a
-  column of fewer different values is counted exactly, and any other in buckets that are as narrow as its
-  spread allows. Buckets of a higher level are unions of those of a lower one, which is why merging is exact.
-  (UDDSketch, https://doi.org/10.1109/ACCESS.2020.3015599, collapses buckets of logarithms in the same way.)
-- Categories are counted exactly up to `MAX_CATEGORIES` different ones. Of more, those with the smallest
-  hashes are counted exactly (a KMV sample, https://doi.org/10.1007/3-540-45726-7_1), and all of them by group
-  of hashes. Their texts aren't stored: a column of so many values holds identifiers or free text.
+  double, read as an integer, sort like the doubles; a bucket holds the doubles that share all bits except the
+  last `level`. The level is the smallest at which at most `MAX_BUCKETS` buckets are non-empty: a column with
+  fewer distinct values is counted exactly, and any other in buckets as narrow as its range allows. Buckets of
+  a higher level are unions of buckets of a lower one, which makes merging exact.
+  (UDDSketch, https://doi.org/10.1109/ACCESS.2020.3015599, collapses logarithmic buckets in the same way.)
+- Categories are counted exactly up to `MAX_CATEGORIES` distinct ones. If there are more, those with the
+  smallest hashes are counted exactly (a KMV sample, https://doi.org/10.1007/3-540-45726-7_1), and all of them
+  by group of hashes. Their texts aren't stored: a column with so many values holds identifiers or free text.
 """
 
 import json
@@ -34,10 +34,10 @@ HASH_GROUPS = 1_024
 ORDERED = ("integer", "number", "timestamp", "date")
 
 _TEXT_CHARACTERS = 60
-# Images whose pixels are looked at.
+# Maximum number of images to measure.
 _MOST_IMAGES = 2_000
 _ROWS_AT_ONCE = 131_072
-# Buckets that lie closer together than this are counted in an array, others by sorting.
+# Maximum range of keys that is counted in an array; wider ranges are counted by sorting.
 _DENSE = 1 << 18
 _VERSION = 1
 _FACTS_KEY = "flowparts"
@@ -50,14 +50,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Buckets:
-    """How many values lie in each bucket.
+    """The number of values in each bucket.
 
     Attributes:
-        level: Bits that the values of a bucket may differ in.
+        level: Number of last bits in which the values of a bucket may differ.
         keys: The buckets, ascending: the remaining bits.
-        counts: Values in each, at least 1.
-        minimum: The smallest value; infinity without any.
-        maximum: The largest.
+        counts: Number of values in each, at least 1.
+        minimum: The smallest value; infinity if there is none.
+        maximum: The largest value; minus infinity if there is none.
     """
 
     level: int = 0
@@ -72,12 +72,12 @@ class Buckets:
         return int(self.counts.sum())
 
     def at(self, level: int) -> "Buckets":
-        """Return the same values in the buckets of a level that is at least this one."""
+        """Return the same values in buckets of an equal or higher level."""
         keys, counts = _summed(self.keys >> np.int64(level - self.level), self.counts)
         return replace(self, level=level, keys=keys, counts=counts)
 
     def add(self, other: "Buckets") -> "Buckets":
-        """Return the buckets of the values of both."""
+        """Return the sum of both."""
         level = max(self.level, other.level)
         mine, others = self.at(level), other.at(level)
         order = np.argsort(np.concatenate([mine.keys, others.keys]), kind="stable")
@@ -87,31 +87,31 @@ class Buckets:
         return _bounded(Buckets(level, *_summed(keys, counts), minimum, maximum))
 
     def edges(self) -> tuple[Floats, Floats]:
-        """Return the smallest and the largest value that each bucket may hold, cut at the range."""
+        """Return the smallest and largest value that each bucket may hold, clipped to the range of values."""
         low = self.keys << np.int64(self.level)
         high = low + np.int64((1 << self.level) - 1)
-        # Beyond the largest number the bits are those of NaN, for which fmin and fmax take the other one.
+        # The bits beyond the largest number are those of NaN, which fmin and fmax ignore.
         return (
             np.fmin(np.fmax(_doubles(low), self.minimum), self.maximum),
             np.fmax(np.fmin(_doubles(high), self.maximum), self.minimum),
         )
 
-    def quantile(self, share: float) -> float:
-        """Return the value below which a share of the values lies, to the middle of its bucket."""
+    def quantile(self, fraction: float) -> float:
+        """Return a quantile of the values, as the middle of its bucket."""
         low, high = self.edges()
-        place = int(np.searchsorted(np.cumsum(self.counts), share * self.count))
+        place = int(np.searchsorted(np.cumsum(self.counts), fraction * self.count))
         place = min(place, len(low) - 1)
         return float(low[place] + (high[place] - low[place]) / 2)
 
 
 @dataclass(frozen=True)
 class Categories:
-    """How often each category occurs.
+    """The number of occurrences of each category.
 
     Attributes:
-        hashes: Of the categories that are counted, ascending; of all, unless `is_sampled`.
+        hashes: Hashes of the categories that are counted, ascending; of all categories, unless `is_sampled`.
         counts: Occurrences of each.
-        texts: Their first 60 characters; None where a sample was read from a file.
+        texts: The first 60 characters of each; None if a sample was read from a file.
         groups: Occurrences of all categories by the last bits of their hashes; empty unless `is_sampled`.
     """
 
@@ -122,25 +122,25 @@ class Categories:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether there are more categories than are counted one by one."""
+        """Whether there are more categories than are counted individually."""
         return len(self.groups) > 0
 
     @property
     def limit(self) -> int:
-        """The largest hash up to which every category is counted."""
+        """The hash up to which all categories are counted."""
         return int(self.hashes[-1]) if self.is_sampled else _LARGEST_HASH
 
     @property
     def distinct(self) -> int:
-        """The number of different categories; of a sample an estimate (standard error 3 %)."""
+        """The number of distinct categories; for a sample, an estimate (standard error 3 %)."""
         return round((len(self.hashes) - 1) / (self.limit / 2**64)) if self.is_sampled else len(self.hashes)
 
     def grouped(self) -> Ints:
-        """Return the occurrences by group of hashes, also where each category is counted."""
+        """Return the occurrences by group of hashes, even if each category is counted."""
         return self.groups if self.is_sampled else _groups(self.hashes, self.counts)
 
     def add(self, other: "Categories") -> "Categories":
-        """Return the categories of both."""
+        """Return the sum of both."""
         limit = np.uint64(min(self.limit, other.limit))
         hashes = np.concatenate([self.hashes, other.hashes])
         distinct, first, place = np.unique(hashes, return_index=True, return_inverse=True)
@@ -160,15 +160,15 @@ class Categories:
 
 @dataclass(frozen=True)
 class Column:
-    """What a summary holds of a column.
+    """Statistics of a column.
 
     Attributes:
         kind: Its schema type.
-        rows: Rows of the table.
-        nulls: Rows without a value.
-        infinite: Rows with an infinite number.
-        buckets: Of numbers, dates and timestamps the finite values; of text the lengths in characters.
-        categories: Of text and booleans.
+        rows: Number of rows of the table.
+        nulls: Number of rows without a value.
+        infinite: Number of rows with an infinite number.
+        buckets: The finite values of numbers, dates and timestamps; the lengths of text in characters.
+        categories: The values of text and booleans.
     """
 
     kind: str
@@ -189,12 +189,12 @@ class Column:
         return self.rows - self.nulls
 
     def add(self, other: "Column") -> "Column":
-        """Return the column of both tables.
+        """Return the statistics of the column in both tables together.
 
         Raises:
             ValueError: One holds numbers or times, and the other doesn't.
         """
-        # A column without any value may be of any type.
+        # A column without any value matches every type.
         kinds = {column.kind for column in (self, other) if column.values} or {self.kind}
         if len(kinds) > 1 and not (kinds == {"integer", "number"} or kinds == {"timestamp", "date"}):
             raise ValueError(f"holds {self.kind} values in one table and {other.kind} values in the other")
@@ -214,7 +214,7 @@ class Summary:
 
     Attributes:
         columns: Name to statistics.
-        facts: What else there is to say, as JSON can hold it, such as where the rows come from.
+        facts: Further facts as JSON values, such as the origin of the rows.
     """
 
     columns: dict[str, Column]
@@ -222,18 +222,20 @@ class Summary:
 
     @property
     def rows(self) -> int:
-        """The rows of the table."""
+        """The number of rows of the table."""
         return max((column.rows for column in self.columns.values()), default=0)
 
     def merge(self, other: "Summary") -> "Summary":
         """Return the summary of the rows of both tables, with the facts of this one.
 
         Raises:
-            ValueError: The tables have other columns, or of another type.
+            ValueError: The tables have different columns or types.
         """
         if self.columns.keys() != other.columns.keys():
             (odd, *_) = sorted(self.columns.keys() ^ other.columns.keys())
-            raise ValueError(f"column {odd!r} is in one of the summaries only; summarise equal columns")
+            raise ValueError(
+                f"column {odd!r} is in one of the summaries only; summarise the same columns of both tables"
+            )
         merged = {}
         for name, column in self.columns.items():
             try:
@@ -252,7 +254,7 @@ class Summary:
                 "nulls": column.nulls,
                 "infinite": column.infinite,
                 "level": column.buckets.level,
-                # Neighbours are close together, and small numbers take little room.
+                # Neighbouring keys are close together, and small differences compress well.
                 "steps": np.diff(column.buckets.keys, prepend=np.int64(0)).tolist(),
                 "counts": column.buckets.counts.tolist(),
                 "minimum": column.buckets.minimum,
@@ -285,17 +287,17 @@ _FILE = {
 
 
 def read(path: str | Path, what: str = "the summary") -> Summary:
-    """Read what `Summary.write` wrote.
+    """Read a summary that `Summary.write` wrote.
 
     Raises:
-        ValueError: There is no file, or it holds no summary.
+        ValueError: There is no file, or it isn't a summary.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{what} is not there: no file at {path}")
+        raise ValueError(f"{what} is missing: there is no file at {path}")
     try:
         facts = json.loads(pl.read_parquet_metadata(path)[_FACTS_KEY])
         if facts.pop("version") != _VERSION:
-            raise ValueError("it is of another version")
+            raise ValueError(f"its version isn't {_VERSION}")
         columns = {row["name"]: _column_of(row) for row in pl.read_parquet(path).iter_rows(named=True)}
     except (
         AttributeError,
@@ -306,7 +308,9 @@ def read(path: str | Path, what: str = "the summary") -> Summary:
         pl.exceptions.PanicException,
     ) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{what} at {path} is no summary of a table ({reason}); make it again") from None
+        raise ValueError(
+            f"{what} at {path} isn't a summary of a table ({reason}); run the step that wrote it again"
+        ) from None
     return Summary(columns, facts)
 
 
@@ -324,18 +328,18 @@ def _column_of(row: Mapping[str, Any]) -> Column:
 
 
 def summarise(frame: pl.LazyFrame, columns: Iterable[str] | None = None) -> Summary:
-    """Measure columns of a table in one pass; what is held in memory doesn't grow with the table.
+    """Summarise columns of a table in one pass, with memory that doesn't grow with the table.
 
-    An image column is described by numbers, each a column of its own: NAME.width and NAME.height in pixels,
-    NAME.kilobytes, NAME.brightness and NAME.contrast (mean and standard deviation of grey, 0 to 255),
-    NAME.red, NAME.green and NAME.blue. Of more than 2,000 images those with the smallest hashes are measured.
+    An image column becomes several numeric columns: NAME.width and NAME.height in pixels, NAME.kilobytes,
+    NAME.brightness and NAME.contrast (mean and standard deviation of grey, 0 to 255), NAME.red, NAME.green
+    and NAME.blue. If there are more than 2,000 images, those with the smallest hashes are measured.
 
     Args:
         frame: The table.
-        columns: Its columns to measure; all if None.
+        columns: The columns to summarise; default: all.
 
     Raises:
-        ValueError: The table has no rows, a column is not there or of no schema type, or an image is damaged.
+        ValueError: The table has no rows, a column is missing or has no schema type, or an image is damaged.
     """
     names = frame.collect_schema().names() if columns is None else list(columns)
     tables.require_columns(frame, names)
@@ -355,33 +359,33 @@ def _measured(frame: pl.LazyFrame, kinds: Mapping[str, str]) -> dict[str, Column
     columns = {name: Column(kind, 0, 0) for name, kind in kinds.items()}
     if not kinds:
         return columns
-    with tables.watched(schema.numbered(frame), "summarising") as watched:
-        for batch in tables.batches(watched, _ROWS_AT_ONCE):
+    with tables.with_progress(schema.positional(frame), "summarising") as counted:
+        for batch in tables.batches(counted, _ROWS_AT_ONCE):
             for index, name in enumerate(kinds):
                 columns[name] = _grown(columns[name], batch[str(index)])
     return columns
 
 
 def _grown(column: Column, values: pl.Series) -> Column:
-    """Return a column with more values, in the form of `schema.numbered`."""
-    there = values.drop_nulls()
-    nulls, infinite = len(values) - len(there), 0
+    """Add values, in the form of `schema.positional`, to the statistics of a column."""
+    filled = values.drop_nulls()
+    nulls, infinite = len(values) - len(filled), 0
     buckets, categories = column.buckets, column.categories
     if column.is_ordered:
-        moments = there.cast(pl.Datetime("us")) if column.kind == "date" else there
-        numbers = moments.to_physical().cast(pl.Float64).to_numpy()
+        ordered = filled.cast(pl.Datetime("us")) if column.kind == "date" else filled
+        numbers = ordered.to_physical().cast(pl.Float64).to_numpy()
         if column.kind == "number":
-            # NaN is missing here as in every table.
+            # NaN counts as missing, as in every table.
             missing = int(np.isnan(numbers).sum())
             finite = numbers[np.isfinite(numbers)]
             nulls, infinite = nulls + missing, len(numbers) - missing - len(finite)
             numbers = finite
         if len(numbers):
             buckets = buckets.add(_counted(numbers, None, buckets.level))
-    elif len(there):
-        text = there.cast(pl.String).alias("value")
+    elif len(filled):
+        text = filled.cast(pl.String).alias("value")
         tally = text.value_counts(name="count")
-        categories = categories.add(_told_apart(tally))
+        categories = categories.add(_categories(tally))
         if column.kind == "string":
             lengths = tally["value"].str.len_chars().cast(pl.Float64).to_numpy()
             times = tally["count"].cast(pl.Int64).to_numpy()
@@ -397,8 +401,8 @@ def _grown(column: Column, values: pl.Series) -> Column:
 
 
 def _counted(values: Floats, times: Ints | None, level: int) -> Buckets:
-    """Count finite values in buckets of a level, or of a higher one if these are too many."""
-    # Adding zero makes one zero of the two.
+    """Count finite values in buckets of a level, or of a higher one if there would be too many."""
+    # Adding zero turns -0.0 into 0.0.
     bits = (values + 0.0).view(np.int64)
     keys = (bits ^ ((bits >> np.int64(63)) & _WITHOUT_SIGN)) >> np.int64(level)
     low, high = int(keys.min()), int(keys.max())
@@ -415,7 +419,7 @@ def _counted(values: Floats, times: Ints | None, level: int) -> Buckets:
 
 
 def _summed(keys: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Return each of the ascending keys once, with the sum of its counts."""
+    """Return each of the sorted keys once, with the sum of its counts."""
     if not len(keys):
         return keys, counts
     first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -423,10 +427,10 @@ def _summed(keys: Ints, counts: Ints) -> tuple[Ints, Ints]:
 
 
 def _bounded(buckets: Buckets) -> Buckets:
-    """Return the same values in as many buckets as there may be."""
+    """Return the same values in at most `MAX_BUCKETS` buckets."""
     if len(buckets.keys) <= MAX_BUCKETS:
         return buckets
-    # Neighbours become one as soon as the highest bit in which they differ is left out.
+    # Two neighbours merge as soon as the highest bit in which they differ is dropped.
     differing = buckets.keys[1:] ^ buckets.keys[:-1]
     shift = 0
     while np.count_nonzero(differing >> np.int64(shift)) + 1 > MAX_BUCKETS:
@@ -435,11 +439,11 @@ def _bounded(buckets: Buckets) -> Buckets:
 
 
 def _doubles(keys: Ints) -> Floats:
-    """Return the doubles whose bits are in the order of these keys."""
+    """Return the doubles that belong to keys; the inverse of their order-preserving encoding."""
     return (keys ^ ((keys >> np.int64(63)) & _WITHOUT_SIGN)).view(np.float64)
 
 
-def _told_apart(tally: pl.DataFrame) -> Categories:
+def _categories(tally: pl.DataFrame) -> Categories:
     """Return the categories of a table of values and counts."""
     hashed = tally.select(tables.row_hash(["value"]).alias("hash"), "value", pl.col("count").cast(pl.Int64))
     is_sampled = hashed.height > MAX_CATEGORIES
@@ -459,7 +463,7 @@ def _groups(hashes: npt.NDArray[np.uint64], counts: Ints) -> Ints:
 
 
 def _image_statistics(frame: pl.LazyFrame, name: str) -> pl.LazyFrame:
-    """Measure the images of a column, a row each; see `summarise`."""
+    """Measure the images of a column, one row each; see `summarise`."""
     image = tables.select(frame, [name])
     hashes = image.select(tables.row_hash([name]).alias("hash")).pipe(tables.collect)["hash"]
     limit = hashes.bottom_k(_MOST_IMAGES).max()

@@ -1,1 +1,1 @@
-"""What every other room may use: files and their trees, sources, names, times, masking, progress."""
+"""Helpers for all other packages: files and directories, sources, names, times, masking, progress."""

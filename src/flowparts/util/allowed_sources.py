@@ -1,8 +1,7 @@
-"""What addresses data may be read from: those of a list, and never those that tell a cloud's credentials.
+"""Limit the addresses that data is read from to an allow-list, and block cloud metadata services.
 
-Whoever names a source, or writes a table of URIs, decides what a step asks for with the step's own place in
-the network. So each connection is looked at when its address is known, after names are resolved and at every
-redirect.
+Anyone who names a source or writes a table of URIs makes a step send requests from inside its network (SSRF).
+So every connection is checked when its IP address is known: after name resolution and at each redirect.
 """
 
 import ipaddress
@@ -17,12 +16,12 @@ from flowparts.util import masking
 if TYPE_CHECKING:
     import aiohttp
 
-# Patterns with blanks between them, such as "s3://bucket/* https://data.example/* /data/*"; if not set, all.
+# Patterns separated by spaces, such as "s3://bucket/* https://data.example/* /data/*"; if unset, all.
 ALLOWED = "FLOWPARTS_ALLOWED_SOURCES"
-# Addresses and networks that are allowed although they are link-local or a cloud's own, likewise.
+# Addresses and networks, separated by spaces, that are allowed although link-local or a cloud's own.
 ALLOWED_ADDRESSES = "FLOWPARTS_ALLOWED_ADDRESSES"
 
-# Where clouds tell a machine its credentials, beyond 169.254.0.0/16 and fe80::/10: AWS, Alibaba and Azure.
+# Metadata services besides 169.254.0.0/16 and fe80::/10: AWS, Alibaba and Azure.
 _METADATA = tuple(map(ipaddress.ip_network, ("fd00:ec2::/32", "100.100.100.200/32", "168.63.129.16/32")))
 
 
@@ -34,7 +33,7 @@ def require_source(address: str) -> None:
     """Raise ValueError unless the environment allows a source.
 
     Args:
-        address: Without what may be secret in it. A path on this machine is one without links and "..".
+        address: The source without secrets. A local path must be resolved, without links and "..".
     """
     patterns = os.environ.get(ALLOWED)
     if patterns is None:
@@ -49,8 +48,8 @@ def require_source(address: str) -> None:
 def require_address(address: str) -> None:
     """Raise NotAllowedError unless connections to an IP address are allowed.
 
-    Link-local addresses and those of clouds' metadata services are not, unless FLOWPARTS_ALLOWED_ADDRESSES
-    names them.
+    Link-local addresses and cloud metadata services are blocked unless FLOWPARTS_ALLOWED_ADDRESSES lists
+    them.
     """
     found = ipaddress.ip_address(address.partition("%")[0])
     known = getattr(found, "ipv4_mapped", None) or found
@@ -61,18 +60,18 @@ def require_address(address: str) -> None:
         if known in ipaddress.ip_network(text, strict=False):
             return
     raise NotAllowedError(
-        f"{known} is an address of this machine's own network, where clouds give out credentials; "
-        f"{ALLOWED_ADDRESSES} of the step's environment may allow it"
+        f"{known} is a link-local or metadata address, where clouds give out credentials; to allow it, add "
+        f"it to {ALLOWED_ADDRESSES} in the step's environment"
     )
 
 
 async def client(**options: Any) -> "aiohttp.ClientSession":
-    """Return a client for HTTP whose connections and redirects are held to what is allowed."""
+    """Return an HTTP client that connects and redirects to allowed addresses only."""
     import aiohttp
 
     async def redirected(_session: Any, _context: Any, params: "aiohttp.TraceRequestRedirectParams") -> None:
-        there = urljoin(str(params.url), params.response.headers.get("Location", ""))
-        require_source(masking.shown(there))
+        target = urljoin(str(params.url), params.response.headers.get("Location", ""))
+        require_source(masking.shown(target))
 
     traced = aiohttp.TraceConfig()
     traced.on_request_redirect.append(redirected)

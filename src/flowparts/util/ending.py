@@ -1,7 +1,7 @@
-"""End a step in order: SIGTERM and Ctrl-C become an error at the next pause, so that a step undoes its work.
+"""Graceful shutdown: SIGTERM and Ctrl-C become an error at the next pause, so a step can undo its work.
 
-An error from a signal handler could come between any two instructions, such as after a platform was changed
-and before that is known here. So the signal is only noted, and raised where a step waits or asks for it.
+An error raised by a signal handler could come between any two instructions, such as after a platform was
+changed and before the change is recorded. So the handler only records the signal; `check` and `pause` raise.
 """
 
 import signal
@@ -16,11 +16,11 @@ _LOOK_EVERY_SECONDS = 0.2
 
 
 class EndedError(ValueError):
-    """The step got a signal to end."""
+    """The step received a signal to end."""
 
 
 class _Notice:
-    """Which signal came, and whether it is still to be raised."""
+    """The signal received, and whether it still has to be raised."""
 
     received: str = ""
     armed: bool = False
@@ -28,9 +28,9 @@ class _Notice:
 
 @contextmanager
 def in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGINT raise EndedError at the next `check` or `pause` of the block, once.
+    """Let SIGTERM and SIGINT raise EndedError once, at the next `check` or `pause` of the block.
 
-    In another thread than the main one, which can't take signals, nothing changes.
+    Has no effect outside of the main thread, since other threads can't handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,19 +50,19 @@ def in_order() -> Iterator[None]:
 
 
 def disarm() -> None:
-    """Finish what was begun: signals raise nothing more in this block."""
+    """Ignore further signals in this block, so that cleanup can finish."""
     _Notice.armed = False
 
 
 def check() -> None:
-    """Raise EndedError if the step got a signal to end."""
+    """Raise EndedError if the step received a signal to end."""
     if _Notice.armed and _Notice.received:
         disarm()
         raise EndedError(f"the step was told to end ({_Notice.received})")
 
 
 def pause(seconds: float) -> None:
-    """Sleep, and raise EndedError as soon as the step gets a signal to end."""
+    """Sleep, and raise EndedError as soon as the step receives a signal to end."""
     until = time.monotonic() + seconds
     check()
     while (left := until - time.monotonic()) > 0:

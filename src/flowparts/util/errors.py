@@ -1,8 +1,8 @@
-"""Errors that callers tell apart by class, and the one line that is shown of any error.
+"""Error classes that callers can distinguish, and the one line that is shown of any error.
 
-Wrong input (a value, a table, a file) is a plain `ValueError`: callers only pass its sentence on. Whatever a
-caller reacts to has a class, so nobody reads the text of an error. All are ValueErrors, so a step ends with
-their sentence alone and without a traceback.
+Invalid input (a value, a table, a file) is a plain `ValueError`, whose message callers only pass on. Errors
+that callers handle have a class, so no code matches on messages. All are ValueErrors, so a step ends with a
+one-line message and without a traceback.
 """
 
 from flowparts.util.masking import masked
@@ -11,15 +11,15 @@ _MOST_CHARACTERS = 300
 
 
 class MissingError(ValueError):
-    """What was asked for isn't there: a file, a model, an object of a platform."""
+    """A file, a model or an object of a platform doesn't exist."""
 
 
 class RefusedError(ValueError):
-    """A service has answered that it won't do what was asked."""
+    """A service refused the request."""
 
 
 class UnreachableError(ValueError):
-    """A service gives no answer; the same request may succeed later."""
+    """A service doesn't answer; the same request may succeed later."""
 
 
 def first_line(error: BaseException) -> str:
@@ -28,5 +28,5 @@ def first_line(error: BaseException) -> str:
     An error without text is named by its class.
     """
     lines = (line.strip() for line in str(error).splitlines())
-    # Masked before it is cut: a password whose "@" is cut off no longer looks like one.
+    # Masked before truncation: a password without its "@" is no longer recognized as one.
     return str(masked(next(filter(None, lines), type(error).__name__)))[:_MOST_CHARACTERS]

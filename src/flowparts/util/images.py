@@ -1,7 +1,7 @@
-"""Encoded images: what they are, their pixels, and their form in JSON.
+"""Decode, resize and measure encoded images, and convert them to and from JSON.
 
-An image column holds the bytes of image files as they are. A model takes pixels of one size: whoever feeds
-it decodes and resizes with Pillow here, in training and in serving alike, because ONNX has no decoder.
+An image column holds the original bytes of image files, but a model takes pixels of one size. Training and
+serving both decode and resize with Pillow here, because ONNX has no decoder.
 """
 
 import base64
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Formats whose decoders are in Pillow itself and that people store pictures in.
+# Common formats that Pillow decodes itself.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # A small file can unpack to any number of pixels.
 MAX_PIXELS = 100_000_000
-# Pixels of a side beyond which an image is shrunk to be measured.
+# Maximum side in pixels of the copy that statistics are measured on.
 _MEASURED = 256
-# In a request, a pixel counts as so many: WebP's decoder holds a picture four times, and while it copies one
-# it keeps the interpreter from everything else, health checks too.
+# Weight of a pixel in a request: WebP's decoder holds a picture four times, and while copying it blocks the
+# interpreter, health checks included.
 _COSTS = {"WEBP": 4}
 _MODES = {1: "L", 3: "RGB"}
-# What `statistics` measures.
+# Names of the measures of `statistics`.
 STATISTICS = ("width", "height", "kilobytes", "brightness", "contrast", "red", "green", "blue")
 _DAMAGES = (OSError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
 class Size:
-    """The pixels that a model takes.
+    """The image size that a model takes.
 
     Attributes:
-        height: Rows.
-        width: Columns.
+        height: Height in pixels.
+        width: Width in pixels.
         channels: 1 for grey, 3 for red, green and blue.
     """
 
@@ -47,7 +47,7 @@ class Size:
     channels: int
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless there can be such pixels."""
+        """Raise ValueError if a value is out of range."""
         for name in ("height", "width"):
             if not 1 <= getattr(self, name) <= 4096:
                 raise ValueError(f"{name} must be from 1 to 4096 pixels, not {getattr(self, name)}")
@@ -56,10 +56,10 @@ class Size:
 
 
 def dimensions(content: bytes) -> tuple[int, int]:
-    """Decode an image whole and return its width and height in pixels, as a viewer shows it.
+    """Decode an image completely and return its width and height in pixels, as a viewer shows it.
 
     Raises:
-        ValueError: It is no image, is damaged or too large.
+        ValueError: It isn't an image, is damaged or too large.
     """
     width, height = _opened(content).size
     return width, height
@@ -73,7 +73,7 @@ def statistics(content: bytes) -> dict[str, float]:
         deviation of grey), and the means of red, green and blue, from 0 to 255.
 
     Raises:
-        ValueError: It is no image, is damaged or too large.
+        ValueError: It isn't an image, is damaged or too large.
     """
     import numpy as np
 
@@ -86,17 +86,17 @@ def statistics(content: bytes) -> dict[str, float]:
 
 
 def pixels(contents: Sequence[bytes], size: Size) -> "npt.NDArray[np.uint8]":
-    """Decode images, turn them as their EXIF says and resize them, bilinear with antialiasing.
+    """Decode images, rotate them by their EXIF orientation, and resize them (bilinear with antialiasing).
 
     Args:
         contents: Encoded images.
-        size: What to make of each.
+        size: Size to convert each image to.
 
     Returns:
-        An array of images, height, width and channels.
+        An array of shape (images, height, width, channels).
 
     Raises:
-        ValueError: One is no image, is damaged or too large.
+        ValueError: One isn't an image, is damaged or too large.
     """
     import numpy as np
     from PIL import Image
@@ -105,7 +105,7 @@ def pixels(contents: Sequence[bytes], size: Size) -> "npt.NDArray[np.uint8]":
     for index, content in enumerate(contents):
         image = _opened(content)
         if image.mode in ("I;16", "I"):
-            # Pillow would cut 16 bits off at 255.
+            # Pillow would clip 16-bit values at 255.
             values = np.array(image)
             values >>= 8
             image = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))
@@ -119,9 +119,9 @@ def pixels(contents: Sequence[bytes], size: Size) -> "npt.NDArray[np.uint8]":
 
 
 def require_affordable(contents: Sequence[bytes]) -> None:
-    """Raise ValueError if the images of one request have more pixels in all than one image may.
+    """Raise ValueError if the images of a request together have more pixels than one image may.
 
-    Pixels of WebP count fourfold. Only the heads are read. What is no image is left to whoever decodes it.
+    Pixels of WebP count fourfold. Only the headers are read. Invalid images are left to the decoder.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -136,26 +136,26 @@ def require_affordable(contents: Sequence[bytes]) -> None:
             total = MAX_PIXELS + 1
         if total > MAX_PIXELS:
             raise ValueError(
-                f"the images have more than {MAX_PIXELS:,} pixels in all (WebP counts fourfold); "
+                f"the images have more than {MAX_PIXELS:,} pixels in total (WebP counts fourfold); "
                 "send fewer or smaller ones"
             )
 
 
 def to_text(content: bytes) -> str:
-    """Return an image as JSON holds it: base64."""
+    """Encode an image for JSON as base64."""
     return base64.b64encode(content).decode()
 
 
 def from_text(text: str) -> bytes:
-    """Return an image of its base64.
+    """Decode an image from base64.
 
     Raises:
-        ValueError: It is no base64.
+        ValueError: The text isn't base64.
     """
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"an image in JSON is base64 text; {text[:40]!r} is none") from None
+        raise ValueError(f"an image in JSON must be base64 text, not {text[:40]!r}") from None
 
 
 def media_type(content: bytes) -> str:
@@ -175,14 +175,14 @@ def _opened(content: bytes) -> Any:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(
                 f"the image has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; "
-                f"make it smaller"
+                "make it smaller"
             )
         image.load()
         kind = image.format
-        ImageOps.exif_transpose(image, in_place=True)  # without a copy of what isn't turned
+        ImageOps.exif_transpose(image, in_place=True)  # doesn't copy images without a rotation
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise ValueError(f"it is no image in one of the formats {', '.join(FORMATS)}") from None
-    # Each decoder has errors of its own for damaged files.
+        raise ValueError(f"it isn't an image in one of the formats {', '.join(FORMATS)}") from None
+    # Each decoder raises different errors for damaged files.
     except _DAMAGES as error:
         raise ValueError(f"the image is damaged: {errors.first_line(error)}") from None
     image.format = kind

@@ -1,4 +1,4 @@
-"""Small JSON files that outlive runs, on this machine or in a store."""
+"""Small JSON files that persist between runs, on this machine or in an object store."""
 
 import fcntl
 import json
@@ -14,14 +14,14 @@ from flowparts.util.masking import masked
 
 
 def read(uri: str, what: str) -> Any:
-    """Return what a file holds; None if there is none.
+    """Return a file's content; None if there is no file.
 
     Args:
         uri: Path or URI (s3://, gs://).
         what: What the file should hold, for the error message.
 
     Raises:
-        ValueError: It can't be read, or isn't JSON.
+        ValueError: The file can't be read, or isn't JSON.
     """
     local = sources.local_path(uri)
     try:
@@ -31,7 +31,7 @@ def read(uri: str, what: str) -> Any:
             text = sources.filesystem(uri.partition("://")[0]).cat_file(uri).decode()
     except FileNotFoundError:
         return None
-    except Exception as error:  # each store's client has exceptions of its own
+    except Exception as error:  # each store's client raises its own exceptions
         raise ValueError(f"can't read {masked(f'{uri}: {type(error).__name__}: {error}')}") from None
     try:
         return json.loads(text)
@@ -40,17 +40,17 @@ def read(uri: str, what: str) -> Any:
 
 
 def foreign(uri: str, what: str) -> ValueError:
-    """Return the error for a file that holds something else."""
-    return ValueError(f"{masked(uri)} isn't {what}; name another file, or remove it")
+    """Return the error for a file with unexpected content."""
+    return ValueError(f"{masked(uri)} isn't {what}; name another file, or remove this one")
 
 
 def write(uri: str, value: Any) -> None:
-    """Replace the file by a value; readers find the old one or the new one, never a part.
+    """Replace the file's content by a value; readers see the old content or the new, never a mixture.
 
-    Of two writers at once the later one wins.
+    Of two concurrent writers, the later one wins.
 
     Raises:
-        ValueError: It can't be written.
+        ValueError: The file can't be written.
     """
     local = sources.local_path(uri)
     if local is not None:
@@ -61,17 +61,17 @@ def write(uri: str, value: Any) -> None:
         outputs.write_json(Path(folder) / "kept", value)
         try:
             sources.filesystem(uri.partition("://")[0]).put_file(str(Path(folder) / "kept"), uri)
-        except Exception as error:  # each store's client has exceptions of its own
+        except Exception as error:  # each store's client raises its own exceptions
             raise ValueError(f"can't write {masked(f'{uri}: {type(error).__name__}: {error}')}") from None
 
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, which ends with the process: two writers would share one partial file."""
+    """Hold a lock on a folder until the block or the process ends; two writers would share a partial file."""
     folder.mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # mounts of object stores know no locks
+        with suppress(OSError):  # mounted object stores don't support locks
             fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Where a run's code comes from."""
+"""Provenance of the running code."""
 
 import os
 import subprocess
@@ -7,17 +7,17 @@ UNKNOWN = "unknown"
 
 
 def git_commit() -> str:
-    """Return the commit of the code that runs.
+    """Return the git commit of the running code.
 
-    The environment variable FLOWPARTS_GIT_COMMIT says it inside an image, where no repository is; elsewhere
-    git is asked about the working directory. "unknown" when neither can tell.
+    Inside an image, which has no repository, it is the environment variable FLOWPARTS_GIT_COMMIT; elsewhere,
+    the commit of the working directory. "unknown" if neither is available.
     """
     named = os.environ.get("FLOWPARTS_GIT_COMMIT", "").strip()
     if named:
         return named
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607 - git stands where the user's PATH says
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - git is found on the user's PATH
             capture_output=True,
             text=True,
             timeout=10,

@@ -1,10 +1,10 @@
-"""What opens doors is replaced by *** wherever an address is shown, logged or kept."""
+"""Replace credentials in addresses by *** before they are shown, logged or stored."""
 
 import re
 from typing import Any
 from urllib.parse import urlsplit
 
-# Passwords may hold any character but blanks and quotes.
+# Passwords may hold any character except white space and quotes.
 _USER = re.compile(r"(\w://)(?:[^\s\"/@]*:[^\s\"]*|[^\s\"/@]*)@")
 _QUERY = re.compile(
     r"([?&][^=&\s\"]*(?:sig|token|secret|key|passw|pwd|credential|auth)[^=&\s\"]*=)[^&\s\"]+", re.IGNORECASE
@@ -12,10 +12,10 @@ _QUERY = re.compile(
 
 
 def masked(value: Any) -> Any:
-    """Return a value whose texts show no user, password, key or signature of an address.
+    """Mask the users, passwords, keys and signatures of addresses in a value.
 
     Args:
-        value: A text, or what JSON has, whose texts are masked; anything else stays as it is.
+        value: A text, or a JSON value, in which all texts are masked; anything else is returned unchanged.
     """
     if isinstance(value, str):
         return _QUERY.sub(r"\1***", _USER.sub(r"\1***@", value)) if "://" in value else value
@@ -27,7 +27,7 @@ def masked(value: Any) -> Any:
 
 
 def shown(source: str) -> str:
-    """Return a source without what may be secret in it: user, password and query (presigned addresses)."""
+    """Return a source without its possible secrets: user, password and query (presigned addresses)."""
     if not re.match(r"https?://", source):
         return str(masked(source))
     parts = urlsplit(source)

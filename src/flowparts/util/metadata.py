@@ -1,6 +1,6 @@
-"""What an artifact's metadata says to people: scalars and short text, never more.
+"""Write artifact metadata for people: scalars and short text only.
 
-Backends change metadata on its way (Kubeflow turns a list into `{"list": [...]}`, a boolean into 1, and fails
+Backends change metadata on the way (Kubeflow turns a list into `{"list": [...]}`, a boolean into 1, and fails
 a step whose metadata holds a null), evaluate `{{...}}` in it, and pass all of it in one argument.
 So no step reads the metadata of its inputs: what a later step needs is in the artifact's files.
 """
@@ -12,32 +12,32 @@ from typing import Any, Protocol
 
 from flowparts.util import outputs
 
-# Of all entries together, as JSON.
+# Maximum size of all entries together, as JSON.
 MAX_BYTES = 2_000
 _MAX_CHARACTERS = 200
-# Numbers travel as doubles; larger whole numbers would lose digits.
+# Backends store numbers as doubles, in which larger integers lose digits.
 _LARGEST_EXACT = 2**53
 
 
 class Artifact(Protocol):
-    """An output artifact of a step, as far as its file and its metadata go."""
+    """An output artifact of a step: its file and its metadata."""
 
     metadata: dict[str, Any]
 
     @property
     def path(self) -> str:
-        """Where its file belongs."""
+        """Path to write its file to."""
 
 
 def describe(artifact: Artifact, facts: Mapping[str, Any]) -> None:
     """Set an artifact's metadata to a short copy of the facts.
 
-    Numbers, booleans and text are kept, text cut to 200 characters; a list becomes its length. Nulls,
-    mappings, NaN and infinity are left out, and so is what would exceed `MAX_BYTES` in all.
+    Numbers, booleans and text are kept, text truncated to 200 characters; a list becomes its length. Nulls,
+    mappings, NaN and infinity are left out, and so are all facts from the one that exceeds `MAX_BYTES` on.
 
     Args:
         artifact: The output artifact.
-        facts: What there is to say, the most important first.
+        facts: Name to value, the most important first.
     """
     used = 0
     for name, value in facts.items():
@@ -53,22 +53,22 @@ def describe(artifact: Artifact, facts: Mapping[str, Any]) -> None:
 def log_metrics(
     artifact: Artifact, values: Mapping[str, float], content: Mapping[str, Any] | None = None
 ) -> None:
-    """Write metrics to an artifact's file, and to its metadata, where user interfaces find them.
+    """Write metrics to an artifact's file, and to its metadata, which user interfaces show.
 
     Args:
         artifact: The output artifact.
         values: Name to value.
-        content: What the file holds; the values if not given.
+        content: Content of the file; default: the values.
 
     Raises:
-        ValueError: A value is NaN or infinite, which a backend would fail the step for.
+        ValueError: A value is NaN or infinite, which makes backends fail the step.
     """
     outputs.write_json(artifact.path, values if content is None else content)
     artifact.metadata.update(values)
 
 
 def plain(text: str) -> str:
-    """Return a text with `{{` taken apart, which Kubeflow's workflow engine would evaluate as a template."""
+    """Return a text with `{{` split into `{ {`, because Kubeflow's workflow engine evaluates `{{...}}`."""
     while "{{" in text:
         text = text.replace("{{", "{ {")
     return text

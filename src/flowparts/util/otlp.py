@@ -1,7 +1,7 @@
-"""Metrics in OpenTelemetry's protocol over HTTP (OTLP), with its own environment variables.
+"""Send metrics by OpenTelemetry's protocol over HTTP (OTLP), with its standard environment variables.
 
-The messages are written and sent here rather than by the SDK's exporter, which says nothing of points that
-the endpoint rejects and can't be held to the allowed addresses.
+Messages are built and sent here rather than by the SDK's exporter, which doesn't report points that the
+endpoint rejects and can't be limited to the allowed addresses.
 """
 
 import os
@@ -18,10 +18,10 @@ HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 
 
 def request(resource: Mapping[str, str]) -> tuple[Any, Any]:
-    """Return a request and the scope that its metrics are added to.
+    """Return an export request and the scope to add its metrics to.
 
     Args:
-        resource: Attributes of what is measured, such as service.name.
+        resource: Attributes of the measured resource, such as service.name.
     """
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
@@ -40,14 +40,14 @@ def add_attributes(attributes: Any, labels: Mapping[str, str]) -> None:
 
 
 def send(made: Any, address: str, headers: Mapping[str, str], what: str) -> None:
-    """Send a request.
+    """Send an export request.
 
     Args:
         made: The request.
         address: Base address such as http://collector:4318, to which /v1/metrics is added, or one that ends
             with that path.
         headers: Further headers.
-        what: What is sent, such as "20 measurements", for the message.
+        what: Description of the content, such as "20 measurements", for the error message.
 
     Raises:
         ValueError: The endpoint can't be reached, refuses, or rejects some of the points.
@@ -60,34 +60,34 @@ def send(made: Any, address: str, headers: Mapping[str, str], what: str) -> None
     answer = outgoing.send("POST", url, made.SerializeToString(), sent, WHAT)
     try:
         partial = ExportMetricsServiceResponse.FromString(answer).partial_success
-    except Exception:  # some endpoints answer success with a body of their own
+    except Exception:  # some endpoints answer success with a body in another format
         return
     if partial.rejected_data_points:
         reason = " ".join(partial.error_message.split())[:200]
         raise ValueError(
-            f"{WHAT} rejected {partial.rejected_data_points} of {what}: {reason or 'it gives no reason'}"
+            f"{WHAT} rejected {partial.rejected_data_points} of {what}: {reason or 'no reason given'}"
         )
 
 
 def headers() -> dict[str, str]:
-    """Return the headers that the environment names.
+    """Return the headers that OTEL_EXPORTER_OTLP_HEADERS sets.
 
     Raises:
-        ValueError: They can't be read.
+        ValueError: The variable can't be parsed.
     """
     return pairs(HEADERS)
 
 
 def pairs(variable: str) -> dict[str, str]:
-    """Return what a variable such as OTEL_RESOURCE_ATTRIBUTES holds: NAME=VALUE, separated by commas.
+    """Parse a variable such as OTEL_RESOURCE_ATTRIBUTES: NAME=VALUE pairs separated by commas.
 
     Raises:
-        ValueError: It reads otherwise.
+        ValueError: It has another form.
     """
     found = {}
     for pair in filter(None, (part.strip() for part in os.environ.get(variable, "").split(","))):
         name, separator, value = pair.partition("=")
         if not separator or quote(name.strip(), safe="-_.") != name.strip() or not name.strip():
-            raise ValueError(f"{variable} must read NAME=VALUE, with commas between several")
+            raise ValueError(f"{variable} must be NAME=VALUE pairs, separated by commas")
         found[name.strip()] = unquote(value.strip())
     return found

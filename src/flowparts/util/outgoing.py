@@ -1,4 +1,4 @@
-"""HTTP requests to services that people name: bounded, retried, held to the allowed addresses."""
+"""Send HTTP requests to services that users name: bounded, retried, to allowed addresses only."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from flowparts.util import allowed_sources, masking
 if TYPE_CHECKING:
     import aiohttp
 
-# Before the second attempt and the third.
+# Waits before the second and third attempts.
 PAUSES_SECONDS = (1.0, 4.0)
 TIMEOUT_SECONDS = 10.0
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -19,14 +19,14 @@ _MAX_ANSWER_BYTES = 64_000
 
 
 def check_address(address: str, what: str) -> str:
-    """Return an address that somebody gave as a parameter.
+    """Check an address given as a parameter, and return it.
 
     Args:
         address: Such as http://pushgateway:9091.
-        what: What is there, for the message.
+        what: The service at that address, for the error message.
 
     Raises:
-        ValueError: It isn't one of HTTP, holds credentials, or isn't allowed in this environment.
+        ValueError: It isn't an HTTP address, holds credentials, or isn't allowed in this environment.
     """
     try:
         parts = urlsplit(address)
@@ -37,8 +37,8 @@ def check_address(address: str, what: str) -> str:
         raise ValueError(f"the address of {what} must start with http:// or https:// and name a host")
     if parts.username or parts.password:
         raise ValueError(
-            f"the address of {what} holds a user or password; give it without, and the credentials in the "
-            "environment of the step"
+            f"the address of {what} must not hold a user or password; put credentials into the environment "
+            "of the step"
         )
     allowed_sources.require_source(masking.shown(address))
     return address
@@ -61,12 +61,11 @@ def send(
         address: Only its host is shown in errors, because the path may be a secret.
         body: The request's body.
         headers: Its headers.
-        what: What the address is, for the message.
-        repeatable: Whether it may be sent again although the first attempt was perhaps received: the
-            service answered nothing in time.
+        what: The service at that address, for the error message.
+        repeatable: Whether to retry after a timeout, although the service may have received the request.
 
     Raises:
-        ValueError: The address isn't allowed, or the service couldn't be reached, or refused.
+        ValueError: The address isn't allowed, or the service can't be reached or refuses the request.
     """
     for pause in (*PAUSES_SECONDS, None):
         try:
@@ -107,7 +106,7 @@ def _client_error() -> "type[aiohttp.ClientError]":
 
 
 def _not_allowed(error: BaseException | None) -> BaseException | None:
-    """Return why a connection wasn't allowed, if that is why it failed; clients wrap the reason."""
+    """Return the NotAllowedError behind an error, if any; clients wrap it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, allowed_sources.NotAllowedError):

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Atomic outputs: each appears whole or not at all."""
 
 import json
 import os
@@ -13,31 +13,29 @@ from flowparts.util import errors
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Give a place to write a file or directory that appears at `path` only when the block succeeds.
+    """Yield a temporary path for a file or directory that appears at `path` only if the block succeeds.
 
-    An earlier output stays until the new one takes its place. What an interrupted attempt left behind is
-    removed first, so running a killed step again gives a correct output.
+    An earlier output stays until the new one replaces it. Leftovers of an interrupted attempt are removed
+    first, so a killed step can be run again.
 
     Args:
         path: Final path of the file or directory; its parents are created.
 
     Yields:
-        A path beside it that does not exist yet; create a file or a directory there.
+        A path in the same folder that doesn't exist yet; create a file or a directory there.
 
     Raises:
-        ValueError: A file was written, but `path` is a directory, which may hold anything; or the path ends
-            in "..", which is a directory that others have made.
+        ValueError: A file was written, but `path` is an existing directory; or the path has no name of its
+            own, as one that ends in "..".
     """
     final = Path(path)
     if final.name in ("", ".."):
-        raise ValueError(
-            f"{path} names a directory that is there already; end the path with a name of its own"
-        )
+        raise ValueError(f"{path} names an existing directory; end the path with the name of the output")
     partial, earlier = (final.with_name(f".{final.name}.{state}") for state in ("partial", "earlier"))
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)
     if os.path.lexists(earlier):
-        # An attempt ended between taking the earlier output away and putting the new one there.
+        # An attempt ended after it moved the earlier output away and before it moved the new one in.
         if os.path.lexists(final):
             _remove(earlier)
         else:
@@ -50,7 +48,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def require_no_directory(path: str | Path) -> None:
-    """Raise ValueError if a path to which a file is to be written is a directory."""
+    """Raise ValueError if the path of an output file is a directory."""
     if Path(path).is_dir():
         raise ValueError(f"{path} is a directory; name the file to write in it")
 
@@ -62,7 +60,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON with a stable key order; NaN and infinity are refused (ValueError)."""
+    """Write a value as indented JSON with sorted keys; NaN and infinity raise ValueError."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -75,7 +73,7 @@ def read_json(path: str | Path, what: str) -> Any:
 
     Raises:
         MissingError: There is no file.
-        ValueError: It isn't JSON.
+        ValueError: The file isn't JSON.
     """
     try:
         return json.loads(read_text(path, what))
@@ -84,11 +82,11 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """Read a text file; `what` and errors as of `read_json`."""
+    """Read a text file; `what` and errors as for `read_json`."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
-        raise errors.MissingError(f"{what} is not there: no file at {path}") from None
+        raise errors.MissingError(f"{what} is missing: there is no file at {path}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} at {path} is not valid text: {error}") from None
 

@@ -1,4 +1,4 @@
-"""How far a long step is, said in its log at a rate a person can read."""
+"""Log the progress of long steps every few seconds."""
 
 import logging
 import threading
@@ -13,15 +13,15 @@ _log = logging.getLogger("flowparts")
 
 @contextmanager
 def reported(what: str, done: Callable[[], float], total: float, unit: str) -> Iterator[None]:
-    """Log every few seconds how much of a piece of work is done, its rate and the time left.
+    """Log every 10 seconds how much work is done, its rate and the time left.
 
-    Work that takes less than those seconds logs nothing.
+    Shorter work logs nothing.
 
     Args:
         what: The work, such as "reading data.csv".
-        done: Returns how many units are done; called from a thread of its own.
-        total: How many units there are.
-        unit: What is counted, in the plural, such as "rows" or "MB".
+        done: Returns the number of units done; called from another thread.
+        total: Total number of units.
+        unit: Name of the units in the plural, such as "rows" or "MB".
     """
     finished = threading.Event()
     start = time.monotonic()
@@ -40,13 +40,13 @@ def reported(what: str, done: Callable[[], float], total: float, unit: str) -> I
 
 
 def line(what: str, done: float, total: float, unit: str, seconds: float) -> str:
-    """Return one line: "reading data.csv: 120 of 480 MB (25 %), 60 MB/s, 6 s left"."""
+    """Return one line such as "reading data.csv: 120 of 480 MB (25 %), 60 MB/s, 6 s left"."""
     done = max(0.0, min(done, total))
     rate = done / seconds
-    share = f"{done / total:.0%}".replace("%", " %") if total else "0 %"
+    percent = f"{done / total:.0%}".replace("%", " %") if total else "0 %"
     left = f"{_duration((total - done) / rate)} left" if rate else "time left unknown"
     speed = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
-    return f"{what}: {done:,.0f} of {total:,.0f} {unit} ({share}), {speed} {unit}/s, {left}"
+    return f"{what}: {done:,.0f} of {total:,.0f} {unit} ({percent}), {speed} {unit}/s, {left}"
 
 
 def _duration(seconds: float) -> str:

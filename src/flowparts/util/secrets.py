@@ -1,9 +1,9 @@
-"""Secrets of Google Cloud's Secret Manager as environment variables of a step.
+"""Pass secrets of Google Cloud's Secret Manager to a step as environment variables.
 
-A pipeline on Vertex AI has no field for secrets. compile.py therefore gives a step variables whose values are
-only references, `secretmanager://projects/PROJECT/secrets/SECRET/versions/VERSION`, and starts it through
-`python -m flowparts.util.secrets COMMAND ARGUMENT...`, which reads them with the step's own credentials and
-then becomes the command.
+Pipelines on Vertex AI have no field for secrets. So compile.py sets variables that only refer to secrets,
+`secretmanager://projects/PROJECT/secrets/SECRET/versions/VERSION`, and starts the step through
+`python -m flowparts.util.secrets COMMAND ARGUMENT...`, which reads the secrets with the step's own
+credentials and then executes the command in its place.
 """
 
 import base64
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SCHEME = "secretmanager://"
-# The variable by which gcloud, too, is told of another server.
+# gcloud's own variable to override the server.
 ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER"
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -23,7 +23,7 @@ _RETRIED = (429, 500, 502, 503, 504)
 
 
 def main(command: list[str]) -> None:
-    """Become the command, with every secret that the environment refers to; exit with 1 without one."""
+    """Execute the command with all secrets that the environment refers to; exit with 1 if one is missing."""
     try:
         secrets = resolve(os.environ)
     except ValueError as error:
@@ -56,7 +56,8 @@ def resolve(environment: Mapping[str, str]) -> dict[str, str]:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
     except GoogleAuthError as error:
         raise ValueError(
-            f"no credentials of Google Cloud, with which {', '.join(references)} would be read: {error}"
+            f"no Google Cloud credentials to read {', '.join(references)} with; give the step a service "
+            f"account: {error}"
         ) from None
     endpoint = environment.get(ENDPOINT) or f"https://secretmanager.{credentials.universe_domain}"
     retry = Retry(_RETRIES, backoff_factor=0.5, status_forcelist=_RETRIED, raise_on_status=False)

@@ -1,4 +1,4 @@
-"""Where data comes from: any source a user can name becomes files on this machine."""
+"""Resolve a source that a user names to files on this machine."""
 
 import glob
 import logging
@@ -33,11 +33,11 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _COPY_BYTES = 1 << 20
-# Tables rarely shrink to a twentieth, and bombs to a thousandth. Small files may be as even as they like.
+# Tables rarely compress to a twentieth, and zip bombs to a thousandth. Small files have no such limit.
 _MOST_UNPACKED_PER_BYTE = 200
 _UNPACKED_BYTES_THAT_ARE_FINE = 100_000_000
 _MOST_UNPACKED_GB = "FLOWPARTS_MOST_UNPACKED_GB"
-# A folder that Hive, Spark and others make for the rows with one value of a column, and its name for null.
+# Folder that Hive, Spark and others create for the rows with one value of a column, and its name for null.
 _PARTITION = re.compile("([^=/]+)=(.*)")
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _CONNECT_SECONDS = 10
@@ -48,10 +48,10 @@ class File:
     """A file of the source.
 
     Attributes:
-        path: Where it lies on this machine.
-        name: What the user calls it, for messages: its path, or its address without credentials.
-        partitions: Columns that the folders above it stand for (`year=2024/country=de`) and their values,
-            below the folder or the pattern that was named.
+        path: Its path on this machine.
+        name: Its name in messages: the path, or the address without credentials.
+        partitions: Columns and values of its partition folders (`year=2024/country=de`), below the folder or
+            the pattern that was named.
     """
 
     path: Path
@@ -60,17 +60,17 @@ class File:
 
 
 def fetch(source: str, directory: Path) -> list[File]:
-    """Find the files a source names, in the order of their names; remote ones are streamed to a directory.
+    """Find the files of a source, sorted by name, and download remote ones to a directory.
 
     Args:
         source: sample://NAME, or a file, a glob pattern or a directory on this machine (a path or file://),
             in S3 (s3://) or in Cloud Storage (gs://), or the address of one file (https://, http://).
-            In a directory, the files right inside it and in folders such as `year=2024` count, except hidden
-            ones and those whose name starts with an underscore.
+            A directory stands for the files directly in it and in partition folders such as `year=2024`,
+            except hidden ones and those whose name starts with an underscore.
         directory: An existing directory for copies of remote files.
 
     Raises:
-        ValueError: The scheme or the sample is unknown, nothing is there, or the server can't be reached.
+        ValueError: The scheme or the sample is unknown, no file is found, or the server can't be reached.
     """
     if not source.strip():
         raise ValueError("source is empty; give a path, a URL or sample://NAME")
@@ -81,7 +81,7 @@ def fetch(source: str, directory: Path) -> list[File]:
         return _local(source, path)
     if scheme not in SCHEMES:
         raise ValueError(
-            f"source {masking.shown(source)!r} has the unknown scheme {scheme!r}; "
+            f"source {masking.shown(source)!r} has an unknown scheme {scheme!r}; "
             "use a local path or one of: " + ", ".join(f"{known}://" for known in SCHEMES)
         )
     if scheme == "sample":
@@ -90,28 +90,29 @@ def fetch(source: str, directory: Path) -> list[File]:
 
 
 def fetch_tree(source: str, directory: Path) -> None:
-    """Copy a directory in S3 (s3://) or in Cloud Storage (gs://) with all that is below it.
+    """Download a directory from S3 (s3://) or Cloud Storage (gs://), with everything below it.
 
     Args:
         source: The directory's address.
-        directory: An existing directory, which gets what the source holds.
+        directory: An existing directory for the copies.
 
     Raises:
-        ValueError: Nothing is there, a name in it leads out of the directory, or the server can't be reached.
+        ValueError: The source is empty, a name in it leads out of the directory, or the server can't be
+            reached.
     """
     scheme, _, rest = source.partition("://")
     allowed_sources.require_source(masking.shown(source))
     try:
         files = filesystem(scheme)
         root = rest.strip("/")
-        # Consoles make an empty object whose name ends in a slash for each folder.
+        # Consoles create an empty object whose name ends in a slash for each folder.
         names = [name for name in files.find(root) if name != root and not name.endswith("/")]
-    # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
+    # The client libraries' errors have no common base class, and each becomes a one-line message.
     except Exception as error:
         raise _failure(source, scheme, error) from None
     if not names:
         raise MissingError(f"there is nothing at {masking.shown(source)}")
-    # An object may have any name: all are held inside the directory before the first one is written.
+    # An object may have any name, so all names are checked before the first file is written.
     targets = {name: _inside(directory, name.removeprefix(f"{root}/"), source) for name in sorted(names)}
     try:
         for name, target in targets.items():
@@ -122,10 +123,10 @@ def fetch_tree(source: str, directory: Path) -> None:
 
 
 def local_path(source: str) -> str | None:
-    """Return the path on this machine that a path or a file:// address names; None for other addresses.
+    """Return the local path of a path or a file:// address; None for other addresses.
 
-    `~` is the home directory; file:///data.csv and file://localhost/data.csv name the same file, and in both
-    %20 stands for a blank.
+    `~` is the home directory; file:///data.csv and file://localhost/data.csv are the same file, and %20 in
+    them stands for a space.
     """
     scheme, separator, rest = source.partition("://")
     if not separator:
@@ -138,22 +139,22 @@ def local_path(source: str) -> str | None:
 
 
 def local_files(source: str) -> list[File]:
-    """Find the files on this machine that a source names; none when it is of another scheme.
+    """Find the files of a source on this machine; none if it has another scheme.
 
     Raises:
-        ValueError: Nothing is there.
+        ValueError: No file is found.
     """
     path = local_path(source)
     return [] if path is None else _local(source, path)
 
 
 def format_of(files: Sequence[File], file_format: str | None = None, names_options: bool = True) -> str:
-    """Return the one format of the files ("csv", "jsonl" or "parquet"), by their suffixes.
+    """Return the common format of the files ("csv", "jsonl" or "parquet"), by their suffixes.
 
     Args:
         files: The files of one source.
-        file_format: Takes the place of the suffixes where given.
-        names_options: Whether a message may advise `file_format`, which not every caller passes on.
+        file_format: Format that overrides the suffixes.
+        names_options: Whether a message may suggest `file_format`, which not every caller offers.
 
     Raises:
         ValueError: A suffix is unknown, or the files have different formats.
@@ -166,26 +167,26 @@ def format_of(files: Sequence[File], file_format: str | None = None, names_optio
         if ending not in FORMATS:
             option = "pass file_format='csv', 'jsonl' or 'parquet', or " if names_options else ""
             raise ValueError(
-                f"the format of {file.name} can't be told from its name; {option}use one of the suffixes: "
+                f"the name of {file.name} doesn't show its format; {option}use one of the suffixes: "
                 f"{', '.join(FORMATS)}, each also with .gz or .zst"
             )
         formats.setdefault(FORMATS[ending], file.name)
     if len(formats) > 1:
         examples = ", ".join(f"{name} ({kind})" for kind, name in sorted(formats.items()))
         raise ValueError(
-            f"the source mixes formats: {examples}; name one with a glob pattern, such as 'data/*.csv'"
+            f"the source mixes formats: {examples}; select one with a glob pattern, such as 'data/*.csv'"
         )
     return next(iter(formats))
 
 
 def decompressed(file: File, directory: Path) -> File:
-    """Return a file in plain form: a gzip or Zstandard file is unpacked into a directory.
+    """Unpack a gzip or Zstandard file into a directory, and return it; other files are returned unchanged.
 
-    What it is, is told from its first bytes. Unpacked here rather than by the reader, because the reader
-    takes a truncated or damaged file for a short one.
+    The first bytes show the compression. The file is unpacked here because the reader takes a truncated or
+    damaged file for a short one.
 
     Raises:
-        ValueError: The compressed data is truncated or damaged, or becomes far more than tables do.
+        ValueError: The compressed data is truncated or damaged, or unpacks to far more than tables do.
     """
     with file.path.open("rb") as stream:
         magic = stream.read(4)
@@ -209,22 +210,22 @@ def decompressed(file: File, directory: Path) -> File:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(
-            f"{file.name} is truncated or damaged {kind} data; make it again or copy it again ({error})"
+            f"{file.name} is truncated or damaged {kind} data; create or copy it again ({error})"
         ) from None
     return replace(file, path=plain)
 
 
 def _unpack(packed: Any, unpacked: Any, file: File) -> None:
-    given = os.environ.get(_MOST_UNPACKED_GB)
+    limit_gb = os.environ.get(_MOST_UNPACKED_GB)
     most = max(_UNPACKED_BYTES_THAT_ARE_FINE, _MOST_UNPACKED_PER_BYTE * file.path.stat().st_size)
-    most = min(most, int(float(given) * 1e9)) if given else most
+    most = min(most, int(float(limit_gb) * 1e9)) if limit_gb else most
     written = 0
     while block := packed.read(_COPY_BYTES):
         written += unpacked.write(block)
         if written > most:
             raise ValueError(
-                f"{file.name} unpacks to more than {most:,} bytes, as no table of its size does; unpack it "
-                "yourself if you trust it"
+                f"{file.name} unpacks to more than {most:,} bytes, the limit for a file of its size; if you "
+                "trust it, unpack it yourself"
             )
 
 
@@ -236,7 +237,7 @@ def _inside(directory: Path, name: str, source: str) -> Path:
 
 
 def suffix(name: str) -> str:
-    """Return the suffix of a file's name in lower case, without that of a compression."""
+    """Return the suffix of a file's name in lower case, ignoring a compression's suffix."""
     path = Path(name)
     if path.suffix.lower() in COMPRESSIONS:
         path = path.with_suffix("")
@@ -258,7 +259,7 @@ def _local(source: str, named: str) -> list[File]:
         found = _below(path)
         if not found:
             raise MissingError(
-                f"the directory {source} holds no files; name a file, a directory or a glob pattern"
+                f"the directory {source} holds no data files; give a file, a directory or a glob pattern"
             )
     elif glob.has_magic(named):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
@@ -273,7 +274,7 @@ def _local(source: str, named: str) -> list[File]:
 
 
 def _below(directory: Path) -> list[Path]:
-    """Return the data files in a directory and in folders of it that stand for values of a column."""
+    """Return the data files in a directory and in its partition folders."""
     found = []
     for entry in sorted(directory.iterdir()):
         if entry.is_dir() and _PARTITION.fullmatch(entry.name):
@@ -284,7 +285,7 @@ def _below(directory: Path) -> list[Path]:
 
 
 def _partitions(name: str, source: str) -> tuple[tuple[str, str | None], ...]:
-    """Return the columns that folders of a file stand for, below the directory or pattern that it is from."""
+    """Return the columns and values of a file's partition folders below the source's directory or pattern."""
     root = source.rstrip("/")
     if not name.startswith(f"{root}/"):
         magic = re.search(r"[*?[]", source)
@@ -308,7 +309,7 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
         files, names = _remote_files(source, scheme)
         found = []
         for position, name in enumerate(names):
-            # A folder for each: two files of a pattern may have the same name.
+            # One folder for each file, since two matches of a pattern may have the same name.
             folder = directory / f"{position:05d}"
             folder.mkdir(exist_ok=True)
             target = trees.inside(folder, Path(urlsplit(name).path).name or "data")
@@ -322,14 +323,14 @@ def _remote(source: str, scheme: str, directory: Path) -> list[File]:
         raise
     except ValueError as error:
         raise ValueError(f"{masking.shown(source)} can't be read: {_first_line(error)}") from None
-    # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
+    # The client libraries' errors have no common base class, and each becomes a one-line message.
     except Exception as error:
         raise _failure(masking.shown(source), scheme, error) from None
     return found
 
 
 def filesystem(scheme: str) -> Any:
-    """Return fsspec's file system for a scheme, one that soon says that a server can't be reached.
+    """Return fsspec's file system for a scheme, with short timeouts for unreachable servers.
 
     Raises:
         OSError: Cloud Storage can't be reached.
@@ -338,7 +339,7 @@ def filesystem(scheme: str) -> Any:
 
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "s3":
-        # boto3's defaults wait for minutes before they say that a server isn't there.
+        # boto3's defaults wait minutes for an unreachable server.
         options["config_kwargs"] = {
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": 60,
@@ -347,14 +348,14 @@ def filesystem(scheme: str) -> Any:
     if scheme.startswith("http"):
         import aiohttp
 
-        # The default gives up after five minutes in all, however well a large download goes.
+        # The default timeout of five minutes in total would end large downloads.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=60)
         options |= {"client_kwargs": {"timeout": timeout}, "get_client": allowed_sources.client}
     if scheme == "gs":
-        # It prints the traceback of every failure, which is one sentence here.
+        # gcsfs logs the traceback of every failure, which becomes a one-line message here.
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-        # It would look for credentials and then ask for the file six times, half a minute in all. Where the
-        # session has options of the user's own, such as a proxy, not to get there from here means nothing.
+        # An unreachable server would take half a minute: gcsfs looks for credentials and tries six times. If
+        # the session has its own options, such as a proxy, a direct connection proves nothing.
         anonymous = fsspec.filesystem(scheme, **options, token="anon")  # noqa: S106 no credential
         if not anonymous.session_kwargs:
             _require_reachable(anonymous.base)
@@ -375,7 +376,7 @@ def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
     try:
         info = files.info(path)
     except FileNotFoundError:
-        # A key may hold what looks like a pattern; only what isn't there is one.
+        # A key may look like a pattern, so only a name that doesn't exist is treated as one.
         if not glob.has_magic(path):
             raise
         matches = files.glob(path, detail=True).items()
@@ -393,7 +394,9 @@ def _remote_files(source: str, scheme: str) -> tuple[Any, list[str]]:
         return files, [path]
     names = _remote_below(files, path)
     if not names:
-        raise MissingError(f"no file is in the directory {source}")
+        raise MissingError(
+            f"the directory {source} holds no data files; give a file, a directory or a glob pattern"
+        )
     return files, sorted(names)
 
 
@@ -430,7 +433,7 @@ def _failure(address: str, scheme: str, error: Exception) -> ValueError:
             f"no credentials to read {address}; give the step a service account or keys{hint} ({detail})"
         )
     return errors.UnreachableError(
-        f"{address} can't be read; is the address right and the server up? ({kind}: {detail})"
+        f"{address} can't be read; check that the address is right and the server is up ({kind}: {detail})"
     )
 
 
@@ -450,18 +453,18 @@ def require_distinct(file: File, names: Sequence[str]) -> None:
 
 
 def partitions(files: Sequence[File]) -> dict[str, list[str | None]]:
-    """Return the columns that the folders above the files stand for, with a value for each file.
+    """Return the columns of the files' partition folders, with a value for each file.
 
     Raises:
-        ValueError: Not all files are in folders of the same columns.
+        ValueError: The files are partitioned by different columns.
     """
     names = [name for name, _ in files[0].partitions]
     for file in files:
         own = [name for name, _ in file.partitions]
         if own != names:
             raise ValueError(
-                f"{file.name} and {files[0].name} are in folders of different columns: "
-                f"{', '.join(own) or 'none'} and {', '.join(names) or 'none'}; ingest them apart"
+                f"{file.name} and {files[0].name} are partitioned by different columns: "
+                f"{', '.join(own) or 'none'} and {', '.join(names) or 'none'}; ingest them separately"
             )
     return {name: [dict(file.partitions)[name] for file in files] for name in names}
 
@@ -478,4 +481,5 @@ def require_same_columns(first: File, expected: Sequence[str], file: File, names
     raise ValueError(
         f"{file.name} does not have the columns of {first.name}: it "
         + (" and ".join(differences) or "has them in another order")
+        + "; ingest it separately, or rewrite it with the same columns"
     )

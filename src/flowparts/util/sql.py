@@ -1,4 +1,4 @@
-"""Names and texts, quoted for DuckDB."""
+"""Quote names and texts for DuckDB."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,20 +20,20 @@ def list_of(texts: Iterable[str | None]) -> str:
 
 
 def text_columns(names: Iterable[str]) -> str:
-    """Return what read_csv takes as its columns, all of them text."""
+    """Return the `columns` argument of read_csv, with every column as text."""
     return "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"
 
 
 def alike(names: Sequence[str]) -> set[str]:
-    """Return the names that differ from another one only in case, which is no difference to DuckDB."""
+    """Return the names that differ from another one only in case, which DuckDB ignores."""
     counts = Counter(name.lower() for name in names)
     return {name for name in names if counts[name.lower()] > 1}
 
 
 def one_of(text: str, texts: Iterable[str]) -> str:
-    """Return SQL that says whether a text is one of these, which hold no control characters.
+    """Return SQL that tests whether a text is one of these, which must not hold control characters.
 
-    A search in one constant: asked of each of a thousand columns, IN takes gigabytes and a pattern seconds.
+    It searches one constant: for each of a thousand columns, IN takes gigabytes and a pattern seconds.
     """
     written = list(texts)
     longest = max((len(each.encode()) for each in written), default=-1)

@@ -1,7 +1,7 @@
-"""Directories that somebody else wrote: names and links that lead out of them are refused.
+"""Handle untrusted directories: names and links that lead out of them are refused.
 
-Object stores take any name for an object, and a directory may hold links and devices. Whatever copies, packs
-or loads such a directory asks here first.
+Object stores accept any object name, and a directory may hold links and devices. All code that copies, packs
+or loads such a directory goes through here.
 """
 
 import hashlib
@@ -12,19 +12,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-# Far more than a model or a network has; a directory of more is a mistake or an attack.
+# Far more than any model has; a larger directory is a mistake or an attack.
 _MAX_FILES = 100_000
 
 
 def inside(directory: Path, name: str) -> Path:
-    """Return the path of a relative name below a directory, whose parents may not exist yet.
+    """Return the path of a relative name below a directory; its parents need not exist yet.
 
     Raises:
-        ValueError: The name is absolute, has an empty part, "." or "..", or a NUL, or a link leads out.
+        ValueError: The name is absolute, has an empty part, ".", ".." or a NUL, or a link leads out.
     """
     if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError(
-            f"the name {name!r} leads out of its directory; rename it to parts without '..', '.' or nothing "
+            f"the name {name!r} leads out of its directory; rename it without '..', '.' or empty parts "
             "between slashes"
         )
     path = directory / name
@@ -37,8 +37,8 @@ def files(directory: str | Path) -> list[Path]:
     """Return the regular files below a directory, sorted; links inside it are followed.
 
     Raises:
-        ValueError: It isn't there, holds a device, pipe or socket, a link that leads out of it or nowhere, or
-            too many files.
+        ValueError: It doesn't exist, or holds a device, pipe or socket, a broken link, a link that leads out
+            of it, or too many files.
     """
     root = Path(directory)
     if not root.is_dir():
@@ -50,21 +50,21 @@ def files(directory: str | Path) -> list[Path]:
         if stat.S_ISREG(kind):
             found.append(path)
         elif not stat.S_ISDIR(kind):
-            raise ValueError(f"{path} is no file but a device, pipe or socket; remove it")
+            raise ValueError(f"{path} is a device, pipe or socket, not a file; remove it")
         if len(found) > _MAX_FILES:
-            raise ValueError(f"{directory} holds more than {_MAX_FILES} files")
+            raise ValueError(f"{directory} holds more than {_MAX_FILES} files, the maximum; remove some")
     return sorted(found)
 
 
 def digest(directory: str | Path, instead: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return 16 hexadecimal digits that stand for the names and bytes of a directory's files (SHA-256).
+    """Return 16 hexadecimal digits of a SHA-256 over the names and bytes of a directory's files.
 
     Args:
         directory: The directory.
-        instead: Content that files are taken to have, whatever is in them.
+        instead: Name to content to hash in place of a file's own.
 
     Raises:
-        ValueError: As `files`.
+        ValueError: As for `files`.
     """
     total = hashlib.sha256()
     for path in files(directory):
@@ -84,22 +84,22 @@ def require_digest(
     where: object,
     instead: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Return a directory's digest.
+    """Check and return a directory's digest.
 
     Args:
         directory: The directory.
-        wanted: The digest that it must have; empty for any.
-        where: What the directory is called in the error.
+        wanted: The expected digest; empty for any.
+        where: Name of the directory in the error message.
         instead: As for `digest`.
 
     Raises:
-        ValueError: It has another one, or as `files`.
+        ValueError: The digest differs, or as for `files`.
     """
     found = digest(directory, instead)
     if wanted and found != wanted:
         raise ValueError(
             f"the files at {where} have changed since they were deployed: their digest is {found}, not "
-            f"{wanted}; deploy the model again, from an address at which it stays as it is"
+            f"{wanted}; deploy the model again, from an address whose content doesn't change"
         )
     return found
 
@@ -108,11 +108,12 @@ def copy(source: str | Path, target: Path) -> None:
     """Copy the regular files below a directory into another, which must not exist yet.
 
     Raises:
-        ValueError: As `files`.
+        ValueError: As for `files`.
     """
-    whole = files(source)
+    # All files are checked before the first one is copied.
+    checked = files(source)
     target.mkdir()
-    for file in whole:
+    for file in checked:
         copied = inside(target, file.relative_to(source).as_posix())
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copied)
@@ -121,13 +122,13 @@ def copy(source: str | Path, target: Path) -> None:
 def _walk(directory: Path, above: set[Path]) -> Iterator[Path]:
     for path in directory.iterdir():
         yield path
-        # A link to a directory above would be walked through for ever.
+        # A link to a parent directory would be followed forever.
         if path.is_dir() and (real := _real(path)) not in above:
             yield from _walk(path, {*above, real})
 
 
 def _real(path: Path) -> Path:
-    # Path.resolve raises where links make a loop.
+    # Path.resolve raises if links form a loop.
     return Path(os.path.realpath(path))
 
 

@@ -1,8 +1,8 @@
-"""Store fitted estimators as skops files, which hold no code: loading one runs only types named here.
+"""Store fitted estimators as skops files, which hold no code: loading builds only the types listed here.
 
-A type that is neither trusted by skops itself nor listed below is refused, when a file is written as well as
-when it is read. skops (https://skops.readthedocs.io) checks types, not numbers: a file that was tampered with
-can hold wrong weights or crash the process, but it can't make it run code.
+A type that is neither trusted by skops itself nor listed below is refused, both on writing and on reading.
+skops (https://skops.readthedocs.io) checks types, not numbers: a tampered file can hold wrong weights or
+crash the process, but it can't run code.
 """
 
 import io
@@ -13,9 +13,9 @@ from typing import Any
 
 from flowparts.util import errors, weights_audit
 
-# Beside the public estimators of scikit-learn, which skops trusts by itself: the parts fitted estimators are
-# made of. They hold numbers, settings and other parts. The parts are checked against this list as well, so
-# the few that call something (scorers, a defaultdict) can only call what is trusted.
+# The parts of fitted estimators, besides scikit-learn's public estimators, which skops already trusts. They
+# hold numbers, settings and other parts, which are checked against this list as well; so the few that call
+# something (scorers, a defaultdict) can only call trusted types.
 TRUSTED_TYPES = (
     "collections.OrderedDict",
     "collections.defaultdict",
@@ -59,7 +59,7 @@ TRUSTED_TYPES = (
     "xgboost.sklearn.XGBRegressor",
 )
 
-# The earliest time a zip file can name; equal estimators give equal bytes.
+# The earliest time that a zip file can hold, so that equal estimators give equal bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -67,7 +67,7 @@ def dump(fitted: Any, path: str | Path) -> None:
     """Write a fitted estimator or transformer to a skops file; equal content gives equal bytes.
 
     Raises:
-        ValueError: It holds an object that a skops file can't, or of a type that isn't trusted.
+        ValueError: It holds an object that skops can't store, or of a type that isn't trusted.
     """
     from skops.io import dumps, get_untrusted_types
     from skops.io.exceptions import UnsupportedTypeException
@@ -80,7 +80,7 @@ def dump(fitted: Any, path: str | Path) -> None:
         raise ValueError(f"a fitted {name} can't be stored without a pickle: {error}") from None
     if unknown:
         raise ValueError(
-            f"a fitted {name} holds objects of types that are not trusted: {', '.join(unknown)}; "
+            f"a fitted {name} holds objects of untrusted types: {', '.join(unknown)}; "
             "choose other parameters or another estimator"
         )
     Path(path).write_bytes(_canonical(data))
@@ -101,27 +101,27 @@ def load(path: str | Path) -> Any:
     from skops.io.exceptions import UntrustedTypesFoundException
 
     if not Path(path).is_file():
-        raise ValueError(f"the weights are not there: no file at {path}")
+        raise ValueError(f"the weights are missing: there is no file at {path}")
     try:
         weights_audit.check(path, TRUSTED_TYPES)
     except weights_audit.UntrustedError as error:
-        raise ValueError(f"refused to load {path}: it holds objects that are not trusted: {error}") from None
-    # Whatever else a damaged file makes the reader stumble over is the same news to the user.
+        raise ValueError(f"refused to load {path}: it holds untrusted objects: {error}") from None
+    # A damaged file can raise any error, and all mean the same to the user.
     except Exception as error:
         raise ValueError(f"{path} is not a valid skops file: {error}") from None
     try:
         return load_skops(path, trusted=list(TRUSTED_TYPES))
     except UntrustedTypesFoundException as error:
         raise ValueError(
-            f"refused to load {path}: it holds objects that are not trusted: {errors.first_line(error)}"
+            f"refused to load {path}: it holds untrusted objects: {errors.first_line(error)}"
         ) from None
-    # Whatever a damaged or hostile file makes the reader stumble over is the same news to the user.
+    # A damaged or hostile file can raise any error, and all mean the same to the user.
     except Exception as error:
         raise ValueError(f"{path} is not a valid skops file: {error}") from error
 
 
 def _canonical(data: bytes) -> bytes:
-    """Rename what differs between two dumps of one object: memory addresses, random file names, the time."""
+    """Normalize what differs between dumps of one object: memory addresses, random file names, the time."""
     ids: dict[int, int] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as source:
         names: dict[str, str] = {}

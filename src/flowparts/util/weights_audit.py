@@ -1,8 +1,8 @@
-"""Read what a skops file would build before it is built: parts of models whose parameters name no file.
+"""Audit a skops file before it is loaded: only parts of models, and no parameter that names a file.
 
-skops trusts every public estimator of scikit-learn with any parameter. Some of those read files that a
-parameter names, or keep a cache of pickles in a directory. Here a file may hold classifiers, regressors, what
-this package makes of them and of raw columns, and nothing that calls a function.
+skops trusts every public estimator of scikit-learn with any parameter. Some read files that a parameter
+names, or cache pickles in a directory. Here a file may hold classifiers, regressors, this package's own
+wrappers and transformers, and nothing that calls a function.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 
 _SCHEMA = "schema.json"
 _MAX_SCHEMA_BYTES = 64 << 20
-# Numbers of trees are packed to a tenth, seldom to less; a bomb is packed to a thousandth.
+# Numbers of trees compress to a tenth, rarely to less; a zip bomb compresses to a thousandth.
 _FREE_BYTES = 1 << 30
 _MAX_RATIO = 100
-# What a skops file's nodes may make, by the node's loader; ObjectNode stands for `_objects`. A loader that
-# isn't here calls functions or methods.
+# Types that a skops file's nodes may build, by the node's loader; ObjectNode is checked separately. Loaders
+# that aren't listed call functions or methods.
 _LOADERS: dict[str, tuple[str, ...]] = {
     "BytearrayNode": ("builtins.bytearray",),
     "BytesNode": ("builtins.bytes",),
@@ -40,7 +40,7 @@ _LOADERS: dict[str, tuple[str, ...]] = {
     "TupleNode": ("builtins.tuple",),
     "TypeNode": ("builtins.*", "numpy.*", "collections.OrderedDict"),
 }
-# Beside classifiers and regressors, the estimators of scikit-learn that fitted ones are made of.
+# scikit-learn's estimators besides classifiers and regressors that fitted ones consist of.
 _PARTS = (
     "sklearn.compose._column_transformer.ColumnTransformer",
     "sklearn.impute._base.MissingIndicator",
@@ -58,24 +58,24 @@ _PARTS = (
 _PLACES = re.compile(
     r"(?:^|_)(?:file|filename|path|dir|directory|memory|config|model|machines|location|input)$"
 )
-# Where boosters keep parameters that they hand to their libraries.
+# Attributes in which boosters keep parameters that they pass to their libraries.
 _HANDED_ON = ("_other_params", "kwargs", "params")
 
 
 class UntrustedError(ValueError):
-    """A file holds what no model consists of."""
+    """A file holds something that isn't part of a model."""
 
 
 def check(path: str | Path, trusted: Sequence[str]) -> None:
-    """Raise an error if a skops file holds more than a model's parts.
+    """Raise an error if a skops file holds more than the parts of a model.
 
     Args:
         path: The file.
-        trusted: Types beside scikit-learn's classifiers and regressors that objects may have.
+        trusted: Allowed types of objects besides scikit-learn's classifiers and regressors.
 
     Raises:
-        UntrustedError: It names another type or loader, or a parameter that names a file.
-        ValueError: It would unpack to too much, or is no skops file; zipfile's and json's errors too.
+        UntrustedError: It names another type or loader, or a parameter names a file.
+        ValueError: It would unpack to too much, or isn't a skops file; also zipfile's and json's errors.
     """
     with zipfile.ZipFile(path) as archive:
         sizes = [entry.file_size for entry in archive.infolist()]
@@ -88,10 +88,10 @@ def check(path: str | Path, trusted: Sequence[str]) -> None:
         name, loader = f"{node['__module__']}.{node['__class__']}", str(node["__loader__"])
         if loader == "ObjectNode":
             if name not in trusted and name not in _estimators():
-                raise UntrustedError(f"{name} is no part of a model")
+                raise UntrustedError(f"{name} isn't part of a model")
             _check_parameters(name, _attributes(node))
         elif not any(_fits(name, pattern) for pattern in _LOADERS.get(loader, ())):
-            raise UntrustedError(f"{loader} of {name} is no part of a model")
+            raise UntrustedError(f"{loader} of {name} isn't part of a model")
 
 
 @cache
@@ -99,7 +99,7 @@ def _estimators() -> frozenset[str]:
     from sklearn.utils import all_estimators
 
     classes = [cls for _, cls in all_estimators(type_filter=["classifier", "regressor"])]
-    # Losses, links and bins are what skops itself trusts.
+    # Losses, links and bins, which skops itself trusts.
     from skops.io._trusted_types import SKLEARN_INTERNAL_TYPE_NAMES
 
     return frozenset(
@@ -137,7 +137,7 @@ def _check_parameters(name: str, attributes: dict[str, Any]) -> None:
 
 
 def _text(node: dict[str, Any]) -> str:
-    """Return the text of a node that is one, else nothing."""
+    """Return the text of a text node, and empty text for any other node."""
     if node.get("__loader__") != "JsonNode":
         return ""
     value = json.loads(node["content"])

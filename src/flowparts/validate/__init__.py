@@ -1,1 +1,1 @@
-"""What a table holds, and what in it gives the label away."""
+"""Profile tables, and detect columns that leak the label."""

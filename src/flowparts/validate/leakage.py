@@ -1,8 +1,8 @@
-"""Columns that give the label away, or only tell rows apart: what to ask about before a model is trained.
+"""Warn of columns that leak the label or look like identifiers, before a model is trained.
 
-This is a cheap look at each column alone, on at most 20,000 rows; half of them teach and half are predicted.
-It finds a copy of the label under any monotone scale, an identifier in the order of the label, and a label
-that is computed from a few numbers. It doesn't find what only several columns together give away.
+A cheap check of each column separately, on at most 20,000 rows: half of them to learn from, half to predict.
+It finds copies of the label on any monotone scale, identifiers sorted by the label, and labels computed from
+a few numbers. It doesn't find leaks through several columns together.
 """
 
 import logging
@@ -18,14 +18,14 @@ from flowparts import tables
 _MOST_ROWS = 20_000
 _LEAST_ROWS = 50
 _MOST_BINS = 200
-# So many that hardly a bin lacks a row to learn from.
+# Enough that hardly any bin lacks rows to learn from.
 _ROWS_OF_A_BIN = 10
 _LEAST_ROWS_OF_A_CLASS = 5
 _MOST_NUMBERS = 200
 _MOST_NAMED = 5
-# Real measurements come close: the best single one of breast_cancer has a ROC AUC of 0.97.
+# Real features come close: the best one of breast_cancer has a ROC AUC of 0.97 alone.
 _ALONE = {"roc_auc": 0.995, "r2": 0.99}
-# A sum of columns leaves rounding only; a good fit of nature leaves a thousand times more.
+# A computed label leaves rounding errors only; a good fit of real data leaves a thousand times more.
 _COMPUTED = 1e-6
 
 _log = logging.getLogger("flowparts")
@@ -34,12 +34,12 @@ Floats = NDArray[np.float64]
 
 
 def warnings(train: pl.LazyFrame, features: Iterable[str], label: str, task: str) -> list[str]:
-    """Return a sentence for each column that a person should think about; log each as a warning.
+    """Return a sentence for each suspicious column, and log each as a warning.
 
     Args:
         train: Raw training rows.
-        features: Columns to look at: numbers, booleans, times and text.
-        label: The column to predict; no nulls.
+        features: Columns to check: numbers, booleans, times and text.
+        label: The column to predict, without nulls.
         task: "classification" or "regression".
     """
     rows, features = tables.row_count(train), list(features)
@@ -52,17 +52,17 @@ def warnings(train: pl.LazyFrame, features: Iterable[str], label: str, task: str
     alone = {name: score for name, score in scores.items() if score >= _ALONE[metric]}
     found = [
         f"column {name!r} alone predicts {label!r} ({metric} {score:.4f}); if it isn't known "
-        "when predicting, add it to exclude_columns"
+        "at prediction time, add it to exclude_columns"
         for name, score in alone.items()
     ]
     if task == "regression" and not alone and (parts := _parts(sample, features, label)):
         found.append(
-            f"{label!r} can be computed from {', '.join(map(repr, parts))}; if they aren't known when "
-            "predicting, add them to exclude_columns"
+            f"{label!r} can be computed from {', '.join(map(repr, parts))}; if they aren't known at "
+            "prediction time, add them to exclude_columns"
         )
     found += [
-        f"column {name!r} looks like an identifier (no two of {sample.height:,} values alike) and is a "
-        "feature; if it is one, add it to exclude_columns"
+        f"column {name!r} looks like an identifier (all of {sample.height:,} values differ) but is a "
+        "feature; if it is an identifier, add it to exclude_columns"
         for name in features
         if name not in alone and _is_identifier(sample[name])
     ]
@@ -76,7 +76,7 @@ def _is_identifier(values: pl.Series) -> bool:
 
 
 def _targets(label: pl.Series, task: str) -> tuple[Floats, str]:
-    """Return what is predicted, a column each: ranks of a number, or whether a row is of each class."""
+    """Return the targets as columns: the ranks of a number, or an indicator for each class."""
     if task == "regression":
         return np.asarray(label.cast(pl.Float64).rank().to_numpy(), float)[:, None], "r2"
     codes = label.alias("label").cast(pl.String).rank("dense").to_numpy()
@@ -84,7 +84,7 @@ def _targets(label: pl.Series, task: str) -> tuple[Floats, str]:
 
 
 def _score(values: pl.Series, targets: Floats, metric: str) -> float:
-    """Learn the mean target of each value, or bin of numbers, on even rows; score it on odd ones."""
+    """Learn the mean target of each value, or bin of numbers, on even rows, and score it on odd rows."""
     bins = _binned(values)
     even, odd = np.arange(len(bins)) % 2 == 0, np.arange(len(bins)) % 2 == 1
     counts = np.bincount(bins[even], minlength=bins.max() + 1)
@@ -113,7 +113,7 @@ def _roc_auc(predicted: Floats, truth: Floats) -> float:
 
 
 def _binned(values: pl.Series) -> NDArray[np.int64]:
-    """Number the values; many numbers or times are put into bins of equally many rows."""
+    """Encode the values as integers; many distinct numbers or times are put into bins of equal row count."""
     dtype, bins = values.dtype, min(_MOST_BINS, len(values) // _ROWS_OF_A_BIN)
     if (dtype.is_numeric() or dtype.is_temporal()) and values.n_unique() > bins:
         present = len(values) - values.null_count()
@@ -122,7 +122,7 @@ def _binned(values: pl.Series) -> NDArray[np.int64]:
 
 
 def _parts(sample: pl.DataFrame, features: Sequence[str], label: str) -> list[str]:
-    """Return the columns that make the label up, as a sum or a product, the largest part first."""
+    """Return the columns whose weighted sum or product is the label, the largest part first."""
     numeric = [
         name
         for name in features

@@ -1,12 +1,12 @@
-"""Statistics of every column of a table, and the page that shows them.
+"""Compute statistics of every column of a table, and render them as a page.
 
-A column of at most about 100,000 different values is counted value by value: everything said about it is
-exact. One of more is described from counts of fixed size, so that memory does not grow with the table: the
-number of different values is estimated from the smallest hash in each of 65,536 groups (standard error 0.4 %;
+A column with at most about 100,000 distinct values is counted value by value, so all its statistics are
+exact. A column with more is described from counts of fixed size, so memory doesn't grow with the table: the
+number of distinct values is estimated from the smallest hash in each of 65,536 groups (standard error 0.4 %;
 Flajolet et al. 2007, https://doi.org/10.46298/dmtcs.3545, with the groups' minima read as exponential
-waiting times), quantiles are interpolated within 8,000 bins that are split further where they hold many rows,
-and the top values are those that the counts prove to be the most frequent, with exact counts. Either way the
-result does not depend on the order of the rows.
+waiting times), quantiles are interpolated within 8,000 bins, which are split further if they hold many rows,
+and the top values are those that the counts prove to be the most frequent, with exact counts. In both cases
+the result doesn't depend on the order of the rows.
 """
 
 import math
@@ -43,7 +43,7 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 def profile(frame: pl.LazyFrame) -> dict[str, Any]:
-    """Measure every column of a table, one pass for all and then one column at a time.
+    """Profile every column of a table: one pass over all columns, then one column at a time.
 
     Returns:
         A JSON object: rows, missing_cells, duplicate_rows (rows equal to an earlier one; null for more than
@@ -56,10 +56,10 @@ def profile(frame: pl.LazyFrame) -> dict[str, Any]:
         string: min_length, max_length, mean_length, in characters.
 
     Raises:
-        ValueError: The table has no rows, or a column of no schema type.
+        ValueError: The table has no rows, or a column's type isn't a schema type.
     """
     types = schema.types_of(frame)
-    plain = schema.numbered(_with_hashed_images(frame, types))
+    plain = schema.positional(_with_hashed_images(frame, types))
     rows = tables.require_rows(frame)
     seen = _first_look(plain, list(types.values()))
     columns: list[dict[str, Any]] = []
@@ -85,17 +85,17 @@ def profile(frame: pl.LazyFrame) -> dict[str, Any]:
 
 
 def _with_hashed_images(frame: pl.LazyFrame, types: Mapping[str, str]) -> pl.LazyFrame:
-    """Let a hash of its bytes stand for each image, which other statistics don't look into."""
+    """Replace each image by a hash of its bytes, since these statistics don't decode images."""
     images = [tables.column(name) for name, kind in types.items() if kind == "image"]
     return frame.with_columns(pl.when(image.is_not_null()).then(image.hash()) for image in images)
 
 
 def render(statistics: Mapping[str, Any], source: str = "") -> str:
-    """Return the HTML page for what `profile` measured.
+    """Render the statistics of `profile` as an HTML page.
 
     Args:
-        statistics: What `profile` returned.
-        source: Where the table comes from, for the subtitle.
+        statistics: The result of `profile`.
+        source: Origin of the table, for the subtitle.
     """
     rows, columns = statistics["rows"], statistics["columns"]
     cells = rows * len(columns)
@@ -114,7 +114,7 @@ def render(statistics: Mapping[str, Any], source: str = "") -> str:
     return reports.page(
         "Data profile",
         reports.facts(tiles),
-        reports.section("Worth a look", *_attention(statistics["warnings"])),
+        reports.section("Warnings", *_attention(statistics["warnings"])),
         reports.section(
             "Columns",
             reports.Block('<p class="muted">{}</p>').format(listed),
@@ -125,7 +125,7 @@ def render(statistics: Mapping[str, Any], source: str = "") -> str:
 
 
 def _first_look(plain: pl.LazyFrame, kinds: Sequence[str]) -> dict[str, Any]:
-    """Return what one pass over all columns tells: nulls, ranges, moments, lengths, rough distinct counts."""
+    """Compute nulls, ranges, moments, lengths and approximate distinct counts of all columns in one pass."""
     sums: dict[str, pl.Expr] = {}
     for index, kind in enumerate(kinds):
         value = pl.col(str(index))
@@ -144,8 +144,8 @@ def _first_look(plain: pl.LazyFrame, kinds: Sequence[str]) -> dict[str, Any]:
             odd = value.filter(number.is_null() & value.is_not_null())
             measures |= {"numbers": number.count(), "not_a_number": odd.min()}
         sums |= {f"{index} {name}": measure for name, measure in measures.items()}
-    with tables.watched(plain, "looking at every column") as watched:
-        return watched.select(**sums).pipe(tables.collect).row(0, named=True)
+    with tables.with_progress(plain, "measuring every column") as counted:
+        return counted.select(**sums).pipe(tables.collect).row(0, named=True)
 
 
 def _column(plain: pl.LazyFrame, index: int, kind: str, rows: int, seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _column(plain: pl.LazyFrame, index: int, kind: str, rows: int, seen: Mapping
         distinct, top = tally.height, _top(tally)
     else:
         distinct, top = _many_values(values, count)
-    # The hash of an image says nothing to people.
+    # The hash of an image is meaningless to people.
     top = [] if kind == "image" else top
     result: dict[str, Any] = {
         "count": count,
@@ -189,7 +189,7 @@ def _column(plain: pl.LazyFrame, index: int, kind: str, rows: int, seen: Mapping
 
 
 def _as_numbers(values: pl.LazyFrame, kind: str, *others: str) -> pl.LazyFrame:
-    """Give finite numbers, microseconds or days as column "x"."""
+    """Return the finite numbers, microseconds or days as column "x"."""
     value = pl.col("value")
     x = value.to_physical() if kind in ("timestamp", "date") else value
     return values.select(x.cast(pl.Float64).alias("x"), *others).filter(pl.col("x").is_finite())
@@ -200,10 +200,10 @@ def _top(tally: pl.DataFrame) -> list[tuple[Any, int]]:
 
 
 def _many_values(values: pl.LazyFrame, count: int) -> tuple[int, list[tuple[Any, int]]]:
-    """Estimate how many values differ, and find the most frequent ones, in memory of fixed size.
+    """Estimate the number of distinct values, and find the most frequent ones, with fixed memory.
 
     A value can't occur more often than all values of its group together. So a value that occurs more often
-    than the largest group that was not searched is proven to be on top.
+    than the largest unsearched group has rows is certainly among the most frequent.
     """
     hashed = pl.col("value").hash()
     groups = (
@@ -223,7 +223,7 @@ def _many_values(values: pl.LazyFrame, count: int) -> tuple[int, list[tuple[Any,
 
 
 def _bins(numbers: pl.LazyFrame, low: float, high: float) -> pl.DataFrame:
-    """Count the numbers in equal bins of a range; each bin comes with the range of its own numbers."""
+    """Count the numbers in equal bins of a range, and return each bin with the range of its numbers."""
     x = pl.col("x")
     return (
         numbers.group_by(_place(x, low, high, _BINS).alias("bin"))
@@ -234,16 +234,16 @@ def _bins(numbers: pl.LazyFrame, low: float, high: float) -> pl.DataFrame:
 
 
 def _place(x: pl.Expr, low: float, high: float, bins: int) -> pl.Expr:
-    """Return the number of the equal bin that holds x; the last one includes the upper end."""
-    # The width of the widest ranges is beyond what a float holds.
+    """Return the index of the equal-width bin that holds x; the last one includes the upper end."""
+    # The width of the widest ranges overflows a float.
     scale = 1.0 if math.isfinite(high - low) else 0.25
     width = high * scale - low * scale
-    share = (x * scale - low * scale) / width if width else x * 0.0
-    return (share * bins).floor().clip(0, bins - 1).cast(pl.Int32)
+    fraction = (x * scale - low * scale) / width if width else x * 0.0
+    return (fraction * bins).floor().clip(0, bins - 1).cast(pl.Int32)
 
 
 def _refined(numbers: pl.LazyFrame, bins: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Split the bins that a quantile falls into while they hold too many rows to interpolate in."""
+    """Split the bins that hold a quantile until they have few enough rows to interpolate in."""
     for _ in range(_MAX_ZOOMS):
         ends = bins["count"].cum_sum()
         hit = {int(ends.search_sorted(level * (count - 1), side="right")) for level in QUANTILES}
@@ -263,14 +263,14 @@ def _refined(numbers: pl.LazyFrame, bins: pl.DataFrame, count: int) -> pl.DataFr
 
 
 def _quantiles(bins: pl.DataFrame, count: int) -> dict[float, float]:
-    """Interpolate linearly between ranks, as NumPy does, and between the ends of a bin."""
+    """Interpolate linearly between ranks, like NumPy, and between the ends of a bin."""
     ends = bins["count"].cum_sum()
 
     def at(rank: int) -> float:
         place = int(ends.search_sorted(rank, side="right"))
         low, high, size = bins["low"][place], bins["high"][place], bins["count"][place]
-        share = (rank - (ends[place] - size)) / max(size - 1, 1)
-        return float(low * (1 - share) + high * share)
+        fraction = (rank - (ends[place] - size)) / max(size - 1, 1)
+        return float(low * (1 - fraction) + high * fraction)
 
     quantiles = {}
     for level in QUANTILES:
@@ -282,7 +282,7 @@ def _quantiles(bins: pl.DataFrame, count: int) -> dict[float, float]:
 
 
 def _histogram(bins: pl.DataFrame, low: float, high: float, kind: str) -> tuple[list[float], list[int]]:
-    """Add fine bins up to at most 20; a few whole numbers get a bin each, centred."""
+    """Combine fine bins into at most 20; a few distinct integers get a centred bin each."""
     if low == high:
         return [low, high], [int(bins["count"].sum())]
     number = HISTOGRAM_BINS
@@ -290,15 +290,14 @@ def _histogram(bins: pl.DataFrame, low: float, high: float, kind: str) -> tuple[
         width = math.ceil((high - low + 1) / HISTOGRAM_BINS)
         number = math.ceil((high - low + 1) / width)
         low, high = low - 0.5, low - 0.5 + number * width
-    share = range(number + 1)
-    edges = [low * (1 - step / number) + high * (step / number) for step in share]
+    edges = [low * (1 - step / number) + high * (step / number) for step in range(number + 1)]
     tally = bins.group_by(_place(pl.col("low"), low, high, number).alias("bin")).agg(pl.col("count").sum())
     counts = dict(tally.iter_rows())
     return edges, [int(counts.get(step, 0)) for step in range(number)]
 
 
 def _number(value: Any) -> float:
-    """Return the same number for a value as `_as_numbers` does."""
+    """Convert a value to a number, as `_as_numbers` does."""
     if isinstance(value, datetime):
         return float((value - _EPOCH) // timedelta(microseconds=1))
     if isinstance(value, date):
@@ -308,7 +307,7 @@ def _number(value: Any) -> float:
 
 def _restored(number: float, kind: str) -> Any:
     if kind == "timestamp":
-        # A bin's edge may lie just outside what a timestamp can hold.
+        # A bin's edge may be just outside the range of timestamps.
         moment = min(max(number, -62135596800e6), 253402300799e6)
         return (_EPOCH + timedelta(microseconds=round(moment))).isoformat()
     if kind == "date":
@@ -317,17 +316,17 @@ def _restored(number: float, kind: str) -> Any:
 
 
 def _tidy(value: Any) -> Any:
-    """Make a statistic one that JSON holds; sums are rounded to the digits that don't depend on threads."""
+    """Convert a statistic for JSON, rounded to 12 digits, since sums depend on the number of threads."""
     if isinstance(value, float):
         return float(f"{value:.12g}") if math.isfinite(value) else None
     return schema.plain_value(value)
 
 
 def _warnings(column: Mapping[str, Any], rows: int) -> list[tuple[str, str]]:
-    """Return what a person should look at before training on this column."""
+    """Return warnings about a column, to check before training on it."""
     count, nulls, distinct = column["count"], column["nulls"], column["distinct"]
     if count == 0:
-        return [("all missing", "holds no value at all")]
+        return [("all missing", "has no values")]
     found = []
     if column["type"] == "image":
         if distinct < count:
@@ -342,9 +341,9 @@ def _warnings(column: Mapping[str, Any], rows: int) -> list[tuple[str, str]]:
         found.append(("many missing values", f"{nulls / rows:.0%} missing"))
     if column["type"] in ("integer", "string") and count >= _MIN_ROWS_ID:
         if distinct > (1 if column["exact"] else 0.98) * count - 1:
-            found.append(("looks like an identifier", "no two values alike"))
+            found.append(("looks like an identifier", "all values differ"))
         elif column["type"] == "string" and distinct > max(100, 0.1 * count):
-            found.append(("many categories", f"{distinct:,} different texts in {count:,} values"))
+            found.append(("many categories", f"{distinct:,} distinct texts in {count:,} values"))
     if _ALMOST_NUMBERS * count <= column.get("numbers", 0) < count and count >= _MIN_ROWS_ID:
         found.append(
             (
@@ -362,7 +361,7 @@ def _warnings(column: Mapping[str, Any], rows: int) -> list[tuple[str, str]]:
 
 def _attention(warnings: Sequence[Mapping[str, str]]) -> list[reports.Block]:
     if not warnings:
-        return [reports.callout("Nothing unusual in any column.", "good")]
+        return [reports.callout("No warnings for any column.", "good")]
     kinds = dict.fromkeys(warning["warning"] for warning in warnings)
     blocks = []
     for kind in sorted(kinds, key=lambda kind: kind not in _SERIOUS):
@@ -398,9 +397,8 @@ def _card(column: Mapping[str, Any], rows: int) -> reports.Block:
         else:
             pairs |= {name: say(column[name]) for name in ("mean", "std", "min", "max")}
     elif column["top_values"] and column["top_values"][0]["count"] == 1:
-        chart = reports.Block('<p class="muted">{}</p>').format(
-            "All different, such as " + ", ".join(_named(top["value"]) for top in column["top_values"][:3])
-        )
+        examples = ", ".join(_named(top["value"]) for top in column["top_values"][:3])
+        chart = reports.Block('<p class="muted">{}</p>').format(f"All values differ, such as {examples}")
     elif column["top_values"]:
         bars = {_named(top["value"]): top["count"] for top in column["top_values"][:6]}
         chart = reports.bars(bars, width=300)
@@ -446,7 +444,7 @@ def _named(value: Any) -> str:
 
 
 def _moment(text: str, days: bool = False) -> str:
-    """Shorten an ISO timestamp to what a reader looks for."""
+    """Shorten an ISO timestamp to its day, or its day and minute."""
     moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
     if days or (moment.hour, moment.minute, moment.second, moment.microsecond) == (0, 0, 0, 0):
         return f"{moment:%Y-%m-%d}"

@@ -60,7 +60,7 @@ def test_a_broken_model_is_not_servable_and_the_step_succeeds(
     servable, reason, latency_ms = check_serving.python_func(model, table(ROWS), metrics, predictions)
     assert tables.row_count(tables.scan(predictions.path)) == 0
     assert (servable, latency_ms) == (False, 0.0)
-    assert "the weights are not there" in reason
+    assert "the weights are missing" in reason
     assert json.loads(Path(metrics.path).read_text()) == {"servable": 0}
 
 

@@ -72,7 +72,7 @@ def test_a_folder_is_a_label_and_the_bytes_stay_as_they_are(ingest: Callable[...
     assert "damaged" in reasons["dog/cut.png"]
     assert "no image" in reasons["dog/notes.txt"]
     assert "empty" in reasons["dog/empty.png"]
-    assert "no folder" in reasons["loose.png"]
+    assert "isn't in a folder" in reasons["loose.png"]
 
 
 def test_a_bad_image_fails_with_its_path_and_the_way_out(ingest: Callable[..., Any], tree: Path) -> None:
@@ -120,7 +120,7 @@ BAD = {
     "nothing given": ({"source": " "}, "source is empty"),
     "no directory": ({"source": "/nowhere/at/all"}, "there is no directory at /nowhere/at/all"),
     "unknown scheme": ({"source": "ftp://a/b"}, "unknown scheme 'ftp'"),
-    "unknown sample": ({"source": "sample://faces"}, "'faces'; there is sample://digits"),
+    "unknown sample": ({"source": "sample://faces"}, "'faces'; use sample://digits"),
     "unknown way": ({"on_bad_images": "skip"}, "one of fail, quarantine, not 'skip'"),
 }
 
@@ -134,5 +134,5 @@ def test_bad_input_is_answered(options: dict[str, Any], words: str, ingest: Call
 def test_a_tree_without_a_good_image_is_answered(ingest: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "in/x").mkdir(parents=True)
     (tmp_path / "in/x/a.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"can be used; the first one, x/a.png: it is no image"):
+    with pytest.raises(ValueError, match=r"no usable image .*; the first one, x/a.png: it isn't an image"):
         ingest(source=str(tmp_path / "in"), on_bad_images="quarantine")

@@ -132,7 +132,7 @@ def test_only_a_window_up_to_the_newest_row_is_kept(
     table, _, counts = ingest(**window)
     assert counts == (3, 0)
     assert tables.scan(table.path).collect()["y"].to_list() == [None, "d", "e"]
-    left_out = "2 rows not of the 7 days until 2026-03-09 00:00:00"
+    left_out = "2 rows outside the 7 days up to 2026-03-09 00:00:00"
     assert tables.description(table.path)["rows_left_out"] == [left_out]
     table, _, counts = ingest(**window, label="y")
     assert counts == (2, 0)
@@ -144,13 +144,16 @@ def test_only_a_window_up_to_the_newest_row_is_kept(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window_days": -1.0, "time_column": "at"}, "window_days is -1; give a number of days, at"),
-        ({"window_days": 1e6, "time_column": "at"}, "at most 36,500, or 0 for all rows"),
-        ({"window_days": float("nan"), "time_column": "at"}, "window_days is nan"),
-        ({"window_days": 7.0}, "window_days needs time_column"),
+        ({"window_days": -1.0, "time_column": "at"}, "window_days must be from 0 .*, not -1"),
+        ({"window_days": 1e6, "time_column": "at"}, r"from 0 \(all rows\) to 36,500, not 1e\+06"),
+        ({"window_days": float("nan"), "time_column": "at"}, "to 36,500, not nan"),
+        ({"window_days": 7.0}, "window_days=7 needs time_column"),
         ({"window_days": 7.0, "time_column": "when"}, "time column 'when' is not in the source"),
-        ({"window_days": 7.0, "time_column": "x"}, "time column 'x' holds Int64; it must hold timestamps or"),
-        ({"window_days": 7.0, "time_column": "at"}, "time column 'at' has no values in .*, so no row is"),
+        (
+            {"window_days": 7.0, "time_column": "x"},
+            "time column 'x' must hold timestamps or dates, not Int64",
+        ),
+        ({"window_days": 7.0, "time_column": "at"}, "time column 'at' has no values in .*; pass another"),
     ],
 )
 def test_a_window_that_cant_be_taken_is_a_sentence_and_writes_nothing(
@@ -170,7 +173,7 @@ def test_a_window_that_cant_be_taken_is_a_sentence_and_writes_nothing(
         ({"label": "z"}, "label column 'z' is missing in 2 of 2 rows .*nothing to learn from"),
         ({"label": "Y"}, "label column 'Y' is not in the source; .*columns are: x, y"),
         ({"required_columns": ["towm"]}, "column 'towm' is not in the source; .*columns are: x, y"),
-        ({"required_columns": [True]}, "required_columns holds True, which is no text"),
+        ({"required_columns": [True]}, "required_columns must hold texts only, not True"),
         ({"label": "y", "on_missing_label": "keep"}, "on_missing_label is 'keep'; use one of: drop, fail"),
     ],
 )
@@ -206,5 +209,5 @@ def test_images_of_a_prediction_log_are_kept_as_they_are_and_other_bytes_are_ref
     assert counts == (3, 0)
     assert tables.scan(table.path).collect().equals(frame)
     frame.reverse().write_parquet(tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match="binary values that are no images"):
+    with pytest.raises(ValueError, match="binary values that aren't images"):
         ingest(source=str(tmp_path / "log.parquet"))

@@ -250,7 +250,7 @@ def _sequence(values: np.ndarray, new: np.ndarray, looks: np.ndarray) -> tuple[n
             {"unit": "user"},
             "unit column 'user' has missing values",
         ),
-        (answers(300), {"time_column": "row"}, "time column 'row' holds .*; it must hold timestamps"),
+        (answers(300), {"time_column": "row"}, "time column 'row' must hold timestamps or dates, not"),
         (
             answers(300).with_columns(latency_ms=pl.lit(float("inf"))),
             {"outcome": "latency_ms"},

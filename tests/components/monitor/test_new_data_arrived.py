@@ -130,7 +130,7 @@ def test_a_memory_in_a_store_is_read_and_written(
         (None, "no", "column of the high-water mark 'no' is not in"),
         (None, "name", "column 'name' holds String; a high-water mark needs numbers or times"),
         (None, "empty", "column 'empty' has no values"),
-        ("{", "id", "isn't a memory of the data that was seen; name another file, or remove it"),
+        ("{", "id", "isn't a memory of the data that was seen; name another file, or remove this"),
         ("[]", "id", "isn't a memory of the data"),
         ('{"seen": {"rows": 1, "column": "id"}}', "id", "isn't a memory of the data"),
         ('{"seen": {"rows": 1, "column": "time", "highest": "soon"}}', "time", "isn't a memory of the data"),

@@ -163,7 +163,7 @@ def test_rejected_points_are_reported(publish: Callable[..., int], collector: Co
         ({"otlp": "http://127.0.0.1:9"}, "can't reach the OTLP endpoint at http://127.0.0.1:9"),
         ({"otlp": "http://169.254.169.254"}, "clouds give out credentials"),
         ({"pushgateway": "gateway:9091"}, "the Pushgateway must start with http:// or https://"),
-        ({"pushgateway": "http://u:p@gateway"}, "holds a user or password; give it without"),
+        ({"pushgateway": "http://u:p@gateway"}, "must not hold a user or password; put credentials into"),
         ({"textfile": "churn.txt"}, "'churn.txt' must end with .prom"),
         ({"job": " "}, "the job is empty"),
         ({"metric_labels": {"instance": "a"}}, "label 'instance'"),

@@ -364,5 +364,5 @@ def test_an_evaluation_that_is_not_there_is_told_before_anything_is_compared(
 
     rows, test = sklearn_rows("iris", "species")
     model = trained(rows, "species", LogisticRegression(max_iter=1000))
-    with pytest.raises(ValueError, match="the evaluation report is not there: no file at /nowhere"):
+    with pytest.raises(ValueError, match="the evaluation report is missing: there is no file at /nowhere"):
         compare(model, test, model_name="iris", evaluation_report=dsl.HTML(uri="/nowhere"))

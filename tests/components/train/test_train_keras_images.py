@@ -202,7 +202,7 @@ def test_bad_input_is_answered(options: dict[str, Any], words: str, train: Calla
 
 
 def test_a_table_with_images_is_not_for_sklearn() -> None:
-    with pytest.raises(ValueError, match="'image' holds images; train with train_keras_images"):
+    with pytest.raises(ValueError, match="'image' holds images; use train_keras_images"):
         preprocess.fit(TRAIN.lazy(), label="label", task="classification")
 
 

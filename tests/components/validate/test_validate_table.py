@@ -82,7 +82,9 @@ def test_anomalies_are_listed_and_left_to_the_caller_when_asked(
 def test_failure_names_the_anomalies_after_the_outputs_are_whole(
     check: Callable[..., Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"breaks its schema, 2 anomalies: column 'age': null.*such as 430"):
+    with pytest.raises(
+        ValueError, match=r"violates its schema, 2 anomalies: column 'age': null.*such as 430"
+    ):
         check(BAD)
     written = {file.name for file in (tmp_path / "artifacts").iterdir()}
     assert written == {"table", "schema", "table_schema", "anomalies", "validation_report"}

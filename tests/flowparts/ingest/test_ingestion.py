@@ -146,7 +146,7 @@ def test_a_given_delimiter_takes_the_place_of_the_guess(read: Ingest, refused: C
     assert read(b"a~b\n1~2\n", delimiter="~")[0].rows() == [(1, 2)]
     assert read(b"a,b;c\n1,2;3\n", delimiter=";", decimal=".")[0].columns == ["a,b", "c"]
     assert refused(b'{"a": 1}\n', "data.jsonl", delimiter=";") == (
-        "delimiter is for CSV files, but data.jsonl is jsonl"
+        "delimiter is for CSV files only, but data.jsonl is jsonl; leave it out"
     )
 
 
@@ -154,14 +154,15 @@ def test_a_file_without_a_header_is_refused_or_gets_its_names(
     read: Ingest, refused: Callable[..., str]
 ) -> None:
     content = b"5.1,3.5,setosa\n4.9,3.0,setosa\n"
-    assert refused(content).startswith("data.csv seems to have no header, as its first line holds numbers")
+    assert refused(content).startswith("data.csv seems to have no header: its first line holds numbers")
     names = ["length", "width", "species"]
     table, _ = read(content, column_names=names)
     assert table.columns == names
     assert table.rows() == [(5.1, 3.5, "setosa"), (4.9, 3.0, "setosa")]
     assert read(",".join(names).encode() + b"\n" + content, column_names=names)[0].height == 2
     assert refused(content, column_names=["a"]) == (
-        "column_names has 1 names, but the first line of data.csv has 3 fields between delimiters ','"
+        "column_names has 1 names, but the first line of data.csv has 3 fields separated by ','; give one "
+        "name for each field"
     )
 
 
@@ -479,7 +480,7 @@ def test_parquet_types_that_would_lose_digits_are_refused(
     pl.DataFrame({"a": [2**53 + 1]}).write_parquet(folder / "1.parquet")
     pl.DataFrame({"a": [2.5]}).write_parquet(folder / "2.parquet")
     assert refused(str(folder)).startswith(
-        "column 'a' is BIGINT in in/1.parquet but DOUBLE in another file, which doesn't hold numbers such as"
+        "column 'a' is BIGINT in in/1.parquet but DOUBLE in another file, which can't hold numbers such as"
     )
 
 
@@ -578,7 +579,7 @@ def test_times_that_no_calendar_has_are_named(kind: str, read: Ingest, refused: 
         f"{year}-01-01T00:00:00-05:00,x\n9999-12-31T23:59:59-05:00,x\n" for year in range(2000, 2020)
     )
     assert (
-        "column 'valid_to': '9999-12-31T23:59:59-05:00' is not a timestamp of the years 1 to 9999"
+        "column 'valid_to': '9999-12-31T23:59:59-05:00' is not a timestamp in the years 1 to 9999"
         in refused(f"valid_to,x\n{sentinel}".encode())
     )
 
@@ -628,9 +629,8 @@ def test_files_with_other_columns_are_named_with_the_difference(
     (folder / f"1.{kind}").write_bytes(_write(pl.DataFrame({"a": [1], "b": [2]}), kind))
     (folder / f"2.{kind}").write_bytes(_write(pl.DataFrame({"a": [1], "c": [2]}), kind))
     assert refused(str(folder)) == (
-        f"in/2.{kind} does not have the columns of in/1.{kind}: it lacks b and adds c".replace(
-            "in/1", f"{folder.relative_to(tmp_path)}/1"
-        )
+        f"in/2.{kind} does not have the columns of in/1.{kind}: it lacks b and adds c; ingest it "
+        "separately, or rewrite it with the same columns".replace("in/1", f"{folder.relative_to(tmp_path)}/1")
     )
 
 
@@ -740,31 +740,31 @@ def test_given_type_is_kept_and_nothing_is_rounded_into_it(
             "the header of data.csv is not UTF-8 text; convert the file",
         ),
         ("a,b\n1,1\n".encode("utf-16"), "data.csv", "data.csv is UTF-16 text; convert it"),
-        ("a,b\n1,1\n".encode("utf-16-le"), "data.csv", "data.csv holds NUL bytes: it is binary"),
+        ("a,b\n1,1\n".encode("utf-16-le"), "data.csv", "data.csv holds NUL bytes, so it is binary"),
         (b"a,b\n1," + b"x" * 5000 + b"\0\n", "data.csv", "data.csv line 2 holds a NUL byte"),
-        (b'a,b\n1,2\n3,"4\n5,6\n', "data.csv", "data.csv line 3 opens a quote that is not closed"),
-        (b'a,"b\n1,2\n', "data.csv", "the header of data.csv opens a quote that is not closed"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "data.csv", "data.csv line 3 opens a quote that isn't closed"),
+        (b'a,"b\n1,2\n', "data.csv", "the header of data.csv opens a quote that isn't closed"),
         (
             b"a" * (2 << 20),
             "data.csv",
-            "the header of data.csv is longer than 1,048,576 bytes; is it a CSV file?",
+            "the header of data.csv is longer than 1,048,576 bytes; check that it is a CSV file",
         ),
         (b"a,b\n" + b"1" * 5_000_000, "data.csv", "data.csv line 2 is longer than 2,000,000 bytes"),
-        (b"hello", "data.parquet", "data.parquet is not a Parquet file: it does not begin with PAR1"),
-        (b"PAR1hello", "data.parquet", "data.parquet is a truncated Parquet file: it does not end with PAR1"),
+        (b"hello", "data.parquet", "data.parquet is not a Parquet file: it doesn't begin with PAR1"),
+        (b"PAR1hello", "data.parquet", "data.parquet is a truncated Parquet file: it doesn't end with PAR1"),
         (b"PAR1" + b"x" * 50 + b"PAR1", "data.parquet", "data.parquet can't be read"),
         (b"", "data.jsonl", "data.jsonl is empty"),
         (b"not json\n", "data.jsonl", "data.jsonl line 1 is not valid JSON"),
         (b"{}\n{}\n", "data.jsonl", "data.jsonl has an object without keys"),
-        (b'{"": 1}\n', "data.jsonl", "data.jsonl has an object without keys or with an empty one"),
-        (b'[{"a": 1}]', "data.json", "data.json is a JSON array, not JSON Lines; write one object a line"),
+        (b'{"": 1}\n', "data.jsonl", "data.jsonl has an object without keys, or with an empty key"),
+        (b'[{"a": 1}]', "data.json", "data.json is a JSON array, not JSON Lines; write one object per"),
         (gzip.compress(RAGGED * 50)[:-9], "data.csv.gz", "data.csv.gz is truncated or damaged gzip data"),
         (
             zstd.compress(RAGGED * 50)[:-9],
             "data.csv.zst",
             "data.csv.zst is truncated or damaged Zstandard data",
         ),
-        (b"a,b\n1,2\n", "data.dat", "the format of data.dat can't be told from its name"),
+        (b"a,b\n1,2\n", "data.dat", "the name of data.dat doesn't show its format; pass"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -803,12 +803,12 @@ def test_named_type_of_an_unknown_column_is_answered_with_the_near_match(refused
         ({"file_format": "parket"}, "file_format is 'parket'; did you mean 'parquet'?"),
         ({"column_types": {"a": "int"}}, r"column_types\['a'\] is 'int'; did you mean 'integer'?"),
         ({"column_types": {"a": 3.0}}, r"column_types\['a'\] is 3.0; use one of: boolean, integer"),
-        ({"delimiter": ";;"}, "delimiter is ';;'; give one character"),
-        ({"delimiter": "a"}, "delimiter is 'a'; give one character"),
+        ({"delimiter": ";;"}, "delimiter must be one character .*, not ';;'"),
+        ({"delimiter": "a"}, "delimiter must be one character .*, not 'a'"),
         ({"decimal": ";"}, "decimal is ';'; use one of: ., ,"),
-        ({"column_names": "a"}, "column_names is 'a'; give a list of names"),
-        ({"null_values": "NA"}, "null_values is 'NA'; give a list of texts"),
-        ({"null_values": [0]}, r"null_values is \[0\]; give a list of texts"),
+        ({"column_names": "a"}, "column_names must be a list of names, not 'a'"),
+        ({"null_values": "NA"}, r"null_values must be a list of texts, .*, not 'NA'"),
+        ({"null_values": [0]}, r"null_values must be a list of texts, .*, not \[0\]"),
     ],
 )
 def test_unknown_option_is_refused_before_anything_is_read(options: dict[str, Any], message: str) -> None:

@@ -72,7 +72,7 @@ def test_stray_quote_costs_one_line_only(tmp_path: Path) -> None:
 def test_quote_that_never_closes_costs_one_line_only(tmp_path: Path) -> None:
     good, bad = _screened(tmp_path, b'a,b\n1,"x\n' + b"2,y\n" * 1000)
     assert good == ["2,y"] * 1000
-    assert bad == [(2, "opens a quote that is not closed, or not where the value ends", '1,"x')]
+    assert bad == [(2, "opens a quote that isn't closed, or not at the end of the value", '1,"x')]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_any_bytes_end_up_as_good_or_bad_rows(content: bytes, tmp_path: Path) ->
     ("line", "reason"),
     [
         (b"{bad", "is not valid JSON: Expecting property name enclosed in double quotes at character 2"),
-        (b"[1]", "is not a JSON object but list"),
+        (b"[1]", "is not a JSON object but a list"),
         (b'{"a": "\xff"}', "is not UTF-8 text"),
         (b'{"a": "\\ud800"}', "holds half of a surrogate pair"),
         (b'{"a":' * 100_000, "is nested too deeply"),

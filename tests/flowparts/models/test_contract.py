@@ -159,9 +159,7 @@ def test_a_missing_column_gives_a_sentence(saved: Path) -> None:
 
 def test_a_value_that_does_not_fit_gives_a_sentence(saved: Path) -> None:
     frame = raw().with_columns(visits=pl.lit("often"))
-    with pytest.raises(
-        ValueError, match="'visits' holds integer values in the training table; 'often' isn't one"
-    ):
+    with pytest.raises(ValueError, match="'visits' must hold integer values, as in training, not 'often'"):
         models.load(saved).predict(frame)
 
 
@@ -319,7 +317,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
 
     learned, _ = preprocess.fit(raw().lazy(), label="y", task=C)
     broken = KNeighborsClassifier(metric=os.system)
-    with pytest.raises(ValueError, match="not trusted"):
+    with pytest.raises(ValueError, match="untrusted"):
         models.save(
             tmp_path / "m", broken, preprocessor=learned, task=C, label="y", classes=["no"], metadata={}
         )

@@ -74,10 +74,10 @@ def test_a_regression_has_each_decile_in_each_fold() -> None:
     [
         (ROWS, 1, {}, "folds must be at least 2, not 1"),
         (ROWS.head(3), 5, {}, "has 3 rows, fewer than the 5 folds"),
-        (ROWS, 40, {"group_by": "who"}, "30 different values of 'who', fewer than the 40 folds"),
+        (ROWS, 40, {"group_by": "who"}, "30 distinct values of 'who', fewer than the 40 folds"),
         (ROWS, 2, {"group_by": "who", "time_column": "at"}, "group_by and time_column contradict"),
         (ROWS, 2, {"group_by": "whom"}, "group_by column 'whom' is not in the table"),
-        (ROWS, 2, {"time_column": "y"}, "time column 'y' holds String"),
+        (ROWS, 2, {"time_column": "y"}, "time column 'y' must hold .*, not String"),
         (ROWS.with_columns(at=pl.lit(1)), 2, {"time_column": "at"}, "too few distinct values"),
         (ROWS, 2, {"group_by": "y"}, "fold 1 of 2 has a single class of 'y' to validate on"),
         (

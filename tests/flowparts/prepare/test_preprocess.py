@@ -230,10 +230,10 @@ SOME = pl.int_range(pl.len()) < 7
 BAD: list[tuple[str, pl.DataFrame, dict[str, Any], str]] = [
     ("task", mixed(), {"task": "ranking"}, "task must be one of classification, regression, not 'ranking'"),
     ("label missing", mixed(), {"label": "x"}, "label column 'x' is not in the table; columns are: amount,"),
-    ("label excluded", mixed(), {"exclude_columns": ["bought"]}, "'bought' is in exclude_columns"),
+    ("label excluded", mixed(), {"exclude_columns": ["bought"]}, "'bought' must not be in exclude_columns"),
     ("excluded unknown", mixed(), {"exclude_columns": ["x"]}, "excluded column 'x' is not in the table"),
     ("weight unknown", mixed(), {"weight_column": "nope"}, "weight column 'nope' is not in the table"),
-    ("weight is label", mixed(), {"weight_column": "bought"}, "weight_column and label are both 'bought'"),
+    ("weight is label", mixed(), {"weight_column": "bought"}, "weight_column and label must differ, but"),
     ("one hot", mixed(), {"max_one_hot_categories": 0}, "max_one_hot_categories must be at least 1, not 0"),
     ("null label", edit(bought=pl.when(~SOME).then("bought")), {}, "'bought' is missing in 7 rows"),
     ("one class", edit(bought=pl.lit("yes")), {}, "holds a single class in the training table: 'yes'"),
@@ -242,7 +242,7 @@ BAD: list[tuple[str, pl.DataFrame, dict[str, Any], str]] = [
     ("text", mixed(), {"task": "regression"}, "'bought' holds String, but a regression needs numbers"),
     ("infinite label", edit(bought=pl.when(SOME).then(float("inf")).otherwise(1.0)), {"task": "regression"},
      "'bought' is infinite in 7 rows"),
-    ("text weights", mixed(), {"weight_column": "town"}, "'town' holds String, but weights are numbers"),
+    ("text weights", mixed(), {"weight_column": "town"}, "'town' holds String, but weights must be numbers"),
     ("bad weights", edit(weight=pl.when(SOME).then(-1.0).otherwise("weight")), {"weight_column": "weight"},
      "weight column 'weight' is missing, negative or infinite in 7 rows of the training table"),
     ("zero weights", edit(weight=0.0), {"weight_column": "weight"}, "'weight' is 0 in every row"),
@@ -286,23 +286,23 @@ def test_a_table_that_does_not_fit_gives_a_sentence(other: pl.DataFrame, message
         (
             pl.Series("x", ["1.5", "many"]),
             "number",
-            "'x' holds number values in the training table; 'many' isn't one",
+            "'x' must hold number values, as in training, not 'many'",
         ),
-        (pl.Series("x", [datetime.date(2024, 1, 1)]), "number", "'x' holds number values"),
+        (pl.Series("x", [datetime.date(2024, 1, 1)]), "number", "'x' must hold number values"),
         (
             pl.Series("x", ["2024-01-01", "soon"]),
             "timestamp",
-            "'x' holds timestamp values .*; 'soon' isn't one in ISO 8601",
+            "'x' must hold timestamp values in ISO 8601 .*, not 'soon'",
         ),
         (
             pl.Series("x", [17]),
             "date",
-            "'x' holds date values in the training table; 17 isn't one in ISO 8601",
+            "'x' must hold date values in ISO 8601 .*, not 17",
         ),
         (
             pl.Series("x", [["a"]]),
             "string",
-            r"'x' holds string values in the training table; \['a'\] isn't one",
+            r"'x' must hold string values, as in training, not \['a'\]",
         ),
     ],
 )
@@ -338,5 +338,7 @@ def test_identifiers_and_few_texts_are_left_out_and_named(caplog: pytest.LogCapt
     )
     fitted, _ = preprocess.fit(frame.lazy(), label="y", task="classification")
     assert list(fitted.features) == ["town", "x"]
-    assert fitted.dropped == dict.fromkeys(["id", "remark"], "holds text of which hardly two are alike")
-    assert "hardly two of their texts are alike: 'id', 'remark'" in caplog.text
+    assert fitted.dropped == dict.fromkeys(
+        ["id", "remark"], "holds text whose values are nearly all distinct"
+    )
+    assert "their values are nearly all distinct: 'id', 'remark'" in caplog.text

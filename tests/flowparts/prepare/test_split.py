@@ -330,9 +330,9 @@ def test_a_column_named_part_is_kept() -> None:
     [
         ((0.7, 0.2, 0.2), {}, r"must add up to 1, not 0\.7 \+ 0\.2 \+ 0\.2 = 1\.1"),
         ((1.2, -0.1, -0.1), {}, "train_fraction must be at least 0 and less than 1, not 1.2"),
-        ((0.0, 0.5, 0.5), {}, "train_fraction must be more than 0"),
+        ((0.0, 0.5, 0.5), {}, "train_fraction must be above 0"),
         ((float("nan"), 0.5, 0.5), {}, "train_fraction must be at least 0"),
-        (SHARES, {"key": []}, "key is an empty list"),
+        (SHARES, {"key": []}, "key must not be an empty list"),
         (SHARES, {"key": ["identity"]}, "key column 'identity' is not in the table; columns are: id, "),
         (SHARES, {"stratify_by": "x"}, "stratify_by column 'x' is not in the table"),
         (SHARES, {"group_by": "x"}, "group_by column 'x' is not in the table"),
@@ -345,7 +345,7 @@ def test_a_column_named_part_is_kept() -> None:
             "group_by and time_column contradict each other",
         ),
         (SHARES, {"group_by": "patient", "key": ["id"]}, "key and group_by contradict each other"),
-        (SHARES, {"time_column": "label"}, "time column 'label' holds String; it must hold timestamps"),
+        (SHARES, {"time_column": "label"}, "time column 'label' must hold timestamps, dates or numbers"),
         (SHARES, {"key": ["patient"], "stratify_by": "label"}, "keys have rows with different values"),
         (
             SHARES,
@@ -401,11 +401,11 @@ def ordered(rows: int = 400, **more: Any) -> pl.LazyFrame:
 
 def test_rows_in_the_order_of_a_timestamp_are_split_by_time() -> None:
     for frame in (ordered(), ordered().reverse()):
-        way = split.choose(frame, SHARES, time_column="auto", label="label")
-        assert way.time_column == "at"
-        assert way.described.startswith("by time (at), as the rows are in the order of 'at'")
-        assert not way.warning
-    facts = way.facts([])
+        strategy = split.choose(frame, SHARES, time_column="auto", label="label")
+        assert strategy.time_column == "at"
+        assert strategy.described.startswith("by time (at), because the rows are ordered by 'at'")
+        assert not strategy.warning
+    facts = strategy.facts([])
     assert (facts["kept_together"], facts["time_column"]) == ([], "at")
 
 
@@ -419,8 +419,8 @@ def test_rows_in_the_order_of_a_timestamp_are_split_by_time() -> None:
     ],
 )
 def test_rows_in_no_order_are_split_at_random(frame: pl.LazyFrame) -> None:
-    way = split.choose(frame, SHARES, time_column="auto", label="label")
-    assert way == split.Way(None, "at random, by hash")
+    strategy = split.choose(frame, SHARES, time_column="auto", label="label")
+    assert strategy == split.Strategy(None, "at random, by hash")
 
 
 def test_rows_of_one_entity_after_the_other_are_split_by_time_with_a_word() -> None:
@@ -434,34 +434,34 @@ def test_rows_of_one_entity_after_the_other_are_split_by_time_with_a_word() -> N
             "label": ["a", "b"] * 1000,
         }
     )
-    way = split.choose(panel, SHARES, time_column="auto", label="label")
-    assert way.time_column == "at"
-    assert way.described.startswith("by time (at), as the rows of each 'shop' are in its order")
-    assert way.warning.endswith("how good the model is on new ones; group_by=shop does")
+    strategy = split.choose(panel, SHARES, time_column="auto", label="label")
+    assert strategy.time_column == "at"
+    assert strategy.described.startswith("by time (at), because the rows of each 'shop' are ordered by it")
+    assert strategy.warning.endswith("how good the model is for new ones; group_by=shop does")
     # A month is a block of rows too, but the next one begins where it ends.
     log = ordered().with_columns(month=pl.col("at").dt.month().cast(pl.Int64))
     assert not split.choose(log, SHARES, time_column="auto", label="label").warning
 
 
 def test_a_key_comes_before_the_order_in_time_and_that_is_told() -> None:
-    way = split.choose(ordered(), SHARES, key=["born"], time_column="auto", label="label")
-    assert (way.time_column, way.described) == (None, "by born, by hash")
-    assert "the rows are in the order of 'at', but split by born" in way.warning
+    strategy = split.choose(ordered(), SHARES, key=["born"], time_column="auto", label="label")
+    assert (strategy.time_column, strategy.described) == (None, "by born, by hash")
+    assert "the rows are ordered by 'at', but split by born" in strategy.warning
     asked = split.choose(ordered(), SHARES, key=["born"], label="label")
     assert not asked.warning
 
 
 def test_a_split_by_time_that_training_can_not_use_is_not_chosen() -> None:
     last = pl.when(pl.int_range(pl.len()) > 350).then(pl.lit("new")).otherwise("label")
-    way = split.choose(ordered(label=last), SHARES, time_column="auto", label="label")
-    assert way.time_column is None
-    assert "has values of 'label' after the training part that it lacks" in way.warning
+    strategy = split.choose(ordered(label=last), SHARES, time_column="auto", label="label")
+    assert strategy.time_column is None
+    assert "has values of 'label' in later parts that the training part lacks" in strategy.warning
     half = pl.when(pl.int_range(pl.len()) > 250).then(pl.lit("a")).otherwise("label")
-    way = split.choose(ordered(label=half), SHARES, time_column="auto", label="label")
-    assert "leaves a part with a single value of 'label'" in way.warning
+    strategy = split.choose(ordered(label=half), SHARES, time_column="auto", label="label")
+    assert "leaves a part with a single value of 'label'" in strategy.warning
     two = pl.when(pl.int_range(pl.len()) > 30).then(datetime.datetime(2025, 1, 1)).otherwise("at")
-    way = split.choose(ordered(at=two), SHARES, time_column="auto")
-    assert way.time_column is None
+    strategy = split.choose(ordered(at=two), SHARES, time_column="auto")
+    assert strategy.time_column is None
 
 
 def labels(**counts: int) -> pl.LazyFrame:

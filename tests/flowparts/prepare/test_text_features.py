@@ -136,7 +136,7 @@ def test_free_text_is_told_from_identifiers(caplog: pytest.LogCaptureFixture) ->
     learned, features = preprocess.fit(frame.lazy(), label="y", task="classification")
     assert list(learned.features) == ["said"]
     assert learned.dropped == dict.fromkeys(OTHERS, preprocess.ALL_DIFFERENT)
-    assert "alike: 'names', 'ids', 'tickets', 'addresses'" in caplog.text
+    assert "distinct: 'names', 'ids', 'tickets', 'addresses'" in caplog.text
     assert len(learned.feature_names) == 21
     assert np.corrcoef(features["said_score_1"], features["y"])[0, 1] > 0.7
 

@@ -54,5 +54,5 @@ def test_rows_do_not_depend_on_each_other() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3), (3, 1), (3,)], ids=str)
 def test_weights_that_do_not_fit_the_terms_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="3 terms can't have weights of the shape"):
+    with pytest.raises(ValueError, match="3 terms need weights of shape"):
         words.Encoder(words.joined("abc"), np.ones(shape, dtype=np.float32))

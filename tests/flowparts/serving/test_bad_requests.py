@@ -51,11 +51,11 @@ def test_bodies_that_are_no_request(server: Server, address: str, body: bytes, m
         (lambda row: {**row, "born": "2024-13-45"}, "'2024-13-45'"),
         (
             lambda row: {**row, "born": "0000-01-01"},
-            "column 'born' holds date values in the training table; '0000-01-01' isn't one in ISO",
+            "column 'born' must hold date values in ISO 8601 (years 1 to 9999), as in training, not '0000-",
         ),
         (
             lambda row: {**row, "at": "0001-01-01T00:00:00+14:00"},
-            "'0001-01-01T00:00:00+14:00' isn't one in ISO 8601, of the years 1 to 9999",
+            "in ISO 8601 (years 1 to 9999), as in training, not '0001-01-01T00:00:00+14:00'",
         ),
         (
             lambda row: {k: v for k, v in row.items() if k != "visits"},

@@ -143,7 +143,7 @@ def test_a_missing_column_is_named_with_its_role_and_the_columns_there_are() -> 
 
 
 def test_an_empty_table_is_answered_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match=r"^the training table has no rows$"):
+    with pytest.raises(ValueError, match=r"^the training table has no rows, and needs at least one$"):
         tables.require_rows(MIXED.clear().lazy(), "the training table")
 
 
@@ -199,10 +199,10 @@ def test_a_long_pass_over_a_table_is_told_in_the_log(
         time.sleep(0.05)
         return rows
 
-    with caplog.at_level("INFO", "flowparts"), tables.watched(frame, "adding") as watched:
-        found = watched.select(pl.col("a").map_batches(slow, is_elementwise=True).sum()).pipe(tables.collect)
+    with caplog.at_level("INFO", "flowparts"), tables.with_progress(frame, "adding") as counted:
+        found = counted.select(pl.col("a").map_batches(slow, is_elementwise=True).sum()).pipe(tables.collect)
         assert found.item() == 199_999 * 100_000
-        assert tables.select(watched, ["^a$"]).pipe(tables.collect).columns == ["^a$"]
+        assert tables.select(counted, ["^a$"]).pipe(tables.collect).columns == ["^a$"]
     assert any(re.match(r"adding: [1-9][\d,]* of 200,000 rows \(", message) for message in caplog.messages)
 
 

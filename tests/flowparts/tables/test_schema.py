@@ -253,23 +253,23 @@ def test_a_table_satisfies_the_schema_inferred_from_it(rows: list[dict[str, Any]
             "column 'x' of the schema has type 'integr'; did you mean 'integer'? types are: ",
         ),
         ({"type": None}, "column 'x' of the schema has type None; types are: "),
-        ({"name": 3}, "column 1 of the schema has no 'name' that is text"),
+        ({"name": 3}, "column 1 of the schema must have a 'name' that is text, not 3"),
         ({"nulable": True}, "has an unknown key 'nulable'; did you mean 'nullable'? keys are: name, type"),
         ({"nullable": "yes"}, "has 'nullable' set to 'yes'; it must be true or false"),
-        ({"minimum": 5, "maximum": 1}, "has minimum 5 above its maximum 1"),
-        ({"minimum": "5"}, "has minimum '5', which is not a finite number"),
-        ({"maximum": float("nan")}, "has maximum nan, which is not a finite number"),
+        ({"minimum": 5, "maximum": 1}, "must not have minimum 5 above maximum 1"),
+        ({"minimum": "5"}, "has minimum '5'; it must be a finite number"),
+        ({"maximum": float("nan")}, "has maximum nan; it must be a finite number"),
         ({"type": "string", "minimum": 1}, "is a string, so it can't have a minimum"),
         (
             {"type": "timestamp", "minimum": "yesterday"},
-            "has minimum 'yesterday', which is not a timestamp in ISO",
+            "has minimum 'yesterday'; it must be a timestamp in ISO",
         ),
-        ({"type": "date", "maximum": 20260101}, "has maximum 20260101, which is not a date in ISO 8601"),
+        ({"type": "date", "maximum": 20260101}, "has maximum 20260101; it must be a date in ISO 8601"),
         ({"type": "number", "categories": [1]}, "is a number, so it can't have categories"),
-        ({"type": "string", "categories": []}, "'categories' that are not a list of at least one string"),
+        ({"type": "string", "categories": []}, "'categories' that are a list of at least one string"),
         (
             {"type": "string", "categories": ["a", 1]},
-            "'categories' that are not a list of at least one string",
+            "'categories' that are a list of at least one string",
         ),
     ],
     ids=str,
@@ -284,11 +284,11 @@ def test_a_mistake_in_an_edited_column_is_explained(edit: dict[str, Any], messag
     ("content", "message"),
     [
         ([], "the schema must be a JSON object, not []"),
-        ({"version": 2, "columns": []}, "the schema's version is 2, it must be 1"),
+        ({"version": 2, "columns": []}, "the schema's version must be 1, not 2"),
         ({"version": 1}, "the schema's 'columns' must be a list of at least one column"),
         ({"version": 1, "colums": []}, "unknown key 'colums'; did you mean 'columns'?"),
         ({"version": 1, "columns": ["x"]}, 'column 1 of the schema must be a JSON object, not "x"'),
-        ({"version": 1, "columns": [{"name": "x", "type": "date"}] * 2}, "the schema names column 'x' twice"),
+        ({"version": 1, "columns": [{"name": "x", "type": "date"}] * 2}, "the schema lists column 'x' twice"),
     ],
     ids=str,
 )
@@ -300,9 +300,9 @@ def test_a_mistake_in_an_edited_schema_is_explained(content: Any, message: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no schema: there is no file or directory at"),
+        (None, "the schema can't be read: there is no file or directory at"),
         ("{", "is not valid JSON: Expecting property name"),
-        ('{"version": 3}', r"it must be 1 \(in .*schema.json\)"),
+        ('{"version": 3}', r"must be 1, not 3 \(in .*schema.json\)"),
     ],
 )
 def test_a_file_that_is_no_schema_is_refused_with_its_path(
@@ -317,7 +317,7 @@ def test_a_file_that_is_no_schema_is_refused_with_its_path(
 
 def test_an_address_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"no schema: source 'ftps3://bucket/schema.json' has the unknown scheme"
+        ValueError, match=r"can't be read: source 'ftps3://bucket/schema.json' has an unknown scheme"
     ):
         schema.read("ftps3://bucket/schema.json")
 
@@ -334,9 +334,11 @@ def test_a_schema_is_read_from_an_object_store_or_told_why_not(s3_server: str, t
     client.upload_file(str(tmp_path / "schema.json"), "schemas", "rows/schema.json")
     client.upload_file(str(tmp_path / "schema.json"), "schemas", "rows/other.json")
     assert schema.read("s3://schemas/rows/schema.json") == inferred
-    with pytest.raises(ValueError, match=r"^no schema: there is nothing at s3://schemas/gone.json$"):
+    with pytest.raises(
+        ValueError, match=r"^the schema can't be read: there is nothing at s3://schemas/gone.json$"
+    ):
         schema.read("s3://schemas/gone.json")
-    with pytest.raises(ValueError, match=r"must be one file, but there are 2 at s3://schemas/rows$"):
+    with pytest.raises(ValueError, match=r"must be one file, not 2; .* s3://schemas/rows$"):
         schema.read("s3://schemas/rows")
 
 
@@ -351,7 +353,7 @@ def test_a_table_without_rows_is_refused() -> None:
 def test_summary_names_the_first_anomalies_and_counts_the_rest() -> None:
     anomalies = [Anomaly(f"c{number}", "null", "no missing value", number) for number in range(1, 6)]
     text = schema.summary(anomalies)
-    assert text.startswith("the table breaks its schema, 5 anomalies: column 'c1': null")
+    assert text.startswith("the table violates its schema, 5 anomalies: column 'c1': null")
     assert text.endswith("and 2 more")
     assert "\n" not in text
 

@@ -182,7 +182,7 @@ def test_of_many_images_those_with_the_smallest_hashes_are_measured(monkeypatch:
     [
         (pl.DataFrame({"x": []}, {"x": pl.Int64}), "the table has no rows"),
         (pl.DataFrame({"x": [[1]]}), "column 'x' holds List"),
-        (pl.DataFrame({"image": [b"no picture"]}), "image column 'image': it is no image"),
+        (pl.DataFrame({"image": [b"no picture"]}), "image column 'image': it isn't an image"),
     ],
 )
 def test_what_can_not_be_measured_is_one_sentence(rows: pl.DataFrame, sentence: str) -> None:
@@ -222,12 +222,12 @@ def test_dates_and_timestamps_are_the_same_moments() -> None:
 
 
 def test_a_file_that_is_no_summary_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the baseline is not there: no file at"):
+    with pytest.raises(ValueError, match="the baseline is missing: there is no file at"):
         summary.read(tmp_path / "baseline", "the baseline")
     (tmp_path / "baseline").write_bytes(b"PAR1 nothing PAR1")
-    with pytest.raises(ValueError, match="is no summary of a table") as raised:
+    with pytest.raises(ValueError, match="isn't a summary of a table") as raised:
         summary.read(tmp_path / "baseline", "the baseline")
     assert "\n" not in str(raised.value)
     pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "baseline")
-    with pytest.raises(ValueError, match="is no summary of a table"):
+    with pytest.raises(ValueError, match="isn't a summary of a table"):
         summary.read(tmp_path / "baseline")

@@ -25,12 +25,14 @@ def test_a_list_of_texts_may_hold_whole_numbers(values: Any, found: list[str]) -
 
 @pytest.mark.parametrize("value", [True, None, 0.5, ["a"], {"a": 1}])
 def test_what_is_no_text_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"exclude_columns holds .*, which is no text; write it in quotes"):
+    with pytest.raises(ValueError, match=r"exclude_columns must hold texts only, not .*; put it in quotes"):
         names.texts(["a", value], "exclude_columns")
 
 
 def test_a_text_is_no_list() -> None:
-    with pytest.raises(ValueError, match=r"exclude_columns is 'id'; give a list of texts, such as \['id'\]"):
+    with pytest.raises(
+        ValueError, match=r"exclude_columns must be a list of texts, such as \['id'\], not 'id'"
+    ):
         names.texts("id", "exclude_columns")
 
 

@@ -110,7 +110,7 @@ def test_a_directory_above_is_never_replaced(
     if refuses:
         monkeypatch.setattr(Path, "rename", refuse)
     target = tmp_path / path if path.startswith("home") else path
-    sentence = "end the path with a name of its own"
+    sentence = "end the path with the name of the output"
     with pytest.raises(ValueError, match=sentence), outputs.whole(target) as partial:
         partial.mkdir()
     assert names(tmp_path) == ["home", "important"]

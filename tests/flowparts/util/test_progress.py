@@ -52,10 +52,10 @@ PASSES: dict[str, tuple[Callable[[pl.LazyFrame, Path], Any], list[str]]] = {
         lambda frame, _: split.assign(frame, (0.7, 0.15, 0.15), stratify_by="kind"),
         ["hashing rows: "],
     ),
-    "profile": (lambda frame, _: profile.profile(frame), ["looking at every column: ", "profiling: "]),
+    "profile": (lambda frame, _: profile.profile(frame), ["measuring every column: ", "profiling: "]),
     "infer": (
         lambda frame, _: schema.infer(frame),
-        ["looking at every column: ", "looking for duplicates: "],
+        ["inferring the schema: ", "looking for duplicates: "],
     ),
     "validate": (
         lambda frame, _: schema.validate(frame, schema.Schema([schema.Column("id", "integer", maximum=5)])),

@@ -63,7 +63,7 @@ def test_a_secret_that_is_not_text_is_refused_without_showing_it(
 
 def test_without_credentials_it_says_so(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
-    with pytest.raises(ValueError, match="no credentials of Google Cloud, with which MY_TOKEN would be read"):
+    with pytest.raises(ValueError, match="no Google Cloud credentials to read MY_TOKEN with"):
         secrets.resolve(environment)
 
 

@@ -109,7 +109,9 @@ def test_folders_of_different_columns_are_refused(fetched: Path, tmp_path: Path)
     for folder in ("a=1", "b=1"):
         (tmp_path / "in" / folder).mkdir(parents=True)
         (tmp_path / "in" / folder / "x.csv").touch()
-    with pytest.raises(ValueError, match="are in folders of different columns: b and a; ingest them apart"):
+    with pytest.raises(
+        ValueError, match="are partitioned by different columns: b and a; ingest them separately"
+    ):
         sources.partitions(sources.fetch(str(tmp_path / "in"), fetched))
 
 
@@ -142,9 +144,9 @@ def test_mixed_formats_are_refused_by_naming_one_file_of_each() -> None:
 
 
 def test_unknown_suffix_asks_for_the_format() -> None:
-    with pytest.raises(ValueError, match=r"format of data.dat can't be told"):
+    with pytest.raises(ValueError, match=r"name of data.dat doesn't show its format"):
         sources.format_of([File(Path("data.dat"), "data.dat")])
-    with pytest.raises(ValueError, match=r"told from its name; use one of the suffixes: \.csv"):
+    with pytest.raises(ValueError, match=r"doesn't show its format; use one of the suffixes: \.csv"):
         sources.format_of([File(Path("data.dat"), "data.dat")], names_options=False)
 
 
@@ -195,7 +197,9 @@ def test_http_failures_are_one_sentence_each(web: str, fetched: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_unreachable_web_server_is_one_sentence(scheme: str, fetched: Path) -> None:
-    with pytest.raises(ValueError, match=r"can't be read; is the address right and the server up"):
+    with pytest.raises(
+        ValueError, match=r"can't be read; check that the address is right and the server is up"
+    ):
         sources.fetch(f"{scheme}://127.0.0.1:{free_ports(1)[0]}/a.csv", fetched)
 
 
@@ -276,7 +280,7 @@ def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
-    with pytest.raises(ValueError, match=r"s3://bucket/a.csv can't be read; is the address right"):
+    with pytest.raises(ValueError, match=r"s3://bucket/a.csv can't be read; check that the address is right"):
         sources.fetch("s3://bucket/a.csv", fetched)
 
 
@@ -290,7 +294,7 @@ def test_unreachable_cloud_storage_is_one_sentence_at_once(
         raise AssertionError("it waits to try again")
 
     monkeypatch.setattr("gcsfs.retry.asyncio.sleep", slept)
-    with pytest.raises(ValueError, match=r"gs://bucket/.* can't be read; is the address right .*refused"):
+    with pytest.raises(ValueError, match=r"gs://bucket/.* can't be read; check that the address .*refused"):
         sources.fetch(source, fetched)
 
 

@@ -67,7 +67,7 @@ def test_preprocessing_reads_the_same_times(parsed: list[datetime | None]) -> No
     read = casts.conform(pl.DataFrame({"at": good}), {"at": "timestamp"})
     assert read["at"].to_list() == [moment for moment in parsed if moment]
     for text in (text for text, moment in zip(TEXTS, parsed, strict=True) if moment is None):
-        with pytest.raises(ValueError, match="isn't one in ISO 8601, of the years 1 to 9999"):
+        with pytest.raises(ValueError, match=r"in ISO 8601 \(years 1 to 9999\), as in training, not"):
             casts.conform(pl.DataFrame({"at": [text]}), {"at": "timestamp"})
 
 
@@ -77,7 +77,7 @@ def test_the_server_reads_the_same_times(parsed: list[datetime | None]) -> None:
         moment for moment in parsed if moment
     ]
     for text in ("2023-02-29", "2024-02-29T24:00:00", "2024-1-2", "2024-01-02 Europe/Berlin"):
-        with pytest.raises(ValueError, match="isn't one in ISO 8601, of the years 1 to 9999"):
+        with pytest.raises(ValueError, match=r"in ISO 8601 \(years 1 to 9999\), as in training, not"):
             raw_features.conform({"at": [text]}, {"at": "timestamp"})
         with pytest.raises(ValueError, match="takes numbers or times as ISO 8601"):
             _tf_rows._value("at", text, _tf_rows.Input("DT_DOUBLE", False))

@@ -93,8 +93,8 @@ HOSTILE = {
     "link to the folder above": (to_secret_folder, "is a link that leads out of"),
     "link to nothing": (to_nothing, "can't be read: No such file"),
     "link to itself": (to_itself, "can't be read: Too many levels"),
-    "pipe": (os.mkfifo, "is no file but a device, pipe or socket"),
-    "socket": (unix_socket, "is no file but a device, pipe or socket"),
+    "pipe": (os.mkfifo, "is a device, pipe or socket, not a file"),
+    "socket": (unix_socket, "is a device, pipe or socket, not a file"),
     "device": (to_device, "is a link that leads out of"),
 }
 

@@ -81,7 +81,7 @@ def test_identifiers_are_warned_of() -> None:
     )
     warnings = found(rows.drop("amount"), "late")
     assert [warning.split("'")[1] for warning in warnings] == ["number"]
-    assert "looks like an identifier (no two of 1,000 values alike)" in warnings[0]
+    assert "looks like an identifier (all of 1,000 values differ)" in warnings[0]
 
 
 def test_few_rows_of_a_class_and_strange_columns_prove_nothing() -> None:

@@ -267,7 +267,7 @@ def test_report_shows_a_card_for_each_column(tmp_path: Path, open_page: Callable
     names = [heading.text for heading in driver.find_elements("css selector", ".cell h3")]
     assert len(names) == frame.width
     assert any(name.startswith("<script>") for name in names)
-    assert "holds no value at all" in driver.find_element("css selector", ".callout.bad").text
+    assert "has no values" in driver.find_element("css selector", ".callout.bad").text
     assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
