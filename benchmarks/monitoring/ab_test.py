@@ -19,8 +19,8 @@ Floats = np.ndarray
 Random = np.random.Generator
 # Name -> values of rows whose means are raised by so much, standard deviation of a row, and rows of a user.
 OUTCOMES: dict[str, tuple[Callable[[Random, Floats], Floats], float, int]] = {
-    "share of 30 %": (lambda random, lift: (random.random(ROWS) < 0.3 + lift) * 1.0, 0.458, 1),
-    "share of 1 %": (lambda random, lift: (random.random(ROWS) < 0.01 + lift) * 1.0, 0.0995, 1),
+    "proportion of 30 %": (lambda random, lift: (random.random(ROWS) < 0.3 + lift) * 1.0, 0.458, 1),
+    "proportion of 1 %": (lambda random, lift: (random.random(ROWS) < 0.01 + lift) * 1.0, 0.0995, 1),
     "lognormal": (lambda random, lift: random.lognormal(0, 1, ROWS) + lift, 2.161, 1),
     "normal, 5 rows a user": (lambda random, lift: random.normal(0, 1, ROWS) + lift, 1.414, 5),
 }

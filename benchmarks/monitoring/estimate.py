@@ -40,7 +40,7 @@ PEER = Path(".venv-bench/nannyml/bin/python")
 
 
 def main(folder: Path) -> None:
-    print("| table | rows a window | measured AUC | way | mean error | inside | seconds |")
+    print("| table | rows per window | measured AUC | method | mean error | inside | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, label in TABLES.items():
         reference, windows = predictions(pl.read_parquet(folder / name / "whole.parquet"), label)
