@@ -102,19 +102,10 @@ def train_ensemble(
         entries = ensemble.members_of_trials(tables.scan(trial_table.path))
     ensemble.check(problem, entries, threshold, max_seconds, validated=validation is not None)
     chosen_by = None if validation is None else validation.path
-    described = tables.description(train.path)
-    if chosen_by is None:
-        problem = problem.split_as(described)
-    made = ensemble.fit(
-        tables.scan(train.path),
-        None if chosen_by is None else tables.scan(chosen_by),
-        problem,
-        entries,
-        kept_together=described.get("kept_together") or [],
-        calibrate=calibrate,
-        threshold=threshold,
-        max_seconds=max_seconds,
-    )
+    problem = problem.split_as(tables.description(train.path), validated=validation is not None)
+    held_out = None if chosen_by is None else tables.scan(chosen_by)
+    with problem.compared(tables.scan(train.path), held_out) as rows:
+        made = ensemble.fit(rows, entries, calibrate=calibrate, threshold=threshold, max_seconds=max_seconds)
     stored = made.save(
         model.path, lambda folder: baseline.record(folder, train.path, chosen_by, made.trained.predictions)
     )

@@ -73,26 +73,40 @@ def train_tabular(
     """
     from flowparts import models, tables
     from flowparts.models import baseline
+    from flowparts.train import trainers
     from flowparts.train.candidates import Options
+    from flowparts.train.problem import Problem
     from flowparts.tune import effort as efforts
     from flowparts.util import metadata, names, outputs
 
-    page, chosen_by = efforts.train(
-        tables.scan(train.path),
-        tables.scan(validation.path),
-        model.path,
+    problem = Problem(
         label=label,
         task=task,
-        trainer=trainer,
-        effort=effort,
-        entries=candidates or [],
-        network=network,
+        options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
         metric=metric or None,
         exclude_columns=names.texts(exclude_columns, "exclude_columns"),
-        options=Options(class_weight or None, weight_column or None, early_stopping_rounds or None, seed),
-        described=tables.description(train.path),
-        complete=lambda folder, held_out: baseline.record(folder, train.path, validation.path, held_out),
     )
+    trainers.check(trainer, effort, bool(candidates))
+    rows = tables.scan(train.path), tables.scan(validation.path)
+    if trainer == "sklearn" and not candidates:
+        page, chosen_by = efforts.train(
+            *rows,
+            model.path,
+            problem,
+            effort=effort,
+            described=tables.description(train.path),
+            complete=lambda folder, held_out: baseline.record(folder, train.path, validation.path, held_out),
+        )
+    else:
+        page, chosen_by = trainers.train(
+            *rows,
+            model.path,
+            problem,
+            trainer=trainer,
+            entries=candidates or [],
+            network=network,
+            complete=lambda folder: baseline.record(folder, train.path, validation.path),
+        )
     stored = models.metadata(model.path)
     metadata.describe(model, stored)
     metadata.log_metrics(validation_metrics, stored["validation"])

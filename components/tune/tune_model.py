@@ -103,9 +103,7 @@ def tune_model(
     settings.check(validated=validation is not None)
     chosen_by = None if validation is None else validation.path
     rows, held_out = tables.scan(train.path), None if chosen_by is None else tables.scan(chosen_by)
-    described = tables.description(train.path)
-    if validation is None:
-        settings = settings.split_as(described)
+    settings = settings.split_as(tables.description(train.path), validated=validation is not None)
     study = tuning.identity(rows, held_out, settings)
     with tuning.remembered(checkpoints or None, model.path, study) as journal:
         tuned = tuning.tune(
@@ -114,7 +112,6 @@ def tune_model(
             model.path,
             settings,
             journal,
-            described.get("kept_together") or [],
             complete=lambda folder: baseline.record(folder, train.path, chosen_by),
         )
         stored = models.metadata(model.path)

@@ -17,7 +17,7 @@ from flowparts.evaluate.metrics import score
 from flowparts.models import fitted_estimators, mlmodel
 from flowparts.prepare import preprocess
 from flowparts.prepare.preprocess import Preprocessor
-from flowparts.train import budgets, estimators, forests, selection
+from flowparts.train import budgets, estimators, failures, forests, selection
 from flowparts.util import lineage
 from flowparts.util.names import hint
 
@@ -289,7 +289,7 @@ def train_best(
         )
         del trained
     if best is None:
-        reasons = "; ".join(f"{each['estimator']}: {each['reason']}" for each in left_out)
+        reasons = failures.in_short((each["estimator"], each["reason"]) for each in left_out)
         raise ValueError(f"no candidate can be trained on these rows: {reasons}")
     choice = selection.rank(found, metric)
     ranked = {**best.facts, "candidates": selection.ranking(found, choice)}

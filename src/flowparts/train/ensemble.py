@@ -24,10 +24,10 @@ from flowparts.evaluate import directions, metrics
 from flowparts.models import fitted_estimators, mlmodel
 from flowparts.prepare.preprocess import Preprocessor
 from flowparts.tables import casts
-from flowparts.train import budgets, calibration, candidates, estimators, stages, trainers
+from flowparts.train import budgets, calibration, candidates, estimators, failures, stages, trainers
 from flowparts.train.calibration import Calibration, Threshold
 from flowparts.train.candidates import Trained
-from flowparts.train.problem import Problem
+from flowparts.train.problem import Compared, Problem
 from flowparts.train.stages import Stage
 
 _BOOSTING = {"n_estimators": 2_000}
@@ -234,12 +234,9 @@ class Ensemble:
 
 
 def fit(
-    table: pl.LazyFrame,
-    validation: pl.LazyFrame | None,
-    problem: Problem,
+    rows: Compared,
     entries: Sequence[Any] = (),
     *,
-    kept_together: Sequence[str] = (),
     calibrate: bool = True,
     threshold: Mapping[str, Any] | None = None,
     max_seconds: float = 0.0,
@@ -253,24 +250,19 @@ def fit(
     kept on average.
 
     Args:
-        table: Raw rows to learn from.
-        validation: Raw rows to compare members on; None to cross-validate.
-        problem: What is learned; checked.
+        rows: What members are compared on; its problem is checked.
         entries: The members, as `candidates.build` takes them; `PORTFOLIO` if empty.
-        kept_together: Columns that the split of the table kept together; the folds do too.
         calibrate: Whether to calibrate the probabilities of a classification.
         threshold: How to choose a decision threshold, as `calibration.choose_threshold` takes it.
         max_seconds: Seconds after which no further member is tried; 0 for no limit.
         picks: Picks of the greedy selection; 1 for the best member alone.
 
     Raises:
-        ValueError: A table's content makes training impossible, or no member can be trained on it.
+        ValueError: The rows make a threshold or calibration impossible, or no member can be trained on them.
     """
-    metric, facts = trainers.examined(table, problem.metric, problem.columns, problem.options)
-    divided = problem.divide(table, validation, kept_together)
-    if validation is not None:
-        divided = divided[-1:]
-    held_out = HeldOut.of(divided, metric, facts["positive_class"])
+    problem, is_crossed = rows.problem, rows.validation is None
+    divided = rows.stages if is_crossed else [rows.stages[-1]]
+    held_out = HeldOut.of(divided, rows.metric, rows.facts["positive_class"])
     if threshold and len(held_out.classes or []) != 2:
         raise ValueError(
             f"a threshold decides between two classes, and label {problem.label!r} has "
@@ -280,6 +272,7 @@ def fit(
         held_out.require_two_classes()
     tried, left_out = try_members(entries or PORTFOLIO, divided, problem, held_out, max_seconds)
     fingerprint = divided[0].learned.training_fingerprint
+    # The features of the training rows are no longer needed.
     del divided
     members = weighted(tried, held_out, picks)
     used = [each for each in members if each.weight]
@@ -293,12 +286,14 @@ def fit(
         chosen = calibration.choose_threshold(
             final[:, place], held_out.truth == place, threshold, place, held_out.weights
         )
-    whole = table if validation is None else casts.stacked(table, validation)
-    learned, rows = stages.learn(whole, problem.label, problem.task, problem.exclude_columns, problem.options)
+    whole = rows.table if rows.validation is None else casts.stacked(rows.table, rows.validation)
+    learned, examples = stages.learn(
+        whole, problem.label, problem.task, problem.exclude_columns, problem.options
+    )
     # Scores on rows that a model has seen are of no use, so a few are enough for its latency.
-    few = estimators.Examples(rows.matrix[:_FEW], rows.truth.head(_FEW), None)
+    few = estimators.Examples(examples.matrix[:_FEW], examples.truth.head(_FEW), None)
     parts = [
-        candidates.train(_candidate(each.final_entry(), problem, stops=False), learned, rows, few)
+        candidates.train(_candidate(each.final_entry(), problem, stops=False), learned, examples, few)
         for each in used
     ]
     megabytes = sum(each.facts["megabytes"] for each in parts)
@@ -316,17 +311,16 @@ def fit(
             {"estimator": each.name, "weight": each.weight, "parameters": part.facts["parameters"]}
             for each, part in zip(used, parts, strict=True)
         ],
-        **({"validation_folds": int(held_out.parts[-1]) + 1} if validation is None else {}),
-        # What it names is the table that a pipeline knows, not both together.
-        **({} if validation is None else {"training_fingerprint": fingerprint}),
+        # What a fingerprint names is the table that a pipeline knows, not both together.
+        **({"validation_folds": len(rows.stages)} if is_crossed else {"training_fingerprint": fingerprint}),
         **({"calibration": calibrated.method} if calibrated else {}),
         **({"threshold": chosen.value, "threshold_rule": chosen.rule} if chosen else {}),
     }
     seconds = sum(each.seconds for each in parts)
-    milliseconds = candidates.milliseconds(estimator, rows.matrix, learned.classes)
+    milliseconds = candidates.milliseconds(estimator, examples.matrix, learned.classes)
     trained = Trained(estimator, described, seconds, milliseconds, held_out.table(final, chosen))
     return Ensemble(
-        trained, learned, rows, held_out, members, left_out, mean, final, calibrated, chosen, facts
+        trained, learned, examples, held_out, members, left_out, mean, final, calibrated, chosen, rows.facts
     )
 
 
@@ -414,7 +408,8 @@ def try_members(
             "%s: %s %.6g in %.1f s", last.name, held_out.metric, last.metrics[held_out.metric], last.seconds
         )
     if not members:
-        raise ValueError(f"no member can be trained on these rows: {_causes(left_out)}")
+        reasons = failures.in_short((each["estimator"], each["reason"]) for each in left_out)
+        raise ValueError(f"no member can be trained on these rows: {reasons}")
     return members, left_out
 
 
@@ -534,10 +529,3 @@ def _array(predictions: pl.DataFrame, classes: Sequence[Any] | None) -> Floats:
     if classes is None:
         return predictions["prediction"].to_numpy()
     return predictions.select(f"probability_{value}" for value in classes).to_numpy()
-
-
-def _causes(left_out: Sequence[Mapping[str, Any]]) -> str:
-    grouped: dict[str, list[str]] = {}
-    for each in left_out:
-        grouped.setdefault(each["reason"], []).append(each["estimator"])
-    return "; ".join(f"{', '.join(sorted(set(names)))}: {reason}" for reason, names in grouped.items())

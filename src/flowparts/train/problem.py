@@ -1,12 +1,15 @@
 """What is learned from which columns, and which rows estimators are compared on."""
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
 
-from flowparts.prepare import folds
+from flowparts.prepare.folds import Fold, assign, check_options
 from flowparts.train import stages, trainers
 from flowparts.train.candidates import Options
 from flowparts.train.stages import Stage
@@ -27,6 +30,7 @@ class Problem:
         folds: Number of folds if there is no validation table; 0 for `FOLDS`.
         group_by: Column whose equal values stay in one fold.
         time_column: Column that the folds follow one another by.
+        kept_together: Columns whose equal values stay in one fold unless one of those two is given.
         exclude_columns: Columns to exclude from the features.
     """
 
@@ -37,6 +41,7 @@ class Problem:
     folds: int = 0
     group_by: str | None = None
     time_column: str | None = None
+    kept_together: Sequence[str] = ()
     exclude_columns: Sequence[str] = ()
 
     @property
@@ -63,43 +68,83 @@ class Problem:
                 "cross-validation; leave out one of the two"
             )
         if not validated:
-            folds.check_options(self.folds or FOLDS, self.group_by, self.time_column)
+            check_options(self.folds or FOLDS, self.group_by, self.time_column)
 
-    def split_as(self, described: Mapping[str, Any]) -> Self:
-        """Return the problem with folds in time if its table was split in time and nothing else is asked for.
+    def split_as(self, described: Mapping[str, Any], validated: bool) -> Self:
+        """Return the problem with folds like the split that its table comes from.
 
-        At random, folds would learn from rows that are later than those that they are scored on.
+        What the split kept together stays in one fold, and folds follow one another in time if the parts do:
+        at random, they would learn from rows later than those that they are scored on. `group_by` and
+        `time_column` come first.
 
         Args:
             described: `tables.description` of the training table.
+            validated: Whether there is a validation table, and so no folds.
         """
-        if self.group_by or self.time_column or not described.get("time_column"):
+        if validated or self.group_by or self.time_column:
             return self
-        return replace(self, time_column=described["time_column"])
+        together = tuple(described.get("kept_together") or ())
+        return replace(self, time_column=described.get("time_column") or None, kept_together=together)
 
-    def divide(
-        self, table: pl.LazyFrame, validation: pl.LazyFrame | None, kept_together: Sequence[str] = ()
-    ) -> list[Stage]:
-        """Return the stages that estimators are trained and scored in.
-
-        Args:
-            table: Raw rows to learn from.
-            validation: Raw rows to score on; None to cross-validate.
-            kept_together: Columns that the split of the table kept together; the folds do too.
+    def assigned(self, table: pl.LazyFrame) -> list[Fold]:
+        """Return the folds of a table.
 
         Raises:
-            ValueError: A table's content makes training impossible.
+            ValueError: It has too few rows, groups, times or rows of a class for them.
         """
-        what = {**self.columns, "options": self.options}
-        if validation is not None:
-            return stages.on_validation(table, validation, **what)
-        parts = folds.assign(
+        return assign(
             table,
             self.folds or FOLDS,
             group_by=self.group_by,
             time_column=self.time_column,
-            kept_together=kept_together,
+            kept_together=self.kept_together,
             seed=self.options.seed,
             **self.columns,
         )
-        return stages.on_folds(table, parts, **what)
+
+    @contextmanager
+    def compared(
+        self,
+        table: pl.LazyFrame,
+        validation: pl.LazyFrame | None,
+        parts: Sequence[Fold] | None = None,
+    ) -> Iterator["Compared"]:
+        """Examine the training rows, and make the features that estimators are compared on, in files.
+
+        Args:
+            table: Raw rows to learn from.
+            validation: Raw rows to score on; None to cross-validate.
+            parts: What `assigned` returned for the table, if that is known.
+
+        Raises:
+            ValueError: A table's content makes training impossible.
+        """
+        metric, facts = trainers.examined(table, self.metric, self.columns, self.options)
+        what = {**self.columns, "options": self.options}
+        with tempfile.TemporaryDirectory(prefix="flowparts-features-") as folder:
+            if validation is not None:
+                found = stages.on_validation(table, validation, Path(folder), **what)
+            else:
+                found = stages.on_folds(table, parts or self.assigned(table), Path(folder), **what)
+            yield Compared(self, table, validation, metric, facts, found)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows that estimators are compared on.
+
+    Attributes:
+        problem: What is learned from them.
+        table: Raw rows to learn from.
+        validation: Raw rows to score on; None if they are cross-validated.
+        metric: What is optimized.
+        facts: What `trainers.examined` found in the training rows.
+        stages: Their features: folds, or shares of the training rows, the last one all of them.
+    """
+
+    problem: Problem
+    table: pl.LazyFrame
+    validation: pl.LazyFrame | None
+    metric: str
+    facts: dict[str, Any]
+    stages: Sequence[Stage]

@@ -34,14 +34,12 @@ class Choice(NamedTuple):
 
 
 def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> Choice:
-    """Rank candidates by a validation metric; equal scores by size, latency, estimator name, parameters.
+    """Rank candidates by a validation metric; equal scores by size, estimator name and parameters.
 
-    Latency counts in tens of milliseconds for 1,000 rows, and training time not at all: the choice must not
-    depend on how busy the machine is.
+    Measured times don't count: the choice must not depend on how busy the machine is.
 
     Args:
-        candidates: The metadata of each model (`models.metadata`), and `milliseconds` to predict 1,000 rows
-            if they were measured.
+        candidates: The metadata of each model (`models.metadata`).
         metric: The metric; None takes the task's primary one (roc_auc or rmse).
 
     Raises:
@@ -62,7 +60,7 @@ def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
     scores = [_validation_score(candidate, metric) for candidate in candidates]
     sign = -1 if higher_is_better(metric) else 1
     keys = [
-        (sign * value, *_cost(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)
+        (sign * value, _size(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)
     ]
     order = sorted(range(len(candidates)), key=keys.__getitem__)
     return Choice(metric, order, [scores[index] for index in order])
@@ -213,9 +211,8 @@ def _validation_score(candidate: Mapping[str, Any], metric: str) -> float:
     return float(value)
 
 
-def _cost(candidate: Mapping[str, Any]) -> tuple[float, float]:
-    """Return size and latency, the latter coarsely enough to be the same on each run."""
-    return float(candidate.get("megabytes", math.inf)), round(candidate.get("milliseconds", 0.0), -1)
+def _size(candidate: Mapping[str, Any]) -> float:
+    return float(candidate.get("megabytes", math.inf))
 
 
 def _name(candidate: Mapping[str, Any]) -> tuple[str, str]:
@@ -238,9 +235,6 @@ def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice, rows: str) -> 
         return f"{text}; it was the only candidate."
     lead = abs(choice.scores[0] - choice.scores[1])
     if lead == 0:
-        (size, latency), (other_size, other_latency) = _cost(ranked[0]), _cost(ranked[1])
-        rule = "the smaller one" if size != other_size else "the first by name"
-        if size == other_size and latency != other_latency:
-            rule = "the quicker one"
+        rule = "the smaller one" if _size(ranked[0]) != _size(ranked[1]) else "the first by name"
         return f"{text}, equal to {ranked[1]['estimator']}; {rule} was taken."
     return f"{text}, {reports.format_number(lead)} ahead of {ranked[1]['estimator']}."

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -33,50 +34,126 @@ class Stage:
     validation: estimators.Examples
 
 
+class Stages(Sequence[Stage]):
+    """Stages whose features lie in files, which are mapped into memory while a stage is used.
+
+    So memory holds the features of one stage at a time, and processes that use the same stages share it.
+
+    Args:
+        folder: Where the files lie, as long as the stages are used.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._stages: list[Stage] = []
+        self._files: list[tuple[Path, Path]] = []
+
+    def append(self, stage: Stage, same_validation: bool = False) -> None:
+        """Add a stage, whose features are written to the folder.
+
+        Args:
+            stage: The stage.
+            same_validation: Whether its validation rows are those of the stage before.
+        """
+        place = len(self._files)
+        train, validation = (self._folder / f"{place}-{part}.npy" for part in ("train", "validation"))
+        _write(train, stage.train)
+        if same_validation:
+            validation = self._files[-1][1]
+        else:
+            _write(validation, stage.validation)
+        self._files.append((train, validation))
+        rows = replace(stage.train, matrix=None), replace(stage.validation, matrix=None)
+        self._stages.append(Stage(stage.learned, *rows))
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __getitem__(self, place: Any) -> Any:  # of a number only: nobody takes slices
+        stage, (train, validation) = self._stages[place], self._files[place]
+        return Stage(stage.learned, _mapped(train, stage.train), _mapped(validation, stage.validation))
+
+
+def _write(file: Path, examples: estimators.Examples) -> None:
+    import numpy as np
+
+    np.save(file, examples.matrix)
+
+
+def _mapped(file: Path, examples: estimators.Examples) -> estimators.Examples:
+    import numpy as np
+
+    # Copied on write: some libraries refuse memory that is read only.
+    return replace(examples, matrix=np.load(file, mmap_mode="c"))
+
+
 def on_validation(
     table: pl.LazyFrame,
     validation: pl.LazyFrame,
+    folder: Path,
     *,
     label: str,
     task: str,
     exclude_columns: Sequence[str],
     options: Options,
-) -> list[Stage]:
+) -> Stages:
     """Return the stages of trials that are scored on a validation table.
 
     Large tables are first trained on a ninth and a third of their rows, drawn at random.
+
+    Args:
+        table: Raw rows to learn from.
+        validation: Raw rows to score on.
+        folder: An empty folder for the features.
+        label: Column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns to exclude from the features.
+        options: What all estimators have in common.
 
     Raises:
         ValueError: A table's content makes training impossible.
     """
     whole = _stage(table, validation, label, task, exclude_columns, options)
     rows = whole.train.matrix.shape[0]
-    order = pl.int_range(rows, eager=True).shuffle(seed=options.seed)
-    shares = [order.head(round(rows * share)).sort() for share in _SHARES if rows * share >= _MIN_ROWS]
-    smaller = [replace(whole, train=_rows(whole.train, chosen)) for chosen in shares]
     classes = len(whole.learned.classes or [])
-    return [
-        *(stage for stage in smaller if not classes or stage.train.truth.n_unique() == classes),
-        whole,
-    ]
+    order = pl.int_range(rows, eager=True).shuffle(seed=options.seed)
+    made = Stages(folder)
+    for share in _SHARES:
+        if rows * share < _MIN_ROWS:
+            continue
+        smaller = _rows(whole.train, order.head(round(rows * share)).sort())
+        if not classes or smaller.truth.n_unique() == classes:
+            made.append(replace(whole, train=smaller), same_validation=len(made) > 0)
+    made.append(whole, same_validation=len(made) > 0)
+    return made
 
 
 def on_folds(
     table: pl.LazyFrame,
     folds: Sequence[Fold],
+    folder: Path,
     *,
     label: str,
     task: str,
     exclude_columns: Sequence[str],
     options: Options,
-) -> list[Stage]:
+) -> Stages:
     """Return the stages of trials that are cross-validated; each fold learns its own preprocessing.
+
+    Args:
+        table: Raw rows, which are held in memory meanwhile.
+        folds: The rows of each fold.
+        folder: An empty folder for the features.
+        label: Column to predict.
+        task: "classification" or "regression".
+        exclude_columns: Columns to exclude from the features.
+        options: What all estimators have in common.
 
     Raises:
         ValueError: A table's content makes training impossible.
     """
     rows = table.pipe(tables.collect)
-    made = []
+    made = Stages(folder)
     for number, fold in enumerate(folds, start=1):
         parts = rows.filter(fold.train).lazy(), rows.filter(fold.validation).lazy()
         what = f"the validation part of fold {number}"
@@ -122,36 +199,3 @@ def _rows(examples: estimators.Examples, chosen: pl.Series) -> estimators.Exampl
     weights = None if examples.weights is None else examples.weights[places]
     truth = examples.truth.gather(chosen)
     return replace(examples, matrix=examples.matrix[places], truth=truth, weights=weights)
-
-
-def stored(stages: Sequence[Stage], folder: Path) -> list[Stage]:
-    """Write the features of stages as files that processes map; return the stages without them."""
-    import numpy as np
-
-    emptied = []
-    for place, stage in enumerate(stages):
-        parts = {}
-        for name in ("train", "validation"):
-            examples = getattr(stage, name)
-            np.save(folder / f"{place}-{name}.npy", examples.matrix)
-            parts[name] = replace(examples, matrix=None)
-        emptied.append(replace(stage, **parts))
-    return emptied
-
-
-def mapped(stages: Sequence[Stage], folder: Path) -> list[Stage]:
-    """Return the stages that `stored` emptied, with their features mapped from the files."""
-    import numpy as np
-
-    def filled(examples: estimators.Examples, file: str) -> estimators.Examples:
-        # Copied on write: some libraries refuse memory that is read only.
-        return replace(examples, matrix=np.load(folder / file, mmap_mode="c"))
-
-    return [
-        replace(
-            stage,
-            train=filled(stage.train, f"{place}-train.npy"),
-            validation=filled(stage.validation, f"{place}-validation.npy"),
-        )
-        for place, stage in enumerate(stages)
-    ]

@@ -13,6 +13,7 @@ from flowparts.util import names
 
 if TYPE_CHECKING:
     from flowparts.train import candidates
+    from flowparts.train.problem import Problem
 
 TRAINERS = ("sklearn", "keras")
 # How hard sklearn tries without candidates, the default first; `flowparts.tune.effort` does it.
@@ -23,15 +24,11 @@ def train(
     table: pl.LazyFrame,
     validation: pl.LazyFrame,
     path: str | Path,
+    problem: "Problem",
     *,
-    label: str,
-    task: str,
     trainer: str,
     entries: Sequence[Any] = (),
     network: Mapping[str, Any] | None = None,
-    metric: str | None = None,
-    exclude_columns: Sequence[str] = (),
-    options: "candidates.Options",
     complete: Callable[[Path], None] | None = None,
 ) -> tuple[str, str]:
     """Train the best of several estimators, or a network, and write its model directory.
@@ -40,14 +37,10 @@ def train(
         table: Raw rows to learn from.
         validation: Raw rows to choose by.
         path: The model directory to make.
-        label: Column to predict.
-        task: "classification" or "regression".
+        problem: What is learned, and the metric to choose by.
         trainer: One of `TRAINERS`.
         entries: What sklearn tries, as `candidates.build` takes it.
         network: Options of the network, as `networks.tabular_model.settings` takes them.
-        metric: The metric to choose by; the task's primary one if not given.
-        exclude_columns: Columns to exclude from the features.
-        options: What holds for every trainer.
         complete: As for `models.save`.
 
     Returns:
@@ -58,16 +51,16 @@ def train(
             content makes training impossible.
     """
     check(trainer)
-    what: dict[str, Any] = {"label": label, "task": task, "exclude_columns": exclude_columns}
-    check_columns(**what, metric=metric, options=options)
+    options = problem.options
+    check_columns(**problem.columns, metric=problem.metric, options=options)
     if trainer == "sklearn":
         from flowparts.train import candidates
 
-        built = candidates.build(entries, task, options)
-        chosen, facts = examined(table, metric, what, options)
+        built = candidates.build(entries, problem.task, options)
+        chosen, facts = examined(table, problem.metric, problem.columns, options)
         finish = annotated(facts, complete)
         _, page = candidates.train_best(
-            built, table, validation, path, **what, metric=chosen, complete=finish
+            built, table, validation, path, **problem.columns, metric=chosen, complete=finish
         )
         return page, chosen
     from flowparts.train.networks import tabular_model, training
@@ -77,12 +70,12 @@ def train(
     if training.workers() > 1:
         raise ValueError("TF_CONFIG names several workers; train on them with train_keras_tabular")
     shape, how, checkpoints = tabular_model.settings(network or {}, options.seed)
-    chosen, facts = examined(table, metric, what, options, free_text=False)
+    chosen, facts = examined(table, problem.metric, problem.columns, options, free_text=False)
     trained = tabular_model.train_and_save(
         table,
         validation,
         path,
-        **what,
+        **problem.columns,
         weight_column=options.weight_column,
         class_weight=options.class_weight,
         shape=shape,

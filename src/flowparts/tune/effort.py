@@ -7,6 +7,7 @@ validation rows together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.prepare import folds, preprocess
+from flowparts.prepare import preprocess
+from flowparts.prepare.folds import Fold
 from flowparts.tables import casts
 from flowparts.train import ensemble, ensemble_report, selection, trainers
-from flowparts.train.candidates import Options
 from flowparts.train.ensemble import Ensemble
 from flowparts.train.problem import Problem
-from flowparts.tune import objective, study, tuning
+from flowparts.tune import objective, tuning
+from flowparts.tune.objective import Trial
 from flowparts.tune.study import Budget
 
 # With fewer rows for training and validation together, members are cross-validated.
@@ -88,85 +90,61 @@ def train(
     table: pl.LazyFrame,
     validation: pl.LazyFrame,
     path: str | Path,
+    problem: Problem,
     *,
-    label: str,
-    task: str,
-    trainer: str,
     effort: str,
-    entries: Sequence[Any] = (),
-    network: Mapping[str, Any] | None = None,
-    metric: str | None = None,
-    exclude_columns: Sequence[str] = (),
-    options: Options,
     described: Mapping[str, Any] | None = None,
     complete: Complete,
 ) -> tuple[str, str]:
-    """Train the best model and write its directory; the results are those of `trainers.train`.
+    """Train the best model and write its directory; return what `trainers.train` does.
 
     Args:
         table: Raw rows to learn from.
-        validation: Raw rows to choose by.
+        validation: Raw rows to choose by, or to cross-validate with the others.
         path: The model directory to make.
-        label: Column to predict.
-        task: "classification" or "regression".
-        trainer: One of `trainers.TRAINERS`.
-        effort: One of `trainers.EFFORTS`; the default one has no effect on a network and on entries.
-        entries: What sklearn tries instead.
-        network: Options of the network.
-        metric: The metric to choose by; the task's primary one if not given.
-        exclude_columns: Columns to exclude from the features.
-        options: What holds for every trainer.
+        problem: What is learned, and the metric to choose by.
+        effort: One of `trainers.EFFORTS`.
         described: `tables.description` of the training table, for how it was split.
-        complete: Given the model directory before it appears, writes what else belongs in it. If the model
-            was trained on the validation rows too, it is also given what was predicted for rows that were
-            held out of the training, in the columns of `Model.predict`.
+        complete: Given the model directory before it appears, writes what else belongs in it. It is also
+            given the predictions for rows held out of the training, in the columns of `Model.predict`.
 
     Raises:
         ValueError: An option is unknown, out of range or contradicts another, which is found before any row
             is read, or a table's content makes training impossible.
     """
-    trainers.check(trainer, effort, bool(entries))
-    what: dict[str, Any] = {"label": label, "task": task, "exclude_columns": exclude_columns}
-    if trainer != "sklearn" or entries:
-        return trainers.train(
-            table,
-            validation,
-            path,
-            **what,
-            trainer=trainer,
-            entries=entries,
-            network=network,
-            metric=metric,
-            options=options,
-            complete=lambda folder: complete(folder, None),
-        )
-    if options.early_stopping_rounds:
+    trainers.check("sklearn", effort)
+    if problem.options.early_stopping_rounds:
         raise ValueError(
             "early_stopping_rounds is for candidates; without them, boosting always stops early: leave it out"
         )
-    problem = Problem(**what, metric=metric, options=replace(options, early_stopping_rounds=PATIENCE))
+    problem = replace(problem, options=replace(problem.options, early_stopping_rounds=PATIENCE))
     ensemble.check(problem, (), None, 0.0, validated=True)
-    crossed = replace(problem, folds=FOLDS_OF_SEARCH if effort in SEARCHES else FOLDS)
-    rows = _Rows.of(table, validation, crossed, effort, described or {})
-    problem = crossed if rows.validation is None else problem
-    members = [*SMALL_MEMBERS, *([LESS_REGULARIZED] if task == "classification" else [])]
-    search_notes: list[str] = []
-    if effort in SEARCHES:
-        found, search_notes = _searched(rows, path, problem, SEARCHES[effort])
-        members = [*ensemble.PORTFOLIO, *found]
-    elif rows.validation is not None:
-        members = [each for each in ensemble.PORTFOLIO if each["estimator"] not in _FORESTS]
-    several = rows.validation is None or effort in SEARCHES
-    made = ensemble.fit(
-        rows.table,
-        rows.validation,
-        problem,
-        members,
-        kept_together=rows.kept_together,
-        calibrate=False,
-        picks=ensemble.PICKS if several else 1,
-    )
-    return _saved(made, path, effort, [*rows.notes, *search_notes], rows.fingerprint, complete)
+    search = SEARCHES.get(effort)
+    rows = _Rows.of(table, validation, problem, search, described or {})
+    with ExitStack() as stack:
+        compared = stack.enter_context(rows.problem.compared(rows.table, rows.validation, rows.parts))
+        notes = list(rows.notes)
+        if search:
+            settings = tuning.Settings(
+                **vars(rows.problem),
+                space={name: {} for name in search.estimators},
+                budget=search.budget,
+            )
+            # Kept until the model is written, so that a step killed before that doesn't search again.
+            journal = stack.enter_context(
+                tuning.remembered(None, path, tuning.identity(rows.table, rows.validation, settings))
+            )
+            trials = tuning.search(compared, settings, journal)
+            found = ensemble.members_of_trials(tuning.trial_table(trials, compared.metric).lazy())
+            members = [*ensemble.PORTFOLIO, *found]
+            notes.append(_searched(trials, search))
+        elif rows.validation is None:
+            members = [*SMALL_MEMBERS, *([LESS_REGULARIZED] if problem.task == "classification" else [])]
+        else:
+            members = [each for each in ensemble.PORTFOLIO if each["estimator"] not in _FORESTS]
+        several = rows.validation is None or search is not None
+        made = ensemble.fit(compared, members, calibrate=False, picks=ensemble.PICKS if several else 1)
+        return _saved(made, path, effort, notes, tables.fingerprint(table), complete)
 
 
 @dataclass(frozen=True)
@@ -176,16 +154,16 @@ class _Rows:
     Attributes:
         table: Rows to learn from.
         validation: Rows to compare on; None to cross-validate.
-        kept_together: Columns whose equal values are in one fold.
-        fingerprint: Of the training table.
+        problem: What is learned, with the folds of a cross-validation.
+        parts: These folds.
         notes: What to say about it.
     """
 
     table: pl.LazyFrame
     validation: pl.LazyFrame | None
-    kept_together: Sequence[str]
-    fingerprint: str
-    notes: list[str]
+    problem: Problem
+    parts: Sequence[Fold] | None = None
+    notes: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -193,14 +171,12 @@ class _Rows:
         table: pl.LazyFrame,
         validation: pl.LazyFrame,
         problem: Problem,
-        effort: str,
+        search: Search | None,
         described: Mapping[str, Any],
     ) -> "_Rows":
         """Decide between a cross-validation and the validation table, by size and order of the rows."""
-        kept_together = described.get("kept_together") or []
-        fingerprint = tables.fingerprint(table)
-        held_out = cls(table, validation, kept_together, fingerprint, [])
-        limit = SEARCHES[effort].cross_validated_rows if effort in SEARCHES else SMALL_ROWS
+        held_out = cls(table, validation, problem)
+        limit = search.cross_validated_rows if search else SMALL_ROWS
         if described.get("time_column") or tables.row_count(table) + tables.row_count(validation) >= limit:
             return held_out
         learned = preprocess.examine(
@@ -221,39 +197,22 @@ class _Rows:
             "the validation table",
         )
         together = casts.stacked(table, validation)
+        folds = FOLDS_OF_SEARCH if search else FOLDS
+        crossed = replace(problem, folds=folds).split_as(described, validated=False)
         try:
-            folds.assign(
-                together,
-                problem.folds,
-                kept_together=kept_together,
-                seed=problem.options.seed,
-                **problem.columns,
-            )
+            parts = crossed.assigned(together)
         except ValueError as error:
             return replace(held_out, notes=[f"Not cross-validated: {error}."])
-        note = f"Training and validation rows together were cross-validated in {problem.folds} folds."
-        return cls(together, None, kept_together, fingerprint, [note])
+        note = f"Training and validation rows together were cross-validated in {folds} folds."
+        return cls(together, None, crossed, parts, [note])
 
 
-def _searched(
-    rows: _Rows, path: str | Path, problem: Problem, search: Search
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the best configurations that a search finds, and what to say of it."""
-    settings = tuning.Settings(
-        **vars(problem), space={name: {} for name in search.estimators}, budget=search.budget
-    )
-    settings.check(validated=rows.validation is not None)
-    identity = tuning.identity(rows.table, rows.validation, settings)
-    with tuning.remembered(None, path, identity) as journal:
-        judged, _ = tuning.judge(rows.table, rows.validation, settings, rows.kept_together)
-        trials = study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
+def _searched(trials: Sequence[Trial], search: Search) -> str:
     counts = [f"{sum(trial.state == state for trial in trials)} {state}" for state in objective.STATES]
-    found = ensemble.members_of_trials(tuning.trial_table(trials, judged.metric).lazy())
-    note = (
+    return (
         f"A search of {len(trials)} trials ({', '.join(counts)}) over {', '.join(search.estimators)}; the "
         "two best configurations of each are among those below."
     )
-    return found, [note]
 
 
 def _saved(

@@ -7,11 +7,11 @@ ranges.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowparts.tune.objective import Configuration
+from flowparts.tune.objective import FAILED, Configuration, Trial
 from flowparts.tune.space import Dimension, Space
 
 ESTIMATOR = "estimator"
@@ -88,6 +88,27 @@ def configuration(spaces: Sequence[Space], assigned: Mapping[str, str]) -> Confi
         else:
             chosen[dimension.name] = _number(parameter.name, dimension, assigned)
     return Configuration(space.estimator, {**space.fixed, **chosen}, chosen, space.stops_early)
+
+
+def attempted(
+    spaces: Sequence[Space],
+    assigned: Mapping[str, str],
+    number: int,
+    run: Callable[[Configuration], Trial],
+) -> Trial:
+    """Return the trial that `run` makes of what a tuner has chosen; a failed one if that can't be read.
+
+    Args:
+        spaces: What could be chosen.
+        assigned: Name of a parameter to its value, as text.
+        number: The trial's number.
+        run: Given the configuration, returns its trial.
+    """
+    try:
+        chosen = configuration(spaces, assigned)
+    except ValueError as error:
+        return Trial(number, Configuration("unknown", {}), FAILED, [], reason=str(error))
+    return run(chosen)
 
 
 def _named(spaces: Sequence[Space]) -> Iterator[tuple[str, int, Dimension]]:

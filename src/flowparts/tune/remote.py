@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from flowparts import __version__, tables
-from flowparts.train import trainers
+from flowparts.evaluate import directions
 from flowparts.train.candidates import Options
+from flowparts.train.problem import Compared
 from flowparts.tune import flat_space, objective, study, tuning
-from flowparts.tune.objective import Configuration, Objective, Trial
+from flowparts.tune.objective import Objective, Trial
 from flowparts.tune.study import Budget
 from flowparts.tune.tuning import Settings, Tuned
 from flowparts.util import ending, errors, sources, trees
@@ -122,14 +123,24 @@ class Folder:
                     )
             store.pipe_file(f"{self._root}/{_STUDY}", json.dumps(given, sort_keys=True).encode())
 
-    def judged(self) -> tuple[Objective, Settings, float]:
-        """Return what a trial is judged by, and the seconds that it may take.
+    @contextmanager
+    def judged(self) -> Iterator[tuple[Objective, Settings, float]]:
+        """Yield what a trial is judged by, the study's settings, and the seconds that a trial may take.
 
         Raises:
             MissingError: There is no study.
             ValueError: It is one of another version of flowparts, or can't be read.
         """
-        with tempfile.TemporaryDirectory(prefix="flowparts-trial-") as directory, self._store() as store:
+        with tempfile.TemporaryDirectory(prefix="flowparts-trial-") as directory:
+            settings, seconds = self._read(Path(directory))
+            train, validation = (Path(directory) / name for name in _TABLES)
+            held_out = tables.scan(validation) if validation.exists() else None
+            with settings.compared(tables.scan(train), held_out) as rows:
+                yield tuning.judge(rows, settings), settings, seconds
+
+    def _read(self, directory: Path) -> tuple[Settings, float]:
+        """Copy the tables into a directory; return the settings, and the seconds of a trial."""
+        with self._store() as store:
             if not store.exists(f"{self._root}/{_STUDY}"):
                 raise MissingError(f"there is no study at {self.address}")
             given = json.loads(store.cat_file(f"{self._root}/{_STUDY}"))
@@ -141,15 +152,10 @@ class Folder:
             for name in store.find(self._root):
                 inside = name.partition(f"{self._root.strip('/')}/")[2]
                 if inside.startswith(_TABLES):
-                    target = trees.inside(Path(directory), inside)
+                    target = trees.inside(directory, inside)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     store.get_file(name, str(target))
-            settings = _settings(given["settings"])
-            train, validation = (Path(directory) / name for name in _TABLES)
-            rows = tables.scan(validation) if validation.exists() else None
-            kept_together = tables.description(train).get("kept_together") or []
-            judged, _ = tuning.judge(tables.scan(train), rows, settings, kept_together)
-        return judged, settings, float(given["seconds"])
+        return _settings(given["settings"]), float(given["seconds"])
 
     def keep(self, name: str, trial: Trial) -> None:
         """Store the result of a trial."""
@@ -214,23 +220,35 @@ def tune(
     check(platform, store, settings)
     budget = settings.budget
     settings = replace(settings, budget=replace(budget, parallel=min(budget.parallel, budget.trials)))
-    rows, held_out = tables.scan(train), None if validation is None else tables.scan(validation)
-    described = tables.description(train)
-    if validation is None:
-        settings = settings.split_as(described)
-    judged, facts = tuning.judge(rows, held_out, settings, described.get("kept_together") or [])
+    settings = settings.split_as(tables.description(train), validated=validation is not None)
+    table, held_out = tables.scan(train), None if validation is None else tables.scan(validation)
+    with settings.compared(table, held_out) as rows:
+        return _tuned(platform, store, (train, validation), path, rows, settings, complete)
+
+
+def _tuned(
+    platform: Platform,
+    store: str,
+    files: tuple[str | Path, str | Path | None],
+    path: str,
+    rows: Compared,
+    settings: Settings,
+    complete: Callable[[Path], None] | None,
+) -> Tuned:
     # Where the model goes stands for the run: another run is another study, another try of the step isn't.
-    identity = json.dumps([tuning.identity(rows, held_out, settings), str(path)], sort_keys=True, default=str)
+    study_of = tuning.identity(rows.table, rows.validation, settings)
+    identity = json.dumps([study_of, str(path)], sort_keys=True, default=str)
     name = f"flowparts-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     folder = Folder(f"{store.rstrip('/')}/{name}")
-    search = Search(name, folder.address, settings, judged.metric, judged.maximizes)
+    maximizes = directions.higher_is_better(rows.metric)
+    search = Search(name, folder.address, settings, rows.metric, maximizes)
     try:
-        folder.write(settings, platform.trial_seconds, train, validation)
+        folder.write(settings, platform.trial_seconds, *files)
         with ending.in_order():
             attempts = platform.search(search)
         trials = [_trial(number, attempt, folder, settings) for number, attempt in enumerate(attempts)]
         study.require_success(trials, settings.budget)
-        tuned = tuning.finish(judged, trials, rows, path, settings, trainers.annotated(facts, complete))
+        tuned = tuning.finish(rows, trials, path, settings, complete)
     except UnreachableError:
         raise
     except ValueError:
@@ -256,12 +274,13 @@ def _trial(number: int, attempt: Attempt, folder: Folder, settings: Settings) ->
     found = folder.result(attempt.name)
     if found is not None:
         return replace(found, number=number)
-    try:
-        configuration = flat_space.configuration(settings.spaces, attempt.assigned)
-    except ValueError as error:
-        return Trial(number, Configuration("unknown", {}), objective.FAILED, [], reason=str(error))
     problem = attempt.problem or "it ended without a result"
-    return Trial(number, configuration, objective.FAILED, [], reason=problem)
+    return flat_space.attempted(
+        settings.spaces,
+        attempt.assigned,
+        number,
+        lambda chosen: Trial(number, chosen, objective.FAILED, [], reason=problem),
+    )
 
 
 def _remove(platform: Platform, search: Search, folder: Folder) -> None:

@@ -3,8 +3,6 @@
 import logging
 import math
 import os
-import re
-import tempfile
 import threading
 import time
 from collections import deque
@@ -13,16 +11,13 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from flowparts.train import budgets, stages
+from flowparts.train import budgets, failures
 from flowparts.tune import objective
 from flowparts.tune.journal import Journal
 from flowparts.tune.objective import Configuration, Objective, Trial
 from flowparts.tune.space import Space
 from flowparts.tune.suggest import Suggester
-
-_MOST_CAUSES, _MOST_CHARACTERS = 3, 100
 
 _log = logging.getLogger("flowparts")
 
@@ -130,32 +125,27 @@ def best(trials: Sequence[Trial], maximizes: bool) -> Trial:
 
 
 def causes(trials: Sequence[Trial]) -> list[str]:
-    """Return why trials failed, the most frequent cause first: "3 of LGBM: ...".
-
-    Reasons that differ in numbers only are one cause, of which the first is shown.
-    """
-    alike: dict[tuple[str, str], list[str]] = {}
-    for trial in trials:
-        if trial.state == objective.FAILED:
-            key = trial.configuration.estimator, re.sub(r"\d+(\.\d+)?", "0", trial.reason)
-            alike.setdefault(key, []).append(trial.reason)
-    ranked = sorted(alike.items(), key=lambda item: -len(item[1]))
-    return [f"{len(reasons)} of {name}: {reasons[0]}" for (name, _), reasons in ranked]
+    """Return why trials failed, as `failures.causes` groups it."""
+    return failures.causes(_failed(trials))
 
 
 def require_success(trials: Sequence[Trial], budget: Budget) -> None:
-    """Raise ValueError unless a trial is complete; the sentence groups the causes."""
+    """Raise ValueError unless a trial is complete; the message groups the causes."""
     if any(trial.score is not None for trial in trials):
         return
-    failed = causes(trials)
+    failed = list(_failed(trials))
     if not failed:
         raise ValueError(
             f"no trial finished within max_seconds={budget.seconds:g}; give more seconds, a smaller space or "
             "fewer folds"
         )
-    shown = [each if len(each) <= _MOST_CHARACTERS else f"{each[:_MOST_CHARACTERS]}..." for each in failed]
-    more = f"; and {len(failed) - _MOST_CAUSES} more causes" if len(failed) > _MOST_CAUSES else ""
-    raise ValueError(f"all {len(trials)} trials failed: {'; '.join(shown[:_MOST_CAUSES])}{more}")
+    raise ValueError(f"all {len(trials)} trials failed: {failures.in_short(failed)}")
+
+
+def _failed(trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:
+    for trial in trials:
+        if trial.state == objective.FAILED:
+            yield trial.configuration.estimator, trial.reason
 
 
 def _said(trial: Trial, metric: str) -> str:
@@ -179,19 +169,17 @@ def _runner(judged: Objective, parallel: int) -> Iterator[Submit]:
 
     processors = joblib.cpu_count()
     workers = min(parallel, processors)
-    with tempfile.TemporaryDirectory(prefix="flowparts-study-") as folder:
-        emptied = replace(judged, stages=stages.stored(judged.stages, Path(folder)))
-        # Not fork: a copy of a process in which Polars has started its threads hangs.
-        pool = ProcessPoolExecutor(
-            workers,
-            multiprocessing.get_context("spawn"),
-            _start_worker,
-            (emptied, folder, max(1, processors // workers)),
-        )
-        try:
-            yield lambda *given: pool.submit(_evaluate, *given)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    # Not fork: a copy of a process in which Polars has started its threads hangs.
+    pool = ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (judged, max(1, processors // workers)),
+    )
+    try:
+        yield lambda *given: pool.submit(_evaluate, *given)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _finished(trial: Trial) -> "Future[Trial]":
@@ -203,14 +191,14 @@ def _finished(trial: Trial) -> "Future[Trial]":
 _judged: Objective | None = None
 
 
-def _start_worker(judged: Objective, folder: str, threads: int) -> None:
+def _start_worker(judged: Objective, threads: int) -> None:
     """Get a process ready for trials, and let it end when the one that started it is killed."""
     import multiprocessing
 
     global _judged
     # What joblib, and with it every estimator here, takes for the number of processors.
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)
-    _judged = replace(judged, stages=stages.mapped(judged.stages, Path(folder)))
+    _judged = judged
     parent = multiprocessing.parent_process()
     assert parent
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flowparts.tune import flat_space, objective
-from flowparts.tune.objective import Configuration, Trial
+from flowparts.tune import flat_space
+from flowparts.tune.objective import Trial
 from flowparts.tune.remote import Folder
 from flowparts.util import errors
 
@@ -29,12 +29,11 @@ def run(folder: Folder, assigned: Mapping[str, str]) -> tuple[Trial, str]:
     Raises:
         ValueError: The study can't be read.
     """
-    judged, settings, seconds = folder.judged()
-    try:
-        configuration = flat_space.configuration(settings.spaces, assigned)
-    except ValueError as error:
-        return Trial(0, Configuration("unknown", {}), objective.FAILED, [], reason=str(error)), judged.metric
-    return judged.evaluate(0, configuration, [], seconds), judged.metric
+    with folder.judged() as (judged, settings, seconds):
+        trial = flat_space.attempted(
+            settings.spaces, assigned, 0, lambda chosen: judged.evaluate(0, chosen, [], seconds)
+        )
+    return trial, judged.metric
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:

@@ -14,7 +14,7 @@ from flowparts import tables
 from flowparts.train import candidates, estimators, stages, trainers
 from flowparts.train.candidates import Trained
 from flowparts.train.networks import checkpoints
-from flowparts.train.problem import FOLDS, Problem
+from flowparts.train.problem import FOLDS, Compared, Problem
 from flowparts.tune import objective, space, study, study_report
 from flowparts.tune.journal import Journal
 from flowparts.tune.objective import Objective, Trial
@@ -137,7 +137,12 @@ def identity(table: pl.LazyFrame, validation: pl.LazyFrame | None, settings: Set
         "space": space.as_text(settings.spaces),
         "options": repr(settings.options),
         "metric": settings.metric,
-        "folds": [settings.folds or FOLDS, settings.group_by, settings.time_column],
+        "folds": [
+            settings.folds or FOLDS,
+            settings.group_by,
+            settings.time_column,
+            list(settings.kept_together),
+        ],
         "parallel": settings.budget.parallel,
         **settings.columns,
     }
@@ -149,7 +154,6 @@ def tune(
     path: str | Path,
     settings: Settings,
     journal: Journal,
-    kept_together: Sequence[str] = (),
     complete: Callable[[Path], None] | None = None,
 ) -> Tuned:
     """Search within the budget, train the model with what was best, and write it.
@@ -164,46 +168,32 @@ def tune(
         path: The model directory to make.
         settings: What is searched, and how; checked.
         journal: Where finished trials are kept.
-        kept_together: Columns that the split of the table kept together; the folds do too.
         complete: As for `models.save`.
 
     Raises:
         ValueError: A table's content makes training impossible, or no trial succeeded.
     """
-    judged, facts = judge(table, validation, settings, kept_together)
-    trials = study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
-    return finish(judged, trials, table, path, settings, trainers.annotated(facts, complete))
+    with settings.compared(table, validation) as rows:
+        trials = search(rows, settings, journal)
+        return finish(rows, trials, path, settings, complete)
 
 
-def judge(
-    table: pl.LazyFrame,
-    validation: pl.LazyFrame | None,
-    settings: Settings,
-    kept_together: Sequence[str] = (),
-) -> tuple[Objective, dict[str, Any]]:
-    """Return what every trial of a study is judged by, wherever it runs, and what the model says of its rows.
+def judge(rows: Compared, settings: Settings) -> Objective:
+    """Return what every trial of a study is judged by, wherever it runs."""
+    is_crossed = rows.validation is None
+    positive = rows.facts["positive_class"]
+    return Objective(settings.task, rows.metric, settings.options, rows.stages, is_crossed, positive)
 
-    Args:
-        table: Raw rows to learn from.
-        validation: Raw rows to score trials on; None to cross-validate.
-        settings: What is searched, and how; checked.
-        kept_together: Columns that the split of the table kept together; the folds do too.
 
-    Raises:
-        ValueError: A table's content makes training impossible.
-    """
-    metric, facts = trainers.examined(table, settings.metric, settings.columns, settings.options)
-    divided = settings.divide(table, validation, kept_together)
-    judged = Objective(
-        settings.task, metric, settings.options, divided, validation is None, facts["positive_class"]
-    )
-    return judged, facts
+def search(rows: Compared, settings: Settings, journal: Journal) -> list[Trial]:
+    """Run the trials of a study, as `study.run` does."""
+    judged = judge(rows, settings)
+    return study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
 
 
 def finish(
-    judged: Objective,
+    rows: Compared,
     trials: list[Trial],
-    table: pl.LazyFrame,
     path: str | Path,
     settings: Settings,
     complete: Callable[[Path], None] | None,
@@ -211,20 +201,21 @@ def finish(
     """Train the model of the best of the finished trials, and write it.
 
     Args:
-        judged: What they were judged by.
+        rows: What the trials were compared on.
         trials: The finished trials, of which one at least is complete.
-        table: The raw rows that they learned from.
         path: The model directory to make.
         settings: What was searched, and how.
         complete: As for `models.save`.
     """
+    judged = judge(rows, settings)
     best = study.best(trials, judged.maximizes)
-    trained, learned, rows = _final(judged, best, table, settings)
+    trained, learned, examples = _final(judged, best, rows.table, settings)
     counts = {state: sum(trial.state == state for trial in trials) for state in objective.STATES}
     stored = {**trained.facts, "trials": len(trials), **{f"trials_{name}": n for name, n in counts.items()}}
     if judged.folds:
         stored["validation_folds"] = settings.folds or FOLDS
-    replace(trained, facts=stored).save(path, learned, rows, complete)
+    finished = trainers.annotated(rows.facts, complete)
+    replace(trained, facts=stored).save(path, learned, examples, finished)
     page = study_report.page(judged, settings.spaces, trials, best, settings.options.seed, settings.label)
     return Tuned(judged.metric, best, trials, stored["parameters"], page)
 

@@ -55,6 +55,13 @@ def problem(label: str = "label", **options: Any) -> Problem:
     )
 
 
+def fit(
+    rows: pl.LazyFrame, validation: pl.LazyFrame | None, what: Problem, entries: list[Any], **options: Any
+) -> ensemble.Ensemble:
+    with what.compared(rows, validation) as compared:
+        return ensemble.fit(compared, entries, **options)
+
+
 def test_greedy_weights_are_as_good_as_the_best_of_all_multisets_on_tiny_cases() -> None:
     truth = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     for seed in range(6):
@@ -135,7 +142,7 @@ def test_the_ensemble_is_one_model_that_is_served_from_one_graph(
     label: str, classes: int, metric: str, threshold: dict[str, Any] | None, tmp_path: Path
 ) -> None:
     rows = table(classes=classes)
-    made = ensemble.fit(rows.lazy(), None, problem(label, metric=metric), ENTRIES, threshold=threshold)
+    made = fit(rows.lazy(), None, problem(label, metric=metric), ENTRIES, threshold=threshold)
     used = [each for each in made.members if each.weight]
     assert len(used) > 1
     assert sum(each.weight for each in used) == pytest.approx(1)
@@ -168,12 +175,12 @@ def test_the_ensemble_is_one_model_that_is_served_from_one_graph(
 def test_members_are_trained_again_on_all_rows_for_the_mean_of_the_rounds(tmp_path: Path) -> None:
     rows, held = table(), table(150, seed=1)
     entry = {"estimator": "LGBM", "parameters": {"n_estimators": 300, "learning_rate": 0.3}}
-    folds = ensemble.fit(rows.lazy(), None, problem(metric="log_loss"), [entry])
+    folds = fit(rows.lazy(), None, problem(metric="log_loss"), [entry])
     kept = [each["n_estimators"] for each in folds.members[0].rounds]
     assert len(kept) == 3
     assert max(kept) < 300
     assert folds.save(tmp_path / "folds")["members"][0]["parameters"]["n_estimators"] == -(-sum(kept) // 3)
-    validated = ensemble.fit(rows.lazy(), held.lazy(), problem(folds=0), [entry])
+    validated = fit(rows.lazy(), held.lazy(), problem(folds=0), [entry])
     card = validated.save(tmp_path / "validated")
     assert card["training_rows"] == 550
     assert card["parameters"]["n_estimators"] == validated.members[0].rounds[0]["n_estimators"]
@@ -183,7 +190,7 @@ def test_members_are_trained_again_on_all_rows_for_the_mean_of_the_rounds(tmp_pa
 
 def test_rounds_under_another_name_are_replaced_too() -> None:
     entry = {"estimator": "LGBM", "parameters": {"num_iterations": 300, "learning_rate": 0.3}}
-    made = ensemble.fit(table().lazy(), None, problem(metric="log_loss"), [entry], calibrate=False)
+    made = fit(table().lazy(), None, problem(metric="log_loss"), [entry], calibrate=False)
     mean = -(-sum(each["n_estimators"] for each in made.members[0].rounds) // 3)
     assert made.trained.estimator.n_iter_ == mean < 300
     assert made.trained.facts["members"][0]["parameters"] == {"learning_rate": 0.3, "n_estimators": mean}
@@ -194,7 +201,7 @@ def test_weights_count_in_the_calibration() -> None:
     rows = table(900)
     rows = rows.filter((pl.col("label") == "c1") | (pl.int_range(900) % 5 == 0))
     rows = rows.with_columns(weight=pl.when(pl.col("label") == "c1").then(1.0).otherwise(5.0))
-    made = ensemble.fit(rows.lazy(), None, problem(options=Options(weight_column="weight")), ["Linear"])
+    made = fit(rows.lazy(), None, problem(options=Options(weight_column="weight")), ["Linear"])
     held_out = made.held_out
     share = np.average(held_out.truth == 1, weights=held_out.weights)
     assert share < 0.6 < (held_out.truth == 1).mean()
@@ -206,7 +213,7 @@ def test_nothing_is_learned_from_held_out_rows_of_one_class(options: dict[str, A
     rows = table()
     one = rows.filter(pl.col("label") == "c1").lazy()
     with pytest.raises(ValueError, match="the held-out rows have a single class of 'label', 'c1', so"):
-        ensemble.fit(rows.lazy(), one, problem(metric="log_loss", folds=0), ["Linear"], **options)
+        fit(rows.lazy(), one, problem(metric="log_loss", folds=0), ["Linear"], **options)
 
 
 def test_one_member_alone_is_the_best_on_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,22 +234,22 @@ def test_one_member_alone_is_the_best_on_all_rows(monkeypatch: pytest.MonkeyPatc
 
 def test_a_member_that_cant_be_trained_is_left_out_with_the_reason() -> None:
     entries = ["Linear", {"estimator": "KNeighbors", "parameters": {"n_neighbors": 900}}, "RidgeClassifier"]
-    made = ensemble.fit(table().lazy(), None, problem(), entries)
+    made = fit(table().lazy(), None, problem(), entries)
     assert [each.name for each in made.members] == ["LogisticRegression"]
     assert [each["estimator"] for each in made.left_out] == ["KNeighborsClassifier", "RidgeClassifier"]
     assert "it has no probabilities" in made.left_out[1]["reason"]
     with pytest.raises(
-        ValueError, match=r"no member can be trained on these rows: KNeighborsClassifier: "
+        ValueError, match=r"no member can be trained on these rows: KNeighborsClassifier \(2 times\): "
     ) as e:
-        ensemble.fit(table().lazy(), None, problem(), [entries[1], entries[1]])
-    assert str(e.value).count("KNeighborsClassifier: ") == 1
+        fit(table().lazy(), None, problem(), [entries[1], entries[1]])
+    assert str(e.value).count("Expected n_neighbors") == 1
 
 
 def test_time_and_picks_are_limited() -> None:
-    made = ensemble.fit(table().lazy(), None, problem(), ENTRIES[:2], max_seconds=1e-9, picks=1)
+    made = fit(table().lazy(), None, problem(), ENTRIES[:2], max_seconds=1e-9, picks=1)
     assert [each.name for each in made.members] == ["LogisticRegression"]
     assert made.left_out[0]["reason"] == "the 1e-09 s for trying members were over"
-    single = ensemble.fit(table().lazy(), None, problem("value"), ENTRIES[:2], picks=1)
+    single = fit(table().lazy(), None, problem("value"), ENTRIES[:2], picks=1)
     assert [each.weight for each in single.members] == [1.0, 0.0]
 
 
@@ -254,14 +261,15 @@ def test_groups_stay_in_one_fold_and_folds_follow_time() -> None:
     rows = rows.with_columns(first=pl.col("group") * 7 % 41 + pl.Series(draw.normal(0, 0.05, 400)))
     nearest = [{"estimator": "KNeighbors", "parameters": {"n_neighbors": 1}}]
     options = {"options": Options(), "metric": "rmse"}
-    apart = ensemble.fit(rows.lazy(), None, problem("value", group_by="group", **options), nearest)
-    mixed = ensemble.fit(rows.lazy(), None, problem("value", **options), nearest)
+    apart = fit(rows.lazy(), None, problem("value", group_by="group", **options), nearest)
+    mixed = fit(rows.lazy(), None, problem("value", **options), nearest)
     assert mixed.members[0].metrics["rmse"] < 0.3 < apart.members[0].metrics["rmse"]
-    in_time = problem("value", **options).split_as({"time_column": "group"})
-    later = ensemble.fit(rows.lazy(), None, in_time, ["Linear"])
+    in_time = problem("value", **options).split_as({"time_column": "group"}, False)
+    later = fit(rows.lazy(), None, in_time, ["Linear"])
     assert len(later.held_out.labels) == 300
     by_group = problem("value", group_by="group", **options)
-    assert by_group.split_as({"time_column": "first"}) == by_group
+    assert by_group.split_as({"time_column": "first"}, False) == by_group
+    assert problem().split_as({"time_column": "first"}, validated=True) == problem()
 
 
 def test_the_best_configurations_of_each_estimator_of_a_search_become_members() -> None:
@@ -304,9 +312,9 @@ def test_a_bad_option_is_found_without_data(classes: int, options: dict[str, Any
 
 def test_a_threshold_takes_two_classes_and_rows_enough_for_the_folds() -> None:
     with pytest.raises(ValueError, match="decides between two classes, and label 'label' has 3"):
-        ensemble.fit(table(classes=3).lazy(), None, problem(), ["Linear"], threshold={"metric": "f1"})
+        fit(table(classes=3).lazy(), None, problem(), ["Linear"], threshold={"metric": "f1"})
     with pytest.raises(ValueError, match="has 2 rows, fewer than the 3 folds"):
-        ensemble.fit(pl.concat([table().head(1), table().tail(1)]).lazy(), None, problem(), ["Linear"])
+        fit(pl.concat([table().head(1), table().tail(1)]).lazy(), None, problem(), ["Linear"])
 
 
 def test_the_portfolio_can_be_built_for_both_tasks() -> None:
@@ -315,7 +323,7 @@ def test_the_portfolio_can_be_built_for_both_tasks() -> None:
 
 
 def test_the_pages_say_how_it_is_calibrated_and_decides() -> None:
-    made = ensemble.fit(table().lazy(), None, problem(), ["Linear"], threshold={"metric": "f1"})
+    made = fit(table().lazy(), None, problem(), ["Linear"], threshold={"metric": "f1"})
     assert made.calibration
     assert made.threshold
     left = replace(made, calibration=replace(made.calibration, method="none", probabilities=made.mean))

@@ -11,10 +11,12 @@ from sklearn.metrics import roc_auc_score
 
 from flowparts import models, tables
 from flowparts.models import engines
-from flowparts.train import ensemble
+from flowparts.train import ensemble, problem, stages, trainers
 from flowparts.train.candidates import Options
+from flowparts.train.problem import Problem
 from flowparts.tune import effort
 from flowparts.tune.effort import Search
+from flowparts.tune.objective import Objective, Trial
 from flowparts.tune.study import Budget
 
 BOOSTED = {"n_estimators": 200, "learning_rate": 0.1}
@@ -59,18 +61,14 @@ class Training:
         self.path, cut = path, 2 * rows.height // 3
         self.table, self.validation = rows.head(cut), rows.tail(rows.height - cut)
         self.held_out: list[pl.DataFrame | None] = []
-        given: dict[str, Any] = {
-            "label": "label",
-            "task": "classification",
-            "trainer": "sklearn",
-            "effort": "quick",
-            "options": Options(),
-        }
+        given: dict[str, Any] = {"label": "label", "task": "classification", "options": Options()}
+        how = {"effort": options.pop("effort", "quick"), "described": options.pop("described", None)}
         self.page, self.metric = effort.train(
             self.table.lazy(),
             self.validation.lazy(),
             path,
-            **{**given, **options},
+            Problem(**{**given, **options}),
+            **how,
             complete=lambda _, held_out: self.held_out.append(held_out),
         )
         self.page = html.unescape(self.page)
@@ -234,6 +232,65 @@ def test_a_search_adds_its_best_configurations_to_the_members(
     assert made.facts["effort"] == "standard"
 
 
+def test_the_rows_of_a_search_are_examined_and_divided_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(effort.SEARCHES, "standard", Search(("Linear",), Budget(trials=2), 700))
+    calls: list[str] = []
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, **more: (calls.append(name), function(*given, **more))[1]
+        )
+
+    counted(trainers, "examined")
+    counted(problem, "assign")
+    counted(stages, "learn")
+    Training(tmp_path / "model", waves(300), effort="standard")
+    # The preprocessing of each of five folds, and that of the model.
+    assert {name: calls.count(name) for name in calls} == {"examined": 1, "assign": 1, "learn": 6}
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def test_a_step_killed_between_search_and_model_does_not_search_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(effort.SEARCHES, "standard", Search(("Linear", "LGBM"), Budget(trials=3), 700))
+    tried: list[int] = []
+    evaluate = Objective.evaluate
+
+    def counted(self: Objective, number: int, *given: Any) -> Trial:
+        tried.append(number)
+        return evaluate(self, number, *given)
+
+    monkeypatch.setattr(Objective, "evaluate", counted)
+    rows, place = waves(300), tmp_path / "model"
+    whole = Training(tmp_path / "undisturbed", rows, effort="standard")
+    assert tried == [0, 1, 2]
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    for moment in (("weighted", ensemble), ("save", models)):
+        name, module = moment
+        tried.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, kill)
+            with pytest.raises(Killed):
+                Training(place, rows, effort="standard")
+        assert tried == ([0, 1, 2] if name == "weighted" else []), "the trials are stored"
+        assert not place.exists()
+    Training(place, rows, effort="standard")
+    assert tried == []
+    for file in place.iterdir():
+        assert (whole.path / file.name).read_bytes() == file.read_bytes(), file.name
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model", "undisturbed"], "nothing is left"
+
+
 def test_columns_of_another_type_in_the_validation_rows_are_cast_before_both_are_learned(
     tmp_path: Path,
 ) -> None:
@@ -243,11 +300,8 @@ def test_columns_of_another_type_in_the_validation_rows_are_cast_before_both_are
         rows.head(600).lazy(),
         validation.lazy(),
         tmp_path / "model",
-        label="label",
-        task="classification",
-        trainer="sklearn",
+        Problem(label="label", task="classification", options=Options()),
         effort="quick",
-        options=Options(),
         complete=lambda *_: None,
     )
     loaded = models.load(tmp_path / "model")
@@ -259,8 +313,6 @@ def test_columns_of_another_type_in_the_validation_rows_are_cast_before_both_are
     ("options", "sentence"),
     [
         ({"effort": "quik"}, "unknown effort 'quik'; did you mean 'quick'"),
-        ({"effort": "standard", "trainer": "keras"}, "effort 'standard' is for trainer 'sklearn'"),
-        ({"effort": "thorough", "entries": ["Linear"]}, "and so do candidates; leave out one of the two"),
         ({"options": Options(early_stopping_rounds=5)}, "early_stopping_rounds is for candidates"),
         ({"metric": "rmse"}, "metric 'rmse' does not fit classification"),
         ({"options": Options(class_weight="even")}, "class_weight must be 'balanced'"),

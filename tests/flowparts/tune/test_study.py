@@ -122,13 +122,13 @@ class Failing(Objective):
 def test_trials_that_fail_are_counted_by_cause_and_avoided(tmp_path: Path) -> None:
     trials = run(tmp_path, 40, judged=Failing("regression", "rmse", Options(), [], True))
     failed = [trial for trial in trials if trial.state == "failed"]
-    assert study.causes(trials) == [f"{len(failed)} of Ridge: no Ridge, of 0 rows"]
+    assert study.causes(trials) == [f"Ridge ({len(failed)} times): no Ridge, of 0 rows"]
     assert len([trial for trial in failed if trial.number >= 20]) < 10
 
 
 def test_if_all_trials_fail_the_sentence_groups_the_causes(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"all 9 trials failed: \d of \w+: no \w+, of . rows; \d of \w+: .*rows$"
+        ValueError, match=r"all 9 trials failed: \w+ \(\d times\): no \w+, of . rows; \w+ .*: .*rows$"
     ):
         run(tmp_path, 9, judged=Failing("regression", "mae", Options(), [], True))
 
@@ -175,10 +175,10 @@ ROWS = pl.DataFrame(
 WHAT: dict[str, Any] = {"label": "y", "task": "classification", "exclude_columns": ()}
 
 
-def test_folds_are_scored_by_their_mean_and_each_learns_its_own_preprocessing() -> None:
+def test_folds_are_scored_by_their_mean_and_each_learns_its_own_preprocessing(tmp_path: Path) -> None:
     options = Options()
     parts = folds.assign(ROWS.lazy(), 3, **WHAT)
-    divided = stages.on_folds(ROWS.lazy(), parts, **WHAT, options=options)
+    divided = stages.on_folds(ROWS.lazy(), parts, tmp_path, **WHAT, options=options)
     assert [stage.train.matrix.shape for stage in divided] == [(80, 1)] * 3
     assert len({stage.learned.training_fingerprint for stage in divided}) == 3
     judged = Objective("classification", "accuracy", options, divided, True)
@@ -197,18 +197,21 @@ def test_the_positive_class_is_the_same_in_every_fold() -> None:
     # Rare enough to be the positive class in the table, and in some folds only.
     rows = pl.DataFrame({"x": range(205), "y": ["a" if row % 21 == 0 else "b" for row in range(205)]})
     settings = tuning.Settings(**WHAT, options=Options(), space={"Linear": {}}, budget=Budget(1), folds=3)
-    judged, _ = tuning.judge(rows.lazy(), None, settings)
-    assert (judged.metric, judged.positive) == ("average_precision", "a")
-    rare = [(stage.train.truth == "a").mean() < 0.05 for stage in judged.stages]
-    assert len(set(rare)) == 2
-    trial = judged.evaluate(0, Configuration("DecisionTree", {"max_depth": 1}), [], 60)
+    with settings.compared(rows.lazy(), None) as compared:
+        judged = tuning.judge(compared, settings)
+        assert (judged.metric, judged.positive) == ("average_precision", "a")
+        rare = [(stage.train.truth == "a").mean() < 0.05 for stage in judged.stages]
+        assert len(set(rare)) == 2
+        trial = judged.evaluate(0, Configuration("DecisionTree", {"max_depth": 1}), [], 60)
     assert trial.score is not None
     assert trial.score < 0.3
 
 
-def test_a_large_table_is_first_tried_on_shares_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_table_is_first_tried_on_shares_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(stages, "_MIN_ROWS", 10)
-    divided = stages.on_validation(ROWS.lazy(), ROWS.lazy(), **WHAT, options=Options())
+    divided = stages.on_validation(ROWS.lazy(), ROWS.lazy(), tmp_path, **WHAT, options=Options())
     assert [len(stage.train.truth) for stage in divided] == [13, 40, 120]
     for stage in divided:
         assert stage.validation.matrix.shape == (120, 1)

@@ -1,0 +1,79 @@
+import pickle
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from flowparts.train import stages
+from flowparts.train.candidates import Options
+from flowparts.train.problem import Problem
+
+COLUMNS = 20
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield tmp_path
+    assert not list(tmp_path.iterdir()), "files are left behind"
+
+
+def problem(**options: Any) -> Problem:
+    return Problem(**{"label": "label", "task": "regression", "options": Options(), **options})
+
+
+def rows(height: int) -> pl.DataFrame:
+    draw = np.random.default_rng(0).normal(size=(height, COLUMNS + 1))
+    return pl.DataFrame(draw, schema=[*(f"x{place}" for place in range(COLUMNS)), "label"])
+
+
+def mapped(folder: Path) -> set[str]:
+    """Return the files of a folder that are mapped into this process."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {Path(line.split()[-1]).name for line in lines if str(folder) in line}
+
+
+def test_memory_holds_the_features_of_one_fold_at_a_time(scratch: Path) -> None:
+    with problem(folds=4).compared(rows(400).lazy(), None) as compared:
+        assert len(list(scratch.glob("*/*.npy"))) == 8
+        assert mapped(scratch) == set()
+        for place, stage in enumerate(compared.stages):
+            assert stage.train.matrix.shape == (300, COLUMNS)
+            assert mapped(scratch) == {f"{place}-train.npy", f"{place}-validation.npy"}
+
+
+def test_stages_give_the_same_features_each_time_and_to_other_processes(scratch: Path) -> None:
+    with problem(folds=3).compared(rows(300).lazy(), None) as compared:
+        other = pickle.loads(pickle.dumps(compared.stages))
+        for place, stage in enumerate(compared.stages):
+            again = other[place]
+            assert (stage.train.matrix == again.train.matrix).all()
+            assert stage.train.truth.equals(again.train.truth)
+            assert stage.train.matrix.shape[0] + stage.validation.matrix.shape[0] == 300
+            stage.train.matrix[:] = 0
+            assert (again.train.matrix != 0).any(), "what an estimator writes stays its own"
+
+
+def test_the_shares_of_a_large_table_have_one_file_of_validation_rows(
+    monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    monkeypatch.setattr(stages, "_MIN_ROWS", 10)
+    with problem().compared(rows(120).lazy(), rows(30).lazy()) as compared:
+        files = sorted(file.name for file in scratch.glob("*/*"))
+        assert files == ["0-train.npy", "0-validation.npy", "1-train.npy", "2-train.npy"]
+        first, *others = (stage.validation.matrix for stage in compared.stages)
+        assert all((first == each).all() for each in others)
+
+
+def test_folds_follow_the_split_of_their_table_unless_asked_otherwise() -> None:
+    described = {"kept_together": ["customer"], "time_column": ""}
+    assert problem().split_as(described, validated=False).kept_together == ("customer",)
+    assert problem().split_as({}, validated=False) == problem()
+    assert problem().split_as({"time_column": "day"}, validated=False).time_column == "day"
+    assert problem().split_as({"time_column": "day"}, validated=True) == problem()
+    for given in ({"group_by": "shop"}, {"time_column": "at"}):
+        assert problem(**given).split_as(described, validated=False) == problem(**given)
