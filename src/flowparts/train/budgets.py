@@ -1,7 +1,7 @@
-"""Keep one estimator from taking all of a training's time or memory.
+"""Limit the time and memory that one estimator takes in a training.
 
-Forests are bounded by their parameters (`forests`). Here are the bounds for every estimator: rows, where its
-cost grows with their square or cube, seconds, and the size of what it learned.
+Forests are limited by their parameters (`forests`). The limits here apply to every estimator: rows, if its
+cost grows with their square or cube, seconds, and the size of the trained estimator.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# How long a candidate may train and score, if it doesn't say.
+# Default limit for training and scoring a candidate.
 SECONDS = 300.0
-# Of a trained estimator in memory. Loading takes up to three times as much, and steps have 2 to 4 GiB.
+# Of a trained estimator in memory. Loading takes up to three times as much; steps have 2 to 4 GiB.
 MAX_MEGABYTES = 800.0
 
-# Most training rows by the class that an estimator is of, or by its module. On 59 features and two cores, an
-# SVC takes 5 s for 10,000 rows and seven times that for twice as many; the others hold one or more numbers
-# for each pair of rows.
+# Maximum number of training rows by an estimator's base class or module. On 59 features and two cores, an SVC
+# takes 5 s for 10,000 rows and seven times as long for twice as many; the others hold one or more numbers for
+# each pair of rows.
 _SQUARE = "its training time grows with their square or faster"
 _PAIRS = "its memory grows with their square"
 _MOST_ROWS = {
@@ -26,12 +26,12 @@ _MOST_ROWS = {
     "sklearn.kernel_ridge": (10_000, _PAIRS),
     "sklearn.semi_supervised._label_propagation": (10_000, _PAIRS),
 }
-# If an exception is lost in a callback that can't raise, another one follows.
+# The exception is raised again after this time, in case a library's callback has swallowed it.
 _AGAIN_SECONDS = 10.0
 
 
 class Expired(BaseException):
-    """The time is up; no `Exception`, so that no library takes it for one of its own."""
+    """Raised when the time is up; not an `Exception`, so that no library catches it."""
 
 
 def require_rows(estimator: Any, rows: int) -> None:
@@ -51,7 +51,7 @@ def require_rows(estimator: Any, rows: int) -> None:
 
 
 def require_size(megabytes: float) -> None:
-    """Raise ValueError if a trained estimator takes too much memory to be served."""
+    """Raise ValueError if a trained estimator is too large to serve."""
     if megabytes > MAX_MEGABYTES:
         raise ValueError(
             f"the trained estimator takes {megabytes:,.0f} MB of memory, more than {MAX_MEGABYTES:,.0f}; "

@@ -1,7 +1,7 @@
 """Calibrate probabilities, and choose the threshold of a decision, on rows that no estimator was trained on.
 
-Both are learned from predictions for held-out rows, such as those of a cross-validation, and hold for the
-estimator that is then trained on all rows, as in scikit-learn's `CalibratedClassifierCV(ensemble=False)`.
+Both are learned from predictions for held-out rows, such as those of a cross-validation, and are applied to
+the estimator that is then trained on all rows, as in scikit-learn's `CalibratedClassifierCV(ensemble=False)`.
 """
 
 import math
@@ -16,9 +16,9 @@ from flowparts.models.adjusted import FLOOR, CalibratedProbabilities, DecisionTh
 from flowparts.util import names
 
 NONE, TEMPERATURE, PLATT, ISOTONIC = "none", "temperature", "platt", "isotonic"
-# Rows of the rarer class that isotonic regression takes: with fewer, its steps follow chance.
+# Minimum rows of the rarer class for isotonic regression: with fewer it overfits.
 ISOTONIC_ROWS = 1_000
-# Smallest distance of two of its knots in log-odds: steeper steps would magnify the errors of 32 bits.
+# Minimum distance of its knots in log-odds: steeper steps would magnify the rounding of 32-bit floats.
 _KNOTS_APART = 0.1
 _SLOPES = (0.05, 20.0)
 _PARTS = 5
@@ -38,7 +38,7 @@ class Calibration:
     Attributes:
         method: "none", "temperature", "platt" or "isotonic".
         parameters: Those of `CalibratedProbabilities`; empty for "none".
-        log_losses: Of each method that was tried, on rows that it wasn't fitted on.
+        log_losses: Of each method, on rows that it wasn't fitted on.
         probabilities: The calibrated probabilities of the held-out rows, each fitted on the others.
     """
 
@@ -59,19 +59,19 @@ def calibrate(
 
     Temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599) and Platt's method (1999) are
     fitted on the log-probabilities. Platt's and isotonic are for two classes, isotonic for at least 1,000
-    rows of each. None is kept unless another one is better by more than a standard error, so what is chosen
-    is never worse on these rows.
+    rows of each. A method is chosen only if it lowers the log loss by more than a standard error, so the
+    result is never worse on these rows.
 
     Args:
         probabilities: Of held-out rows: rows, classes.
         truth: Place of each row's class.
-        parts: Number of the part that each row belongs to; a method is fitted on all parts but one. The rows
-            in order, dealt out, if not given or if there is one part only.
-        weights: How much each row counts, at least two of them more than 0; all the same if not given.
+        parts: Number of the part of each row; a method is fitted on all parts but one. Without it, or with a
+            single part, the rows are dealt out to five parts.
+        weights: Sample weights, at least two of them more than 0; equal if not given.
     """
     weights = np.ones(len(truth)) if weights is None else weights
     if parts is None or parts.min() == parts.max():
-        # Rows that count are dealt out evenly, and so are those of each class.
+        # Deals out the rows of each class, and those with a weight, evenly.
         parts = np.argsort(np.lexsort((truth, weights > 0)), kind="stable") % _PARTS
     found = {NONE: probabilities}
     methods = _methods(truth, probabilities.shape[1])
@@ -89,7 +89,7 @@ def calibrate(
     best = min(means, key=means.__getitem__)
     gains = losses[NONE] - losses[best]
     gain = np.average(gains, weights=weights)
-    # That of a weighted mean; without weights, the standard deviation over the root of the rows.
+    # The standard error of a weighted mean; with equal weights, the standard deviation over sqrt(rows).
     if gain <= np.sqrt((weights**2 * (gains - gain) ** 2).sum()) / weights.sum():
         best = NONE
     parameters = {} if best == NONE else methods[best](probabilities, truth, weights)
@@ -103,7 +103,7 @@ def _log_losses(probabilities: Floats, truth: Codes) -> Floats:
 
 
 def _methods(truth: Codes, classes: int) -> dict[str, Callable[[Floats, Codes, Floats], dict[str, Any]]]:
-    """Return the methods that these rows allow, the simplest first."""
+    """Return the methods that there are enough rows for, the simplest first."""
     if classes > 2:
         return {TEMPERATURE: _temperature}
     enough = np.bincount(truth, minlength=2).min() >= ISOTONIC_ROWS
@@ -161,14 +161,14 @@ def _log_odds(probabilities: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The least probability of the positive class with which it is predicted.
+    """The probability of the positive class from which it is predicted.
 
     Attributes:
-        value: That probability.
+        value: The probability.
         positive: Place of the positive class among the labels.
-        rule: What it was chosen for, in words.
-        before: What is optimized, with 0.5, and what else the rule is about, by name.
-        after: The same with the threshold.
+        rule: The rule that it was chosen by, in words.
+        before: The metrics of the rule with a threshold of 0.5.
+        after: The same metrics with this threshold.
     """
 
     value: float
@@ -178,7 +178,7 @@ class Threshold:
     after: dict[str, float]
 
     def apply(self, estimator: Any) -> Any:
-        """Return a fitted classifier that decides by the threshold."""
+        """Return a fitted classifier that predicts by the threshold."""
         return DecisionThreshold(estimator, self.value, self.positive)
 
 
@@ -228,7 +228,7 @@ def choose_threshold(
             `false_negative_cost`, whose mean is minimized; or `min_recall`, for the highest precision with at
             least that recall; or `min_precision`, for the highest recall with at least that precision.
         positive: Place of the positive class among the labels.
-        weights: How much each row counts; all the same if not given.
+        weights: Sample weights; equal if not given.
 
     Raises:
         ValueError: No threshold reaches the precision.
@@ -237,7 +237,7 @@ def choose_threshold(
     order = np.argsort(-probability, kind="stable")
     falling = probability[order]
     ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
-    # From no row to all rows positive; between two probabilities, so that rounding moves no row across.
+    # From no row to all rows positive; halfway between two probabilities, so rounding changes no prediction.
     distinct = falling[ends]
     highest = max((1.0 + distinct[0]) / 2, distinct[0] + 1e-6)
     edges = np.concatenate([[highest], (distinct[:-1] + distinct[1:]) / 2, [distinct[-1] / 2]])
@@ -274,7 +274,7 @@ def _precision(hits: Floats, alarms: Floats) -> Floats:
 def _criterion(
     rule: Mapping[str, Any], hits: Floats, alarms: Floats, positives: float, negatives: float
 ) -> tuple[Floats, str]:
-    """Return what is maximized, for each threshold, and the rule in words."""
+    """Return the value to maximize for each threshold, and the rule in words."""
     misses, rejected = positives - hits, negatives - alarms
     precision, recall = _precision(hits, alarms), hits / positives
     if least := rule.get("min_recall"):

@@ -1,4 +1,4 @@
-"""Train candidate estimators one after the other on the same features and keep the best."""
+"""Train candidate estimators one after another on the same features, and keep the best."""
 
 import logging
 import math
@@ -24,15 +24,15 @@ from flowparts.util.names import hint
 _log = logging.getLogger("flowparts")
 
 _KEYS = ("estimator", "parameters", "seconds")
-# A candidate is scored in chunks, between which its time can end.
+# Candidates are scored in chunks, so that a time limit can interrupt them in between.
 _SCORED_AT_ONCE = 10_000
-# Rows whose prediction is timed, the time that this may take, and the most repetitions.
+# Rows for the measurement of latency, its maximum seconds and repetitions.
 _TIMED_ROWS, _TIMED_SECONDS, _TIMED_RUNS = 1_000, 0.1, 3
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all candidates have in common.
+    """Options of all candidates.
 
     Attributes:
         class_weight: "balanced" to weight classes inversely to their frequency.
@@ -49,13 +49,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An estimator that is ready to be trained.
+    """An untrained estimator with its options.
 
     Attributes:
         estimator: The estimator.
-        parameters: Those that it was given.
-        options: What all candidates have in common.
-        seconds: How long training and scoring may take; None for no limit.
+        parameters: Its given parameters.
+        options: Options of all candidates.
+        seconds: Limit for training and scoring; None for no limit.
     """
 
     estimator: Any
@@ -75,11 +75,11 @@ class Trained:
 
     Attributes:
         estimator: The trained estimator.
-        facts: What its model's metadata says of it: estimator, parameters, task, label, the options,
-            megabytes (in memory) and validation (metric to value on the validation table).
-        seconds: How long training took.
-        milliseconds: How long predicting 1,000 rows takes.
-        predictions: Those for the validation rows, in the columns of `Model.predict`.
+        facts: For the model's metadata: estimator, parameters, task, label, the options, megabytes (in
+            memory) and validation (metric to value on the validation table).
+        seconds: Of training.
+        milliseconds: Of predicting 1,000 rows.
+        predictions: For the validation rows, in the columns of `Model.predict`.
     """
 
     estimator: Any
@@ -89,7 +89,7 @@ class Trained:
     predictions: pl.DataFrame
 
     def measured(self) -> dict[str, Any]:
-        """Return the facts with seconds and milliseconds, which another run measures otherwise."""
+        """Return the facts with seconds and milliseconds, which differ from run to run."""
         return {**self.facts, "seconds": self.seconds, "milliseconds": self.milliseconds}
 
     def save(
@@ -122,17 +122,17 @@ class Trained:
 
 
 def build(entries: Sequence[Any], task: str, options: Options) -> list[Candidate]:
-    """Return the candidates that a list names; every entry is checked, no data needed.
+    """Build the candidates of a list and check every entry; needs no data.
 
     Args:
         entries: The name of an estimator each, or a mapping of "estimator" to the name, "parameters" to
             those of its constructor, as `estimators.build` takes them, and "seconds" to how long training and
             scoring may take. Without that, several get `budgets.SECONDS` each, and a single one has no limit.
         task: "classification" or "regression".
-        options: What all have in common.
+        options: Options of all candidates.
 
     Raises:
-        ValueError: There are none, or an entry can't be a candidate; the sentence says which and why.
+        ValueError: The list is empty, or an entry isn't a valid candidate; the message says which and why.
     """
     if isinstance(entries, str) or not isinstance(entries, Sequence) or not entries:
         raise ValueError(
@@ -151,18 +151,18 @@ def train(
 ) -> Trained:
     """Train a candidate on all processors and score it.
 
-    Forests are bounded as `forests.bounds` says; the bounds are among the parameters in the facts.
+    Forests are limited by `forests.bounds`; the limits are among the parameters in the facts.
 
     Args:
         candidate: What to train, once.
         learned: What made the features.
         train: Rows to learn from.
         validation: Rows to score, which early stopping watches.
-        positive: The positive one of two classes; as the training rows say if not given.
+        positive: The positive one of two classes; chosen from the training rows if not given.
 
     Raises:
-        ValueError: The estimator can't be trained on these rows, doesn't scale to so many, takes longer than
-            its seconds, or became too large.
+        ValueError: The estimator can't be trained on these rows, doesn't scale to this many, takes longer
+            than its seconds, or is too large.
     """
     options, name = candidate.options, candidate.name
     rows, columns = train.matrix.shape
@@ -224,11 +224,11 @@ def train_best(
 ) -> tuple[mlmodel.Card, str]:
     """Learn the preprocessing, train each candidate, and write the model that scores best.
 
-    A candidate that can't be trained on these rows is left out, as long as there is another one. Held in
-    memory are the features and two trained estimators: the best so far and the one in training.
+    A candidate that can't be trained on these rows is left out as long as another one can. Memory holds the
+    features and two trained estimators: the best so far and the one in training.
 
     Args:
-        candidates: What `build` made for this task, each to be trained once.
+        candidates: From `build`, for this task; each is trained once.
         train_table: Raw rows to learn from.
         validation_table: Raw rows to choose by.
         path: The model directory to make.
@@ -239,8 +239,8 @@ def train_best(
         complete: As for `models.save`.
 
     Returns:
-        The model's metadata, with `candidates`: what `selection.ranking` says, and `left_out` if any were
-        (`estimator`, `parameters` and `reason` each); and a page that ranks them.
+        The model's metadata, with `candidates` (see `selection.ranking`) and, if any were, `left_out`
+        (`estimator`, `parameters` and `reason` of each); and a page that ranks the candidates.
 
     Raises:
         ValueError: An option or a table's content makes training impossible, or no candidate can be trained
@@ -300,7 +300,7 @@ def train_best(
 
 
 class _Counter:
-    """A file that keeps nothing of what is written to it but the number of bytes."""
+    """A file object that only counts the bytes written to it."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -320,14 +320,14 @@ def _predictions(estimator: Any, rows: estimators.Examples, learned: Preprocesso
 
 
 def _bytes(estimator: Any) -> int:
-    """Return about how much memory an estimator takes."""
+    """Return the approximate size of an estimator in memory."""
     counter = _Counter()
     pickle.dump(estimator, counter, protocol=5)
     return counter.bytes
 
 
 def milliseconds(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> float:
-    """Return the least time that predicting 1,000 rows took, in milliseconds."""
+    """Return the shortest time that predicting 1,000 rows took, in milliseconds."""
     import numpy as np
 
     rows = np.resize(matrix, (_TIMED_ROWS, matrix.shape[1]))

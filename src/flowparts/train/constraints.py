@@ -1,6 +1,6 @@
-"""Constraints that name columns: which way a prediction moves with a column, and which columns may interact.
+"""Monotone and interaction constraints by column name.
 
-Libraries take positions among the features, of which a column of categories or times has several.
+Libraries take positions of features instead, and a column of categories or times has several features.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _INTERACTION = ("interaction_constraints", "interaction_cst")
 
 
 def names_columns(parameter: str, value: Any) -> bool:
-    """Say whether a parameter is a constraint by names: a mapping, or a list of groups."""
+    """Return whether a parameter is a constraint by column names: a mapping, or a list of groups."""
     if parameter in _MONOTONE:
         return isinstance(value, Mapping)
     groups = isinstance(value, list) and bool(value) and all(isinstance(group, list) for group in value)
@@ -21,7 +21,7 @@ def names_columns(parameter: str, value: Any) -> bool:
 
 
 def checked(parameter: str, value: Any) -> Any:
-    """Return a constraint by names, its numbers as whole ones.
+    """Return a constraint by names, with its directions as integers.
 
     Raises:
         ValueError: A direction isn't -1, 0 or 1, or a group holds something other than names.
@@ -40,9 +40,9 @@ def checked(parameter: str, value: Any) -> Any:
 
 
 def apply(estimator: Any, columns: Mapping[str, tuple[str, list[int]]]) -> None:
-    """Replace the names in an estimator's constraints, and in those of estimators inside it, by positions.
+    """Replace column names by feature positions in the constraints of an estimator and of those inside it.
 
-    The features of columns that no group names form another group, as with scikit-learn.
+    Features of columns in no group form a group of their own, as in scikit-learn.
 
     Args:
         estimator: The estimator; changed in place.
@@ -60,7 +60,7 @@ def apply(estimator: Any, columns: Mapping[str, tuple[str, list[int]]]) -> None:
         for name in named:
             if name not in columns:
                 raise ValueError(
-                    f"{parameter} names {name!r}, which is no feature; {hint(name, columns)}"
+                    f"{parameter} names {name!r}, which isn't a feature; {hint(name, columns)}"
                     f"features are: {', '.join(columns)}"
                 )
         if parameter in _MONOTONE:

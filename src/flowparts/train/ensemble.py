@@ -33,7 +33,7 @@ from flowparts.train.stages import Stage
 _BOOSTING = {"n_estimators": 2_000}
 # Forests are kept small enough for one ONNX graph of all.
 _FOREST = {"n_estimators": 100, "max_leaf_nodes": 1_000}
-# What is tried if no members are given: three shapes of boosted trees, two of forests, and a linear model.
+# Default members: boosted trees of three shapes, two forests, and a linear model.
 PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"estimator": "LGBM", "parameters": {**_BOOSTING, "learning_rate": 0.05}},
     {
@@ -61,11 +61,11 @@ PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"estimator": "RandomForest", "parameters": _FOREST},
     {"estimator": "ExtraTrees", "parameters": _FOREST},
 )
-# Of each estimator, how many of a search's configurations become members.
+# Configurations of each estimator of a search that become members.
 _PER_ESTIMATOR = 2
-# Picks of the greedy selection: weights are multiples of one in so many.
+# Picks of the greedy selection: weights are multiples of 1 / PICKS.
 PICKS = 20
-# Rows that weights are found on, drawn at random.
+# Maximum number of rows that weights are chosen on, drawn at random.
 _MOST_ROWS = 50_000
 _RESAMPLES = 200
 _FEW = 1_000
@@ -86,7 +86,7 @@ class HeldOut:
         classes: Sorted label values of a classification; None for a regression.
         positive: The positive one of two classes.
         parts: Number of the stage that each row is from.
-        weights: The sample weight of each row, if there are weights; metrics don't use them.
+        weights: Sample weights, if there are any; metrics don't use them.
     """
 
     task: str
@@ -121,7 +121,7 @@ class HeldOut:
         return metrics.positive_index(self.classes or [], self.positive)
 
     def require_two_classes(self) -> None:
-        """Raise ValueError if the rows that count are all of one class."""
+        """Raise ValueError if all rows with a weight are of one class."""
         rows = self.labels if self.weights is None else self.labels.filter(pl.Series(self.weights > 0))
         if rows.n_unique() < 2:
             raise ValueError(
@@ -163,19 +163,19 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Member:
-    """An estimator that was tried.
+    """An estimator that was trained and scored.
 
     Attributes:
         name: Class name of the estimator.
         entry: Its name and parameters, as `candidates.build` takes them.
-        rounds: For each stage, the rounds that early stopping kept, by the parameter's name.
+        rounds: Of each stage, the rounds kept by early stopping, by the parameter's name.
         predicted: For the held-out rows: probabilities (rows, classes), or numbers (rows).
         metrics: All metrics on the held-out rows.
         interval: The 95 % interval of the metric, if it has one.
         seconds: Training, summed over the stages.
         milliseconds: Predicting 1,000 rows.
         megabytes: In memory.
-        weight: Its share in the ensemble; 0 if it has none.
+        weight: Its weight in the ensemble, 0 to 1.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Member:
     weight: float = 0.0
 
     def final_entry(self) -> dict[str, Any]:
-        """Return the entry to train on all rows: with the mean of the rounds that early stopping kept."""
+        """Return the entry to train on all rows, with the mean of the rounds kept by early stopping."""
         return {
             **self.entry,
             "parameters": estimators.with_rounds(self.entry["parameters"], self.rounds),
@@ -199,20 +199,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What came of it.
+    """A fitted ensemble.
 
     Attributes:
-        trained: The final estimator, with its facts; validation and predictions are those of the held-out
-            rows.
-        learned: What made its features.
-        rows: What it was trained on.
-        held_out: What the members were compared on.
-        members: All that could be trained, the best first, with their weights.
+        trained: The final estimator, with its facts; validation metrics and predictions are those of the
+            held-out rows.
+        learned: The preprocessing of its features.
+        rows: The rows that it was trained on.
+        held_out: The rows that members were compared on.
+        members: All members that could be trained, the best first, with their weights.
         left_out: `estimator`, `parameters` and `reason` of the others.
-        mean: The weighted mean of what the members predict for the held-out rows.
+        mean: The weighted mean of the members' predictions for the held-out rows.
         predicted: The same, calibrated.
-        calibration: How its probabilities are calibrated; None if they aren't.
-        threshold: How it decides between two classes; None for the more probable one.
+        calibration: How its probabilities are calibrated, if they are.
+        threshold: From which probability the positive class is predicted; None for the more probable class.
         facts: What `trainers.examined` found in the training rows.
     """
 
@@ -331,7 +331,7 @@ def check(
     max_seconds: float,
     validated: bool,
 ) -> None:
-    """Raise ValueError for what can be found wrong without data; the arguments are those of `fit`."""
+    """Check the arguments of `fit` without data; raise ValueError if they are wrong."""
     problem.check(validated)
     if not (math.isfinite(max_seconds) and max_seconds >= 0):
         raise ValueError(f"max_seconds must be a number of at least 0, not {max_seconds:g}")
@@ -375,17 +375,17 @@ def try_members(
     held_out: HeldOut,
     max_seconds: float = 0.0,
 ) -> tuple[list[Member], list[dict[str, Any]]]:
-    """Train members on each stage; return those that could be, and what to say of the others.
+    """Train members on each stage; return the trained ones, and facts about those that failed.
 
     Args:
         entries: As `candidates.build` takes them.
         divided: The stages; all of their validation rows are `held_out`.
         problem: What is learned.
         held_out: What the members are compared on.
-        max_seconds: Seconds after which no further member is tried; 0 for no limit. The first one always is.
+        max_seconds: Seconds after which no further member is tried, but for the first; 0 for no limit.
 
     Raises:
-        ValueError: None could be trained; the sentence groups the causes.
+        ValueError: None could be trained; the message groups the causes.
     """
     started = time.monotonic()
     members: list[Member] = []
@@ -396,7 +396,7 @@ def try_members(
         entry = {"estimator": built.name, "parameters": dict(built.parameters), "seconds": built.seconds}
         try:
             if members and max_seconds and time.monotonic() - started >= max_seconds:
-                raise ValueError(f"the {max_seconds:g} s for trying members were over")
+                raise ValueError(f"max_seconds={max_seconds:g} had passed before its turn")
             members.append(_try(entry, divided, problem, held_out))
         except (ValueError, MemoryError) as error:
             reason = str(error) or "it ran out of memory"
@@ -443,7 +443,7 @@ def _try(entry: dict[str, Any], divided: Sequence[Stage], problem: Problem, held
 
 
 def weighted(members: Sequence[Member], held_out: HeldOut, picks: int = PICKS) -> list[Member]:
-    """Return members with the weights that greedy selection finds, the best member first."""
+    """Return members with their weights by greedy selection, the best member first."""
     sign = 1 if directions.higher_is_better(held_out.metric) else -1
     ranked = sorted(members, key=lambda each: -sign * each.metrics[held_out.metric])
     rows = len(held_out.labels)
@@ -459,7 +459,7 @@ def weighted(members: Sequence[Member], held_out: HeldOut, picks: int = PICKS) -
     )
     weights = select([each.predicted[some] for each in ranked], lambda found: sign * measure(found), picks)
     if weights.count(0.0) == len(weights) - 1:
-        # Alone, the best member is the one that all rows say is best.
+        # A single member must be the best one on all rows, not only on those drawn.
         weights = [1.0, *[0.0] * (len(weights) - 1)]
     return [replace(each, weight=weight) for each, weight in zip(ranked, weights, strict=True)]
 
@@ -469,14 +469,13 @@ def select(
 ) -> list[float]:
     """Return weights that sum to 1: the share of each member among the picks of a greedy selection.
 
-    Each pick is the member, whether or not it was picked before, with which the mean of the picks is best; of
-    equally good ones, the first. The picks up to the best mean count, so it is never worse than the best
-    member.
+    Each pick is the member, picked before or not, that makes the mean of the picks best; the first of equals.
+    Only the picks up to the best mean count, so the result is never worse than the best member.
 
     Args:
-        predicted: What each member predicts for the same rows.
-        measure: Of the mean of predictions; higher is better, NaN is worst.
-        picks: How many picks are tried.
+        predicted: Predictions of each member for the same rows.
+        measure: Scores a mean of predictions; higher is better, NaN is worst.
+        picks: Number of picks.
     """
     counts = np.zeros(len(predicted))
     total = np.zeros_like(predicted[0])
@@ -511,7 +510,7 @@ def combine(fitted: Sequence[Any], weights: Sequence[float], classes: Sequence[A
         mean = VotingClassifier(named, voting="soft", weights=shares, flatten_transform=False)
         mean.le_ = LabelEncoder().fit(np.asarray(fitted[0].classes_))
         mean.classes_ = mean.le_.classes_
-    # They are trained already, each in its own way.
+    # They are already trained.
     mean.estimators_ = list(fitted)
     mean.named_estimators_ = Bunch(**dict(named))
     return mean

@@ -1,4 +1,4 @@
-"""The page about an ensemble: its leaderboard, how its probabilities are calibrated, and how it decides."""
+"""The page about an ensemble: leaderboard, calibration and decision threshold."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,12 +39,12 @@ def page(made: Ensemble) -> str:
 
 
 def scored_on(made: Ensemble) -> str:
-    """Say which rows members were compared on."""
+    """Return which rows members were compared on, in words."""
     return selection.VALIDATION if len(set(made.held_out.parts)) == 1 else "rows held out of each fold"
 
 
 def ranked(made: Ensemble) -> tuple[list[dict[str, Any]], selection.Choice]:
-    """Return the members, and what was made of them if it is more than one of them, for `selection`."""
+    """Return members and, if it is more than one of them as it is, the ensemble, for `selection`."""
     task, label = made.held_out.task, made.trained.facts["label"]
     found: list[dict[str, Any]] = [
         {
@@ -64,7 +64,7 @@ def ranked(made: Ensemble) -> tuple[list[dict[str, Any]], selection.Choice]:
     choice = selection.rank(found, made.held_out.metric)
     used = [each for each in made.members if each.weight]
     if len(used) == 1 and not made.calibration and not made.threshold:
-        # Of equally good members, the one that was taken.
+        # Of equally good members, the chosen one comes first.
         first = made.members.index(used[0])
         order = [first, *(place for place in choice.order if place != first)]
         return found, choice._replace(order=order, scores=[choice.score_of(place) for place in order])
@@ -140,7 +140,7 @@ def _calibration(made: Ensemble) -> list[reports.Block]:
 
 
 def _reliability(held_out: HeldOut, probabilities: Floats) -> metrics.Calibration:
-    """Compare probability and frequency of the positive of two classes, or of the given answer."""
+    """Compare probability and frequency of the positive one of two classes, or of the predicted class."""
     if probabilities.shape[1] == 2:
         place = held_out.positive_index
         return metrics.calibration(held_out.truth == place, probabilities[:, place])

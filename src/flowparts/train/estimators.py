@@ -20,12 +20,11 @@ from flowparts.util.names import hint
 _KINDS = {"classification": "classifier", "regression": "regressor"}
 _SUFFIXES = {"classification": "Classifier", "regression": "Regressor"}
 _LINEAR = {"classification": "LogisticRegression", "regression": "Ridge"}
-# With fewer numbers than this, threads cost more than they save, most of all where candidates train side
-# by side.
+# With fewer values, threads cost more than they save, most of all if candidates train side by side.
 _VALUES_WORTH_THREADS = 200_000
-# Parameters that take estimators are given names of estimators instead.
+# Parameters that take estimators; users give names of estimators.
 _NESTED = ("estimator", "final_estimator")
-# What XGBoost's objectives take beside the constructor's parameters.
+# Parameters of XGBoost's objectives that its constructor doesn't name.
 _XGBOOST_NUMBERS = ("quantile_alpha", "huber_slope", "tweedie_variance_power")
 _NESTED_LISTS = ("estimators",)
 
@@ -37,8 +36,8 @@ class Examples:
     Attributes:
         matrix: Float32 features, rows by columns.
         truth: The label of each row.
-        weights: The sample weight of each row, if there are weights.
-        columns: Raw column to its type and the positions of its features; constraints by name need it.
+        weights: Sample weights, if there are any.
+        columns: Raw column to its type and the positions of its features, for constraints by column name.
     """
 
     matrix: Any
@@ -48,7 +47,7 @@ class Examples:
 
     @property
     def label(self) -> Any:
-        """The label as the array that estimators take."""
+        """The label as an array for estimators."""
         return label_values(self.truth)
 
 
@@ -98,21 +97,21 @@ def build(
     early_stopping_rounds: int | None = None,
     seed: int = 0,
 ) -> Any:
-    """Return an estimator ready to train; every option is checked, no data needed.
+    """Build an untrained estimator and check every option; needs no data.
 
     Args:
         name: As for `resolve`.
         task: "classification" or "regression".
-        parameters: Constructor parameters. Whole floats become the ints that are wanted. Where an estimator
-            is wanted, give its name, or a dict of its "name" and parameters. Monotone and interaction
+        parameters: Constructor parameters. Whole floats become ints if needed. For a parameter that takes an
+            estimator, give its name, or a dict of its "name" and parameters. Monotone and interaction
             constraints may name raw columns: `{"income": 1}`, `[["income", "age"]]`.
-        class_weight: "balanced" to weigh each class by the inverse of its share.
+        class_weight: "balanced" to weight classes inversely to their frequency.
         weighted: Whether the rows have weights.
-        early_stopping_rounds: Stop when the validation table's loss hasn't improved for this many rounds.
-        seed: Random state, unless the parameters name one.
+        early_stopping_rounds: Stop when the validation loss hasn't improved for this many rounds.
+        seed: Random state, unless the parameters set one.
 
     Raises:
-        ValueError: An option is unknown, out of range, or more than the estimator can do.
+        ValueError: An option is unknown, out of range, or not supported by the estimator.
     """
     cls = resolve(name, task)
     known = inspect.signature(cls).parameters
@@ -153,7 +152,7 @@ def fit(
     Args:
         estimator: The estimator; it is trained in place.
         train: Rows to learn from.
-        validation: Rows that early stopping watches; not used otherwise.
+        validation: Rows for early stopping; otherwise unused.
         class_weight: As given to `build`.
         early_stopping_rounds: As given to `build`.
 
@@ -161,7 +160,7 @@ def fit(
         The trained estimator; XGBoost classifiers come wrapped so that they predict the original labels.
 
     Raises:
-        ValueError: The estimator can't be trained on these rows; the sentence holds the library's own reason.
+        ValueError: The estimator can't be trained on these rows; the message quotes the library's reason.
     """
     import joblib
     import threadpoolctl
@@ -192,7 +191,7 @@ def fit(
             return estimator.fit(train.matrix, train.label, **options)
     except MemoryError:
         raise
-    # Each library raises errors of its own; what they say is the user's answer.
+    # Each library has its own error classes; the user gets the message.
     except Exception as error:
         raise ValueError(
             f"estimator {name!r} can't be trained on this table: {errors.first_line(error)}"
@@ -207,7 +206,7 @@ def _has_single_row_class(estimator: Any, label: Any) -> bool:
 
 
 def described(estimator: Any, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the given parameters as the estimator took them, where JSON can hold that."""
+    """Return the given parameters with the values that the estimator holds, if JSON can represent them."""
     taken = estimator.get_params(deep=False)
     return {
         name: taken[name] if isinstance(taken.get(name), bool | int | float | str) else value
@@ -220,7 +219,7 @@ def examples(table: pl.LazyFrame, preprocessor: Preprocessor, weight_column: str
 
     Args:
         table: Transformed features, label and weight column, as `preprocess.transform` gives them.
-        preprocessor: What made the features.
+        preprocessor: The preprocessing that made the features.
         weight_column: The column of sample weights, if any.
 
     Raises:
@@ -251,7 +250,7 @@ def examples(table: pl.LazyFrame, preprocessor: Preprocessor, weight_column: str
 
 
 def check_parameters(cls: type, parameters: Mapping[str, Any], task: str, seed: int = 0) -> dict[str, Any]:
-    """Return constructor parameters with the types that the estimator wants.
+    """Return constructor parameters converted to the types that the estimator takes.
 
     Raises:
         ValueError: A parameter is unknown, missing, of a wrong type or out of range.
@@ -320,7 +319,7 @@ def _checked_by_constraints(cls: type, parameter: str, value: Any) -> Any:
         candidates.append(int(value))
     elif isinstance(value, list | dict):
         inner = _whole(value)
-        # Ints inside a list arrive as floats, and floats are wanted nowhere that ints are refused.
+        # Ints inside a list may arrive as floats, and nothing that takes floats refuses ints.
         candidates = [inner, tuple(inner)] if isinstance(value, list) else [inner]
     for candidate in candidates:
         if any(constraint.is_satisfied_by(candidate) for constraint in constraints):
@@ -394,7 +393,7 @@ def _parameter_names(cls: type) -> list[str]:
     if _library(cls) == "lightgbm":
         from lightgbm.basic import _ConfigAliases
 
-        # LightGBM takes every parameter of its training, not only the constructor's.
+        # LightGBM takes all training parameters, not only those of the constructor.
         aliases = _ConfigAliases._get_all_param_aliases()
         names = [
             *names,
@@ -409,17 +408,17 @@ def _options(constraints: Iterable[Any]) -> list[str]:
 
 
 def stops_early(cls: type) -> bool:
-    """Whether an estimator can stop when the loss on validation rows no longer improves."""
+    """Return whether an estimator can stop early on validation rows."""
     return cls.__name__.startswith(("XGBClassifier", "XGBRegressor", "HistGradientBoosting")) or (
         _library(cls) == "lightgbm"
     )
 
 
 def rounds(estimator: Any) -> dict[str, int]:
-    """Return how many rounds a boosted estimator needs: the parameter and its value, up to the best one.
+    """Return the best number of rounds of a boosted estimator, by the parameter's name.
 
     Args:
-        estimator: One that `fit` trained with early stopping.
+        estimator: Trained by `fit` with early stopping.
     """
     inner = fitted_estimators.bare(estimator)
     if _library(type(inner)) == "xgboost":
@@ -430,11 +429,11 @@ def rounds(estimator: Any) -> dict[str, int]:
 
 
 def with_rounds(parameters: Mapping[str, Any], kept: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Return parameters with those that take the place of early stopping: the mean of what `rounds` returned.
+    """Return parameters for training without early stopping: with the mean of the rounds that it kept.
 
     Args:
-        parameters: Those that were trained with early stopping.
-        kept: For each training, the rounds that early stopping kept; nothing changes for none.
+        parameters: Those of the trainings with early stopping.
+        kept: What `rounds` returned for each training; if empty, nothing changes.
     """
     if not kept:
         return dict(parameters)
@@ -442,10 +441,10 @@ def with_rounds(parameters: Mapping[str, Any], kept: Sequence[Mapping[str, int]]
 
     (name,) = kept[0]
     mean = math.ceil(sum(each[name] for each in kept) / len(kept))
-    # LightGBM has other names for the rounds, which it prefers.
+    # LightGBM has aliases for the rounds, which take precedence.
     aliases = _ConfigAliases.get("num_iterations") - {name}
     others = {key: value for key, value in parameters.items() if key not in aliases}
-    # scikit-learn's own early stopping would hold rows out again.
+    # scikit-learn's early stopping would hold out rows again.
     return {**others, name: max(1, mean), **({"early_stopping": False} if name == "max_iter" else {})}
 
 
@@ -466,7 +465,7 @@ def _early_stopping(cls: type, rounds: int) -> dict[str, Any]:
 
 
 def _validation_options(estimator: Any, train: Examples, validation: Examples, rounds: int) -> dict[str, Any]:
-    """Return what an estimator's `fit` needs to watch the validation table."""
+    """Return the arguments of an estimator's `fit` for early stopping on the validation rows."""
     import numpy as np
 
     library = _library(type(estimator))
@@ -486,7 +485,7 @@ def _validation_options(estimator: Any, train: Examples, validation: Examples, r
 
     truth = validation.label
     if is_classifier(estimator):
-        # LightGBM encodes the training labels and leaves these to the caller.
+        # LightGBM encodes the training labels but not these.
         truth = np.searchsorted(np.unique(train.label), truth)
     return {
         "eval_X": (validation.matrix,),
@@ -506,7 +505,7 @@ def _weights(estimator: Any, train: Examples, class_weight: str | None) -> Any |
 
 
 def _counts_from_zero(estimator: Any, label: Any) -> bool:
-    """Whether XGBoost takes these labels as they are."""
+    """Return whether XGBoost takes these labels as they are."""
     import numpy as np
     from sklearn.base import is_classifier
 
@@ -518,7 +517,7 @@ def _counts_from_zero(estimator: Any, label: Any) -> bool:
 
 @functools.cache
 def _classes(*tasks: str) -> dict[str, Any]:
-    """Return the estimators for these tasks: name to class, or to the library that has it."""
+    """Return the estimators for tasks: name to class, or to the library that provides it."""
     from sklearn.utils import all_estimators
 
     found: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Keep forests of scikit-learn small and quick on many rows.
+"""Limit the size and training time of scikit-learn's forests on large tables.
 
 Their trees grow until every leaf is pure, so on noisy labels size and time grow with the rows: 200 trees on
-230,000 rows have 14 million nodes, which take minutes to train, gigabytes to load, and predict worse than
+230,000 rows have 14 million nodes, take minutes to train and gigabytes to load, and predict worse than
 smaller ones.
 """
 
@@ -11,28 +11,28 @@ from typing import Any
 
 # Of the trees in memory; loading them takes three times as much.
 MAX_BYTES = 256_000_000
-# Values that one level of all trees sorts to find its splits: trees * rows of each * features tried. These
+# Values sorted to find the splits of one level of all trees: trees * rows of each * features tried. These
 # take about a minute of one processor.
 MAX_VALUES = 120_000_000
 
 _NODE_BYTES, _CLASS_BYTES = 64, 8
 _MIN_ROWS = 5_000
-# What Breiman's random forests take for regression; scikit-learn's trees try all features.
+# As in Breiman's random forests for regression; scikit-learn's default is all features.
 _FEWER_FEATURES = 1 / 3
 
 
 def bounds(estimator: Any, given: Mapping[str, Any], rows: int, columns: int, classes: int) -> dict[str, Any]:
-    """Return the parameters that keep a forest within `MAX_BYTES` and `MAX_VALUES`.
+    """Return parameters that keep a forest within `MAX_BYTES` and `MAX_VALUES`.
 
     Args:
-        estimator: An untrained estimator; only forests have bounds.
-        given: The parameters that a user chose, which are left alone.
+        estimator: An untrained estimator; only forests are limited.
+        given: Parameters chosen by the user, which are left alone.
         rows: Number of training rows.
         columns: Number of features.
         classes: Number of classes; 1 for a regression.
 
     Returns:
-        Values for max_leaf_nodes, max_samples and max_features; none for a forest that stays within.
+        Values for max_leaf_nodes, max_samples and max_features; none for a forest within the limits.
     """
     from sklearn.ensemble import (
         ExtraTreesClassifier,
@@ -60,7 +60,7 @@ def bounds(estimator: Any, given: Mapping[str, Any], rows: int, columns: int, cl
 
 
 def _features_tried(max_features: Any, columns: int) -> int:
-    """Return how many features a split tries, as scikit-learn reads the parameter."""
+    """Return the number of features tried for a split, as scikit-learn interprets the parameter."""
     if max_features is None:
         return columns
     if isinstance(max_features, str):

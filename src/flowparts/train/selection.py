@@ -1,4 +1,4 @@
-"""Choosing among candidate models by their validation metrics, without loading their weights."""
+"""Choose among candidate models by their validation metrics, without loading their weights."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from flowparts import reports
 from flowparts.evaluate.directions import HIGHER_IS_BETTER, chosen, higher_is_better
 
-# What a candidate costs, by its key, with the title of the page's column.
+# Costs of a candidate: key in its metadata to column title.
 _COSTS = {"megabytes": "MB", "milliseconds": "ms for 1,000 rows", "seconds": "training s"}
 _INTERVAL = "95 % interval"
 VALIDATION = "the validation table"
@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     """Candidates in order, the winner first.
 
     Attributes:
-        metric: What they were ranked by.
+        metric: The metric that they were ranked by.
         order: Positions in the list of candidates, best first.
         scores: The metric of each, in the same order.
     """
@@ -43,7 +43,7 @@ def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
         metric: The metric; None takes the task's primary one (roc_auc or rmse).
 
     Raises:
-        ValueError: There are no candidates, they predict different labels, the metric is unknown or does not
+        ValueError: There are no candidates, they predict different labels, the metric is unknown or doesn't
             fit the task, or a candidate lacks it.
     """
     if not candidates:
@@ -59,9 +59,7 @@ def rank(candidates: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
     metric = chosen(metric, task)
     scores = [_validation_score(candidate, metric) for candidate in candidates]
     sign = -1 if higher_is_better(metric) else 1
-    keys = [
-        (sign * value, _size(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)
-    ]
+    keys = [(sign * value, _size(each), *_name(each)) for value, each in zip(scores, candidates, strict=True)]
     order = sorted(range(len(candidates)), key=keys.__getitem__)
     return Choice(metric, order, [scores[index] for index in order])
 
@@ -103,13 +101,13 @@ def selection_report(
     """Return an HTML page: the winner, a bar for each candidate, their metrics, costs and parameters.
 
     Args:
-        candidates: As `rank` takes them; if they were measured with the `seconds` of training, and the
-            `interval` of the metric (its 95 % bootstrap interval over the rows).
+        candidates: As for `rank`; if measured, with the `seconds` of training, the `milliseconds` of
+            predicting 1,000 rows, and the `interval` of the metric (95 % bootstrap interval over the rows).
         choice: What `rank` returned for them.
         left_out: `estimator`, `parameters` and `reason` of each candidate that couldn't be trained.
-        rows: What the candidates were scored on.
-        notes: What else to know about the choice.
-        untried: What could have been tried, with the reason why it wasn't.
+        rows: Which rows the candidates were scored on, in words.
+        notes: Further remarks.
+        untried: Estimators that weren't tried, each with the reason.
     """
     ranked = [candidates[index] for index in choice.order]
     winner, task, label = ranked[0], str(ranked[0]["task"]), str(ranked[0]["label"])
@@ -130,7 +128,7 @@ def selection_report(
 def leaderboard(
     candidates: Sequence[Mapping[str, Any]], choice: Choice, rows: str = VALIDATION
 ) -> list[reports.Block]:
-    """Return what compares candidates, as `selection_report` takes them, on a page."""
+    """Return the parts of a page that compare candidates; they are as for `selection_report`."""
     ranked = [candidates[index] for index in choice.order]
     direction = "higher" if higher_is_better(choice.metric) else "lower"
     names = [f"{place}. {candidate['estimator']}" for place, candidate in enumerate(ranked, start=1)]
@@ -168,7 +166,7 @@ def leaderboard(
 
 
 def not_trained(left_out: Sequence[Mapping[str, Any]]) -> list[reports.Block]:
-    """Return what says on a page which candidates couldn't be trained, and why."""
+    """Return the parts of a page that name candidates that couldn't be trained, with the reasons."""
     return [
         reports.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad") for each in left_out
     ]
@@ -195,7 +193,7 @@ def training_report(candidate: Mapping[str, Any]) -> str:
 
 
 def _metrics(task: str, candidates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the metrics of a task that any of the candidates has."""
+    """Return the metrics of a task that at least one candidate has."""
     known = HIGHER_IS_BETTER[task]
     return [name for name in known if any(name in candidate["validation"] for candidate in candidates)]
 

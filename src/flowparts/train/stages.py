@@ -14,7 +14,7 @@ from flowparts.prepare.preprocess import Preprocessor
 from flowparts.train import estimators
 from flowparts.train.candidates import Options
 
-# Shares of the training rows that large tables are first tried on, and the fewest rows that make it worth it.
+# Fractions of the training rows for the first stages on large tables, and the fewest rows of such a stage.
 _SHARES = (1 / 9, 1 / 3)
 _MIN_ROWS = 5_000
 

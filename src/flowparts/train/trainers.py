@@ -1,4 +1,4 @@
-"""Train a model of raw rows with the library that a name stands for."""
+"""Train a model of raw rows with scikit-learn or Keras."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flowparts.train.problem import Problem
 
 TRAINERS = ("sklearn", "keras")
-# How hard sklearn tries without candidates, the default first; `flowparts.tune.effort` does it.
+# Of trainer sklearn without candidates, the default first; see `flowparts.tune.effort`.
 EFFORTS = ("quick", "standard", "thorough")
 
 
@@ -89,7 +89,7 @@ def train(
 
 
 def check(trainer: str, effort: str = EFFORTS[0], has_candidates: bool = False) -> None:
-    """Raise ValueError unless there are a trainer and an effort of these names that go together."""
+    """Raise ValueError unless trainer and effort exist and can be combined."""
     if trainer not in TRAINERS:
         raise ValueError(names.unknown("trainer", trainer, TRAINERS))
     if effort not in EFFORTS:
@@ -107,14 +107,14 @@ def check(trainer: str, effort: str = EFFORTS[0], has_candidates: bool = False) 
 def check_columns(
     label: str, task: str, exclude_columns: Sequence[str], metric: str | None, options: "candidates.Options"
 ) -> None:
-    """Raise ValueError unless columns, task and metric go together, which needs no data."""
+    """Raise ValueError if label, task, columns or metric contradict one another; needs no data."""
     preprocess.check_options(label, task, exclude_columns, options.weight_column, 1)
     if metric:
         directions.require_fitting(metric, task)
 
 
 def annotated(facts: Mapping[str, Any], complete: Callable[[Path], None] | None) -> Callable[[Path], None]:
-    """Return what adds facts to a model before it appears, and then does the rest."""
+    """Return a `complete` callback that adds facts to a model's metadata before calling the given one."""
 
     def finish(folder: Path) -> None:
         models.annotate(folder, facts)
@@ -132,11 +132,11 @@ def examined(
     *,
     free_text: bool = True,
 ) -> tuple[str, dict[str, Any]]:
-    """Look at the training rows: return the metric to choose by, and what the model says about both.
+    """Examine the training rows; return the metric to choose by, and facts for the model's metadata.
 
     Args:
         table: The training rows.
-        metric: The metric, if it is given.
+        metric: The metric; chosen by task and class balance if not given.
         what: `label`, `task` and `exclude_columns`.
         options: What all candidates have in common.
         free_text: Whether the trainer learns from text of several words.

@@ -1,8 +1,8 @@
-"""Train the best model of a table without being told which estimators: by a stated effort.
+"""Train the best model of a table by a stated effort, which chooses estimators and parameters.
 
-`quick` takes the best of a few members by the validation rows. On small tables, where a validation table is
-mostly chance, members are cross-validated and weighted instead. `standard` and `thorough` first search for
-parameters, and the best ones join an ensemble of more members. The model is trained on training and
+`quick` takes the member with the best score on the validation rows. On small tables, where that is mostly
+chance, members are cross-validated and weighted instead. `standard` and `thorough` first search for
+parameters; the best configurations join an ensemble of more members. The model is trained on training and
 validation rows together.
 """
 
@@ -25,15 +25,14 @@ from flowparts.tune import objective, tuning
 from flowparts.tune.objective import Trial
 from flowparts.tune.study import Budget
 
-# With fewer rows for training and validation together, members are cross-validated.
+# With fewer training and validation rows together, members are cross-validated.
 SMALL_ROWS = 5_000
-# Each fold is a training of every member, and with two thirds of the rows they differ as they do with more.
+# Each fold costs a training of every member; trained on two thirds of the rows, members rank the same.
 FOLDS, FOLDS_OF_SEARCH = 3, 5
-# Rounds without a lower validation loss after which boosting stops.
+# Boosting stops after this many rounds without a lower validation loss.
 PATIENCE = 30
 _FORESTS = ("RandomForest", "ExtraTrees")
-# Members of `quick` on small tables: each is trained once for each fold and once more, so they learn in large
-# steps, and there are fewer.
+# Members of `quick` on small tables: fewer, with a high learning rate, since each is trained in every fold.
 _BOOSTING = {"n_estimators": 1_000, "learning_rate": 0.1}
 SMALL_MEMBERS: tuple[dict[str, Any], ...] = (
     {"estimator": "LGBM", "parameters": _BOOSTING},
@@ -65,8 +64,8 @@ class Search:
     """What an effort adds to `quick`.
 
     Attributes:
-        estimators: Whose parameters are searched, each in its shipped space.
-        budget: Trials, and as a cap the seconds after which no further one begins.
+        estimators: Those whose parameters are searched, each in its shipped space.
+        budget: Number of trials, and as a cap the seconds after which no trial begins.
         cross_validated_rows: Tables of fewer rows are cross-validated.
     """
 
@@ -75,7 +74,7 @@ class Search:
     cross_validated_rows: int
 
 
-# The number of trials, which doesn't depend on the machine, is what usually ends a search.
+# Usually the number of trials ends a search, so the result doesn't depend on the machine.
 SEARCHES = {
     "standard": Search(("Linear", "LGBM", "XGB"), Budget(trials=30, seconds=600), SMALL_ROWS),
     "thorough": Search(
@@ -149,14 +148,14 @@ def train(
 
 @dataclass(frozen=True)
 class _Rows:
-    """What members are trained and compared on.
+    """The rows that members are trained and compared on.
 
     Attributes:
         table: Rows to learn from.
         validation: Rows to compare on; None to cross-validate.
         problem: What is learned, with the folds of a cross-validation.
         parts: These folds.
-        notes: What to say about it.
+        notes: Remarks for the page.
     """
 
     table: pl.LazyFrame
@@ -174,7 +173,7 @@ class _Rows:
         search: Search | None,
         described: Mapping[str, Any],
     ) -> "_Rows":
-        """Decide between a cross-validation and the validation table, by size and order of the rows."""
+        """Choose cross-validation or the validation table, by the number and order of the rows."""
         held_out = cls(table, validation, problem)
         limit = search.cross_validated_rows if search else SMALL_ROWS
         if described.get("time_column") or tables.row_count(table) + tables.row_count(validation) >= limit:
@@ -246,7 +245,7 @@ def _saved(
 
 
 def _untried(made: Ensemble, effort: str) -> dict[str, str]:
-    """Return what a greater effort would have tried, with the least that does."""
+    """Return the estimators that only greater efforts try, with the least of these efforts."""
     tried = {each.name for each in made.members} | {each["estimator"] for each in made.left_out}
     portfolio = [str(each["estimator"]) for each in ensemble.PORTFOLIO]
     reasons = {

@@ -1,9 +1,8 @@
-"""A search space as tuners of other platforms take it: one flat list of parameters, whose values are text.
+"""Convert a search space to a flat list of parameters with text values, for tuners of other platforms.
 
-Katib has neither conditions nor lists as values, and pastes values into JSON, so names and values are plain
-here. A parameter of an estimator that wasn't drawn, or whose condition isn't met, has a value that is
-ignored. That costs the tuner some noise; one categorical parameter of whole combinations would cost it all
-ranges.
+Katib supports neither conditions nor lists as values, and pastes values into JSON, so names and values are
+plain. The value of a parameter is ignored if its estimator wasn't chosen or its condition isn't met. That
+adds noise for the tuner; a single categorical parameter of all combinations would lose the ranges.
 """
 
 import re
@@ -16,7 +15,7 @@ from flowparts.tune.space import Dimension, Space
 
 ESTIMATOR = "estimator"
 
-# What Katib takes, the narrowest of all.
+# Katib's limit, the lowest of all.
 _MOST_CHARACTERS = 40
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 _PLAIN = re.compile(r"[\w.+-]{1,40}", re.ASCII)
@@ -28,9 +27,9 @@ class Parameter:
 
     Attributes:
         name: Its name: at most 40 of a-z, 0-9 and hyphen, starting with a letter.
-        space: Place of the space that it belongs to; -1 for the choice of the estimator.
-        dimension: What it chooses, if it belongs to a space.
-        values: What the choices of a categorical one are called, in their order; empty for a number.
+        space: Index of its space; -1 for the choice of the estimator.
+        dimension: Its dimension in that space.
+        values: Text of each choice of a categorical one, in order; empty for a number.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Parameter:
 
 
 def flat(spaces: Sequence[Space]) -> list[Parameter]:
-    """Return the parameters that a tuner has to choose; what leaves no choice is none of them.
+    """Return the parameters for the tuner, without those that leave no choice.
 
     Raises:
         ValueError: There is nothing to choose.
@@ -62,14 +61,14 @@ def flat(spaces: Sequence[Space]) -> list[Parameter]:
 
 
 def configuration(spaces: Sequence[Space], assigned: Mapping[str, str]) -> Configuration:
-    """Return what a tuner has chosen.
+    """Return the configuration that a tuner has chosen.
 
     Args:
-        spaces: What could be chosen.
-        assigned: Name of a parameter to its value, as text.
+        spaces: The search spaces.
+        assigned: Parameter name to value, as text.
 
     Raises:
-        ValueError: A value is missing, or none that could be chosen.
+        ValueError: A value is missing or outside the space.
     """
     parameters = {(each.space, each.dimension.name): each for each in flat(spaces) if each.dimension}
     place = 0
@@ -96,13 +95,13 @@ def attempted(
     number: int,
     run: Callable[[Configuration], Trial],
 ) -> Trial:
-    """Return the trial that `run` makes of what a tuner has chosen; a failed one if that can't be read.
+    """Return the trial of the configuration that a tuner has chosen; a failed one if it can't be read.
 
     Args:
-        spaces: What could be chosen.
-        assigned: Name of a parameter to its value, as text.
+        spaces: The search spaces.
+        assigned: Parameter name to value, as text.
         number: The trial's number.
-        run: Given the configuration, returns its trial.
+        run: Takes the configuration and returns its trial.
     """
     try:
         chosen = configuration(spaces, assigned)
@@ -124,7 +123,7 @@ def _named(spaces: Sequence[Space]) -> Iterator[tuple[str, int, Dimension]]:
 
 
 def _labels(choices: Sequence[Any]) -> tuple[str, ...]:
-    """Return the choices as text, or their places where the text is ambiguous or has other characters."""
+    """Return the choices as text, or their indexes if texts are ambiguous or have other characters."""
     texts = [str(choice) for choice in choices]
     is_plain = len(set(texts)) == len(texts) and all(map(_PLAIN.fullmatch, texts))
     return tuple(texts) if is_plain else tuple(map(str, range(len(texts))))
@@ -133,7 +132,7 @@ def _labels(choices: Sequence[Any]) -> tuple[str, ...]:
 def _place(name: str, values: Sequence[str], assigned: Mapping[str, str]) -> int:
     if assigned.get(name) not in values:
         raise ValueError(
-            f"the tuner gave {assigned.get(name)!r} for {name}, which is none of: {', '.join(values)}"
+            f"the tuner gave {assigned.get(name)!r} for {name}, which isn't one of: {', '.join(values)}"
         )
     return values.index(assigned[name])
 
@@ -141,14 +140,14 @@ def _place(name: str, values: Sequence[str], assigned: Mapping[str, str]) -> int
 def _number(name: str, dimension: Dimension, assigned: Mapping[str, str]) -> float:
     try:
         value = float(assigned[name])
-        # The rounding of a logarithm may take a value out of its range.
+        # Rounding of a logarithm may move a value out of its range.
         slack = 1e-6 * max(abs(dimension.low), abs(dimension.high))
         if not dimension.low - slack <= value <= dimension.high + slack:
             raise ValueError
     except (KeyError, ValueError):
         raise ValueError(
-            f"the tuner gave {assigned.get(name)!r} for {name}, which is no number from {dimension.low:g} to "
-            f"{dimension.high:g}"
+            f"the tuner gave {assigned.get(name)!r} for {name}, which isn't a number "
+            f"from {dimension.low:g} to {dimension.high:g}"
         ) from None
     value = min(max(value, dimension.low), dimension.high)
     return round(value) if dimension.kind == "int" else value

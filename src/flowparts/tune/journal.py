@@ -1,4 +1,4 @@
-"""The finished trials of a study, in a file that outlives a killed process so that the next try resumes."""
+"""Store the finished trials of a study, so that the next attempt resumes after a process was killed."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ _log = logging.getLogger("flowparts")
 
 
 class Journal:
-    """Lines of JSON, one for each finished trial in the order of their numbers.
+    """A file of JSON lines, one for each finished trial in the order of their numbers.
 
-    Equal studies that run at the same time write equal trials, of which the first of each number counts.
+    Equal studies that run at the same time write equal trials; the first of each number is read.
 
     Args:
         place: The folder: a path, or a URI such as s3://bucket/folder.
-        study: What the trials belong to: data and options. Those of anything else, or of another version of
+        study: Data and options that identify the study. Trials of another study, or of another version of
             flowparts, are not resumed.
     """
 
@@ -31,7 +31,7 @@ class Journal:
         self._place = place
 
     def read(self) -> list[Trial]:
-        """Return the trials that an earlier try finished, in order, without one that was cut in writing."""
+        """Return the trials finished by an earlier attempt, in order, without a partly written one."""
         found: list[Trial] = []
         for line in self._text().splitlines():
             try:
@@ -42,12 +42,12 @@ class Journal:
                 found.append(trial)
         if found:
             _log.info("resuming a study after %s finished trials", len(found))
-            # A last line that was cut must not swallow the next one.
+            # The next line must not be appended to a partly written one.
             self._write("".join(_line(trial) for trial in found))
         return found
 
     def append(self, trial: Trial) -> None:
-        """Store a finished trial before anything depends on it."""
+        """Store a finished trial durably."""
         if "://" in self._place:  # object stores can't append, and a study is small
             self._write(self._text() + _line(trial))
             return

@@ -1,8 +1,8 @@
 """Trials as Jobs of a Kubernetes cluster, suggested by Katib: one Experiment, by the plain Kubernetes API.
 
-Katib has no time limit: a trial whose pod can't run, or an Experiment that it accepts and can't work on,
-hangs for ever. So every Job has a deadline, the search has one too, and what the cluster says of pods is
-noted while they are there. Katib's algorithm is TPE (hyperopt), seeded.
+Katib has no time limit: a trial whose pod can't run, or an Experiment that it accepts but can't process,
+hangs forever. So every Job has a deadline, and so has the search, and the reasons why pods don't run are
+recorded while the pods exist. Katib's algorithm is TPE (hyperopt), seeded.
 """
 
 import logging
@@ -30,11 +30,11 @@ _OF_SUGGESTION = "katib.kubeflow.org/suggestion"
 _CONTAINER = "trial"
 _ENDS = ("Succeeded", "Failed", "MetricsUnavailable", "Killed", "EarlyStopped")
 _STAY_SECONDS = 8
-# The suggestion service needs 15 s to its first trial on a quiet cluster, with its image present.
+# The first trial takes 15 s on an idle cluster that has the suggestion service's image.
 _START_SECONDS = 600.0
-# What Katib and the cluster take for a trial beside its own time.
+# Overhead of Katib and the cluster for each trial.
 _BETWEEN_SECONDS = 60.0
-# Numbers only: with Katib's own filter "nan" counts as a result, and wins.
+# Numbers only: Katib's default filter accepts "nan" as a result, which wins.
 _NUMBER = r"([+-]?\d+(?:\.\d+)?(?:[Ee][+-]?\d+)?)"
 _LOGGED = re.compile(r"^Error in pod .*?last log line: (?:[IWEF]\d{4} \S+ +\d+ \S+\] )?(.+)$")
 
@@ -46,8 +46,7 @@ class Katib:
     """Katib on a cluster.
 
     Attributes:
-        trial_seconds: Seconds until a trial has failed, counted from when it is made: waiting for a node and
-            for its image included.
+        trial_seconds: Time limit of a trial in seconds, including the wait for a node and its image.
         cpu: Processors of a trial, such as "2" or "500m".
         memory: Memory of a trial, such as "2Gi".
         namespace: Where trials run; if not given, the step's own namespace.
@@ -55,10 +54,10 @@ class Katib:
         environment_from: A Secret whose keys become the environment of the trials, such as AWS_ACCESS_KEY_ID
             and AWS_SECRET_ACCESS_KEY of the store.
         service_account: Account that the trials run as, for clouds that tie access rights to it.
-        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
+        pods: Additions to the pods, as for `flowparts.deploy.pod_options`.
 
     Raises:
-        ValueError: A value can't be used, or isn't allowed by the step's environment.
+        ValueError: A value is invalid, or not allowed by the step's environment.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("s3", "gs")
@@ -82,10 +81,10 @@ class Katib:
         check_image(common.image("sklearn", self.image))
 
     def search(self, search: Search) -> list[Attempt]:
-        """Create the Experiment, or follow the one that an earlier try created, to its end.
+        """Create the Experiment, or find that of an earlier attempt, and follow it to its end.
 
         Raises:
-            UnreachableError: The API gives no answer; the Experiment goes on.
+            UnreachableError: The API doesn't answer; the Experiment continues.
             ValueError: The cluster has no Katib, refuses the Experiment, or runs none of its trials.
         """
         cluster = Cluster(self.namespace)
@@ -97,7 +96,7 @@ class Katib:
         try:
             cluster.create(self.experiment(search, cluster))
         except ChangedError:
-            _log.info("following Experiment %s, which an earlier try has created", search.name)
+            _log.info("following Experiment %s of an earlier attempt", search.name)
         return _Following(cluster, search, self._limit(search)).to_the_end()
 
     def remove(self, search: Search) -> None:
@@ -145,7 +144,7 @@ class Katib:
 
     def _template(self, search: Search, parameters: list[Parameter]) -> dict[str, Any]:
         return {
-            # Without it a pod and its log are gone before anybody can look at them.
+            # Otherwise pods and their logs are deleted before anyone can read them.
             "retain": True,
             "primaryContainerName": _CONTAINER,
             "trialParameters": [{"name": each.name, "reference": each.name} for each in parameters],
@@ -174,11 +173,11 @@ class Katib:
         container = {
             "name": _CONTAINER,
             "image": common.image("sklearn", self.image),
-            # Katib joins this into a line of its own, unquoted; values have no blanks.
+            # Katib joins this into a shell command without quoting; values have no blanks.
             "command": ["sh", "-c", 'python3 -m flowparts.tune.trial "$STUDY" $PARAMETERS'],
             "env": [{"name": name, "value": value} for name, value in environment.items()],
             "resources": {"requests": amounts, "limits": amounts},
-            # Not of the whole pod: the container that Katib adds may run as root.
+            # Not for the whole pod: the container that Katib adds may run as root.
             "securityContext": LOCKED_DOWN,
             "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 in the pod
         }
@@ -197,7 +196,7 @@ class Katib:
         return {"metadata": {**metadata, "annotations": annotations}, "spec": spec}
 
     def _limit(self, search: Search) -> float:
-        """Return the seconds after which a search that hasn't ended hangs."""
+        """Return the time limit of a search in seconds."""
         budget = search.settings.budget
         return _START_SECONDS + math.ceil(budget.trials / budget.parallel) * (
             self.trial_seconds + _BETWEEN_SECONDS
@@ -210,14 +209,14 @@ class _Following:
     def __init__(self, cluster: Cluster, search: Search, seconds: float):
         self._cluster, self._search, self._seconds = cluster, search, seconds
         self._began = time.monotonic()
-        # What the cluster says of trials' pods, which may be gone later.
+        # Why trials' pods don't run; the pods may be deleted later.
         self._noted: dict[str, str] = {}
 
     def to_the_end(self) -> list[Attempt]:
         name = self._search.name
         common.wait(f"Experiment {name}", patient(self._look), self._seconds)
         found = self._experiment()
-        # Those that still run when too many have failed are not waited for.
+        # Trials that still run after too many failures are ignored.
         trials = [each for each in self._trials() if _has_ended(each)]
         if not trials:
             raise ValueError(f"Katib ran no trial of Experiment {name}: {self._why_none(found)}")
@@ -259,7 +258,7 @@ class _Following:
         said, is_hopeless = self._cluster.trouble({_OF_TRIAL: name}, name)
         if logged := _LOGGED.match(said):
             said = logged[1]
-        # Causes are counted, and names would make each another one.
+        # Without names, so that equal causes are counted together.
         said = re.sub(rf"(,| in)? pod {name}[a-z0-9-]*", "", said)
         if said:
             self._noted[name] = said
@@ -277,7 +276,7 @@ class _Following:
         return Attempt(name, assigned, problem)
 
     def _why_none(self, experiment: Manifest) -> str:
-        """Return why there is no trial: what the Suggestion, its pod or the events say."""
+        """Return why there is no trial, from the Suggestion, its pod or the events."""
         name = self._search.name
         suggestion = self._cluster.get(*_SUGGESTION, name) or {}
         said = condition(suggestion, "Failed").get("message")
@@ -296,7 +295,7 @@ def _has_ended(trial: Manifest) -> bool:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    """Return a parameter as Katib has it: all bounds as text."""
+    """Return a parameter in Katib's form, with bounds as text."""
     dimension = parameter.dimension
     if dimension is None or parameter.values:
         return {
@@ -316,7 +315,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _owner(cluster: Cluster) -> Mapping[str, Any]:
-    """Return what makes an Experiment go with the step's pod, if that is known and in its namespace."""
+    """Return the owner reference by which an Experiment is deleted with the step's pod, if it can be."""
     name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
     if not (name and uid and cluster.namespace == cluster.pod_namespace):
         return {}

@@ -1,7 +1,7 @@
-"""What a trial is judged by: one estimator with its parameters, trained and scored in stages.
+"""Train and score one configuration, an estimator with its parameters, in stages.
 
-A stage is a fold of a cross-validation, or a share of the training rows scored on the validation table. A
-trial that is among the worse ones at a stage is pruned: asynchronous successive halving (Li et al. 2020,
+A stage is a fold of a cross-validation, or a fraction of the training rows scored on the validation table. A
+trial that is worse than most at a stage is pruned: asynchronous successive halving (Li et al. 2020,
 https://arxiv.org/abs/1810.05934) with the folds or rows as the resource.
 """
 
@@ -18,9 +18,9 @@ from flowparts.train.stages import Stage
 
 STATES = COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 
-# Of the trials that reached a stage, one in so many goes on.
+# Of the trials that reached a stage, one in this many continues.
 REDUCTION = 3
-# Trials at a stage before any is pruned there: with fewer, the best of them is chance.
+# Trials at a stage before pruning begins: with fewer, the best of them is chance.
 _FIRST = 5
 
 
@@ -29,10 +29,10 @@ class Configuration:
     """An estimator and its parameters.
 
     Attributes:
-        estimator: The name, as in the search space.
-        parameters: Those of its constructor.
-        chosen: Of these, the ones that the search chose.
-        stops_early: Whether it watches the validation rows to stop.
+        estimator: Its name in the search space.
+        parameters: Parameters of its constructor.
+        chosen: Those of them that the search chose.
+        stops_early: Whether it stops early on the validation rows.
     """
 
     estimator: str
@@ -46,15 +46,15 @@ class Trial:
     """A configuration that was tried.
 
     Attributes:
-        number: Its place in the study, from 0.
-        configuration: What was tried.
+        number: Its number in the study, from 0.
+        configuration: The configuration.
         state: "complete", "pruned" or "failed".
-        values: The metric at each stage that was reached; of a cross-validation, the mean so far.
+        values: The metric at each stage reached; of a cross-validation, the mean so far.
         metrics: All metrics of a complete trial; of a cross-validation, their means.
-        rounds: For each fold, the rounds that early stopping kept, by the parameter's name.
+        rounds: Of each fold, the rounds kept by early stopping, by the parameter's name.
         reason: Why it failed.
-        seconds: How long it took.
-        elapsed: Seconds from the start of the study to its end.
+        seconds: Its duration.
+        elapsed: Seconds from the start of the study to the end of the trial.
     """
 
     number: int
@@ -84,14 +84,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Objective:
-    """How every trial of a study is trained and scored.
+    """How the trials of a study are trained and scored.
 
     Attributes:
         task: "classification" or "regression".
         metric: What is optimized.
-        options: What all trials have in common.
-        stages: What each is trained and scored on, in order.
-        folds: Whether the stages are folds, so that the means count; otherwise the last stage does.
+        options: Options of all trials.
+        stages: The rows that each is trained and scored on, in order.
+        folds: Whether the stages are folds, whose mean is the score; otherwise the last stage is.
         positive: The positive one of two classes, the same at every stage.
     """
 
@@ -111,7 +111,7 @@ class Objective:
         """Return the untrained estimator of a configuration.
 
         Raises:
-            ValueError: The parameters don't go together.
+            ValueError: The parameters contradict one another.
         """
         options = self.options
         if not configuration.stops_early:
@@ -127,13 +127,13 @@ class Objective:
     def evaluate(
         self, number: int, configuration: Configuration, earlier: Sequence[Trial], seconds: float
     ) -> Trial:
-        """Train and score a configuration, stage by stage, until it is done or pruned.
+        """Train and score a configuration stage by stage, until it is complete or pruned.
 
         Args:
             number: The trial's number.
-            configuration: What to try.
-            earlier: The trials that it is compared with; none to never prune it.
-            seconds: How long it may take in all.
+            configuration: The configuration to try.
+            earlier: The trials that it is compared with; if there are none, it isn't pruned.
+            seconds: Limit for all stages.
         """
         started = time.monotonic()
         values: list[float] = []
@@ -175,7 +175,7 @@ class Objective:
         return ended(COMPLETE, metrics=means)
 
     def _is_pruned(self, place: int, value: float, earlier: Sequence[Trial]) -> bool:
-        # Folds are a resource in units of one, shares of the rows each three times the one before.
+        # Folds count one each; every larger fraction of the rows is three times the one before.
         is_rung = place + 1 in (1, REDUCTION, REDUCTION**2) if self.folds else True
         if not earlier or not is_rung or place == len(self.stages) - 1:
             return False

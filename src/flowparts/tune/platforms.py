@@ -8,7 +8,7 @@ from flowparts.deploy import options
 from flowparts.tune.remote import Platform
 from flowparts.util.names import unknown
 
-# Each needs its client, so it is imported only when it is asked for.
+# Imported on demand, since each needs its client library.
 _CLASSES = {"katib": ("flowparts.tune.katib", "Katib"), "vertex": ("flowparts.tune.vertex", "Vertex")}
 
 

@@ -1,9 +1,9 @@
 """A study whose trials run on the machines of a platform that suggests them, such as Katib or Vertex AI.
 
-The step writes tables and settings into a folder of a store that trials can reach. A trial, which is `python
--m flowparts.tune.trial FOLDER --NAME=VALUE...`, trains and scores one configuration by the objective of every
-other study, and writes its result into that folder. So the platform's own record of a trial, one number as
-text, serves only its next suggestions: nothing is lost in it, and only a finite number can win.
+The step writes tables and settings into a folder of a store that trials can reach. A trial, `python -m
+flowparts.tune.trial FOLDER --NAME=VALUE...`, trains and scores one configuration by the same objective as in
+other studies, and writes its result into that folder. The platform's record of a trial, one number as text,
+is used only for its next suggestions, so no precision is lost, and only a finite number can win.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _STUDY = "study.json"
 _TABLES = ("train", "validation")
 _LEAST_SECONDS = 60
 _FEWEST_FAILURES = 3
-# An upgrade of a control plane takes about as long.
+# About as long as an upgrade of a control plane.
 _SILENT_SECONDS = 600.0
 
 _log = logging.getLogger("flowparts")
@@ -43,14 +43,14 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True)
 class Search:
-    """What a platform is asked for.
+    """A search on a platform.
 
     Attributes:
-        name: The study's name: 22 of a-z, 0-9 and hyphen. The same step tried again has the same name, so
-            that it finds what it has started.
+        name: The study's name: 22 of a-z, 0-9 and hyphen. A retry of the step has the same name, so that it
+            finds the search that it has started.
         folder: Address of the folder that trials read and write.
         settings: What is searched, and how.
-        metric: What trials report under this name.
+        metric: The metric that trials report.
         maximizes: Whether a higher value is better.
     """
 
@@ -66,9 +66,9 @@ class Attempt:
     """A trial that a platform has started.
 
     Attributes:
-        name: What the platform calls it, and its result.
-        assigned: Name of a parameter to its value, as `flat_space` has them.
-        problem: What the platform says of its failure; empty for none.
+        name: The platform's name for it, and that of its result.
+        assigned: Parameter name to value, as in `flat_space`.
+        problem: Why it failed according to the platform; empty if it didn't.
     """
 
     name: str
@@ -80,26 +80,26 @@ class Platform(Protocol):
     """Where trials run."""
 
     schemes: ClassVar[tuple[str, ...]]
-    """Stores that its trials can reach."""
+    """URI schemes of stores that its trials can reach."""
     trial_seconds: int
-    """How long a trial may take."""
+    """Limit for each trial."""
 
     def search(self, search: Search) -> list[Attempt]:
-        """Run the trials, or find those that an earlier try started, and return them in their order.
+        """Run the trials, or follow those of an earlier attempt, and return them in order.
 
         Raises:
-            UnreachableError: It gives no answer; what was started goes on.
-            ValueError: It can't run them; nothing is left of them.
+            UnreachableError: It doesn't answer; the search continues.
+            ValueError: It can't run them.
         """
         ...
 
     def remove(self, search: Search) -> None:
-        """Remove what is left of a search."""
+        """Remove the search from the platform."""
         ...
 
 
 class Folder:
-    """What a study's trials share: tables, settings and results.
+    """The folder that a study's trials share: tables, settings and results.
 
     Args:
         address: A path, or a URI such as s3://bucket/folder.
@@ -113,7 +113,7 @@ class Folder:
     def write(
         self, settings: Settings, seconds: float, train: str | Path, validation: str | Path | None
     ) -> None:
-        """Store what trials read, the settings last."""
+        """Store tables and settings for the trials, the settings last."""
         given = {"flowparts": __version__, "seconds": seconds, "settings": asdict(settings)}
         with self._store() as store:
             for name, table in zip(_TABLES, (train, validation), strict=True):
@@ -125,11 +125,11 @@ class Folder:
 
     @contextmanager
     def judged(self) -> Iterator[tuple[Objective, Settings, float]]:
-        """Yield what a trial is judged by, the study's settings, and the seconds that a trial may take.
+        """Yield the objective of the trials, the study's settings, and the seconds that a trial may take.
 
         Raises:
-            MissingError: There is no study.
-            ValueError: It is one of another version of flowparts, or can't be read.
+            MissingError: The folder holds no study.
+            ValueError: The study is of another version of flowparts, or can't be read.
         """
         with tempfile.TemporaryDirectory(prefix="flowparts-trial-") as directory:
             settings, seconds = self._read(Path(directory))
@@ -163,7 +163,7 @@ class Folder:
             store.pipe_file(f"{self._root}/trials/{name}.json", json.dumps(trial.to_dict()).encode())
 
     def result(self, name: str) -> Trial | None:
-        """Return the result of a trial, if it has one."""
+        """Return the result of a trial, if there is one."""
         with self._store() as store:
             file = f"{self._root}/trials/{name}.json"
             return Trial.from_dict(json.loads(store.cat_file(file))) if store.exists(file) else None
@@ -180,7 +180,7 @@ class Folder:
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
+        # The client libraries' errors have no common base class; all become one message.
         try:
             yield self._files
         except ValueError:
@@ -201,12 +201,12 @@ def tune(
     settings: Settings,
     complete: Callable[[Path], None] | None = None,
 ) -> Tuned:
-    """Search on a platform, train the model with what was best here, and write it.
+    """Search on a platform, train the model with the best parameters in this process, and write it.
 
     Args:
         platform: Where trials run.
-        store: Folder that this step writes and trials read and write; what the study puts there is removed at
-            its end.
+        store: Folder that this step writes, and trials read and write; the study's files are removed at its
+            end.
         train: The table of raw rows to learn from.
         validation: The table that trials are scored on; None to cross-validate.
         path: The model directory to make.
@@ -215,7 +215,7 @@ def tune(
 
     Raises:
         ValueError: Trials can't reach the store, a table's content makes training impossible, the platform
-            can't run the trials, or none succeeded; the sentence groups the causes.
+            can't run the trials, or none succeeded; the message groups the causes.
     """
     check(platform, store, settings)
     budget = settings.budget
@@ -235,7 +235,7 @@ def _tuned(
     settings: Settings,
     complete: Callable[[Path], None] | None,
 ) -> Tuned:
-    # Where the model goes stands for the run: another run is another study, another try of the step isn't.
+    # The path of the model identifies the run: a retry of the step is the same study, another run isn't.
     study_of = tuning.identity(rows.table, rows.validation, settings)
     identity = json.dumps([study_of, str(path)], sort_keys=True, default=str)
     name = f"flowparts-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
@@ -260,7 +260,7 @@ def _tuned(
 
 
 def check(platform: Platform, store: str, settings: Settings) -> None:
-    """Raise ValueError unless trials can reach the store, and there are some, with something to choose."""
+    """Raise ValueError if trials can't reach the store, there are none, or the space leaves no choice."""
     scheme = store.partition("://")[0] if "://" in store else ""
     if scheme not in platform.schemes:
         known = " or ".join(f"{each}://" for each in platform.schemes)
@@ -288,8 +288,8 @@ def _remove(platform: Platform, search: Search, folder: Folder) -> None:
         platform.remove(search)
         folder.remove()
     except ValueError as error:
-        # The result counts, or the error that led here.
-        _log.warning("something is left of study %s: %s", search.name, error)
+        # The study's result, or the error that led here, is more important.
+        _log.warning("study %s couldn't be removed completely: %s", search.name, error)
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
@@ -298,7 +298,7 @@ def _settings(given: Mapping[str, Any]) -> Settings:
 
 
 def patient(look: Callable[[], str]) -> Callable[[], str]:
-    """Return `look`, made to tolerate minutes without an answer, since a search may take hours."""
+    """Wrap `look` to tolerate ten minutes without an answer, since a search may take hours."""
     answered = time.monotonic()
 
     def again() -> str:
@@ -316,11 +316,11 @@ def patient(look: Callable[[], str]) -> Callable[[], str]:
 
 
 def most_failures(trials: int) -> int:
-    """Return how many trials may fail until a search ends: half of them, but a few at least."""
+    """Return the number of failed trials that ends a search: half of them, but at least three."""
     return min(trials, max(_FEWEST_FAILURES, math.ceil(trials / 2)))
 
 
 def require_seconds(trial_seconds: int) -> None:
-    """Raise ValueError unless a trial has time to start and end."""
+    """Raise ValueError if a trial has too little time to start and end."""
     if trial_seconds < _LEAST_SECONDS:
         raise ValueError(f"trial_seconds must be at least {_LEAST_SECONDS}, not {trial_seconds}")

@@ -1,6 +1,6 @@
-"""A search in rounds of steps: suggest trials, train each in a step, choose the best, suggest again.
+"""Search in rounds of steps: suggest trials, train each in a step, select the best, suggest again.
 
-What has been tried stands in the best model so far: `select_best` notes all candidates in its description.
+Earlier trials are read from the best model so far: `select_best` stores all candidates in its description.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,18 +17,18 @@ from flowparts.tune.suggest import Suggester
 def suggest(
     spaces: Sequence[Space], task: str, tried: Sequence[Mapping[str, Any]], trials: int, seed: int
 ) -> list[Configuration]:
-    """Return what to try in the next round: each estimator's default parameters first, then by TPE.
+    """Suggest the trials of the next round: each estimator's default parameters first, then by TPE.
 
     Args:
-        spaces: What may be chosen.
+        spaces: The search spaces.
         task: "classification" or "regression".
         tried: Estimator (its class), parameters, metric and score of each model of earlier rounds, as
             `selection.ranking` returns them.
-        trials: How many.
+        trials: Number of suggestions.
         seed: Seed of the suggestions.
 
     Raises:
-        ValueError: There are none to suggest, or a model of an earlier round is of another space.
+        ValueError: An option is out of range, or a model of an earlier round is of another space.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
@@ -49,7 +49,7 @@ def _trial(number: int, entry: Mapping[str, Any], by_class: Mapping[str, Space])
             f"{', '.join(by_class)}; give every round the same space"
         )
     parameters = dict(entry["parameters"])
-    # The defaults choose nothing.
+    # A trial of default parameters has chosen none.
     chosen = {each.name: parameters[each.name] for each in space.dimensions if each.name in parameters}
     configuration = Configuration(space.estimator, parameters, chosen, space.stops_early)
     return Trial(number, configuration, objective.COMPLETE, [float(entry["score"])])

@@ -1,4 +1,4 @@
-"""What a search may choose: the ranges of an estimator's parameters, shipped or given as a mapping."""
+"""Search spaces: ranges of an estimator's parameters, shipped with flowparts or given as a mapping."""
 
 import json
 import math
@@ -33,7 +33,7 @@ _TREES = {
 # Boosting stops early, so the number of rounds is only a limit.
 _ROUNDS = 1_000
 
-# By the name of a family or class, in the form that users give too.
+# By the name of a family or class, in the same form as a given space.
 SHIPPED: dict[str, dict[str, Any]] = {
     "LogisticRegression": {"max_iter": 1_000, "C": _float(1e-3, 1e2, log=True)},
     "Ridge": {"alpha": _float(1e-3, 1e3, log=True)},
@@ -67,7 +67,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "subsample": _float(0.5, 1.0),
     },
 }
-# What is searched if nobody says.
+# Estimators that are searched by default.
 DEFAULT = ("Linear", "RandomForest", "LGBM", "XGB")
 
 
@@ -76,14 +76,14 @@ class Dimension:
     """One parameter that a search chooses.
 
     Attributes:
-        name: The parameter.
+        name: The parameter's name.
         kind: "int", "float" or "categorical".
-        low: Least value of a number.
-        high: Greatest value of a number.
-        log: Whether numbers are drawn by their logarithm.
+        low: Minimum of a number.
+        high: Maximum of a number.
+        log: Whether numbers are drawn on a logarithmic scale.
         choices: Values of a categorical one.
-        when: Categorical parameter of the same estimator to the values of it that this one applies to; always
-            if empty.
+        when: Other categorical parameter of the estimator to the values for which this one is used; empty if
+            it always is.
     """
 
     name: str
@@ -95,23 +95,23 @@ class Dimension:
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def applies(self, chosen: Mapping[str, Any]) -> bool:
-        """Whether the parameter is used beside the values chosen for those that it depends on."""
+        """Return whether the parameter is used, given the values of those that it depends on."""
         return all(name in chosen and chosen[name] in values for name, values in self.when.items())
 
     def extremes(self) -> list[Any]:
-        """Return the values that show whether an estimator takes the whole range."""
+        """Return the ends of the range, or all choices."""
         return list(self.choices) if self.kind == "categorical" else [self.low, self.high]
 
 
 @dataclass(frozen=True)
 class Space:
-    """What may be chosen for one estimator.
+    """The search space of one estimator.
 
     Attributes:
-        estimator: Its name, as `estimators.resolve` takes it.
-        fixed: Parameters that every trial has.
-        dimensions: Parameters that are chosen; those that others depend on first.
-        stops_early: Whether it can watch validation rows to stop.
+        estimator: Its name, as for `estimators.resolve`.
+        fixed: Parameters with the same value in every trial.
+        dimensions: Parameters that the search chooses; those that others depend on come first.
+        stops_early: Whether it can stop early on validation rows.
     """
 
     estimator: str
@@ -121,20 +121,20 @@ class Space:
 
 
 def check(given: Mapping[str, Any] | None, task: str) -> list[Space]:
-    """Return the spaces that a mapping describes, every parameter of them checked; no data needed.
+    """Return the spaces that a mapping describes, and check every parameter; needs no data.
 
     Args:
-        given: Name of an estimator to a mapping of its parameters; an empty one takes the shipped space.
-            A parameter is a value, which every trial has, or a range:
+        given: Name of an estimator to a mapping of its parameters; an empty one stands for the shipped space.
+            A parameter is a fixed value or a range:
             `{"type": "int" or "float", "low": 1, "high": 100, "log": true}` or
             `{"type": "categorical", "choices": [...]}`. With `"when": {"booster": "dart"}` (a value or a list
-            of them) it is used only beside these values of a categorical parameter.
+            of them) it is used only with these values of a categorical parameter.
             None or empty: the shipped spaces of `DEFAULT`.
         task: "classification" or "regression".
 
     Raises:
-        ValueError: An estimator or parameter is unknown, or a range is malformed or not what the estimator
-            takes; the sentence names it.
+        ValueError: An estimator or parameter is unknown, or a range is malformed or not accepted by the
+            estimator; the message names it.
     """
     if not given:
         given = {name: {} for name in DEFAULT}
@@ -230,19 +230,19 @@ def _check_conditions(estimator: str, dimensions: Sequence[Dimension]) -> None:
             if other is None or other.kind != "categorical" or other.when:
                 possible = [each.name for each in dimensions if each.kind == "categorical" and not each.when]
                 raise ValueError(
-                    f"when of {dimension.name!r} of {estimator} names {name!r}, which is no unconditional "
+                    f"when of {dimension.name!r} of {estimator} names {name!r}, which isn't an unconditional "
                     f"categorical parameter of its space; there are: {', '.join(possible) or 'none'}"
                 )
             unknown = [value for value in values if value not in other.choices]
             if unknown:
                 raise ValueError(
-                    f"when of {dimension.name!r} of {estimator} names the value {unknown[0]!r}, which is no "
-                    f"choice of {name!r}: {', '.join(map(repr, other.choices))}"
+                    f"when of {dimension.name!r} of {estimator} names the value {unknown[0]!r}, which isn't "
+                    f"a choice of {name!r}: {', '.join(map(repr, other.choices))}"
                 )
 
 
 def _check_values(cls: type, fixed: Mapping[str, Any], dimensions: Sequence[Dimension], task: str) -> None:
-    """Raise ValueError unless the estimator takes the ends of each range and every choice."""
+    """Raise ValueError unless the estimator accepts the ends of each range and every choice."""
     first = {**fixed, **{dimension.name: dimension.extremes()[0] for dimension in dimensions}}
     estimators.check_parameters(cls, first, task)
     for dimension in dimensions:
@@ -251,7 +251,7 @@ def _check_values(cls: type, fixed: Mapping[str, Any], dimensions: Sequence[Dime
 
 
 def as_text(spaces: Sequence[Space]) -> str:
-    """Return what stands for the spaces in the identity of a study."""
+    """Return the spaces as text, for the identity of a study."""
     return json.dumps(
         [
             [each.estimator, dict(each.fixed), [repr(each_dimension) for each_dimension in each.dimensions]]

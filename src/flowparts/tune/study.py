@@ -1,4 +1,4 @@
-"""Run the trials of a study within its budget, one after the other or several at a time."""
+"""Run the trials of a study within its budget, one after another or in parallel."""
 
 import logging
 import math
@@ -26,12 +26,12 @@ Submit = Callable[[int, Configuration, Sequence[Trial], float], "Future[Trial]"]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study may take.
+    """Limits of a study.
 
     Attributes:
-        trials: Most trials; 0 for no limit.
-        seconds: Most seconds from the start, those of a killed earlier try included; 0 for no limit.
-        parallel: Trials at a time.
+        trials: Maximum number of trials; 0 for no limit.
+        seconds: Maximum seconds, including those of an earlier attempt that was killed; 0 for no limit.
+        parallel: Number of trials at a time.
     """
 
     trials: int = 30
@@ -39,14 +39,14 @@ class Budget:
     parallel: int = 1
 
     def check(self) -> None:
-        """Raise ValueError unless there is something to spend."""
+        """Raise ValueError if a limit is invalid, or there is none."""
         if self.trials < 0:
             raise ValueError(f"trials must be at least 0, not {self.trials}")
         if not (math.isfinite(self.seconds) and self.seconds >= 0):
             raise ValueError(f"max_seconds must be a number of at least 0, not {self.seconds:g}")
         if not self.trials and not self.seconds:
             raise ValueError(
-                "the budget is empty: trials and max_seconds are both 0; give the most trials, the most "
+                "the budget is empty: trials and max_seconds are both 0; limit the number of trials, the "
                 "seconds, or both"
             )
         if self.parallel < 1:
@@ -56,22 +56,22 @@ class Budget:
 def run(
     judged: Objective, spaces: Sequence[Space], budget: Budget, journal: Journal, seed: int
 ) -> list[Trial]:
-    """Suggest and try configurations until the budget is spent; return the finished trials, by number.
+    """Suggest and try configurations until the budget is spent; return the finished trials by number.
 
-    A trial is suggested from those that are at least `parallel` before it, in the order of their numbers. So
-    the same inputs, seed and `parallel` give the same trials however long each takes, whether or not the
-    study was interrupted, and however many processors there are; only how many trials a limit in seconds
-    allows depends on the machine.
+    A trial is suggested from those at least `parallel` before it, in the order of their numbers. So the same
+    inputs, seed and `parallel` give the same trials, however long each takes, on any number of processors,
+    and whether or not the study was interrupted; only the number of trials within a limit in seconds depends
+    on the machine.
 
     Args:
-        judged: What each trial is judged by.
-        spaces: What may be chosen.
-        budget: What the study may take.
-        journal: Where finished trials are kept.
+        judged: Trains and scores each trial.
+        spaces: The search spaces of the estimators.
+        budget: Limits of the study.
+        journal: Where finished trials are stored.
         seed: Seed of the suggestions.
 
     Raises:
-        ValueError: Every trial failed, or none finished in time; the sentence groups the causes.
+        ValueError: Every trial failed, or none finished in time; the message groups the causes.
     """
     trials = journal.read()[: budget.trials or None]
     suggester = Suggester(spaces, judged.maximizes, seed)
@@ -96,7 +96,7 @@ def run(
             trial = _result(pending.popleft())
             trial = replace(trial, elapsed=round(time.monotonic() - started, 3))
             if trial.state == objective.FAILED and budget.seconds and trial.elapsed >= budget.seconds:
-                # What the end of the budget cut off says nothing about the configuration.
+                # Cut off by the end of the budget, which says nothing about the configuration.
                 timed_out = True
                 continue
             if timed_out:
@@ -159,7 +159,7 @@ def _said(trial: Trial, metric: str) -> str:
 
 @contextmanager
 def _runner(judged: Objective, parallel: int) -> Iterator[Submit]:
-    """Give what starts a trial: in this process, or in as many as there are processors for."""
+    """Yield a function that starts a trial: in this process, or in one of several."""
     if parallel == 1:
         yield lambda *given: _finished(judged.evaluate(*given))
         return
@@ -169,7 +169,7 @@ def _runner(judged: Objective, parallel: int) -> Iterator[Submit]:
 
     processors = joblib.cpu_count()
     workers = min(parallel, processors)
-    # Not fork: a copy of a process in which Polars has started its threads hangs.
+    # Not fork: a forked process hangs if Polars had started its threads.
     pool = ProcessPoolExecutor(
         workers,
         multiprocessing.get_context("spawn"),
@@ -192,11 +192,11 @@ _judged: Objective | None = None
 
 
 def _start_worker(judged: Objective, threads: int) -> None:
-    """Get a process ready for trials, and let it end when the one that started it is killed."""
+    """Prepare a process for trials; it ends if the one that started it is killed."""
     import multiprocessing
 
     global _judged
-    # What joblib, and with it every estimator here, takes for the number of processors.
+    # The number of processors to joblib, and so to every estimator here.
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)
     _judged = judged
     parent = multiprocessing.parent_process()

@@ -1,4 +1,4 @@
-"""The page about a study: its history, what mattered, and slices through the search space."""
+"""The page about a study: history, parameter importances, and slices of the search space."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from flowparts.tune.space import Dimension, Space
 _MOST_CAUSES = 5
 _MOST_ROWS = 20
 _MOST_SLICES = 12
-# Choices in a slice are drawn as bars of the best score of each.
+# Maximum number of bars in a slice of a categorical parameter.
 _MOST_CHOICES = 20
 
 
@@ -21,8 +21,8 @@ def page(
     """Return an HTML page about the trials of a study.
 
     Args:
-        judged: What each trial was judged by.
-        spaces: What could be chosen.
+        judged: The objective of the trials.
+        spaces: The search spaces.
         trials: The finished trials.
         best: The best of them.
         seed: Seed of the importances.

@@ -1,4 +1,4 @@
-"""Which configuration to try next, given the trials so far: TPE (Watanabe 2023, arxiv.org/abs/2304.11127)."""
+"""Suggest the next configuration from the trials so far: TPE (Watanabe 2023, arxiv.org/abs/2304.11127)."""
 
 import json
 import warnings
@@ -11,15 +11,15 @@ from flowparts.tune.objective import Configuration, Trial
 from flowparts.tune.space import Dimension, Space
 
 _ESTIMATOR = "estimator"
-# Trials drawn at random before the model of the good ones counts: in all, and for each estimator.
+# Random trials before TPE's model is used: in all, and for each estimator.
 _RANDOM, _RANDOM_EACH = 10, 3
 
 
 class Suggester:
-    """Suggests configurations; what it says depends on the trials it is shown, the seed and the number alone.
+    """Suggests configurations, which depend only on the given trials, the seed and the trial's number.
 
     Args:
-        spaces: What may be chosen.
+        spaces: The search spaces.
         maximizes: Whether a higher score is better.
         seed: Another seed gives other suggestions.
     """
@@ -30,7 +30,7 @@ class Suggester:
         self._shown = 0
 
     def suggest(self, number: int, trials: Sequence[Trial]) -> Configuration:
-        """Return what to try next. The first trial of each estimator is its default parameters.
+        """Return the next configuration. The first trial of each estimator has its default parameters.
 
         Args:
             number: The number of the next trial.
@@ -65,7 +65,7 @@ class Suggester:
 
 
 def importances(space: Space, trials: Sequence[Trial], maximizes: bool, seed: int) -> dict[str, float]:
-    """Return how much of the score's variance each parameter of one estimator explains, greatest first.
+    """Return the fraction of the score's variance explained by each parameter of an estimator, descending.
 
     fANOVA (Hutter et al. 2014) over the complete trials; empty with fewer than two that differ.
 
@@ -110,13 +110,13 @@ def _sampler(seed: int, random_trials: int) -> Any:
     from optuna.samplers import TPESampler
 
     with _quiet():
-        # Trials that are running are left out: when they end depends on the machine.
+        # Running trials are ignored: when they end depends on the machine.
         return TPESampler(seed=seed, group=True, constant_liar=False, n_startup_trials=random_trials)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out that what this module uses of Optuna is experimental: its version is bounded."""
+    """Suppress warnings about experimental features of Optuna: its version is pinned to a range."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -130,12 +130,12 @@ def _suggested(asked: Any, name: str, dimension: Dimension) -> Any:
 
 
 def _texts(dimension: Dimension) -> list[str]:
-    """Return the choices as text: Optuna takes no lists, and holds 1 and True for the same."""
+    """Return the choices as text: Optuna doesn't take lists, and treats 1 and True as equal."""
     return [json.dumps(choice, sort_keys=True) for choice in dimension.choices]
 
 
 def _frozen(trial: Trial, spaces: Sequence[Space]) -> Any:
-    """Return a trial as Optuna knows it; one that failed counts as worse than any other."""
+    """Convert a trial to Optuna's form; a failed one counts as worse than all others."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.trial import TrialState, create_trial
 

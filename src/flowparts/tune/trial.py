@@ -1,8 +1,8 @@
-"""One trial of a study on a machine of its own: `python -m flowparts.tune.trial FOLDER --NAME=VALUE...`.
+"""Run one trial of a study on a separate machine: `python -m flowparts.tune.trial FOLDER --NAME=VALUE...`.
 
-It trains and scores the configuration that the platform's tuner has chosen, writes its result into the
-study's folder and reports the metric as the platform reads it: Katib from a line NAME=VALUE of the output,
-Vertex AI from a file of JSON lines, in the form of its library cloudml-hypertune.
+It trains and scores the configuration chosen by the platform's tuner, writes the result into the study's
+folder, and reports the metric in the platform's form: a line NAME=VALUE of the output for Katib, a file of
+JSON lines as written by its library cloudml-hypertune for Vertex AI.
 """
 
 import json
@@ -17,14 +17,14 @@ from flowparts.tune.objective import Trial
 from flowparts.tune.remote import Folder
 from flowparts.util import errors
 
-# By the platform's variable for the name of a trial.
+# Environment variables with the name of the trial.
 _KATIB, _VERTEX = "KATIB_TRIAL_NAME", "CLOUD_ML_TRIAL_ID"
-# Katib calls a trial failed that ends before the container beside it, which collects its metrics, runs.
+# For Katib, a trial has failed if it ends before the container that collects its metrics runs.
 STAY_SECONDS = "FLOWPARTS_TRIAL_STAY_SECONDS"
 
 
 def run(folder: Folder, assigned: Mapping[str, str]) -> tuple[Trial, str]:
-    """Train and score what a tuner has chosen; return the trial, and the name of the metric.
+    """Train and score the configuration that a tuner has chosen; return the trial and the metric's name.
 
     Raises:
         ValueError: The study can't be read.
@@ -37,7 +37,7 @@ def run(folder: Folder, assigned: Mapping[str, str]) -> tuple[Trial, str]:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Run a trial and report it; return 0 if it is complete, else 1."""
+    """Run a trial and report its result; return 0 if it is complete, else 1."""
     started = time.monotonic()
     address, *given = arguments
     assigned = dict(each.removeprefix("--").split("=", 1) for each in given)

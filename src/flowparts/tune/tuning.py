@@ -28,8 +28,8 @@ class Settings(Problem):
     """What a study searches, and how.
 
     Attributes:
-        space: What may be chosen, as `space.check` takes it.
-        budget: What the study may take.
+        space: The search space, as for `space.check`.
+        budget: Limits of the study.
     """
 
     space: Mapping[str, Any] | None
@@ -41,14 +41,14 @@ class Settings(Problem):
         return space.check(self.space, self.task)
 
     def check(self, validated: bool) -> None:
-        """Check everything that needs no data, as `Problem.check` does.
+        """Check everything that needs no data, like `Problem.check`.
 
         Raises:
             ValueError: An option is unknown, out of range or contradicts another.
         """
         self.budget.check()
         super().check(validated)
-        for each in self.spaces:  # whether each estimator takes the options
+        for each in self.spaces:  # that each estimator takes the options
             options = self.options if each.stops_early else replace(self.options, early_stopping_rounds=None)
             first = {found.name: found.extremes()[0] for found in each.dimensions if not found.when}
             entry = {"estimator": each.estimator, "parameters": {**each.fixed, **first}}
@@ -57,14 +57,14 @@ class Settings(Problem):
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came of a study.
+    """The result of a study.
 
     Attributes:
-        metric: What was optimized.
+        metric: The metric that was optimized.
         best: The best trial.
         trials: All finished trials.
-        parameters: Those of the model: of a cross-validation, with the rounds that early stopping found.
-        page: A page about the study.
+        parameters: The model's parameters; after a cross-validation, with the mean rounds of early stopping.
+        page: HTML page about the study.
     """
 
     metric: str
@@ -74,12 +74,12 @@ class Tuned:
     page: str
 
     def table(self) -> pl.DataFrame:
-        """Return what `trial_table` returns for the trials."""
+        """Return the table of the trials."""
         return trial_table(self.trials, self.metric)
 
 
 def trial_table(trials: Sequence[Trial], metric: str) -> pl.DataFrame:
-    """Return a row for each trial; its parameters as JSON."""
+    """Return a table with a row for each trial; parameters are JSON."""
     return pl.DataFrame(
         [
             {
@@ -109,12 +109,12 @@ def trial_table(trials: Sequence[Trial], metric: str) -> pl.DataFrame:
 
 @contextlib.contextmanager
 def remembered(place: str | None, model: str | Path, study: Mapping[str, object]) -> Iterator[Journal]:
-    """Give the journal of a study; it is removed when the study succeeds, or fails for its inputs.
+    """Yield the journal of a study; it is removed when the block succeeds, or fails because of the inputs.
 
     Args:
         place: A path or URI of the folder for it; if not given, as `checkpoints.place` says.
         model: The model directory to make.
-        study: Data and options, by which a journal is found again.
+        study: Data and options that identify the journal.
     """
     folder = checkpoints.place(place, model, 1)
     assert folder
@@ -131,7 +131,7 @@ def remembered(place: str | None, model: str | Path, study: Mapping[str, object]
 
 
 def identity(table: pl.LazyFrame, validation: pl.LazyFrame | None, settings: Settings) -> dict[str, object]:
-    """Return what a study depends on: data and options. How many trials it may take is no part of it."""
+    """Return what identifies a study: data and options, without the limits of its budget."""
     return {
         "tables": [tables.fingerprint(each) for each in (table, validation) if each is not None],
         "space": space.as_text(settings.spaces),
@@ -156,7 +156,7 @@ def tune(
     journal: Journal,
     complete: Callable[[Path], None] | None = None,
 ) -> Tuned:
-    """Search within the budget, train the model with what was best, and write it.
+    """Search within the budget, train the model with the best parameters, and write it.
 
     With a validation table, every trial is trained on the training table and scored on the other, and so is
     the model. Without one, trials are cross-validated, and the model is trained on all rows, for as many
@@ -167,7 +167,7 @@ def tune(
         validation: Raw rows to score trials on; None to cross-validate.
         path: The model directory to make.
         settings: What is searched, and how; checked.
-        journal: Where finished trials are kept.
+        journal: Where finished trials are stored.
         complete: As for `models.save`.
 
     Raises:

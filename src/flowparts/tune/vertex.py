@@ -1,6 +1,6 @@
 """Trials as custom jobs of Vertex AI, suggested by its tuner: a HyperparameterTuningJob, by Google's client.
 
-The tuner knows conditional parameters, so what doesn't apply isn't drawn.
+The tuner supports conditional parameters, so parameters that don't apply aren't drawn.
 https://cloud.google.com/vertex-ai/docs/reference/rest/v1/StudySpec
 """
 
@@ -17,7 +17,7 @@ from flowparts.tune.remote import Attempt, Search, most_failures, patient, requi
 from flowparts.tune.space import Space
 
 _MANAGED = {"managed-by": "flowparts"}
-# To find a machine and to pull the image, for each trial, and what a search takes beside its trials.
+# To provision a machine and pull the image, for each trial; and overhead of a search.
 _PROVISION_SECONDS, _START_SECONDS = 900.0, 1800.0
 
 _log = logging.getLogger("flowparts")
@@ -28,7 +28,7 @@ class Vertex:
     """Vertex AI's hyperparameter tuning.
 
     Attributes:
-        trial_seconds: Seconds until a trial has failed, from when its machine runs.
+        trial_seconds: Time limit of a trial in seconds, from when its machine runs.
         machine_type: Type of the trials' machines.
         image: Image of the trials in Artifact Registry; if not given, flowparts-sklearn of this release.
         service_account: Account that the trials run as; if not given, Vertex AI's own.
@@ -54,16 +54,16 @@ class Vertex:
         common.image("sklearn", self.image)
 
     def search(self, search: Search) -> list[Attempt]:
-        """Start the tuning job, or follow the one that an earlier try started, to its end.
+        """Start the tuning job, or find that of an earlier attempt, and follow it to its end.
 
         Raises:
-            UnreachableError: Vertex AI gives no answer; the job goes on.
+            UnreachableError: Vertex AI doesn't answer; the job continues.
             ValueError: Vertex AI refuses the job, or runs none of its trials.
         """
         with vertex_api.refusals():
             parent, jobs = self._place()
             if found := self._job(search):
-                _log.info("following %s, which an earlier try has started", found.name)
+                _log.info("following %s of an earlier attempt", found.name)
             else:
                 job = self.job(search)
                 found = vertex_api.call(
@@ -140,7 +140,7 @@ class Vertex:
         return next((each for each in found if each.state.name not in _LOST), None)
 
     def _limit(self, search: Search) -> float:
-        """Return the seconds after which a search that hasn't ended hangs."""
+        """Return the time limit of a search in seconds."""
         budget = search.settings.budget
         rounds = math.ceil(budget.trials / budget.parallel)
         return _START_SECONDS + rounds * (self.trial_seconds + _PROVISION_SECONDS)
@@ -152,7 +152,7 @@ _ENDS = ("JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_PARTIALLY_SUCCEED
 
 
 def parameters(spaces: Sequence[Space]) -> list[dict[str, Any]]:
-    """Return spaces as Vertex AI has them: parameters below the values of the one that they depend on."""
+    """Return spaces in Vertex AI's form: parameters nested under the values that they depend on."""
     flat = flat_space.flat(spaces)
     specs = {each.name: _spec(each) for each in flat}
     by_place = {(each.space, each.dimension.name): each for each in flat if each.dimension}
@@ -174,7 +174,7 @@ def _parent(
     flat: Sequence[Parameter],
     by_place: dict[tuple[int, str], Parameter],
 ) -> tuple[str, list[str]] | None:
-    """Return the parameter that one depends on, and its values; of several conditions the first counts."""
+    """Return the parameter that one depends on, and its values; only the first of several conditions."""
     if each.dimension is None:
         return None
     for name, values in each.dimension.when.items():

@@ -91,7 +91,7 @@ def test_a_search_gives_constraints_to_the_part_of_the_rows_that_a_trial_sees() 
     ("estimator", "parameters", "message"),
     [
         ("LGBM", {"monotone_constraints": {"incme": 1}},
-         "monotone_constraints names .incme., which is no feature; did you mean .income.*features are: inc"),
+         "monotone_constraints names .incme., which isn.t a feature; did you mean .income.*are: inc"),
         ("LGBM", {"monotone_constraints": {"town": 1}},
          "monotone_constraints takes numbers and booleans; column 'town' holds values of type string"),
         ("XGB", {"monotone_constraints": {"income": 2}},

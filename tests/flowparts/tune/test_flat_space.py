@@ -94,10 +94,10 @@ def test_the_rounding_of_a_logarithm_stays_inside_the_range() -> None:
 @pytest.mark.parametrize("value", ["nan", "", "1e9", "unavailable", None])
 def test_a_value_that_is_no_choice_is_named(value: str | None) -> None:
     with pytest.raises(
-        ValueError, match=r"the tuner gave .* for alpha, which is no number from 0.001 to 1000"
+        ValueError, match=r"the tuner gave .* for alpha, which isn't a number from 0.001 to 1000"
     ):
         flat_space.configuration(SPACES[:1], {} if value is None else {"alpha": value})
-    with pytest.raises(ValueError, match=r"gave 'SVM' for estimator, which is none of: Ridge, LGBM"):
+    with pytest.raises(ValueError, match=r"gave 'SVM' for estimator, which isn't one of: Ridge, LGBM"):
         flat_space.configuration(SPACES, {"estimator": "SVM"})
 
 

@@ -103,7 +103,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "condition on nothing": (
         {"LGBM": {"drop_rate": {**NUMBER, "when": {"boosting_type": "dart"}}}},
-        "names 'boosting_type', which is no unconditional categorical parameter .*; there are: none",
+        "names 'boosting_type', which isn't an unconditional categorical parameter .*; there are: none",
     ),
     "condition on no choice": (
         {
@@ -112,7 +112,7 @@ BAD: dict[str, tuple[Any, str]] = {
                 "drop_rate": {**NUMBER, "when": {"boosting_type": "drat"}},
             }
         },
-        "names the value 'drat', which is no choice of 'boosting_type': 'gbdt', 'dart'",
+        "names the value 'drat', which isn't a choice of 'boosting_type': 'gbdt', 'dart'",
     ),
 }
 
