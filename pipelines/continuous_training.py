@@ -27,7 +27,7 @@ def continuous_training(
     group_by: str = "",
     time_column: str = "",
     window_days: float = 0.0,
-    memory: str = "",
+    state_uri: str = "",
     reasons: list = ["new_data", "drift", "performance", "age"],  # noqa: B006
     min_new_rows: int = 1,
     false_alarm_rate: float = 0.05,
@@ -84,7 +84,7 @@ def continuous_training(
             the test; empty if the rows have none.
         window_days: Length in days of the rolling window to use, which ends with the newest row; 0 for all
             rows.
-        memory: Path or URI (s3://, gs://) of a JSON file that persists between runs and records which rows
+        state_uri: Path or URI (s3://, gs://) of a JSON file that persists between runs and records which rows
             have been trained on; one for each model. Without it, new rows never trigger a training, and rows
             that one training has seen may trigger another.
         reasons: Rules that can trigger a training: new_data, drift, performance, age. Without a champion, the
@@ -158,7 +158,7 @@ def continuous_training(
     decided = decide_retraining(
         table=table,
         model_name=model_name,
-        memory=memory,
+        state_uri=state_uri,
         time_column=time_column,
         reasons=reasons,
         min_new_rows=min_new_rows,
@@ -197,5 +197,5 @@ def continuous_training(
             deploy_options=deploy_options,
         )
         # After the registration, so that the rows of a failed run stay new.
-        seen = mark_data_seen(mark=decided.outputs["mark"], memory=memory).set_caching_options(False)
+        seen = mark_data_seen(mark=decided.outputs["mark"], state_uri=state_uri).set_caching_options(False)
         seen.after(registered)

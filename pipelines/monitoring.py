@@ -26,7 +26,7 @@ def monitoring(
     tolerance: float = 0.0,
     pushgateway: str = "",
     otlp: str = "",
-    notices: str = "",
+    notices_uri: str = "",
     tracking_uri: str = "",
 ) -> None:
     """Compare a served model's requests with its training rows, and its predictions with delayed labels.
@@ -53,7 +53,7 @@ def monitoring(
         tolerance: How much worse than on the validation rows the model may be, in the metric's unit.
         pushgateway: Address of a Prometheus Pushgateway; empty for none.
         otlp: Address of an OTLP/HTTP endpoint; empty for none.
-        notices: Path or URI (s3://, gs://) of a JSON file that persists between runs, so that the same
+        notices_uri: Path or URI (s3://, gs://) of a JSON file that persists between runs, so that the same
             notification is sent only once a day; empty to send it in each run.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
     """
@@ -78,7 +78,7 @@ def monitoring(
         pushgateway=pushgateway,
         otlp=otlp,
     ).set_caching_options(False)
-    notice = {"pipeline": model_name, "run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "memory": notices}
+    notice = {"pipeline": model_name, "run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "notices_uri": notices_uri}
     notify(
         state="drifted",
         message="see the page of detect-drift for the columns that drifted",

@@ -12,7 +12,7 @@ def decide_retraining(
     decision_report: Output[HTML],
     mark: Output[Artifact],
     model_name: str,
-    memory: Optional[str] = None,
+    state_uri: Optional[str] = None,
     time_column: Optional[str] = None,
     reasons: list[str] = ["new_data", "drift", "performance", "age"],  # noqa: B006 kfp needs a literal
     min_new_rows: int = 1,
@@ -27,8 +27,8 @@ def decide_retraining(
 
     The champion is judged on the labelled rows that arrived after the last training and that it hasn't seen:
     they are compared with its training rows, and its predictions for them with their labels. Put
-    mark_data_seen after the training, with the same memory, so that the same rows trigger only one training.
-    Must run with caching off.
+    mark_data_seen after the training, with the same state_uri, so that the same rows trigger only one
+    training. Must run with caching off.
 
     Args:
         table: The current labelled rows, which a training would use.
@@ -37,7 +37,7 @@ def decide_retraining(
         decision_report: HTML page with the same results.
         mark: High-water mark of the rows, for mark_data_seen.
         model_name: The registered model, whose champion is judged.
-        memory: Path or URI (s3://, gs://) of a JSON file that persists between runs, one for each model.
+        state_uri: Path or URI (s3://, gs://) of a JSON file that persists between runs, one for each model.
             Without it, new rows can't be told from old ones, and all rows that the champion hasn't seen are
             judged.
         time_column: Column of times or increasing numbers that identifies new rows; default: any change of
@@ -69,10 +69,10 @@ def decide_retraining(
     rules = retraining.Rules(chosen, min_new_rows, rule, tolerance, max_age_days)
     rows = tables.scan(table.path)
     present = new_data.mark(rows, time_column or None)
-    seen = new_data.seen(memory) if memory else None
+    seen = new_data.seen(state_uri) if state_uri else None
     now = datetime.now(UTC).replace(tzinfo=None)
     with retraining.champion(model_name, tracking_uri or None) as champion:
-        decided = retraining.decide(rows, champion, present, seen, rules, now, request or "", bool(memory))
+        decided = retraining.decide(rows, champion, present, seen, rules, now, request or "", bool(state_uri))
     print(decided.reason)  # noqa: T201
     outputs.write_json(decision.path, decided.to_dict())
     described = tables.description(table.path)

@@ -7,7 +7,7 @@ from .. import STORES, runs_in
 
 @runs_in("base", secrets=STORES)
 def new_data_arrived(
-    table: Input[Dataset], mark: Output[Artifact], memory: str, column: Optional[str] = None
+    table: Input[Dataset], mark: Output[Artifact], state_uri: str, column: Optional[str] = None
 ) -> NamedTuple("Outputs", [("new_data", bool), ("new_rows", int), ("reason", str)]):  # type: ignore[valid-type]
     """Check whether a table holds rows that the last successful run didn't see.
 
@@ -17,8 +17,8 @@ def new_data_arrived(
     Args:
         table: The current content of the source.
         mark: High-water mark of its rows as JSON, for mark_data_seen.
-        memory: Path or URI (s3://, gs://) of a JSON file that persists between runs, one for each source. If
-            it doesn't exist, all rows are new.
+        state_uri: Path or URI (s3://, gs://) of a JSON file that persists between runs, one for each source.
+            If it doesn't exist, all rows are new.
         column: Column of times or increasing numbers, such as an identifier: rows beyond the highest value
             seen are new, and so are rows that arrived late. Default: any change of the content counts.
 
@@ -31,7 +31,7 @@ def new_data_arrived(
     from flowparts.monitor import new_data
     from flowparts.util import metadata, outputs
 
-    seen = new_data.seen(memory)
+    seen = new_data.seen(state_uri)
     rows = tables.scan(table.path)
     now = new_data.mark(rows, column)
     found = new_data.compare(rows, now, seen.mark if seen else None)

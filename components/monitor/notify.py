@@ -13,7 +13,7 @@ def notify(
     run: Optional[str] = None,
     link: Optional[str] = None,
     when: bool = True,
-    memory: Optional[str] = None,
+    notices_uri: Optional[str] = None,
     quiet_hours: float = 24.0,
 ) -> NamedTuple("Outputs", [("sent", int)]):  # type: ignore[valid-type]
     """Notify people by webhook, Slack, Microsoft Teams or e-mail; it never fails the run.
@@ -33,7 +33,7 @@ def notify(
         run: The run's name.
         link: Address of the run's page or of a report.
         when: Whether to send it, such as the verdict of an earlier step.
-        memory: Path or URI of a JSON file that persists between runs and prevents sending the same
+        notices_uri: Path or URI of a JSON file that persists between runs and prevents sending the same
             notification again within the quiet hours; other numbers in the text don't make it a new one.
             Without it, every notification is sent.
         quiet_hours: Hours before the same notification is sent again.
@@ -47,4 +47,4 @@ def notify(
     if not when:
         return (0,)
     notice = Notice(state, pipeline, run or "", step or "", error or "", message or "", link or "")
-    return (send_unless_told(notice, memory, quiet_hours),)
+    return (send_unless_told(notice, notices_uri, quiet_hours),)

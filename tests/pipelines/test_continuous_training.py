@@ -43,9 +43,9 @@ def outputs(record: runner.Run, task: str) -> dict[str, Any]:
 
 
 def test_a_training_follows_only_from_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri, memory, source = (
+    uri, state, source = (
         f"sqlite:///{tmp_path / 'mlflow.db'}",
-        tmp_path / "memory.json",
+        tmp_path / "state.json",
         tmp_path / "log.csv",
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -53,7 +53,7 @@ def test_a_training_follows_only_from_a_reason(tmp_path: Path, monkeypatch: pyte
     def run(frame: pl.DataFrame) -> runner.Run:
         frame.write_csv(source)
         given = {"source": str(source), "label": "left", "time_column": "time", "window_days": 60.0}
-        given |= {"exclude_columns": ["time"], "memory": str(memory), "model_name": "churn"}
+        given |= {"exclude_columns": ["time"], "state_uri": str(state), "model_name": "churn"}
         record = runner.run(continuous_training, {**given, "candidates": QUICK}, tmp_path / "runs")
         assert record.succeeded, [(task.name, task.error) for task in record.failed] or record.problem
         return record
@@ -78,7 +78,7 @@ def test_a_training_follows_only_from_a_reason(tmp_path: Path, monkeypatch: pyte
     assert "worse than the reference" in decided["reason"]
     assert outputs(third, "register-champion")["promote"] is True
     assert registry.champion_version("churn", uri) == "2"
-    assert json.loads(memory.read_text())["seen"]["highest"] == "2026-07-28T21:36:00"
+    assert json.loads(state.read_text())["seen"]["highest"] == "2026-07-28T21:36:00"
 
 
 def test_it_takes_what_tabular_training_takes() -> None:

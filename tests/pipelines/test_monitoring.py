@@ -35,7 +35,7 @@ def outputs(record: runner.Run, task: str) -> dict[str, Any]:
 def test_rows_that_moved_are_found_published_and_notified(runs: Path, tmp_path: Path, hook: Hook) -> None:
     moved = pl.read_parquet(WINE).with_columns(pl.col("alcohol") + 3)
     moved.write_parquet(tmp_path / "log.parquet")
-    given = {"log": str(tmp_path / "log.parquet"), "notices": str(tmp_path / "notices.json")}
+    given = {"log": str(tmp_path / "log.parquet"), "notices_uri": str(tmp_path / "notices.json")}
     record = runner.run(monitoring, given, runs)
     assert record.succeeded
     assert [(each["title"], each["run"]) for each in hook.taken] == [

@@ -9,7 +9,7 @@ import polars as pl
 from flowparts import tables
 from flowparts.util import kept, times
 
-_WHAT = "a memory of the data that was seen"
+_WHAT = "a state file of the data that was seen"
 _KEY, _AT = "seen", "at"
 
 
@@ -35,7 +35,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Memory:
+class State:
     """What a run that succeeded saw.
 
     Attributes:
@@ -102,7 +102,7 @@ def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
         kinds = kinds if kinds[0] != kinds[1] else [f"{kinds[0]} of another type", kinds[1]]
         raise ValueError(
             f"the data that was seen was marked by {kinds[0]}, and this is by {kinds[1]}; name another "
-            "memory, or remove that one to begin again"
+            "state file, or remove that one to begin again"
         )
     if not now.column:
         if now.fingerprint == seen.fingerprint:
@@ -115,7 +115,9 @@ def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
     if not newer and not late:
         said = f"no row lies beyond {where}"
         if _higher(seen, now):
-            said += f", but the highest now is {now.highest}; if the other was a mistake, remove the memory"
+            said += (
+                f", but the highest now is {now.highest}; if the other was a mistake, remove the state file"
+            )
         return News(0, False, said)
     told = f"{newer:,} rows lie beyond {where}"
     return News(newer + late, True, told + (f", and {late:,} came late" if late else ""))
@@ -133,27 +135,27 @@ def beyond(frame: pl.LazyFrame, seen: Mark) -> pl.LazyFrame:
     return frame.filter(value > _bound(seen))
 
 
-def seen(memory: str) -> Memory | None:
+def seen(state_uri: str) -> State | None:
     """Return what was seen, from a JSON file that outlives runs; None if there is no file.
 
     Args:
-        memory: Path or URI of the file.
+        state_uri: Path or URI of the file.
 
     Raises:
         ValueError: It can't be read, or holds something else.
     """
-    found = kept.read(memory, _WHAT)
+    found = kept.read(state_uri, _WHAT)
     if found is None:
         return None
-    mark = parse(found, memory)
+    mark = parse(found, state_uri)
     at = found.get(_AT)
     moment = times.parse(at) if isinstance(at, str) else None
     if at is not None and moment is None:
-        raise kept.foreign(memory, _WHAT)
-    return Memory(mark, moment)
+        raise kept.foreign(state_uri, _WHAT)
+    return State(mark, moment)
 
 
-def remember(memory: str, mark: Mark) -> None:
+def remember(state_uri: str, mark: Mark) -> None:
     """Remember that the data of a mark was seen, and the day; a mark that is higher already stays.
 
     Runs that end at once may overwrite each other's mark. The lower one then makes a later run see rows once
@@ -162,11 +164,11 @@ def remember(memory: str, mark: Mark) -> None:
     Raises:
         ValueError: The file can't be read or written, or holds something else.
     """
-    before = seen(memory)
+    before = seen(state_uri)
     if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
         mark = before.mark
     # The day is enough for the age of a training, and a step that is run again writes the same.
-    kept.write(memory, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
+    kept.write(state_uri, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
 
 
 def parse(found: Any, where: str) -> Mark:

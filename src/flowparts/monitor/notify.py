@@ -80,27 +80,27 @@ def send(notice: Notice, environment: Mapping[str, str] = os.environ) -> int:
     return sent
 
 
-def send_unless_told(notice: Notice, memory: str | None, quiet_hours: float) -> int:
+def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float) -> int:
     """Send a notice unless the same was sent within some hours; return how many channels took it.
 
-    A memory that can't be read or written is reported, and the notice is sent: twice is better than never.
+    A file that can't be read or written is reported, and the notice is sent: twice is better than never.
 
     Args:
         notice: What to say.
-        memory: Path or URI of the file of `told`; None to send always.
+        notices_uri: Path or URI of the file of `told`; None to send always.
         quiet_hours: Hours before the same notice is sent again.
     """
     try:
-        if memory and told.recently(memory, notice.digest, quiet_hours * 3600):
+        if notices_uri and told.recently(notices_uri, notice.digest, quiet_hours * 3600):
             print(f"not notified again within {quiet_hours:g} hours: {notice.title}", file=sys.stderr)  # noqa: T201
             return 0
     except ValueError as error:
-        print(f"the memory of notices is not used: {error}", file=sys.stderr)  # noqa: T201
-        memory = None
+        print(f"the file of sent notices is not used: {error}", file=sys.stderr)  # noqa: T201
+        notices_uri = None
     sent = send(notice)
     try:
-        if memory and sent:
-            told.remember(memory, notice.digest)
+        if notices_uri and sent:
+            told.remember(notices_uri, notice.digest)
     except ValueError as error:
         print(f"the notice is not remembered: {error}", file=sys.stderr)  # noqa: T201
     return sent

@@ -157,7 +157,7 @@ def decide(
     table: pl.LazyFrame,
     champion: Champion | None,
     mark: new_data.Mark,
-    memory: new_data.Memory | None,
+    state: new_data.State | None,
     rules: Rules,
     now: datetime,
     request: str = "",
@@ -169,19 +169,19 @@ def decide(
         table: The labelled rows that a training would use.
         champion: The model to replace; None if there is none, which asks for a training.
         mark: How far the rows go.
-        memory: What the last training saw; None if nothing was remembered so far.
+        state: What the last training saw; None if nothing was remembered so far.
         rules: When to train.
         now: The present, in UTC.
         request: Why somebody asks for a training whatever the rules say; empty if nobody does.
         remembers: Whether trainings are remembered; if not, new rows can't be told from old ones.
 
     Raises:
-        ValueError: The mark and the memory are of different kinds.
+        ValueError: The mark and the state are of different kinds.
     """
     answers = [Answer("request", True, f"it was requested: {request}")] if request else []
     if champion is None:
         return Decision([*answers, Answer("champion", True, "there is no champion")])
-    news = new_data.compare(table, mark, memory.mark if memory else None) if remembers else None
+    news = new_data.compare(table, mark, state.mark if state else None) if remembers else None
     if "new_data" in rules.reasons:
         answers.append(_of_news(news, rules.min_new_rows))
     judged = Decision([])
@@ -190,20 +190,20 @@ def decide(
         answers += [Answer(reason, False, f"{reason} has no new rows to be judged by") for reason in by_rows]
     elif by_rows:
         try:
-            judged = _judged(table, champion, mark, memory, rules)
+            judged = _judged(table, champion, mark, state, rules)
             answers += judged.answers
         except ValueError as error:
             text = " ".join(str(error).split()).replace(f"{champion.path}", "the champion")
             answers.append(Answer("champion", True, f"the champion can't judge the rows: {text}"))
     if "age" in rules.reasons:
-        last = max(champion.registered, memory.at) if memory and memory.at else champion.registered
+        last = max(champion.registered, state.at) if state and state.at else champion.registered
         answers.append(_of_age(last, now, rules.max_age_days))
     return replace(judged, answers=answers)
 
 
 def _of_news(news: new_data.News | None, least: int) -> Answer:
     if news is None:
-        return Answer("new_data", False, "new rows can't be told from old ones without a memory")
+        return Answer("new_data", False, "new rows can't be told from old ones without a state file")
     enough = news.new_data and (news.new_rows >= least or (not news.new_rows and least == 1))
     few = news.new_data and not enough
     return Answer("new_data", enough, news.reason + (f", fewer than {least:,}" if few else ""))
@@ -220,16 +220,16 @@ def _judged(
     table: pl.LazyFrame,
     champion: Champion,
     mark: new_data.Mark,
-    memory: new_data.Memory | None,
+    state: new_data.State | None,
     rules: Rules,
 ) -> Decision:
     """Judge the champion by the rows that it hasn't seen."""
-    rows = new_data.beyond(table, memory.mark) if memory else table
+    rows = new_data.beyond(table, state.mark) if state else table
     unseen = seen.unseen(champion.path, rows)
     doubt = ""
     if unseen is not None:
         rows = rows.filter(unseen)
-    elif memory is None or not memory.mark.column:
+    elif state is None or not state.mark.column:
         doubt = " (the champion doesn't say which rows it has seen; it may have learned from these)"
     count = tables.row_count(rows)
     if count < MINIMUM_ROWS:

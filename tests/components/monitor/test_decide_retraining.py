@@ -27,7 +27,7 @@ Decide = Callable[..., tuple[bool, str]]
 def example(outside: str, source: str = "sample://breast_cancer"):
     table = ingest_table(source=source).outputs["table"]
     decide_retraining(
-        table=table, model_name="not-yet-trained", memory=f"{outside}/retraining.json"
+        table=table, model_name="not-yet-trained", state_uri=f"{outside}/retraining.json"
     ).set_caching_options(False)
 
 
@@ -64,8 +64,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, save_model: Callable[..., An
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> str:
-    return str(tmp_path / "memory.json")
+def state_uri(tmp_path: Path) -> str:
+    return str(tmp_path / "state.json")
 
 
 @pytest.fixture
@@ -76,20 +76,20 @@ def decide(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], uri:
         asked = {"model_name": model, "time_column": "time", "tracking_uri": uri, **given}
         found = decide_retraining.python_func(table=table(frame), **made, **asked)
         if trained:
-            mark_data_seen.python_func(mark=made["mark"], memory=trained)
+            mark_data_seen.python_func(mark=made["mark"], state_uri=trained)
         return found
 
     return call
 
 
-def test_without_a_champion_there_is_a_training(decide: Decide, memory: str) -> None:
-    assert decide(rows(100), model_name="other", memory=memory) == (True, "there is no champion")
+def test_without_a_champion_there_is_a_training(decide: Decide, state_uri: str) -> None:
+    assert decide(rows(100), model_name="other", state_uri=state_uri) == (True, "there is no champion")
 
 
-def test_new_rows_ask_for_a_training_until_one_has_used_them(decide: Decide, memory: str) -> None:
-    by = {"memory": memory, "reasons": ["new_data"]}
+def test_new_rows_ask_for_a_training_until_one_has_used_them(decide: Decide, state_uri: str) -> None:
+    by = {"state_uri": state_uri, "reasons": ["new_data"]}
     assert decide(rows(1_000), **by) == (True, "no data was seen before, and there are 1,000 rows")
-    assert decide(rows(1_000), trained=memory, **by)[0]
+    assert decide(rows(1_000), trained=state_uri, **by)[0]
     assert decide(rows(1_000), **by) == (
         False,
         "no row lies beyond time 2026-04-11T15:00:00",
@@ -101,11 +101,11 @@ def test_new_rows_ask_for_a_training_until_one_has_used_them(decide: Decide, mem
 
 
 def test_only_rows_that_came_since_the_last_training_are_judged(
-    decide: Decide, memory: str, artifact: Callable[..., Any]
+    decide: Decide, state_uri: str, artifact: Callable[..., Any]
 ) -> None:
-    by = {"memory": memory, "reasons": ["drift", "performance"]}
+    by = {"state_uri": state_uri, "reasons": ["drift", "performance"]}
     moved = pl.concat([rows(1_000), rows(300, first=1_000, shift=2.0)])
-    decide(rows(1_000), trained=memory, **by)
+    decide(rows(1_000), trained=state_uri, **by)
     retrain, reason = decide(moved, **by)
     assert retrain
     # The time moved as well, as it always does, and isn't named.
@@ -114,7 +114,7 @@ def test_only_rows_that_came_since_the_last_training_are_judged(
     assert found["judged_rows"] == 300
     assert [each["column"] for each in found["drift"]] == ["amount", "plan", "left"]
     # A training that lost to the champion has used them: the next run doesn't train again.
-    decide(moved, trained=memory, **by)
+    decide(moved, trained=state_uri, **by)
     assert decide(moved, **by) == (
         False,
         "drift has no new rows to be judged by; performance has no new rows to be judged by",
@@ -122,15 +122,15 @@ def test_only_rows_that_came_since_the_last_training_are_judged(
 
 
 def test_labels_that_the_champion_gets_wrong_ask_for_a_training(
-    decide: Decide, memory: str, artifact: Callable[..., Any], open_page: Callable[[Path], Any]
+    decide: Decide, state_uri: str, artifact: Callable[..., Any], open_page: Callable[[Path], Any]
 ) -> None:
-    decide(rows(1_000), trained=memory, memory=memory)
+    decide(rows(1_000), trained=state_uri, state_uri=state_uri)
     same = pl.concat([rows(1_000), rows(400, first=1_000)])
-    retrain, reason = decide(same, memory=memory, reasons=["drift", "performance"], tolerance=0.02)
+    retrain, reason = decide(same, state_uri=state_uri, reasons=["drift", "performance"], tolerance=0.02)
     assert not retrain
     assert "no column has drifted; roc_auc is" in reason
     harder = pl.concat([rows(1_000), rows(400, first=1_000, noise=3.0)])
-    retrain, reason = decide(harder, memory=memory, reasons=["drift", "performance"])
+    retrain, reason = decide(harder, state_uri=state_uri, reasons=["drift", "performance"])
     assert retrain
     assert reason.startswith("roc_auc on all rows is 0.")
     assert reason.endswith("worse than the reference 0.95")
@@ -139,20 +139,20 @@ def test_labels_that_the_champion_gets_wrong_ask_for_a_training(
     assert "400" in main
 
 
-def test_without_a_memory_the_rows_that_the_champion_has_not_seen_are_judged(
+def test_without_a_state_file_the_rows_that_the_champion_has_not_seen_are_judged(
     decide: Decide, artifact: Callable[..., Any]
 ) -> None:
     retrain, reason = decide(rows(1_000), reasons=ALL[:3], tolerance=0.02)
     assert not retrain
-    assert "new rows can't be told from old ones without a memory" in reason
+    assert "new rows can't be told from old ones without a state file" in reason
     assert "0 rows are too few to judge by" in reason
     moved = pl.concat([rows(1_000), rows(200, first=1_000, shift=2.0)])
     assert decide(moved, reasons=ALL[:3])[0]
     assert json.loads(Path(artifact("decision").path).read_text())["judged_rows"] == 200
 
 
-def test_age_counts_from_the_last_training(decide: Decide, memory: str) -> None:
-    by = {"memory": memory, "reasons": ["age"]}
+def test_age_counts_from_the_last_training(decide: Decide, state_uri: str) -> None:
+    by = {"state_uri": state_uri, "reasons": ["age"]}
     retrain, reason = decide(rows(100), **by)
     assert not retrain
     assert f"due on {datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}" in reason
@@ -160,16 +160,16 @@ def test_age_counts_from_the_last_training(decide: Decide, memory: str) -> None:
     mark = new_data.mark(rows(100).lazy(), "time")
     old = retraining.Champion(Path(), "1", START)
     for trained, asks in ((None, True), (START + timedelta(days=20), False)):
-        remembered = new_data.Memory(mark, trained)
+        remembered = new_data.State(mark, trained)
         rules, now = retraining.Rules(["age"]), START + timedelta(days=40)
         assert retraining.decide(rows(100).lazy(), old, mark, remembered, rules, now).retrain is asks
 
 
-def test_a_training_on_fewer_rows_than_before_counts_for_the_age_too(memory: str) -> None:
+def test_a_training_on_fewer_rows_than_before_counts_for_the_age_too(state_uri: str) -> None:
     higher = new_data.mark(rows(200).lazy(), "time")
-    Path(memory).write_text(json.dumps({**higher.to_dict(), "at": "2026-03-01"}))
-    new_data.remember(memory, new_data.mark(rows(100).lazy(), "time"))
-    seen = new_data.seen(memory)
+    Path(state_uri).write_text(json.dumps({**higher.to_dict(), "at": "2026-03-01"}))
+    new_data.remember(state_uri, new_data.mark(rows(100).lazy(), "time"))
+    seen = new_data.seen(state_uri)
     assert seen is not None
     assert seen.mark == higher
     assert seen.at is not None
@@ -187,9 +187,9 @@ def test_a_champion_that_may_have_learned_from_the_rows_is_doubted(
     assert "doesn't say which rows it has seen; it may have learned from these" in reason
 
 
-def test_a_request_trains_whatever_the_rules_say(decide: Decide, memory: str) -> None:
-    decide(rows(1_000), trained=memory, memory=memory)
-    assert decide(rows(1_000), memory=memory, request="FlowpartsDrift") == (
+def test_a_request_trains_whatever_the_rules_say(decide: Decide, state_uri: str) -> None:
+    decide(rows(1_000), trained=state_uri, state_uri=state_uri)
+    assert decide(rows(1_000), state_uri=state_uri, request="FlowpartsDrift") == (
         True,
         "it was requested: FlowpartsDrift",
     )

@@ -14,29 +14,31 @@ from flowparts.components.validate.profile_table import profile_table
 @dsl.pipeline
 def example(outside: str, source: str = "sample://breast_cancer"):
     table = ingest_table(source=source).outputs["table"]
-    looked = new_data_arrived(table=table, memory=f"{outside}/seen.json").set_caching_options(False)
+    looked = new_data_arrived(table=table, state_uri=f"{outside}/seen.json").set_caching_options(False)
     used = profile_table(table=table)
-    seen = mark_data_seen(mark=looked.outputs["mark"], memory=f"{outside}/seen.json").set_caching_options(
+    seen = mark_data_seen(mark=looked.outputs["mark"], state_uri=f"{outside}/seen.json").set_caching_options(
         False
     )
     seen.after(used)
 
 
 def test_what_is_no_mark_is_not_remembered(artifact: Callable[..., Any], tmp_path: Path) -> None:
-    memory = tmp_path / "seen.json"
+    state_uri = tmp_path / "seen.json"
     mark = artifact("mark")
     with pytest.raises(ValueError, match="the mark is not there"):
-        mark_data_seen.python_func(mark=mark, memory=str(memory))
+        mark_data_seen.python_func(mark=mark, state_uri=str(state_uri))
     Path(mark.path).parent.mkdir(parents=True)
     Path(mark.path).write_text('{"other": 1}')
-    with pytest.raises(ValueError, match="the mark isn't a memory of the data that was seen"):
-        mark_data_seen.python_func(mark=mark, memory=str(memory))
-    assert not memory.exists()
+    with pytest.raises(ValueError, match="the mark isn't a state file of the data that was seen"):
+        mark_data_seen.python_func(mark=mark, state_uri=str(state_uri))
+    assert not state_uri.exists()
 
 
-def test_a_memory_that_cant_be_written_is_a_sentence(artifact: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_state_file_that_cant_be_written_is_a_sentence(
+    artifact: Callable[..., Any], tmp_path: Path
+) -> None:
     mark = artifact("mark")
     Path(mark.path).parent.mkdir(parents=True)
     Path(mark.path).write_text('{"seen": {"rows": 1, "fingerprint": "a"}}')
     with pytest.raises(ValueError, match=r"can't read .*IsADirectoryError"):
-        mark_data_seen.python_func(mark=mark, memory=str(tmp_path))
+        mark_data_seen.python_func(mark=mark, state_uri=str(tmp_path))

@@ -19,7 +19,7 @@ Look = Callable[..., tuple[bool, int, str]]
 @dsl.pipeline
 def example(outside: str, source: str = "sample://breast_cancer"):
     table = ingest_table(source=source).outputs["table"]
-    new_data_arrived(table=table, memory=f"{outside}/seen.json").set_caching_options(False)
+    new_data_arrived(table=table, state_uri=f"{outside}/seen.json").set_caching_options(False)
 
 
 def rows(count: int, first: int = 0) -> pl.DataFrame:
@@ -30,19 +30,21 @@ def rows(count: int, first: int = 0) -> pl.DataFrame:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> str:
+def state_uri(tmp_path: Path) -> str:
     return str(tmp_path / "kept" / "seen.json")
 
 
 @pytest.fixture
-def look(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], memory: str) -> Look:
+def look(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], state_uri: str) -> Look:
     """Look for new data and mark it as seen if asked to, as the end of a run that succeeds does."""
 
     def call(frame: pl.DataFrame, column: str | None = None, succeed: bool = True) -> tuple[bool, int, str]:
         mark = artifact("mark")
-        found = new_data_arrived.python_func(table=table(frame), mark=mark, memory=memory, column=column)
+        found = new_data_arrived.python_func(
+            table=table(frame), mark=mark, state_uri=state_uri, column=column
+        )
         if succeed:
-            mark_data_seen.python_func(mark=mark, memory=memory)
+            mark_data_seen.python_func(mark=mark, state_uri=state_uri)
         return found
 
     return call
@@ -79,24 +81,24 @@ def test_late_rows_and_rows_of_the_same_moment_count(look: Look) -> None:
     assert look(late, "time") == (True, 14, "10 rows lie beyond time 2026-03-05T03:00:00, and 4 came late")
 
 
-def test_dates_numbers_and_missing_values_have_marks(look: Look, memory: str) -> None:
+def test_dates_numbers_and_missing_values_have_marks(look: Look, state_uri: str) -> None:
     days = pl.DataFrame({"day": [date(2026, 3, 1), None, date(2026, 3, 3)]})
     assert look(days, "day")[1] == 2
-    assert json.loads(Path(memory).read_text())["seen"]["highest"] == "2026-03-03T00:00:00"
-    Path(memory).unlink()
+    assert json.loads(Path(state_uri).read_text())["seen"]["highest"] == "2026-03-03T00:00:00"
+    Path(state_uri).unlink()
     assert look(pl.DataFrame({"score": [1.5, float("nan"), None, 2.5]}), "score")[1] == 2
     assert look(pl.DataFrame({"score": [1.5, 2.5, 2.75]}), "score")[:2] == (True, 1)
 
 
 def test_a_run_that_ends_late_does_not_lower_the_mark(
-    look: Look, artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], memory: str
+    look: Look, artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], state_uri: str
 ) -> None:
     older = artifact("older")
-    new_data_arrived.python_func(table=table(rows(50), "old"), mark=older, memory=memory, column="id")
+    new_data_arrived.python_func(table=table(rows(50), "old"), mark=older, state_uri=state_uri, column="id")
     look(rows(100), "id")
-    mark_data_seen.python_func(mark=older, memory=memory)
+    mark_data_seen.python_func(mark=older, state_uri=state_uri)
     assert look(rows(100), "id")[:2] == (False, 0)
-    assert [path.name for path in Path(memory).parent.iterdir()] == ["seen.json"]
+    assert [path.name for path in Path(state_uri).parent.iterdir()] == ["seen.json"]
 
 
 def test_a_mark_beyond_all_rows_is_told_for_what_it_may_be(look: Look) -> None:
@@ -105,22 +107,22 @@ def test_a_mark_beyond_all_rows_is_told_for_what_it_may_be(look: Look) -> None:
     assert not new
     assert reason == (
         "no row lies beyond time 2128-11-01T00:00:00, but the highest now is 2026-03-05T03:00:00; "
-        "if the other was a mistake, remove the memory"
+        "if the other was a mistake, remove the state file"
     )
 
 
-def test_an_empty_source_is_a_sentence(look: Look, memory: str) -> None:
+def test_an_empty_source_is_a_sentence(look: Look, state_uri: str) -> None:
     with pytest.raises(ValueError, match="no rows"):
         look(rows(0))
-    assert not Path(memory).exists()
+    assert not Path(state_uri).exists()
 
 
-def test_a_memory_in_a_store_is_read_and_written(
+def test_a_state_file_in_a_store_is_read_and_written(
     artifact: Callable[..., Any], table: Callable[..., dsl.Dataset]
 ) -> None:
     mark = artifact("mark")
     with pytest.raises(ValueError, match=r"can't read nowhere://bucket/seen\.json"):
-        new_data_arrived.python_func(table=table(rows(1)), mark=mark, memory="nowhere://bucket/seen.json")
+        new_data_arrived.python_func(table=table(rows(1)), mark=mark, state_uri="nowhere://bucket/seen.json")
     assert not Path(mark.path).exists()
 
 
@@ -130,26 +132,30 @@ def test_a_memory_in_a_store_is_read_and_written(
         (None, "no", "column of the high-water mark 'no' is not in"),
         (None, "name", "column 'name' holds String; a high-water mark needs numbers or times"),
         (None, "empty", "column 'empty' has no values"),
-        ("{", "id", "isn't a memory of the data that was seen; name another file, or remove this"),
-        ("[]", "id", "isn't a memory of the data"),
-        ('{"seen": {"rows": 1, "column": "id"}}', "id", "isn't a memory of the data"),
-        ('{"seen": {"rows": 1, "column": "time", "highest": "soon"}}', "time", "isn't a memory of the data"),
+        ("{", "id", "isn't a state file of the data that was seen; name another file, or remove this"),
+        ("[]", "id", "isn't a state file of the data"),
+        ('{"seen": {"rows": 1, "column": "id"}}', "id", "isn't a state file of the data"),
+        (
+            '{"seen": {"rows": 1, "column": "time", "highest": "soon"}}',
+            "time",
+            "isn't a state file of the data",
+        ),
         (
             '{"seen": {"rows": 1, "column": "id", "highest": 1}, "at": "soon"}',
             "id",
-            "isn't a memory of the data",
+            "isn't a state file of the data",
         ),
         ('{"seen": {"rows": 1, "fingerprint": "a"}}', "id", "by the fingerprint, and this is by column 'id'"),
         ('{"seen": {"rows": 1, "column": "id", "highest": "2026-03-01"}}', "id", "'id' of another type"),
     ],
 )
 def test_what_cant_be_compared_is_said_in_a_sentence(
-    look: Look, memory: str, kept: str | None, column: str, sentence: str
+    look: Look, state_uri: str, kept: str | None, column: str, sentence: str
 ) -> None:
     if kept:
-        Path(memory).parent.mkdir()
-        Path(memory).write_text(kept)
+        Path(state_uri).parent.mkdir()
+        Path(state_uri).write_text(kept)
     frame = rows(5).with_columns(name=pl.lit("a"), empty=pl.lit(None, pl.Float64))
     with pytest.raises(ValueError, match=sentence):
         look(frame, column)
-    assert (Path(memory).read_text() if Path(memory).exists() else None) == kept
+    assert (Path(state_uri).read_text() if Path(state_uri).exists() else None) == kept

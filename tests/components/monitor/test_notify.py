@@ -204,8 +204,8 @@ def test_the_same_news_is_sent_once_within_the_quiet_hours(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
-    memory = {"memory": str(tmp_path / "told.json")}
-    drifted = {"state": "drifted", "step": "", "error": "", **memory}
+    kept = {"notices_uri": str(tmp_path / "told.json")}
+    drifted = {"state": "drifted", "step": "", "error": "", **kept}
     assert sent(**drifted, message="age: PSI 0.31 of 998 rows", run="1") == 1
     assert sent(**drifted, message="age: PSI 1 of 1,234 rows", run="2") == 0
     assert sent(**drifted, message="income: PSI 0.33", run="3") == 1
@@ -218,17 +218,17 @@ def test_what_was_not_sent_is_not_remembered(
 ) -> None:
     monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
     hook.troubles = [Trouble(500, "POST", "/hook", times=3)]
-    assert sent(memory=str(tmp_path / "told.json")) == 0
-    assert sent(memory=str(tmp_path / "told.json")) == 1
+    assert sent(notices_uri=str(tmp_path / "told.json")) == 0
+    assert sent(notices_uri=str(tmp_path / "told.json")) == 1
 
 
-def test_a_damaged_memory_is_told_and_the_notice_is_sent(
+def test_a_damaged_file_of_notices_is_told_and_the_notice_is_sent(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
     (tmp_path / "told.json").write_text(json.dumps(["other"]))
-    assert sent(memory=str(tmp_path / "told.json")) == 1
-    assert "isn't a memory of notices" in capsys.readouterr().err
+    assert sent(notices_uri=str(tmp_path / "told.json")) == 1
+    assert "isn't a file of sent notices" in capsys.readouterr().err
     assert json.loads((tmp_path / "told.json").read_text()) == ["other"]
 
 
