@@ -10,8 +10,8 @@ def roll_out(
     model: Input[Model],
     predictions: Input[Dataset],
     endpoint: Output[Artifact],
-    metrics: Output[Metrics],
-    report: Output[HTML],
+    rollout_metrics: Output[Metrics],
+    rollout_report: Output[HTML],
     deploy_target: str,
     endpoint_name: str,
     traffic_fraction: float = 0.1,
@@ -26,41 +26,41 @@ def roll_out(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("promoted", bool), ("reason", str), ("revision", str), ("url", str)]
 ):
-    """Deploy a model beside the one that serves, watch it, and promote it in steps or roll it back.
+    """Deploy a model beside the current revision, probe it, and promote it in stages or roll it back.
 
-    The new revision gets its share of the requests, then 50 %, then all; a first revision gets all at once.
-    At each share it is probed: it is healthy if it predicts what the model does offline, answers no fewer
-    requests than the previous revision, isn't much slower at the same moments, and none of its servers
-    crashes, where the platform reports it. An unhealthy one is rolled back without failing this step. A step
-    that gets SIGTERM rolls back as well; one that was killed is picked up when it is run again.
+    The new revision gets traffic_fraction of the requests, then 50 %, then all; a first revision gets all at
+    once. At each stage it is probed: it is healthy if it returns the offline predictions, fails no more often
+    than the previous revision, isn't much slower at the same moments, and no server crashes (if the platform
+    reports crashes). An unhealthy revision is rolled back without failing this step. SIGTERM also rolls back;
+    after SIGKILL, a retry continues the rollout.
 
     Args:
         model: The model directory.
-        predictions: Raw rows to send, with what the model predicts for them offline (of batch_predict).
-        endpoint: The endpoint as it is in the end (JSON).
-        metrics: promoted (1 or 0), stages, traffic_fraction, and of the last stage requests, error_rate,
-            crashes and latency_ms_median, _p95 and _p99 of the new revision, with previous_ of the other
-            one.
-        report: The stages with their shares, requests, errors and latencies, and the decision, as a page.
+        predictions: Raw rows to send, with the model's offline predictions (from batch_predict).
+        endpoint: The endpoint after the rollout (JSON).
+        rollout_metrics: promoted (1 or 0), stages, traffic_fraction; from the last stage, requests,
+            error_rate, crashes and latency_ms_median, _p95 and _p99 of the new revision, and with the prefix
+            previous_ of the previous one.
+        rollout_report: HTML page with the stages, their requests, errors and latencies, and the decision.
         deploy_target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
-        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        traffic_fraction: Fraction of the requests that the new revision gets at first; then 0.5, then 1.
-        deploy_options: The target's own options, such as replicas, cpu and memory, as its component takes
-            them. What isn't named stays as the endpoint has it, unless {"reset": true} is.
-        requests: Requests of one row to each revision at each share; 10 at least to judge the latency.
-        seconds: How long to watch at each share; requests that didn't fit in are left out.
+        endpoint_name: Name of the endpoint: at most 38 characters, a-z, 0-9 and hyphens.
+        traffic_fraction: Fraction of the requests in the first stage; then 0.5, then 1.
+        deploy_options: Options of the target, such as replicas, cpu and memory; see its deploy component.
+            Others keep the endpoint's values, unless {"reset": true} is given.
+        requests: Number of one-row requests per revision and stage; at least 10 to judge the latency.
+        seconds: Length of the probe in each stage; requests that don't fit in are left out.
         max_error_rate: Maximum fraction of requests without a prediction, above the previous revision's.
         max_slowdown: Maximum ratio of its latency to the previous revision's at the same moment.
-        warm_seconds: How long the previous revision keeps its servers when the new one is promoted, where the
-            platform can start them again; a rollback by another step needs no start meanwhile.
-        run_id: The pipeline run that deploys; clusters note it beside the revision.
-        model_version: The model's version in the registry, likewise.
+        warm_seconds: How long the previous revision keeps its servers after the promotion, on platforms that
+            can restart them; until then a rollback is immediate.
+        run_id: The pipeline run that deploys; on a cluster it is noted at the revision.
+        model_version: The model's version in the registry, noted likewise.
 
     Returns:
-        promoted: Whether the model has all requests; if not, it was rolled back.
-        reason: Why, in one sentence.
+        promoted: Whether the model got all requests; otherwise it was rolled back.
+        reason: Reason for the decision, in one sentence.
         revision: The revision that serves now.
-        url: Where requests go.
+        url: URL that takes the requests.
     """
     from flowparts import models, tables
     from flowparts.deploy import endpoint as endpoints
@@ -81,8 +81,8 @@ def roll_out(
         origin={"run": run_id or "", "model-version": model_version or ""},
     )
     measured = rollout.measures(result)
-    metadata.log_metrics(metrics, measured)
-    outputs.write_text(report.path, rollout.rollout_page(result, watch))
+    metadata.log_metrics(rollout_metrics, measured)
+    outputs.write_text(rollout_report.path, rollout.rollout_page(result, watch))
     url, revision, _ = endpoints.publish(result.endpoint, endpoint)
     reason = metadata.plain(result.reason)
     if result.is_rolled_back:

@@ -21,7 +21,11 @@ TIMED = {
     ("train_tabular", "training_report"),
     ("tune_model", "tuning_report"),
     ("tune_on_platform", "tuning_report"),
-} | {(component, output) for component in ("probe_endpoint", "roll_out") for output in ("metrics", "report")}
+} | {
+    (component, f"{what}_{output}")
+    for component, what in (("probe_endpoint", "probe"), ("roll_out", "rollout"))
+    for output in ("metrics", "report")
+}
 
 
 def outputs(folder: Path) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def try_canary(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset]) 
             endpoint=canary,
             model=dsl.Model(uri=str(second[1])),
             predictions=table(offline, "offline"),
-            metrics=artifact("metrics", dsl.Metrics),
-            report=artifact("report", dsl.HTML),
+            probe_metrics=artifact("metrics", dsl.Metrics),
+            probe_report=artifact("report", dsl.HTML),
             requests=10,
             seconds=10.0,
         )

@@ -70,8 +70,8 @@ def test_an_endpoint_is_healthy_while_it_predicts_what_the_model_does_offline(
             endpoint=endpoint,
             model=model,
             predictions=predictions,
-            metrics=metrics,
-            report=report,
+            probe_metrics=metrics,
+            probe_report=report,
             requests=40,
             seconds=2.0,
         )

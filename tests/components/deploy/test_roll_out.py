@@ -38,8 +38,8 @@ import json, logging, sys
 from kfp import dsl
 from flowparts.components.deploy.roll_out import roll_out
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
-kinds = {"model": dsl.Model, "predictions": dsl.Dataset, "endpoint": dsl.Artifact, "metrics": dsl.Metrics,
-         "report": dsl.HTML}
+kinds = {"model": dsl.Model, "predictions": dsl.Dataset, "endpoint": dsl.Artifact,
+         "rollout_metrics": dsl.Metrics, "rollout_report": dsl.HTML}
 given, artifacts = json.loads(sys.argv[1])
 roll_out.python_func(**given, **{name: kinds[name](name=name, uri=uri) for name, uri in artifacts.items()})
 """
@@ -56,12 +56,12 @@ class Step:
 
     @property
     def report(self) -> Path:
-        return Path(self.artifacts["report"].path)
+        return Path(self.artifacts["rollout_report"].path)
 
     @property
     def measured(self) -> dict[str, float]:
-        numbers: dict[str, float] = json.loads(Path(self.artifacts["metrics"].path).read_text())
-        assert numbers.items() <= self.artifacts["metrics"].metadata.items()
+        numbers: dict[str, float] = json.loads(Path(self.artifacts["rollout_metrics"].path).read_text())
+        assert numbers.items() <= self.artifacts["rollout_metrics"].metadata.items()
         return numbers
 
     @property
@@ -107,7 +107,7 @@ class World:
         )
         tables.write(CANCER, table.path)
         batch_predict.python_func(table=table, model=model, predictions=predictions)
-        kinds = {"endpoint": dsl.Artifact, "metrics": dsl.Metrics, "report": dsl.HTML}
+        kinds = {"endpoint": dsl.Artifact, "rollout_metrics": dsl.Metrics, "rollout_report": dsl.HTML}
         made = {name: kind(name=name, uri=str(folder / name)) for name, kind in kinds.items()}
         given = {
             "deploy_target": "docker",
