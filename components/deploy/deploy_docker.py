@@ -21,36 +21,36 @@ def deploy_docker(
     wait_seconds: Optional[float] = None,
     reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Serve a model from containers on this machine, as a revision of an endpoint beside the one that serves.
+    """Serve a model from containers on this machine, as a new revision beside the current one.
 
-    HAProxy in front splits the requests by percent. Running it again with the same model and settings changes
-    nothing; a model that doesn't become ready is removed, and the previous revision keeps serving. It needs
-    the machine's Docker engine, so it runs as a subprocess and not in a container of a pipeline.
+    HAProxy splits the traffic. Running it again with the same model and settings changes nothing; a revision
+    that fails to start is removed, and the previous one keeps serving. It needs the machine's Docker engine,
+    so it runs as a subprocess, not in a pipeline's container.
 
-    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
-    brackets.
+    Options that aren't given (-1 for whole numbers) keep the endpoint's values; a new endpoint gets the
+    defaults in parentheses.
 
     Args:
-        model: The model directory; it is copied, so what is served outlives the run's files.
-        endpoint: The endpoint as it is now (JSON).
-        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
-        replicas: Containers to serve the model (1).
-        cpu: Processors for each, such as "2" or "500m" (1).
-        memory: Memory for each, such as "2Gi" (2Gi).
-        port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
-        image: The model server's image; empty for that of this release.
-        prediction_log: The servers' log of requests and predictions, a table for monitoring: its directory on
-            this machine, such as {"directory": "/var/lib/churn-log"}, and options of the model server such as
+        model: The model directory; it is copied, so the endpoint doesn't depend on the run's files.
+        endpoint: The endpoint after the deployment (JSON).
+        endpoint_name: Name of the endpoint: at most 38 characters, a-z, 0-9 and hyphens.
+        traffic_fraction: Fraction of the requests for the new revision; a first revision gets all.
+        replicas: Containers per revision (1).
+        cpu: CPU per container, such as "2" or "500m" (1).
+        memory: Memory per container, such as "2Gi" (2Gi).
+        port: Port of the endpoint on 127.0.0.1; 0 keeps it, or picks a free one for a new endpoint.
+        image: Image of the model server; empty for this release's.
+        prediction_log: Log of requests and predictions, a table for monitoring: its directory on this
+            machine, such as {"directory": "/var/lib/churn-log"}, and options of the model server such as
             "keys", "mask", "days" and "seconds"; empty for none. The directory outlives the endpoint.
-        timeout_seconds: Time for the servers to become ready (300).
-        wait_seconds: Time to wait for another step that changes the endpoint.
-        reset: Whether what isn't given becomes as for a new endpoint.
+        timeout_seconds: Maximum seconds until the servers are ready (300).
+        wait_seconds: Maximum seconds to wait for another step that is changing the endpoint.
+        reset: Whether options that aren't given return to the defaults of a new endpoint.
 
     Returns:
-        url: Where requests go.
-        revision: The model's revision, named after its content.
-        traffic_fraction: The fraction that it got.
+        url: URL that takes the requests.
+        revision: The revision, named by a hash of its model.
+        traffic_fraction: Fraction of the requests that it gets.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

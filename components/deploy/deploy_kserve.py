@@ -25,42 +25,42 @@ def deploy_kserve(
     wait_seconds: Optional[float] = None,
     reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Serve a model from a KServe InferenceService, as a revision with a share of the requests.
+    """Serve a model from a KServe InferenceService, as a new revision beside the current one.
 
-    Running it again changes nothing. Where a revision doesn't come up, the error says why, and the service is
-    as it was before. With Knative that shares the requests; without, KServe's Gateway does, and if it has
-    none a revision gets 0 or 100 %.
+    Knative splits the traffic, or without it KServe's Gateway; without either, a revision gets all requests
+    or none. Running it again changes nothing. If a revision fails to start, the error says why and the
+    service is restored.
 
-    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
-    brackets.
+    Options that aren't given (-1 for whole numbers) keep the endpoint's values; a new endpoint gets the
+    defaults in parentheses.
 
     Args:
-        model: The model, of which only the address is read: s3:// or gs://, where the pods fetch it.
-        endpoint: The endpoint as it is now (JSON).
-        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
-        replicas: Pods of a revision at least (1).
-        max_replicas: Pods of a revision at most; 0 for no autoscaling.
-        cpu: Processors of a pod, such as "2" or "500m" (1).
-        memory: Memory of a pod, such as "2Gi" (2Gi).
-        image: The model server's image; empty for that of this release.
-        namespace: Where to deploy; empty for the step's own namespace.
-        environment_from: Name of a Secret in the namespace of whose keys the server gets
-            FLOWPARTS_SERVING_TOKEN, which clients must know; empty for none.
-        service_account: The pods' service account, whose Secrets are KServe's credentials for the model, or
-            to which a cloud ties rights; empty for the default.
-        pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
-            labels and annotations.
-        digest: Digest of the model's files (model_fingerprint of register_champion): pods refuse others.
-            Empty to read the files, which takes access to them here.
-        timeout_seconds: Time for the pods to become ready (600).
-        wait_seconds: Time to wait for another step that changes the endpoint.
-        reset: Whether what isn't given becomes as for a new endpoint.
+        model: The model; only its URI (s3:// or gs://) is read, and the pods download it from there.
+        endpoint: The endpoint after the deployment (JSON).
+        endpoint_name: Name of the endpoint: at most 38 characters, a-z, 0-9 and hyphens.
+        traffic_fraction: Fraction of the requests for the new revision; a first revision gets all.
+        replicas: Minimum number of pods per revision (1).
+        max_replicas: Maximum number of pods per revision; 0 turns autoscaling off.
+        cpu: CPU per pod, such as "2" or "500m" (1).
+        memory: Memory per pod, such as "2Gi" (2Gi).
+        image: Image of the model server; empty for this release's.
+        namespace: Namespace to deploy to; empty for the step's own.
+        environment_from: Name of a Secret in the namespace with the token that clients must send, under the
+            key FLOWPARTS_SERVING_TOKEN; empty for none.
+        service_account: Service account of the pods, with KServe's credentials for the model in its Secrets
+            or a cloud identity; empty for the default.
+        pods: Additions to the pods: image_pull_secrets, node_selector, tolerations, priority_class, labels
+            and annotations.
+        digest: Digest of the model's files (model_fingerprint of register_champion); pods refuse any other
+            model. Empty to compute it here, which needs access to the files.
+        timeout_seconds: Maximum seconds until the pods are ready (600).
+        wait_seconds: Maximum seconds to wait for another step that is changing the endpoint.
+        reset: Whether options that aren't given return to the defaults of a new endpoint.
 
     Returns:
-        url: Where requests go.
-        revision: The revision, named after all that its pods are made of.
-        traffic_fraction: The fraction that it got.
+        url: URL that takes the requests.
+        revision: The revision, named by a hash of everything that defines its pods.
+        traffic_fraction: Fraction of the requests that it gets.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

@@ -16,26 +16,26 @@ def deploy_model(
     run_id: Optional[str] = None,
     model_version: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Serve a model on the platform that a parameter names, as a revision of an endpoint.
+    """Serve a model on the platform that a parameter names, as a new revision of an endpoint.
 
-    For a pipeline that leaves the platform to whoever runs it. Each platform has a component of its own as
-    well, which shows its options one by one.
+    For pipelines whose users choose the platform. Each platform also has its own deploy component, which
+    lists its options as parameters.
 
     Args:
         model: The model directory.
-        endpoint: The endpoint as it is now (JSON).
+        endpoint: The endpoint after the deployment (JSON).
         deploy_target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
-        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
-        deploy_options: The target's own options, such as replicas, cpu and memory, as its component takes
-            them. What isn't named stays as the endpoint has it, unless {"reset": true} is.
-        run_id: The pipeline run that deploys; clusters note it beside the revision.
-        model_version: The model's version in the registry, likewise.
+        endpoint_name: Name of the endpoint: at most 38 characters, a-z, 0-9 and hyphens.
+        traffic_fraction: Fraction of the requests for the new revision; a first revision gets all.
+        deploy_options: Options of the target, such as replicas, cpu and memory; see its deploy component.
+            Others keep the endpoint's values, unless {"reset": true} is given.
+        run_id: The pipeline run that deploys; on a cluster it is noted at the revision.
+        model_version: The model's version in the registry, noted likewise.
 
     Returns:
-        url: Where requests go.
-        revision: The model's revision, named after its content.
-        traffic_fraction: The fraction that it got.
+        url: URL that takes the requests.
+        revision: The revision, named by a hash of its model.
+        traffic_fraction: Fraction of the requests that it gets.
     """
     from flowparts.deploy import endpoint as endpoints
     from flowparts.deploy import operations

@@ -20,32 +20,32 @@ def deploy_sagemaker(
     timeout_seconds: Optional[float] = None,
     reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Deploy a model to an endpoint of Amazon SageMaker, as a production variant beside the one that serves.
+    """Deploy a model to an Amazon SageMaker endpoint, as a production variant beside the current one.
 
-    Running it again with the same model and settings changes nothing, and waits for a change that is under
-    way. A revision that can't be deployed gets no request. Credentials are those of the step's environment.
+    Running it again with the same model and settings only waits for a change in progress. A revision that
+    fails to deploy gets no requests. Credentials come from the step's environment.
 
-    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
-    brackets.
+    Options that aren't given (-1 for whole numbers) keep the endpoint's values; a new endpoint gets the
+    defaults in parentheses.
 
     Args:
-        model: The model directory; an archive of it goes to S3.
-        endpoint: The endpoint as it is now (JSON).
-        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        role: ARN of the role that the servers run as; it must be able to read the archive and the image.
-        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
-        replicas: Instances of the revision (1).
-        instance_type: Type of the instances (ml.m5.large).
-        region: AWS region; empty for that of the environment.
-        storage: Where the model's archive goes, s3://BUCKET/PREFIX; empty for the model's own bucket.
-        image: The model server's image in ECR; empty for that of this release.
-        timeout_seconds: Time for the revision to serve (1800).
-        reset: Whether what isn't given becomes as for a new endpoint.
+        model: The model directory; an archive of it is uploaded to S3.
+        endpoint: The endpoint after the deployment (JSON).
+        endpoint_name: Name of the endpoint: at most 38 characters, a-z, 0-9 and hyphens.
+        role: ARN of the execution role; it must be able to read the archive and the image.
+        traffic_fraction: Fraction of the requests for the new revision; a first revision gets all.
+        replicas: Instances per revision (1).
+        instance_type: Instance type (ml.m5.large).
+        region: AWS region; empty for the environment's.
+        storage: Where to upload the archive, s3://BUCKET/PREFIX; empty for the model's own bucket.
+        image: Image of the model server in ECR; empty for this release's.
+        timeout_seconds: Maximum seconds until the revision serves (1800).
+        reset: Whether options that aren't given return to the defaults of a new endpoint.
 
     Returns:
-        url: Where requests go.
-        revision: The revision, named after the content of its model and its settings.
-        traffic_fraction: The fraction that it got.
+        url: URL that takes the requests.
+        revision: The revision, named by a hash of its model and its settings.
+        traffic_fraction: Fraction of the requests that it gets.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

@@ -24,40 +24,40 @@ def deploy_seldon(
     wait_seconds: Optional[float] = None,
     reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Serve a model with Seldon Core 2, as a Model on servers of its own, with a share in an Experiment.
+    """Serve a model with Seldon Core 2, as a Model on its own servers; an Experiment splits the traffic.
 
-    Running it again changes nothing. A revision that doesn't come up is removed, the error says why, and the
+    Running it again changes nothing. A revision that fails to start is removed, the error says why, and the
     previous revision keeps serving.
 
-    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
-    brackets.
+    Options that aren't given (-1 for whole numbers) keep the endpoint's values; a new endpoint gets the
+    defaults in parentheses.
 
     Args:
-        model: The model, of which only the address is read: s3:// or gs://, where Seldon fetches it.
-        endpoint: The endpoint as it is now (JSON).
-        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
-        replicas: Servers of a revision (1).
-        cpu: Processors of a pod, such as "2" or "500m" (1).
-        memory: Memory of a pod, such as "2Gi" (2Gi).
-        image: The model server's image; empty for that of this release.
-        namespace: Where to deploy; empty for the step's own namespace.
-        environment_from: Name of a Secret in the namespace whose keys become the server's environment, such
-            as FLOWPARTS_SERVING_MAX_ROWS; empty for none.
-        storage_access: Name of a Secret with the access to the model, as Seldon's agent takes it
-            (rclone's settings); empty for what the agent is set up with.
-        pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
-            labels and annotations.
-        digest: Digest of the model's files (model_fingerprint of register_champion): servers refuse others.
-            Empty to read the files, which takes access to them here.
-        timeout_seconds: Time for the pods to become ready (600).
-        wait_seconds: Time to wait for another step that changes the endpoint.
-        reset: Whether what isn't given becomes as for a new endpoint.
+        model: The model; only its URI (s3:// or gs://) is read, and Seldon downloads it from there.
+        endpoint: The endpoint after the deployment (JSON).
+        endpoint_name: Name of the endpoint: at most 38 characters, a-z, 0-9 and hyphens.
+        traffic_fraction: Fraction of the requests for the new revision; a first revision gets all.
+        replicas: Servers per revision (1).
+        cpu: CPU per pod, such as "2" or "500m" (1).
+        memory: Memory per pod, such as "2Gi" (2Gi).
+        image: Image of the model server; empty for this release's.
+        namespace: Namespace to deploy to; empty for the step's own.
+        environment_from: Name of a Secret in the namespace whose keys become the server's environment
+            variables, such as FLOWPARTS_SERVING_MAX_ROWS; empty for none.
+        storage_access: Name of a Secret with the rclone settings that Seldon's agent downloads the model
+            with; empty for the agent's own.
+        pods: Additions to the pods: image_pull_secrets, node_selector, tolerations, priority_class, labels
+            and annotations.
+        digest: Digest of the model's files (model_fingerprint of register_champion); servers refuse any
+            other model. Empty to compute it here, which needs access to the files.
+        timeout_seconds: Maximum seconds until the pods are ready (600).
+        wait_seconds: Maximum seconds to wait for another step that is changing the endpoint.
+        reset: Whether options that aren't given return to the defaults of a new endpoint.
 
     Returns:
-        url: Where requests go.
-        revision: The revision, named after all that its pods are made of.
-        traffic_fraction: The fraction that it got.
+        url: URL that takes the requests.
+        revision: The revision, named by a hash of everything that defines its pods.
+        traffic_fraction: Fraction of the requests that it gets.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

@@ -33,55 +33,55 @@ def deploy_tf_serving(
     wait_seconds: Optional[float] = None,
     reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Serve a Keras model with TensorFlow Serving on Kubernetes, as a revision beside the one that serves.
+    """Serve a Keras model with TensorFlow Serving on Kubernetes, as a new revision beside the current one.
 
-    The official image serves the model's SavedModel over REST and gRPC, gathers requests into batches and has
-    metrics for Prometheus; what stands around it is as of deploy_kubernetes. Running it again changes
-    nothing. A revision that doesn't come up is removed, the error says why, and the previous revision keeps
-    serving. A model without a SavedModel, such as one of scikit-learn, is refused.
+    The official image serves the model's SavedModel over REST and gRPC, with batching and Prometheus metrics;
+    routing, autoscaling and access are those of deploy_kubernetes. Running it again changes nothing. A
+    revision that fails to start is removed, the error says why, and the previous revision keeps serving. A
+    model without a SavedModel, such as a scikit-learn model, is refused.
 
-    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
-    brackets.
+    Options that aren't given (-1 for whole numbers) keep the endpoint's values; a new endpoint gets the
+    defaults in parentheses.
 
     Args:
-        model: The model, of which only the address is read, s3:// or gs://, where the pods fetch it, and
-            where it is mounted whether it has a SavedModel.
-        endpoint: The endpoint as it is now (JSON).
-        endpoint_name: Name of the endpoint: at most 38 of a-z, 0-9 and hyphen.
-        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
-        replicas: Pods of a revision that gets all requests (2). Without a gateway the share is a ratio of
-            pods.
-        max_replicas: Up to how many pods an autoscaler goes where processors are busy; 0 for no autoscaler.
-        cpu: Processors of a pod, such as "2" or "500m" (1).
-        memory: Memory of a pod, such as "2Gi" (2Gi).
-        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching (1024).
-        batch_timeout_micros: How long a request waits for others to make a batch, in microseconds (1000).
-        num_batch_threads: Batches at a time; 0 for one on each processor.
-        max_enqueued_batches: Batches that wait at most; what comes then is refused (100).
-        image: TensorFlow Serving's image; empty for the official one of TensorFlow's release.
-        namespace: Where to deploy; empty for the step's own namespace.
-        environment_from: Name of a Secret in the namespace whose keys become the environment of what
-            fetches the model, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty for none.
-        service_account: The pods' service account, where a cloud ties rights to it; empty for the default.
-        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; empty for a ratio of
-            pods.
-        monitoring: Whether the alerting rules are installed too, which takes the Prometheus operator (False).
-        monitor_labels: Further labels of the ServiceMonitor and the rules, where Prometheus selects by them,
-            such as {"release": "kube-prometheus-stack"}.
-        clients: Further namespaces whose pods may send requests, besides the endpoint's own, the gateway's
-            and the step's, such as that of Prometheus; ["*"] for everyone.
-        pods: What is added to the pods: image_pull_secrets, node_selector, tolerations, priority_class,
-            labels and annotations.
-        digest: Digest of the model's files (model_fingerprint of register_champion): pods refuse others.
-            Empty to read the files, which takes access to them here.
-        timeout_seconds: Time for the pods to become ready (600).
-        wait_seconds: Time to wait for another step that changes the endpoint.
-        reset: Whether what isn't given becomes as for a new endpoint.
+        model: The model; only its URI (s3:// or gs://) is read, and the pods download it from there. If it is
+            also mounted, it is checked for a SavedModel first.
+        endpoint: The endpoint after the deployment (JSON).
+        endpoint_name: Name of the endpoint: at most 38 characters, a-z, 0-9 and hyphens.
+        traffic_fraction: Fraction of the requests for the new revision; a first revision gets all.
+        replicas: Pods of a revision that gets all requests (2). Without a gateway, the traffic is split
+            by the number of pods.
+        max_replicas: Maximum number of pods when autoscaling on CPU; 0 turns autoscaling off.
+        cpu: CPU per pod, such as "2" or "500m" (1).
+        memory: Memory per pod, such as "2Gi" (2Gi).
+        max_batch_size: Maximum rows per batch and per request; 0 turns batching off (1024).
+        batch_timeout_micros: Maximum microseconds that a request waits for its batch to fill (1000).
+        num_batch_threads: Batches processed in parallel; 0 for one per CPU.
+        max_enqueued_batches: Maximum queued batches; more requests are refused (100).
+        image: Image of TensorFlow Serving; empty for the official one of the matching TensorFlow release.
+        namespace: Namespace to deploy to; empty for the step's own.
+        environment_from: Name of a Secret in the namespace with the credentials for the download, such as
+            AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as environment variables; empty for none.
+        service_account: Service account of the pods, such as one with cloud access; empty for the default.
+        gateway: Gateway that splits the traffic exactly, as NAME or NAMESPACE/NAME; empty to split it by the
+            number of pods.
+        monitoring: Whether to install the alerting rules too, which needs the Prometheus operator (False).
+        monitor_labels: Extra labels of the ServiceMonitor and the rules that Prometheus selects them by, such
+            as {"release": "kube-prometheus-stack"}.
+        clients: More namespaces whose pods may send requests, such as that of Prometheus, besides those of
+            the endpoint, the gateway and the step; ["*"] for all.
+        pods: Additions to the pods: image_pull_secrets, node_selector, tolerations, priority_class, labels
+            and annotations.
+        digest: Digest of the model's files (model_fingerprint of register_champion); pods refuse any other
+            model. Empty to compute it here, which needs access to the files.
+        timeout_seconds: Maximum seconds until the pods are ready (600).
+        wait_seconds: Maximum seconds to wait for another step that is changing the endpoint.
+        reset: Whether options that aren't given return to the defaults of a new endpoint.
 
     Returns:
-        url: Where requests go.
-        revision: The revision, named after all that its pods are made of.
-        traffic_fraction: The fraction that it got.
+        url: URL that takes the requests.
+        revision: The revision, named by a hash of everything that defines its pods.
+        traffic_fraction: Fraction of the requests that it gets.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

@@ -23,37 +23,36 @@ def deploy_vertex(
     timeout_seconds: Optional[float] = None,
     reset: bool = False,
 ) -> NamedTuple("Outputs", [("url", str), ("revision", str), ("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Deploy a model to an endpoint of Vertex AI, as a version in its Model Registry, beside what serves.
+    """Deploy a model to a Vertex AI endpoint, as a Model Registry version beside the current one.
 
-    Running it again with the same model and settings changes nothing, and waits for an operation that is
-    under way. A revision that can't be deployed gets no request. Credentials are those of the step's
-    environment.
+    Running it again with the same model and settings only waits for an operation in progress. A revision that
+    fails to deploy gets no requests. Credentials come from the step's environment.
 
-    What isn't given (-1 for a whole number) stays as the endpoint has it; a new one has the values in
-    brackets.
+    Options that aren't given (-1 for whole numbers) keep the endpoint's values; a new endpoint gets the
+    defaults in parentheses.
 
     Args:
-        model: The model directory in a bucket of Google Cloud; Vertex AI gets only the address.
-        endpoint: The endpoint as it is now (JSON).
-        endpoint_name: Name of the endpoint and the registered model: at most 38 of a-z, 0-9 and hyphen.
-        traffic_fraction: Fraction of the requests that the new revision gets; a first revision gets all.
-        replicas: Machines at least (1).
-        max_replicas: Machines at most; 0 for no autoscaling.
-        machine_type: Type of the machines (n1-standard-2).
-        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4", for an image of your own that uses it:
-            this release's server computes on processors. Empty for none.
-        accelerator_count: Accelerators of each machine (1).
-        service_account: Account that the server runs as; empty for Vertex AI's own.
-        project: Google Cloud project; empty for that of the environment.
+        model: The model directory in a Google Cloud bucket; Vertex AI gets only its URI.
+        endpoint: The endpoint after the deployment (JSON).
+        endpoint_name: Name of the endpoint and the model: at most 38 characters, a-z, 0-9 and hyphens.
+        traffic_fraction: Fraction of the requests for the new revision; a first revision gets all.
+        replicas: Minimum number of machines (1).
+        max_replicas: Maximum number of machines; 0 turns autoscaling off.
+        machine_type: Machine type (n1-standard-2).
+        accelerator: Accelerator type, such as "NVIDIA_TESLA_T4", for a custom image; this release's server
+            uses CPUs only. Empty for none.
+        accelerator_count: Accelerators per machine (1).
+        service_account: Service account of the server; empty for Vertex AI's default.
+        project: Google Cloud project; empty for the environment's.
         location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
-        image: The model server's image in Artifact Registry; empty for that of this release.
-        timeout_seconds: Time for each operation, of which deploying takes longest (3600).
-        reset: Whether what isn't given becomes as for a new endpoint.
+        image: Image of the model server in Artifact Registry; empty for this release's.
+        timeout_seconds: Maximum seconds per operation; deploying takes longest (3600).
+        reset: Whether options that aren't given return to the defaults of a new endpoint.
 
     Returns:
-        url: Where requests go.
-        revision: The revision, named after the content of its model and its settings.
-        traffic_fraction: The fraction that it got.
+        url: URL that takes the requests.
+        revision: The revision, named by a hash of its model and its settings.
+        traffic_fraction: Fraction of the requests that it gets.
     """
     ports = dict(locals())  # the target's options, by name
     from flowparts.deploy import operations

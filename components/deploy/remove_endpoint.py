@@ -10,20 +10,20 @@ def remove_endpoint(
     deploy_options: Optional[dict] = None,
     even_if_serving: bool = False,
 ) -> NamedTuple("Outputs", [("removed", str)]):  # type: ignore[valid-type]
-    """Remove an endpoint with all that was made for it: revisions, routes, autoscalers, its record.
+    """Remove an endpoint with everything created for it: revisions, routes, autoscalers, its record.
 
-    One that serves is refused unless even_if_serving is set; the error names all that would be removed.
-    Without such an endpoint nothing is done.
+    An endpoint that serves is only removed with even_if_serving; otherwise the error lists what would be
+    removed. If there is no such endpoint, nothing happens.
 
     Args:
         deploy_target: docker, kubernetes, kserve, seldon, tf_serving, vertex or sagemaker.
         endpoint_name: Name of the endpoint.
-        deploy_options: The target's options that say where it is: namespace, project, location or region;
-            wait_seconds to wait for another step that changes it.
-        even_if_serving: Whether to remove it although it serves.
+        deploy_options: Options of the target that say where the endpoint is: namespace, project, location or
+            region; wait_seconds to wait for another step that is changing it.
+        even_if_serving: Whether to remove it even if it serves.
 
     Returns:
-        removed: What was removed; empty where there was nothing.
+        removed: What was removed, separated by commas; empty if there was nothing.
     """
     from flowparts.deploy import operations
 
@@ -36,6 +36,6 @@ def remove_endpoint(
             ),
         )
     except operations.NoEndpointError as absent:
-        # As a step finds it that is tried again after it was killed.
+        # A retried step may find that its killed first attempt has removed it.
         print(absent)  # noqa: T201
         return ("",)

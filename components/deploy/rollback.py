@@ -11,12 +11,12 @@ def rollback(
     restored: Output[Artifact],
     reason: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("revision", str)]):  # type: ignore[valid-type]
-    """Give all requests of an endpoint back to its previous revision and remove the current one.
+    """Route all requests of an endpoint back to its previous revision and remove the current one.
 
     Args:
-        endpoint: The endpoint (JSON), of any deployment target.
-        restored: The endpoint with its previous revision alone (JSON).
-        reason: Why; it is kept with the endpoint.
+        endpoint: The endpoint (JSON) on any deployment target.
+        restored: The endpoint with only its previous revision (JSON).
+        reason: Reason for the rollback; recorded with the endpoint.
 
     Returns:
         revision: The revision that serves now.

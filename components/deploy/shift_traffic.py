@@ -11,13 +11,13 @@ def shift_traffic(
     shifted: Output[Artifact],
     traffic_fraction: float,
 ) -> NamedTuple("Outputs", [("traffic_fraction", float)]):  # type: ignore[valid-type]
-    """Give an endpoint's current revision a fraction of the requests; its previous revision keeps the rest.
+    """Route a fraction of the requests to an endpoint's current revision; the previous one gets the rest.
 
     1 promotes it. The previous revision stays ready for a rollback until another model is deployed.
 
     Args:
-        endpoint: The endpoint (JSON), of any deployment target.
-        shifted: The endpoint with the new shares (JSON).
+        endpoint: The endpoint (JSON) on any deployment target.
+        shifted: The endpoint with the new traffic split (JSON).
         traffic_fraction: Fraction of the requests for the current revision, from 0 to 1.
 
     Returns:

@@ -14,25 +14,25 @@ def check_serving(
     sample_rows: int = 200,
     timeout_seconds: float = 120.0,
 ) -> NamedTuple("Outputs", [("servable", bool), ("reason", str), ("latency_ms", float)]):  # type: ignore[valid-type]
-    """Start the model server with a model, send it test rows as JSON and require the offline predictions.
+    """Start the model server with a model, send it test rows as JSON and compare with offline predictions.
 
-    A model that can't serve doesn't fail this step: servable is then false and the reason says why.
+    A model that can't be served doesn't fail this step: servable is false and the reason says why.
 
     Args:
         model: Model directory to check.
-        test: Raw rows to send, spread over the table.
-        serving_metrics: servable (1 or 0), rows, load_seconds, and for requests of one row
-            latency_ms_median and latency_ms_p95.
-        predictions: The rows that were sent, with what the model predicts for them offline, for roll_out;
-            empty if it can't score them.
+        test: Raw test rows; a sample spread over the table is sent.
+        serving_metrics: servable (1 or 0), rows, load_seconds, and for one-row requests latency_ms_median and
+            latency_ms_p95.
+        predictions: The rows that were sent, with the model's offline predictions, for roll_out; empty if it
+            can't score them.
         sample_rows: Number of rows to send.
-        timeout_seconds: Time for loading and all answers together.
+        timeout_seconds: Maximum seconds for loading and all requests together.
 
     Returns:
-        servable: Whether the model loaded, answered in time and predicted what it predicts offline.
-        reason: Why, in one sentence.
-        latency_ms: Median milliseconds for a request of one row over HTTP on this machine; 0 if there was no
-            answer.
+        servable: Whether the model loaded, answered in time and returned the offline predictions.
+        reason: Reason for the verdict, in one sentence.
+        latency_ms: Median latency of a one-row request over HTTP on this machine, in milliseconds; 0 without
+            an answer.
     """
     from flowparts import tables
     from flowparts.evaluate import serving_check

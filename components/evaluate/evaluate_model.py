@@ -19,29 +19,29 @@ def evaluate_model(
 ) -> NamedTuple("Outputs", [("metric", str), ("score", float)]):  # type: ignore[valid-type]
     """Score a test table with a model and measure its predictions, overall and by slice.
 
-    The model says whether it is a classification or a regression. Metrics that the test table leaves
-    undefined are left out, such as ROC AUC of a single class or R2 of a constant label.
+    The model's metadata says whether it is a classifier or a regressor. Metrics that are undefined on the
+    test table are left out, such as ROC AUC with a single class or R2 with a constant label.
 
     Args:
-        model: Model that takes raw rows.
+        model: Model to evaluate; takes raw rows.
         test: Raw rows that the model has not seen, with its label column.
         test_metrics: Accuracy, F1, ROC AUC and others, or RMSE, MAE, R2 and others; the file also holds the
-            ends of the bootstrap intervals and the metrics of each slice.
-        curves: Of a classification, the confusion matrix (the 10 most frequent classes) and, for two classes,
-            the ROC curve of the positive one; the file also holds the curves of each of more classes,
-            precision against recall, and calibration. Empty for a regression.
-        evaluation_report: HTML page: how good the model is, where it errs, the worst slice, and whether its
-            probabilities can be trusted.
-        metric: The metric to return as the score; the one that the model was chosen by if not given.
-        slice_columns: Columns to measure by: each text or whole number, quartiles of many numbers, months of
-            timestamps; default: none.
-        bootstrap_samples: Resamples of the test rows for the 95 % intervals, at least 20.
-        seed: Seed of the resampling.
+            bootstrap intervals and the metrics of each slice.
+        curves: For classifiers, the confusion matrix (10 most frequent classes) and, for two classes, the ROC
+            curve of the positive class; the file also holds one-vs-rest curves for more classes,
+            precision-recall curves and calibration. Empty for regressors.
+        evaluation_report: HTML page: how good the model is, where it errs, its worst slice, and how well its
+            probabilities are calibrated.
+        metric: Metric to return as the score; default: the metric that the model was selected by.
+        slice_columns: Columns to slice by: by text or integer value, by quartile if there are many numbers,
+            by month for timestamps; default: none.
+        bootstrap_samples: Number of bootstrap resamples for the 95 % intervals, at least 20.
+        seed: Seed of the bootstrap.
 
     Returns:
-        metric: The metric that the score is.
-        score: The metric on the test table. Where it is undefined, a value that no threshold lets pass: 0, or
-            the largest number for an error.
+        metric: Name of the returned metric.
+        score: The metric on the test table. If it is undefined, a value that fails every threshold: 0, or the
+            largest float for an error.
     """
     from flowparts import models, tables
     from flowparts.evaluate import directions, evaluation

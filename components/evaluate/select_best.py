@@ -13,22 +13,22 @@ def select_best(
     metric: Optional[str] = None,
     earlier: Input[Model] = None,  # type: ignore[assignment] # kfp's form of an optional one
 ) -> NamedTuple("Outputs", [("estimator", str), ("score", float)]):  # type: ignore[valid-type]
-    """Pick the candidate model that scored best on the validation table.
+    """Pick the candidate model with the best validation score.
 
-    Only the candidates' descriptions are read; the winner is copied whole. Equal scores go to the smaller
-    model, then to the first by estimator name and parameters.
+    Only the candidates' metadata is read; the winner is copied completely. Ties go to the smaller model, then
+    to the first by estimator name and parameters.
 
     Args:
         candidates: Models for the same task and label, trained in parallel.
         model: The winner; its metadata also lists the candidates, best first.
-        selection_report: HTML page that ranks the candidates with their validation metrics and parameters.
+        selection_report: HTML page that ranks the candidates by validation score, with their parameters.
         metric: Validation metric to compare by, such as accuracy, f1, roc_auc, log_loss, rmse, mae or r2;
             default: roc_auc for classification, rmse for regression.
-        earlier: Winner of an earlier round, which competes too; its candidates stay listed.
+        earlier: Winner of an earlier round, which competes too; its candidates are listed as well.
 
     Returns:
         estimator: Class name of the winner's estimator.
-        score: The winner's validation metric.
+        score: The winner's validation score.
     """
     from flowparts import models
     from flowparts.train import selection

@@ -14,15 +14,15 @@ def batch_predict(
 ) -> NamedTuple("Outputs", [("rows", int)]):  # type: ignore[valid-type]
     """Score every row of a table with a model, chunk by chunk, and write the predictions beside the keys.
 
-    Memory doesn't grow with the number of rows. Before a row is scored, the table is checked against the
-    model's schema: the columns that it needs and their types.
+    Memory doesn't grow with the number of rows. The table's columns and types are checked against the model's
+    schema before any row is scored.
 
     Args:
-        table: Raw rows, with at least the model's feature columns.
-        model: The model; it holds its preprocessing.
-        predictions: A row for each row of the table, in its order: the key columns, prediction, and for a
-            classification probability_<class> for each class.
-        key_columns: Columns to keep, such as an identifier; all columns of the table if not given.
+        table: Raw rows with at least the model's feature columns.
+        model: The model, which includes its preprocessing.
+        predictions: One row for each row of the table, in the same order: the key columns, prediction, and
+            for classifiers probability_<class> for each class.
+        key_columns: Columns to keep, such as an identifier; default: all columns of the table.
 
     Returns:
         rows: Number of rows scored.

@@ -11,17 +11,17 @@ def export_table(
     destination: str,
     file_format: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("file", str)]):  # type: ignore[valid-type]
-    """Write a table as one file to a path or URI, where people and other systems pick it up.
+    """Write a table as one file to a path or URI, for people and other systems.
 
-    The file appears whole and replaces an earlier one, which stays if the export fails.
+    The file is replaced atomically: if the export fails, an earlier one stays.
 
     Args:
         table: Table to export.
         destination: File to write: a path, or a URI that starts with file://, s3:// or gs://.
-        file_format: csv, parquet or jsonl; by default taken from the destination's suffix.
+        file_format: csv, parquet or jsonl; default: by the destination's suffix.
 
     Returns:
-        file: The destination, without a password or signature in it.
+        file: The destination, with any password or signature masked.
     """
     from flowparts import tables
     from flowparts.predict import export

@@ -15,19 +15,19 @@ def load_champion(
     endpoint_name: Optional[str] = None,
     deploy_options: Optional[dict] = None,
 ) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
-    """Fetch the champion of a registered model, and the schema of the rows that it takes.
+    """Download the champion of a registered model and the schema of its feature columns.
 
-    Where it is to be deployed is checked first, so that a mistake there costs no other step.
+    The deployment's parameters are checked first, so that a mistake in them fails before other steps run.
 
     Args:
         model: The champion's model directory.
         schema: Schema of its feature columns (JSON), for validate_table; other columns are allowed.
-        model_name: The registered model.
+        model_name: Name of the registered model.
         tracking_uri: MLflow server or database; if not given, the environment's MLFLOW_TRACKING_URI, else an
             SQLite file in the home directory.
-        deploy_target: Where the champion is to be deployed, as roll_out takes it.
-        endpoint_name: Name of the endpoint there.
-        deploy_options: The target's own options.
+        deploy_target: Deployment target of the pipeline, as in roll_out.
+        endpoint_name: Name of the endpoint.
+        deploy_options: Options of the target.
 
     Returns:
         version: The champion's version in the registry.

@@ -29,56 +29,57 @@ def register_champion(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("promote", bool), ("reason", str), ("version", str), ("deploy", bool)]
 ):
-    """Score a new model and the registered champion on the same test rows, and register the one that wins.
+    """Compare a new model with the registered champion on the same test rows, and register it if it wins.
 
-    Both are scored on the rows that neither has seen in training, of which there must be 30. The new model is
-    promoted if it can be served, improves on the champion by the margin, and is better in the share
-    `confidence` of paired bootstrap resamples; in the same share, any model must be better than always giving
-    the most frequent class, or the mean. A model of another label, task, classes or columns than the champion
-    of that name is refused. A champion whose files are damaged counts as none.
+    Both are scored on rows that neither has seen in training; there must be at least 30. The new model is
+    promoted if it can be served, beats the champion by the margin, and is better in the fraction `confidence`
+    of paired bootstrap resamples. In the same fraction, any model must beat the constant prediction of the
+    most frequent class or the mean. A model whose label, task, classes or columns differ from the champion's
+    is refused. A champion with damaged files counts as none.
 
-    A promoted model becomes a version in MLflow with its metrics and reports and the alias champion; nothing
-    is registered for one that lost. The version's tags hold its lineage: fingerprints of the training data
-    and of the model, git commit, pipeline run, task, estimator and key metrics. Where the champion changes
-    during the comparison, the step fails. A step that is tried again makes no second version.
+    A promoted model becomes an MLflow version with its metrics, its reports and the alias champion; a model
+    that lost isn't registered. The version's tags record its lineage: fingerprints of the training data and
+    the model, git commit, pipeline run, task, estimator and key metrics. The step fails if the champion
+    changes during the comparison. A retried step registers no second version.
 
     Args:
-        model: The challenger, a model directory; it is stored as it is.
+        model: The challenger's model directory; it is stored unchanged.
         test: Raw test rows with the label.
-        evaluation_report: The challenger's evaluation as a page, kept with the version.
+        evaluation_report: The challenger's evaluation report, stored with the version.
         comparison: JSON with both models' metrics and intervals, the improvement, the rules, the champion's
-            version, what was compared (fingerprints of model and test rows), the decision and its reason, and
-            the new version.
-        comparison_metrics: The compared metric of challenger and champion, and the improvement; only the
-            challenger's where there is no champion.
-        run_summary: The run as a page, kept with the version as well: the decision and why, the scores of
-            both models, the candidates, where data and model come from.
-        model_name: The registered model, made if it isn't there; its version with the alias champion is the
-            one to beat.
-        serving_metrics: What check_serving found; a challenger that is not servable is never promoted, one
-            that was not checked may be.
-        metric: Metric to compare; the one that the challenger was chosen by if not given.
+            version, fingerprints of the model and the test rows, the decision and its reason, and the new
+            version.
+        comparison_metrics: The compared metric of challenger and champion, and the improvement; without a
+            champion only the challenger's metric.
+        run_summary: HTML page about the run, also stored with the version: the decision and its reason, both
+            models' scores, the candidates, and the lineage of data and model.
+        model_name: Name of the registered model, created if it doesn't exist; its version with the alias
+            champion is the one to beat.
+        serving_metrics: Result of check_serving; a challenger that isn't servable is never promoted, an
+            unchecked one can be.
+        metric: Metric to compare by; default: the metric that the challenger was selected by.
         margin: Minimum improvement, in units of the metric.
-        floor: Worst score that a model without a champion may have, in units of the metric: the lowest for
-            a metric like roc_auc, the highest for an error like rmse. It takes the place of the comparison
-            with a constant answer. 0 for none.
+        floor: Threshold for a model without a champion, in units of the metric: the minimum for a score like
+            roc_auc, the maximum for an error like rmse. It replaces the comparison with the constant
+            prediction. 0 for none.
         replace_champion: Whether a champion that can't be compared (other label, task, classes or columns, or
-            it has seen nearly all test rows) counts as none, instead of the new model being refused.
-        confidence: Fraction of resamples in which the challenger must be better; also that of the intervals.
+            trained on nearly all test rows) is replaced; otherwise the new model is refused.
+        confidence: Fraction of resamples in which the challenger must be better, and confidence level of the
+            intervals.
         bootstrap_samples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
-        deploy_target: Where the pipeline deploys a new champion; empty for nowhere. Only decides `deploy`.
+        deploy_target: Target that the pipeline deploys a new champion to; empty for none. Only sets `deploy`.
         tracking_uri: MLflow server or database; if not given, the environment's MLFLOW_TRACKING_URI. Without
-            either, an SQLite file in the home directory, or in a container no registry: there is no champion
-            then, and a promoted model is not registered and is kept as this run's artifact only.
-        experiment: MLflow experiment of the version's run; made if it isn't there.
-        run_id: Pipeline run that made the model; ties a step that is tried again to the version it has made.
+            either, an SQLite file in the home directory, or in a container no registry: then there is no
+            champion, and a promoted model is only this run's artifact.
+        experiment: MLflow experiment of the version's run, created if it doesn't exist.
+        run_id: Pipeline run that trained the model; with it a retried step finds its earlier version.
 
     Returns:
-        promote: Whether the challenger takes the champion's place.
+        promote: Whether the challenger becomes the champion.
         reason: Reason for the decision, in one line.
-        version: The version's number in the registry; empty if nothing was registered.
-        deploy: Whether the model was promoted and is to be deployed: for a condition.
+        version: Version number in the registry; empty if nothing was registered.
+        deploy: Whether to deploy the model: it was promoted and there is a deploy_target.
     """
     from tempfile import TemporaryDirectory
 
