@@ -47,7 +47,7 @@ def test_rows_that_moved_are_found_published_and_notified(runs: Path, tmp_path: 
         line for line in lines if line.startswith("flowparts_drift_detected") and '"alcohol"' in line
     ]
     assert detected.endswith(" 1.0")
-    assert any(line.startswith("flowparts_skew_share") for line in lines)
+    assert any(line.startswith("flowparts_skew_ratio") for line in lines)
     assert "flowparts_performance" not in "".join(lines)
     assert "measure-performance" not in [task.name for task in record.tasks if task.state == "succeeded"]
 

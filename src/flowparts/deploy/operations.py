@@ -106,10 +106,19 @@ def changing(
     target.Options(**{key: named[key] for key in named if is_whole or key != "max_replicas"})
     with common.one_writer(), target.writing(endpoint, **common.taken_by(target.writing, named)) as before:
         if before and before.target == name and not reset:
-            named = {**before.settings.get("options", {}), **named}
+            named = {**_options_of(before), **named}
         kept = {"options": {key: named[key] for key in sorted(named) if key not in _PASSING}}
         with common.deploying_with(_with_previous(kept, before.settings) if before else kept, origin):
             yield named
+
+
+def _options_of(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the options that an endpoint was deployed with, by their present names."""
+    options = dict(endpoint.settings.get("options", {}))
+    # Endpoints that an earlier version deployed call the fraction of logged requests share.
+    if "share" in (log := options.get("prediction_log") or {}):
+        options["prediction_log"] = {"fraction" if name == "share" else name: log[name] for name in log}
+    return options
 
 
 def _with_previous(kept: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def measurements(drifts: Sequence[ColumnDrift], what: str = "drift") -> list[Mea
             {},
             "Columns whose distribution has changed.",
         ),
-        Measurement(f"flowparts_{what}_share", sum(drifted) / len(drifts), {}, "Share of the columns."),
+        Measurement(f"flowparts_{what}_ratio", sum(drifted) / len(drifts), {}, "Fraction of the columns."),
     ]
     for each in drifts[:_MOST_COLUMNS]:
         values = {

@@ -73,8 +73,8 @@ class ColumnDrift:
         p_value: Of values or of missing values, adjusted for the number of tests, the smaller one.
         drifted: Whether it has drifted.
         measures: psi, ks or total_variation and chi_square, jensen_shannon, wasserstein (in the column's
-            unit; days for times), null_rate_before, null_rate, out_of_range, new_share and vanished_share
-            (shares of rows), as far as they apply.
+            unit; days for times), null_rate_before, null_rate, out_of_range, new_fraction and
+            vanished_fraction (fractions of the rows), as far as they apply.
         reasons: What has changed, in words, the most important first.
     """
 
@@ -249,8 +249,10 @@ def _categories(before: Categories, now: Categories) -> _Change:
     is_new, is_gone = ~np.isin(others, hashes), ~np.isin(hashes, others)
     expected = first * (m / n)
     measures = {
-        "new_share": float(second[is_new].sum() / max(second.sum(), 1)),
-        "vanished_share": float(first[is_gone & (expected >= _LEAST_VANISHED)].sum() / max(first.sum(), 1)),
+        "new_fraction": float(second[is_new].sum() / max(second.sum(), 1)),
+        "vanished_fraction": float(
+            first[is_gone & (expected >= _LEAST_VANISHED)].sum() / max(first.sum(), 1)
+        ),
     }
     if before.is_sampled or now.is_sampled:
         cells = before.grouped(), now.grouped()
@@ -274,13 +276,13 @@ def _categories(before: Categories, now: Categories) -> _Change:
         "jensen_shannon": jensen_shannon(*pooled),
     }
     reason = f"the mix of values changed: {distance:.1%} of the rows"
-    if measures["new_share"]:
+    if measures["new_fraction"]:
         found = [now.texts[at] for at in np.flatnonzero(np.isin(now.hashes, others[is_new]))]
-        reason += f", {measures['new_share']:.1%} have new values{_named(found)}"
-    if measures["vanished_share"]:
+        reason += f", {measures['new_fraction']:.1%} have new values{_named(found)}"
+    if measures["vanished_fraction"]:
         gone = hashes[is_gone & (expected >= _LEAST_VANISHED)]
         found = [before.texts[at] for at in np.flatnonzero(np.isin(before.hashes, gone))]
-        reason += f", {measures['vanished_share']:.1%} had values that no longer occur{_named(found)}"
+        reason += f", {measures['vanished_fraction']:.1%} had values that no longer occur{_named(found)}"
     return _Change(distance, p_value, measures, reason)
 
 

@@ -85,8 +85,8 @@ def _row(drift: ColumnDrift) -> dict[str, Any]:
         "Jensen-Shannon": measures.get("jensen_shannon"),
         "Wasserstein": measures.get("wasserstein"),
         "out of range": _percent(measures.get("out_of_range")),
-        "new values": _percent(measures.get("new_share")),
-        "vanished values": _percent(measures.get("vanished_share")),
+        "new values": _percent(measures.get("new_fraction")),
+        "vanished values": _percent(measures.get("vanished_fraction")),
         "missing before": _percent(measures["null_rate_before"]),
         "missing now": _percent(measures["null_rate"]),
     }

@@ -198,8 +198,8 @@ def measurements(found: Performance) -> list[Measurement]:
     """Return what publish_metrics sends: the newest window, all rows, and each slice."""
     of = {"metric": found.metric}
     told = [
-        Measurement("flowparts_performance_labelled_share", found.overall.rows / found.predictions, {},
-                    "Share of the logged predictions whose label has arrived"),
+        Measurement("flowparts_performance_labelled_ratio", found.overall.rows / found.predictions, {},
+                    "Fraction of the logged predictions whose label has arrived"),
         Measurement("flowparts_performance_degraded", float(found.degraded), of,
                     "Whether the model is worse than its reference"),
     ]  # fmt: skip

@@ -81,7 +81,7 @@ def values(drifts: Sequence[ColumnDrift]) -> list[Finding]:
         if _missing(before) == 0 and (share := measures["null_rate"]) >= MINIMUM_SHARE:
             message = f"{share:.1%} of the values are missing, none in training"
             own.append(Finding(drift.name, "missing", share, message))
-        if (share := measures.get("new_share", 0.0)) >= MINIMUM_SHARE:
+        if (share := measures.get("new_fraction", 0.0)) >= MINIMUM_SHARE:
             message = f"{share:.1%} of the values are unknown to the model{_unknown(before, now)}"
             own.append(Finding(drift.name, "unknown", share, message))
         by_chance = _OUTSIDE_BY_CHANCE * 2 / (before.values + 1)

@@ -35,13 +35,13 @@ class Contents:
     """What is written of a request.
 
     Attributes:
-        share: Share of the requests to keep.
+        fraction: Fraction of the requests to log.
         keys: Fields of the rows that the model doesn't take, such as an order's number.
         masked: Features and keys of which only a keyed hash is written.
         secret: The hash's key.
     """
 
-    share: float = 1.0
+    fraction: float = 1.0
     keys: Sequence[str] = ()
     masked: Sequence[str] = ()
     secret: bytes = field(default=b"", repr=False)
@@ -130,7 +130,7 @@ class PredictionLog:
 
     def add(self, rows: Sequence[Row], answer: Answer, asked: Asked) -> None:
         """Keep a request and its answer, if chance picks it."""
-        if self._contents.share < 1 and random.random() >= self._contents.share:  # noqa: S311 - no secret
+        if self._contents.fraction < 1 and random.random() >= self._contents.fraction:  # noqa: S311 - no secret
             return
         if not self._contents.keys:
             asked = replace(asked, body=b"")
@@ -164,7 +164,7 @@ class PredictionLog:
                 self._lost(dropped)
                 say(
                     "the prediction log lacks rows, which came faster than files can be written; "
-                    "a smaller --prediction-log-share keeps up",
+                    "a smaller --prediction-log-fraction keeps up",
                     30,
                     rows=dropped,
                 )

@@ -108,7 +108,7 @@ def _contents(settings: Settings) -> Contents:
         raise ValueError(
             f"--prediction-log-mask needs the secret of its hashes in the environment: {_SECRET}"
         )
-    return Contents(settings.prediction_log_share, keys, masked, secret.encode())
+    return Contents(settings.prediction_log_fraction, keys, masked, secret.encode())
 
 
 def _files(settings: Settings) -> Files:

@@ -51,7 +51,7 @@ class Settings:
         f"{PREFIX}PREDICTION_LOG_SECRET",
     )
     prediction_log_days: int = _option(180, "days after which a day of the log is deleted; 0 keeps all")
-    prediction_log_share: float = _option(1.0, "share of the requests that are logged, 0 to 1")
+    prediction_log_fraction: float = _option(1.0, "fraction of the requests to log, 0 to 1")
     prediction_log_rows: int = _option(10_000, "rows after which a file of the log is written")
     prediction_log_seconds: float = _option(60.0, "seconds after which a file of the log is written")
     log_requests: bool = _option(False, "log every request, with who asked, not only those that went wrong")
@@ -149,9 +149,9 @@ def _check(settings: Settings) -> None:
             )
     if not 0 <= settings.drain_seconds < float("inf"):
         raise ValueError(f"--drain-seconds must be 0 or more, not {settings.drain_seconds:g}")
-    if not 0 <= settings.prediction_log_share <= 1:
+    if not 0 <= settings.prediction_log_fraction <= 1:
         raise ValueError(
-            f"--prediction-log-share must be between 0 and 1, not {settings.prediction_log_share:g}"
+            f"--prediction-log-fraction must be between 0 and 1, not {settings.prediction_log_fraction:g}"
         )
     if settings.prediction_log_days < 0:
         raise ValueError(f"--prediction-log-days must be 0 or more, not {settings.prediction_log_days}")

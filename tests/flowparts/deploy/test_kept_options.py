@@ -1,5 +1,7 @@
 """An endpoint keeps what it was deployed with, and loses what it is deployed without on purpose."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from flowparts import deploy
 from flowparts.deploy import operations
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.targets import kubernetes
+from flowparts.deploy.targets import docker, kubernetes
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
 
@@ -61,3 +63,20 @@ def test_reset_leaves_the_options_that_are_named_alone(api: KubernetesApi, first
 def test_a_plan_is_made_with_what_the_endpoint_has(api: KubernetesApi, first: Endpoint) -> None:
     with operations.changing("kubernetes", "churn", {}) as chosen:
         assert operations.plan("kubernetes", "churn", [10], chosen).shares == {10: 10}
+
+
+def test_the_options_of_an_earlier_version_are_taken_by_their_present_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = {"directory": "/log", "share": 0.1}
+    kept = {"options": {"cpu": "2", "prediction_log": log}}
+    before = Endpoint("docker", "churn", "http://127.0.0.1:8000", "r1", {"r1": 100}, settings=kept)
+
+    @contextmanager
+    def writing(name: str, *, wait_seconds: float = 0.0) -> Iterator[Endpoint]:
+        yield before
+
+    monkeypatch.setattr(docker, "writing", writing)
+    with operations.changing("docker", "churn", {"memory": "1Gi"}) as chosen:
+        assert docker.Options(**chosen).prediction_log == {"directory": "/log", "fraction": 0.1}
+        assert (chosen["cpu"], chosen["memory"]) == ("2", "1Gi")

@@ -9,7 +9,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no directory": ({"days": 3}, "directory of the option 'prediction_log' must be an absolute path"),
     "a relative directory": ({"directory": "log"}, "an absolute path on the machine that serves, not 'log'"),
     "an unknown name": ({"directory": "/log", "day": 3}, "unknown name in the option 'prediction_log' 'day'"),
-    "a value out of range": ({"directory": "/log", "share": 2}, "must be between 0 and 1, not 2"),
+    "a value out of range": ({"directory": "/log", "fraction": 2}, "must be between 0 and 1, not 2"),
     "a value of another type": ({"directory": "/log", "rows": "many"}, "must be a whole number, not 'many'"),
 }
 
@@ -32,14 +32,20 @@ def test_the_server_gets_its_options_and_the_key_of_the_masks(monkeypatch: pytes
 
 
 def test_values_are_taken_as_pipelines_hand_them_on() -> None:
-    given = {"directory": "/log", "keys": ["order_id", "user"], "days": 30.0, "share": 0.5, "seconds": 10.0}
+    given = {
+        "directory": "/log",
+        "keys": ["order_id", "user"],
+        "days": 30.0,
+        "fraction": 0.5,
+        "seconds": 10.0,
+    }
     log_options.check(given)
     found = log_options.variables(given, "/mnt/log")
     assert {name.removeprefix("FLOWPARTS_SERVING_PREDICTION_LOG_"): text for name, text in found.items()} == {
         "FLOWPARTS_SERVING_PREDICTION_LOG": "/mnt/log",
         "KEYS": "order_id,user",
         "DAYS": "30",
-        "SHARE": "0.5",
+        "FRACTION": "0.5",
         "SECONDS": "10",
     }
 

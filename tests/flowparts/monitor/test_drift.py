@@ -58,7 +58,7 @@ def test_categories_are_measured_as_scipy_measures_them() -> None:
     shares = [np.array(row) / sum(row) for row in table]
     assert found.measures["jensen_shannon"] == pytest.approx(spatial.distance.jensenshannon(*shares, base=2))
     assert found.measures["total_variation"] == pytest.approx(np.abs(shares[0] - shares[1]).sum() / 2)
-    assert found.measures["new_share"] == 0.1
+    assert found.measures["new_fraction"] == 0.1
     assert "10.0% have new values ('d')" in found.reasons[0]
 
 
@@ -191,7 +191,7 @@ def test_thousands_of_categories_are_compared_by_groups(share: float) -> None:
     second = np.where(random.random(50_000) < share, random.integers(20_000, 30_000, 50_000), second)
     found = one(first.astype(str), second.astype(str))
     assert found.drifted == (share > 0)
-    assert found.measures["new_share"] == pytest.approx(share, abs=0.06)
+    assert found.measures["new_fraction"] == pytest.approx(share, abs=0.06)
 
 
 def test_times_are_compared_in_days() -> None:

@@ -66,14 +66,14 @@ def test_requests_and_predictions_become_a_table(
     assert day == f"date={datetime.now(UTC).date()}"
 
 
-def test_a_share_of_the_requests_is_logged_after_a_time_and_workers_share_a_table(
+def test_a_fraction_of_the_requests_is_logged_after_a_time_and_workers_share_a_table(
     serve: Callable[..., Server], model: Path, records: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     server = serve(
         model,
         f"--prediction-log={log}",
-        "--prediction-log-share=0.5",
+        "--prediction-log-fraction=0.5",
         "--prediction-log-seconds=0.2",
         "--workers=2",
     )

@@ -28,7 +28,10 @@ def test_options_come_from_the_command_line_then_the_environment_then_the_platfo
         (["--model=m", "--workers=0"], "--workers must be at least 1, not 0"),
         (["--model=m", "--timeout-seconds=nan"], "--timeout-seconds must be more than 0, not nan"),
         (["--model=m", "--drain-seconds=-1"], "--drain-seconds must be 0 or more, not -1"),
-        (["--model=m", "--prediction-log-share=2"], "--prediction-log-share must be between 0 and 1, not 2"),
+        (
+            ["--model=m", "--prediction-log-fraction=2"],
+            "--prediction-log-fraction must be between 0 and 1, not 2",
+        ),
         (
             ["--model=m", "--unknown-fields=maybe"],
             "--unknown-fields must be one of ignore, reject, not 'maybe'",
