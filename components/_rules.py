@@ -61,7 +61,7 @@ def check_described(function: Callable[..., Any], ports: Mapping[str, Any]) -> N
 
 
 def _in_repository() -> set[str]:
-    asked = [file for folder in _CONTAINERS.glob("*/Dockerfile") for file in folder.parent.glob("*.in")]
+    asked = _CONTAINERS.glob("*/requirements*.in")
     return {f"{file.parent.name}{file.stem.removeprefix('requirements')}" for file in asked}
 
 

@@ -1,7 +1,7 @@
-"""Builds, pushes and describes the images under containers/; a folder with a Dockerfile is an image.
+"""Build, push and describe the images under containers/; a folder with a requirements.in is an image.
 
-A folder with a second list of packages, such as requirements-gpu.in, is a second image, such as
-tensorflow-gpu: the same Dockerfile with other packages. It is built when it is named.
+It is built from the image whose list of packages its own includes. A second list in the folder, such as
+requirements-gpu.in, is a second image, such as tensorflow-gpu, which is built only if it is named.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _BUILDKIT = {**os.environ, "DOCKER_BUILDKIT": "1"}
 
 @dataclass(frozen=True)
 class Image:
-    """A folder under containers/ with a Dockerfile, and one of its lists of packages."""
+    """A folder under containers/, and one of its lists of packages."""
 
     folder: Path
     parent: str  # key of the image that this one is built from; empty for none
@@ -51,7 +51,7 @@ class Image:
 
     @property
     def key(self) -> str:
-        """What components name it by, such as "base" or "tensorflow-gpu"."""
+        """The name that components use, such as "base" or "tensorflow-gpu"."""
         return f"{self.folder.name}{self._suffix}"
 
     @property
@@ -94,9 +94,9 @@ def find() -> dict[str, Image]:
     """Return every image by its key, parents first.
 
     Raises:
-        ValueError: A Dockerfile names a parent that there is no folder for.
+        ValueError: A list of packages includes that of an image which doesn't exist, or itself.
     """
-    parents = {file.parent.name: _parent(file) for file in sorted(CONTAINERS.glob("*/Dockerfile"))}
+    parents = {file.parent.name: _parent(file) for file in sorted(CONTAINERS.glob("*/requirements.in"))}
     found: dict[str, Image] = {}
     while waiting := [name for name in parents if name not in found]:
         ready = [name for name in waiting if not parents[name] or parents[name] in found]
@@ -110,6 +110,11 @@ def find() -> dict[str, Image]:
                 image = Image(CONTAINERS / name, parents[name], variant)
                 found[image.key] = image
     return found
+
+
+def stages() -> list[str]:
+    """Return the stages of the environments' Dockerfile, in order."""
+    return re.findall(r"^FROM \S+ AS (\S+)$", _environment().read_text("utf-8"), re.MULTILINE)
 
 
 def chosen(names: list[str]) -> list[Image]:
@@ -157,20 +162,24 @@ def build(
         "REGISTRY": registry,
     }
 
-    def environment(image: Image) -> list[str]:
-        parents = {"PARENT_IMAGE": f"{registry}/flowparts-{image.parent}:environment"}
-        arguments = {"BASE_IMAGE": base_image, "VARIANT": image.variant, **(parents if image.parent else {})}
-        return _build(docker, image.folder / "Dockerfile", arguments)
+    own_stages = stages()
+
+    def environment(image: Image, stage: str = "") -> list[str]:
+        stage = stage or (image.folder.name if image.folder.name in own_stages else "environment")
+        arguments = {"BASE_IMAGE": base_image, "IMAGE": image.folder.name, "VARIANT": image.variant}
+        if image.parent:
+            arguments["PARENT_IMAGE"] = f"{registry}/flowparts-{image.parent}:environment"
+        return [*_build(docker, _environment(), arguments), f"--target={stage}"]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # What an image installs doesn't depend on its parent: first the stages that install, side by side.
         print(f"installing the packages of {', '.join(image.key for image in images)}", flush=True)  # noqa: T201
-        list(pool.map(lambda image: _aside([*environment(image), "--target=build"]), images))
+        list(pool.map(lambda image: _aside(environment(image, "build")), images))
         for image in images:
             name = f"{registry}/{image.name}"
             _docker([*environment(image), f"--tag={name}:environment"])
             arguments = {"ENVIRONMENT": f"{name}:environment", "BASE_IMAGE": base_image, "TITLE": image.name}
-            code = _build(docker, CONTAINERS / "Dockerfile", {**arguments, **facts}, ROOT)
+            code = _build(docker, CONTAINERS / "code.Dockerfile", {**arguments, **facts}, ROOT)
             # Under the plain version, too, this machine has the image that was built last.
             _docker([*code, f"--tag={name}:{version}", f"--tag={name}:{__version__}"])
         described = _describe(images, registry, version, out)
@@ -347,11 +356,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parent(dockerfile: Path) -> str:
-    named = re.search(
-        r"^ARG PARENT_IMAGE=\S*flowparts-([a-z0-9-]+)", dockerfile.read_text("utf-8"), re.MULTILINE
-    )
+def _parent(asked: Path) -> str:
+    named = re.search(r"^-r \.\./([a-z0-9-]+)/requirements\.in$", asked.read_text("utf-8"), re.MULTILINE)
     return named[1] if named else ""
+
+
+def _environment() -> Path:
+    return CONTAINERS / "environment.Dockerfile"
 
 
 def _available(base_image: str) -> str:

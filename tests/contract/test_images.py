@@ -65,14 +65,19 @@ def test_locks_every_package_it_asks_for(image: images.Image) -> None:
     assert images.requested(image.asked) <= held
 
 
-@every_image
-def test_is_built_without_running_as_root_and_without_fixed_places(image: images.Image) -> None:
-    text = (image.folder / "Dockerfile").read_text(encoding="utf-8")
-    assert "ARG BASE_IMAGE" in text
+def test_images_are_built_without_running_as_root_and_without_fixed_places() -> None:
+    text = (images.CONTAINERS / "environment.Dockerfile").read_text(encoding="utf-8")
     assert not re.search(r"https?://|:latest|ADD ", text)
-    assert re.search(r"^FROM \S+ AS build$", text, re.MULTILINE)
-    users = re.findall(r"^USER (\S+)", text, re.MULTILINE)
-    assert users[-1:] != ["0"]
+    _, *stages = re.split(r"^FROM ", text, flags=re.MULTILINE)
+    for stage in stages:
+        assert re.findall(r"^USER (\S+)", stage, re.MULTILINE)[-1:] != ["0"]
+
+
+def test_stages_of_an_images_own_belong_to_an_image() -> None:
+    build, environment, *own = images.stages()
+    assert (build, environment) == ("build", "environment")
+    assert own
+    assert set(own) <= {image.folder.name for image in IMAGES.values()}
 
 
 def test_base_holds_what_running_a_component_needs() -> None:
