@@ -15,7 +15,7 @@ from flowparts.serving import logs, model_files, server_settings, supervisor, wo
 def main(arguments: Sequence[str]) -> int:
     """Serve what the options say until SIGTERM; return the exit status."""
     logs.configure()
-    # The first process of a container ignores what it has no handler for; until it serves, it just ends.
+    # PID 1 of a container ignores signals without a handler; until the server is up, it simply exits.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         given = server_settings.parse(arguments)
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
                 given = dataclasses.replace(given, model=str(model_files.fetch(given.model, copy)))
             listener = _bound("the server", given.host, given.port)
             if given.grpc_port:
-                # Workers share it, and so another server could: it must be nobody's now.
+                # Workers share the port with SO_REUSEPORT, and so could another server: it must be free.
                 _bound("the gRPC server", given.host, given.grpc_port).close()
             if given.workers > 1:
                 return supervisor.run(given, listener, shared)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _bound(server: str, host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address, which listens when the first worker is ready."""
+    """Return a socket bound to an address; it starts to listen when the first worker is ready."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

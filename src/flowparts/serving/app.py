@@ -1,7 +1,7 @@
-"""What stands at each address: every HTTP protocol in front of one model, or of several that come and go.
+"""The routes of all HTTP protocols, in front of one model or of several that are loaded on request.
 
-A handler makes of a request either a response or what is to be predicted; nothing here waits, so that a
-request costs a few function calls and no task. Only loading a model takes its time.
+A handler turns a request into a response or into rows to predict. Nothing here blocks, so a request costs a
+few function calls and no task. Only loading a model takes its time.
 """
 
 import asyncio
@@ -35,18 +35,18 @@ _HTML = (
 ) % openapi.CONTENT_POLICY
 _PROMETHEUS = b"content-type: text/plain; version=1.0.0; charset=utf-8\r\n"
 _CHALLENGE = b"www-authenticate: Bearer\r\n"
-# Where a gateway or mesh says who asks; without one, anybody may say anything there.
+# Headers in which a gateway or mesh names the user; without one they aren't trustworthy.
 _USERS = (b"kubeflow-userid", b"x-forwarded-user", b"x-forwarded-email")
 _MAX_USER_BYTES = 200
 _MAX_ID_BYTES = 128
-# What follows a model's V2 address.
+# Suffixes of a model's V2 path.
 _ENDS = ("", "/ready", "/infer")
 _FAILED = "the model failed on this request; the server's log says why"
 
 
 @dataclass(slots=True)
 class Prediction:
-    """What a handler wants to be predicted, and how it says the answer."""
+    """Rows to predict, and how to render the answer."""
 
     scorer: Scorer
     rows: list[Row]
@@ -60,7 +60,7 @@ Handler = Callable[[Request], Response | Prediction | Coroutine[Any, Any, Respon
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What happens at an address."""
+    """The handler of a path and method."""
 
     protocol: str
     handler: Handler
@@ -73,13 +73,13 @@ class App:
     Args:
         metrics: Where requests are counted.
         settings: The server's options.
-        token: The bearer token that requests must bring; empty for none.
+        token: The bearer token that requests must send; empty for none.
 
     Attributes:
         scorers: The models that are served, by name.
-        repository: Loads and unloads models, if they come and go.
-        max_body: Bytes of the largest body.
-        draining: Whether the server is shutting down: it answers, but wants no more requests.
+        repository: Loads and unloads models, if the server has a model repository.
+        max_body: Maximum size of a body in bytes.
+        draining: Whether the server is shutting down: it still answers, but isn't ready.
     """
 
     def __init__(self, metrics: Metrics, settings: Settings, token: str) -> None:
@@ -96,7 +96,7 @@ class App:
         self._add_routes()
 
     def unwanted(self, request: Request) -> Refusal | None:
-        """Return why a request whose body hasn't come will be refused, whatever that is."""
+        """Return the reason to refuse a request before its body arrives; None if it must be read."""
         try:
             request.found = self._route(request)
         except Refusal as refusal:
@@ -104,11 +104,11 @@ class App:
         return None
 
     def handle(self, request: Request, done: Callable[[Response], None]) -> Cancellable | None:
-        """Answer a request by calling `done`, now or later; return what to cancel if the client goes."""
+        """Answer a request by calling `done`, now or later; return what to cancel if the client leaves."""
         exchange = _Exchange(self, request, done)
         self._metrics.started()
         try:
-            # Models that come and go may have gone while the body came.
+            # A model may have been unloaded while the body arrived.
             route = request.found if request.found and not self.repository else self._route(request)
             exchange.protocol = route.protocol
             _check_encoding(request)
@@ -134,7 +134,7 @@ class App:
         return exchange
 
     def serve(self, scorer: Scorer) -> None:
-        """Serve a model as the only one: by every protocol, also those that name none."""
+        """Serve a model as the only one, including by the protocols that don't name a model."""
         model, settings = scorer.model, self._settings
         predict = partial(self._predict_json, scorer)
         self._post("/predict", "predict", predict)
@@ -143,7 +143,7 @@ class App:
         # SageMaker.
         self._get("/ping", "sagemaker", self._ready({"status": "healthy"}), needs_token=False)
         self._post("/invocations", "sagemaker", partial(self._invoke, scorer))
-        # Vertex AI says which addresses it wants.
+        # Vertex AI prescribes its paths.
         if settings.health_route:
             self._get(settings.health_route, "vertex", self._ready({"status": "healthy"}), needs_token=False)
         if settings.predict_route:
@@ -151,10 +151,10 @@ class App:
         self.add(scorer)
 
     def add(self, scorer: Scorer) -> None:
-        """Serve a model by the protocols that name it."""
+        """Serve a model by the protocols that name the model."""
         model = scorer.model
         alive = self._ready({"name": model.name, "ready": True})
-        # Deployments ask here whether it is the model that they have asked for.
+        # Deployments check here that the right model is served.
         told = self._ready(
             {"name": model.name, "ready": True, "version": model.version, "digest": model.digest}
         )
@@ -163,7 +163,7 @@ class App:
         platform = f"flowparts_{model.engine.name}"
         described = open_inference.model_metadata(model.signature, model.name, model.version, platform)
         v1, v2, versioned = _addresses(scorer)
-        # V1 asks here whether the model is ready.
+        # The V1 readiness probe.
         self._get(v1, "v1", alive, needs_token=False)
         self._post(f"{v1}:predict", "v1", partial(self._predict_json, scorer))
         for path in (v2, versioned):
@@ -172,7 +172,7 @@ class App:
             self._post(f"{path}/infer", "v2", partial(self._infer, scorer))
 
     def remove(self, name: str) -> None:
-        """Serve a model no more."""
+        """Stop serving a model."""
         scorer = self.scorers.pop(name)
         self._metrics.models.remove(scorer.model.facts)
         v1, v2, versioned = _addresses(scorer)
@@ -180,7 +180,7 @@ class App:
             del self._routes[unquote(path)]
 
     def refuse(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Response:
-        """Return the answer to a request that couldn't be read, of which these headers have come."""
+        """Return the answer to a request that couldn't be read, given the headers that arrived."""
         response = self.rejection(refusal)
         response.head += self._cors(headers)
         return response
@@ -198,11 +198,11 @@ class App:
         return Response(_json({"error": refusal.sentence}), refusal.status, head)
 
     def authorized(self, authorization: bytes, own: bytes = b"") -> bool:
-        """Say whether a request may predict.
+        """Return whether a request may predict.
 
         Args:
             authorization: Its header Authorization.
-            own: Its header X-Flowparts-Token, for proxies that need the other one for themselves, such as
+            own: Its header X-Flowparts-Token, for proxies that use Authorization themselves, such as
                 Kubernetes' API server.
         """
         scheme, _, token = (authorization if not own else b"bearer " + own).partition(b" ")
@@ -211,7 +211,7 @@ class App:
         )
 
     def principal(self, headers: Mapping[bytes, bytes]) -> str:
-        """Return who asks: the user that a gateway names, else "token" for whoever knows the server's."""
+        """Return the client's identity: the user named by a gateway, else "token" or "anonymous"."""
         for name in _USERS:
             if user := headers.get(name):
                 return user[:_MAX_USER_BYTES].decode("utf-8", "replace")
@@ -220,7 +220,7 @@ class App:
         return "token" if knows else "anonymous"
 
     def finished(self, request: Request, response: Response, protocol: str, seconds: float) -> None:
-        """Take note of an answer."""
+        """Count an answer, log it and add its CORS headers."""
         self._metrics.finished(protocol, response.status, seconds)
         if self._origins:
             response.head += self._cors(request.headers)
@@ -255,7 +255,7 @@ class App:
         methods = self._methods(request.path)
         if methods is None:
             listed = (
-                "/openapi.json lists the addresses"
+                "/openapi.json lists the paths"
                 if "/openapi.json" in self._routes
                 else "/v1/models lists the models"
             )
@@ -278,7 +278,7 @@ class App:
         try:
             self._authorize(request)
         except Refusal as refusal:
-            # A browser sends no token by itself: a page takes it from the user, and asks again.
+            # A browser sends no token on its own: this page asks the user for it and tries again.
             self._metrics.rejected(refusal.reason)
             return Response(openapi.TOKEN_PAGE, refusal.status, _HTML + _CHALLENGE)
         return Response(page, head=_HTML)
@@ -327,7 +327,7 @@ class App:
 
     @property
     def ready(self) -> bool:
-        """Whether the server wants requests."""
+        """Whether the server takes requests."""
         return not self.draining and not self.stuck
 
     def _check_alive(self) -> None:
@@ -371,7 +371,7 @@ class App:
             _check_json(request)
         asked, binary = open_inference.read(request.body, length)
         rows = open_inference.rows(asked, binary, signature, self._settings.max_rows)
-        # What has become rows need not wait for the answer with them.
+        # The body isn't needed any more once its rows are read.
         asked.inputs = []
         open_inference.wanted(asked.output_names, signature)
 
@@ -396,7 +396,7 @@ class App:
 
 
 class _Exchange:
-    """A request and what becomes of it."""
+    """A request that is being answered."""
 
     __slots__ = ("_app", "_done", "_request", "_started", "job", "prediction", "protocol")
 
@@ -410,7 +410,7 @@ class _Exchange:
         self.job: Job | None = None
 
     async def wait(self, coming: Coroutine[Any, Any, Response]) -> None:
-        """Answer with what takes its time."""
+        """Answer with the result of a coroutine."""
         try:
             self.answer(await coming)
         except Exception as error:
@@ -421,7 +421,7 @@ class _Exchange:
         if isinstance(outcome, Answer) and self.prediction:
             try:
                 response = self.prediction.render(outcome)
-                # Whoever compares servers from afar need not compare the ways to them too.
+                # So that clients can compare servers without the network's latency.
                 response.head += b"server-timing: predict;dur=%.3f\r\n" % (
                     1000 * (perf_counter() - self._started)
                 )
@@ -440,7 +440,7 @@ class _Exchange:
         self._done(response)
 
     def cancel(self) -> None:
-        """Give the prediction up, because the client is gone."""
+        """Cancel the prediction because the client has disconnected."""
         if self.job:
             self.job.cancel()
         self._note(self._app.rejection(Refusal("cancelled", "the client is gone")))
@@ -450,7 +450,7 @@ class _Exchange:
 
 
 def _asked(request: Request, prediction: Prediction, protocol: str) -> Asked | None:
-    """Return what the prediction log says of a request, if there is one."""
+    """Return what the prediction log records of a request; None without a log."""
     if not prediction.scorer.is_logged:
         return None
     given = request.headers.get(b"x-request-id")
@@ -459,7 +459,7 @@ def _asked(request: Request, prediction: Prediction, protocol: str) -> Asked | N
 
 
 def _addresses(scorer: Scorer) -> tuple[str, str, str]:
-    """Return where a model is: by V1, by V2, and there with its version."""
+    """Return a model's paths: V1, V2, and V2 with its version."""
     name = quote(scorer.model.name)
     return f"/v1/models/{name}", f"/v2/models/{name}", f"/v2/models/{name}/versions/{scorer.model.version}"
 

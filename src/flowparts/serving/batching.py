@@ -1,6 +1,6 @@
-"""Adaptive micro-batching: what waits when the engine becomes free is scored together.
+"""Adaptive micro-batching: requests that wait when the engine becomes free are scored together.
 
-A lone request starts at once. While the engine works, further requests gather, so batches grow with the load
+A lone request starts at once. While the engine works, further requests queue, so batches grow with the load
 and only with it; there is no delay to tune.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 from flowparts.serving.refusals import Refusal
 
 _TICK_SECONDS = 0.01
-# A batch that takes less is scored on the event loop: handing it to a thread and back, against a loop that
-# holds the interpreter's lock, cost a fifth of all requests when measured.
+# Shorter batches are scored on the event loop: handing them to a thread and back, against a loop that holds
+# the interpreter's lock, cost a fifth of all requests when measured.
 _WORTH_A_THREAD_SECONDS = 0.001
 
 Row = Sequence[Any]
@@ -45,7 +45,7 @@ Outcome = Answer | Exception
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """The rows of a request on their way."""
+    """The rows of a request that wait or are being scored."""
 
     rows: Sequence[Row]
     seconds: float
@@ -53,26 +53,26 @@ class Job:
     done: Callable[[Outcome], None] | None
 
     def finish(self, outcome: Outcome) -> None:
-        """Tell whoever waits, once."""
+        """Report the outcome to the caller, once."""
         done, self.done = self.done, None
         if done:
             done(outcome)
 
     def cancel(self) -> None:
-        """Nobody waits any more; what isn't scored yet never will be."""
+        """Drop the request; rows that aren't scored yet never will be."""
         self.done = None
 
 
 class Batcher:
-    """Stands between the event loop and the engine, which runs in a thread where that pays.
+    """Queues rows between the event loop and the engine, which runs in a thread if that pays off.
 
     Args:
-        predict: Scores rows and returns columns of as many values; a ValueError is the fault of a row.
-        max_batch_rows: Most rows of several requests to score together; a larger request is scored alone.
-        max_waiting_rows: Rows that may wait before further requests are refused.
+        predict: Scores rows and returns columns of the same length; a ValueError means that a row is invalid.
+        max_batch_rows: Maximum rows per batch of several requests; a larger request is scored alone.
+        max_waiting_rows: Maximum rows in the queue; beyond that, requests are refused.
         observe: Called on the event loop after each batch with its rows, seconds and columns.
-        uneven: Whether one row may take far longer than another, as an image does: none of them is then
-            scored on the event loop, since the batch before says nothing about the next one.
+        uneven: Whether one row may take far longer than another, as images do: then no batch is scored on the
+            event loop, since the batch before says nothing about the next one.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._waiting_rows = 0
         self._busy = False
-        # Of the latest batch; nothing is known before the first.
+        # Of the latest batch; 0 before the first.
         self._seconds_per_row = math.inf
         self._running: list[Job] = []
         self._since = 0.0
@@ -106,12 +106,12 @@ class Batcher:
 
         Args:
             rows: Values in the order of the features; at least one row.
-            seconds: Time until the request is given up.
+            seconds: Time until the request fails.
             done: Called on the event loop with the answer; or with a Refusal when time runs out ("deadline")
                 or a value doesn't fit ("signature"), or with the engine's exception.
 
         Returns:
-            The job, which can be cancelled until then.
+            The job, which can be cancelled until `done` is called.
 
         Raises:
             Refusal: Too many rows are waiting already.
@@ -123,7 +123,7 @@ class Batcher:
         self._waiting_rows += len(rows)
         if not self._busy:
             self._busy = True
-            # Requests that have arrived by now are read first, and so share the batch.
+            # Requests that have already arrived are read first, so that they share the batch.
             self._loop.call_soon(self._dispatch)
         return job
 
@@ -134,11 +134,11 @@ class Batcher:
 
     @property
     def seconds_on_batch(self) -> float:
-        """For how long the engine's thread has been working on its batch; 0 where it has none."""
+        """How long the engine's thread has been working on its batch; 0 if it is idle."""
         return monotonic() - self._since if self._running else 0.0
 
     def close(self, seconds: float) -> None:
-        """End the thread when it has answered what it has; one that takes longer ends with the process."""
+        """Stop the thread after its batch; if that takes longer, it ends with the process."""
         self._ticker.cancel()
         self._batches.put(None)
         self._thread.join(seconds)
@@ -186,7 +186,7 @@ class Batcher:
 
     def _return(self, batch: list[Job], outcomes: list[Outcome], seconds: float) -> None:
         self._running = []
-        # The engine goes on before the answers are written.
+        # Start the next batch before the answers are written.
         self._dispatch()
         self._deliver(batch, outcomes, seconds)
 
@@ -197,7 +197,7 @@ class Batcher:
         except Exception as error:
             if len(batch) == 1:
                 return [Refusal("signature", str(error)) if isinstance(error, ValueError) else error]
-            # One request's bad value is no reason to refuse those that shared its batch.
+            # A bad value in one request must not fail the others in its batch.
             return [outcome for job in batch for outcome in self._score([job])]
         answers: list[Outcome] = []
         start = 0

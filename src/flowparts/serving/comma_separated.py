@@ -16,9 +16,9 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
-    """Return the rows of CSV text (UTF-8): with the columns' names in the first line, or in their order.
+    """Return the rows of CSV text (UTF-8), with a header or with the columns in the model's order.
 
-    The first line is a header if it names only columns of the model, or all of them beside others. A missing
+    The first line is a header if it names only columns of the model, or all of them and others. A missing
     value is an empty field or one of `text_types.MISSING`, as in the files that a model is trained on, and a
     blank line where there is one column.
 
@@ -27,14 +27,14 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     """
     try:
         reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-        # One more for the names; further lines would take a hundred times the memory of the body.
+        # One more for the header; parsing all lines could take a hundred times the memory of the body.
         lines = list(islice(reader, max_rows + 2))
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refusal("malformed", f"the body is not valid CSV: {error}") from None
     names = list(signature.features)
     first = 1
     begin = next((line for line in lines if line), [])
-    # A single value may be called like a column.
+    # A lone value may equal a column's name.
     if begin and (set(begin) <= set(names) or set(begin) >= set(names)):
         if len(set(begin)) < len(begin):
             raise Refusal("signature", "the first line names a column twice")
@@ -72,7 +72,7 @@ def _value(name: str, kind: str, text: str, line: int) -> Any:
         return None
     if kind in ("integer", "number"):
         try:
-            # Python's own numbers may have underscores between digits, and digits of other scripts.
+            # Python's float also accepts underscores between digits, and digits of other scripts.
             number = float(text if text.isascii() and "_" not in text else "no number")
         except ValueError:
             raise Refusal("signature", f"line {line}: {name!r} must be a number, not {text!r}") from None

@@ -1,7 +1,7 @@
-"""HTTP/1.1 on an event loop: connections that hand whole requests to the application and write its answers.
+"""An HTTP/1.1 server on an event loop: it passes complete requests to the application and writes answers.
 
-Measured, a request through uvicorn and ASGI takes longer than scoring a row; here it takes a third, and slow
-clients and shutting down are in our own hands. httptools (the parser of Node.js) reads the protocol.
+By measurement, a request through uvicorn and ASGI takes longer than scoring a row; here it takes a third, and
+slow clients and shutting down are in our own hands. httptools (the parser of Node.js) reads the protocol.
 """
 
 import asyncio
@@ -27,11 +27,12 @@ from flowparts.serving.logs import say
 from flowparts.serving.refusals import Refusal
 
 _MAX_HEAD_BYTES = 65_536
-# Requests that a client may send ahead on a connection before it has read the answers.
+# Maximum number of pipelined requests on a connection.
 _MAX_AHEAD = 16
-# Reading so large a body as JSON takes a millisecond or more.
+# Parsing a body of this size as JSON takes a millisecond or more.
 _LARGE_BYTES = 1 << 16
-# After a request that held the event loop so long, others have as long, up to the second number.
+# After a request that held the event loop longer than this, other requests get the same time, up to the
+# maximum.
 _LONG_SECONDS, _MAX_PAUSE_SECONDS = 0.02, 0.1
 _ACCEPTED_AT_ONCE = 128
 # Of connections that may be closed to make room; by the next look others have been silent for longer.
@@ -41,16 +42,16 @@ _BACKLOG = 2048
 _IDLE_SECONDS = 75.0
 _ARRIVAL_SECONDS = 30.0
 _LINGER_SECONDS = 2.0
-# Linux' numbers for a filter of a socket's packets, and for its instruction that ends with a constant.
+# Linux' constants for attaching a packet filter to a socket, and for the instruction that returns a constant.
 _SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
-# Bodies that are being read or answered, as multiples of the largest one.
+# Limit for all bodies in memory, as a multiple of the maximum body size.
 _BODIES_AT_ONCE = 8
 # Sockets that were just taken, and files and sockets that the engine, a model and gRPC have open.
 _OTHER_FILES = _ACCEPTED_AT_ONCE + 128
 _MAX_CONNECTIONS = 4096
-# A request's first line in a version that isn't spoken here; that of HTTP/0.9 names none.
+# A request line of an unsupported HTTP version; HTTP/0.9 names no version.
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+(?: HTTP/(?!1\.[01]$)\S*)?")
-# Headers that must not be there twice: whoever is in front might go by the other one.
+# Headers that must not be repeated: a proxy in front might use the other value.
 _ONCE = frozenset(
     [
         b"authorization",
@@ -63,14 +64,14 @@ _ONCE = frozenset(
 )
 _CLOSE, _KEEP_ALIVE = b"connection: close\r\n", b"connection: keep-alive\r\n"
 _STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
-# Browsers take an answer for what it says that it is.
+# Browsers must not guess the content type.
 _NO_SNIFFING = b"x-content-type-options: nosniff\r\n"
 JSON = b"content-type: application/json\r\n" + _NO_SNIFFING
 
 
 @dataclass(slots=True)
 class Request:
-    """A request; names of headers are in lower case. `found` is what the application found by the head."""
+    """A request; header names are in lower case. `found` is the application's route for it."""
 
     method: str
     path: str
@@ -81,7 +82,7 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """What to answer; `head` is the lines of its headers, each with its end of line."""
+    """A response; `head` holds its header lines, each with its line ending."""
 
     body: bytes
     status: int = 200
@@ -92,37 +93,37 @@ class Cancellable(Protocol):
     """A request that is being answered."""
 
     def cancel(self) -> None:
-        """Forget it: the client is gone."""
+        """Stop working on it: the client has disconnected."""
 
 
 class Application(Protocol):
-    """What answers requests."""
+    """An application that answers requests."""
 
     max_body: int
     draining: bool
 
     def unwanted(self, request: Request) -> Refusal | None:
-        """Return why a request whose body hasn't come will be refused, whatever that is."""
+        """Return the reason to refuse a request before its body arrives; None if it must be read."""
 
     def handle(self, request: Request, done: Callable[[Response], None]) -> Cancellable | None:
         """Answer a request by calling `done`, now or later; return what can be cancelled until then."""
 
     def refuse(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Response:
-        """Return the answer to a request that couldn't be read, of which these headers have come."""
+        """Return the answer to a request that couldn't be read, given the headers that arrived."""
 
 
 class Server:
-    """Takes connections on a socket.
+    """Accepts connections on a socket.
 
     Args:
         application: What answers requests.
-        shared: Whether other processes take connections on the same socket, and go on when this one ends.
+        shared: Whether other processes accept connections on the same socket and outlive this one.
     """
 
     def __init__(self, application: Application, shared: bool = False) -> None:
         self.application = application
         self._shared = shared
-        # In the order in which they came.
+        # In order of arrival.
         self.connections: dict[Connection, None] = {}
         self.date = b""
         self.loop = asyncio.get_running_loop()
@@ -137,10 +138,10 @@ class Server:
         self._ticker: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:
-        """Take connections from now on.
+        """Start to accept connections.
 
         Raises:
-            OSError: Another socket listens at the address by now.
+            OSError: Another socket is already listening at the address.
         """
         listener.listen(_BACKLOG)
         listener.setblocking(False)
@@ -153,10 +154,10 @@ class Server:
             self.loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        """Take the connections that the kernel has made.
+        """Accept the pending connections.
 
-        uvloop's own server takes one in each turn of the loop, so that whoever opens many at once, while
-        turns are long, keeps all others waiting.
+        uvloop's own server accepts one per iteration of the loop, so a client that opens many at once, while
+        iterations are long, keeps all others waiting.
         """
         assert self._listener
         for _ in range(1 if self._shared else min(_ACCEPTED_AT_ONCE, self._max_connections)):
@@ -165,8 +166,8 @@ class Server:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # No file is left, or no memory: the kernel would say so without a pause.
-                say("connections can't be taken for now", 30, error=str(error))
+                # Out of file descriptors or memory: without a pause, the loop would spin on this error.
+                say("can't accept connections for now", 30, error=str(error))
                 self.loop.remove_reader(self._listener)
                 self.loop.call_later(_ACCEPT_PAUSE_SECONDS, self._listen)
                 return
@@ -179,12 +180,12 @@ class Server:
             await self.loop.connect_accepted_socket(lambda: Connection(self), client)
 
     async def stop(self, seconds: float) -> None:
-        """Take no more connections, answer what has been asked, for so many seconds at most."""
+        """Stop accepting connections and answer pending requests, within a time limit in seconds."""
         if self._listener:
             listener, self._listener = self._listener, None
             self.loop.remove_reader(listener)
             await self._take_waiting(listener)
-        # What lies in the kernel's buffers by now is read before connections without a request are closed.
+        # Read what is already in the kernel's buffers before idle connections are closed.
         await asyncio.sleep(0.1)
         deadline = monotonic() + seconds
         for connection in list(self.connections):
@@ -197,7 +198,7 @@ class Server:
             self._ticker.cancel()
 
     async def _take_waiting(self, listener: socket.socket) -> None:
-        """Take the connections that the kernel has made; closing its list of them would reset them."""
+        """Accept the pending connections; closing the listener first would reset them."""
         with listener:
             if not self._shared:
                 deafen(listener)
@@ -211,9 +212,9 @@ class Server:
             await asyncio.wait(self._accepting)
 
     def add(self, connection: "Connection") -> None:
-        """Take note of a connection; where there are as many as files allow, another one is closed for it.
+        """Register a connection; at the limit of file descriptors, close another one to make room.
 
-        So a health check is answered, however many clients hold connections without asking anything.
+        So health checks are answered even if many clients hold idle connections.
         """
         if len(self.connections) >= self._max_connections:
             spare = self._next_spare() or connection
@@ -244,9 +245,9 @@ class Server:
         return None
 
     def answer_in_turn(self, connection: "Connection") -> None:
-        """Let a connection answer its large request, one such in each turn of the event loop.
+        """Queue a connection's large request; one of them is handled per iteration of the event loop.
 
-        So a small request, such as a health check, waits for one of them, however many have come at once.
+        So a small request, such as a health check, waits for at most one of them.
         """
         self._large.append(connection)
         if len(self._large) == 1:
@@ -259,7 +260,7 @@ class Server:
         finally:
             self._large.popleft()
             if self._large:
-                # A new connection needs a few turns until it is answered, not one of these in each.
+                # A new connection takes several iterations to be answered; don't spend one of these in each.
                 seconds = monotonic() - started
                 pause = min(seconds, _MAX_PAUSE_SECONDS) if seconds > _LONG_SECONDS else 0.0
                 self.loop.call_later(pause, self._answer_large)
@@ -277,7 +278,7 @@ class Server:
 
 
 def deafen(listener: socket.socket) -> None:
-    """Let no new connection reach a listening socket, by a filter that lets no packet through."""
+    """Keep new connections away from a listening socket by a filter that drops all packets."""
     nothing = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
     with suppress(OSError):
         program = struct.pack("HP", 1, ctypes.addressof(nothing))
@@ -285,14 +286,14 @@ def deafen(listener: socket.socket) -> None:
 
 
 def _files() -> int:
-    """Return how many files this process may open, after asking for all that it may."""
+    """Raise the limit of open files to the maximum and return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most if most != resource.RLIM_INFINITY else 1 << 20
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection: one request is answered at a time, in their order.
+    """A client's connection; requests are answered one at a time and in order.
 
     Args:
         server: Whose connection it is.
@@ -317,15 +318,15 @@ class Connection(asyncio.Protocol):
         self._large: Request | None = None
         self._version = ""
         self._method, self._after = "", _CLOSE
-        # Bytes of all bodies that are kept here, and of the one that is being answered.
+        # Bytes of all bodies held here, and of the one being answered.
         self._held = self._answering = 0
         self._busy = self._blocked = self._read_paused = self._refused = self._ended = False
-        # Whether a part of what has come is still to be read, by which time reading is paused.
+        # Whether received data is still unparsed; reading is paused until it is parsed.
         self._unread = False
         self.on_message_begin()
         self._arriving, self._head_bytes = False, -1
 
-    # What the event loop says.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -333,23 +334,23 @@ class Connection(asyncio.Protocol):
         self._server.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """End; nobody waits for an answer any more."""
+        """Clean up; nobody waits for an answer any more."""
         self._server.connections.pop(self, None)
         self._ahead.clear()
         self._refused = True
         if self._work:
             self._work.cancel()
-        # The parser and this know each other: without this, what they hold would wait for the collector.
+        # Break the reference cycle with the parser, so that memory is freed without the garbage collector.
         self._release(self._held)
         self._answering = 0
         self._parser = self._work = self._large = None
         self._body, self._headers, self._request = [], {}, None
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come."""
+        """Parse received data."""
         rest = self._read(data)
         if rest or len(data) >= _LARGE_BYTES:
-            # The loop would read on, up to 32 times, before it looks at other connections.
+            # Otherwise the loop would read up to 32 times more before it serves other connections.
             self._unread = True
             if not self._read_paused:
                 self._transport.pause_reading()
@@ -390,20 +391,20 @@ class Connection(asyncio.Protocol):
         return rest
 
     def eof_received(self) -> bool:
-        """Keep the connection of a client that only listens any more until it is answered."""
+        """Keep a half-closed connection open until its requests are answered."""
         self._ended = True
         return self._busy or bool(self._ahead)
 
     def pause_writing(self) -> None:
-        """Answer nothing more until the client has read."""
+        """Pause answering until the client has read."""
         self._blocked = True
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Resume answering."""
         self._blocked = False
         self._next()
 
-    # What the parser says.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -411,22 +412,22 @@ class Connection(asyncio.Protocol):
         self._headers = {}
         self._body = []
         self._body_bytes = 0
-        # Of the body's frame since the latest part of it: extensions of chunks, or trailers.
+        # Bytes of the body's framing since its latest data: chunk extensions or trailers.
         self._frame_bytes = 0
         self._wanted = True
-        # Of the headers so far: all that was read, and lines that ended.
+        # Bytes of the headers so far: all that was read, and complete lines.
         self._head_bytes = self._line_bytes = 0
         self._arriving = True
-        # The next tick of the server's clock is its beginning.
+        # Set by the next tick of the server's clock.
         self._since = 0.0
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the address."""
+        """Receive a part of the URL."""
         self._url += url
         self._line_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those after the body aren't asked for."""
+        """Receive a header; trailers are ignored."""
         if self._head_bytes >= 0:
             key, headers = name.lower(), self._headers
             if key in headers and key in _ONCE:
@@ -435,7 +436,7 @@ class Connection(asyncio.Protocol):
             self._line_bytes += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
-        """Refuse a body that is too large before it comes."""
+        """Refuse a body that is too large before it arrives."""
         self._head_bytes = -1
         self._check_head(self._line_bytes)
         if self._refused:
@@ -449,7 +450,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(refusal)
                 return
         url = self._url
-        # A client may name the whole address, as it does to a proxy.
+        # A client may send the absolute URL, as to a proxy.
         path = (url.partition(b"?")[0] if url[:1] == b"/" else _path(url)).decode("latin-1")
         path = unquote(path) if "%" in path else path
         self._request = Request(self._parser.get_method().decode(), path, headers, b"")
@@ -468,7 +469,7 @@ class Connection(asyncio.Protocol):
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
-        """Take a part of the body."""
+        """Receive a part of the body."""
         if self._refused:
             return
         size = len(part)
@@ -485,7 +486,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(Refusal("busy", "the server holds too many bodies already; try again later"))
 
     def on_message_complete(self) -> None:
-        """Answer the request, or keep it until those before it are answered."""
+        """Answer the request, or queue it until those before it are answered."""
         if self._refused or self._parser.should_upgrade():
             return
         self._arriving = False
@@ -520,7 +521,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def new(self) -> bool:
-        """Whether the server's clock hasn't ticked since the connection was made, or answered last."""
+        """Whether the server's clock hasn't ticked since the connection was made or its last answer."""
         return not self._since
 
     def close_if_idle(self) -> None:
@@ -533,7 +534,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def check_time(self, now: float) -> None:
-        """Close the connection if the client has been silent, or is too slow; called every second."""
+        """Close the connection if it is idle for too long or the client is too slow; called every second."""
         if self._busy:
             return
         self._since = self._since or now
@@ -546,11 +547,11 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _decline_upgrade(self, rest: bytes) -> bytes:
-        """Return a request as it is to be read again: without its offer to speak HTTP/2 or WebSocket."""
+        """Return a request to parse again, without its offer to upgrade to HTTP/2 or WebSocket."""
         method = self._parser.get_method()
         self._parser = httptools.HttpRequestParser(self)
         if method == b"CONNECT":
-            self._refuse(Refusal("malformed", "the server is no proxy: it takes no CONNECT"))
+            self._refuse(Refusal("malformed", "the server is not a proxy; it doesn't support CONNECT"))
             return b""
         kept = [
             b"%b: %b\r\n" % header
@@ -560,7 +561,7 @@ class Connection(asyncio.Protocol):
         return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, b"".join(kept), rest)
 
     def _begun(self, data: bytes) -> int:
-        """Return how much of what was read belongs to the headers that begin in it and don't end."""
+        """Return how many of the bytes belong to headers that start in them and aren't complete."""
         place = data.rfind(b"%b %b" % (self._parser.get_method(), self._url))
         # The method itself may be cut off.
         return len(data) - place if place >= 0 else 1
@@ -574,11 +575,11 @@ class Connection(asyncio.Protocol):
         return Refusal("too_large", f"the body is larger than the {most:g} MB that are taken")
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer what can't be read, after what came before it, and close the connection."""
+        """Answer a request that can't be read, after those before it, and close the connection."""
         if self._refused:
             return
         self._refused = True
-        # What has come of it is of no use any more.
+        # Its data isn't needed any more.
         self._release(sum(map(len, self._body)))
         self._body = []
         response = self._server.application.refuse(refusal, self._headers)
@@ -600,7 +601,7 @@ class Connection(asyncio.Protocol):
             self._server.answer_in_turn(self)
 
     def answer_large(self) -> None:
-        """Answer the large request, unless the client has gone."""
+        """Answer the large request unless the client has disconnected."""
         if self._large:
             request, self._large = self._large, None
             self._work = self._server.application.handle(request, self._write)
@@ -634,7 +635,7 @@ class Connection(asyncio.Protocol):
         self._server.body_bytes -= size
 
     def _leave(self) -> None:
-        """Close when the client has had time to read; closing on unread data would discard the answer."""
+        """Close after the client has had time to read; closing with unread data would discard the answer."""
         reading = self._refused and not self._ended
         self._refused = True
         if reading and self._transport.can_write_eof():
@@ -659,7 +660,7 @@ class Connection(asyncio.Protocol):
 
 
 def _unspoken(version: str, headers: Mapping[bytes, bytes]) -> Refusal | None:
-    """Return why a request isn't read: servers in front may read such ones otherwise."""
+    """Return the reason to refuse an ambiguous request, which a proxy may interpret differently."""
     if version not in ("1.1", "1.0"):
         return Refusal("version", f"the server speaks HTTP/1.1, not HTTP/{version}")
     if b"host" not in headers and version == "1.1":
@@ -671,7 +672,7 @@ def _unspoken(version: str, headers: Mapping[bytes, bytes]) -> Refusal | None:
 
 
 def _invalid(error: Exception, data: bytes) -> Refusal:
-    """Say what is wrong with what the parser couldn't read."""
+    """Return the refusal of data that the parser couldn't read."""
     line = data.partition(b"\n")[0].rstrip(b"\r")
     if "version" in str(error).lower() or _OTHER_VERSION.fullmatch(line):
         return Refusal("version", "the server speaks HTTP/1.1 only")

@@ -1,4 +1,4 @@
-"""What loading a model may take: somebody else's model may ask for any time and memory."""
+"""Limits of time and memory for loading a model, which may come from someone else."""
 
 import os
 import resource
@@ -10,12 +10,12 @@ from pathlib import Path
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # A control group without a limit names a number near 2**63.
 _NO_LIMIT = 1 << 60
-# Libraries reserve address space that they never use: numerical ones about 1.5 GB as they are imported.
+# Libraries reserve address space that they never use: numerical ones about 1.5 GB on import.
 _RESERVED = 2 << 30
 
 
 def memory_bytes() -> int | None:
-    """Return how much memory the container has; None where nothing limits it."""
+    """Return the container's memory limit; None without one."""
     for file in _CGROUPS:
         try:
             text = Path(file).read_text(encoding="ascii").strip()
@@ -27,9 +27,9 @@ def memory_bytes() -> int | None:
 
 @contextmanager
 def memory(limit: int | None) -> Iterator[None]:
-    """Let a block of code take so many further bytes of address space: what asks for more gets a MemoryError.
+    """Limit the further address space of a block of code, in bytes; beyond it, a MemoryError is raised.
 
-    Without it the kernel would end the process when it uses what it was given, without a word.
+    Without this, the kernel would kill the process without any message.
     """
     if limit is None:
         yield

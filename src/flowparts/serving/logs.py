@@ -1,4 +1,4 @@
-"""What the server says: a JSON object on each line of standard error, or plain lines for a person."""
+"""Logging to standard error: JSON lines, or plain lines on a terminal."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ log = logging.getLogger("flowparts.serving")
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as one JSON object: time, level, message and the facts given as `extra`."""
+    """Formats a record as one JSON object: time, level, message and the facts given as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -27,7 +27,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """Writes a record as a line to read."""
+    """Formats a record as a plain line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

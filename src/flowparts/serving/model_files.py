@@ -1,7 +1,7 @@
-"""The model's files on this machine: a directory as it is, anything remote downloaded whole.
+"""The model's files on this machine: a local directory, or a download of a remote one.
 
 `python -m flowparts.serving.model_files MODEL DIRECTORY [DIGEST]` downloads in a pod, before the server
-starts, so that the server needs no rights to the store.
+starts, so that the server needs no access to the store.
 """
 
 import sys
@@ -22,8 +22,8 @@ def fetch(model: str, directory: Path) -> Path:
         directory: An empty directory for the copy.
 
     Raises:
-        MissingError: Nothing is there.
-        ValueError: The scheme is unknown, or it can't be read.
+        MissingError: There is no such directory.
+        ValueError: The scheme is unknown, or the files can't be read.
     """
     scheme, separator, rest = model.partition("://")
     if not separator or scheme == "file":
@@ -41,11 +41,11 @@ def fetch(model: str, directory: Path) -> Path:
 
 
 def place(model: str, directory: Path, digest: str = "") -> None:
-    """Download a model to a directory, which appears whole or not at all.
+    """Download a model to a directory, which appears complete or not at all.
 
     Args:
         model: A URI that starts with s3:// or gs://.
-        directory: The directory to make.
+        directory: The directory to create.
         digest: The digest that its files must have; empty for any.
 
     Raises:

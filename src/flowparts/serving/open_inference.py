@@ -1,6 +1,6 @@
 """The Open Inference Protocol V2 over REST, with the binary tensor data extension.
 
-What a request may leave out may also be null: clients made of typed models send that for what isn't set.
+Optional fields may also be null, which clients with typed models send for unset fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ LENGTH_HEADER = b"inference-header-content-length"
 
 
 class InputTensor(msgspec.Struct, gc=False):
-    """A column of the request."""
+    """An input tensor."""
 
     name: str
     shape: list[int]
@@ -28,7 +28,7 @@ class InputTensor(msgspec.Struct, gc=False):
 
 
 class RequestedOutput(msgspec.Struct, gc=False):
-    """A column that the client wants."""
+    """A requested output."""
 
     name: str
     parameters: dict[str, Any] | None = None
@@ -44,12 +44,12 @@ class InferRequest(msgspec.Struct):
 
     @property
     def output_names(self) -> list[str]:
-        """Names of the outputs that are asked for; none for all."""
+        """Names of the requested outputs; none for all."""
         return [output.name for output in self.outputs or []]
 
 
 class OutputTensor(msgspec.Struct, omit_defaults=True):
-    """A column of the response."""
+    """An output tensor."""
 
     name: str
     datatype: str
@@ -68,7 +68,7 @@ class InferResponse(msgspec.Struct, omit_defaults=True):
 
 
 class IndexRequest(msgspec.Struct):
-    """What is asked of a model repository."""
+    """A request to the model repository."""
 
     ready: bool = False
 
@@ -85,7 +85,7 @@ def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
         json_length: The header Inference-Header-Content-Length; None if there is none.
 
     Raises:
-        Refusal: The body isn't what the protocol asks for.
+        Refusal: The body doesn't follow the protocol.
     """
     if json_length is None:
         return decoded(_request, body), b""
@@ -102,7 +102,7 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     """Return the rows of a request.
 
     Raises:
-        Refusal: A tensor is missing, of another datatype or shape, or its bytes don't add up.
+        Refusal: A tensor is missing or has another datatype or shape, or the number of bytes is wrong.
     """
     inputs = []
     place, has_unknown = 0, False
@@ -130,7 +130,7 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
 
 
 def _unread(_kind: str, _count: int, _width: int) -> list[Any]:
-    """Return the values of a tensor that nobody reads."""
+    """Return no values, for a tensor that isn't read."""
     return []
 
 
@@ -151,7 +151,7 @@ def _of_bytes(tensor: InputTensor, raw: bytes) -> tensors.Tensor:
 
 
 def wanted(requested: Sequence[str], signature: Signature) -> Sequence[str]:
-    """Return the names of the outputs to send: those that were asked for, else all.
+    """Return the names of the outputs to send: the requested ones, else all.
 
     Raises:
         Refusal: There is no such output.
@@ -167,7 +167,7 @@ def wanted(requested: Sequence[str], signature: Signature) -> Sequence[str]:
 def write(
     request: InferRequest, answer: Answer, signature: Signature, model_name: str, version: str
 ) -> tuple[bytes, int | None]:
-    """Return the body of a response and the length of its JSON part where bytes follow it."""
+    """Return the body of a response, and the length of its JSON part if binary data follows."""
     names = wanted(request.output_names, signature)
     binary_all = (request.parameters or {}).get("binary_data_output") is True
     asked = {output.name: (output.parameters or {}).get("binary_data") for output in request.outputs or []}
@@ -193,13 +193,13 @@ def output_datatype(name: str, signature: Signature) -> str:
 
 
 def server_metadata(extensions: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what the server says about itself, with what it speaks beside tensors."""
+    """Return the server's metadata, with its extensions."""
     spoken = ["binary_tensor_data", *extensions]
     return {"name": "flowparts", "version": flowparts.__version__, "extensions": spoken}
 
 
 def wants_ready(body: bytes) -> bool:
-    """Return whether a request for the repository's index, which may be empty, is about loaded models only.
+    """Return whether a request for the repository's index asks for loaded models only; it may be empty.
 
     Raises:
         Refusal: The body is something else.
@@ -208,7 +208,7 @@ def wants_ready(body: bytes) -> bool:
 
 
 def model_metadata(signature: Signature, model_name: str, version: str, platform: str) -> Mapping[str, Any]:
-    """Return what the server says about the model."""
+    """Return the model's metadata."""
     inputs = [
         {"name": name, "datatype": tensors.datatype(kind), "shape": [-1]}
         for name, kind in signature.features.items()

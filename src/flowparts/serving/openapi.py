@@ -1,4 +1,4 @@
-"""The OpenAPI document of the server, made from the model's signature, and a page to read and try it."""
+"""The server's OpenAPI document, derived from the model's signature, and a page to read it and try it out."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ _ANSWERS = {
     "400": "The body is malformed or doesn't fit the model's signature.",
     "408": "The body took too long to arrive.",
     "413": "The body is too large.",
-    "415": "The body is of another content type.",
+    "415": "The content type of the body isn't supported.",
     "429": "Too many rows are waiting; send the request again later.",
     "500": "The model failed.",
     "504": "There was no prediction in time.",
@@ -68,8 +68,8 @@ def document(model: ServedModel, needs_token: bool) -> dict[str, Any]:
             "/predict": operation("Predict", "predict"),
             f"/v1/models/{model.name}:predict": operation("Predict, by KServe's protocol V1", "predict_v1"),
             "/invocations": operation("Predict, by SageMaker's contract", "invocations"),
-            "/v2/health/live": _check("Whether the server lives", "live", {}),
-            "/v2/health/ready": _check("Whether it can predict", "ready", {"503": "It can't."}),
+            "/v2/health/live": _check("Whether the server is alive", "live", {}),
+            "/v2/health/ready": _check("Whether it is ready to predict", "ready", {"503": "It can't."}),
         },
         "components": {"schemas": schemas},
     }
@@ -82,7 +82,7 @@ def document(model: ServedModel, needs_token: bool) -> dict[str, Any]:
 
 
 def page(model: ServedModel) -> bytes:
-    """Return an HTML page that needs nothing else: the columns, and an example to change and send."""
+    """Return a self-contained HTML page with the columns, and an example request to edit and send."""
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(kind)}</td>"
         f"<td>{'may be left out' if name in model.signature.optional else 'needed; may be null'}</td></tr>"
@@ -97,7 +97,7 @@ def page(model: ServedModel) -> bytes:
 
 
 def _name(schema: dict[str, Any], names: Sequence[str]) -> None:
-    """Name the properties of an object, which the fields of its type can't always."""
+    """Set the names of an object's properties, which its type's fields can't always have."""
     named = dict(zip(schema["properties"], names, strict=True))
     schema["properties"] = {named[field]: described for field, described in schema["properties"].items()}
     schema["required"] = [named[field] for field in schema["required"]]
@@ -161,7 +161,7 @@ document.getElementById("send").onclick = async () => {{
 </body></html>
 """
 
-# Stands where the page does until the user has given the token.
+# Shown instead of the page until the user has entered the token.
 TOKEN_PAGE = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Token</title><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width">
@@ -192,7 +192,7 @@ document.getElementById("form").onsubmit = async (event) => {
 </body></html>
 """
 
-# The pages' own scripts run, and no others; the token's page becomes the other one, under its own policy.
+# Only the pages' own scripts run; the token page is replaced by the other page under its own policy.
 CONTENT_POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; "
     f"img-src data:; style-src 'unsafe-inline'; "

@@ -1,6 +1,6 @@
-"""The server's metrics over OTLP, if the environment names an endpoint as OpenTelemetry has it.
+"""Export the server's metrics over OTLP, if OpenTelemetry's variables name an endpoint.
 
-A thread of one worker reads the counters of all of them, as /metrics does. Nothing of it is loaded or started
+A thread of one worker reads the counters of all workers, as /metrics does. Nothing is imported or started
 without OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_METRICS_ENDPOINT.
 """
 
@@ -29,7 +29,7 @@ class Exporter:
         name: Value of service.name, unless OTEL_SERVICE_NAME gives another.
 
     Raises:
-        ValueError: A variable of OpenTelemetry can't be used.
+        ValueError: A variable of OpenTelemetry is invalid.
     """
 
     def __init__(self, metrics: Metrics, name: str) -> None:
@@ -54,7 +54,7 @@ class Exporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Send the last numbers, if the endpoint takes them soon."""
+        """Send the final values, if the endpoint takes them soon."""
         self._ended.set()
         self._thread.join(_SECONDS_TO_END)
 
@@ -68,7 +68,7 @@ class Exporter:
                 add_metrics(scope, self._metrics.collect(), self._started, time.time_ns())
                 otlp.send(made, self._address, self._headers, f"{len(scope.metrics)} metrics")
             except Exception as error:
-                # Predictions matter more than numbers about them; the next attempt sends the sums anyway.
+                # Predictions matter more than metrics; the next attempt sends the totals anyway.
                 say("metrics can't be sent", 30, reason=str(error))
             if last:
                 return
@@ -76,13 +76,13 @@ class Exporter:
 
 
 def add_metrics(scope: Any, families: Iterable[Any], started: int, now: int) -> None:
-    """Add Prometheus' metric families to a scope of OTLP, under the names that Prometheus has them by.
+    """Add Prometheus' metric families to an OTLP scope under their Prometheus names.
 
     Args:
-        scope: What they are added to.
+        scope: The scope to add them to.
         families: Gauges, counters and histograms.
-        started: When counting began, in nanoseconds since 1970.
-        now: The present time, likewise.
+        started: Start of counting, in nanoseconds since 1970.
+        now: Current time, in nanoseconds since 1970.
     """
     from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 

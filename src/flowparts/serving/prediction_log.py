@@ -1,4 +1,4 @@
-"""A sample of requests with their predictions, as a table that monitoring reads: whole Parquet files only."""
+"""A log of sampled requests and predictions, as a table of Parquet files for monitoring."""
 
 import hmac
 import random
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     import polars as pl
 
 _TYPES = {"boolean": "Boolean", "integer": "Float64", "number": "Float64", "image": "Binary"}
-# Kept if files can't be written as fast as requests come; what is beyond is dropped, and the log says so.
+# Files' worth of rows to hold in memory if writing is slower than requests; more are dropped and reported.
 _MOST_FILES_WAITING = 10
 _DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
-# Of HMAC-SHA256, in hexadecimal: two of a billion values are alike once in 10^20.
+# Hexadecimal digits of the HMAC-SHA256; for a billion values, the chance of a collision is 1e-20.
 _HASH_CHARACTERS = 32
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is written of a request.
+    """What the log holds of a request.
 
     Attributes:
         fraction: Fraction of the requests to log.
-        keys: Fields of the rows that the model doesn't take, such as an order's number.
-        masked: Features and keys of which only a keyed hash is written.
+        keys: Fields of the rows that aren't features, such as an order number.
+        masked: Features and keys that are logged only as a keyed hash.
         secret: The hash's key.
     """
 
@@ -49,12 +49,12 @@ class Contents:
 
 @dataclass(frozen=True)
 class Files:
-    """When a file is written, and how long it is kept.
+    """When files are written and deleted.
 
     Attributes:
-        rows: Rows after which one is written.
-        seconds: Seconds after which one is written that has any.
-        days: Days after which it is deleted; 0 to keep all.
+        rows: Rows after which a file is written.
+        seconds: Seconds after which a file is written, if there are rows.
+        days: Days after which a file is deleted; 0 to keep all.
     """
 
     rows: int
@@ -64,12 +64,12 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request says beside its rows.
+    """Facts of a request besides its rows.
 
     Attributes:
-        protocol: How it came.
-        request_id: What the client calls it; empty if it gave no name.
-        body: Its JSON, which holds the keys; empty if it came in another form.
+        protocol: Its protocol.
+        request_id: The client's ID for it; empty if there is none.
+        body: Its JSON, which holds the keys; empty for other formats.
     """
 
     protocol: str
@@ -81,23 +81,23 @@ Kept = tuple[float, Asked, Sequence[Row], Answer]
 
 
 class PredictionLog:
-    """Collects answers in memory and writes them as files of the table every so many rows or seconds.
+    """Collects answers in memory and writes them to files of the table after a number of rows or seconds.
 
-    The table's files lie in a folder for each day (UTC), such as date=2026-03-01. Its columns: time
-    (timestamp, UTC), request_id, row (place in the request, from 0), protocol, model, version, the keys as
-    text, the features with the types of the signature (numbers as doubles, images as bytes), and those of the
-    prediction. Where a feature has one of the other names, that column is request_<name>, or served_<name> of
-    the prediction. A masked column is called masked_<name> and holds a hash, equal for equal values.
+    The table is partitioned by day (UTC), such as date=2026-03-01. Its columns: time (timestamp, UTC),
+    request_id, row (index in the request, from 0), protocol, model, version, the keys as text, the features
+    with the types of the signature (numbers as doubles, images as bytes), and those of the prediction. If a
+    feature has one of the other names, that column is request_<name>, or served_<name> for the prediction. A
+    masked column is named masked_<name> and holds a hash; equal values have equal hashes.
 
     Args:
         directory: The table; several servers may write to it.
         model: The model whose predictions these are.
-        contents: What is written of a request.
+        contents: What to log of a request.
         files: When files are written and deleted.
-        lost: Told how many rows were dropped or couldn't be written, by the log's own thread.
+        lost: Called by the log's thread with the number of rows that were dropped or couldn't be written.
 
     Raises:
-        ValueError: The directory can't be made, or there is no such column to mask.
+        ValueError: The directory can't be created, or a masked column doesn't exist.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class PredictionLog:
         self._thread.start()
 
     def add(self, rows: Sequence[Row], answer: Answer, asked: Asked) -> None:
-        """Keep a request and its answer, if chance picks it."""
+        """Log a request and its answer, if it is sampled."""
         if self._contents.fraction < 1 and random.random() >= self._contents.fraction:  # noqa: S311 - no secret
             return
         if not self._contents.keys:
@@ -144,7 +144,7 @@ class PredictionLog:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Write what is kept, and end."""
+        """Write the remaining rows and stop."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -163,8 +163,8 @@ class PredictionLog:
             if dropped:
                 self._lost(dropped)
                 say(
-                    "the prediction log lacks rows, which came faster than files can be written; "
-                    "a smaller --prediction-log-fraction keeps up",
+                    "the prediction log dropped rows because they arrive faster than files can be written; "
+                    "lower --prediction-log-fraction",
                     30,
                     rows=dropped,
                 )
@@ -173,7 +173,7 @@ class PredictionLog:
                 if kept:
                     self._write(kept)
             except Exception as error:
-                # Predictions matter more than their log: the server goes on.
+                # Predictions matter more than their log: keep serving.
                 self._lost(sum(len(rows) for _, _, rows, _ in kept))
                 say(
                     "the prediction log can't be written",
@@ -183,7 +183,7 @@ class PredictionLog:
                 )
 
     def _sweep(self) -> None:
-        """Delete the days that are too old, once a day."""
+        """Delete days beyond the retention, once a day."""
         today = datetime.now(UTC).date()
         if not self._files.days or self._swept == today:
             return
@@ -194,7 +194,7 @@ class PredictionLog:
             if day and day[1] < oldest.isoformat() and folder.is_dir() and not folder.is_symlink():
                 for file in folder.glob("part-*.parquet"):
                     file.unlink(missing_ok=True)
-                # Others may have files of their own there, or be as far.
+                # Another process may have files there or be deleting them too.
                 if not any(folder.iterdir()):
                     folder.rmdir()
 

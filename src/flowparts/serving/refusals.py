@@ -1,4 +1,4 @@
-"""Why a request gets no prediction: each reason with its HTTP status and its gRPC code."""
+"""The reasons for refusing a request, each with its HTTP status and gRPC code."""
 
 from http import HTTPStatus
 
@@ -19,17 +19,17 @@ REASONS = {
     "stuck": (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
     "deadline": (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
     "version": (HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "UNIMPLEMENTED"),
-    # Nobody is there any more to read this status, which is nginx' own; it tells in the metrics.
+    # The client has gone; this status, nginx' own, only appears in metrics.
     "cancelled": (499, "CANCELLED"),
 }
 
 
 class Refusal(Exception):  # noqa: N818 - the client's mistake or bad luck, not an error of the server
-    """A request that is answered with a sentence instead of a prediction.
+    """A request that gets an error message instead of a prediction.
 
     Attributes:
         reason: A key of `REASONS`.
-        sentence: What is wrong and the way out.
+        sentence: The message: what is wrong and how to fix it.
     """
 
     def __init__(self, reason: str, sentence: str) -> None:

@@ -1,7 +1,7 @@
-"""Models that come and go: the folders of a directory, loaded and unloaded by request.
+"""A model repository: the folders of a directory, loaded and unloaded on request.
 
-This is the model repository extension of the Open Inference Protocol, with which the agent of Seldon Core 2
-rules a server: it puts a model to NAME/VERSION in the directory, and has NAME loaded
+It is the model repository extension of the Open Inference Protocol, by which the agent of Seldon Core 2
+controls a server: it puts a model at NAME/VERSION in the directory and asks to load NAME
 (https://github.com/kserve/open-inference-protocol; Triton's documentation describes the extension).
 """
 
@@ -35,11 +35,11 @@ class Repository:
         self._directory = Path(settings.repository)
         self._loading = ""
         self._failures: dict[str, str] = {}
-        # One at a time: loading is work for a processor, and a model may be asked for twice.
+        # One at a time: loading is CPU-bound, and a model may be requested twice.
         self._turn = asyncio.Lock()
 
     def index(self, ready: bool = False) -> list[dict[str, str]]:
-        """Return the models there are: name, version, state (READY, LOADING or UNAVAILABLE) and reason.
+        """Return the models: name, version, state (READY, LOADING or UNAVAILABLE) and reason.
 
         Args:
             ready: Leave out those that aren't loaded.
@@ -63,10 +63,10 @@ class Repository:
         return found
 
     async def load(self, name: str) -> None:
-        """Load a model, or what has taken its place since; one that is loaded stays as it is.
+        """Load a model or its newer version; a model that is already loaded is left alone.
 
         Raises:
-            Refusal: There is no such model, or it can't be loaded; what was loaded before still serves.
+            Refusal: There is no such model, or it can't be loaded; the previous version still serves.
         """
         async with self._turn:
             self._loading = name
@@ -82,7 +82,7 @@ class Repository:
                 await self._replace(name, scorer)
 
     async def unload(self, name: str) -> None:
-        """Take a model out of memory, when it has answered what waits; requests for it get a 404 from now on.
+        """Unload a model after its pending requests; new requests for it get a 404 at once.
 
         Raises:
             Refusal: It isn't loaded.
@@ -93,7 +93,7 @@ class Repository:
             await self._replace(name, None)
 
     async def _open(self, name: str) -> Scorer | None:
-        """Return a model that isn't loaded yet as it is now; None if it is."""
+        """Load a model's current version; None if it is loaded already."""
         folder = self._folder(name)
         loaded = self._app.scorers.get(name)
         if loaded and loaded.model.version == mlmodel.version(mlmodel.read(folder)):
@@ -108,8 +108,8 @@ class Repository:
         return Scorer(model, self._settings, self._metrics)
 
     def _folder(self, name: str) -> Path:
-        """Return where a model's files are: its folder, or the one of its latest version in it."""
-        # Compared and not joined: a name may be a path to elsewhere.
+        """Return a model's folder, or the folder of its latest version."""
+        # Compared, not joined: a name could be a path outside the directory.
         folder = next((folder for folder in _folders(self._directory) if folder.name == name), None)
         if folder is None:
             raise Refusal("not_found", f"there is no model {name!r} in {self._directory}")

@@ -1,4 +1,4 @@
-"""Values that clients send beside the features, such as an order's number, to know their rows again."""
+"""Key values that clients send beside the features, such as order numbers, to identify their rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,12 +27,12 @@ def of_body(body: bytes, keys: Sequence[str], rows: int) -> _Values:
     """Return the keys of a request's rows as text.
 
     Args:
-        body: The request as JSON; empty if it came in another form.
+        body: The request as JSON; empty for other formats.
         keys: Fields of its rows, or tensors.
-        rows: How many rows it has.
+        rows: Number of its rows.
 
     Returns:
-        Key to a value for each row; None where there is none, or it is neither a text nor a number.
+        Key to one value per row; None if it is missing or neither text nor a number.
     """
     found: _Values = {name: [None] * rows for name in keys}
     if not body or not keys:

@@ -23,7 +23,7 @@ from flowparts.serving.server_metrics import Metrics
 from flowparts.serving.server_settings import Settings
 
 _SERVICE = "inference.GRPCInferenceService"
-# Where typed contents of a datatype stand.
+# The field with the typed contents of each datatype.
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
@@ -33,27 +33,27 @@ _CODES = {
     "INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429,
     "CANCELLED": 499, "INTERNAL": 500, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504,
 }  # fmt: skip
-# A client counts its deadline from when it sends, and so gives a call up before the server would.
+# A client's deadline starts when it sends, so it gives up earlier than the server would.
 _CLIENT_AHEAD_SECONDS = 0.1
 _ARRIVAL_SECONDS = 30.0
-# Messages that are being received, each of up to the largest body.
+# Maximum number of messages being received, each up to the maximum body size.
 _RECEIVED_AT_ONCE = 32
-# What a message of fewer bytes becomes when it is read is affordable whatever it holds.
+# Smaller messages are cheap to parse whatever they contain.
 _SMALL_BYTES = 65_536
-# Parts of a message, such as its tensors: an empty one takes two bytes here and a hundred when it is read.
+# Maximum parts of a message, such as tensors: an empty one takes two bytes on the wire and a hundred parsed.
 _MAX_PARTS = 20_000
-# A number of variable length.
+# A varint.
 _MAX_VALUE_BYTES = 10
 _TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
-# How protobuf writes a part, beside the numbers of variable length.
+# Protobuf's other wire types.
 _WITH_LENGTH, _FIXED_BYTES = 2, {1: 8, 5: 4}
 
 
 class Service:
-    """Answers the calls of the protocol with the application's models.
+    """Answers the protocol's calls with the application's models.
 
     Args:
-        app: Has the models, and knows the token and whether the server is shutting down.
+        app: Holds the models, the token and whether the server is shutting down.
         metrics: Where calls are counted.
         settings: The server's options.
     """
@@ -80,8 +80,8 @@ class Service:
         found: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             _SERVICE,
             {
-                # Read within the guard: what can't be is a call like any other. As a stream of one message,
-                # since that one is received when it is asked for, and so after the token.
+                # Parsed inside the guard, so that a bad message is counted like any other. As a stream of one
+                # message, because that is received only when it is read, after the token was checked.
                 name: grpc.stream_unary_rpc_method_handler(
                     self._guarded(call, getattr(messages, f"{name}Request"), is_open),
                     response_serializer=getattr(messages, f"{name}Response").SerializeToString,
@@ -101,7 +101,8 @@ class Service:
                     self._authorize(context)
                 return await call(await self._received(message, sent), context)
             except Refusal as found:
-                # Its frames hold the message, and this one it: they would stay until a collection.
+                # The traceback's frames hold the message; without this they would stay until a garbage
+                # collection.
                 refusal = found.with_traceback(None)
                 refusal.__context__ = None
             except asyncio.CancelledError:
@@ -120,16 +121,16 @@ class Service:
                         principal=self._app.principal(_headers(context)))  # fmt: skip
                 if refusal:
                     self._metrics.rejected(refusal.reason)
-            # Raises what ends the call.
+            # Raises the exception that ends the call.
             return await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.sentence)
 
         return answer
 
     async def _received(self, message: Any, sent: AsyncIterator[bytes]) -> Any:
-        """Return the message of a call; only so many are received and read at once.
+        """Return the message of a call; the number of messages received and parsed at once is limited.
 
         Raises:
-            Refusal: There is none, it doesn't come in time or isn't one.
+            Refusal: There is no message, it doesn't arrive in time, or it is invalid.
         """
         messages_sent = aiter(sent)
         try:
@@ -138,19 +139,19 @@ class Service:
         except TimeoutError:
             raise Refusal("slow", f"the message did not arrive within {_ARRIVAL_SECONDS:g} s") from None
         finally:
-            # What isn't read to its end would hold the message for ever.
+            # A stream that isn't read to its end would hold the message for ever.
             if isinstance(messages_sent, AsyncGenerator):
                 await messages_sent.aclose()
         if content is None:
             raise Refusal("malformed", f"the call has no {message.DESCRIPTOR.name}")
         if len(content) <= _SMALL_BYTES:
             return _read(message, content)
-        # In a thread, so that a health check is answered meanwhile.
+        # In a thread, so that health checks are answered meanwhile.
         return await asyncio.to_thread(_read, message, content, self._most_values)
 
     @property
     def _most_values(self) -> int:
-        """How many values the tensors of a request may have, for the widest of the models."""
+        """Maximum number of values in a request's tensors, for the widest model."""
         widths = [len(scorer.model.signature.features) for scorer in self._app.scorers.values()]
         return self._settings.max_rows * max(widths, default=1)
 
@@ -202,7 +203,7 @@ class Service:
             values = answer.column(name)
             datatype = open_inference.output_datatype(name, signature)
             output = response.outputs.add(name=name, datatype=datatype, shape=[len(values)])
-            # Answered in the form of the question: a client that writes typed contents looks for them.
+            # Answered in the same form as the request: clients that send typed contents expect them.
             if request.raw_input_contents:
                 response.raw_output_contents.append(tensors.packed(datatype, values))
             else:
@@ -251,7 +252,7 @@ class Service:
 
 
 def _read(message: Any, content: bytes, most_values: int = 0) -> Any:
-    """Return a message, which is looked at before any of it is made if most_values is given."""
+    """Parse a message; with most_values, check its size before any of it is built."""
     if most_values:
         _require_affordable(message.DESCRIPTOR, content, most_values)
     try:
@@ -261,12 +262,12 @@ def _read(message: Any, content: bytes, most_values: int = 0) -> Any:
 
 
 def _require_affordable(descriptor: Any, content: bytes, most_values: int) -> None:
-    """Raise a Refusal where a message holds more than any that is meant, before any of it is made.
+    """Raise a Refusal if a message holds more than any valid one, before any of it is built.
 
     Args:
         descriptor: Of the message.
         content: What was sent.
-        most_values: Values of all its tensors that don't come packed, and of each that does.
+        most_values: Maximum values of all its unpacked tensors, and of each packed one.
     """
     parts = values = 0
     inner = [(descriptor, 0, len(content))]
@@ -309,7 +310,7 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
 
 
 def _headers(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[bytes, bytes]:
-    """Return a call's metadata as a request's headers are."""
+    """Return a call's metadata in the form of a request's headers."""
     found: dict[bytes, bytes] = {}
     for key, value in context.invocation_metadata() or ():
         found.setdefault(key.encode(), value.encode() if isinstance(value, str) else value)
@@ -317,7 +318,7 @@ def _headers(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[bytes, bytes
 
 
 def _given_up(context: "grpc.aio.ServicerContext[Any, Any]") -> Refusal:
-    """Return why a call was ended from outside, which only the metrics are told."""
+    """Return why a call was cancelled; only used for the metrics."""
     remaining = context.time_remaining()
     if remaining is not None and remaining < _CLIENT_AHEAD_SECONDS:
         return Refusal("deadline", "the call's deadline has passed")
@@ -351,7 +352,7 @@ def _of_contents(tensor: Any) -> tensors.Tensor:
                 "signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only"
             )
         contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
-        # Before they become objects, of which each takes eight times as much.
+        # Before they become Python objects, each eight times as large.
         tensors.require_count(tensor.name, len(contents), count * width)
         found = list(contents)
         if tensor.datatype == "BYTES":
@@ -362,16 +363,16 @@ def _of_contents(tensor: Any) -> tensors.Tensor:
 
 
 def server(service: Service, address: str, max_body_mb: float, shared: bool) -> grpc.aio.Server:
-    """Return a gRPC server at an address.
+    """Return a gRPC server bound to an address.
 
     Args:
-        service: What answers.
+        service: The service that answers.
         address: Host and port.
         max_body_mb: Largest message, in MB of 1,000,000 bytes.
-        shared: Whether further processes listen there.
+        shared: Whether other processes listen there too.
 
     Raises:
-        ValueError: The address can't be had.
+        ValueError: The address can't be bound.
     """
     largest = int(max_body_mb * 1e6)
     found: grpc.aio.Server = grpc.aio.server(

@@ -1,7 +1,7 @@
-"""A model's SavedModel, laid out as TensorFlow Serving wants it: BASE/NAME/VERSION/saved_model.pb.
+"""A model's SavedModel in the layout of TensorFlow Serving: BASE/NAME/VERSION/saved_model.pb.
 
-`python -m flowparts.serving.saved_model_files MODEL DIRECTORY [DIGEST]` does it in a pod, before the
-server starts.
+`python -m flowparts.serving.saved_model_files MODEL DIRECTORY [DIGEST]` does it in a pod, before the server
+starts.
 """
 
 import sys
@@ -12,7 +12,7 @@ from flowparts.models import mlmodel, saved_model_audit
 from flowparts.serving import model_files
 from flowparts.util import outputs, trees
 
-# Where a model directory has it.
+# Its place in a model directory.
 FOLDER = "saved_model"
 
 
@@ -20,7 +20,7 @@ def require(directory: Path) -> Path:
     """Return the folder of the SavedModel in a model directory.
 
     Raises:
-        ValueError: There is no model, or it has no SavedModel, or one that does more than compute.
+        ValueError: There is no model, or it has no SavedModel or an unsafe one.
     """
     described = mlmodel.read(directory)
     if not (directory / FOLDER / saved_model_audit.FILE).is_file():
@@ -35,7 +35,7 @@ def require(directory: Path) -> Path:
 
 
 def lay_out(model: str, directory: Path, digest: str = "") -> None:
-    """Copy a model's SavedModel into a directory, which appears whole or not at all.
+    """Copy a model's SavedModel to a directory, which appears complete or not at all.
 
     Args:
         model: The model directory: a path, s3:// or gs://.

@@ -1,4 +1,4 @@
-"""A loaded model and what stands between it and the requests."""
+"""A loaded model with its request queue and prediction log."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from flowparts.serving.served_model import ServedModel
 from flowparts.serving.server_metrics import Metrics
 from flowparts.serving.server_settings import PREFIX, Settings
 
-# A batch may begin just before its requests give up, and take that long once more.
+# A batch may start just before its requests time out, and take that long again.
 _STUCK_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
 _SECRET = f"{PREFIX}PREDICTION_LOG_SECRET"
@@ -22,12 +22,12 @@ class Scorer:
     """Scores the rows of requests for one model.
 
     Args:
-        model: What predicts.
+        model: The model.
         settings: The server's options.
         metrics: Where batches are counted.
 
     Attributes:
-        model: What predicts.
+        model: The model.
     """
 
     def __init__(self, model: ServedModel, settings: Settings, metrics: Metrics) -> None:
@@ -73,7 +73,7 @@ class Scorer:
 
     @property
     def is_logged(self) -> bool:
-        """Whether requests have to say what the prediction log holds beside their rows."""
+        """Whether requests must provide the facts for the prediction log."""
         return self._prediction_log is not None
 
     @property
@@ -82,19 +82,19 @@ class Scorer:
         return self._batcher.seconds_on_batch > self._stuck_seconds
 
     async def drain(self) -> None:
-        """Wait until no request does."""
+        """Wait until no requests are pending."""
         while self._batcher.busy:
             await asyncio.sleep(0.01)
 
     def close(self) -> None:
-        """End, with what is kept written down."""
+        """Stop, and write the remaining rows of the prediction log."""
         self._batcher.close(_CLOSE_SECONDS)
         if self._prediction_log:
             self._prediction_log.close()
 
 
 def _contents(settings: Settings) -> Contents:
-    """Return what is logged of a request.
+    """Return what to log of a request.
 
     Raises:
         ValueError: Columns are to be masked, and there is no secret.

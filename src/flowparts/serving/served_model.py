@@ -17,15 +17,15 @@ from flowparts.util import images, trees
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What the protocols need to know of a model.
+    """A model with the facts that the protocols need.
 
     Attributes:
-        name: Its name in the addresses.
-        version: Stands for the training that it came from.
-        digest: Stands for its files.
-        engine: What scores.
-        signature: What it takes and gives.
-        example: Rows of its input example, as JSON has them.
+        name: Its name in URLs.
+        version: Identifies its training.
+        digest: Identifies its files.
+        engine: The engine that scores.
+        signature: Its inputs and outputs.
+        example: Rows of its input example, in JSON form.
     """
 
     name: str
@@ -37,11 +37,11 @@ class ServedModel:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What tells it from others: name, version, engine."""
+        """Labels that identify it: name, version, engine."""
         return {"name": self.name, "version": self.version, "engine": self.engine.name}
 
     def predict(self, rows: Sequence[Row]) -> Columns:
-        """Score rows whose values stand in the order of the features.
+        """Score rows with values in the order of the features.
 
         Raises:
             ValueError: A value isn't of its column's type.
@@ -53,7 +53,7 @@ class ServedModel:
 
 
 def load(directory: Path, settings: Settings) -> ServedModel:
-    """Load a model and let it predict its input example.
+    """Load a model and warm it up with its input example.
 
     Raises:
         ValueError: There is no model, it is damaged, or it can't score its own example.
@@ -65,16 +65,16 @@ def load(directory: Path, settings: Settings) -> ServedModel:
         raise ValueError(
             f"the model at {directory} takes more memory than the server has; give it more"
         ) from None
-    # What MLmodel holds is as good as the file that it is.
+    # MLmodel is a file that anyone may have edited.
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(
-            f"what the model at {directory} says of itself is damaged ({type(error).__name__}: {error}); "
+            f"the metadata of the model at {directory} is damaged ({type(error).__name__}: {error}); "
             "save the model again"
         ) from error
 
 
 def _load(directory: Path, settings: Settings) -> ServedModel:
-    # What rules a repository has written into it is no other model.
+    # Files that a repository's controller has added don't make another model.
     own = dict([mlmodel.SETTINGS]) if settings.repository else {}
     digest = trees.require_digest(directory, settings.digest, directory, own)
     engine = engines.load(directory)
@@ -90,7 +90,7 @@ def _load(directory: Path, settings: Settings) -> ServedModel:
     example = _example(directory)
     served = ServedModel(settings.name, mlmodel.version(described), digest, engine, signature, example)
     try:
-        # As clients send it: what the example's types are in JSON must fit too.
+        # As clients send it, so that the JSON types are checked too.
         rows = signature.rows_of_json(json.dumps({"instances": example}).encode(), len(example))
         predicted = served.predict(rows)
     except (Refusal, ValueError) as error:

@@ -1,8 +1,8 @@
-"""The server's numbers for Prometheus: an array of counters for each worker, added up when asked for.
+"""The server's Prometheus metrics: one array of counters per worker, added up on a scrape.
 
-What is counted is known when the server starts (protocols, codes, reasons, classes), so a number has a fixed
-place in a file that workers map into memory. Counting is one addition without a lock, since only a worker's
-event loop writes to its array; a worker that takes a killed one's place goes on counting where it stopped.
+All label values are known when the server starts (protocols, codes, reasons, classes), so a counter has a
+fixed offset in a file that workers map into memory. Counting is one addition without a lock, since only a
+worker's event loop writes to its array; a worker that replaces a killed one continues its counts.
 """
 
 import mmap
@@ -20,15 +20,15 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 class Metrics:
-    """The numbers of one worker, and the sum over all.
+    """The counters of one worker, and the sum over all.
 
     Args:
-        folder: Where the workers' arrays lie.
-        worker: Which of them this is.
-        classes: Label values of a classification; None for a regression, or if models come and go.
+        folder: Folder of the workers' arrays.
+        worker: Number of this worker.
+        classes: Classes of a classifier; None for a regressor or a model repository.
 
     Attributes:
-        models: Labels that tell each model: name, version, engine.
+        models: Labels of each model: name, version, engine.
     """
 
     def __init__(self, folder: Path, worker: int, classes: Sequence[Any] | None) -> None:
@@ -74,11 +74,11 @@ class Metrics:
             yield ("predictions", name), 1
 
     def started(self) -> None:
-        """Count a request in."""
+        """Count a request that has started."""
         self._cells[self._in_flight] += 1
 
     def finished(self, protocol: str, code: int, seconds: float) -> None:
-        """Count a request out: how it was answered and how long it took."""
+        """Count a finished request, with its status and duration."""
         cells = self._cells
         requests, latency = self._of_request[protocol, code]
         cells[self._in_flight] -= 1
@@ -86,15 +86,15 @@ class Metrics:
         self._spread(latency, SECONDS, seconds)
 
     def rejected(self, reason: str) -> None:
-        """Count a request that got no prediction."""
+        """Count a refused request."""
         self._cells[self._places["rejected", reason]] += 1
 
     def unlogged(self, rows: int) -> None:
-        """Count predictions that the prediction log lacks; only its thread does."""
+        """Count rows missing from the prediction log; only its thread calls this."""
         self._cells[self._places["unlogged",]] += rows
 
     def scored(self, rows: int, seconds: float, predictions: Sequence[Any]) -> None:
-        """Count what the engine did at once."""
+        """Count a batch of the engine."""
         of_rows, of_seconds = self._of_batch
         self._spread(of_rows, ROWS, rows)
         self._spread(of_seconds, SECONDS, seconds)
@@ -164,14 +164,14 @@ class Metrics:
         yield rejected
         yield CounterMetricFamily(
             "flowparts_prediction_log_lost_rows",
-            "Predicted rows that the prediction log lacks: it was too slow, or its disk full.",
+            "Predicted rows missing from the prediction log: writing was too slow or failed.",
             value=number("unlogged"),
         )
         rows = HistogramMetricFamily("flowparts_batch_rows", "Rows scored together.", labels=[])
         histogram(rows, [], ("batch_rows",), ROWS)
         yield rows
         seconds = HistogramMetricFamily(
-            "flowparts_batch_seconds", "Time of the engine for a batch.", labels=[]
+            "flowparts_batch_seconds", "Time that the engine took for a batch.", labels=[]
         )
         histogram(seconds, [], ("batch_seconds",), SECONDS)
         yield seconds

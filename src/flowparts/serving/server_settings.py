@@ -1,4 +1,4 @@
-"""The server's options: from the command line, else from the environment, else what the platform says."""
+"""The server's options: from the command line, else from the environment, else from the platform."""
 
 import argparse
 import dataclasses
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "FLOWPARTS_SERVING_"
-# Where SageMaker and KServe put a model.
+# Where SageMaker and KServe mount a model.
 MOUNTS = ("/opt/ml/model", "/mnt/models")
 
 
@@ -19,54 +19,56 @@ def _option(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server is started with; each option may also be given as FLOWPARTS_SERVING_<OPTION>."""
+    """The server's options; each can also be set as FLOWPARTS_SERVING_<OPTION>."""
 
     model: str = _option("", "model directory or its URI (file://, s3://, gs://)")
-    repository: str = _option("", "directory of models that are loaded by request, instead of one model")
-    digest: str = _option("", "digest that the files of the model must have")
-    name: str = _option("model", "the model's name in the addresses")
+    repository: str = _option("", "directory of models to load on request, instead of one model")
+    digest: str = _option("", "required digest of the model's files")
+    name: str = _option("model", "the model's name in URLs")
     host: str = _option("0.0.0.0", "address to listen on")  # noqa: S104 - a container is reached from outside
     port: int = _option(8080, "HTTP port; 0 takes a free one")
     grpc_port: int = _option(8081, "gRPC port of the Open Inference Protocol; 0 serves no gRPC")
-    workers: int = _option(1, "processes, each with the model")
-    timeout_seconds: float = _option(60.0, "time for a request, unless it brings X-Request-Timeout-Ms")
-    load_seconds: float = _option(300.0, "time for loading a model")
-    drain_seconds: float = _option(5.0, "time after SIGTERM in which requests are still taken")
-    max_rows: int = _option(10_000, "most rows in a request")
-    max_body_mb: float = _option(16.0, "largest request body, in MB of 1,000,000 bytes")
-    max_batch_rows: int = _option(256, "most rows of waiting requests that are scored together")
-    max_waiting_rows: int = _option(20_000, "rows that may wait before further requests are refused")
-    unknown_fields: str = _option("ignore", "fields that the model doesn't know", ("ignore", "reject"))
-    unknown_categories: str = _option(
-        "accept", "text values that the model hasn't seen in training", ("accept", "reject")
+    workers: int = _option(1, "number of processes, each with its own copy of the model")
+    timeout_seconds: float = _option(60.0, "maximum time for a request without X-Request-Timeout-Ms")
+    load_seconds: float = _option(300.0, "maximum time for loading a model")
+    drain_seconds: float = _option(5.0, "time after SIGTERM during which requests are still accepted")
+    max_rows: int = _option(10_000, "maximum rows per request")
+    max_body_mb: float = _option(16.0, "maximum request body, in MB of 1,000,000 bytes")
+    max_batch_rows: int = _option(256, "maximum rows per batch of waiting requests")
+    max_waiting_rows: int = _option(20_000, "maximum rows in the queue; beyond that, requests are refused")
+    unknown_fields: str = _option(
+        "ignore", "what to do with fields that aren't features", ("ignore", "reject")
     )
-    cors_origins: str = _option("", "origins that browsers may call from, by commas; * for any")
-    prediction_log: str = _option("", "directory for a table of requests and predictions")
+    unknown_categories: str = _option(
+        "accept", "what to do with text values not seen in training", ("accept", "reject")
+    )
+    cors_origins: str = _option("", "allowed CORS origins, separated by commas; * for any")
+    prediction_log: str = _option("", "directory of the log of requests and predictions")
     prediction_log_keys: str = _option(
-        "", "fields of the rows that are logged beside the features, by commas"
+        "", "fields of the rows to log beside the features, separated by commas"
     )
     prediction_log_mask: str = _option(
         "",
-        "features and keys of which the log holds only a hash, by commas; keyed by "
+        "features and keys to log only as a hash, separated by commas; the hash's key is "
         f"{PREFIX}PREDICTION_LOG_SECRET",
     )
     prediction_log_days: int = _option(180, "days after which a day of the log is deleted; 0 keeps all")
     prediction_log_fraction: float = _option(1.0, "fraction of the requests to log, 0 to 1")
-    prediction_log_rows: int = _option(10_000, "rows after which a file of the log is written")
-    prediction_log_seconds: float = _option(60.0, "seconds after which a file of the log is written")
-    log_requests: bool = _option(False, "log every request, with who asked, not only those that went wrong")
-    health_route: str = _option("", "a further address that answers whether the server is ready")
-    predict_route: str = _option("", "a further address that predicts")
+    prediction_log_rows: int = _option(10_000, "rows after which a log file is written")
+    prediction_log_seconds: float = _option(60.0, "seconds after which a log file is written")
+    log_requests: bool = _option(False, "log every request with its client, not only failures")
+    health_route: str = _option("", "another path for the readiness check")
+    predict_route: str = _option("", "another path for predictions")
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings of a command line and an environment.
 
     Vertex AI's AIP_HTTP_PORT, AIP_HEALTH_ROUTE, AIP_PREDICT_ROUTE and AIP_STORAGE_URI and SageMaker's
-    SAGEMAKER_BIND_TO_PORT stand in for options that aren't given.
+    SAGEMAKER_BIND_TO_PORT replace options that aren't given.
 
     Raises:
-        ValueError: There is no model, or a value makes no sense.
+        ValueError: There is no model, or a value is invalid.
     """
     given = {
         "port": environment.get("AIP_HTTP_PORT") or environment.get("SAGEMAKER_BIND_TO_PORT"),
@@ -93,11 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flowparts.serving",
         description="Serve a model over HTTP and gRPC. Each option can also be given by the environment, as "
-        f"{PREFIX}<OPTION>; the bearer token that requests must bring only there, as {PREFIX}TOKEN.",
+        f"{PREFIX}<OPTION>; the bearer token that clients must send only there, as {PREFIX}TOKEN.",
     )
-    parser.add_argument(
-        "command", nargs="?", choices=["serve"], help="what SageMaker starts a container with"
-    )
+    parser.add_argument("command", nargs="?", choices=["serve"], help="ignored; SageMaker passes it")
     for field in dataclasses.fields(Settings):
         shown = "" if field.default == "" else f" ({field.default})"
         flag: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
@@ -134,10 +134,10 @@ def _check(settings: Settings) -> None:
     if settings.model and settings.repository:
         raise ValueError("--model and --repository exclude each other; give one of them")
     if settings.repository and settings.workers > 1:
-        raise ValueError("--repository takes one worker, the one that is told what to load; run more servers")
+        raise ValueError("--repository requires --workers=1; run more servers instead")
     if not settings.name or set(settings.name) & set("/:?#% "):
         raise ValueError(
-            f"--name must be usable in an address, without / : ? # % and spaces, not {settings.name!r}"
+            f"--name must be usable in a URL, without / : ? # % and spaces, not {settings.name!r}"
         )
     for name in ("workers", "max_rows", "max_batch_rows", "max_waiting_rows", "prediction_log_rows"):
         if getattr(settings, name) < 1:
@@ -157,8 +157,8 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"--prediction-log-days must be 0 or more, not {settings.prediction_log_days}")
     if settings.prediction_log_keys and settings.unknown_fields == "reject":
         raise ValueError(
-            "--prediction-log-keys are fields that the model doesn't know, which --unknown-fields=reject "
-            "refuses; leave out one of the two"
+            "--prediction-log-keys aren't features, and --unknown-fields=reject refuses other fields; "
+            "leave out one of the two"
         )
     for name in ("port", "grpc_port"):
         if not 0 <= getattr(settings, name) < 65_536:

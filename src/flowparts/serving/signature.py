@@ -1,4 +1,4 @@
-"""Requests held to the model's signature by types made once: checking costs no more than parsing."""
+"""Request validation by types that are generated once from the model's signature: as cheap as parsing."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +12,17 @@ from flowparts.serving.batching import Answer, Columns, Row
 from flowparts.serving.refusals import Refusal
 from flowparts.util.names import listed
 
-# Whole numbers are numbers to a model: what is missing or fractional is the preprocessing's matter.
+# Models take integers as numbers; missing and fractional values are up to the preprocessing.
 _TYPES: dict[str, Any] = {
     "integer": float,
     "number": float,
     "boolean": bool,
     "string": str,
-    "timestamp": Annotated[str, msgspec.Meta(description="ISO 8601, in UTC where no offset is given")],
+    "timestamp": Annotated[str, msgspec.Meta(description="ISO 8601; UTC if there is no offset")],
     "date": Annotated[str, msgspec.Meta(description="ISO 8601")],
     "image": Annotated[str, msgspec.Meta(description="The bytes of an image file, base64")],
 }
-# Names that a type's field can't have: msgspec writes them as they are, and JSON would escape these.
+# Names that a field can't have: msgspec writes them unescaped, but JSON must escape these.
 _ESCAPED = re.compile(r'[\x00-\x1f"\\]')
 _WORDS = {
     "float": "a number",
@@ -36,32 +36,32 @@ _WORDS = {
 
 
 class _Counted(msgspec.Struct):
-    """A request whose rows aren't read yet."""
+    """A request with unparsed rows."""
 
     instances: list[msgspec.Raw]
 
 
-# Rows that a structure has fields for.
+# Maximum number of rows for the counting structure.
 _MOST_COUNTED = 20_000
 _counted = msgspec.json.Decoder(_Counted)
 
 
 class Signature:
-    """What a model takes and gives.
+    """A model's inputs and outputs.
 
     Args:
         features: Raw column name to type, in order.
-        optional: Columns that a row may leave out; their values are then missing.
-        classes: Sorted label values of a classification; None for a regression.
-        unknown_fields: Whether to "ignore" or "reject" fields that the model doesn't know.
-        categories: Text column to the only values that it may have; any where it isn't named.
+        optional: Columns that a row may omit; their values are then missing.
+        classes: Sorted classes of a classifier; None for a regressor.
+        unknown_fields: Whether to "ignore" or "reject" fields that aren't features.
+        categories: Text column to its allowed values; columns that aren't listed may have any.
 
     Attributes:
         features: As given.
         optional: As given.
-        images: Columns of images.
+        images: Image columns.
         classes: As given.
-        outputs: Names of the columns of a prediction, in order.
+        outputs: Column names of a prediction, in order.
         request_type: Type of the body `{"instances": [{"column": value, ...}]}`; a row may also be the list
             of its values, in the order of the features.
         response_type: Type of the body `{"predictions": [{"prediction": ..., "probability_<class>": ...}]}`.
@@ -82,7 +82,7 @@ class Signature:
         self.classes = classes
         self.outputs = ["prediction", *(f"probability_{value}" for value in classes or [])]
         self._rejects_unknown = unknown_fields == "reject"
-        # Columns may have any name; attributes may not.
+        # Columns can have any name, attributes can't.
         names = [f"f{index}" for index in range(len(features))]
         self._typed = _ESCAPED.search("".join(features)) is None
         row: Any = msgspec.defstruct(
@@ -114,7 +114,7 @@ class Signature:
         self._request = msgspec.json.Decoder(decoded_type)
         self._encode = msgspec.json.Encoder().encode
         getter = attrgetter(*names)
-        # Of a single attribute it returns the value instead of a tuple.
+        # For a single attribute it returns the value instead of a tuple.
         self._values: Callable[[Any], Row] = getter if len(names) > 1 else lambda row: (getter(row),)
         self._known = [
             (position, name, frozenset(categories[name]))
@@ -128,7 +128,7 @@ class Signature:
         Raises:
             Refusal: It isn't JSON, has too many rows, or a row doesn't fit the signature.
         """
-        # A row of two bytes may become one of hundreds of values: so many are counted before they are made.
+        # A row of two bytes may become hundreds of values, so rows are counted before they are built.
         if len(body) > 3 * max_rows and body.count(b"{") + body.count(b"[") > max_rows + 2:
             _require_rows(body, max_rows)
         instances = decoded(self._request, body).instances
@@ -139,10 +139,10 @@ class Signature:
         return self.checked([row if type(row) is tuple else self._values(row) for row in instances])
 
     def rows_of_columns(self, columns: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
-        """Return the rows of columns of so many values each, which are of the right types.
+        """Return the rows of columns, which must have the right types and length.
 
         Raises:
-            Refusal: A column that must be there is missing, or one is unknown.
+            Refusal: A required column is missing, or a column is unknown.
         """
         for name in columns:
             if name not in self.features and self._rejects_unknown:
@@ -157,7 +157,7 @@ class Signature:
         return self.checked(list(zip(*ordered, strict=True)))
 
     def checked(self, rows: list[Row]) -> list[Row]:
-        """Return the rows; refuse text that isn't among the categories."""
+        """Return the rows; refuse values outside the categories."""
         for position, name, known in self._known:
             for number, row in enumerate(rows):
                 if row[position] is not None and row[position] not in known:
@@ -180,7 +180,7 @@ class Signature:
         return {name: [] for name in self.outputs}
 
     def _row(self, found: Mapping[str, Any], at: int) -> Row:
-        """Return the row of an object that a type couldn't check while it was read."""
+        """Return the row of an object that the type couldn't check during parsing."""
         place = f"instances[{at}]"
         if self._rejects_unknown and (unknown := [name for name in found if name not in self.features]):
             raise Refusal("signature", f"{place} has a field that the model doesn't know: {unknown[0]!r}")
@@ -202,7 +202,7 @@ class Signature:
 
 
 def _require_rows(body: bytes, max_rows: int) -> None:
-    """Refuse a body of too many rows, without making any of them.
+    """Refuse a body with too many rows, without building any of them.
 
     Raises:
         Refusal: As `decoded`, or there are too many.
@@ -212,7 +212,7 @@ def _require_rows(body: bytes, max_rows: int) -> None:
         return
     except msgspec.ValidationError as error:
         if not str(error).startswith("Expected `array` of at most length"):
-            return  # what is wrong is said by what reads the rows
+            return  # parsing the rows reports what is wrong
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     if max_rows > _MOST_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
@@ -222,10 +222,10 @@ def _require_rows(body: bytes, max_rows: int) -> None:
 
 @cache
 def _counter(max_rows: int) -> "msgspec.json.Decoder[Any]":
-    """Return a decoder that stops at the first row beyond so many.
+    """Return a decoder that stops after a number of rows.
 
-    A list may have a longest length too, but msgspec looks at it when the list is made: of five million empty
-    rows that is after two seconds and half a gigabyte. A structure that is an array ends at its last field.
+    A list can have a maximum length too, but msgspec checks it after building the list: for five million
+    empty rows that takes two seconds and half a gigabyte. A struct in array form ends at its last field.
     """
     fields = [(f"row{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(max_rows)]
     rows = msgspec.defstruct("Rows", fields, array_like=True, forbid_unknown_fields=True)
@@ -233,10 +233,10 @@ def _counter(max_rows: int) -> "msgspec.json.Decoder[Any]":
 
 
 def decoded(decoder: Any, body: bytes) -> Any:
-    """Return what a body holds.
+    """Return the decoded body.
 
     Raises:
-        Refusal: It isn't JSON, or not of the decoder's type.
+        Refusal: It isn't JSON, or doesn't have the decoder's type.
     """
     try:
         return decoder.decode(body)
@@ -249,7 +249,7 @@ def decoded(decoder: Any, body: bytes) -> Any:
 
 
 def sentence(message: str) -> str:
-    """Say in words what msgspec found, such as "instances[0].age must be a number or null, not text"."""
+    """Reword an error of msgspec, such as "instances[0].age must be a number or null, not text"."""
     problem, _, place = message.partition(" - at `$")
     where = place.rstrip("`").lstrip(".") or "the body"
     if found := re.fullmatch(r"Expected `(.+)`, got `(.+)`", problem):

@@ -1,8 +1,8 @@
-"""Several workers on one socket: a connection goes to whichever is free, and a killed worker is replaced.
+"""Several workers on one socket: any free worker takes a connection, and a killed worker is replaced.
 
-The socket stays open here, so connections that come while a worker is missing wait for the others or for its
-successor. Each worker is a fresh process that loads the model itself; none takes connections before it has.
-One that hangs is killed, and one that never comes to serve is tried a few times.
+The socket stays open here, so connections that arrive while a worker is missing wait for the others or for
+its successor. Each worker is a new process that loads the model before it takes connections. A worker that
+hangs is killed; one that never gets ready is restarted a few times.
 """
 
 import os
@@ -17,7 +17,7 @@ from flowparts.serving.http import deafen
 from flowparts.serving.server_settings import Settings
 
 _LONGEST_PAUSE_SECONDS = 5.0
-# A worker that has lived so long has not failed at its start.
+# A worker that has lived this long has not failed at startup.
 _LONG_SECONDS = 60.0
 _SILENT_SECONDS = 20.0
 _MOST_FAILURES = 3
@@ -27,16 +27,16 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
     """Keep the workers running until SIGTERM; return the exit status.
 
     Args:
-        settings: The server's options; the model is a directory by now.
+        settings: The server's options, with the model as a local directory.
         listener: The bound socket.
-        shared: Where workers keep their counters.
+        shared: Folder of the workers' counters.
     """
     os.set_inheritable(listener.fileno(), True)
-    # Its other end is nowhere but here: workers see it close when this process ends, however it does.
+    # Only this process holds the other end: workers see it close when this process ends in any way.
     watched, held = os.pipe()
     os.set_inheritable(watched, True)
     workers: dict[int, subprocess.Popen[bytes]] = {}
-    # A handler may interrupt itself, and whatever runs here: it does no more than take note.
+    # A handler may interrupt anything, itself included, so it only sets a flag.
     received: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _: received.append(number))
@@ -59,25 +59,25 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
             for process in workers.values():
                 process.send_signal(asked)
         if end and now > end - worker.SECONDS_TO_END:
-            # The workers take what has come, and close their ends.
+            # The workers answer pending requests and close their sockets.
             deafen(listener)
         for number, process in list(workers.items()):
             lane, code = lanes[number], process.poll()
             if code is None:
                 if (end and now > end) or lane.silent(now):
-                    logs.say("worker doesn't answer, it is killed", 40, worker=number)
+                    logs.say("worker is hanging and gets killed", 40, worker=number)
                     process.kill()
             elif end:
                 del workers[number]
             elif code == worker.CANNOT_START or lane.hopeless():
-                if code != worker.CANNOT_START and not status:  # once, however many workers find it out
+                if code != worker.CANNOT_START and not status:  # once, even if several workers fail
                     logs.say(_hopeless(code), 40, worker=number)
                 status = 1
                 del workers[number]
                 received.append(signal.SIGTERM)
             elif not lane.due:
                 lane.ended(now)
-                logs.say("worker ended, a new one starts", 30, worker=number, exit_code=code)
+                logs.say("worker ended; starting a new one", 30, worker=number, exit_code=code)
             elif now >= lane.due:
                 start(number)
         time.sleep(0.05)
@@ -87,10 +87,10 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
 
 
 class _Lane:
-    """What becomes of one worker and its successors.
+    """The state of one worker and its successors.
 
     Args:
-        alive: The file that a worker touches every second from when it serves.
+        alive: File that a worker touches every second while it serves.
     """
 
     def __init__(self, alive: Path) -> None:
@@ -102,13 +102,13 @@ class _Lane:
         self.due = 0.0
 
     def begin(self) -> None:
-        """A worker starts."""
+        """Note that a worker starts."""
         self._alive.unlink(missing_ok=True)
         self._touched, self.due = None, 0.0
         self._started = time.monotonic()
 
     def silent(self, now: float) -> bool:
-        """Say whether a worker that has served gives no sign of life."""
+        """Return whether a worker that has served shows no sign of life."""
         try:
             touched = self._alive.stat().st_mtime
         except FileNotFoundError:
@@ -118,11 +118,11 @@ class _Lane:
         return now - self._heard > _SILENT_SECONDS
 
     def hopeless(self) -> bool:
-        """Say whether workers have ended again and again before they served."""
+        """Return whether workers keep ending before they serve."""
         return not self.due and not self._alive.exists() and self._failures + 1 >= _MOST_FAILURES
 
     def ended(self, now: float) -> None:
-        """A worker has ended; `due` says when the next one starts."""
+        """Note that a worker has ended; `due` is when the next one starts."""
         self._failures = 0 if self._alive.exists() else self._failures + 1
         lived = now - self._started
         self._pause = 0.0 if lived > _LONG_SECONDS else min(2 * self._pause + 0.1, _LONGEST_PAUSE_SECONDS)

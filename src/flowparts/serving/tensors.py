@@ -1,11 +1,11 @@
-"""The tensors of the Open Inference Protocol V2: a column of the model each, of shape [rows] or [rows, 1].
+"""Tensors of the Open Inference Protocol V2: one per column of the model, of shape [rows] or [rows, 1].
 
-Where several columns all come as one datatype, a single tensor of another name and of shape [rows, columns]
-stands for all, as clients of numeric models are used to.
+If several columns have the same datatype, a single tensor of another name and of shape [rows, columns] can
+hold all, as usual for numeric models.
 
-Over REST values come as JSON or, after it, as bytes (the binary tensor data extension); over gRPC as typed or
-raw contents. What is missing is null in JSON. Elsewhere a missing number is NaN, and missing text, a time, a
-date or an image is empty, as in CSV; a boolean can't be missing there.
+Over REST, values are JSON or binary data after it (the binary tensor data extension); over gRPC, typed or raw
+contents. A missing value is null in JSON. Elsewhere a missing number is NaN, and a missing text, time, date
+or image is empty, as in CSV; a boolean can't be missing there.
 """
 
 import math
@@ -20,13 +20,13 @@ from flowparts.serving.batching import Row
 from flowparts.serving.refusals import Refusal
 from flowparts.serving.signature import Signature, sentence
 
-# Datatype to NumPy's little-endian type; BYTES are a length of 4 bytes and as many bytes, for each value.
+# Datatype to NumPy's little-endian type; each value of BYTES is a length of 4 bytes and that many bytes.
 NUMPY_TYPES = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
     "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
 _NUMBERS = tuple(name for name in NUMPY_TYPES if name != "BOOL")
-# What a column of each type may come as, the preferred one first; and the type of its values.
+# Accepted datatypes of each column type, the preferred one first, and the type of the values.
 _ACCEPTED = {
     "integer": (("FP64", *_NUMBERS), float),
     "number": (("FP64", *_NUMBERS), float),
@@ -34,22 +34,22 @@ _ACCEPTED = {
     "string": (("BYTES",), str),
     "timestamp": (("BYTES",), str),
     "date": (("BYTES",), str),
-    # Base64, as in JSON: text over REST must be UTF-8.
+    # Base64 as in JSON, because text over REST must be UTF-8.
     "image": (("BYTES",), str),
 }
 
 
 def datatype(kind: str) -> str:
-    """Return the datatype that a column of a type is described with."""
+    """Return the datatype in the metadata for a column of a type."""
     return _ACCEPTED[kind][0][0]
 
 
 def datatype_of(value_type: type) -> str:
-    """Return the datatype of an output whose values are of a Python type."""
+    """Return the datatype of an output with values of a Python type."""
     return {bool: "BOOL", int: "INT64", float: "FP64"}.get(value_type, "BYTES")
 
 
-# Not frozen: that makes each of thousands take three times as long.
+# Not frozen, because creating thousands would take three times as long.
 @dataclass(slots=True)
 class Tensor:
     """A tensor of a request.
@@ -57,9 +57,9 @@ class Tensor:
     Attributes:
         name: The column.
         datatype: Such as "FP64".
-        shape: As the client says.
-        values: Returns its values as the engine takes them, row by row, for a column's type and the rows and
-            columns that the shape says.
+        shape: The client's shape.
+        values: Returns its values for the engine, row by row, given a column's type and the rows and columns
+            of the shape.
     """
 
     name: str
@@ -72,7 +72,7 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
     """Return the rows of a request.
 
     Raises:
-        Refusal: A tensor is missing, of another datatype or shape, or holds values of another type.
+        Refusal: A tensor is missing, or its datatype, shape or values are wrong.
     """
     if not inputs:
         raise Refusal("signature", "the request has no inputs; send one for each column of the model")
@@ -87,7 +87,7 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
     for tensor in inputs:
         kind = signature.features.get(tensor.name)
         if kind is None:
-            # Known by its name alone: nobody reads its values.
+            # Unknown tensors are detected by name; their values aren't read.
             columns[tensor.name] = []
             continue
         found, _ = _extent(tensor, (1,))
@@ -100,8 +100,8 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
 
 
 def _extent(tensor: Tensor, widths: Sequence[int]) -> tuple[int, int]:
-    """Return the rows and columns of a tensor that may have so many columns."""
-    # Of a longer one, which may have any length, these are enough to say what is wrong.
+    """Return the rows and columns of a tensor's shape, up to a maximum of columns."""
+    # A shape can have any length; these are enough for the message.
     match shape := list(tensor.shape[:3]):
         case [count] if count >= 0:
             return count, 1
@@ -130,7 +130,7 @@ def _values(tensor: Tensor, kind: str, count: int, width: int = 1) -> list[Any]:
 
 
 def require_count(name: str, found: int, wanted: int) -> None:
-    """Raise a Refusal unless a tensor has as many values as its shape says."""
+    """Raise a Refusal unless a tensor has the number of values that its shape says."""
     if found != wanted:
         raise Refusal("signature", f"tensor {name!r} has {found} values, but its shape asks for {wanted}")
 
@@ -139,7 +139,7 @@ def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list
     """Return the columns of a tensor of shape [rows, columns].
 
     Raises:
-        Refusal: The model's columns don't come as one datatype or not as this one, or a value is of another.
+        Refusal: The model's columns don't share this datatype, or a value has another type.
     """
     kind, *others = signature.features.values()
     if any(_ACCEPTED[other] != _ACCEPTED[kind] for other in others):
@@ -154,10 +154,10 @@ def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list
 
 
 def flat(name: str, data: list[Any], width: int) -> list[Any]:
-    """Return the values of JSON data, which may be nested as its shape says, one after another.
+    """Return the values of JSON data, which may be nested by its shape, as a flat list.
 
     Raises:
-        Refusal: It is nested otherwise.
+        Refusal: The nesting doesn't match.
     """
     if not data or not isinstance(data[0], list):
         return data
@@ -172,10 +172,10 @@ def flat(name: str, data: list[Any], width: int) -> list[Any]:
 
 
 def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
-    """Return values of JSON or typed contents as the engine takes them.
+    """Return values of JSON or typed contents in the engine's form.
 
     Raises:
-        Refusal: A value is of another type.
+        Refusal: A value has another type.
     """
     wanted = _ACCEPTED[kind][1]
     try:
@@ -189,7 +189,7 @@ def unpacked(name: str, kind: str, datatype: str, raw: bytes, count: int) -> lis
     """Return the values of a tensor in its binary form.
 
     Raises:
-        Refusal: There are more or fewer bytes than the shape says, or text isn't UTF-8.
+        Refusal: The number of bytes doesn't match the shape, or text isn't UTF-8.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""One serving process: loads the model, warms it up, then takes connections until it is told to stop."""
+"""One serving process: loads the model, warms it up, then takes connections until SIGTERM."""
 
 import asyncio
 import gc
@@ -23,25 +23,25 @@ from flowparts.serving.scorer import Scorer
 from flowparts.serving.server_metrics import Metrics
 from flowparts.serving.server_settings import Settings
 
-# The exit status of a worker that can't start: starting it again would not help.
+# Exit status of a worker that can't start; a restart would not help.
 CANNOT_START = 3
-# With the time to drain, less than the 30 s that Kubernetes grants.
+# Together with the time to drain, less than the 30 s that Kubernetes grants.
 _SECONDS_TO_FINISH = 16
-# After it, a process that hangs in a library ends without being asked.
+# After this, a process that hangs in a library is ended.
 SECONDS_TO_END = _SECONDS_TO_FINISH + 6
-# Begins the name of the file that a worker touches every second while it works.
+# Prefix of the file that a worker touches every second while it works.
 ALIVE = "alive-"
 
 
 def run(settings: Settings, listener: socket.socket, number: int, shared: Path, parent: int = -1) -> int:
-    """Serve until SIGTERM, and answer what has come until then; return the exit status.
+    """Serve until SIGTERM, then answer pending requests; return the exit status.
 
     Args:
-        settings: The server's options; the model is a directory by now.
+        settings: The server's options, with the model as a local directory.
         listener: The bound socket, which other workers may share.
-        number: Which worker this is, from 0.
-        shared: Where workers keep their counters.
-        parent: A pipe's end that closes when the supervisor is gone; -1 for none.
+        number: Number of this worker, from 0.
+        shared: Folder of the workers' counters.
+        parent: File descriptor of a pipe that closes when the supervisor ends; -1 for none.
     """
     started = perf_counter()
     model = None
@@ -58,12 +58,12 @@ def run(settings: Settings, listener: socket.socket, number: int, shared: Path, 
             "model loaded", model=model.name, version=model.version, engine=model.engine.name,
             seconds=seconds, worker=number,
         )  # fmt: skip
-    # What has been loaded stays: the collector need not walk through it again and again.
+    # Loaded objects stay; exempt them from garbage collections.
     gc.collect()
     gc.freeze()
     # A large request makes tens of thousands of lists, none of which is part of a cycle.
     gc.set_threshold(10_000)
-    # The engine's thread gets its turn soon when the event loop is busy.
+    # Lets the engine's thread run soon while the event loop is busy.
     sys.setswitchinterval(0.0005)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -90,7 +90,7 @@ async def _serve(
 ) -> None:
     metrics = Metrics(shared, number, model.signature.classes if model else None)
     exporter = None
-    # One of them sends the sums of all.
+    # One worker sends the totals of all.
     if number == 0 and (os.environ.get(otlp_export.ENDPOINT) or os.environ.get(otlp_export.METRICS_ENDPOINT)):
         exporter = otlp_export.Exporter(metrics, settings.name)
     app = App(metrics, settings, os.environ.get("FLOWPARTS_SERVING_TOKEN", ""))
@@ -121,7 +121,7 @@ async def _serve(
 
     def ask(seconds: float, *_: object) -> None:
         if not last:
-            # In a thread, since the loop may be what hangs.
+            # In a thread, because the loop itself may hang.
             last.append(threading.Timer(seconds + SECONDS_TO_END, _end, [number]))
             last[0].daemon = True
             last[0].start()
@@ -132,7 +132,7 @@ async def _serve(
             (shared / f"{ALIVE}{number}").touch()
         loop.call_later(1, live)
 
-    # Not the loop's own handlers: closing the loop would give the signals back their deadly meaning.
+    # Not the loop's own handlers: closing the loop would restore the signals' default, which kills.
     for signum, seconds in ((signal.SIGTERM, settings.drain_seconds), (signal.SIGINT, 0.0)):
         signal.signal(signum, partial(ask, seconds))
     if parent >= 0:
@@ -146,7 +146,7 @@ async def _serve(
     try:
         await server.start(listener)
     except OSError as error:
-        # Another server was bound to the port too, and listened first.
+        # Another server has bound the port too and listened first.
         if calls:
             await calls.stop(None)
         raise ValueError(cannot_listen("the server", settings.host, port, error)) from None
@@ -170,20 +170,20 @@ async def _serve(
 
 
 def _end(number: int) -> None:
-    """End a process that doesn't end by itself."""
-    logs.say("requests or a library did not end in time, the process does", 40, worker=number)
+    """End a process that doesn't end on its own."""
+    logs.say("requests or a library did not end in time; ending the process", 40, worker=number)
     os._exit(1)
 
 
 def ignore_stops() -> None:
-    """Let no further signal end this process, which is about to end by itself, with another status."""
+    """Ignore further signals, so that they don't change the exit status of a process about to end."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
 
 
 def cannot_listen(server: str, host: str, port: int, error: OSError) -> str:
-    """Say in a sentence why an address can't be had."""
-    # An error of looking the host up has a text of its own.
+    """Return a sentence that says why an address can't be bound."""
+    # Errors of the name lookup have their own text.
     reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
     return f"{server} can't listen on {host}:{port}: {reason}"
 
