@@ -239,7 +239,7 @@ def test_a_bad_table_is_answered(
 
 
 def artifact_ports() -> Iterator[Any]:
-    """Find every port where a component reads one artifact that is no table; some read its address only."""
+    """Find every port where a component reads one artifact that is no table; some read its URI only."""
     for name, component in COMPONENTS.items():
         for port, spec in (component.component_spec.inputs or {}).items():
             of_table = spec.type == "system.Dataset@0.0.1"
@@ -247,7 +247,7 @@ def artifact_ports() -> Iterator[Any]:
                 spec.type.startswith("system.")
                 and not of_table
                 and not spec.optional
-                and "only the address" not in spec.description
+                and "only its URI" not in spec.description
             ):
                 yield pytest.param(name, port, id=f"{name}-{port}")
 

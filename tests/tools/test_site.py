@@ -108,7 +108,7 @@ def test_a_page_shows_the_report_and_gives_the_yaml(
         load_component_from_file(str(file))
     page.execute_script("arguments[0].closest('a').click()", picture)
     assert "reports/evaluate_model.html" in browser.current_url
-    assert "No columns of slices were given" in browser.page_source
+    assert "No slice columns were given" in browser.page_source
 
 
 def test_the_reference_has_what_each_room_exports(built: Path) -> None:

@@ -1,1 +1,1 @@
-"""How good a model is: metrics, slices, comparison offline and served."""
+"""Model evaluation: metrics, slices, comparison of models and the serving check."""

@@ -1,4 +1,4 @@
-"""The metrics of each task and which way each points; free of NumPy, so every image can choose by them."""
+"""The metrics of each task and their direction; without NumPy, so that every image can use them."""
 
 import sys
 
@@ -30,7 +30,7 @@ HIGHER_IS_BETTER = {
 
 
 def higher_is_better(metric: str) -> bool:
-    """Say which way a metric points.
+    """Return whether higher values of a metric are better.
 
     Raises:
         ValueError: There is no such metric.
@@ -63,5 +63,5 @@ def chosen(metric: str | None, task: str) -> str:
 
 
 def worst(metric: str) -> float:
-    """Return what stands for a metric that is undefined: 0, or the largest number for an error."""
+    """Return the value of an undefined metric: 0, or the largest float for an error."""
     return 0.0 if higher_is_better(metric) else sys.float_info.max

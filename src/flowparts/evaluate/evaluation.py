@@ -1,4 +1,4 @@
-"""Evaluating a model on a test table: its scored rows, its metrics with intervals, and its slices."""
+"""Evaluate a model on a test table: scored rows, metrics with intervals, and slices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from flowparts import models
 
-# What slices are ranked by: defined for every slice, also where it holds one class only.
+# The metrics that rank slices: defined for every slice, even with a single class.
 SLICE_METRIC = {"classification": "accuracy", "regression": "rmse"}
-# Smaller slices are shown but never called the worst: their metrics are mostly noise.
+# Smaller slices are shown but never reported as the worst: their metrics are mostly noise.
 MIN_SLICE_ROWS = 20
-# More distinct numbers than this are cut into quartiles; the rarer ones of more texts are put together.
+# Above these numbers of distinct values, numbers are cut into quartiles and the rarer texts are combined.
 MAX_NUMBERS = 10
 MAX_TEXTS = 20
 MAX_MONTHS = 24
 MAX_CLASSES = 30
-# User interfaces draw from the artifact's metadata, which has to stay small.
+# User interfaces plot from the artifact's metadata, which must stay small.
 _MOST_CLASSES_SHOWN = 10
 _MOST_POINTS_SHOWN = 18
 _LONGEST_NAME_SHOWN = 30
@@ -40,7 +40,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Slice:
-    """The rows that share a value of a column."""
+    """The rows with the same value of a column."""
 
     column: str
     value: str
@@ -55,9 +55,9 @@ class WorstSlice:
     Attributes:
         slice: The slice.
         interval: Bootstrap interval of its accuracy or rmse; wider than 95 % by the number of slices compared
-            (Bonferroni), because the worst of many looks bad by chance alone.
-        compared: How many slices were compared.
-        worse: Whether the whole interval lies on the bad side of the value on all rows.
+            (Bonferroni), because the worst of many slices looks bad by chance alone.
+        compared: Number of slices compared.
+        worse: Whether the whole interval is worse than the value on all rows.
     """
 
     slice: Slice
@@ -73,14 +73,14 @@ class Evaluation:
     Attributes:
         model: The model's metadata.
         truth: The labels.
-        predictions: The model's answers, row for row.
-        metrics: Name to value, all finite; undefined ones are not there.
+        predictions: The model's predictions, one per row.
+        metrics: Name to finite value; undefined metrics are left out.
         intervals: Name to 95 % bootstrap interval.
         slices: Each slice of each slice column.
-        worst: The worst slice; None where no slice is large enough.
+        worst: The worst slice; None if no slice is large enough.
         examples: The most confident mistakes or the largest errors, the worst first: row number from 0,
-            actual and predicted value, and a few columns to recognise the row by.
-        pictures: The images of the examples, one for each; empty for a model of tables.
+            actual and predicted value, and a few columns to identify the row.
+        pictures: The images of the examples, one for each; empty for tabular models.
     """
 
     model: mlmodel.Card
@@ -99,7 +99,7 @@ class Evaluation:
         return list(self.model["classes"] or [])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what machines read: rows, each metric with its ends `_low` and `_high`, and the slices."""
+        """Return the JSON form: rows, each metric with its bounds `_low` and `_high`, and the slices."""
         found: dict[str, Any] = {"rows": len(self.truth), **self.metrics}
         for name, (low, high) in self.intervals.items():
             found |= {f"{name}_low": low, f"{name}_high": high}
@@ -117,21 +117,21 @@ def evaluate(
     samples: int = 500,
     seed: int = 0,
 ) -> Evaluation:
-    """Score a test table and measure the answers.
+    """Score a test table and measure the predictions.
 
     Only labels, predictions and slice columns are held in memory.
 
     Args:
         model: The model.
         test: Raw rows with the model's features and its label column.
-        slice_columns: Columns to measure by: texts and up to 10 different numbers by value (past 20 texts the
-            rarer ones together), more numbers in quartiles, dates and timestamps by month, or by year when
-            there are more than 24 months.
+        slice_columns: Columns to slice by: texts and up to 10 distinct numbers by value (beyond 20 texts the
+            rarer ones combined), more numbers by quartile, dates and timestamps by month, or by year if there
+            are more than 24 months.
         samples: Bootstrap resamples.
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: The label or a slice column is not there or unusable, there are no rows, or labels are
+        ValueError: The label or a slice column is missing or unusable, there are no rows, or labels are
             missing or unknown to the model.
     """
     metrics.check_bootstrap(samples)
@@ -173,7 +173,7 @@ def groups(column: pl.Series) -> list[tuple[str, Mask]]:
     """Split rows by a column's values, as `evaluate` says; missing values last.
 
     Returns:
-        For each group its name for people, and which rows it holds.
+        The display name and the rows of each group.
     """
     column, dtype = column.alias("value"), column.dtype
     if dtype.is_numeric() and column.drop_nulls().n_unique() > MAX_NUMBERS:
@@ -191,13 +191,13 @@ def groups(column: pl.Series) -> list[tuple[str, Mask]]:
 
 
 def curves(evaluation: Evaluation) -> dict[str, Any]:
-    """Return a classification's confusion matrix and curves as JSON.
+    """Return a classifier's confusion matrix and curves as JSON.
 
     Returns:
         "classes" (as text, the 30 most frequent where there are more), "confusion_matrix" (rows: true class,
         columns: predicted class, of these classes), and by class "roc", "precision_recall" and "calibration":
-        for the positive of two classes, or for each of more against the rest. A class that no row or every
-        row holds has a calibration only.
+        for the positive of two classes, or one against the rest for more classes. A class that no row or
+        every row has gets only a calibration.
     """
     classes = evaluation.classes
     codes = metrics.encode(evaluation.truth, classes)
@@ -230,9 +230,9 @@ def curves(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def log_curves(artifact: "ClassificationMetrics", found: Mapping[str, Any]) -> None:
-    """Give user interfaces the confusion matrix and, of two classes, the ROC curve.
+    """Log the confusion matrix and, for two classes, the ROC curve for user interfaces.
 
-    Both are cut short: the 10 most frequent classes, 18 points of the curve.
+    Both are reduced: to the 10 most frequent classes, and to 18 points of the curve.
 
     Args:
         artifact: The output artifact.
@@ -256,7 +256,7 @@ def log_curves(artifact: "ClassificationMetrics", found: Mapping[str, Any]) -> N
 
 
 def score(evaluation: Evaluation, metric: str) -> float:
-    """Return a metric; where it is undefined, 0, or the largest number for an error."""
+    """Return a metric; if it is undefined, 0, or the largest float for an error."""
     return evaluation.metrics.get(metric, directions.worst(metric))
 
 
@@ -300,7 +300,7 @@ def _check_slice_types(test: pl.LazyFrame, columns: Sequence[str]) -> None:
 
 
 def _values(column: pl.Series, by_rows: bool) -> list[tuple[str, Mask]]:
-    """Group by value, the most frequent or the lowest first; past MAX_TEXTS values the rest is one group."""
+    """Group by value, the most frequent or the lowest first; beyond MAX_TEXTS values, combine the rest."""
     counts = column.drop_nulls().value_counts(name="rows")
     order = counts.sort("rows", "value", descending=[True, False]) if by_rows else counts.sort("value")
     values = order["value"].to_list()
@@ -351,7 +351,7 @@ def _worst(
 
 
 def _apart(test: pl.LazyFrame, model: "models.Model") -> list[str]:
-    """Return the table's columns, those first that are no feature: an identifier tells rows apart best."""
+    """Return the table's columns, those that aren't features first: identifiers identify rows best."""
     names = [name for name, dtype in test.collect_schema().items() if dtype != pl.Binary]
     return [name for name in names if name not in model.features] + [
         name for name in model.features if name in names
@@ -375,7 +375,7 @@ def _examples(scored: _Scored, test: pl.LazyFrame, columns: Sequence[str]) -> li
     names = [name for name in dict.fromkeys(columns) if name != scored.truth.name][:EXAMPLE_COLUMNS]
     known = pl.concat([tables.select(test, names).slice(row, 1) for row in chosen]).pipe(tables.collect)
     own = ("row", "actual", "predicted", *measured)
-    # A column of the table may be called like what is measured.
+    # A column of the table may have the name of a measure.
     shown = [f"column {name}" if name in own else name for name in known.columns]
     return [
         {"row": row, "actual": scored.truth[row], "predicted": predicted[row]}

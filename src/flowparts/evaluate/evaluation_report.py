@@ -1,4 +1,4 @@
-"""The pages that tell people how good a model is, where it errs and whether its probabilities hold."""
+"""HTML reports: how good a model is, where it errs and whether its probabilities are calibrated."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -12,33 +12,33 @@ from flowparts.evaluate import metrics
 from flowparts.evaluate.evaluation import MAX_CLASSES, MIN_SLICE_ROWS, SLICE_METRIC, Evaluation, curves
 from flowparts.util.names import listed
 
-# Lines of more classes can't be told apart.
+# The lines of more classes can't be distinguished.
 _MAX_LINES = 8
 _MAX_POINTS = 2000
 # Below this many rows a percentile bootstrap is known to give intervals that are too narrow.
 _FEW_ROWS = 30
-# A calibration error that hardly any use of a probability notices, though many rows would prove it real.
+# A calibration error too small to matter, even if many rows make it significant.
 _CLOSE = 0.02
-# The same for what is rare, as a share of how often it happens.
-_CLOSE_SHARE = 0.2
-# If chance alone may be this share of the rate of the rarer class, the rows don't tell.
+# The same for rare classes, as a fraction of their rate.
+_CLOSE_FRACTION = 0.2
+# If chance alone can reach this fraction of the rarer class' rate, the rows don't suffice.
 _MOST_NOISE = 0.5
 _SURE = 0.95
 _MEANING = {
-    "accuracy": "share of right answers",
-    "balanced_accuracy": "share of right answers, each class counting the same",
-    "precision": "share of right answers among those that name a class, mean of the classes",
-    "recall": "share of a class that is found, mean of the classes",
+    "accuracy": "fraction of correct predictions",
+    "balanced_accuracy": "mean of the classes' recall",
+    "precision": "fraction of the predictions of a class that are correct, mean of the classes",
+    "recall": "fraction of a class that is found, mean of the classes",
     "f1": "harmonic mean of precision and recall, mean of the classes",
     "roc_auc": "chance that a row of the class is ranked above another row; 0.5 is guessing",
     "average_precision": "area under the precision-recall curve",
-    "log_loss": "penalty for probability put on the wrong class; 0 is perfect",
+    "log_loss": "penalty for probability on the wrong class; 0 is perfect",
     "brier": "squared error of the probabilities; 0 is perfect",
-    "mcc": "correlation of answers and truth; 0 is guessing",
+    "mcc": "correlation of predictions and truth; 0 is guessing",
     "rmse": "root of the mean squared error, in the label's unit; large errors count more",
     "mae": "mean error, in the label's unit",
-    "r2": "share of the label's variance that is explained; 0 is no better than the mean",
-    "mape": "mean error as a share of the actual value",
+    "r2": "fraction of the label's variance that is explained; 0 is no better than the mean",
+    "mape": "mean error as a fraction of the actual value",
     "median_absolute_error": "half of the errors are smaller, in the label's unit",
 }
 _SLICE_COLUMNS = {
@@ -48,13 +48,13 @@ _SLICE_COLUMNS = {
 
 
 def page(evaluation: Evaluation, metric: str) -> str:
-    """Return the HTML page of an evaluation, by the metric that the model was chosen by."""
+    """Return the HTML page of an evaluation, by the metric that the model was selected by."""
     render = regression_page if evaluation.model["classes"] is None else classification_page
     return render(evaluation, metric)
 
 
 def classification_page(evaluation: Evaluation, metric: str = "roc_auc") -> str:
-    """Return the HTML page of a classification's evaluation."""
+    """Return the HTML page of a classifier's evaluation."""
     found = curves(evaluation)
     label, rows = evaluation.truth.name, len(evaluation.truth)
     names = dict.fromkeys([metric, "roc_auc", "accuracy", "f1", "log_loss"])
@@ -80,7 +80,7 @@ def classification_page(evaluation: Evaluation, metric: str = "roc_auc") -> str:
 
 
 def regression_page(evaluation: Evaluation, metric: str = "rmse") -> str:
-    """Return the HTML page of a regression's evaluation."""
+    """Return the HTML page of a regressor's evaluation."""
     label, rows = evaluation.truth.name, len(evaluation.truth)
     actual = metrics.floats(evaluation.truth)
     predicted = metrics.floats(evaluation.predictions["prediction"])
@@ -104,7 +104,7 @@ def regression_page(evaluation: Evaluation, metric: str = "rmse") -> str:
 
 
 def training_callouts(model: Mapping[str, Any]) -> list[reports.Block]:
-    """Say what training found: doubtful columns, candidates left out, the split, and why by this metric."""
+    """Describe the training: doubtful columns, candidates left out, the split, and the metric's choice."""
     blocks = [reports.callout(f"Before training: {text}.", "bad") for text in model.get("warnings") or []]
     for each in model.get("left_out") or []:
         blocks.append(reports.callout(f"Candidate {each['estimator']} is left out: {each['reason']}.", "bad"))
@@ -139,7 +139,7 @@ def _with_intervals(evaluation: Evaluation, names: Iterable[str]) -> dict[str, o
 
 
 def _constant_callout(evaluation: Evaluation, metric: str) -> reports.Block:
-    """Say whether the model is better than a constant answer by more than chance."""
+    """Describe whether the model beats a constant prediction by more than chance."""
     task, classes = evaluation.model["task"], evaluation.model["classes"]
     answer, gain = metrics.against_constant(
         metric,
@@ -156,8 +156,8 @@ def _constant_callout(evaluation: Evaluation, metric: str) -> reports.Block:
         )
     shown = _number(answer) if isinstance(answer, float) else repr(answer)
     text = (
-        f"{metric} {_number(gain.challenger)}{_interval(evaluation.intervals.get(metric))}; always answering "
-        f"{shown} has {_number(gain.champion)}. "
+        f"{metric} {_number(gain.challenger)}{_interval(evaluation.intervals.get(metric))}; always "
+        f"predicting {shown} has {_number(gain.champion)}. "
     )
     if gain.improvement > 0 and gain.probability_better >= _SURE:
         return reports.callout(f"{text}The model is better than that by more than chance.", "good")
@@ -165,7 +165,7 @@ def _constant_callout(evaluation: Evaluation, metric: str) -> reports.Block:
 
 
 def _missed_callout(evaluation: Evaluation) -> list[reports.Block]:
-    """Name classes of which no row was found."""
+    """Name classes of which no row is found."""
     classes = evaluation.classes
     matrix = metrics.confusion_matrix(evaluation.truth, evaluation.predictions["prediction"], classes)
     missed = [
@@ -183,14 +183,16 @@ def _accuracy_callout(evaluation: Evaluation) -> reports.Block:
     low, high = evaluation.intervals["accuracy"]
     rows = np.bincount(metrics.encode(evaluation.truth, evaluation.classes))
     most, baseline = str(evaluation.classes[int(rows.argmax())]), float(rows.max() / rows.sum())
-    found = f"{_percent(accuracy)} of the answers are right (interval {_percent(low)} to {_percent(high)})."
+    found = (
+        f"{_percent(accuracy)} of the predictions are correct (interval {_percent(low)} to {_percent(high)})."
+    )
     if accuracy == 1:
-        # No resample of right answers holds a wrong one, so the bootstrap sees no doubt: rule of three.
+        # Without a single wrong prediction the bootstrap interval has no width: use the rule of three.
         count = len(evaluation.truth)
         unseen = _percent(min(1.0, 3 / count))
-        found = f"All {count:,} answers are right; up to {unseen} wrong ones could go unseen."
+        found = f"All {count:,} predictions are correct; up to {unseen} wrong ones could go unnoticed."
     text = f"{found} Always answering {most!r} would be right in {_percent(baseline)}."
-    # Whether the model is any good is said above: of a rare class, a useful model may find few.
+    # Not a verdict, which is above: a useful model may find few rows of a rare class.
     return reports.callout(text, "good" if low > baseline else "note")
 
 
@@ -199,7 +201,7 @@ def _few_rows_callout(rows: int) -> list[reports.Block]:
         return []
     return [
         reports.callout(
-            f"Test rows: {rows}. So few rows say little, and intervals from them are too narrow.", "bad"
+            f"Test rows: {rows}. With so few rows, metrics are uncertain and the intervals too narrow.", "bad"
         )
     ]
 
@@ -208,7 +210,7 @@ def _undefined_callout(evaluation: Evaluation) -> list[reports.Block]:
     if "roc_auc" in evaluation.metrics:
         return []
     text = (
-        "The test rows hold one class only, so roc_auc, average_precision and mcc are undefined and left out."
+        "The test rows have only one class, so roc_auc, average_precision and mcc are undefined and left out."
     )
     return [reports.callout(text, "bad")]
 
@@ -248,7 +250,7 @@ def _slice_callout(evaluation: Evaluation) -> list[reports.Block]:
 
 
 def _confidence(evaluation: Evaluation) -> tuple[NDArray[np.bool_], metrics.Floats]:
-    """Return whether each answer is right and the probability that the model gave it."""
+    """Return whether each prediction is correct, and its probability."""
     guess = metrics.encode(evaluation.predictions["prediction"], evaluation.classes, "prediction")
     probability = metrics.probabilities(evaluation.predictions, evaluation.classes)
     right = guess == metrics.encode(evaluation.truth, evaluation.classes)
@@ -256,9 +258,10 @@ def _confidence(evaluation: Evaluation) -> tuple[NDArray[np.bool_], metrics.Floa
 
 
 def _trusted(evaluation: Evaluation) -> tuple[NDArray[np.bool_], metrics.Floats]:
-    """Return what happened and its probability: of the rarer of two classes, else of the given answer.
+    """Return the outcomes and their probabilities: of the rarer of two classes, else of the predicted class.
 
-    With the given answer, a model that always gives the most frequent of two classes would look honest.
+    By the predicted class, a model that always predicts the more frequent of two classes would look
+    calibrated.
     """
     if len(evaluation.classes) != 2:
         return _confidence(evaluation)
@@ -274,8 +277,8 @@ def _trust_callout(evaluation: Evaluation) -> reports.Block:
     rate, mean = float(happened.mean()), float(probability.mean())
     close, noise = _CLOSE, 1.0
     if len(evaluation.classes) == 2:
-        # Of what is rare, an error as large as its rate isn't small, however few points it is.
-        close, noise = min(_CLOSE, _CLOSE_SHARE * rate), _MOST_NOISE * rate
+        # For a rare class, an error as large as its rate isn't small, however few percentage points it is.
+        close, noise = min(_CLOSE, _CLOSE_FRACTION * rate), _MOST_NOISE * rate
     points = f"{100 * error:.1f} percentage points on average (chance alone: up to {100 * chance:.1f})"
     if error > max(chance, close):
         return reports.callout(
@@ -330,7 +333,8 @@ def _mistakes_section(evaluation: Evaluation, found: Mapping[str, Any]) -> repor
             ),
             reports.table(
                 by_class,
-                "Recall: share of the class that is found. Precision: share of its answers that is right.",
+                "Recall: fraction of the class that is found. Precision: fraction of its predictions that "
+                "are correct.",
             ),
         )
     ]
@@ -338,7 +342,9 @@ def _mistakes_section(evaluation: Evaluation, found: Mapping[str, Any]) -> repor
         blocks.insert(
             0, reports.callout(f"Shown are the {MAX_CLASSES} most frequent of {len(classes)} classes.")
         )
-    caption = "The most confident mistakes: wrong answers with the highest probability. Rows count from 0."
+    caption = (
+        "The most confident mistakes: wrong predictions with the highest probability. Rows count from 0."
+    )
     if evaluation.pictures:
         captions = [
             f"{example['actual']} taken for {example['predicted']} ({_percent(example['probability'])})"
@@ -351,12 +357,12 @@ def _mistakes_section(evaluation: Evaluation, found: Mapping[str, Any]) -> repor
 
 
 def _drawn(found: Mapping[str, Any], curve: str) -> tuple[list[str], list[reports.Block]]:
-    """Return the most frequent classes that have a curve, in their order, and what to say of the others."""
+    """Return the most frequent classes that have a curve, in their order, and a note about the others."""
     rows = dict(zip(found["classes"], map(sum, found["confusion_matrix"]), strict=True))
     names = sorted(found[curve], key=lambda name: -rows[name])[:_MAX_LINES]
     if len(names) == len(found[curve]):
         return list(found[curve]), []
-    said = f"Drawn are the {len(names)} most frequent of {len(found[curve])} classes with a curve."
+    said = f"Shown are the {len(names)} most frequent of {len(found[curve])} classes with a curve."
     return [name for name in found[curve] if name in names], [reports.callout(said)]
 
 
@@ -390,8 +396,8 @@ def _trust_section(evaluation: Evaluation, found: Mapping[str, Any]) -> reports.
         "Can its probabilities be trusted? (on the diagonal: yes)",
         *said,
         reports.grid(
-            reports.lines(series, "predicted probability", "observed share", diagonal=True),
-            reports.histogram(edges.tolist(), counts.tolist(), "probability of the given answer (rows)"),
+            reports.lines(series, "predicted probability", "observed fraction", diagonal=True),
+            reports.histogram(edges.tolist(), counts.tolist(), "probability of the predicted class (rows)"),
         ),
     )
 
@@ -400,7 +406,7 @@ def _slices_section(evaluation: Evaluation) -> reports.Block:
     if not evaluation.slices:
         return reports.section(
             "Slices",
-            reports.callout("No columns of slices were given, so groups of rows aren't compared."),
+            reports.callout("No slice columns were given, so groups of rows aren't compared."),
         )
     shown = _SLICE_COLUMNS[evaluation.model["task"]]
     worst = evaluation.worst.slice if evaluation.worst else None
@@ -433,7 +439,7 @@ def _error_callout(evaluation: Evaluation, actual: metrics.Floats) -> reports.Bl
     baseline = float(np.abs(actual - actual.mean()).mean())
     text = (
         f"Predictions are off by {_number(mae)} on average (interval {_number(low)} to {_number(high)}). "
-        f"Always answering the mean, {_number(float(actual.mean()))}, would be off by {_number(baseline)}."
+        f"Always predicting the mean, {_number(float(actual.mean()))}, would be off by {_number(baseline)}."
     )
     return reports.callout(text, "good" if high < baseline else "bad")
 
@@ -444,7 +450,7 @@ def _bias_callout(actual: metrics.Floats, predicted: metrics.Floats) -> list[rep
         return []
     mean, margin = float(errors.mean()), 1.96 * float(errors.std(ddof=1)) / len(errors) ** 0.5
     if abs(mean) <= margin:
-        return [reports.callout("Predictions are too high as much as too low, up to chance.", "good")]
+        return [reports.callout("Predictions aren't biased beyond chance.", "good")]
     side = "high" if mean > 0 else "low"
     text = f"Predictions are too {side} by {_number(abs(mean))} on average, more than chance."
     return [reports.callout(text, "bad")]
@@ -463,7 +469,7 @@ def _deciles(actual: metrics.Floats, predicted: metrics.Floats) -> list[dict[str
         errors = (predicted - actual)[inside]
         found.append(
             {
-                # Numbered, because close edges read alike.
+                # Numbered, because close edges may look the same.
                 "actual": f"{len(found) + 1}: {_number(low)} to {_number(high)}",
                 "rows": int(inside.sum()),
                 "mean error": float(np.abs(errors).mean()),
@@ -520,7 +526,7 @@ def _errors_section(evaluation: Evaluation, deciles: Sequence[Mapping[str, Any]]
 
 
 def _spread_sample(values: metrics.Floats) -> NDArray[np.intp]:
-    """Choose at most _MAX_POINTS rows, evenly over the sorted values, so that both ends are there."""
+    """Choose at most _MAX_POINTS rows, evenly over the sorted values and including both ends."""
     order = np.argsort(values, kind="stable")
     if len(order) <= _MAX_POINTS:
         return order
@@ -535,5 +541,5 @@ def _number(value: float) -> str:
     return reports.format_number(float(f"{value:.3g}"))
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

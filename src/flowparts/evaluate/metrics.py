@@ -1,10 +1,9 @@
-"""How good predictions are: point metrics, bootstrap intervals, paired comparison and curves.
+"""Metrics of predictions: point values, bootstrap intervals, paired comparison and curves.
 
-Every metric is written for weighted rows, so a bootstrap resample is a vector of how often each row was
-drawn: nothing is copied or sorted again, and 500 resamples of 10,000 rows take less than a second.
-Every number that leaves this module is finite. A metric that is undefined is left out: roc_auc,
-average_precision and mcc where the truth holds one class only, r2 where it holds one value only, mape where
-it holds a zero.
+Every metric supports weighted rows, so a bootstrap resample is a vector of how often each row was drawn:
+nothing is copied or sorted again, and 500 resamples of 10,000 rows take less than a second. All returned
+numbers are finite. Undefined metrics are left out: roc_auc, average_precision and mcc if the truth has a
+single class, r2 if it has a single value, mape if it has a zero.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from flowparts.util.names import listed
 
 TASKS = tuple(PRIMARY)
 MAX_CURVE_POINTS = 200
-# The sum of the squares of many such numbers still fits a float64.
+# The sum of squares of many such numbers still fits a float64.
 _LARGEST = 1e150
 
 Floats = NDArray[np.float64]
@@ -31,15 +30,16 @@ Counts = NDArray[np.int64]
 
 
 class Difference(NamedTuple):
-    """What a paired bootstrap says about a challenger and a champion.
+    """The result of a paired bootstrap of a challenger and a champion.
 
     Attributes:
         challenger: The challenger's score on all rows.
         champion: The champion's score on all rows.
-        improvement: How much better the challenger is; above 0 means better, whichever way the metric points.
+        improvement: By how much the challenger is better; above 0 means better, whatever the metric's
+            direction.
         low: Lower end of the improvement's percentile interval.
         high: Upper end of the improvement's percentile interval.
-        probability_better: Share of the resamples in which the challenger is strictly better.
+        probability_better: Fraction of the resamples in which the challenger is strictly better.
     """
 
     challenger: float
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Points of a curve, thinned; `thresholds` are the probabilities from which a row counts as positive."""
+    """A curve reduced to fewer points; rows with at least a probability of `thresholds` count as positive."""
 
     x: list[float]
     y: list[float]
@@ -59,14 +59,14 @@ class Curve(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Predicted against observed frequency, for equal-width bins of the probability that hold rows.
+    """Predicted against observed frequency, for non-empty bins of equal width of the probability.
 
     Attributes:
         predicted: Mean predicted probability of each bin.
-        observed: Share of positives in each bin.
+        observed: Fraction of positives in each bin.
         rows: Rows in each bin.
-        error: Expected calibration error: mean |predicted - observed| weighted by rows
-            (Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602).
+        error: Expected calibration error: mean |predicted - observed| weighted by rows (Naeini et al. 2015,
+            https://doi.org/10.1609/aaai.v29i1.9602).
     """
 
     predicted: list[float]
@@ -84,25 +84,24 @@ def score(
 ) -> dict[str, float]:
     """Measure predictions against the truth.
 
-    Classification: accuracy, balanced_accuracy (mean recall of the classes in the truth), precision, recall
-    and f1 (unweighted means over the classes that occur, for two classes too), mcc (0 where the model gives
-    one class only), roc_auc and average_precision (two classes: of the positive one; more:
-    unweighted mean of one class against the rest, over the classes in the truth), log_loss (natural
-    logarithm), brier (two classes: squared error of the probability, 0 to 1; more: summed over the classes,
-    0 to 2).
-    Regression: rmse, mae and median_absolute_error in the label's unit, r2, mape (as a fraction).
-    All as scikit-learn defines them.
+    Classifiers: accuracy, balanced_accuracy (mean recall of the classes in the truth), precision, recall and
+    f1 (unweighted means over the classes that occur, for two classes too), mcc (0 if the model predicts a
+    single class), roc_auc and average_precision (two classes: of the positive one; more: unweighted mean of
+    one class against the rest, over the classes in the truth), log_loss (natural logarithm), brier (two
+    classes: squared error of the probability, 0 to 1; more: summed over the classes, 0 to 2). Regressors:
+    rmse, mae and median_absolute_error in the label's unit, r2, mape (as a fraction). All as scikit-learn
+    defines them.
 
     Args:
         task: "classification" or "regression".
         truth: The labels; no nulls.
-        predictions: As `models.Model.predict` gives them, row for row with `truth`.
+        predictions: Result of `models.Model.predict`, in the order of `truth`.
         classes: The model's classes in the order of the probability columns; None for regression.
-        positive: Which of two classes is the positive one; the later one if not given.
+        positive: The positive one of two classes; default: the later one.
 
     Raises:
-        ValueError: Unknown task, no rows, missing labels, labels that the model doesn't know, predictions
-            that are not finite.
+        ValueError: The task is unknown, there are no rows, labels are missing or unknown to the model, or
+            predictions aren't finite.
     """
     return _score(task, _rows(task, truth, predictions, classes, positive), len(truth))
 
@@ -110,19 +109,18 @@ def score(
 def scorer(
     predictions: pl.DataFrame, classes: Sequence[Any], positive: Any = None
 ) -> Callable[[Floats], dict[str, float]]:
-    """Return a function that measures predictions as `score` does, against labels that are not certain.
+    """Return a function that measures predictions as `score` does, against uncertain labels.
 
-    The function takes an array (rows, classes) of weights that say how much each row counts as each class.
-    Probabilities give the metrics of the expected confusion matrix and ranking, ones and zeros those of
-    certain labels.
+    The function takes an array (rows, classes) with the weight of each row as each class. Probabilities give
+    the metrics of the expected confusion matrix and ranking; ones and zeros, those of certain labels.
 
     Args:
-        predictions: As `models.Model.predict` gives them for a classification.
+        predictions: Result of `models.Model.predict` of a classifier.
         classes: The model's classes in the order of the probability columns.
         positive: As for `score`.
     """
     probability, size = probabilities(predictions, classes), len(classes)
-    # Each row stands once for each class that it may be of.
+    # Each row is repeated for each class that it may have.
     truth = np.repeat(np.arange(size), len(probability))
     cells = truth * size + np.tile(encode(predictions["prediction"], classes, "prediction"), size)
     rows = _Classified(truth, cells, np.tile(probability, (size, 1)), positive_index(classes, positive))
@@ -141,15 +139,15 @@ def measured(
 ) -> Callable[[Floats], float]:
     """Return a function that measures many predictions of the same rows by one metric.
 
-    The function takes an array of probabilities (rows, classes), the most probable class being the predicted
-    one, or of numbers (rows). What it returns is NaN or infinite where the metric is undefined.
+    The function takes an array of probabilities (rows, classes), where the most probable class is the
+    predicted one, or of numbers (rows). It returns NaN or infinity if the metric is undefined.
 
     Args:
         task: "classification" or "regression".
         metric: A metric of `score`.
-        truth: The place of each row's class, or its number; an array.
-        classes: How many classes there are.
-        positive: Place of the positive one of two classes.
+        truth: The index of each row's class, or its number; an array.
+        classes: Number of classes.
+        positive: Index of the positive one of two classes.
     """
     once = np.ones(len(truth), dtype=np.int64)
 
@@ -173,23 +171,23 @@ def bootstrap_intervals(
     positive: Any = None,
     only: Collection[str] = (),
 ) -> dict[str, tuple[float, float]]:
-    """Return the percentile bootstrap interval (low, high) of each metric that `score` gives.
+    """Return the percentile bootstrap interval (low, high) of each metric that `score` returns.
 
-    Rows are drawn with replacement from all rows, not class by class: the share of each class varies as it
-    would in another test table. Where a rare class is missing from a resample, the metrics it leaves
-    undefined skip that resample; a metric defined in less than half of them gets no interval.
-    Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    Rows are drawn with replacement from all rows, not per class: class frequencies vary as they would in
+    another test table. If a rare class is missing from a resample, the metrics that it leaves undefined skip
+    that resample; a metric defined in less than half of them gets no interval. Source: Efron & Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13.
 
     Args:
         task: "classification" or "regression".
         truth: The labels; no nulls.
-        predictions: As `models.Model.predict` gives them.
-        classes: The model's classes; None for regression.
+        predictions: Result of `models.Model.predict`.
+        classes: The model's classes; None for a regressor.
         samples: Number of resamples, at least 20.
-        confidence: Share of resamples inside the interval, such as 0.95.
+        confidence: Confidence level of the interval, such as 0.95.
         seed: Seed of the resampling.
         positive: As for `score`.
-        only: The metrics to resample; all if empty.
+        only: The metrics to resample; empty for all.
     """
     check_bootstrap(samples, confidence)
     rows = _rows(task, truth, predictions, classes, positive)
@@ -224,14 +222,14 @@ def paired_bootstrap(
         truth: The labels; no nulls.
         challenger: Predictions of the new model.
         champion: Predictions of the current model.
-        classes: The classes of both models; None for regression.
+        classes: The classes of both models; None for a regressor.
         samples: Number of resamples, at least 20.
         seed: Seed of the resampling.
-        confidence: Share of resamples inside the interval of the improvement.
+        confidence: Confidence level of the improvement's interval.
         positive: As for `score`.
 
     Raises:
-        ValueError: The metric is unknown, belongs to the other task, or is undefined on these rows.
+        ValueError: The metric is unknown, doesn't fit the task, or is undefined on these rows.
     """
     check_bootstrap(samples, confidence)
     sign = 1.0 if higher_is_better(metric) else -1.0
@@ -250,7 +248,7 @@ def paired_bootstrap(
         defined = ", ".join(_score(task, new, len(truth)))
         raise ValueError(
             f"metric {metric!r} is not defined on this table of {len(truth)} rows "
-            f"(its label may hold one value only); metrics that are: {defined}"
+            f"(its label may have a single value); metrics that are: {defined}"
         )
     return Difference(
         challenger=values["challenger"],
@@ -273,24 +271,24 @@ def against_constant(
     confidence: float = 0.95,
     positive: Any = None,
 ) -> tuple[Any, Difference | None]:
-    """Compare predictions with always giving the same answer, as `paired_bootstrap` compares two models.
+    """Compare predictions with a constant prediction, as `paired_bootstrap` compares two models.
 
-    The answer is the most frequent class of these rows, with the classes' shares as probabilities, or their
-    mean. It knows the shares of the test rows, so it is a little better than a model could know.
+    The constant is the most frequent class of these rows, with the class frequencies as probabilities, or
+    their mean. It is computed on the test rows, so it is slightly better than a model could know.
 
     Args:
         metric: A metric of `score`.
         task: "classification" or "regression".
         truth: The labels; no nulls.
-        predictions: The model's answers.
-        classes: The model's classes; None for a regression.
+        predictions: The model's predictions.
+        classes: The model's classes; None for a regressor.
         samples: Number of resamples, at least 20.
         seed: Seed of the resampling.
-        confidence: Share of resamples inside the interval of the improvement.
+        confidence: Confidence level of the improvement's interval.
         positive: As for `score`.
 
     Returns:
-        The answer, and how much better the model is; None where the metric isn't defined on these rows.
+        The constant, and by how much the model is better; None if the metric is undefined on these rows.
     """
     if classes is None:
         answer: Any = float(floats(truth).mean())
@@ -308,12 +306,12 @@ def against_constant(
     options: dict[str, Any] = {"samples": samples, "seed": seed, "confidence": confidence}
     try:
         return answer, paired_bootstrap(*given, **options, positive=positive)
-    except ValueError:  # the metric needs more than these rows hold
+    except ValueError:  # the metric is undefined on these rows
         return answer, None
 
 
 def check_bootstrap(samples: int, confidence: float = 0.95) -> None:
-    """Raise ValueError unless the bootstrap's options make sense."""
+    """Raise ValueError unless the bootstrap's options are valid."""
     if samples < 20:
         raise ValueError(f"bootstrap_samples is {samples}; an interval needs at least 20, and 500 is usual")
     if not 0.5 <= confidence < 1:
@@ -328,7 +326,7 @@ def encode(values: pl.Series, classes: Sequence[Any], what: str = "label") -> ND
     Raises:
         ValueError: Values are missing or not among the classes.
     """
-    # Under a plain name, as what Polars does with a column alone takes some names for patterns.
+    # Under a plain name, because Polars takes some column names for patterns.
     name, values = values.name, values.alias("values")
     if values.dtype.is_nested():
         raise ValueError(f"{what} {name!r} holds {values.dtype} values; a class is text or a number")
@@ -344,7 +342,7 @@ def encode(values: pl.Series, classes: Sequence[Any], what: str = "label") -> ND
     if None in known:
         strange = [value for value, index in zip(distinct, known, strict=True) if index is None]
         raise ValueError(
-            f"{what} {name!r} holds {listed(map(repr, strange))}, which the model does not know; "
+            f"{what} {name!r} holds {listed(map(repr, strange))}, which the model doesn't know; "
             f"its classes are: {listed(map(repr, classes))}"
         )
     codes = values.replace_strict(distinct, pl.Series(known, dtype=pl.Int64), return_dtype=pl.Int64)
@@ -382,7 +380,7 @@ def confusion_matrix(truth: pl.Series, predicted: pl.Series, classes: Sequence[A
 def roc_curve(positive: NDArray[np.bool_], probability: Floats, points: int = MAX_CURVE_POINTS) -> Curve:
     """Return false positive rate (x) against true positive rate (y), from (0, 0) to (1, 1).
 
-    The first point, where no row counts as positive, has threshold 1 (scikit-learn: infinity).
+    The first point, with no row counted as positive, has threshold 1 (scikit-learn: infinity).
 
     Raises:
         ValueError: Positives or negatives are missing.
@@ -395,7 +393,7 @@ def roc_curve(positive: NDArray[np.bool_], probability: Floats, points: int = MA
 
 
 def pr_curve(positive: NDArray[np.bool_], probability: Floats, points: int = MAX_CURVE_POINTS) -> Curve:
-    """Return recall (x) against precision (y), from recall 0, where precision is set to 1 as in scikit-learn.
+    """Return recall (x) against precision (y), from recall 0, with precision 1 there as in scikit-learn.
 
     Raises:
         ValueError: Positives or negatives are missing.
@@ -405,7 +403,7 @@ def pr_curve(positive: NDArray[np.bool_], probability: Floats, points: int = MAX
     hits = ranking.true_positives(np.ones_like(ranking.order))
     precision = hits / (ranking.ends + 1)
     x, y = np.concatenate([[0.0], hits / true]), np.concatenate([[1.0], precision])
-    # Past full recall the curve only falls; scikit-learn stops there too.
+    # Beyond full recall the curve only falls; scikit-learn stops there too.
     stop = int(np.argmax(x >= 1.0)) + 1
     return _thin(x[:stop], y[:stop], np.concatenate([[1.0], ranking.thresholds])[:stop], points)
 
@@ -424,10 +422,10 @@ def calibration(positive: NDArray[np.bool_], probability: Floats, bins: int = 10
 def calibration_noise(
     probability: Floats, confidence: float = 0.95, samples: int = 500, seed: int = 0
 ) -> float:
-    """Return the calibration error that chance alone exceeds in only 1 - confidence of all test tables.
+    """Return the calibration error that chance alone exceeds in a fraction 1 - confidence of test tables.
 
-    Outcomes are drawn from the probabilities themselves, as if they were exactly right.
-    Source: consistency resampling, Bröcker & Smith 2007, https://doi.org/10.1175/WAF993.1.
+    Outcomes are drawn from the probabilities, as if these were exact. Source: consistency resampling, Bröcker
+    & Smith 2007, https://doi.org/10.1175/WAF993.1.
     """
     draw = np.random.default_rng(seed)
     errors = [
@@ -438,7 +436,7 @@ def calibration_noise(
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Rows sorted by falling probability of one class, ties kept together."""
+    """Rows sorted by descending probability of one class, with ties grouped."""
 
     order: NDArray[np.intp]  # row numbers
     ends: NDArray[np.intp]  # last place of each group of ties in `order`
@@ -476,13 +474,13 @@ class _Classified:
 
     @cached_property
     def rankings(self) -> list[_Ranking]:
-        """Return the ranking of the positive class, or of each class where there are more than two."""
+        """Return the ranking of the positive class, or of each class if there are more than two."""
         wanted = [self.positive] if self.size == 2 else range(self.size)
         return [_Ranking.of(self.truth == index, self.probability[:, index]) for index in wanted]
 
     @cached_property
     def log_losses(self) -> Floats:
-        """Return each row's loss; a probability of 0 counts as the smallest step above it, as in sklearn."""
+        """Return each row's loss; 0 counts as the smallest float above 0, as in scikit-learn."""
         likelihood = self.probability[np.arange(len(self.truth)), self.truth]
         smallest = np.finfo(np.float64).eps
         return np.asarray(-np.log(likelihood.clip(smallest, 1 - smallest)))
@@ -514,7 +512,7 @@ class _Regressed:
 
     @cached_property
     def relative(self) -> Floats:
-        """Return each row's error as a fraction of the truth; NaN in all rows where a truth is 0."""
+        """Return each row's error as a fraction of the truth; NaN in all rows if any truth is 0."""
         if (self.truth == 0).any():
             return np.full(len(self.truth), np.nan)
         return self.errors / np.abs(self.truth)
@@ -547,7 +545,7 @@ def _rows(
 
 
 def positive_index(classes: Sequence[Any], positive: Any) -> int:
-    """Return the place of the positive of two classes; that of the later one if none is given."""
+    """Return the index of the positive of two classes; by default the later one."""
     return classes.index(positive) if positive in classes else 1
 
 
@@ -557,7 +555,7 @@ def _score(task: str, rows: _Classified | _Regressed, count: int) -> dict[str, f
 
 
 def _measure(task: str, metric: str, rows: _Classified | _Regressed, weights: Counts) -> float:
-    """Return the metric of rows weighted by whole numbers; NaN or infinity where it is undefined."""
+    """Return the metric of rows weighted by whole numbers; NaN or infinity if it is undefined."""
     with np.errstate(all="ignore"):
         return _METRICS[task][metric](rows, weights)
 
@@ -566,7 +564,7 @@ def floats(values: pl.Series, what: str = "label") -> Floats:
     """Return numbers as float64.
 
     Raises:
-        ValueError: The values are no numbers, or some are missing, infinite or beyond 1e150.
+        ValueError: The values aren't numbers, or some are missing, infinite or beyond 1e150.
     """
     if not (values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)):
         raise ValueError(f"{what} {values.name!r} holds {values.dtype} values; numbers are needed here")
@@ -608,7 +606,7 @@ def _both_classes(positive: NDArray[np.bool_], probability: Floats) -> tuple[int
 
 
 def _thin(x: Floats, y: Floats, thresholds: Floats, points: int) -> Curve:
-    """Keep at most `points` points, evenly spaced along the curve's length; both ends stay."""
+    """Keep at most `points` points, evenly spaced along the curve, including both ends."""
     if len(x) > points:
         length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
         keep = np.unique(np.searchsorted(length, np.linspace(0.0, length[-1], points)))
@@ -629,7 +627,7 @@ def _balanced_accuracy(rows: _Classified, weights: Counts) -> float:
 
 
 def _macro(matrix: Floats, denominators: Floats, factor: float = 1.0) -> float:
-    """Average factor * hits / denominator over the classes in truth or prediction; 0 where it is 0 / 0."""
+    """Average factor * hits / denominator over the classes in truth or prediction; 0 / 0 counts as 0."""
     hits = np.diag(matrix)
     shares = np.divide(factor * hits, denominators, out=np.zeros_like(hits), where=denominators > 0)
     return float(shares[(matrix.sum(axis=0) + matrix.sum(axis=1)) > 0].mean())

@@ -1,4 +1,4 @@
-"""Which of two classes is the positive one, and the metric that its share calls for."""
+"""Choose the positive one of two classes, and the metric by its frequency."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import polars as pl
 from flowparts import tables
 from flowparts.evaluate import directions
 
-# Below this share of positives, ROC AUC looks good although hardly any positive is found.
+# Below this fraction of positives, ROC AUC looks good even if hardly any positive is found.
 RARE = 0.05
 
 
 def find(table: pl.LazyFrame, label: str) -> tuple[Any, float] | None:
-    """Return which of two classes is the positive one, and its share; None if there are not two.
+    """Return the positive one of two classes and its fraction of the rows; None unless there are two.
 
-    It is the one that average precision and the curves are about: the later one in sorted order, as in
-    scikit-learn (1 of 0 and 1, yes of no and yes), unless the earlier one is in fewer than 5 % of the rows
-    (fraud of fraud and ok).
+    It is the class of average precision and the curves: the later one in sorted order, as in scikit-learn (1
+    of 0 and 1, yes of no and yes), unless the earlier one is in fewer than 5 % of the rows (fraud of fraud
+    and ok).
 
     Args:
         table: The training rows; of these, only the label is read.
@@ -32,17 +32,18 @@ def find(table: pl.LazyFrame, label: str) -> tuple[Any, float] | None:
 
 
 def training_facts(table: pl.LazyFrame, label: str, task: str, metric: str | None = None) -> dict[str, Any]:
-    """Return what a model says of the metric that it is judged by.
+    """Return the metadata about the metric that a model is judged by.
 
     Args:
         table: The training rows.
         label: The label column.
         task: "classification" or "regression".
-        metric: The metric, if it is given.
+        metric: The requested metric, if any.
 
     Returns:
-        `metric`, the task's primary one or average precision for fewer than 5 % positives; `metric_reason`,
-        why it isn't the primary one, empty otherwise; and `positive_class`, None if there are not two.
+        `metric`: the given one, the task's primary one, or average precision for fewer than 5 % positives;
+        `metric_reason`: why it isn't the primary one, otherwise empty; and `positive_class`, None unless
+        there are two classes.
     """
     found = find(table, label) if task == "classification" else None
     facts = {"metric": metric or directions.PRIMARY[task], "metric_reason": "", "positive_class": None}
@@ -54,6 +55,6 @@ def training_facts(table: pl.LazyFrame, label: str, task: str, metric: str | Non
         facts["metric_reason"] = (
             f"The metric is average_precision because {share:.2%} of the training rows are positive (class "
             f"{found[0]!r}), less than {RARE:.0%}: roc_auc counts the many easy negatives and looks good "
-            "even if most alarms are false. Guessing has the share of positives."
+            "even if most alarms are false. Guessing scores the fraction of positives."
         )
     return facts

@@ -1,4 +1,4 @@
-"""Find out whether a model serves: start the real server with it and send it rows as JSON."""
+"""Check that a model can be served: start the real server with it and send it rows as JSON."""
 
 import http.client
 import json
@@ -21,13 +21,13 @@ _SINGLE_REQUESTS = 50
 
 
 class Measures(TypedDict, total=False):
-    """What a serving check measured; register_champion reads it from the check's metrics, with `servable`.
+    """The measurements of a serving check; register_champion reads them from the check's metrics.
 
     Attributes:
         servable: 1 or 0.
         rows: Rows sent.
         load_seconds: Seconds until the server was ready.
-        latency_ms_median: Median milliseconds for a request of one row.
+        latency_ms_median: Median latency of a one-row request, in milliseconds.
         latency_ms_p95: 95th percentile.
     """
 
@@ -40,13 +40,13 @@ class Measures(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a model serves.
+    """The result of a serving check.
 
     Attributes:
-        servable: Whether it loaded, answered in time and predicted what it predicts offline.
-        reason: Why, in one sentence.
-        measures: What was measured; empty if it did not answer.
-        predictions: The rows with the offline predictions; none of them if the model can't score them.
+        servable: Whether the model loaded, answered in time and returned the offline predictions.
+        reason: Reason for the verdict, in one sentence.
+        measures: The measurements; empty without an answer.
+        predictions: The rows with the offline predictions; empty if the model can't score them.
     """
 
     servable: bool
@@ -55,17 +55,17 @@ class Verdict:
     predictions: pl.DataFrame = field(default_factory=pl.DataFrame, compare=False)
 
     def metrics(self) -> dict[str, float]:
-        """Return what was measured and whether the model serves."""
+        """Return the measurements and whether the model is servable."""
         return {"servable": int(self.servable), **cast(dict[str, float], self.measures)}
 
     @property
     def latency_ms(self) -> float:
-        """Median milliseconds for a request of one row; 0 if there was no answer."""
+        """Median latency of a one-row request, in milliseconds; 0 without an answer."""
         return self.measures.get("latency_ms_median", 0.0)
 
 
 def check_options(sample_rows: int, timeout_seconds: float) -> None:
-    """Raise ValueError unless rows and time are more than none."""
+    """Raise ValueError unless the number of rows and the time are positive."""
     if sample_rows < 1:
         raise ValueError(f"sample_rows must be at least 1, not {sample_rows}")
     if not timeout_seconds > 0:
@@ -73,19 +73,19 @@ def check_options(sample_rows: int, timeout_seconds: float) -> None:
 
 
 def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) -> Verdict:
-    """Serve a model with the real server, and compare its answers with the offline ones.
+    """Serve a model with the real server, and compare its answers with the offline predictions.
 
-    The server runs in a process of its own and gets the rows as JSON over HTTP, first all at once, then
-    some one by one. Classes must be equal (see `classes_may_differ`), probabilities and numbers equal within
+    The server runs in a separate process and gets the rows as JSON over HTTP, first all at once, then some
+    one by one. Classes must be equal (see `classes_may_differ`), probabilities and numbers equal within
     `TOLERANCE`.
 
     Args:
         model_path: The model directory.
         rows: Raw rows.
-        timeout_seconds: For loading and all answers together.
+        timeout_seconds: Maximum time for loading and all requests together.
 
     Returns:
-        The verdict; whatever goes wrong with the model is a verdict, not an error.
+        The verdict; a failure of the model is a verdict, not an error.
     """
     try:
         model = models.load(model_path)
@@ -95,7 +95,7 @@ def check(model_path: str | Path, rows: pl.DataFrame, timeout_seconds: float) ->
         reason = f"the model can't score the test table offline: {error}"
         return Verdict(servable=False, reason=reason, predictions=rows.clear())
     verdict = _served(model_path, model, offline, records, timeout_seconds)
-    # A column of the rows may be named like a prediction.
+    # A column of the rows may have the name of a prediction column.
     return replace(verdict, predictions=rows.drop(offline.columns, strict=False).hstack(offline))
 
 
@@ -125,12 +125,12 @@ def _served(
 
 
 class _Failed(Exception):  # noqa: N818 - a finding, not an error of this module
-    """The server ended or refused."""
+    """The server ended or refused a request."""
 
 
 @contextmanager
 def _server(model_path: str | Path, rows: int, deadline: float) -> Iterator[tuple[int, float]]:
-    """Start the server and wait until it is ready; give its port and the seconds that took."""
+    """Start the server and wait until it is ready; yield its port and the seconds that it took."""
     command = [
         sys.executable,
         "-m",
@@ -179,7 +179,7 @@ def _last_message(log: IO[str]) -> str:
 
 
 def _predict(port: int, records: list[dict[str, Any]], deadline: float) -> tuple[list[dict[str, Any]], float]:
-    """Return the predictions of rows and the seconds they took."""
+    """Return the predictions for rows and the seconds that they took."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -216,14 +216,14 @@ def _judge(model: models.Model, offline: pl.DataFrame, served: dict[str, Any]) -
             row = wrong.arg_max() or 0
             return Verdict(
                 servable=False,
-                reason=f"{wrong.sum()} of {online.height} rows sent {name} are predicted otherwise than "
-                f"offline, such as row {row + 1}: {online['prediction'][row]!r} for "
+                reason=f"{wrong.sum()} of {online.height} rows sent {name} differ from the offline "
+                f"predictions, such as row {row + 1}: {online['prediction'][row]!r} for "
                 f"{expected['prediction'][row]!r}",
                 measures=measures,
             )
     return Verdict(
         servable=True,
-        reason=f"{offline.height} rows are predicted as offline; loads in {served['load_seconds']:.1f} s, "
-        f"a row takes {median:.1f} ms",
+        reason=f"{offline.height} rows match the offline predictions; loads in "
+        f"{served['load_seconds']:.1f} s, a row takes {median:.1f} ms",
         measures=measures,
     )

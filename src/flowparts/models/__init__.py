@@ -1,4 +1,4 @@
-"""The model contract: what any trainer saves, and everything else loads and scores."""
+"""The model contract: the form in which trainers save models and everything else loads them."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the contract when something of it is used: the server reads MLmodel files without Polars."""
+    """Import the contract lazily: the server reads MLmodel files without Polars."""
     if name in __all__:
         return getattr(importlib.import_module("flowparts.models.contract"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

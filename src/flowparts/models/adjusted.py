@@ -1,4 +1,4 @@
-"""Classifiers made of a fitted one: with calibrated probabilities, or with a decision threshold."""
+"""Classifiers that wrap a fitted one, with calibrated probabilities or a decision threshold."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -9,18 +9,18 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 Array = npt.NDArray[Any]
 
-# Added to each probability before its logarithm is taken: keeps it finite, and its error in 32 bits small,
-# without making different probabilities equal.
+# Added to each probability before taking its logarithm: keeps it finite and its 32-bit error small, without
+# making distinct probabilities equal.
 FLOOR = 1e-5
 
 
 class _Adjusted(ClassifierMixin, BaseEstimator):
-    """A classifier that holds a fitted one as its `estimator`, and has nothing to learn itself."""
+    """A classifier that wraps a fitted one as `estimator` and learns nothing itself."""
 
     estimator: Any
 
     def fit(self, matrix: Array, labels: Array) -> Self:  # noqa: ARG002
-        """Learn nothing; the adjustment is given."""
+        """Do nothing; the adjustment is given."""
         return self
 
     @property
@@ -34,16 +34,17 @@ class _Adjusted(ClassifierMixin, BaseEstimator):
 
 
 class CalibratedProbabilities(_Adjusted):
-    """A classifier whose probabilities are those of another one, calibrated.
+    """A classifier with the calibrated probabilities of another one.
 
-    They are softmax(slope * log p + intercepts) of the probabilities p. With `knots`, which are for two
-    classes, the probability of the second one is interpolated between them instead.
+    They are softmax(slope * log p + intercepts) of the probabilities p. With `knots`, which need two classes,
+    the second class' probability is interpolated between them instead.
 
     Args:
         estimator: A fitted classifier with probabilities; it is held, not copied.
         slope: Factor of the logarithms: the inverse temperature.
-        intercepts: Added to the logarithms, one for each class; zeros if not given.
-        knots: Log-odds of the second class, rising, and its calibrated probabilities; two equally long lists.
+        intercepts: Added to the logarithms, one per class; default: zeros.
+        knots: Ascending log-odds of the second class and its calibrated probabilities, two lists of equal
+            length.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class CalibratedProbabilities(_Adjusted):
         return self.calibrated(np.asarray(self.estimator.predict_proba(matrix), dtype=float))
 
     def calibrated(self, probabilities: Array) -> Array:
-        """Return the calibrated form of probabilities of the classifier: rows, classes."""
+        """Return calibrated probabilities for those of the classifier: rows, classes."""
         logs = np.log(probabilities + FLOOR)
         if self.knots is None:
             scaled = self.slope * logs + np.asarray(self.intercepts or 0.0)
@@ -81,12 +82,12 @@ class CalibratedProbabilities(_Adjusted):
 
 
 class DecisionThreshold(_Adjusted):
-    """A classifier of two labels that answers one of them from a given probability on, not from 0.5.
+    """A binary classifier that predicts the positive class from a given probability on, not from 0.5.
 
     Args:
         estimator: A fitted classifier with probabilities; it is held, not copied.
-        threshold: The least probability of the positive class with which it is the answer.
-        positive: Place of the positive class among the labels, 0 or 1.
+        threshold: Minimum probability of the positive class to predict it.
+        positive: Index of the positive class among the labels, 0 or 1.
     """
 
     def __init__(self, estimator: Any, threshold: float = 0.5, positive: int = 1):
@@ -95,7 +96,7 @@ class DecisionThreshold(_Adjusted):
         self.positive = positive
 
     def predict(self, matrix: Array) -> Array:
-        """Return the positive label where it is probable enough, else the other one."""
+        """Return the positive label if it is probable enough, else the other one."""
         predicted: Array = np.asarray(self.classes_)[self.decide(self.predict_proba(matrix))]
         return predicted
 
@@ -104,10 +105,10 @@ class DecisionThreshold(_Adjusted):
         return np.asarray(self.estimator.predict_proba(matrix), dtype=float)
 
     def decide(self, probabilities: Array) -> Array:
-        """Return the place of the answer among the labels for each row of probabilities."""
+        """Return the index of the predicted label for each row of probabilities."""
         decided = probabilities[:, self.positive] >= self.threshold
         return np.where(decided, self.positive, 1 - self.positive)
 
 
-# What holds one fitted classifier as its `estimator`.
+# The wrappers of a fitted classifier.
 ADJUSTED = (CalibratedProbabilities, DecisionThreshold)

@@ -1,4 +1,4 @@
-"""Whether predictions of one model made in two places agree: the rows to ask about, and the tolerance."""
+"""Agreement of a model's predictions in two places: the rows to compare, and the tolerance."""
 
 import datetime
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import polars as pl
 from flowparts import tables
 from flowparts.util import images
 
-# Probabilities may differ by so much, and regression values by so much of `scale`: float32 arithmetic in
-# batches of other sizes.
+# Allowed difference of probabilities, and of regression values in units of `scale`: float32 arithmetic in
+# batches of different sizes.
 TOLERANCE = 1e-5
 
 
 def sample(table: pl.LazyFrame, rows: int) -> pl.DataFrame:
-    """Return so many rows spread evenly over a table, or all if it has fewer.
+    """Return a number of rows spread evenly over a table, or all if it has fewer.
 
     Raises:
         ValueError: The table has no rows.
@@ -31,9 +31,9 @@ def sample(table: pl.LazyFrame, rows: int) -> pl.DataFrame:
 
 
 def to_records(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as the JSON records a client sends.
+    """Return rows as the JSON records that a client sends.
 
-    Times are ISO 8601, images base64, what is missing or infinite is null.
+    Times are ISO 8601, images base64, missing and infinite values null.
     """
     finite = rows.with_columns(pl.when(column.is_finite()).then(column) for column in [pl.selectors.float()])
     return [{name: _plain(value) for name, value in row.items()} for row in finite.to_dicts()]
@@ -48,9 +48,9 @@ def _plain(value: Any) -> Any:
 
 
 def scale(predictions: pl.DataFrame, task: str) -> float:
-    """Return what regression values are measured against: their root mean square, and at least 1.
+    """Return the scale of regression values: their root mean square, and at least 1.
 
-    Where terms of that size add up to a value near zero, its last digits are those of the terms.
+    If terms of that size add up to a value near zero, its error is that of the terms.
     """
     if task != "regression":
         return 1.0
@@ -66,14 +66,14 @@ def differences(
     unit: float | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> pl.Series:
-    """Say of each row whether the two predictions differ.
+    """Return for each row whether the two predictions differ.
 
     Args:
-        expected: What the model predicts offline.
-        online: What a server answered, row by row.
+        expected: The model's offline predictions.
+        online: A server's predictions, row by row.
         task: "classification" or "regression".
-        unit: The `scale` of all offline predictions, where these are only some of them.
-        card: What the model says of itself, in which a decision threshold may stand.
+        unit: The `scale` of all offline predictions, if these are only some of them.
+        card: The model's metadata, which may hold a decision threshold.
     """
     columns = pl.DataFrame({"expected": expected["prediction"], "online": online["prediction"]})
     if task == "regression":
@@ -94,20 +94,21 @@ def differences(
 
 
 def classes_may_differ(expected_lead: Any, online_lead: Any) -> Any:
-    """Say of each row whether float arithmetic can explain another predicted class.
+    """Return for each row whether float arithmetic can explain a different predicted class.
 
-    Where both sides find the two most probable classes exactly equal, it can't: then the class was decided by
+    If on both sides the two most probable classes are exactly equal, it can't: then the class was decided by
     something else, such as a decision function, and must be the same.
 
     Args:
-        expected_lead: How much more probable the most probable class is than the next one (array or series).
-        online_lead: The same of the other side.
+        expected_lead: By how much the most probable class is more probable than the next one (array or
+            series).
+        online_lead: The same on the other side.
     """
     return (expected_lead <= 2 * TOLERANCE) & ~((expected_lead == 0) & (online_lead == 0))
 
 
 def near_threshold(probability: Any, threshold: float) -> Any:
-    """Say of each row whether float arithmetic can explain a decision on the other side of a threshold."""
+    """Return for each row whether float arithmetic can explain another decision by a threshold."""
     return abs(probability - threshold) <= TOLERANCE
 
 

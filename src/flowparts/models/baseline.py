@@ -1,8 +1,8 @@
-"""What a model was trained on and what it predicted then: the baseline that its later data is held against.
+"""The baseline of a model: summaries of its training data and predictions, to compare later data with.
 
 A summary (`flowparts.tables.summary`) of the features and the label of the training rows and of the
-predictions for the validation rows lies beside the weights, so that monitoring never reads the training data
-again. The columns of predictions have the names that the prediction log gives them.
+predictions for the validation rows is stored beside the weights, so that monitoring never reads the training
+data again. Prediction columns have the names that they have in the prediction log.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,15 +26,15 @@ def record(
     validation: str | Path | None,
     predictions: pl.DataFrame | None = None,
 ) -> None:
-    """Write into a model directory what it has seen: the baseline, and the sketch of `seen`.
+    """Write the baseline and the sketch of `seen` into a model directory.
 
     Args:
-        model: The model directory, which may still be in the making.
-        train: The table of raw rows that it was trained on.
-        validation: The table of raw rows that it was chosen by. None if there is none, as after a
+        model: The model directory, which may be incomplete.
+        train: The table of raw training rows.
+        validation: The table of raw rows that it was selected by. None if there is none, as after a
             cross-validation: then the predictions are those for the training rows.
-        predictions: Those for rows held out of the training, as `Model.predict` gives them, if the final
-            model was trained on all rows: what it predicts for these is too good.
+        predictions: Out-of-sample predictions, in the form of `Model.predict`, if the final model was trained
+            on all rows: its own predictions for these are too good.
 
     Raises:
         ValueError: The model can't score the rows.
@@ -52,21 +52,21 @@ def record(
 def write(
     folder: str | Path, train: str | Path, validation: str | Path, features: Iterable[str], label: str
 ) -> None:
-    """Write into a preprocessor's directory what `carry_over` takes to the models trained with it."""
+    """Write into a preprocessor's directory what `carry_over` copies to the models trained with it."""
     seen.write(folder, [train, validation], features, label)
     of_training(tables.scan(train), features, label).write(Path(folder) / FILE)
 
 
 def carry_over(learned: str | Path, model: str | Path, predictions: pl.DataFrame) -> None:
-    """Write into a model directory what `write` left beside its preprocessor, and its predictions.
+    """Copy the baseline beside a preprocessor into a model directory, and add the model's predictions.
 
     Args:
         learned: The directory of the preprocessor, which may have none.
         model: The model directory.
-        predictions: What the model predicts for the validation rows, as `Model.predict` gives it.
+        predictions: Predictions for the validation rows, in the form of `Model.predict`.
 
     Raises:
-        ValueError: What lies beside the preprocessor is damaged.
+        ValueError: A file beside the preprocessor is damaged.
     """
     seen.carry_over(learned, model)
     if (Path(learned) / FILE).is_file():
@@ -84,7 +84,7 @@ def of_training(rows: pl.LazyFrame, features: Iterable[str], label: str | None) 
 
 
 def with_predictions(learned: Summary, predictions: pl.DataFrame) -> Summary:
-    """Add the summary of predictions, under the names that the prediction log gives them."""
+    """Add the summary of predictions, under their names in the prediction log."""
     features = learned.facts["features"]
     named = predictions.rename(lambda name: names.free(name, "served_", features))
     columns = summary.summarise(named.lazy()).columns

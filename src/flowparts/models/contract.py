@@ -1,6 +1,6 @@
-"""The model contract: an MLflow model directory that takes raw rows, with weights that run no code on load.
+"""The model contract: an MLflow model directory for raw rows, with weights that run no code on load.
 
-A directory opens with plain MLflow too (`mlflow.pyfunc.load_model`, `mlflow.sklearn.load_model`). Here it is
+Plain MLflow can load a directory too (`mlflow.pyfunc.load_model`, `mlflow.sklearn.load_model`). Here it is
 written and read without importing MLflow, whose import takes longer than scoring most tables.
 """
 
@@ -31,10 +31,10 @@ _WEIGHTS = "model.skops"
 _CHUNK_ROWS = 100_000
 # Pixels take more memory than numbers.
 _CHUNK_IMAGES = 500
-# Below this many rows, starting threads takes longer than the work they share.
+# Below this many rows, starting threads takes longer than the work.
 _ROWS_WORTH_THREADS = 2_000
 
-# XGBoost comes under two names: with CUDA and without.
+# XGBoost has two package names: with and without CUDA.
 _LIBRARIES = {"xgboost": [["xgboost-cpu", "xgboost"]], "lightgbm": [["lightgbm"]]}
 
 _MLFLOW_TYPES = {
@@ -50,15 +50,15 @@ _MLFLOW_TYPES = {
 
 @dataclass(frozen=True)
 class Model(ABC):
-    """A loaded model of raw rows, whatever the framework.
+    """A loaded model for raw rows, of any framework.
 
     Attributes:
-        metadata: Everything said about the model, see `save`.
+        metadata: The model's metadata, see `save`.
         task: "classification" or "regression".
         label: The label column's name.
         features: Raw columns that it needs, in order.
         types: Raw column name to type.
-        classes: Sorted label values of a classification; None for a regression.
+        classes: Sorted classes of a classifier; None for a regressor.
     """
 
     metadata: mlmodel.Card
@@ -80,13 +80,13 @@ class Model(ABC):
             table: Rows with the feature columns; other columns are ignored. A LazyFrame is scored in chunks.
 
         Returns:
-            Column "prediction" (the label's values; Float64 for a regression) and for a classification
-            "probability_<class>" (Float64, each row sums to 1) for each class in order. An estimator without
+            Column "prediction" (the label's values; Float64 for a regressor) and for a classifier
+            "probability_<class>" for each class in order (Float64; rows sum to 1). An estimator without
             probabilities gets them from its decision function (sigmoid or softmax, not calibrated), and
-            without that 1 for the class it predicts.
+            without one 1 for the predicted class.
 
         Raises:
-            ValueError: A feature column is missing or holds a value that isn't of its type.
+            ValueError: A feature column is missing or holds a value of another type.
         """
         tables.require_columns(table, self.features, "feature column")
         chunks = [self._score(chunk) for chunk in _chunks(table, self.features) if chunk.height]
@@ -99,7 +99,7 @@ class Model(ABC):
 
 @dataclass(frozen=True)
 class PipelineModel(Model):
-    """A model of scikit-learn, XGBoost or LightGBM.
+    """A scikit-learn, XGBoost or LightGBM model.
 
     Attributes:
         pipeline: The scikit-learn Pipeline: raw columns, preprocessing, rounding, estimator.
@@ -113,14 +113,14 @@ class PipelineModel(Model):
         threads = joblib.cpu_count() if rows.height >= _ROWS_WORTH_THREADS else 1
         raw = tables.to_pandas(casts.conform(rows, self.types))
         with joblib.parallel_config("threading", n_jobs=threads), _thread_pools().limit(limits=threads):
-            # The first step brings whatever a server got to the types that `raw` already has.
+            # Skip the first step, which converts a server's values to the types that `raw` already has.
             matrix = self.pipeline[1:-1].transform(raw)
             return fitted_estimators.predictions(self.pipeline[-1], matrix, self.classes)
 
 
 @dataclass(frozen=True)
 class GraphModel(Model):
-    """A model that there is as an ONNX graph only, such as one of Keras or PyTorch.
+    """A model that exists only as an ONNX graph, such as a Keras or PyTorch model.
 
     Attributes:
         graph: The opened `onnx_graph.Graph`.
@@ -134,7 +134,7 @@ class GraphModel(Model):
         found = self.graph.predict_table(casts.conform(rows, self.types))
         return pl.DataFrame(
             {
-                # Text is an array of objects, which Polars takes as a list only.
+                # Text is an object array, which Polars takes only as a list.
                 name: values.tolist() if values.dtype == object else np.ascontiguousarray(values)
                 for name, values in found.items()
             },
@@ -144,7 +144,7 @@ class GraphModel(Model):
 
 @cache
 def _thread_pools() -> Any:
-    # Finding the libraries takes longer than scoring a row; asked first when the pipeline has loaded them.
+    # Finding the libraries takes longer than scoring a row; called only after the pipeline has loaded them.
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
@@ -162,25 +162,25 @@ def save(
     train_features: Any = None,
     complete: Callable[[Path], None] | None = None,
 ) -> mlmodel.Card:
-    """Write preprocessing and estimator as one MLflow model directory that appears whole or not at all.
+    """Write preprocessing and estimator as one MLflow model directory, which appears complete or not at all.
 
     Args:
-        path: The directory to make.
+        path: The directory to create.
         estimator: A fitted scikit-learn, XGBoost or LightGBM estimator of the preprocessor's features.
-        preprocessor: What turns raw rows into these features.
+        preprocessor: The preprocessor that turns raw rows into these features.
         task: "classification" or "regression".
         label: The label column's name.
-        classes: Sorted label values of a classification; None for a regression.
-        metadata: What else to say about the model: estimator (class name), parameters, training_fingerprint,
-            git_commit, validation (metric to value on the validation table).
-        train_features: Features that the estimator was trained on, rows by columns. Given, the model is
-            exported as an ONNX graph too, for servers, if that predicts the same; see `onnx_export`.
-        complete: Given the directory before it appears, writes what else belongs in it.
+        classes: Sorted classes of a classifier; None for a regressor.
+        metadata: Further metadata: estimator (class name), parameters, training_fingerprint, git_commit,
+            validation (metric to value on the validation table).
+        train_features: Features that the estimator was trained on, rows by columns. With them, the model is
+            also exported as an ONNX graph for servers, if that predicts the same; see `onnx_export`.
+        complete: Called with the directory before it appears, to write further files.
 
     Returns:
-        The metadata as stored: the given, and framework, task, label, classes, features, categories (text
-        column to the values seen in training, where they are few), and schema: what a table must be to be
-        scored, in the form of `flowparts.tables.schema`; and onnx: what came of the export.
+        The stored metadata: the given one, and framework, task, label, classes, features, categories (text
+        column to the values seen in training, if they are few), schema (of the tables that can be scored, in
+        the form of `flowparts.tables.schema`), and onnx (the result of the export).
 
     Raises:
         ValueError: The estimator can't be stored without a pickle.
@@ -191,7 +191,7 @@ def save(
     from flowparts.prepare.transformers import Float32, RawColumns
     from flowparts.util import weights
 
-    # How many processors there are is the matter of whoever loads the model.
+    # The number of CPUs is up to the process that loads the model.
     jobs = [name for name in estimator.get_params() if name.split("__")[-1] == "n_jobs"]
     estimator.set_params(**dict.fromkeys(jobs))
     pipeline = Pipeline(
@@ -241,26 +241,26 @@ def save_onnx(
     preprocessor: preprocess.Preprocessor | None = None,
     image_size: "images.Size | None" = None,
 ) -> mlmodel.Card:
-    """Write a model that there is as an ONNX graph as an MLflow model directory, whole or not at all.
+    """Write an ONNX graph as an MLflow model directory, which appears complete or not at all.
 
     Args:
-        path: The directory to make.
-        graph: An ONNX file; `onnx_graph` says what goes in and comes out.
+        path: The directory to create.
+        graph: An ONNX file; see `onnx_graph` for its inputs and outputs.
         features: Raw column name to type, as `schema.type_of` names it, in order.
         example: A few raw rows.
         task: "classification" or "regression".
         label: The label column's name.
-        classes: Sorted label values of a classification; None for a regression.
-        metadata: What else to say about the model, as for `save`; "framework" is what trained it.
-        preprocessor: What turns raw rows into the graph's input "features", a float32 matrix. None for a
+        classes: Sorted classes of a classifier; None for a regressor.
+        metadata: Further metadata, as for `save`; "framework" is the framework that trained it.
+        preprocessor: The preprocessor that makes the graph's input "features", a float32 matrix. None for a
             graph with an input for each raw column.
-        image_size: The pixels that the graph takes of each image column; None if there is none.
+        image_size: The image size of the graph's image columns; None without images.
 
     Returns:
-        The metadata as stored.
+        The stored metadata.
 
     Raises:
-        ValueError: The graph can't be run or doesn't fit the features, or can't score the example.
+        ValueError: The graph can't be run, doesn't fit the features, or can't score the example.
     """
     from flowparts.models import onnx_graph, raw_features
 
@@ -286,15 +286,15 @@ def save_onnx(
 
 
 def load(path: str | Path) -> Model:
-    """Open a model directory; only code that is installed and trusted runs.
+    """Load a model directory; only code that is installed and trusted runs.
 
     Raises:
-        ValueError: There is no model at `path`, or its weights are damaged or hold a type that isn't trusted.
+        ValueError: There is no model at `path`, or its weights are damaged or hold an untrusted type.
     """
     description = mlmodel.read(path)
     stored = description["metadata"]
     known = {name: stored[name] for name in ("task", "label", "features", "classes")}
-    # A graph beside scikit-learn's weights is made of them, for servers.
+    # A graph beside scikit-learn weights is an export of them, for servers.
     if "onnx" not in (description.get("flavors") or {}):
         pipeline, types = _load_pipeline(path)
         return PipelineModel(metadata=stored, types=types, pipeline=pipeline, **known)
@@ -348,7 +348,7 @@ def _chunks(table: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> Itera
 
 
 def _input_schema(features: Mapping[str, str]) -> dict[str, Any]:
-    """Say what a table to be scored must be; missing values and fractions are the preprocessing's matter."""
+    """Return the schema of tables to score; missing values and fractions are up to the preprocessing."""
     kinds = {name: "number" if kind == "integer" else kind for name, kind in features.items()}
     columns = [Column(name, kind, nullable=True) for name, kind in kinds.items()]
     return Schema(columns, additional_columns=True).to_dict()
@@ -377,7 +377,7 @@ def _signature(
 ) -> dict[str, str | None]:
     """Return MLflow's model signature; see https://mlflow.org/docs/latest/ml/model/signatures.
 
-    A whole number or boolean that may be missing is a double there, because pandas has NaN for numbers only.
+    Integers and booleans that may be missing are doubles there, because pandas has NaN only for floats.
     """
     inputs = []
     for name, kind in features.items():
@@ -473,7 +473,7 @@ def _write_mlmodel(
     description = {
         "flavors": dict(flavors),
         "metadata": dict(stored),
-        # Content instead of chance, so that equal trainings give equal files.
+        # A digest instead of a random ID, so that equal trainings give equal files.
         "model_uuid": digest[:32],
         "saved_input_example_info": {
             "artifact_path": "input_example.json",

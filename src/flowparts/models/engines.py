@@ -1,8 +1,8 @@
-"""What a server scores with: a saved model behind one small interface, whatever runs it.
+"""The engines that servers score with: a small interface to a saved model, whatever runs it.
 
-A server has columns of plain values out of JSON, not tables, and asks for a few rows at a time; what an
-engine spends on each call counts more than how fast it is on a million rows. ONNX Runtime takes microseconds
-where scikit-learn takes milliseconds, and starts without it.
+A server has columns of plain values from JSON, not tables, and scores a few rows at a time, so an engine's
+time per call matters more than its speed on a million rows. ONNX Runtime takes microseconds where
+scikit-learn takes milliseconds, and doesn't need to import it.
 """
 
 import logging
@@ -19,13 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """A loaded model that answers servers; any thread may call it.
+    """A loaded model for servers; thread-safe.
 
     Attributes:
-        name: What runs the model: "onnxruntime" or "native".
-        reason: Why that one, in one sentence.
+        name: The engine: "onnxruntime" or "native".
+        reason: Reason for the choice, in one sentence.
         features: Raw column name to type (integer, number, boolean, string, timestamp, date), in order.
-        classes: Sorted label values of a classification; None for a regression.
+        classes: Sorted classes of a classifier; None for a regressor.
         task: "classification" or "regression".
     """
 
@@ -36,27 +36,27 @@ class Engine(Protocol):
     task: str
 
     def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """Score rows that are given by column.
+        """Score rows given by column.
 
         Args:
-            columns: Feature to its values, one for each row, as JSON has them: numbers, booleans, text, for
-                timestamps and dates ISO 8601 text, and None where a value is missing.
+            columns: Feature to its values, one per row, in JSON form: numbers, booleans, text, ISO 8601 text
+                for timestamps and dates, and None for missing values.
 
         Returns:
             The columns of `models.Model.predict` as NumPy arrays.
 
         Raises:
-            ValueError: A value isn't of its column's type.
+            ValueError: A value has another type than its column.
         """
         ...
 
 
 def load(model_dir: str | Path, threads: int = 1) -> Engine:
-    """Open a model directory with the fastest engine that predicts as the model does, and log which and why.
+    """Load a model directory with the fastest engine that predicts the same, and log the choice.
 
     Args:
         model_dir: The model directory.
-        threads: How many threads ONNX Runtime may use for one call; one has the lowest latency.
+        threads: Number of threads of ONNX Runtime per call; one has the lowest latency.
 
     Raises:
         ValueError: There is no model, or it is damaged.
@@ -82,7 +82,7 @@ class OnnxRuntime:
     """The model's ONNX graph in ONNX Runtime, without the framework that trained it.
 
     Raises:
-        ValueError: The graph is missing or damaged, or not the one that was checked when the model was saved.
+        ValueError: The graph is missing or damaged, or differs from the one checked when the model was saved.
     """
 
     name = "onnxruntime"
@@ -110,7 +110,7 @@ class Native:
         self.task = model.task
 
     def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """Score rows that are given by column; see `Engine`."""
+        """Score rows given by column; see `Engine`."""
         from flowparts.models import raw_features
 
         table = raw_features.table(columns, self.features)

@@ -1,11 +1,11 @@
-"""What a fitted estimator is and predicts, whichever library it is from."""
+"""The library and the predictions of a fitted estimator of scikit-learn, XGBoost or LightGBM."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
-# Imported only when asked for: each takes longer to import than most steps take to train.
+# Imported lazily: each takes longer to import than most steps take to train.
 BOOSTERS = {
     "LGBMClassifier": "lightgbm",
     "LGBMRegressor": "lightgbm",
@@ -15,7 +15,7 @@ BOOSTERS = {
     "XGBRegressor": "xgboost",
 }
 
-# Estimators that predict the most probable class: scoring once gives both.
+# Estimators that predict the most probable class, so that scoring once gives both.
 _MOST_PROBABLE = (
     "xgboost",
     "lightgbm",
@@ -32,7 +32,7 @@ def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> p
     Args:
         estimator: A fitted scikit-learn, XGBoost or LightGBM estimator.
         matrix: Float32 features, rows by columns.
-        classes: Sorted label values of a classification; None for a regression.
+        classes: Sorted classes of a classifier; None for a regressor.
 
     Returns:
         The columns of `Model.predict`.
@@ -60,7 +60,7 @@ def predictions(estimator: Any, matrix: Any, classes: Sequence[Any] | None) -> p
 
 
 def predicts_most_probable(estimator: Any) -> bool:
-    """Say whether a classifier is known to predict the most probable class."""
+    """Return whether a classifier is known to predict the most probable class."""
     from flowparts.models.adjusted import CalibratedProbabilities
 
     if isinstance(estimator, CalibratedProbabilities) or getattr(estimator, "voting", "") == "soft":
@@ -96,18 +96,18 @@ def _probabilities(estimator: Any, matrix: Any) -> Any:
 
 
 def framework(estimator: Any) -> str:
-    """Return the name of the library that an estimator is from, as people write it."""
+    """Return the usual name of an estimator's library."""
     name = library(estimator)
     return "scikit-learn" if name == "sklearn" else name
 
 
 def library(estimator: Any) -> str:
-    """Return the package that an estimator is from, such as "sklearn"."""
+    """Return an estimator's package, such as "sklearn"."""
     return type(bare(estimator)).__module__.partition(".")[0]
 
 
 def bare(estimator: Any) -> Any:
-    """Return the estimator of a library, without what flowparts has put around it."""
+    """Return a library's estimator without the wrappers of flowparts."""
     from flowparts.models.adjusted import ADJUSTED
     from flowparts.prepare.transformers import EncodedLabels
 
@@ -117,7 +117,7 @@ def bare(estimator: Any) -> Any:
 
 
 def members(estimator: Any) -> Iterator[Any]:
-    """Yield the estimators that a weighted mean is made of, or the estimator itself."""
+    """Yield the members of a weighted mean, or the estimator itself."""
     found = bare(estimator)
     if type(found).__module__ == "sklearn.ensemble._voting":
         for each in found.estimators_:

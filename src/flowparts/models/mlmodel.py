@@ -1,4 +1,4 @@
-"""Read what a model directory says about itself, without any framework: its file MLmodel."""
+"""Read the metadata of a model directory, its file MLmodel, without any framework."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict
 
 from flowparts.util import errors, trees
 
-# By this file Seldon knows a model's directory; its agent writes its own name for the model there.
+# Seldon recognises a model's directory by this file; its agent writes its own name for the model there.
 SETTINGS = ("model-settings.json", '{"name": "model"}\n')
 
 _EXPECTED = {"framework", "task", "label", "classes", "features", "schema"}
@@ -19,33 +19,33 @@ _MAX_DEPTH = 100
 
 
 class Card(TypedDict):
-    """What a model says about itself; trainers may add facts of their own.
+    """A model's metadata; trainers may add more.
 
     Attributes:
         framework: Such as sklearn, tensorflow or onnx.
         task: "classification" or "regression".
-        label: The column that it predicts.
-        classes: Sorted label values of a classification; None for a regression.
-        features: Columns of the raw rows that it takes.
-        schema: Schema of these columns, as `tables.schema.Schema.to_dict` gives it.
+        label: The label column.
+        classes: Sorted classes of a classifier; None for a regressor.
+        features: Raw feature columns.
+        schema: Schema of these columns, in the form of `tables.schema.Schema.to_dict`.
         estimator: Class of the estimator.
         parameters: Parameters of the estimator.
         validation: Metric to value on the validation table.
-        metric: The metric that it was chosen or is judged by.
-        metric_reason: Why that isn't the task's primary one; empty if it is.
-        positive_class: Of two classes, the one that curves and rates are about; None if there are not two.
-        candidates: What it was chosen among, best first, as `selection.ranking` has them.
+        metric: The metric that it was selected by or is judged by.
+        metric_reason: Why that isn't the task's primary metric; empty if it is.
+        positive_class: The positive one of two classes; None unless there are two.
+        candidates: The candidates that it was selected from, best first, in the form of `selection.ranking`.
         training_fingerprint: Fingerprint of the training table.
         git_commit: Commit of the code that trained it.
-        split: How the training table was split from others, a sentence.
-        split_warning: What to know of the split; empty if there is nothing.
-        rows_left_out: Rows of the source that aren't in the training table: a sentence for each kind.
-        onnx: What the export to ONNX found; None if there is no graph.
-        members: Of an ensemble: estimator, parameters and weight of each.
-        calibration: How its probabilities are calibrated: none, temperature, platt or isotonic.
-        threshold: The least probability of the positive class with which it is predicted; not there if the
-            more probable class is.
-        threshold_rule: What the threshold was chosen for.
+        split: How the training table was split off, in a sentence.
+        split_warning: Warning about the split; empty if there is none.
+        rows_left_out: Rows of the source that were left out before the split: a sentence for each kind.
+        onnx: Result of the ONNX export; None if there is no graph.
+        members: Estimator, parameters and weight of each member of an ensemble.
+        calibration: Calibration of its probabilities: none, temperature, platt or isotonic.
+        threshold: Minimum probability of the positive class to predict it; left out if the more probable
+            class is predicted.
+        threshold_rule: What the threshold was optimised for.
     """
 
     framework: str
@@ -78,13 +78,13 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Raises:
         MissingError: There is no model at `path`.
-        ValueError: flowparts didn't save it, or the directory holds what no model does, such as a link that
+        ValueError: It wasn't saved by flowparts, or the directory holds unexpected files, such as a link that
             leads out of it.
     """
     import yaml
 
     file = Path(path) / "MLmodel"
-    # Exists: a link to nothing is news of its own.
+    # A dangling link gets its own message.
     if not file.is_symlink() and not file.exists():
         raise errors.MissingError(f"no model at {path}: the directory holds no file MLmodel")
     trees.files(path)
@@ -93,7 +93,7 @@ def read(path: str | Path) -> dict[str, Any]:
         text = _text(file)
         _require_small(text)
         found = yaml.load(text, Loader=yaml.CSafeLoader)
-    # A number or date that can't be one is a ValueError of Python's own.
+    # Invalid numbers and dates raise Python's ValueError.
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
     metadata = found.get("metadata") if isinstance(found, dict) else None
@@ -111,12 +111,12 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def version(described: dict[str, Any]) -> str:
-    """Return what stands for the content of a model that an MLmodel file describes."""
+    """Return the version of a model by its MLmodel file, which identifies its content."""
     return str(described["model_uuid"])[:12]
 
 
 def _wrong(found: dict[str, Any], metadata: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    """Yield the parts that readers rely on, each with whether it is what they take it for."""
+    """Yield the parts that readers rely on, each with whether it is valid."""
     classes, features = metadata["classes"], metadata["features"]
     yield "model_uuid", isinstance(found["model_uuid"], str)
     yield "signature", _is_list_of_columns(found["signature"])
@@ -131,10 +131,10 @@ def _wrong(found: dict[str, Any], metadata: dict[str, Any]) -> Iterator[tuple[st
 
 
 def inputs(described: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the columns of raw rows that a model's signature names, each with "name" and "required".
+    """Return the input columns of a model's signature, each with "name" and "required".
 
     Args:
-        described: What `read` returned.
+        described: Result of `read`.
     """
     columns: list[dict[str, Any]] = json.loads(described["signature"]["inputs"])
     return columns
@@ -160,17 +160,17 @@ def _text(file: Path) -> str:
 
 
 def _require_small(text: str) -> None:
-    """Raise ValueError where nesting or aliases make of a small text what no memory holds."""
+    """Raise ValueError if nesting or aliases would expand a small text beyond memory."""
     import yaml
 
     sizes: dict[str, int] = {}
-    # Anchor and number of nodes of each collection that is open.
+    # Anchor and number of nodes of each open collection.
     open_nodes: list[tuple[str | None, int]] = []
     total = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(f"it holds itself, by the alias {event.anchor!r}")
+                raise ValueError(f"it contains itself by the alias {event.anchor!r}")
             total += sizes[event.anchor]
         elif isinstance(event, yaml.CollectionStartEvent):
             total += 1

@@ -1,4 +1,4 @@
-"""The last nodes of an ONNX graph of a classifier: its calibration and its decision threshold."""
+"""Append calibration and decision threshold to the ONNX graph of a classifier."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Export fitted estimators as ONNX graphs, kept only where they predict as the original does."""
+"""Export fitted estimators as ONNX graphs, which are kept only if they predict the same."""
 
 import copy
 import hashlib
@@ -21,13 +21,13 @@ from flowparts.prepare import preprocess
 from flowparts.prepare.preprocess import Preprocessor
 from flowparts.util import errors
 
-# The operators of 2023, which every ONNX Runtime in use knows.
+# Operators of 2023, which every current ONNX Runtime supports.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _IR_VERSION = 8
 _SAMPLE_ROWS = 2_000
-# Converters work node by node in Python: above this many, an export takes minutes.
+# Converters process nodes one by one in Python: with more than this, an export takes minutes.
 _MOST_NODES = 500_000
-# Features are scaled, so these are far out, and beyond what 32-bit arithmetic takes.
+# Features are scaled, so these are far out, and beyond 32-bit arithmetic.
 _EXTREMES = (0.0, 1e3, -1e3, 3.4e38, -3.4e38)
 _NUMBERS = [None, 0.0, -0.0, 1.0, -1.0, 1e9, -1e9, 1e300, -1e300, 1e-300]
 _MOMENTS = [
@@ -45,23 +45,24 @@ _SPECIAL: dict[str, list[Any]] = {
     "timestamp": _MOMENTS,
     "date": _MOMENTS,
 }
-# Of a vocabulary, and how often they are repeated to exceed what is looked at of a text.
+# Number of words of a vocabulary, and how often they are repeated to exceed the part of a text that is read.
 _PROBED_TERMS, _REPEATED = 50, 100
-# A loop over rows is slower than the original.
+# Loops over rows are slower than the original.
 _LOOPS = {"Loop", "Scan"}
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What comparing an exported graph with its original found.
+    """The result of comparing an exported graph with its original.
 
     Attributes:
-        agrees: Whether the graph may stand for the original.
-        reason: Why, in one sentence.
-        rows: How many rows were compared: a sample of training rows, the example, and made-up extremes.
-        largest_difference: Of probabilities, or of regression values in units of `agreement.scale`.
-        tolerance: The largest difference that is allowed.
-        precision: "float32" or "float64": in what the graph computes.
+        agrees: Whether the graph can replace the original.
+        reason: Reason for the verdict, in one sentence.
+        rows: Number of compared rows: a sample of training rows, the example, and synthetic extremes.
+        largest_difference: Largest difference of probabilities, or of regression values in units of
+            `agreement.scale`.
+        tolerance: Largest allowed difference.
+        precision: Precision of the graph: "float32" or "float64".
         sha256: Digest of the graph's file.
     """
 
@@ -81,29 +82,29 @@ class Parity:
 def export(
     estimator: Any, preprocessor: Preprocessor, sample: Any, classes: Sequence[Any] | None
 ) -> tuple[bytes | None, Parity]:
-    """Make an ONNX graph of a fitted estimator, if there is one that predicts the same.
+    """Export a fitted estimator as an ONNX graph, if one predicts the same.
 
-    The graph takes the float32 features and says in its metadata how they are made of raw columns. It is
-    compared with the estimator on rows of the sample, on the preprocessor's example and on made-up rows:
-    missing values, known and unseen categories, extreme numbers and times. Features must be equal to the bit,
-    predicted classes equal (see `agreement.classes_may_differ`), probabilities and numbers equal within
-    `TOLERANCE`. Where 32-bit arithmetic doesn't suffice, 64 bits are tried.
+    The graph takes the float32 features; its metadata describes how they are made from raw columns. It is
+    compared with the estimator on the sample, on the preprocessor's example and on synthetic rows: missing
+    values, known and unseen categories, extreme numbers and times. Features must be bit-identical, predicted
+    classes equal (see `agreement.classes_may_differ`), probabilities and numbers equal within `TOLERANCE`. If
+    32-bit arithmetic doesn't suffice, 64 bits are tried.
 
     Args:
-        estimator: A fitted scikit-learn, XGBoost or LightGBM estimator; left as it is.
-        preprocessor: What makes its features.
-        sample: Training features, rows by columns; spread over at most 2,000 of them.
-        classes: Sorted label values of a classification; None for a regression.
+        estimator: A fitted scikit-learn, XGBoost or LightGBM estimator; not changed.
+        preprocessor: The preprocessor of its features.
+        sample: Training features, rows by columns, of which at most 2,000 rows are used.
+        classes: Sorted classes of a classifier; None for a regressor.
 
     Returns:
-        The ONNX file or None, and what was found.
+        The ONNX file or None, and the result of the comparison.
     """
     if classes is not None and not hasattr(estimator, "predict_proba"):
         return None, Parity(agrees=False, reason=f"{_name(estimator)} has no probabilities of its own")
     trees = [thresholds for thresholds in map(_thresholds, _parts(estimator)) if thresholds is not None]
     nodes = sum(map(len, trees))
     if nodes > _MOST_NODES:
-        reason = f"its trees have {nodes:,} nodes, and up to {_MOST_NODES:,} are exported"
+        reason = f"its trees have {nodes:,} nodes; at most {_MOST_NODES:,} are exported"
         return None, Parity(agrees=False, reason=reason)
     learned = raw_features.describe(preprocessor)
     raw = _probes(preprocessor)
@@ -125,9 +126,9 @@ def export(
 def _best(
     estimator: Any, learned: Mapping[str, Any], rows: Any, usual: int, classes: Sequence[Any] | None
 ) -> tuple[bytes | None, Parity]:
-    """Return the first graph that agrees, the faster precision first; or none and what the first lacks.
+    """Return the first graph that agrees, the faster precision first; or None and why the first doesn't.
 
-    The first `usual` rows are a sample of the table, the others are made up.
+    The first `usual` rows are a sample of the table, the others are synthetic.
     """
     try:
         with np.errstate(all="ignore"):  # numbers overflow at the extremes
@@ -142,7 +143,7 @@ def _best(
         try:
             graph = onnx_graph.described(_convert(estimator, precision, rows.shape[1], classes), learned)
             online = onnx_graph.Graph(graph, classes).predict_matrix(rows)
-        # Converters and the runtime raise whatever they stumble over.
+        # Converters and the runtime raise all kinds of exceptions.
         except Exception as error:
             failures.append(
                 Parity(
@@ -170,7 +171,7 @@ def _compare(
     names = [f"probability_{value}" for value in classes] if classes else ["prediction"]
     truth = expected.select(names).to_numpy()
     found = np.column_stack([online[name] for name in names])
-    # There is nothing to agree with where the original itself has no answer.
+    # There is nothing to compare if the original itself fails.
     answered = np.isfinite(truth).all(axis=1)
     units = unit if classes else np.maximum(unit, np.abs(truth[answered]))
     apart = np.abs(found[answered] - truth[answered]) / units
@@ -197,7 +198,7 @@ def _compare(
 
 
 def _convert(estimator: Any, precision: str, width: int, classes: Sequence[Any] | None) -> bytes:
-    """Return a graph from float32 "features" to "prediction", or to "probabilities" and perhaps "label"."""
+    """Return a graph from float32 "features" to "prediction" or "probabilities", perhaps with "label"."""
     model = _graph(estimator, precision, width, classes)
     loops = _LOOPS & {node.op_type for node in model.graph.node}
     if loops:
@@ -220,12 +221,12 @@ def _graph(estimator: Any, precision: str, width: int, classes: Sequence[Any] | 
             onnx_adjusted.decide(model, estimator)
         return model
     _register_converters()
-    # A copy, since parts of it are changed.
+    # A copy, because parts of it are changed.
     inner = copy.deepcopy(fitted_estimators.bare(estimator))
     _round_thresholds(inner)
     if type(inner).__module__ == "sklearn.ensemble._voting":
         _unlabel(inner, classes)
-    # Converters refuse what only concerns `transform`.
+    # Converters refuse options that only concern `transform`.
     flat = [name for name in inner.get_params() if name.split("__")[-1] == "flatten_transform"]
     inner.set_params(**dict.fromkeys(flat, False))
     most_probable = fitted_estimators.predicts_most_probable(estimator)
@@ -276,7 +277,7 @@ def _register_converters() -> None:
 def _round_thresholds(estimator: Any) -> None:
     """Round the thresholds of trees down to 32 bits, in place.
 
-    Converters round to the nearest, and then a feature between the two goes the other way. Rounded down, a
+    Converters round to the nearest, so a feature between the two would go the other way. Rounded down, a
     threshold t splits 32-bit features x exactly as before: x <= t.
     """
     for part in _parts(estimator):
@@ -302,12 +303,12 @@ def _rounded_booster(booster: Any) -> Any:
         return "threshold=" + " ".join(repr(number) for number in numbers.tolist())
 
     text = re.sub(r"^threshold=(.*)$", rounded, booster.model_to_string(), flags=re.MULTILINE)
-    # The sizes of the trees' texts have changed; without them, it is read in one go.
+    # The text sizes of the trees have changed; without them, the model is read in one go.
     return Booster(model_str=re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE))
 
 
 def _thresholds(part: Any) -> Any:
-    """Return the thresholds of a tree of scikit-learn, an array that is the tree's own; None of others."""
+    """Return the thresholds of a scikit-learn tree, an array that the tree uses; None for others."""
     kind = type(part)
     if kind.__module__ == "sklearn.tree._tree":
         return part.threshold
@@ -316,7 +317,7 @@ def _thresholds(part: Any) -> Any:
 
 
 def _parts(root: Any) -> Iterator[Any]:
-    """Yield an estimator and everything that it is made of."""
+    """Yield an estimator and all estimators inside it."""
     seen: dict[int, Any] = {}
     waiting = [root]
     while waiting:
@@ -336,7 +337,7 @@ def _parts(root: Any) -> Iterator[Any]:
 
 
 def _unlabel(vote: Any, classes: Sequence[Any] | None) -> None:
-    """Prepare a weighted mean of estimators for its converter, which takes no text labels of members."""
+    """Prepare a weighted mean of estimators for its converter, which takes no members with text labels."""
     vote.estimators_ = [fitted_estimators.bare(each) for each in vote.estimators_]
     if vote.weights is not None:
         vote.weights = np.asarray(vote.weights)
@@ -355,7 +356,7 @@ def _rename(model: Any, old: str, new: str) -> None:
 
 
 def _cast_input(model: Any) -> None:
-    """Let a graph of float64 features take float32 ones."""
+    """Make a graph with float64 features take float32 ones."""
     from onnx import TensorProto, helper
 
     _rename(model, "features", "features64")
@@ -364,7 +365,7 @@ def _cast_input(model: Any) -> None:
 
 
 def _probes(preprocessor: Preprocessor) -> dict[str, list[Any]]:
-    """Return plain raw values by column: the example, and whatever is special to a type, mixed."""
+    """Return plain raw values by column: the example, and the special values of each type, mixed."""
     known: dict[str, list[Any]] = {}
     described = raw_features.describe(preprocessor)
     for name, values, *_ in described["categories"] + described["targets"]:

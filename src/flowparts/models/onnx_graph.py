@@ -1,10 +1,10 @@
-"""Score raw values with a model.onnx, through ONNX Runtime and NumPy alone.
+"""Score raw values with a model.onnx, by ONNX Runtime and NumPy alone.
 
-A graph takes either one float32 matrix of features, and then says in its metadata how they are made of raw
-columns (`raw_features`), or the raw columns themselves, an input each:
+A graph takes either one float32 matrix of features, with metadata about how they are made from raw columns
+(`raw_features`), or the raw columns themselves, one input each:
 
-- a floating-point input gets numbers and booleans, and microseconds since 1970 for a time; NaN for a
-  missing one;
+- a floating-point input gets numbers and booleans, and microseconds since 1970 for a time; NaN for a missing
+  one;
 - a text input gets text, empty for a missing one; a time as ISO 8601;
 - a uint8 input gets the pixels of an image column, decoded and resized as the graph's metadata says
   ("image_size": height, width and channels): images, height, width, channels; none may be missing;
@@ -12,8 +12,8 @@ columns (`raw_features`), or the raw columns themselves, an input each:
   be missing.
 
 Other inputs are vectors, or matrices of one column. It gives "probabilities" (rows, classes in order; or
-rows, 1: of the second of two classes) or, for a regression, "prediction" (a number for each row); and
-"label" (the class's position) where the predicted class isn't simply the most probable.
+rows, 1: of the second of two classes) or, for a regressor, "prediction" (one number per row); and "label"
+(index of the class) if the predicted class isn't simply the most probable.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 FILE = "model.onnx"
-# The entry of the graph's metadata that holds what is described in `described`.
+# The entry of the graph's metadata for the description of `described`.
 _ENTRY = "flowparts"
 _MATRIX = "features"
 _FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
@@ -41,19 +41,19 @@ _TEXT = "tensor(string)"
 
 
 class Graph:
-    """An opened model.onnx; any thread may call it.
+    """A loaded model.onnx; thread-safe.
 
     Args:
         graph: The file's content.
-        classes: Sorted label values of a classification; None for a regression.
-        threads: How many threads one call may use; one has the lowest latency.
+        classes: Sorted classes of a classifier; None for a regressor.
+        threads: Number of threads per call; one has the lowest latency.
 
     Attributes:
         types: Raw column name to type, in order.
 
     Raises:
-        ValueError: It is missing, damaged, refers to other files, needs operators that ONNX Runtime lacks, or
-            wasn't written by flowparts.
+        ValueError: It is missing or damaged, refers to other files, needs operators that ONNX Runtime lacks,
+            or wasn't written by flowparts.
     """
 
     def __init__(self, graph: bytes, classes: Sequence[Any] | None, threads: int = 1) -> None:
@@ -86,23 +86,23 @@ class Graph:
         self._classes = None if classes is None else np.array(classes, dtype=object if text_classes else None)
 
     def predict(self, columns: Columns) -> dict[str, npt.NDArray[Any]]:
-        """Score rows that are given by column.
+        """Score rows given by column.
 
         Args:
-            columns: Feature to its values, as `raw_features.conform` takes them.
+            columns: Feature to its values, in the form of `raw_features.conform`.
 
         Returns:
-            "prediction" and "probability_<class>", as `models.Model.predict` names them.
+            "prediction" and "probability_<class>", as in `models.Model.predict`.
 
         Raises:
-            ValueError: A value isn't of its column's type, or is missing where the graph needs one.
+            ValueError: A value has another type than its column, or is missing and the graph needs it.
         """
         if self._features is None:
             return self._run(self._feed(conform(columns, self.types)))
         return self.predict_matrix(self._features.matrix(columns))
 
     def predict_table(self, rows: "pl.DataFrame") -> dict[str, npt.NDArray[Any]]:
-        """Score rows of a table that `casts.conform` has returned, as `predict` does plain values."""
+        """Score rows of a table from `casts.conform`, as `predict` does for plain values."""
         columns = {column.name: column.to_list() for column in rows.iter_columns() if not self._takes(column)}
         if self._features is not None:
             return self.predict(columns)
@@ -146,7 +146,7 @@ class Graph:
         return feed
 
     def _takes(self, column: "pl.Series") -> bool:
-        """Say whether an input takes a column as a whole: numbers and times as numbers, text as text."""
+        """Return whether an input takes a column as an array: numbers and times as numbers, text as text."""
         if column.name not in self._inputs:
             return False
         import polars as pl
@@ -194,23 +194,23 @@ def _text(value: Any) -> str:
 
 
 def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
-    """Return an ONNX file with the description that `Graph` needs; equal graphs give equal bytes.
+    """Add the description that `Graph` needs to an ONNX file; equal graphs give equal bytes.
 
-    What the exporter noted is left out: PyTorch notes stack traces, which name paths of the machine.
+    The exporter's notes are dropped: PyTorch writes stack traces, with paths of the machine.
 
     Args:
         graph: An ONNX file of any origin.
-        learned: What `raw_features.describe` returned for a graph of features; for a graph of raw columns
-            "types" alone: pairs of a column's name and type.
+        learned: Result of `raw_features.describe` for a graph of features; for a graph of raw columns only
+            "types": pairs of column name and type.
 
     Raises:
-        ValueError: It is no ONNX file.
+        ValueError: It isn't an ONNX file.
     """
     import onnx
 
     try:
         model = onnx.load_model_from_string(graph)
-    # Protobuf's own error, whose module depends on how it was built.
+    # Protobuf's error; its module depends on how protobuf was built.
     except Exception as error:
         raise ValueError(f"the ONNX graph can't be read: {errors.first_line(error)}") from None
     _forget_notes(model)
@@ -220,12 +220,12 @@ def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
 
 
 def require_self_contained(graph: bytes) -> None:
-    """Raise ValueError if a tensor of a graph lies in another file, wherever in the graph the tensor is.
+    """Raise ValueError if any tensor of a graph is stored in another file.
 
-    The runtime would look for it where the process was started, and the file may be anything there.
+    The runtime would look for it in the working directory, where the file could be anything.
     """
-    # The key of every tensor's entry that names a file. Most graphs hold no such word, and reading one costs
-    # a server time and memory at each start.
+    # The key of tensors that name a file. Most graphs don't contain it, and parsing one costs a server time
+    # and memory at each start.
     if b"location" not in graph:
         return
     import onnx
@@ -262,7 +262,7 @@ def read(path: str | Path, sha256: str | None = None) -> bytes:
     """Return the content of a graph's file.
 
     Raises:
-        ValueError: It is not there, or its SHA-256 isn't the given one.
+        ValueError: It is missing, or its SHA-256 differs.
     """
     try:
         content = Path(path).read_bytes()
@@ -280,10 +280,10 @@ def _session(graph: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # What is wrong is raised as an error; the library would write it to the log as well.
+    # Problems are raised as errors; the library would log them as well.
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    # The runtime's errors share no base class.
+    # The runtime's errors have no common base class.
     except Exception as error:
         raise ValueError(f"the ONNX graph can't be run: {errors.first_line(error)}") from None

@@ -1,7 +1,7 @@
-"""Make an estimator's features of plain Python values, as a fitted preprocessor makes them of tables.
+"""Compute an estimator's features from plain Python values, as a fitted preprocessor does from tables.
 
-A server has a few rows out of JSON. For them scikit-learn, pandas and Polars cost a thousand times the
-arithmetic; this is the same arithmetic with nothing around it, and gives the same bits.
+A server has a few rows from JSON. For these, scikit-learn, pandas and Polars cost a thousand times the
+arithmetic; this is the same arithmetic without overhead, and bit-identical.
 """
 
 import base64
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flowparts.prepare.preprocess import Preprocessor
 
 Columns = Mapping[str, Sequence[Any]]
-# What is added for each hour of the day.
+# The features of each hour of the day.
 Hours = Sequence[tuple[float, ...]]
 Floats = npt.NDArray[np.float64]
 
@@ -35,19 +35,19 @@ _LIMIT = float(np.finfo(np.float32).max)
 
 
 def conform(columns: Columns, types: Mapping[str, str]) -> dict[str, Sequence[Any]]:
-    """Bring plain values to the types that a model was trained on.
+    """Convert plain values to the types that a model was trained on.
 
     Args:
-        columns: Feature column to its values, as JSON has them; times as ISO 8601 text, images as base64 or
-            bytes, None where one is missing. Further columns are ignored.
-        types: Column name to type, as `schema.type_of` names it.
+        columns: Feature column to its values in JSON form; times as ISO 8601 text, images as base64 or bytes,
+            None for missing values. Other columns are ignored.
+        types: Column name to type, as in `schema.type_of`.
 
     Returns:
         Numbers and booleans as numbers, text as text, times as datetimes (UTC, without a zone), or None.
 
     Raises:
-        ValueError: A column is not there or longer than another, or a value isn't of its type; with the
-            sentence of `casts.conform`.
+        ValueError: A column is missing or longer than another, or a value has another type; with the message
+            of `casts.conform`.
     """
     missing = [name for name in types if name not in columns]
     if missing:
@@ -61,7 +61,7 @@ def conform(columns: Columns, types: Mapping[str, str]) -> dict[str, Sequence[An
 
 
 def table(columns: Columns, types: Mapping[str, str]) -> "pl.DataFrame":
-    """Return plain values as the table that `models.Model.predict` takes.
+    """Return plain values as a table for `models.Model.predict`.
 
     Raises:
         ValueError: As `conform`.
@@ -121,14 +121,14 @@ _CONFORM: dict[str, Callable[[str, str, Sequence[Any]], Sequence[Any]]] = {
 
 
 def _moment(value: Any) -> Any:
-    """Read a time that is written as text; return anything else as it is."""
+    """Parse a time from text; return anything else unchanged."""
     return (times.parse(value) or value) if type(value) is str else value
 
 
 def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[type]) -> list[Any]:
-    """Let `casts.conform` have its say on the values that aren't of the plain types.
+    """Convert values of other than the plain types by `casts.conform`.
 
-    Values of one type go together, so that none depends on what else is in a request.
+    Values of one type are converted together, so that none depends on the rest of a request.
     """
     import polars as pl
 
@@ -151,15 +151,15 @@ def _conform_odd(name: str, kind: str, values: Sequence[Any], plain: frozenset[t
 
 
 def describe(preprocessor: "Preprocessor") -> dict[str, Any]:
-    """Return what `RawFeatures` needs to know of a fitted preprocessor, for JSON.
+    """Return the description of a fitted preprocessor for `RawFeatures`, as JSON.
 
     Returns:
-        types: pairs of a raw column's name and type; numbers, timestamps and dates: names of columns; waves:
-        whether timestamps have those of the hour; yearly: columns that have those of the year; fill, mean and
-        scale: a number for each feature made of these; categories: pairs of a name and its values; targets:
-        name, values, what each value becomes, and what an unseen one becomes; texts: name, vocabulary,
-        weights (float32 in base64) and their number a term, mean and scale; missing: numbers that have a
-        feature for being missing.
+        types: pairs of raw column name and type; numbers, timestamps and dates: column names; waves:
+        whether timestamps have waves of the hour; yearly: columns with waves of the year; fill, mean and
+        scale: one number per feature made from these; categories: pairs of name and values; targets: name,
+        values, encoding of each value, and encoding of unseen ones; texts: name, vocabulary, weights (float32
+        in base64) and their number per term, mean and scale; missing: numbers with a feature for missing
+        values.
     """
     found: dict[str, Any] = {
         "types": [[name, kind] for name, kind in preprocessor.features.items()],
@@ -193,7 +193,7 @@ def describe(preprocessor: "Preprocessor") -> dict[str, Any]:
 
 
 def _describe_targets(encoder: Any, scaler: Any, names: Sequence[str]) -> list[list[Any]]:
-    """Give each value its scaled encodings, of which a classification of several classes has one a class."""
+    """Return the scaled encodings of each value; a classifier of several classes has one per class."""
     means = np.atleast_1d(encoder.target_mean_)
     targets = []
     for index, (name, values) in enumerate(zip(names, encoder.categories_, strict=True)):
@@ -216,10 +216,10 @@ def _describe_texts(features: Any, scaler: Any, names: Sequence[str]) -> list[li
 
 
 class RawFeatures:
-    """The seven kinds of preprocessing that `preprocess.fit` learns, for plain values.
+    """The preprocessing that `preprocess.fit` learns, applied to plain values.
 
     Args:
-        learned: What `describe` returned.
+        learned: Result of `describe`.
 
     Attributes:
         types: Raw column name to type, in order.
@@ -228,7 +228,7 @@ class RawFeatures:
     def __init__(self, learned: Mapping[str, Any]) -> None:
         self.types: dict[str, str] = dict(learned["types"])
         self._numbers: list[str] = learned["numbers"]
-        # Descriptions of models that were saved before there were waves don't mention them.
+        # Models saved by versions without waves don't mention them.
         waves = clock.TABLE if learned.get("waves") else [()] * 24
         yearly = set(learned.get("yearly", []))
         self._moments: list[tuple[str, Hours | None, bool]] = [
@@ -249,7 +249,7 @@ class RawFeatures:
             self._targets.append((name, part, dict(zip(values, encoded, strict=True)), unseen))
             at = part.stop
         self._texts: list[tuple[str, slice, words.Encoder, Floats, Floats]] = []
-        # Descriptions of models that were saved before free text was learned from have none.
+        # Models saved by versions without free text have none.
         for name, vocabulary, content, columns, mean, scale in learned.get("texts", []):
             weights = np.frombuffer(base64.b64decode(content, validate=True), dtype="<f4")
             encoder = words.Encoder(vocabulary, weights.reshape(-1, columns))
@@ -261,7 +261,7 @@ class RawFeatures:
         self.width = at + len(self._missing)
 
     def matrix(self, columns: Columns) -> npt.NDArray[np.float32]:
-        """Return the float32 features, rows by columns, of values as `conform` takes them.
+        """Return the float32 features, rows by columns, of values in the form of `conform`.
 
         Raises:
             ValueError: As `conform`.
@@ -295,14 +295,14 @@ class RawFeatures:
             raw = np.array(lines, dtype=float)
         except OverflowError:
             raise ValueError(_TOO_LARGE) from None
-        # As `casts.conform` does, infinity is missing.
+        # As in `casts.conform`, infinity counts as missing.
         filled = np.where(np.isfinite(raw), raw, self._fill)
         with np.errstate(over="ignore"):
             return _clipped((filled - self._mean) / self._scale)
 
 
 def _clipped(values: Floats) -> Floats:
-    # The ufuncs themselves: np.clip spends more time on its options than on a row.
+    # Bare ufuncs: np.clip spends more time on its options than on a row.
     clipped: Floats = np.minimum(np.maximum(values, -_LIMIT), _LIMIT)
     return clipped
 
@@ -310,7 +310,7 @@ def _clipped(values: Floats) -> Floats:
 def _moment_features(moments: Sequence[Any], waves: Hours | None, yearly: bool) -> list[list[float | None]]:
     """Return year, month, day of week, hour, days since 1970 and waves, each for all rows.
 
-    Without waves of the hour, of dates, the hour is left out as well.
+    Dates have neither waves of the hour nor the hour.
     """
     width = (4 if waves is None else 5 + len(waves[0])) + len(clock.YEAR_WAVES) * yearly
     rows: list[tuple[float | None, ...]] = []

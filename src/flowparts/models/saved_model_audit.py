@@ -1,8 +1,8 @@
-"""Read a SavedModel's operations, without TensorFlow: only those that compute are served.
+"""Check a SavedModel's operations, without TensorFlow: only pure computations are served.
 
-TensorFlow trusts a graph as it trusts code: operations read and write any file, run Python, open sockets. A
-graph here may compute, look words up, and hold variables. What loads and saves variables is allowed where
-TensorFlow's loader alone reaches it, and requests don't.
+TensorFlow treats a graph like trusted code: operations can read and write any file, run Python, open sockets.
+A graph here may compute, look up words and hold variables. Operations that load and save variables are
+allowed if only TensorFlow's loader can reach them, not requests.
 """
 
 from functools import cache
@@ -12,12 +12,12 @@ from typing import Any
 from flowparts.util import trees
 
 FILE = "saved_model.pb"
-# A graph without its weights; protobuf itself ends at 2 GB.
+# The graph without its weights; protobuf's own limit is 2 GB.
 _MAX_BYTES = 256 << 20
 _FOLDERS = ("assets", "variables")
 _FILES = (FILE, "fingerprint.pb", "keras_metadata.pb")
 
-# Stateless ones, variables, vocabularies and control; none takes the name of a file, a device or a machine.
+# Allowed operations; none takes the name of a file, a device or a machine.
 _COMPUTES = frozenset(
     word
     for kind in (
@@ -52,7 +52,7 @@ _COMPUTES = frozenset(
         DepthwiseConv2dNative Elu FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 LRN MaxPool MaxPool3D
         MaxPoolV2 Relu Relu6 Selu _FusedConv2D _FusedMatMul
         """,
-        # Text, images and times; nothing that takes a file's name.
+        # Text, images and times; none takes a file name.
         """
         AdjustContrastv2 AdjustHue AdjustSaturation AsString CropAndResize DecodeAndCropJpeg DecodeBase64
         DecodeBmp DecodeGif DecodeImage DecodeJpeg DecodePng DecodeRaw DecodeWebP EncodeBase64 HSVToRGB
@@ -80,7 +80,7 @@ _SAVES = frozenset(["MergeV2Checkpoints", "SaveV2", "ShardedFilename"])
 
 
 def check(folder: Path) -> None:
-    """Raise ValueError if a SavedModel does more than compute, or holds more than one.
+    """Raise ValueError if a SavedModel does more than compute, or there is more than one.
 
     Args:
         folder: The folder of saved_model.pb.
@@ -88,7 +88,9 @@ def check(folder: Path) -> None:
     for file in trees.files(folder):
         name = file.relative_to(folder)
         if name.as_posix() not in _FILES and name.parts[0] not in _FOLDERS:
-            raise ValueError(f"the SavedModel at {folder} holds {name}, which no SavedModel does; remove it")
+            raise ValueError(
+                f"the SavedModel at {folder} holds {name}, which doesn't belong in a SavedModel; remove it"
+            )
     if (folder / FILE).stat().st_size > _MAX_BYTES:
         raise ValueError(f"the graph at {folder / FILE} has more than {_MAX_BYTES >> 20} MB")
     message = _messages()
@@ -125,17 +127,17 @@ def _check_graph(graph: Any, folder: Path) -> None:
             raise ValueError(_reachable(folder))
         does = {op for name in _called(node) for op in touching.get(name, ())}
         inputs = [_node(name) for name in node.input]
-        # What saves runs when it is asked for by name only, and what names the file is TensorFlow's to say.
+        # Saving runs only if it is requested by name, and TensorFlow provides the file name.
         if does and (not does <= allowed.get(node.name, frozenset()) or inputs[:1] != [path]):
             raise ValueError(_reachable(folder))
         if (save in inputs and node.name != save) or (path in inputs and node.name not in allowed):
             raise ValueError(_reachable(folder))
     for nodes in functions.values():
         for node in nodes:
-            # A function's argument has a name without a colon: the path is what the caller gives.
+            # A function's argument has a name without a colon: the caller provides the path.
             if node.op in _LOADS and ":" in "".join(node.input[:1]):
                 raise ValueError(_reachable(folder))
-    # What requests feed and fetch, and what runs when the model is loaded.
+    # The nodes that requests feed and fetch, and those that run on load.
     signatures = graph.signature_def.values()
     tensors = [tensor for each in signatures for tensor in (*each.inputs.values(), *each.outputs.values())]
     named = [name for each in graph.collection_def.values() for name in each.node_list.value]
@@ -152,14 +154,14 @@ def _node(tensor: str) -> str:
 
 
 def _called(node: Any) -> set[str]:
-    """Return the functions that a node may call: by its own name, or as an attribute."""
+    """Return the functions that a node may call: by its operation's name, or as an attribute."""
     values = node.attr.values()
     listed = [function.name for value in values for function in value.list.func]
     return {node.op, *(value.func.name for value in values if value.func.name), *listed}
 
 
 def _touching(functions: dict[str, Any]) -> dict[str, set[str]]:
-    """Return what each function does to files, by itself and by those that it calls."""
+    """Return the file operations of each function and of those that it calls."""
     found = {name: {node.op for node in nodes} & (_LOADS | _SAVES) for name, nodes in functions.items()}
     callers: dict[str, set[str]] = {name: set() for name in functions}
     for name, nodes in functions.items():
@@ -177,9 +179,9 @@ def _touching(functions: dict[str, Any]) -> dict[str, set[str]]:
 
 @cache
 def _messages() -> Any:
-    """Return the message of a SavedModel, with the fields that are looked at; the rest is left unread.
+    """Return the message of a SavedModel, with only the fields that are checked.
 
-    The numbers are those of TensorFlow's saved_model.proto, meta_graph.proto, graph.proto, function.proto,
+    The field numbers are from TensorFlow's saved_model.proto, meta_graph.proto, graph.proto, function.proto,
     node_def.proto, attr_value.proto and saver.proto.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory

@@ -1,4 +1,4 @@
-"""Scoring tables of any size with a model."""
+"""Score tables of any size with a model."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,11 @@ def score(model: Model, frame: pl.LazyFrame, keep: Sequence[str] | None = None) 
         keep: Columns to keep; all of the frame's if None.
 
     Returns:
-        The kept columns, then those of `Model.predict`.
+        The kept columns, followed by those of `Model.predict`.
 
     Raises:
-        ValueError: The frame breaks the model's schema, has no rows, lacks a column to keep, or keeps one
-            that is named like a prediction.
+        ValueError: The frame violates the model's schema, has no rows, lacks a column to keep, or keeps one
+            with the name of a prediction column.
     """
     types = frame.collect_schema()
     kept = list(types) if keep is None else list(keep)

@@ -1,10 +1,10 @@
-"""Which rows a model has seen: a sketch of their hashes beside it, small whatever the number of rows.
+"""Record which rows a model has seen, as a sketch of their hashes of bounded size.
 
-A model scores rows that it was trained on too well, so another model is compared with it on the others. The
-sketch keeps the smallest hashes of the training and validation rows, at most a million (KMV, Bar-Yossef et
-al. 2002, https://doi.org/10.1007/3-540-45726-7_1): up to there every seen row is in it; beyond, a row can be
-judged if its hash is small enough to be among them. Of each hash four bytes are stored, so that one in
-4,000 unseen rows counts as seen by mistake.
+A model scores its own training rows too well, so models are compared on other rows. The sketch keeps the
+smallest hashes of the training and validation rows, at most a million (KMV, Bar-Yossef et al. 2002,
+https://doi.org/10.1007/3-540-45726-7_1): up to that number it holds every seen row; beyond, a row can be
+judged only if its hash is small enough. Each hash is stored as four bytes, so one in 4,000 unseen rows counts
+as seen by mistake.
 """
 
 import json
@@ -24,18 +24,18 @@ MOST_HASHES = 1_000_000
 
 _FACTS_KEY = "flowparts"
 _STORED = 2**32
-# With more rows for each distinct one than this, equal rows are few values combined, not copies.
+# With more rows per distinct row than this, equal rows are combinations of few values, not copies.
 _MOST_COPIES = 10
-# What a model says of how its rows came about.
+# Metadata about the origin of the rows.
 _TOLD = ("split", "split_warning", "rows_left_out")
 
 
 def record(model: str | Path, parts: Sequence[str | Path]) -> mlmodel.Card:
-    """Write the sketch of the rows that a model has seen into its directory, and how they were split.
+    """Write the sketch of the rows that a model has seen, and how they were split, into its directory.
 
     Args:
         model: The model directory.
-        parts: Tables of raw rows: what it was trained on, and what it was chosen by.
+        parts: Tables of raw rows: the training rows, and those that it was selected by.
 
     Returns:
         The model's metadata, with `split`, `split_warning` and `rows_left_out` if `split_table` made the
@@ -46,14 +46,14 @@ def record(model: str | Path, parts: Sequence[str | Path]) -> mlmodel.Card:
 
 
 def carry_over(learned: str | Path, model: str | Path) -> mlmodel.Card:
-    """Copy the sketch that `write` left beside a preprocessor into the directory of a model that has it.
+    """Copy the sketch beside a preprocessor into the directory of a model that uses it.
 
     Args:
         learned: The directory of the preprocessor, which may have none.
         model: The model directory.
 
     Returns:
-        The model's metadata, as `record` returns it.
+        The model's metadata, as in `record`.
 
     Raises:
         ValueError: The sketch is damaged.
@@ -71,10 +71,10 @@ def write(
 ) -> dict[str, Any]:
     """Write the sketch of the rows of tables into a directory.
 
-    A row is told from others by the columns that the split kept together (a key or group, see
-    `tables.description`), else by its features and label. Without a key, rows of equal features that have
-    different labels are cases of their own: which of them a model has seen can't be told, so only rows that
-    occur once are in the sketch then.
+    A row is identified by the columns that the split kept together (a key or group, see
+    `tables.description`), else by its features and label. Without a key, rows with equal features and
+    different labels are ambiguous: which of them a model has seen is unknown, so the sketch then only holds
+    rows that occur once.
 
     Args:
         folder: The directory.
@@ -107,14 +107,14 @@ def write(
 
 
 def unseen(model: str | Path, rows: pl.LazyFrame) -> pl.Series | None:
-    """Say for each row whether it is certain that a model hasn't seen it.
+    """Return for each row whether a model certainly hasn't seen it.
 
     Args:
         model: The model directory.
         rows: Raw rows.
 
     Returns:
-        A boolean for each row; None if the model has no sketch or the rows lack a column that it needs.
+        One boolean per row; None if the model has no sketch or the rows lack a column that it needs.
 
     Raises:
         ValueError: The sketch is damaged.
@@ -139,7 +139,7 @@ def _read(file: Path) -> tuple[pl.Series, dict[str, Any]]:
 
 
 def _hash(columns: Sequence[str], frame: pl.LazyFrame) -> pl.Expr:
-    """Hash columns whatever their order; numbers as doubles, since a type may change from batch to batch."""
+    """Hash columns independent of their order; numbers as doubles, as types may differ between batches."""
     from polars_hash import hash_rows
 
     schema = frame.collect_schema()

@@ -1,1 +1,1 @@
-"""Predictions to where people want them."""
+"""Export of predictions."""

@@ -1,4 +1,4 @@
-"""Tables as files for people and other systems."""
+"""Export of tables as files for people and other systems."""
 
 import tempfile
 from collections.abc import Callable
@@ -19,15 +19,15 @@ _WRITERS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
 
 
 def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = None) -> None:
-    """Write a table to a local path or an object store; the file appears whole or stays as it was.
+    """Write a table to a local path or an object store, atomically.
 
     Args:
         frame: Rows to write, in order.
         destination: A path, or a URI that fsspec can write to.
-        file_format: "csv", "parquet" or "jsonl"; None to go by the destination's suffix.
+        file_format: "csv", "parquet" or "jsonl"; default: by the destination's suffix.
 
     Raises:
-        ValueError: The format isn't known, or the destination is a directory or can't be written.
+        ValueError: The format is unknown, or the destination is a directory or can't be written.
     """
     chosen = format_of(destination, file_format)
     local = sources.local_path(destination)
@@ -47,10 +47,10 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
 
 
 def format_of(destination: str, file_format: str | None = None) -> str:
-    """Return the format of a file to write, by its suffix unless it is given.
+    """Return the format of a file, by its suffix unless it is given.
 
     Raises:
-        ValueError: It isn't known.
+        ValueError: It is unknown.
     """
     chosen = file_format or Path(destination).suffix.removeprefix(".")
     if chosen not in _WRITERS:

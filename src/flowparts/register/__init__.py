@@ -1,1 +1,1 @@
-"""The registry of models, and the champion's gate."""
+"""The model registry, and the decision about a new champion."""

@@ -1,4 +1,4 @@
-"""Whether a new model takes the champion's place: both score the same rows, and chance is ruled out."""
+"""Decide whether a new model replaces the champion: both score the same rows, and chance is ruled out."""
 
 from math import isfinite
 from pathlib import Path
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from flowparts.evaluate.metrics import Difference
     from flowparts.models import Model
 
-# On fewer rows that a champion hasn't seen, chance decides.
+# With fewer unseen rows, chance would decide.
 LEAST_UNSEEN_ROWS = 30
 
 
 def check_rules(
     metric: str | None, margin: float, floor: float | None, confidence: float, samples: int
 ) -> None:
-    """Raise ValueError unless the rules of a comparison make sense; see `compare` for what they are."""
+    """Raise ValueError unless the rules of a comparison are valid; see `compare`."""
     from flowparts.evaluate import metrics
 
     metrics.check_bootstrap(samples, confidence)
@@ -32,7 +32,7 @@ def check_rules(
 
 
 def check_limits(margin: float, floor: float | None) -> None:
-    """Raise ValueError unless the margin and the floor of a comparison make sense."""
+    """Raise ValueError unless the margin and the floor of a comparison are valid."""
     if not (isfinite(margin) and margin >= 0):
         raise ValueError(f"margin is {margin}; it must be 0 or more, in units of the metric")
     if floor is not None and not isfinite(floor):
@@ -53,23 +53,24 @@ def compare(
     samples: int = 500,
     seed: int = 0,
 ) -> Comparison:
-    """Score both models on the same rows, those that neither has seen, and decide, by `decide`.
+    """Score both models on the same rows, which neither has seen, and decide by `decide`.
 
-    A champion whose files are damaged counts as none. One of another task, label, classes or columns, or
-    one that has seen all but a few of the rows, can't be compared. The result says what is wrong with it.
+    A champion with damaged files counts as none. A champion of another task, label, classes or columns, or
+    one that has seen nearly all rows, can't be compared. The result says why.
 
     Args:
         challenger: Directory of the new model.
         champion: Directory of the current champion, if there is one.
         test: Raw rows with the label.
-        metric: A metric of `metrics.score`; the one that the challenger was chosen by if not given.
+        metric: A metric of `metrics.score`; default: the one that the challenger was selected by.
         margin: Minimum improvement, in units of the metric.
-        floor: Worst score that a model without a champion to beat may have, in units of the metric: the
-            lowest for a metric like roc_auc, the highest for an error like rmse. If not given, every model
-            must be better than always giving the most frequent class, or the mean.
-        confidence: Share of the resamples in which the challenger must be better; also that of the intervals.
+        floor: Threshold for a model without a champion to beat, in units of the metric: the minimum for a
+            score like roc_auc, the maximum for an error like rmse. By default, every model must beat the
+            constant prediction of the most frequent class or the mean.
+        confidence: Fraction of the resamples in which the challenger must be better, and confidence level of
+            the intervals.
         servable: Whether the challenger passed the serving check.
-        replace_champion: Whether a champion that can't be compared counts as none.
+        replace_champion: Whether a champion that can't be compared is replaced.
         samples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
 
@@ -144,17 +145,17 @@ def compare(
 
 
 def decide(comparison: Comparison) -> tuple[bool, str]:
-    """Decide on the numbers of a comparison.
+    """Decide by the numbers of a comparison.
 
-    Promoted is a servable model that improves on the champion by more than nothing and at least the margin,
-    and is better in at least the share `confidence` of the resamples. Without a champion to compare with,
-    its score must be at least as good as the floor. If no floor is given, any model must be better than a
-    constant answer in that share of the resamples. A champion that can't be compared stays, unless the
-    comparison says `replace_champion`.
+    A model is promoted if it is servable, improves on the champion by more than 0 and at least the margin,
+    and is better in at least the fraction `confidence` of the resamples. Without a champion to compare with,
+    its score must be at least as good as the floor. Without a floor, any model must beat a constant
+    prediction in that fraction of the resamples. A champion that can't be compared stays, unless the
+    comparison has `replace_champion`.
 
     Returns:
-        Whether to promote, and why: one line of plain ASCII without quotes, as conditions of a pipeline
-        need it.
+        Whether to promote, and the reason: one line of ASCII without quotes, as conditions of a pipeline
+        require.
     """
     metric, value = comparison["metric"], score(comparison, "challenger")
     problem, stays = comparison["champion_problem"], "champion stays"
@@ -162,7 +163,7 @@ def decide(comparison: Comparison) -> tuple[bool, str]:
         return False, "not promoted: the model failed the serving check"
     if not comparison["comparable"] and not comparison["replace_champion"]:
         return False, (
-            f"{stays}: it can not be compared ({_plain(problem)}); give the new model another model_name, "
+            f"{stays}: it cannot be compared ({_plain(problem)}); give the new model another model_name, "
             "or set replace_champion"
         )
     if comparison["improvement"] is None:
@@ -196,15 +197,15 @@ def decide(comparison: Comparison) -> tuple[bool, str]:
 
 
 def _beats_constant(comparison: Comparison) -> tuple[bool, str]:
-    """Say whether the challenger is better than a constant answer, and give the numbers."""
+    """Return whether the challenger beats a constant prediction, and the numbers as text."""
     metric, entry = comparison["metric"], comparison["challenger"]["metrics"][comparison["metric"]]
     value = f"{metric} {entry['score']:.4g}"
     if "low" in entry:
         value += f" ({entry['low']:.4g} to {entry['high']:.4g})"
     baseline = comparison["baseline"]
     if baseline is None:
-        return False, f"{value}: too few rows to hold it against a constant answer"
-    constant = f"always answering {_plain(constant_answer(baseline))} ({baseline['score']:.4g})"
+        return False, f"{value}: too few rows to compare it with a constant prediction"
+    constant = f"always predicting {_plain(constant_answer(baseline))} ({baseline['score']:.4g})"
     if baseline["value"] > 0 and baseline["probability_better"] >= comparison["confidence"]:
         return True, f"{value}, better than {constant}"
     share = f"better in {baseline['probability_better']:.1%} of the resamples"
@@ -212,7 +213,7 @@ def _beats_constant(comparison: Comparison) -> tuple[bool, str]:
 
 
 def constant_answer(baseline: Baseline) -> str:
-    """Return what the constant answer is that a model was held against, as text."""
+    """Return the constant prediction that a model was compared with, as text."""
     answer = baseline["answer"]
     return f"{answer:.4g}" if isinstance(answer, float) else " ".join(str(answer).split())[:50]
 
@@ -226,7 +227,7 @@ def score(comparison: Comparison, side: Side) -> float:
 
 
 def scores(comparison: Comparison) -> dict[str, float]:
-    """Return the compared metric of each model there is, and the improvement if there is a champion."""
+    """Return the compared metric of each model, and the improvement if there is a champion."""
     metric = comparison["metric"]
     found = {f"challenger_{metric}": score(comparison, "challenger")}
     if comparison["champion"] and comparison["improvement"]:
@@ -236,7 +237,7 @@ def scores(comparison: Comparison) -> dict[str, float]:
 
 
 def measured(comparison: Comparison) -> dict[str, float]:
-    """Return every metric of the challenger, with the ends of its interval as NAME_low and NAME_high."""
+    """Return all metrics of the challenger, with the interval's bounds as NAME_low and NAME_high."""
     found: dict[str, float] = {}
     for name, entry in comparison["challenger"]["metrics"].items():
         found[name] = entry["score"]
@@ -263,7 +264,7 @@ def _scored(
 def _opened(champion: str | Path, result: Comparison) -> "Model | None":
     try:
         return models.load(champion)
-    except ValueError as error:  # damaged: the new model is to be judged without it
+    except ValueError as error:  # damaged: judge the new model without it
         result["champion_problem"] = _one_line(error).replace(f"{champion}/", "")
         return None
 
@@ -271,10 +272,10 @@ def _opened(champion: str | Path, result: Comparison) -> "Model | None":
 def _unseen(
     challenger: str | Path, champion: str | Path, test: pl.LazyFrame, result: Comparison
 ) -> pl.Series:
-    """Choose the test rows that neither model has seen, as far as the models say; count the others.
+    """Choose the test rows that neither model has seen, as far as is recorded; count the others.
 
     Raises:
-        ValueError: The models have seen all but a few.
+        ValueError: The models have seen nearly all rows.
     """
     rows = tables.row_count(test)
     kept, known = pl.repeat(True, rows, dtype=pl.Boolean, eager=True), seen.unseen(champion, test)
@@ -312,5 +313,5 @@ def _one_line(error: Exception) -> str:
 
 
 def _plain(text: str) -> str:
-    # A condition on a string that holds a single quote silently skips both of its branches.
+    # A condition on a string with a single quote silently skips both of its branches.
     return text.replace("'", "").replace('"', "").encode("ascii", "replace").decode()

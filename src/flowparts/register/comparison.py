@@ -1,4 +1,4 @@
-"""The comparison of a new model with the champion, as the file of register_champion holds it (JSON)."""
+"""The JSON form of register_champion's comparison of a new model with the champion."""
 
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -8,7 +8,7 @@ class Entry(TypedDict):
 
     Attributes:
         score: Its value.
-        low: Lower end of its interval; missing where too few resamples have the metric.
+        low: Lower end of its interval; left out if too few resamples have the metric.
         high: Upper end.
     """
 
@@ -30,7 +30,7 @@ class Scored(TypedDict):
 
 
 class Gain(TypedDict):
-    """By how much the challenger is better, in units of the metric and in the direction that is better.
+    """By how much the challenger is better, in units of the metric; positive is better.
 
     Attributes:
         value: Improvement on the rows.
@@ -46,7 +46,7 @@ class Gain(TypedDict):
 
 
 class Baseline(Gain):
-    """By how much the challenger is better than a constant answer.
+    """By how much the challenger is better than a constant prediction.
 
     Attributes:
         answer: The most frequent class, or the mean.
@@ -62,25 +62,25 @@ class Comparison(TypedDict):
 
     Attributes:
         task: "classification" or "regression".
-        label: The column that both predict.
-        rows: Number of rows scored, those that neither model has seen.
-        seen_rows: Test rows left out because a model has seen them; None if the champion doesn't say what it
-            has seen.
+        label: The label column.
+        rows: Number of scored rows, which neither model has seen.
+        seen_rows: Test rows left out because a model has seen them; None if the champion doesn't record what
+            it has seen.
         metric: The metric that decides.
-        higher_is_better: Which way it points.
+        higher_is_better: Direction of the metric.
         challenger: The new model.
-        champion: The current one; None if there is none to compare with.
+        champion: The current champion; None if there is none to compare with.
         champion_problem: Why the champion can't be compared; empty if it can.
-        comparable: Whether it can.
-        improvement: Of the challenger over the champion; None without one.
-        baseline: The challenger against a constant answer; None on too few rows.
+        comparable: Whether it can be compared.
+        improvement: Improvement of the challenger over the champion; None without one.
+        baseline: The challenger against a constant prediction; None with too few rows.
         margin: Minimum improvement.
-        floor: Worst score without a champion to beat; None for better than a constant answer.
+        floor: Threshold without a champion to beat; None to require more than a constant prediction.
         confidence: Fraction of the resamples in which the challenger must be better.
         servable: Whether the challenger passed the serving check.
-        replace_champion: Whether a champion that can't be compared counts as none.
+        replace_champion: Whether a champion that can't be compared is replaced.
         promote: The decision.
-        reason: Why, in one line.
+        reason: Reason for the decision, in one line.
     """
 
     task: str
@@ -105,13 +105,13 @@ class Comparison(TypedDict):
 
 
 class Registration(Comparison):
-    """A comparison with what became of it.
+    """A comparison with its outcome in the registry.
 
     Attributes:
         model_name: The registered model.
-        champion_version: The version that was compared with; None if there is none.
+        champion_version: Version of the champion; None if there is none.
         registry: Whether there is a registry.
-        version: The version that the challenger became; empty if it is not registered.
+        version: The challenger's new version; empty if it isn't registered.
         model_fingerprint: Fingerprint of the challenger's files.
         test_fingerprint: Fingerprint of the test table.
     """

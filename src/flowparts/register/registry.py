@@ -1,4 +1,4 @@
-"""The MLflow registry: which version of a model is the champion, and how a new version gets there.
+"""The MLflow registry: the champion of each model, and the registration of new versions.
 
 Runs, metrics and the registry live behind one tracking URI: a server, or an SQLite file that needs no server.
 """
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("flowparts")
 
 ALIAS = "champion"
-# Tag of a version: the champion that it was compared with.
+# Tag of a version with the champion that it was compared with.
 _BEFORE = "champion_before"
 NOT_CONFIGURED = (
     "no MLflow registry is configured; give tracking_uri, or set MLFLOW_TRACKING_URI in the environment "
     "of the steps, to an MLflow server or to a database on a mounted volume (sqlite:////mnt/mlflow/mlflow.db)"
 )
 
-# MLflow's own limits are minutes (seven retries, 120 s each), right for a busy server and wrong for one that
-# isn't there. So a server must first answer one small question within about twelve seconds.
+# MLflow's own timeouts are minutes (seven retries, 120 s each): right for a busy server, wrong for one that
+# doesn't exist. So a server must first answer one small request within about twelve seconds.
 _QUICK = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -43,7 +43,7 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-# What the client sends to any server, as variables.
+# Credentials that the client sends to any server.
 _CREDENTIALS = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
@@ -56,9 +56,9 @@ _TAGGED_METRICS = ("accuracy", "f1", "roc_auc", "log_loss", "rmse", "mae", "r2")
 
 
 def is_configured(tracking_uri: str | None = None) -> bool:
-    """Say whether there is a registry that outlives the step.
+    """Return whether there is a registry that outlives the step.
 
-    A container without a tracking URI has none: a file in its home directory is lost when it ends.
+    A container without a tracking URI has none: a file in its home directory is lost with it.
     """
     named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     return bool(named) or os.environ.get("_KFP_RUNTIME") != "true"
@@ -68,7 +68,7 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
     """Return the tracking URI: the one given, else MLFLOW_TRACKING_URI, else an SQLite file in ~/.flowparts.
 
     Raises:
-        ValueError: It is not a URI, or none is given in a container.
+        ValueError: It isn't a URI, or there is none in a container.
     """
     if not is_configured(tracking_uri):
         raise ValueError(NOT_CONFIGURED)
@@ -91,7 +91,7 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 
 
 def champion_version(model_name: str, tracking_uri: str | None = None) -> str | None:
-    """Return the version with the alias "champion"; None when there is no such model or no champion.
+    """Return the version with the alias "champion"; None if there is no such model or no champion.
 
     Raises:
         ValueError: The name can't be a model's name, or MLflow can't be reached or refuses.
@@ -102,7 +102,7 @@ def champion_version(model_name: str, tracking_uri: str | None = None) -> str | 
 
 
 def registered_at(model_name: str, version: str, tracking_uri: str | None = None) -> datetime:
-    """Return when a version was registered, in UTC.
+    """Return the time when a version was registered, in UTC.
 
     Raises:
         ValueError: There is no such version, or MLflow can't be reached or refuses.
@@ -115,16 +115,16 @@ def registered_at(model_name: str, version: str, tracking_uri: str | None = None
 def champion_to_beat(
     model: str | Path, model_name: str, tracking_uri: str | None = None, pipeline_run_id: str = ""
 ) -> str | None:
-    """Return the champion that a model is to be compared with; None when there is none.
+    """Return the champion to compare a model with; None if there is none.
 
-    That is the present one, unless a first attempt of this step has made this very model the champion: then
-    it is the one before, so that every attempt comes to the same decision.
+    It is the current champion, unless an earlier attempt of this step has made this very model the champion:
+    then it is the previous one, so that every attempt makes the same decision.
 
     Args:
         model: The model directory.
         model_name: The registered model.
         tracking_uri: As for `resolve_uri`.
-        pipeline_run_id: The pipeline run that made the model; empty outside of a pipeline.
+        pipeline_run_id: The pipeline run that trained the model; empty outside of a pipeline.
 
     Raises:
         ValueError: As `champion_version`, or there is no model at `model`.
@@ -179,7 +179,7 @@ def fetch_champion(model_name: str, path: str | Path, tracking_uri: str | None =
 
     Args:
         model_name: The registered model.
-        path: The model directory to make; it appears whole or not at all.
+        path: The model directory to create; it appears complete or not at all.
         tracking_uri: As for `resolve_uri`.
 
     Returns:
@@ -192,12 +192,13 @@ def fetch_champion(model_name: str, path: str | Path, tracking_uri: str | None =
     if version is None:
         raise ValueError(
             f"model {model_name!r} has no version with the alias {ALIAS!r} at "
-            f"{masked(resolve_uri(tracking_uri))}; train and register one first, or correct name or URI"
+            f"{masked(resolve_uri(tracking_uri))}; train and register one first, or "
+            "correct the name or the URI"
         )
     with outputs.whole(path) as partial:
         partial.mkdir()
         download(model_name, version, partial, tracking_uri)
-        # MLflow adds it to every download; without it the files are those that were registered.
+        # MLflow adds this file to every download; without it the files are the registered ones.
         (partial / "registered_model_meta").unlink(missing_ok=True)
     return version
 
@@ -213,28 +214,28 @@ def register(
     pipeline_run_id: str = "",
     compared_with: str | None = None,
 ) -> str:
-    """Log a model with parameters, metrics and reports as a run, and make it a version and the champion.
+    """Log a model with parameters, metrics and reports as a run and register it as champion.
 
-    The model directory is stored as it is. A step that is tried again finds the version that its first
-    attempt made, by pipeline run and model fingerprint, and makes no second one.
+    The model directory is stored unchanged. A retried step finds the version of its first attempt by pipeline
+    run and model fingerprint and registers no second one.
 
     Args:
         model: The model directory.
-        model_name: The registered model, made if it isn't there.
+        model_name: The registered model, created if it doesn't exist.
         metrics: Name to value, on the test table.
         reports: Name ("evaluation") to HTML page.
         tracking_uri: As for `resolve_uri`.
-        experiment: The MLflow experiment of the run, made if it isn't there.
-        pipeline_run_id: The pipeline run that made the model; empty outside of a pipeline.
-        compared_with: The champion that the model was compared with; "" for none. If another version is
-            the champion by now, nothing is registered. Not checked if not given.
+        experiment: The MLflow experiment of the run, created if it doesn't exist.
+        pipeline_run_id: The pipeline run that trained the model; empty outside of a pipeline.
+        compared_with: The champion that the model was compared with; "" for none. If another version has
+            become the champion, nothing is registered. By default this isn't checked.
 
     Returns:
         The version, such as "3".
 
     Raises:
-        ValueError: A name can't be one, there is no model at `model`, the champion is another one by
-            now, or MLflow can't be reached or refuses.
+        ValueError: A name is invalid, there is no model at `model`, the champion has changed in the meantime,
+            or MLflow can't be reached or refuses.
     """
     require_name(model_name)
     if not experiment.strip():
@@ -260,7 +261,7 @@ def register(
             )
         if version is None:
             experiment_id = _experiment(client, experiment, resolve_uri(tracking_uri))
-            # Some estimators have a parameter of this name, such as AdaBoost's base estimator.
+            # Some estimators have a parameter with this name, such as AdaBoost's base estimator.
             parameters = {
                 "parameter estimator" if name == "estimator" else name: value
                 for name, value in metadata["parameters"].items()
@@ -278,26 +279,26 @@ def require_name(model_name: str) -> None:
     """Raise ValueError unless a registered model can have this name."""
     if not re.fullmatch(r"\w[\w .-]*", model_name):
         raise ValueError(
-            f"model name {model_name!r} is not one MLflow and its queries take; "
+            f"model name {model_name!r} is not valid in MLflow and its queries; "
             f"use letters, digits, spaces, '.', '_' and '-', starting with a letter or digit"
         )
 
 
 def fingerprint(directory: str | Path) -> str:
-    """Return a model's digest, as `trees.digest`."""
+    """Return a model's digest by `trees.digest`."""
     return trees.digest(directory)
 
 
 @contextmanager
 def _mlflow(tracking_uri: str | None) -> Iterator["MlflowClient"]:
-    """Open a client without MLflow's chatter; what MLflow raises becomes one sentence."""
+    """Open a client without MLflow's log messages; its exceptions become one-line errors."""
     import warnings
 
     uri = resolve_uri(tracking_uri)
     shown = masked(uri)
     if uri.startswith("sqlite:"):
         _prepare_sqlite(uri)
-    # Some of MLflow's calls take no URI and ask the environment.
+    # Some of MLflow's calls take the URI only from the environment.
     everywhere = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
     credentials = contextlib.nullcontext() if _is_own(uri) else _without_credentials(shown)
     with credentials, _environment({**_QUIET, **everywhere}), warnings.catch_warnings():
@@ -324,7 +325,7 @@ def _mlflow(tracking_uri: str | None) -> Iterator["MlflowClient"]:
 
 
 def _is_own(uri: str) -> bool:
-    """Say whether a tracking URI is the one of the environment, to which its credentials belong."""
+    """Return whether a tracking URI is the environment's, to which its credentials belong."""
     return not uri.startswith("http") or _host(uri) == _host(os.environ.get("MLFLOW_TRACKING_URI", ""))
 
 
@@ -354,7 +355,7 @@ def _without_credentials(server: str) -> Iterator[None]:
 
 
 def _prepare_sqlite(uri: str) -> None:
-    # MLflow would try ten times, for two minutes, what fails the same way at once here.
+    # MLflow would retry this for two minutes; here it fails at once.
     path = _sqlite_path(uri)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -370,10 +371,10 @@ def _is_new(database: Path) -> bool:
 
 
 def _build(database: Path) -> None:
-    """Make MLflow's tables in a database file that isn't there yet, which appears whole or not at all.
+    """Create MLflow's tables in a new database file, which appears complete or not at all.
 
-    Making them takes dozens of migrations. A step that is killed, or finds the disk full, between two of them
-    would leave a file that MLflow can't use and doesn't mend.
+    This takes dozens of migrations. A step that is killed, or runs out of disk, between two of them would
+    leave a file that MLflow can neither use nor repair.
     """
     if not _is_new(database):
         return
@@ -396,7 +397,7 @@ def _remove_journals(database: Path) -> None:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Let one process at a time open a database file, and make it first if it isn't there."""
+    """Let one process at a time open a database file, which is created first if necessary."""
     if not uri.startswith("sqlite:"):
         yield
         return
@@ -429,7 +430,7 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     if found is None:
-        # A server knows where artifacts belong; beside a bare database file MLflow would take ./mlruns.
+        # A server knows where artifacts belong; for a bare database file MLflow would use ./mlruns.
         beside = (_sqlite_path(uri).parent / "artifacts").as_uri() if uri.startswith("sqlite:") else None
         try:
             return str(client.create_experiment(name, artifact_location=beside))
@@ -503,7 +504,7 @@ def _version_of_run(client: "MlflowClient", model_name: str, tags: Mapping[str, 
 
 @contextmanager
 def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Set variables, or remove those whose value is None, until the block ends."""
+    """Set variables, or remove those with the value None, until the block ends."""
     before = {name: os.environ.get(name) for name in values}
     _set(values)
     try:

@@ -1,4 +1,4 @@
-"""One page about a training run: what was decided and why, the numbers, where data and model come from."""
+"""The summary page of a training run: the decision and its reason, the numbers, and the lineage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +15,10 @@ def summary_page(
     """Return the page as an HTML document.
 
     Args:
-        comparison: The comparison and what became of it.
-        model: The model's metadata; `candidates` is there if it was chosen among several.
-        serving: The numbers of the serving check; empty if there was none.
-        source: Where the test rows come from.
+        comparison: The comparison and its outcome.
+        model: The model's metadata, with `candidates` if it was selected from several.
+        serving: The measurements of the serving check; empty if there was none.
+        source: Source of the test rows.
     """
     return reports.page(
         "Training run",
@@ -66,7 +66,7 @@ def _decision(comparison: Registration) -> reports.Block:
 
 
 def _rows_scored(comparison: Registration) -> list[reports.Block]:
-    """Say on which rows the models were compared, if not on all test rows as a matter of course."""
+    """Note on which rows the models were compared, unless it is simply all test rows."""
     if not comparison["champion"]:
         return []
     if comparison["seen_rows"] is None:
@@ -87,20 +87,20 @@ def _rows_scored(comparison: Registration) -> list[reports.Block]:
 def _against_constant(comparison: Registration) -> reports.Block:
     metric, gain = comparison["metric"], comparison["baseline"]
     if gain is None:
-        return reports.callout(f"Too few rows to hold {metric} against a constant answer.", "bad")
+        return reports.callout(f"Too few rows to compare {metric} with a constant prediction.", "bad")
     better = gain["value"] > 0 and gain["probability_better"] >= comparison["confidence"]
     numbers = (gain["value"], gain["low"], gain["high"], gain["score"])
     ends = [reports.format_number(float(f"{number:.3g}")) for number in numbers]
     text = (
-        f"Always answering {champion.constant_answer(gain)} has {metric} {ends[3]}. The new model is better "
+        f"Always predicting {champion.constant_answer(gain)} has {metric} {ends[3]}. The new model is better "
         f"by {ends[0]} (interval {ends[1]} to {ends[2]})"
     )
-    more = "." if better else ", which may be chance or nothing."
+    more = "." if better else ", which may be chance."
     return reports.callout(text + more, "good" if better else "bad")
 
 
 def _missing_registry(comparison: Registration) -> list[reports.Block]:
-    """Return a callout that says that there was no registry to ask, if so."""
+    """Return a callout if there was no registry."""
     if comparison["registry"]:
         return []
     text = (
@@ -170,17 +170,17 @@ def _candidates(model: Mapping[str, Any]) -> reports.Block:
         ]
         return reports.section("Candidates, best first", reports.table(rows))
     measured = [{"metric": name, "value": value} for name, value in model["validation"].items()]
-    return reports.section("Chosen on the validation table", reports.table(measured))
+    return reports.section("Selected on the validation table", reports.table(measured))
 
 
 def _rules(comparison: Registration) -> reports.Block:
     floor = comparison["floor"]
     rules: list[Mapping[str, object]] = [
-        {"rule": "least improvement (margin)", "value": comparison["margin"]},
-        {"rule": "share of resamples in which it must be better", "value": comparison["confidence"]},
+        {"rule": "minimum improvement (margin)", "value": comparison["margin"]},
+        {"rule": "fraction of resamples in which it must be better", "value": comparison["confidence"]},
         {
             "rule": "floor for a model without a champion to beat",
-            "value": "better than a constant answer" if floor is None else floor,
+            "value": "better than a constant prediction" if floor is None else floor,
         },
     ]
     return reports.section("Rules of the comparison", reports.table(rules))
@@ -216,7 +216,7 @@ def _serving(comparison: Registration, serving: Mapping[str, Any]) -> list[tuple
 
 
 def _list(heading: str, facts: Sequence[tuple[str, object]]) -> reports.Block:
-    # One column holds words and numbers: numbers are made text here, so that it stays aligned left.
+    # The column mixes words and numbers: numbers become text here, so that it stays left-aligned.
     rows = [
         {heading: name, "value": reports.format_number(value) if isinstance(value, int | float) else value}
         for name, value in facts

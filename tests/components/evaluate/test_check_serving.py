@@ -45,7 +45,7 @@ def test_a_sound_model_is_servable(
     sent = tables.scan(predictions.path).collect()
     assert sent.select(ROWS.columns).equals(ROWS.gather_every(3))
     assert sent.columns[3:] == ["prediction", "probability_False", "probability_True"]
-    assert reason.startswith("20 rows are predicted as offline")
+    assert reason.startswith("20 rows match the offline predictions")
     written = json.loads(Path(metrics.path).read_text())
     assert written == metrics.metadata
     assert written["servable"] == 1

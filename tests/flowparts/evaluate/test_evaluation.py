@@ -202,7 +202,7 @@ def test_many_classes_show_the_most_frequent_ones(trained: Any) -> None:
     json.dumps(curves, allow_nan=False)
     page = evaluation_report.classification_page(found)
     assert "Shown are the 30 most frequent of 40 classes." in page
-    assert page.count("Drawn are the 8 most frequent of 30 classes with a curve.") == 2
+    assert page.count("Shown are the 8 most frequent of 30 classes with a curve.") == 2
 
 
 def test_a_perfect_model_has_no_mistakes_to_show(trained: Any, open_page: Any, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_perfect_model_has_no_mistakes_to_show(trained: Any, open_page: Any, t
     assert found.examples == []
     page = tmp_path / "perfect.html"
     page.write_text(evaluation_report.classification_page(found))
-    assert "All 80 answers are right; up to 3.8 % wrong ones could go unseen." in page.read_text()
+    assert "All 80 predictions are correct; up to 3.8 % wrong ones could go unnoticed." in page.read_text()
     assert "No test row was taken for another class." in open_page(page).page_source
 
 

@@ -397,7 +397,7 @@ TWO = pl.DataFrame({"prediction": [0, 1], "probability_0": [0.9, 0.1], "probabil
             [0, 7],
             TWO,
             [0, 1],
-            "label 'label' holds 7, which the model does not know; its classes are: 0, 1",
+            "label 'label' holds 7, which the model doesn't know; its classes are: 0, 1",
             id="unknown class",
         ),
         pytest.param("classification", ["0", "1"], TWO, [0, 1], "holds '0', '1', which the", id="other type"),

@@ -52,7 +52,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_sound_model_serves_and_is_timed(model: Path) -> None:
     verdict = serving_check.check(model, raw(), timeout_seconds=60)
     assert verdict.servable, verdict.reason
-    assert verdict.reason.startswith("80 rows are predicted as offline; loads in ")
+    assert verdict.reason.startswith("80 rows match the offline predictions; loads in ")
     assert set(verdict.measures) == {"rows", "load_seconds", "latency_ms_median", "latency_ms_p95"}
     assert 0 < verdict.latency_ms <= verdict.measures["latency_ms_p95"] < 5000
 
@@ -96,7 +96,7 @@ def test_a_model_that_predicts_otherwise_in_another_process_does_not_serve(
     monkeypatch.setattr(models.Model, "predict", shifted)
     verdict = serving_check.check(model, raw(), timeout_seconds=60)
     assert not verdict.servable
-    assert "80 of 80 rows sent at once are predicted otherwise than offline, such as row 1" in verdict.reason
+    assert "80 of 80 rows sent at once differ from the offline predictions, such as row 1" in verdict.reason
 
 
 def test_a_crash_in_the_servers_process_is_a_reason(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def test_what_loads_and_saves_variables_is_out_of_a_request_s_reach(
 def test_a_file_that_no_saved_model_has_is_refused(name: str, model: Path) -> None:
     (model / name).parent.mkdir(exist_ok=True)
     (model / name).write_text("x")
-    with pytest.raises(ValueError, match=f"holds {name}, which no SavedModel does"):
+    with pytest.raises(ValueError, match=f"holds {name}, which doesn't belong in a SavedModel"):
         saved_model_audit.check(model)
 
 

@@ -94,7 +94,7 @@ def gain(value: float, probability_better: float) -> dict[str, float]:
         pytest.param(
             {"comparable": False, "champion_problem": "its label: 'a'"},
             False,
-            "champion stays: it can not be compared (its label: a); give the new model another model_name",
+            "champion stays: it cannot be compared (its label: a); give the new model another model_name",
             id="not comparable",
         ),
         pytest.param(
@@ -114,23 +114,23 @@ def test_decision_against_a_champion(changed: dict[str, Any], promote: bool, rea
 @pytest.mark.parametrize(
     ("changed", "promote", "reason"),
     [
-        pytest.param({}, True, "0.9, better than always answering no (0.5)", id="no floor"),
+        pytest.param({}, True, "0.9, better than always predicting no (0.5)", id="no floor"),
         pytest.param(
             {"baseline": {"answer": "no", "score": 0.5, "value": 0.4, "probability_better": 0.94}},
             False,
-            "first model, roc_auc 0.9 is no better than always answering no (0.5): better in 94.0%",
+            "first model, roc_auc 0.9 is no better than always predicting no (0.5): better in 94.0%",
             id="may be no better than a constant",
         ),
         pytest.param(
             {"baseline": {"answer": 2.5, "score": 0.5, "value": 0.0, "probability_better": 1.0}},
             False,
-            "no better than always answering 2.5",
+            "no better than always predicting 2.5",
             id="as good as a constant",
         ),
         pytest.param(
             {"baseline": {"answer": "no", "score": 0.5, "value": 0.4, "probability_better": 0.95}},
             True,
-            "better than always answering no (0.5)",
+            "better than always predicting no (0.5)",
             id="exactly the confidence",
         ),
         pytest.param({"baseline": None}, False, "too few rows", id="undecided"),
@@ -261,7 +261,7 @@ def test_a_champion_that_cannot_score_the_table_stays_unless_its_files_are_damag
     assert "'" not in found["reason"]
     assert found["promote"] is (broken == "weights")
     if broken != "weights":
-        assert found["reason"].startswith("champion stays: it can not be compared (")
+        assert found["reason"].startswith("champion stays: it cannot be compared (")
     replaced = champion.compare(new, old, test.lazy(), floor=0.9, replace_champion=True)
     assert replaced["promote"]
     assert replaced["reason"].startswith("promoted: no usable champion (")
@@ -275,8 +275,8 @@ def test_a_model_that_has_learned_nothing_is_not_promoted(fitted: MakeModel) -> 
     noise = pl.DataFrame({"x": rng.normal(size=400), "y": rng.choice(["no", "yes"], 400)})
     numbers = noise.with_columns(pl.Series("y", rng.normal(size=400)))
     for rows, estimator, task, told in [
-        (noise, LogisticRegression(), "classification", "is no better than always answering"),
-        (numbers, LinearRegression(), "regression", "is no better than always answering"),
+        (noise, LogisticRegression(), "classification", "is no better than always predicting"),
+        (numbers, LinearRegression(), "regression", "is no better than always predicting"),
     ]:
         model = fitted(estimator, rows.head(200), "y", task)
         found = champion.compare(model, None, rows.tail(200).lazy())
@@ -313,7 +313,7 @@ def test_a_champion_is_compared_on_the_rows_that_it_has_not_seen(fitted: MakeMod
     assert found["champion"]["metrics"]["accuracy"]["score"] < 0.8  # it has 100 % of the others by heart
     few = champion.compare(new, old, rows.slice(400, 129).lazy())
     assert (few["promote"], few["champion"]) == (False, None)
-    assert "can not be compared (only 29 of 129 test rows were not seen by it" in few["reason"]
+    assert "cannot be compared (only 29 of 129 test rows were not seen by it" in few["reason"]
     (old / seen.FILE).unlink()
     unknown = champion.compare(new, old, rows.slice(400, 200).lazy())
     assert (unknown["rows"], unknown["seen_rows"]) == (200, None)

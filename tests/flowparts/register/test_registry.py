@@ -388,7 +388,7 @@ def test_a_name_that_no_model_can_have_is_told_before_anything_is_opened(
         lambda: registry.champion_version(wrong, "http://127.0.0.1:1"),
         lambda: register(saved(), wrong, "http://127.0.0.1:1"),
     ):
-        with pytest.raises(ValueError, match=r"model name .* is not one MLflow and its queries take"):
+        with pytest.raises(ValueError, match=r"model name .* is not valid in MLflow and its queries"):
             call()
 
 

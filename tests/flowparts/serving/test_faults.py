@@ -223,7 +223,7 @@ def test_killed_workers_are_replaced_and_lose_only_what_they_held(
     assert len(load.lost) <= 8
     assert set(load.statuses) == {200}
     assert len(workers()) == 2
-    assert len(server.say("worker ended, a new one starts")) == 1
+    assert len(server.say("worker ended; starting a new one")) == 1
     # The new worker has gone on counting where the killed one stopped.
     counted = float(metric(server, 'flowparts_requests_total{code="200",protocol="predict"}'))
     assert counted >= len(load.statuses)

@@ -118,7 +118,7 @@ def test_what_comes_while_a_file_is_written_is_kept_and_what_is_too_much_is_told
     threading.Timer(0.2, going_on.set).start()
     with caplog.at_level("WARNING", "flowparts"):
         log.close()
-    [told] = [record for record in caplog.records if "the prediction log lacks rows" in record.message]
+    [told] = [record for record in caplog.records if "the prediction log dropped rows" in record.message]
     assert written == [1, 11]
     assert told.facts == {"rows": 88}
     assert lost == [88]

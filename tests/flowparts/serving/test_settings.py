@@ -36,7 +36,7 @@ def test_options_come_from_the_command_line_then_the_environment_then_the_platfo
             ["--model=m", "--unknown-fields=maybe"],
             "--unknown-fields must be one of ignore, reject, not 'maybe'",
         ),
-        (["--model=m", "--name=a/b"], "--name must be usable in an address"),
+        (["--model=m", "--name=a/b"], "--name must be usable in a URL"),
         (["--model=m", "--predict-route=x"], "--predict-route must start with /, not 'x'"),
         (["--model=m", "--log-requests=perhaps"], "--log-requests must be true or false, not 'perhaps'"),
     ],
