@@ -1,28 +1,83 @@
-"""What follows the training of a network: its model directory and its page."""
+"""What follows the training of a network: its scores, its model directory and its page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+import polars as pl
+
+from flowparts import tables
+from flowparts.evaluate import positives
+from flowparts.evaluate.metrics import score
 from flowparts.models import mlmodel
-from flowparts.train.networks import curves, training
+from flowparts.train.networks import curves, target, training
 from flowparts.train.networks.checkpoints import Checkpoints
 from flowparts.util import lineage
 
 
-class Network(Protocol):
-    """A trained network, of rows or of images."""
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A trained network, of rows or of images.
 
-    @property
-    def trained(self) -> training.Trained:
-        """How training went."""
+    Attributes:
+        target: The learned encoding of the label.
+        trained: The training's history.
+        facts: Metadata of the training.
+        checkpoints: Training states, until all is written; None to keep none.
+        example: A few raw rows.
+        held_out: Raw rows of the validation table to check exports with.
+    """
 
-    @property
-    def checkpoints(self) -> Checkpoints | None:
-        """Where training states are, until all is written."""
+    target: target.Target
+    trained: training.Trained
+    facts: dict[str, Any]
+    checkpoints: Checkpoints | None
+    example: pl.DataFrame
+    held_out: pl.DataFrame
 
 
 N = TypeVar("N", bound=Network)
+
+
+def facts(
+    trained: training.Trained,
+    goal: target.Target,
+    answers: Any,
+    table: pl.LazyFrame,
+    validation: pl.LazyFrame,
+) -> dict[str, Any]:
+    """Return the metadata of a training: its length, and what the network scores on the validation table.
+
+    Args:
+        trained: The training's history.
+        goal: The learned encoding of the label.
+        answers: The network's output for the validation table: numbers, or probabilities (rows, classes).
+        table: Training rows.
+        validation: Validation rows.
+    """
+    task = "regression" if goal.classes is None else "classification"
+    judged = positives.training_facts(table, goal.label, task)
+    truth = tables.select(validation, [goal.label]).pipe(tables.collect).to_series().alias("label")
+    predicted = predictions(answers, goal.classes)
+    return {
+        "best_epoch": trained.best_epoch,
+        "epochs_done": len(trained.history["loss"]),
+        **judged,
+        "validation": score(task, truth, predicted, goal.classes, judged["positive_class"]),
+    }
+
+
+def predictions(answers: Any, classes: Sequence[Any] | None) -> pl.DataFrame:
+    """Return a network's answers as the columns of `models.Model.predict`."""
+    if classes is None:
+        return pl.DataFrame({"prediction": np.asarray(answers, float).reshape(-1)})
+    named = {
+        f"probability_{value}": np.asarray(answers, float)[:, index] for index, value in enumerate(classes)
+    }
+    best = pl.Series("prediction", [classes[place] for place in np.argmax(answers, axis=1)])
+    return pl.DataFrame([best]).with_columns(**named)
 
 
 def write(

@@ -11,8 +11,6 @@ from typing import Any
 import polars as pl
 
 from flowparts import models, tables
-from flowparts.evaluate import positives
-from flowparts.evaluate.metrics import score
 from flowparts.models import mlmodel
 from flowparts.prepare import preprocess
 from flowparts.train.networks import (
@@ -26,7 +24,7 @@ from flowparts.train.networks import (
     training,
 )
 from flowparts.train.networks.checkpoints import Checkpoints, place
-from flowparts.train.networks.tabular_model import predictions
+from flowparts.train.networks.finishing import predictions
 from flowparts.util import images, masking, outputs, sources
 from flowparts.util.images import Size
 
@@ -60,43 +58,26 @@ class Shape:
 
     def __post_init__(self) -> None:
         """Raise ValueError unless every option makes sense."""
-        for name in ("blocks", "filters"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and less than 1, not {self.dropout:g}")
+        training.require_at_least_one(self, "blocks", "filters")
+        training.require_dropout(self.dropout)
         if not 0 <= self.augment <= 0.5:
             raise ValueError(f"augment must be from 0 to 0.5, not {self.augment:g}")
         image.check_blocks(self.size, self.blocks)
 
 
-@dataclass(frozen=True)
-class Network:
+@dataclass(frozen=True, kw_only=True)
+class Network(finishing.Network):
     """A trained network of images.
 
     Attributes:
-        model: The Keras model of pixels, without what varies them while training.
-        size: The pixels it takes.
-        target: What was learned of the label.
-        trained: How training went.
-        scores: Metric to value on the validation table.
-        facts: What the model's metadata says of the training.
-        checkpoints: Where training states are, until all is written.
+        model: The Keras model of pixels, without the augmentation layers.
+        size: The image size that it takes.
         column: The image column.
-        example: A few images.
-        held_out: Images of the validation table that exports are checked with.
     """
 
     model: Any
     size: Size
-    target: target.Target
-    trained: training.Trained
-    scores: dict[str, float]
-    facts: dict[str, Any]
-    checkpoints: Checkpoints | None
     column: str
-    example: pl.DataFrame
-    held_out: pl.DataFrame
 
 
 def train_and_save(
@@ -231,23 +212,24 @@ def train(
         model = network("float32", 0.0)
         model.set_weights(trained.model.get_weights())
     answers = model.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
-    judged = positives.training_facts(table, label, "classification")
-    answered = predictions(answers, classes)
-    scores = score("classification", truth, answered, classes, judged["positive_class"])
     facts = {
         "estimator": "KerasFineTunedNetwork" if weights else "KerasConvolutionalNetwork",
         "parameters": {**asdict(shape), **options.described(), "size": asdict(size)},
         "started_from": masking.shown(weights) if weights else None,
-        "best_epoch": trained.best_epoch,
-        "epochs_done": len(trained.history["loss"]),
         "training_fingerprint": fingerprint,
-        **judged,
-        "validation": scores,
+        **finishing.facts(trained, goal, answers, table, validation),
     }
-    example = tables.select(table, [column]).head(_EXAMPLE_ROWS).pipe(tables.collect)
-    held_out = tables.select(validation, [column]).head(_PARITY_ROWS).pipe(tables.collect)
-    return Network(model, size, goal, trained, scores, facts, states, column, example, held_out)
+    return Network(
+        model=model,
+        size=size,
+        column=column,
+        target=goal,
+        trained=trained,
+        facts=facts,
+        checkpoints=states,
+        example=tables.select(table, [column]).head(_EXAMPLE_ROWS).pipe(tables.collect),
+        held_out=tables.select(validation, [column]).head(_PARITY_ROWS).pipe(tables.collect),
+    )
 
 
 def save(

@@ -10,8 +10,6 @@ from typing import Any
 import polars as pl
 
 from flowparts import models, step, tables
-from flowparts.evaluate import positives
-from flowparts.evaluate.metrics import score
 from flowparts.models import mlmodel
 from flowparts.prepare import preprocess
 from flowparts.train import selection
@@ -27,6 +25,7 @@ from flowparts.train.networks import (
     training,
 )
 from flowparts.train.networks.checkpoints import Checkpoints, place
+from flowparts.train.networks.finishing import predictions
 from flowparts.util import outputs
 from flowparts.util.names import hint
 
@@ -57,38 +56,21 @@ class Shape:
         """Raise ValueError unless every option makes sense."""
         if self.layers < 0:
             raise ValueError(f"layers must be 0 or more, not {self.layers}")
-        for name in ("units", "max_categories"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and less than 1, not {self.dropout:g}")
+        training.require_at_least_one(self, "units", "max_categories")
+        training.require_dropout(self.dropout)
 
 
-@dataclass(frozen=True)
-class Network:
+@dataclass(frozen=True, kw_only=True)
+class Network(finishing.Network):
     """A trained network of raw rows.
 
     Attributes:
-        trunk: The Keras model of `encoding.arrays`, its answer in the label's own unit.
-        encoding: What was learned of the columns.
-        target: What was learned of the label.
-        trained: How training went.
-        scores: Metric to value on the validation table.
-        facts: What the model's metadata says of the training.
-        checkpoints: Where training states are, until all is written.
-        example: A few raw rows.
-        held_out: Raw rows of the validation table that exports are checked with.
+        trunk: The Keras model of `encoding.arrays`, with output in the label's unit.
+        encoding: The learned encoding of the columns.
     """
 
     trunk: Any
     encoding: encoding.Encoding
-    target: target.Target
-    trained: training.Trained
-    scores: dict[str, float]
-    facts: dict[str, Any]
-    checkpoints: Checkpoints | None
-    example: pl.DataFrame
-    held_out: pl.DataFrame
 
 
 def settings(given: Mapping[str, Any], seed: int) -> tuple[Shape, training.Options, str | None]:
@@ -259,31 +241,23 @@ def train(
     )
     trunk = tabular.answering(trained.model, goal.mean, goal.scale)
     answers = trunk.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
-    truth = tables.select(validation, [label]).pipe(tables.collect).to_series().alias("label")
-    judged = positives.training_facts(table, label, task)
-    answered = predictions(answers, goal.classes)
-    scores = score(task, truth, answered, goal.classes, judged["positive_class"])
     features = list(learned.features)
     return Network(
-        trunk,
-        learned,
-        goal,
-        trained,
-        scores,
-        {
+        trunk=trunk,
+        encoding=learned,
+        target=goal,
+        trained=trained,
+        facts={
             "estimator": "KerasDenseNetwork",
             "parameters": {**asdict(shape), **options.described()},
-            "best_epoch": trained.best_epoch,
-            "epochs_done": len(trained.history["loss"]),
             "dropped_columns": found.dropped,
             "training_fingerprint": fingerprint,
             "training_rows": learning.count,
-            **judged,
-            "validation": scores,
+            **finishing.facts(trained, goal, answers, table, validation),
         },
-        states,
-        tables.select(table, features).head(_EXAMPLE_ROWS).pipe(tables.collect),
-        tables.select(validation, features).head(_PARITY_ROWS).pipe(tables.collect),
+        checkpoints=states,
+        example=tables.select(table, features).head(_EXAMPLE_ROWS).pipe(tables.collect),
+        held_out=tables.select(validation, features).head(_PARITY_ROWS).pipe(tables.collect),
     )
 
 
@@ -344,19 +318,6 @@ def save(
             complete(partial)
             stored = models.metadata(partial)
     return stored
-
-
-def predictions(answers: Any, classes: Sequence[Any] | None) -> pl.DataFrame:
-    """Return a network's answers as the columns of `models.Model.predict`."""
-    import numpy as np
-
-    if classes is None:
-        return pl.DataFrame({"prediction": np.asarray(answers, float).reshape(-1)})
-    named = {
-        f"probability_{value}": np.asarray(answers, float)[:, index] for index, value in enumerate(classes)
-    }
-    best = pl.Series("prediction", [classes[place] for place in np.argmax(answers, axis=1)])
-    return pl.DataFrame([best]).with_columns(**named)
 
 
 def _strange(rows: pl.DataFrame) -> pl.DataFrame:

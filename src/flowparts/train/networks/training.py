@@ -44,9 +44,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise ValueError unless every option makes sense."""
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least_one(self, "epochs", "batch_size")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be more than 0, not {self.learning_rate:g}")
         if self.schedule not in SCHEDULES:
@@ -61,6 +59,19 @@ class Options:
         return {
             name: value for name, value in asdict(self).items() if name not in ("seed", "checkpoint_seconds")
         }
+
+
+def require_at_least_one(options: object, *names: str) -> None:
+    """Raise ValueError unless these attributes of options are 1 or more."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(options, name)}")
+
+
+def require_dropout(rate: float) -> None:
+    """Raise ValueError unless this is a dropout rate."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout must be at least 0 and less than 1, not {rate:g}")
 
 
 @dataclass
