@@ -1,6 +1,6 @@
-"""Deployment targets: a module for each, found by its name, all with the functions of `Target`.
+"""Deployment targets: one module each, found by name, with the functions of `Target`.
 
-What only some platforms can do is a protocol of its own: `Planning`, `Telling`, `Releasing`.
+Abilities of only some platforms are separate protocols: `Planning`, `Telling`, `Releasing`.
 """
 
 import importlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Target(Protocol):
-    """What every module of this package offers."""
+    """The functions that every target has."""
 
     Options: type[Options]
 
@@ -34,29 +34,29 @@ class Target(Protocol):
             given: `Options` by name.
 
         Raises:
-            ValueError: An option is wrong, or the revision doesn't come up, with the platform's own reason;
-                what served before still does.
+            ValueError: An option is wrong, or the revision fails to start, with the platform's reason; the
+                previous revision keeps serving.
         """
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
-        """Give the current revision a share of the traffic; the previous one keeps the rest."""
+        """Route a part of the traffic to the current revision; the previous one gets the rest."""
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
-        """Give all traffic back to the previous revision and remove the current one."""
+        """Route all traffic back to the previous revision and remove the current one."""
 
     def predict(
         self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = ""
     ) -> list[dict[str, Any]]:
-        """Send rows the way the platform's clients do; return rows of `Model.predict`.
+        """Send rows as the platform's clients do; return rows of `Model.predict`.
 
         Args:
             endpoint: The endpoint.
-            rows: Raw rows, with values that JSON has.
-            revision: The only one that may answer; if not given, whichever the traffic picks.
+            rows: Raw rows, with JSON values.
+            revision: The revision that must answer; by default, the traffic split decides.
 
         Raises:
-            AnotherRevisionError: Clients can't choose the revision, and the platform chose another one; then
-                asking again may help.
+            AnotherRevisionError: Clients can't choose the revision, and the platform chose another one; a
+                retry may help.
             ValueError: There is no answer.
         """
 
@@ -64,40 +64,40 @@ class Target(Protocol):
         """Return all endpoints of a namespace, a region or this machine."""
 
     def writing(self, name: str, **where: Any) -> AbstractContextManager[Endpoint | None]:
-        """Be the only step that changes an endpoint; give it as it is, with the options it was deployed with.
+        """Lock an endpoint for changes; yield it with the options that it was deployed with.
 
-        Vertex AI and SageMaker themselves refuse a second change.
+        Vertex AI and SageMaker refuse concurrent changes themselves.
         """
 
     def remove(self, name: str, *, pretend: bool = False, **where: Any) -> list[str]:
-        """Remove an endpoint with all that was made for it, or only pretend to; return what."""
+        """Remove an endpoint with everything created for it, or only pretend to; return what."""
 
 
 @runtime_checkable
 class Planning(Protocol):
-    """Targets whose shares can differ from what is asked for."""
+    """Targets whose actual traffic split can differ from the requested one."""
 
     def plan(self, name: str, shares: Sequence[int], **given: Any) -> "Plan":
-        """Say what shares a rollout would really give."""
+        """Return the traffic that a revision would actually get in each stage."""
 
 
 @runtime_checkable
 class Telling(Protocol):
-    """Targets that tell how servers fare: all but Vertex AI and SageMaker."""
+    """Targets that report the state of servers: all but Vertex AI and SageMaker."""
 
     def crashes(self, endpoint: Endpoint, revision: str) -> Mapping[str, int]:
-        """Return of each server of a revision how often it has ended by itself."""
+        """Return how often each server of a revision has crashed."""
 
     def trouble(self, endpoint: Endpoint, revision: str) -> str:
-        """Return why a server has ended or doesn't run: exit code, lack of memory, last line of its log."""
+        """Return why a server has crashed or doesn't run: exit code, out of memory, last log line."""
 
 
 @runtime_checkable
 class Releasing(Protocol):
-    """Targets that can take the servers from a revision and bring them back: clusters."""
+    """Targets that can stop the servers of a revision and start them again: clusters."""
 
     def release(self, endpoint: Endpoint) -> None:
-        """Take the servers from a previous revision, if it has no requests."""
+        """Stop the servers of the previous revision if it gets no requests."""
 
 
 def target_names() -> list[str]:

@@ -1,15 +1,16 @@
-"""One writer at a time for each endpoint: a lease that its holder renews, and that ends with it.
+"""One writer at a time for each endpoint: a lease that its holder renews, and that expires with it.
 
-A deployment, a shift or a rollback reads what an endpoint is, changes several objects and writes down what it
-is now. Two of them at once would each remove what the other has made. So each takes the endpoint's lease
-first. Where it is kept is the platform's affair (`Store`); this module decides who has it:
+A deployment, a shift or a rollback reads the endpoint's state, changes several objects and writes the new
+state. Two at once would each remove what the other has created. So each takes the endpoint's lease first. The
+platform stores it (`Store`); this module decides who holds it:
 
-- A lease that isn't renewed for `SECONDS` is free: its step was killed. Times are the store's own, so
-  machines whose clocks differ agree.
-- Somebody else's lease is waited for until it has been renewed, which shows that its step lives, or is free.
-  Then the second writer is refused, or goes on waiting for as long as it was told to.
-- A holder that was held up for longer than its lease renews it before it writes again, and raises `LostError`
-  if another one has taken it since. It undoes nothing then: the endpoint is the other one's.
+- A lease that isn't renewed for `SECONDS` is free: its step was killed. Times are the store's, so machines
+  with different clocks agree.
+- A lease held by another step is watched until it is renewed, which shows that the step is alive, or free.
+  Then the second writer is refused, or continues to wait for wait_seconds.
+- A holder that was suspended for longer than its lease renews it before it writes again, and raises
+  `LostError` if another step has taken it since. Then it undoes nothing: the endpoint belongs to the other
+  step.
 """
 
 import fcntl
@@ -37,17 +38,17 @@ _log = logging.getLogger("flowparts")
 
 
 class LostError(ValueError):
-    """Another step has taken the lease since."""
+    """Another step has taken the lease in the meantime."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """Who has a lease.
+    """The holder of a lease.
 
     Attributes:
         holder: The step: its machine or pod, its process and a random number.
         since: When it took the lease.
-        renewed: When it was last there.
+        renewed: When it last renewed the lease.
     """
 
     holder: str
@@ -56,12 +57,12 @@ class Record:
 
     @property
     def ends(self) -> datetime:
-        """When the lease is free unless it is renewed."""
+        """When the lease expires unless it is renewed."""
         return self.renewed + timedelta(seconds=SECONDS)
 
 
 class Store(Protocol):
-    """Where one lease is kept; what is written replaces only the version that was read."""
+    """The storage of one lease; a write only replaces the version that was read."""
 
     key: str
 
@@ -69,13 +70,13 @@ class Store(Protocol):
         """Return the time by the store's clock."""
 
     def read(self) -> tuple[Record | None, str]:
-        """Return who has the lease, and the version of that; None if nobody has it."""
+        """Return the holder of the lease and the version; None if nobody holds it."""
 
     def write(self, record: Record, version: str) -> str:
-        """Write who has it, and return the new version; "" if something else has changed it since."""
+        """Write the holder and return the new version; "" if something else has changed it."""
 
     def clear(self, version: str) -> None:
-        """Let nobody have it, unless something else has changed it since."""
+        """Free the lease, unless something else has changed it."""
 
 
 class Lease:
@@ -97,14 +98,14 @@ class Lease:
         """Raise ValueError unless this process may write: call it right before each change.
 
         Raises:
-            LostError: Another step has taken the lease, because this one was held up.
-            ValueError: The lease has run out, and the store can't be reached to renew it.
+            LostError: Another step has taken the lease, because this one was suspended.
+            ValueError: The lease has expired, and the store can't be reached to renew it.
         """
         if time.monotonic() >= self._until:
             self._renew()
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Free the lease for the next step."""
         self._ended.set()
         self._thread.join()
         with suppress(ValueError):  # it runs out
@@ -121,13 +122,13 @@ class Lease:
                 wanted = Record(me, now, now)
                 if made := self._store.write(wanted, version):
                     if found:
-                        _log.warning("%s was being changed by %s, which is gone", self._what, found.holder)
+                        _log.warning("%s was being changed by %s, which has ended", self._what, found.holder)
                     return wanted, made
                 ending.check()
                 continue
             first = first or found
             waited = time.monotonic() - start
-            # One that still has it after that time was held up, and can't be killed from here.
+            # A step that still holds it after that time was suspended, and can't be killed from here.
             lives = (found.holder, found.renewed) != (first.holder, first.renewed) or waited > 2 * SECONDS
             if lives and waited >= wait_seconds:
                 raise ValueError(
@@ -155,7 +156,7 @@ class Lease:
                     raise LostError(
                         f"this step was held up and has lost its right to change {self._what}: {who}"
                     )
-                wanted = found  # a renewal whose answer was lost
+                wanted = found  # the answer to an earlier renewal was lost
             self._record, self._version = wanted, version
             self._until = start + SECONDS
 
@@ -164,7 +165,7 @@ class Lease:
             try:
                 self._renew()
             except LostError:
-                self._until = 0.0  # the next check says so
+                self._until = 0.0  # the next check reports it
                 return
             except ValueError as error:
                 _log.warning("the lease of %s can't be renewed: %s", self._what, error)
@@ -176,15 +177,15 @@ _keeping = 0
 
 @contextmanager
 def writing(store: Store, what: str, wait_seconds: float = 0.0) -> Iterator[Lease]:
-    """Hold a lease for as long as the block runs; blocks of one process may be nested.
+    """Hold a lease while the block runs; blocks of one process may be nested.
 
     Args:
-        store: Where it is kept.
-        what: What it is for, such as "endpoint 'churn' in namespace team".
-        wait_seconds: How long to wait for another holder that lives.
+        store: The storage of the lease.
+        what: What it protects, such as "endpoint 'churn' in namespace team".
+        wait_seconds: How long to wait for another holder that is alive.
 
     Raises:
-        ValueError: Another step has it, in a sentence that says which and since when.
+        ValueError: Another step holds it; the message says which and since when.
     """
     lease = _held.get(store.key) or _held.setdefault(store.key, Lease(store, what, wait_seconds))
     lease.uses += 1
@@ -197,7 +198,7 @@ def writing(store: Store, what: str, wait_seconds: float = 0.0) -> Iterator[Leas
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Keep every lease that is taken in this block until it ends: a rollout is one change of many."""
+    """Keep every lease that is taken in this block until its end: a rollout is one change."""
     global _keeping
     _keeping += 1
     try:
@@ -217,14 +218,14 @@ def _release_unused() -> None:
 
 
 class FileStore:
-    """A lease on this machine: a file that the holder has locked, which the system ends with the process.
+    """A lease on this machine: a file that the holder locks; it is released with the process.
 
     Args:
-        name: What it is for, which no other lease of this machine is called.
+        name: Unique name of the lease on this machine.
     """
 
     def __init__(self, name: str):
-        # Not the TMPDIR of this process: others must find it.
+        # Not the TMPDIR of this process: other processes must find it.
         self._path = Path("/tmp") / f"flowparts-{name}.lock"  # noqa: S108
         self._file: int | None = None
         self.key = str(self._path)
@@ -242,9 +243,9 @@ class FileStore:
             now = self.now()
             try:
                 found = json.loads(text)
-                # Whatever its age: who has locked the file is there.
+                # Regardless of its age: the process that locked the file is alive.
                 return Record(found["holder"], utc(found["since"]), max(utc(found["renewed"]), now)), text
-            except (ValueError, KeyError, TypeError):  # it is just being written
+            except (ValueError, KeyError, TypeError):  # it is being written
                 return Record("another step", now, now), text
         if self._is_gone(file):
             os.close(file)
@@ -268,7 +269,7 @@ class FileStore:
             self._file = None
 
     def _is_gone(self, file: int) -> bool:
-        """Whether the file was removed, or replaced, by the one that had it before."""
+        """Whether the previous holder has removed or replaced the file."""
         try:
             return os.fstat(file).st_ino != self._path.stat().st_ino
         except FileNotFoundError:
@@ -276,5 +277,5 @@ class FileStore:
 
 
 def utc(text: str) -> datetime:
-    """Return a time written by RFC 3339."""
+    """Parse a time in RFC 3339."""
     return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,9 +1,9 @@
-"""The Kubernetes API as deployment targets need it: apply, look, wait, and tell why something doesn't run.
+"""The Kubernetes API for deployment targets: apply and read objects, and explain why something doesn't run.
 
 Objects are plain dictionaries, as in a manifest. They are written by server-side apply
 (https://kubernetes.io/docs/reference/using-api/server-side-apply/) under one field manager, so applying the
-same manifest again changes nothing, and what others have set stays theirs. Every refusal of the API is one
-sentence.
+same manifest again changes nothing, and fields set by others are left alone. Every error of the API becomes
+one sentence.
 """
 
 import json
@@ -25,19 +25,19 @@ NAME_LABEL = "app.kubernetes.io/name"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
 _BACK_OFF = "CrashLoopBackOff"
-# What time doesn't heal: the kubelet has already tried these several times when it gives them as a reason.
+# Permanent failures: the kubelet has already retried several times when it reports these reasons.
 HOPELESS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
 
-# Why a container doesn't run, rather than that it ended.
+# Reasons why a container can't start, rather than that it ended.
 _CAUSES = (*HOPELESS, "ErrImagePull", "OOMKilled")
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PROXIED = re.compile("/services/([^/:]+)[^/]*/proxy/")
-# So says server-side apply, and nothing but the text tells it apart.
+# The message of server-side apply; only its text identifies this error.
 _UNDECLARED = re.compile(r"(\.\S+): field not declared in schema")
 _TIMEOUT_SECONDS = (10, 60)
 _LEASE = ("coordination.k8s.io/v1", "Lease")
-# Between this machine's clock and the cluster's.
+# Tolerance between this machine's clock and the cluster's.
 _CLOCKS_DIFFER = timedelta(minutes=1)
 
 Manifest = dict[str, Any]
@@ -46,10 +46,10 @@ _log = logging.getLogger("flowparts")
 
 
 class Cluster:
-    """One namespace of a Kubernetes cluster, reached by the kubeconfig or as the pod's service account.
+    """A namespace of a Kubernetes cluster, accessed by the kubeconfig or the pod's service account.
 
     Args:
-        namespace: Where objects are; if not given, the namespace of this pod, or of the kubeconfig's context.
+        namespace: The namespace; default: that of this pod, or of the kubeconfig's context.
 
     Attributes:
         pod_namespace: The namespace of this pod; empty if this process doesn't run in a pod.
@@ -67,12 +67,13 @@ class Cluster:
         own = "default"
         self.pod_namespace = ""
         try:
-            # A pod's own account first: what runs there has no kubeconfig, and the client's own order prints.
+            # The pod's service account first: a pod has no kubeconfig, and the client's own order prints
+            # messages.
             if in_cluster():
                 incluster_config.load_incluster_config(settings)
                 own = self.pod_namespace = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
             else:
-                # The client reads this variable when it is imported, which may be too early.
+                # The client reads this variable on import, which may be too early.
                 file = os.environ.get("KUBECONFIG")
                 kube_config.load_kube_config(file, client_configuration=settings)
                 own = kube_config.list_kube_config_contexts(file)[1]["context"].get("namespace", own)
@@ -81,36 +82,36 @@ class Cluster:
                 "no Kubernetes cluster is configured: run in a pod with a service account, or name a "
                 f"kubeconfig in KUBECONFIG ({_line(str(error))})"
             ) from None
-        # One failed attempt is enough to say so: the step itself is retried.
+        # One failed attempt is enough: the step itself is retried.
         settings.retries = False
         if namespace != own:
             require_allowed("namespace", namespace)
         self.namespace = namespace or own
         self._client = ApiClient(settings)
         self._paths: dict[tuple[str, str], str] = {}
-        # What the API has answered to manifests that it was asked not to keep.
+        # The API's answers to dry runs.
         self._unkept: dict[str, Manifest] = {}
         self._since = datetime.now(UTC) - _CLOCKS_DIFFER
         self._is_blind = False
-        # How far the API server's clock is ahead of this machine's.
+        # By how much the API server's clock is ahead of this machine's.
         self._ahead = timedelta()
         self._lease: _lease.Lease | None = None
-        # What was deleted here, or, where this only pretends to, would be.
+        # What was deleted, or would be if this only pretends.
         self.deleted: list[str] = []
         self.pretends = False
 
     @contextmanager
     def writing(self, name: str, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Be the only one that changes an endpoint: hold its Lease while the block runs.
+        """Lock an endpoint for changes: hold its Lease while the block runs.
 
-        Whatever this writes in the block is refused once another step has taken the Lease.
+        Writes in the block are refused once another step has taken the Lease.
 
         Args:
             name: The endpoint.
-            wait_seconds: How long to wait for a step that changes it already.
+            wait_seconds: How long to wait for another step that is changing it.
 
         Raises:
-            ValueError: Another step changes it, in a sentence that says which and since when.
+            ValueError: Another step is changing it; the message says which and since when.
         """
         if dry_run() is not None:  # nothing is written
             yield
@@ -128,13 +129,13 @@ class Cluster:
         return datetime.now(UTC) + self._ahead
 
     def apply(self, manifest: Manifest) -> Manifest:
-        """Make an object what a manifest says, and return it; what is so already isn't touched.
+        """Apply a manifest and return the object; an unchanged object is left alone.
 
-        With a resourceVersion in its metadata only that version is changed.
+        With a resourceVersion in the metadata, only that version is changed.
 
         Raises:
             ChangedError: It has another resourceVersion.
-            ValueError: The API refuses it, or another manager has set one of the fields otherwise.
+            ValueError: The API refuses it, or another field manager has set a field to another value.
         """
         self._check_lease()
         path = self._path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
@@ -149,7 +150,7 @@ class Cluster:
         return applied
 
     def names(self, api_version: str, kind: str) -> list[str]:
-        """Return the names of all endpoints of which there is an object of a kind."""
+        """Return the names of all endpoints that have an object of a kind."""
         found = self.find(api_version, kind, self.managed())
         return sorted({thing["metadata"]["labels"][NAME_LABEL] for thing in found})
 
@@ -160,16 +161,16 @@ class Cluster:
 
     @staticmethod
     def labels(name: str) -> dict[str, str]:
-        """Return the labels of all that belongs to an endpoint; only what bears them is ever deleted."""
+        """Return the labels of an endpoint's objects; only objects with these labels are ever deleted."""
         return {NAME_LABEL: name, _MANAGED_BY: MANAGER}
 
     @staticmethod
     def managed() -> dict[str, str]:
-        """Return the labels of all that belongs to any endpoint."""
+        """Return the labels of all objects of any endpoint."""
         return {_MANAGED_BY: MANAGER}
 
     def get(self, api_version: str, kind: str, name: str) -> Manifest | None:
-        """Return an object, or nothing if it isn't there."""
+        """Return an object; None if it doesn't exist."""
         path = self._path(api_version, kind, name)
         if path in self._unkept:
             return self._unkept[path]
@@ -177,13 +178,13 @@ class Cluster:
         return found
 
     def find(self, api_version: str, kind: str, labels: Mapping[str, str]) -> list[Manifest]:
-        """Return the objects of a kind that bear these labels."""
+        """Return the objects of a kind with these labels."""
         query = [("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items()))]
         found: list[Manifest] = self._json("GET", self._path(api_version, kind), query=query)["items"]
         return found
 
     def delete(self, api_version: str, kind: str, name: str) -> None:
-        """Delete an object and what it owns; it may be gone already, and what somebody else made stays."""
+        """Delete an object and its dependents, if it exists; objects created by others stay."""
         found = self.get(api_version, kind, name) or {}
         if dry_run() is not None:
             return
@@ -196,11 +197,11 @@ class Cluster:
         options = {"propagationPolicy": "Background", "preconditions": {"uid": found["metadata"]["uid"]}}
         try:
             self._json("DELETE", self._path(api_version, kind, name), options, missing=None)
-        except ChangedError:  # it is gone, and another one has its name
-            _log.info("%s %s was made anew meanwhile, and stays", kind, name)
+        except ChangedError:  # it is gone, and another object has its name
+            _log.info("%s %s was recreated in the meantime, and stays", kind, name)
 
     def note(self, kind: str, name: str, reason: str, message: str, labels: Mapping[str, str]) -> None:
-        """Label a Deployment and write an Event about it for people, unless it has the labels."""
+        """Label a Deployment and write an Event about it, unless it has the labels already."""
         self._check_lease()
         found = self.get("apps/v1", kind, name)
         if not found or dry_run() is not None:
@@ -234,23 +235,23 @@ class Cluster:
             self._json("PATCH", path, patch, query, "application/merge-patch+json")
             self._json("POST", self._path("v1", "Event"), event)
         except ValueError as error:
-            _log.warning("kubectl won't show the share of %s: %s", name, error)
+            _log.warning("kubectl won't show the traffic of %s: %s", name, error)
 
     def create(self, manifest: Manifest) -> Manifest:
-        """Make an object that isn't there yet.
+        """Create an object.
 
         Raises:
-            ChangedError: It is there.
+            ChangedError: It exists already.
         """
         path = self._path(manifest["apiVersion"], manifest["kind"])
         made: Manifest = self._json("POST", path, manifest, [("fieldManager", MANAGER)])
         return made
 
     def replace(self, manifest: Manifest) -> Manifest:
-        """Make an object what a manifest says as a whole.
+        """Replace an object by a manifest.
 
         Raises:
-            ChangedError: It is gone, or has another resourceVersion than the manifest.
+            ChangedError: It doesn't exist, or has another resourceVersion than the manifest.
         """
         path = self._path(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
         made: Manifest = self._json("PUT", path, manifest, [("fieldManager", MANAGER)])
@@ -266,11 +267,11 @@ class Cluster:
         self._json("DELETE", self._path(api_version, kind, name), options, missing=None)
 
     def serves(self, api_version: str, kind: str) -> bool:
-        """Return whether the cluster knows a kind of objects."""
+        """Return whether the cluster serves a kind of objects."""
         return bool(self._resource(api_version, kind))
 
     def scale(self, deployment: str, replicas: int) -> None:
-        """Set how many pods a Deployment has; if it is so already, it isn't touched."""
+        """Scale a Deployment, unless it has that number of pods already."""
         if dry_run() is not None:
             return
         self._check_lease()
@@ -282,17 +283,17 @@ class Cluster:
     def ask_service(
         self, service: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Any:
-        """Return the JSON that a service has at a path of its port 80, or what it answers to a body of JSON.
+        """Get JSON from a path of a service's port 80, or post JSON and return the answer.
 
-        In the cluster it is reached directly, from anywhere else through the API server. The header
-        Authorization is the user's there, so a server's token, FLOWPARTS_SERVING_TOKEN of this step's
-        environment, goes in a header of its own.
+        In the cluster the service is called directly, from elsewhere through the API server. There the header
+        Authorization is the user's, so a server's token, FLOWPARTS_SERVING_TOKEN of this step's environment,
+        has a separate header.
 
         Args:
             service: Its name.
             path: Path on the service, without a leading slash.
-            body: What to post; None to get.
-            headers: Further headers for the service.
+            body: JSON to post; None for GET.
+            headers: More headers for the service.
 
         Raises:
             ValueError: There is no answer, or it is an error.
@@ -304,27 +305,27 @@ class Cluster:
         return self._json("GET" if body is None else "POST", address, body, headers=sent)
 
     def predict(self, service: str, path: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Post rows to a model server's service and return its predictions, as `common.ask` does."""
+        """Post rows to a model server's service and return its predictions, like `common.ask`."""
         answer = self.ask_service(service, path, {"instances": list(rows)})
         return predictions(answer, len(rows), f"service {service}")
 
     def trouble(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
-        """Return why pods with these labels don't run, and whether waiting can't help.
+        """Return why pods with these labels don't run, and whether that is permanent.
 
-        The reason is what their containers wait for or ended with and the last line of a crashed container's
-        log, why no node takes them, or the latest warning among the events since this object was made of
-        the pods that aren't ready and of what makes them; "" if nothing is wrong.
+        The reason is what their containers wait for or exited with and the last line of a crashed container's
+        log, why they can't be scheduled, or the latest warning among the events since this object was made of
+        the pods that aren't ready and of their controllers; "" if nothing is wrong.
 
         Args:
             labels: The pods' labels.
-            makers: Names of the objects whose controllers make the pods.
+            makers: Names of the objects whose controllers create the pods.
         """
         pods = self.find("v1", "Pod", labels)
         for pod in pods:
             name = pod["metadata"]["name"]
             status = pod.get("status", {})
             containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-            # A container that watches another one fails because that one does.
+            # A sidecar fails because the container that it watches does.
             containers.sort(key=lambda container: _state_reason(container) not in _CAUSES)
             for container in containers:
                 state, last = container.get("state", {}), container.get("lastState", {})
@@ -346,7 +347,7 @@ class Cluster:
             if placed.get("status") == "False":
                 reason = placed.get("reason", "Unschedulable")
                 return f"{reason}, pod {name}: {_line(placed.get('message', ''))}", False
-        # What a pod that is ready now was warned of, such as a probe while it started, is over.
+        # Warnings about a pod that is ready now, such as failed probes during startup, are outdated.
         waiting = [pod["metadata"]["name"] for pod in pods if condition(pod, "Ready").get("status") != "True"]
         names = [*waiting, *makers]
         warnings = [warning for name in names for warning in self._warnings(name)]
@@ -356,12 +357,12 @@ class Cluster:
         return "", False
 
     def crashes(self, labels: Mapping[str, str]) -> dict[str, int]:
-        """Return how often each container of pods with these labels has ended by itself."""
+        """Return how often each container of pods with these labels has crashed."""
         found = {}
         for pod in self.find("v1", "Pod", labels):
             for container in pod.get("status", {}).get("containerStatuses", []):
                 state = container.get("state", {})
-                # Counted as restarted only when it runs again, which may take minutes.
+                # The restart count only rises when the container runs again, which may take minutes.
                 is_down = "terminated" in state or state.get("waiting", {}).get("reason") == _BACK_OFF
                 server = f"{pod['metadata'].get('uid')}/{container['name']}"
                 found[server] = container.get("restartCount", 0) + is_down
@@ -373,7 +374,7 @@ class Cluster:
         try:
             events = self._json("GET", self._path("v1", "Event"), query=query)["items"]
         except ValueError as error:
-            # They would only explain; what is being waited for may come all the same.
+            # Events only explain; the pods may become ready anyway.
             if not self._is_blind:
                 _log.warning("events can't be read: %s", error)
             self._is_blind = True
@@ -405,7 +406,7 @@ class Cluster:
         return f"{root}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
     def _resource(self, api_version: str, kind: str) -> str:
-        """Return a kind's name in paths, as the API itself tells; "" if it isn't known."""
+        """Return a kind's resource name in paths; "" if the API doesn't serve it."""
         key = api_version, kind
         if not self._paths.get(key):
             root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
@@ -466,15 +467,15 @@ class Cluster:
 
 
 class _NotThereError(MissingError):
-    """The API has no such object."""
+    """The object doesn't exist."""
 
 
 class ChangedError(RefusedError):
-    """An object isn't the version any more that was to be changed, or is there already."""
+    """An object has changed since it was read, or exists already."""
 
 
 class UndeclaredFieldError(RefusedError):
-    """A manifest has a field that the cluster's version of the kind doesn't.
+    """A manifest has a field that the cluster's version of the kind lacks.
 
     Attributes:
         field: Its path, such as ".spec.canary".
@@ -486,9 +487,9 @@ class UndeclaredFieldError(RefusedError):
 
 
 class _LeaseObject:
-    """An endpoint's lease as a Lease of Kubernetes, which is there only while a step has it.
+    """An endpoint's lease as a Kubernetes Lease, which only exists while a step holds it.
 
-    It speaks to the API by a connection of its own, because it is renewed from another thread.
+    It uses a separate connection, because it is renewed from another thread.
     """
 
     def __init__(self, namespace: str, name: str):
@@ -531,12 +532,12 @@ class _LeaseObject:
 
 
 def _micro_time(moment: datetime) -> str:
-    """Return a time as Kubernetes' MicroTime has it."""
+    """Return a time in the format of Kubernetes' MicroTime."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _moment(event: Manifest) -> datetime:
-    """Return when an event was last seen; reporters differ in where they write it."""
+    """Return when an event was last seen, which reporters write to different fields."""
     written = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
     return datetime.fromisoformat(written)
 
@@ -547,7 +548,7 @@ def in_cluster() -> bool:
 
 
 def condition(thing: Manifest, kind: str) -> Manifest:
-    """Return a condition of an object's status by its type; empty if it isn't there."""
+    """Return a condition of an object's status by its type; empty if there is none."""
     conditions = thing.get("status", {}).get("conditions", [])
     return next((dict(entry) for entry in conditions if entry["type"] == kind), {})
 
@@ -558,7 +559,7 @@ def _state_reason(container: Manifest) -> str:
 
 
 def observed(thing: Manifest) -> bool:
-    """Return whether an object's status speaks of its present specification, as far as it says so."""
+    """Return whether an object's status is about its current specification, as far as it says."""
     generation = thing["metadata"].get("generation", 0)
     return bool(thing.get("status", {}).get("observedGeneration", generation) >= generation)
 
@@ -568,7 +569,7 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
     try:
         content = json.loads(error.body)
         is_servers = "error" in content
-        # The API's own refusals have a message, those of servers behind it an error.
+        # The API's own errors have a message, those of servers behind it an error.
         said = _line(content["error"] if "error" in content else content["message"])
     except (ValueError, KeyError, TypeError):
         said = _line(str(error.reason))
@@ -577,7 +578,7 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
     proxied = _PROXIED.search(path)
     if error.status == 401 and proxied and is_servers:
         return RefusedError(
-            f"the server behind service {proxied[1]} is guarded by a token, which this step doesn't have; "
+            f"the server behind service {proxied[1]} requires a token, which this step doesn't have; "
             "give it in FLOWPARTS_SERVING_TOKEN of the step's environment"
         )
     if error.status == 401:
@@ -609,7 +610,7 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
 
 
 def _token() -> dict[str, str]:
-    """Return the header that opens a model server to this step, if it has a token."""
+    """Return the header with the model server's token, if this step has one."""
     token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
     return {"X-Flowparts-Token": token} if token else {}
 

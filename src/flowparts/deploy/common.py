@@ -1,4 +1,4 @@
-"""What the deployment targets share: names and sizes, revisions, waiting, asking a server."""
+"""Helpers of all deployment targets: names and sizes, revisions, waiting, requests to a server."""
 
 import hashlib
 import http.client
@@ -26,7 +26,7 @@ from flowparts.serving import model_files
 from flowparts.util import ending, trees
 from flowparts.util.errors import RefusedError, UnreachableError
 
-# With a revision, a StatefulSet of Kubernetes takes 52 characters: its pods bear a label with eleven more.
+# Together with a revision, a StatefulSet's name may have 52 characters: a label of its pods has eleven more.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,36}[a-z0-9])?")
 
 
@@ -48,7 +48,7 @@ _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**
 _LEAST_MEMORY = 64 * 2**20
 
 
-# Where Kubeflow and Vertex AI mount what a step reads.
+# Where Kubeflow and Vertex AI mount input artifacts.
 _MOUNTS = {"gs": Path("/gcs"), "s3": Path("/s3"), "minio": Path("/minio")}
 
 
@@ -66,11 +66,11 @@ _ALLOWED = {
 _SAY_EVERY_SECONDS = 5.0
 
 
-# What takes long is looked at less often: after this share of the time that was waited, up to the most.
+# Long waits poll less often: the pause is this fraction of the time waited so far, up to the maximum.
 _LOOK_EVERY_SECONDS = 0.5
 
 
-_LOOK_EVERY_SHARE = 0.05
+_LOOK_EVERY_FRACTION = 0.05
 
 
 _LOOK_EVERY_SECONDS_MOST = 10.0
@@ -79,7 +79,7 @@ _LOOK_EVERY_SECONDS_MOST = 10.0
 _ANSWER_SECONDS = 30.0
 
 
-# From the time when a revision is ready until its addresses lead to it.
+# Time from the readiness of a revision until its addresses route to it.
 _SERVED_SECONDS = 5.0
 
 
@@ -87,23 +87,23 @@ _log = logging.getLogger("flowparts")
 
 
 class AnotherRevisionError(ValueError):
-    """Another revision answered than the one asked, on a platform whose clients can't choose one."""
+    """Another revision than the requested one answered, on a platform where clients can't choose it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rollout would do.
+    """The traffic that a rollout would actually give.
 
     Attributes:
-        shares: Percent of the requests that a revision would get, by what is asked for.
-        note: Why they differ, and how they needn't, in one sentence; empty where they don't.
+        shares: Requested percentage of the requests to the percentage that a revision would get.
+        note: Why they differ and how to avoid it, in one sentence; empty if they don't.
     """
 
     shares: Mapping[int, int]
     note: str = ""
 
     def stages(self) -> list[int]:
-        """Return the shares to ask for one after the other: 0 for what gives none, and none twice."""
+        """Return the percentages to request in turn: 0 for those that give none, and no duplicates."""
         asked: list[int] = []
         for share, given in self.shares.items():
             if not asked or given != self.shares.get(asked[-1], 0):
@@ -112,11 +112,11 @@ class Plan:
 
 
 def one_writer() -> AbstractContextManager[None]:
-    """Let what happens in a block be one change of an endpoint, which no other step comes between."""
+    """Make a block a single change of an endpoint, without other steps in between."""
     return _lease.kept()
 
 
-# Where servers in clouds, which have no other record, bear the options of their revision.
+# The variable in which servers in clouds keep the options of their revision, for lack of another record.
 _DEPLOYED_WITH = "FLOWPARTS_DEPLOYED_WITH"
 
 
@@ -127,14 +127,14 @@ _origin: ContextVar[Mapping[str, str] | None] = ContextVar("origin", default=Non
 
 
 def taken_by(function: Callable[..., object], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a target's options that one of its functions takes, such as namespace or region."""
+    """Return the options of a target that one of its functions takes, such as namespace or region."""
     ports = inspect.signature(function).parameters
     return {option: value for option, value in given.items() if option in ports}
 
 
 @contextmanager
 def deploying_with(kept: Mapping[str, Any], origin: Mapping[str, str] | None) -> Iterator[None]:
-    """Let what is deployed in the block have `kept_options` and an `origin`."""
+    """Set `kept_options` and `origin` for deployments in the block."""
     token, token_of_origin = _kept_options.set(kept), _origin.set(origin)
     try:
         yield
@@ -144,24 +144,24 @@ def deploying_with(kept: Mapping[str, Any], origin: Mapping[str, str] | None) ->
 
 
 def origin() -> dict[str, str]:
-    """Return where what is being deployed comes from, as far as the step knows: "run", "model-version"."""
+    """Return the origin of the deployment, as far as it is known: "run", "model-version"."""
     return {what: value for what, value in (_origin.get() or {}).items() if value}
 
 
 def kept_options() -> dict[str, Any]:
-    """Return the settings of an endpoint that hold the options that it is deployed with."""
+    """Return the settings of an endpoint with the options that it is deployed with."""
     kept = _kept_options.get() or {}
     return {key: options for key, options in kept.items() if options or key == "previous_options"}
 
 
 def noted_options() -> dict[str, str]:
-    """Return the variable by which a server in a cloud bears the options that it is deployed with."""
+    """Return the variable with the options that a server in a cloud is deployed with."""
     noted = kept_options().get("options")
     return {_DEPLOYED_WITH: json.dumps(noted, sort_keys=True)} if noted else {}
 
 
 def with_noted_options(endpoint: Endpoint, variables: Mapping[str, str]) -> Endpoint:
-    """Return an endpoint with the options that the variables of its current revision's servers tell."""
+    """Return an endpoint with the options in the variables of its current revision's servers."""
     noted = variables.get(_DEPLOYED_WITH)
     options = {"options": json.loads(noted)} if noted else {}
     return replace(endpoint, settings={**endpoint.settings, **options})
@@ -172,7 +172,7 @@ _dry_run: ContextVar[list[dict[str, Any]] | None] = ContextVar("dry_run", defaul
 
 @contextmanager
 def without_changes() -> Iterator[list[dict[str, Any]]]:
-    """Let the block change nothing on clusters; give the list of what it would apply."""
+    """Make the block a dry run on clusters; yield the list of what it would apply."""
     found: list[dict[str, Any]] = []
     token = _dry_run.set(found)
     try:
@@ -182,17 +182,17 @@ def without_changes() -> Iterator[list[dict[str, Any]]]:
 
 
 def dry_run() -> list[dict[str, Any]] | None:
-    """Return the list that notes what would be applied, if nothing shall be; else None."""
+    """Return the list of what would be applied in a dry run; None outside of one."""
     return _dry_run.get()
 
 
 def revision(model: str | Path, settings: Mapping[str, Any] | None = None) -> str:
-    """Return a model's revision: "r" and 12 hexadecimal digits that stand for the content of its directory.
+    """Return a model's revision: "r" and 12 hexadecimal digits of a hash of its directory.
 
     Args:
         model: The directory.
-        settings: What it is served with, on platforms where other settings need other servers; the digits
-            stand for these then too.
+        settings: Settings that also identify the revision, on platforms where other settings need other
+            servers.
 
     Raises:
         ValueError: There is no model.
@@ -209,7 +209,7 @@ def revision(model: str | Path, settings: Mapping[str, Any] | None = None) -> st
 
 
 def mounted(model: str) -> Path | None:
-    """Return where the platform has mounted a model's URI, if it has.
+    """Return where the platform has mounted a model's URI; None if it hasn't.
 
     Raises:
         ValueError: The URI leads out of the mount.
@@ -224,7 +224,7 @@ def mounted(model: str) -> Path | None:
 
 @contextmanager
 def local_copy(model: str) -> Iterator[Path]:
-    """Give a model's directory: the one that is here or mounted, or a copy of what a URI names.
+    """Yield a model's directory: the local or mounted one, or a download.
 
     Raises:
         ValueError: As `model_files.fetch`.
@@ -237,17 +237,17 @@ def local_copy(model: str) -> Iterator[Path]:
 
 
 def digest(model: str, given: str = "") -> str:
-    """Return what stands for a model's files, which the pods that serve them must find unchanged.
+    """Return the digest of a model's files, which pods verify.
 
     Args:
-        model: Their address.
-        given: The digest, if it is known already: what `register_champion` calls model_fingerprint.
+        model: The model's URI.
+        given: The digest, if it is known: the model_fingerprint of `register_champion`.
 
     Returns:
-        16 hexadecimal digits; empty for a volume of a cluster, whose files only its pods see.
+        16 hexadecimal digits; empty for a cluster's volume, whose files only pods can read.
 
     Raises:
-        ValueError: The files can't be read here.
+        ValueError: The files can't be read.
     """
     if given:
         if not _DIGEST.fullmatch(given):
@@ -255,7 +255,7 @@ def digest(model: str, given: str = "") -> str:
         return given
     if model.startswith("pvc://"):
         _log.warning(
-            "nothing holds the files at %s to what they are now; give their digest, and pods refuse others",
+            "the files at %s are not verified by the pods; give their digest to verify them",
             model,
         )
         return ""
@@ -270,11 +270,11 @@ def digest(model: str, given: str = "") -> str:
 
 
 def require_served(answer: Any, wanted: str, revision: str) -> None:
-    """Raise ValueError unless a model server that was asked for its readiness serves a model's files."""
+    """Raise ValueError unless a model server's readiness answer has a model's digest."""
     found = answer.get("digest") if isinstance(answer, Mapping) else None
     if not found:
         raise ValueError(
-            f"servers of revision {revision} don't tell the digest of their model; take an image of this "
+            f"servers of revision {revision} don't report the digest of their model; use an image of this "
             "release"
         )
     if found != wanted:
@@ -282,17 +282,17 @@ def require_served(answer: Any, wanted: str, revision: str) -> None:
 
 
 def await_served(ask: Callable[[], Any], wanted: str, revision: str) -> None:
-    """Wait until the servers of a revision say that they serve a model's files.
+    """Wait until the servers of a revision report that they serve a model's files.
 
-    Where a mesh or another network has no way to them, what each server compares by itself must do.
+    If they can't be reached through a mesh or network, the servers' own check must suffice.
 
     Args:
-        ask: Asks for their readiness; raises ValueError where there is no answer.
+        ask: Requests their readiness; raises ValueError without an answer.
         wanted: The files' digest.
         revision: The revision.
 
     Raises:
-        ValueError: They say that they serve something else.
+        ValueError: They report another digest.
     """
     has_answered = False
 
@@ -313,16 +313,16 @@ def await_served(ask: Callable[[], Any], wanted: str, revision: str) -> None:
     except ValueError as error:
         if has_answered:
             raise
-        _log.warning("servers of revision %s can't be asked which model they serve: %s", revision, error)
+        _log.warning("can't check which model the servers of revision %s serve: %s", revision, error)
 
 
 def image(folder: str, given: str = "") -> str:
-    """Return one of this project's images by its folder under containers/.
+    """Return the reference of one of this project's images by its folder under containers/.
 
     Args:
         folder: Such as "serving".
-        given: Taken where it isn't empty. Else FLOWPARTS_SERVING_IMAGE of the environment, else that of the
-            same registry and version as the image that this runs in, else what `make images` makes.
+        given: The reference, if it isn't empty. Else FLOWPARTS_SERVING_IMAGE of the environment, else that of
+            the same registry and version as this step's own image, else that of `make images`.
 
     Raises:
         ValueError: The given one isn't allowed.
@@ -335,11 +335,11 @@ def image(folder: str, given: str = "") -> str:
 
 
 def require_allowed(option: str, value: str) -> None:
-    """Raise ValueError unless the step's environment allows a value of an option; it does without a list.
+    """Raise ValueError unless the step's environment allows a value of an option; without a list, all are.
 
     FLOWPARTS_ALLOWED_IMAGES, …_NAMESPACES, …_SECRETS and …_SERVICE_ACCOUNTS hold patterns such as
-    "registry.example/team/*", with blanks between them. What isn't given is the platform's default and is
-    always allowed.
+    "registry.example/team/*", separated by spaces. Empty values mean the platform's default and are always
+    allowed.
 
     Args:
         option: The option's name, such as "environment_from".
@@ -355,7 +355,7 @@ def require_allowed(option: str, value: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless every target takes this name of an endpoint."""
+    """Raise ValueError unless an endpoint's name is valid on every target."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"endpoint name {name!r} must start with a letter, end with a letter or digit and hold at most "
@@ -364,10 +364,10 @@ def check_name(name: str) -> None:
 
 
 def cpus(cpu: str) -> float:
-    """Return processors from Kubernetes' notation: "2", "0.5" or "500m".
+    """Parse CPUs in Kubernetes' notation: "2", "0.5" or "500m".
 
     Raises:
-        ValueError: It is written otherwise, or nothing.
+        ValueError: The notation is wrong, or the number is 0.
     """
     match = _CPU.fullmatch(cpu)
     number = float(match[1]) / 1000 if match and match[1] else float(match[2]) if match else 0.0
@@ -377,10 +377,10 @@ def cpus(cpu: str) -> float:
 
 
 def memory_bytes(memory: str) -> int:
-    """Return bytes from Kubernetes' notation: "512Mi", "2Gi" or "2G".
+    """Parse a size in Kubernetes' notation, "512Mi", "2Gi" or "2G", to bytes.
 
     Raises:
-        ValueError: It is written otherwise, or less than a server can start in.
+        ValueError: The notation is wrong, or a server can't start with so little.
     """
     match = _MEMORY.fullmatch(memory)
     number = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
@@ -396,15 +396,15 @@ def not_deployed(
     kept: Iterable[str],
     undo: Callable[[], object] = lambda: None,
 ) -> ValueError:
-    """Undo what a failed deployment has done, and return the error for it, which says what still serves.
+    """Undo a failed deployment and return its error, which says what still serves.
 
     Args:
         name: The endpoint.
-        revision: What didn't come up.
-        error: Why.
-        kept: The revisions that serve as before.
-        undo: Sees to it that they do; raises ValueError if it can't. Not called where another step has taken
-            the endpoint over.
+        revision: The revision that failed.
+        error: The reason.
+        kept: The revisions that keep serving.
+        undo: Restores the endpoint; raises ValueError if it can't. Not called if another step has taken the
+            endpoint over.
     """
     ending.disarm()
     failed = f"revision {revision} of endpoint {name!r} is not deployed: {error}"
@@ -417,37 +417,37 @@ def not_deployed(
         after = f"; {' and '.join(serving)} {verb} as before" if serving else ""
     except ValueError as further:
         again = "for the same reason" if str(further) == str(error) else f": {further}"
-        after = f"; and it could not be made as it was before{' ' if again[0] == 'f' else ''}{again}"
+        after = f"; and it could not be restored{' ' if again[0] == 'f' else ''}{again}"
     return ValueError(f"{failed}{after}")
 
 
 def unchanged(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpoint:
-    """Return what a platform says of an endpoint, in which the revision must be the one that is known here.
+    """Return the platform's state of an endpoint, which must have the known revision.
 
     Args:
-        endpoint: The endpoint as the last step left it.
-        state: What the platform says now; None if it has no such endpoint.
-        where: Where that is, such as "on this Docker engine".
+        endpoint: The endpoint from the previous step.
+        state: The platform's current state; None if it has no such endpoint.
+        where: Location for the message, such as "on this Docker engine".
 
     Raises:
-        ValueError: There is no such endpoint, or it has been deployed to since.
+        ValueError: There is no such endpoint, or another model was deployed in the meantime.
     """
     if state is None:
         raise ValueError(f"there is no endpoint {endpoint.name!r} {where}; deploy a model first")
     if state.revision != endpoint.revision:
         raise ValueError(
             f"endpoint {endpoint.name!r} has been changed since: its revision is {state.revision}, not "
-            f"{endpoint.revision}; take the endpoint that the last step gave"
+            f"{endpoint.revision}; use the endpoint of the latest step"
         )
     return state
 
 
 def rolled_back(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpoint:
-    """Return what a rollback must leave; once is enough, so one that has been rolled back already stays.
+    """Return the endpoint after a rollback; one that is rolled back already stays unchanged.
 
     Args:
-        endpoint: The endpoint as the last step left it.
-        state: What the platform says now.
+        endpoint: The endpoint from the previous step.
+        state: The platform's current state.
         where: As for `unchanged`.
 
     Raises:
@@ -460,18 +460,18 @@ def rolled_back(endpoint: Endpoint, state: Endpoint | None, where: str) -> Endpo
 
 
 def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interruptible: bool = True) -> None:
-    """Wait until something is ready, and log how it stands.
+    """Wait until something is ready, and log its state.
 
     Args:
-        what: What is waited for, such as "revision r1 of endpoint 'churn'".
-        look: Returns "" when it is ready, else how it stands; raises ValueError when it never will be.
+        what: What to wait for, such as "revision r1 of endpoint 'churn'".
+        look: Returns "" when it is ready, else its state; raises ValueError if it never will be.
         timeout_seconds: How long to wait.
-        interruptible: Whether a step that is told to end stops waiting; False where the platform finishes
-            the change anyway, which only then can be undone.
+        interruptible: Whether SIGTERM stops the wait; False if the platform finishes the change anyway, so
+            that it can only be undone afterwards.
 
     Raises:
         ValueError: It isn't ready in time, or never will be.
-        EndedError: The step was told to end.
+        EndedError: The step got SIGTERM.
     """
     if dry_run() is not None:
         return
@@ -484,7 +484,7 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interrup
         if time.monotonic() - said >= _SAY_EVERY_SECONDS:
             _log.info("%s: %s, %.0f of at most %g s", what, state, waited, timeout_seconds)
             said = time.monotonic()
-        pause = min(max(_LOOK_EVERY_SECONDS, waited * _LOOK_EVERY_SHARE), _LOOK_EVERY_SECONDS_MOST)
+        pause = min(max(_LOOK_EVERY_SECONDS, waited * _LOOK_EVERY_FRACTION), _LOOK_EVERY_SECONDS_MOST)
         pause = min(pause, timeout_seconds - waited)
         if interruptible:
             ending.pause(pause)
@@ -495,18 +495,18 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interrup
 def ask(
     url: str, rows: Sequence[Mapping[str, Any]], headers: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Post rows to a model server's address and return its predictions.
+    """Post rows to a model server and return its predictions.
 
-    The body is {"instances": rows}, the answer {"predictions": [...]}, as for `/predict` and Vertex AI. Where
-    FLOWPARTS_SERVING_TOKEN is set, the request bears it.
+    The body is {"instances": rows}, the answer {"predictions": [...]}, as for `/predict` and Vertex AI. If
+    FLOWPARTS_SERVING_TOKEN is set, it is sent.
 
     Args:
-        url: The address.
-        rows: Raw rows, with values that JSON has.
-        headers: Further headers.
+        url: The URL.
+        rows: Raw rows, with JSON values.
+        headers: More headers.
 
     Raises:
-        ValueError: There is no answer within 30 s, or it is no prediction for each row.
+        ValueError: There is no answer within 30 s, or it doesn't have one prediction per row.
     """
     return predictions(fetch(url, {"instances": list(rows)}, headers), len(rows), url)
 
@@ -515,12 +515,12 @@ def predictions(answer: Any, count: int, source: str) -> list[dict[str, Any]]:
     """Return the rows of a model server's answer.
 
     Args:
-        answer: What it answered.
-        count: How many rows there must be.
-        source: Who answered, for the error.
+        answer: The decoded answer.
+        count: Expected number of rows.
+        source: Name of the server for the message.
 
     Raises:
-        ValueError: It holds no prediction for each row.
+        ValueError: It doesn't have one prediction per row.
     """
     found = answer.get("predictions") if isinstance(answer, dict) else None
     if not isinstance(found, list) or len(found) != count:
@@ -529,7 +529,7 @@ def predictions(answer: Any, count: int, source: str) -> list[dict[str, Any]]:
 
 
 def log_text(line: str) -> str:
-    """Return what a line of a log says; of a line of JSON its error or message."""
+    """Return the text of a log line; for JSON, its error or message."""
     try:
         said = json.loads(line)
         line = str(said.get("error") or said.get("message") or line)
@@ -539,7 +539,7 @@ def log_text(line: str) -> str:
 
 
 def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-    """Return the JSON at a model server's address, or what it answers to a body of JSON.
+    """Get JSON from a model server, or post JSON and return the answer.
 
     Raises:
         UnreachableError: There is no answer within 30 s.
@@ -549,7 +549,7 @@ def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) 
     token = os.environ.get("FLOWPARTS_SERVING_TOKEN")
     request = urllib.request.Request(  # noqa: S310 - an endpoint's address starts with http
         url,
-        # NaN is how some servers are told of a missing number; the others refuse it.
+        # Some servers take NaN for a missing number; the others refuse it.
         None if body is None else json.dumps(body).encode(),
         {
             "content-type": "application/json",
@@ -573,5 +573,5 @@ def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) 
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    # An endpoint on this machine or inside a cluster is not behind the proxy that the environment may name.
+    # Endpoints on this machine or in a cluster are not behind the environment's proxy.
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

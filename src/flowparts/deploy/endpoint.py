@@ -1,24 +1,20 @@
-"""The endpoint contract: where a model is served, which revisions there are and how requests are shared.
+"""The endpoint contract: where a model is served, its revisions and the traffic split.
 
 The file is JSON:
 
     {
-      "target": "docker",
-      "name": "churn",
-      "url": "http://127.0.0.1:32771",
-      "revision": "r5d1c0f7a9b3e",
-      "previous_revision": "r08e2b6c41f7d",
-      "traffic": {"r08e2b6c41f7d": 0.9, "r5d1c0f7a9b3e": 0.1},
+      "target": "docker", "name": "churn", "url": "http://127.0.0.1:32771", "revision": "r5d1c0f7a9b3e",
+      "previous_revision": "r08e2b6c41f7d", "traffic": {"r08e2b6c41f7d": 0.9, "r5d1c0f7a9b3e": 0.1},
       "settings": {}
     }
 
-- `target`: the module of `flowparts.deploy` that made it and can change it.
-- `name`: what the endpoint is called there.
+- `target`: the module of `flowparts.deploy` that created it and can change it.
+- `name`: its name on the platform.
 - `url`: where clients send requests.
-- `revision`: the revision that was deployed last; it stands for the content of its model.
-- `previous_revision`: the one that a rollback goes back to; null if there is none.
-- `traffic`: revision to the fraction of the requests that it gets; they add up to 1. Here it is in whole
-  percent, as platforms take it.
+- `revision`: the revision that was deployed last; it identifies its model's content.
+- `previous_revision`: the revision to roll back to; null if there is none.
+- `traffic`: revision to its fraction of the requests; they add up to 1. In memory it is in whole percent, as
+  on the platforms.
 - `settings`: what the target needs to find the endpoint again (namespace, project, region), never a secret.
 """
 
@@ -37,7 +33,7 @@ _SECRET = re.compile(r"password|passwd|secret|token|credential|api_?key|access_?
 
 
 class Written(Protocol):
-    """An artifact of a step, as far as an endpoint needs it."""
+    """The parts of an output artifact that an endpoint needs."""
 
     path: str
     metadata: dict[str, Any]
@@ -45,10 +41,10 @@ class Written(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint as it stood when this was written; the module's docstring says what each field means.
+    """An endpoint's state when it was written; the module's docstring explains the fields.
 
     Raises:
-        ValueError: A field holds what it must not.
+        ValueError: A field is invalid.
     """
 
     target: str
@@ -69,20 +65,20 @@ class Endpoint:
         return self.traffic[self.revision]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form, whose traffic is in fractions."""
+        """Return the JSON form, with the traffic in fractions."""
         fractions = {revision: percent / 100 for revision, percent in self.traffic.items()}
         return {**asdict(self), "traffic": fractions}
 
     def deploying(self, revision: str, percent: int) -> "Endpoint":
-        """Return the endpoint as deploying a revision with a share of the traffic leaves it.
+        """Return the endpoint after deploying a revision with a part of the traffic.
 
-        A new revision takes its share from the one that serves most, which becomes the previous revision; a
-        third one is dropped. The revision that serves most already keeps what it has, and where another one
-        was being tried beside it, that one is dropped.
+        A new revision takes its part from the revision with most traffic, which becomes the previous one; a
+        third revision is dropped. If the revision with most traffic is deployed again, it keeps its traffic,
+        and a canary beside it is dropped.
 
         Args:
             revision: The revision to deploy.
-            percent: Percent of the requests that it gets.
+            percent: Percent of the requests for it.
         """
         other = self.previous_revision
         stable = self.revision if other is None or self.percent > self.traffic[other] else other
@@ -94,24 +90,24 @@ class Endpoint:
         return replace(self, revision=revision, previous_revision=None, traffic={revision: 100})
 
     def with_percent(self, percent: int) -> "Endpoint":
-        """Return the endpoint with another share for the current revision; the rest goes to the previous one.
+        """Return the endpoint with a percentage for the current revision, and the rest for the previous one.
 
         Raises:
-            ValueError: The percentage isn't one, or there is no previous revision to take the rest.
+            ValueError: The percentage is invalid, or there is no previous revision for the rest.
         """
         if not isinstance(percent, int) or isinstance(percent, bool) or not 0 <= percent <= 100:
             raise ValueError(f"percent must be a whole number from 0 to 100, not {percent!r}")
         if self.previous_revision is None:
             if percent != 100:
                 raise ValueError(
-                    f"endpoint {self.name!r} has no previous revision that could take the other "
+                    f"endpoint {self.name!r} has no previous revision to take the other "
                     f"{100 - percent} %; revision {self.revision} must get 100"
                 )
             return replace(self, traffic={self.revision: 100})
         return replace(self, traffic={self.revision: percent, self.previous_revision: 100 - percent})
 
     def rolled_back(self) -> "Endpoint":
-        """Return the endpoint with its previous revision as the only one, and that one's options.
+        """Return the endpoint with only its previous revision, and that revision's options.
 
         Raises:
             ValueError: There is no previous revision.
@@ -153,16 +149,15 @@ def read(path: str | Path) -> Endpoint:
 
 
 def write(endpoint: Endpoint, path: str | Path) -> None:
-    """Write an endpoint's file, which appears whole or not at all."""
+    """Write an endpoint's file atomically."""
     outputs.write_json(path, endpoint.to_dict())
 
 
 def publish(endpoint: Endpoint, artifact: Written) -> tuple[str, str, float]:
-    """Write an endpoint to a step's artifact, the file and the metadata.
+    """Write an endpoint to an output artifact: the file and the metadata.
 
     Returns:
-        Its address, its current revision and the fraction of the requests that it gets: what a deployment
-        returns.
+        Its URL, its current revision and that revision's fraction of the requests, which deployments return.
     """
     write(endpoint, artifact.path)
     shares = sorted(endpoint.traffic.items(), key=lambda item: -item[1])
@@ -175,7 +170,7 @@ def _in_percent(traffic: Any) -> Any:
     """Return the traffic of a file in percent.
 
     Raises:
-        ValueError: It is no object of revisions and fractions in whole percent.
+        ValueError: It isn't an object of revisions and fractions in whole percent.
     """
     if not isinstance(traffic, dict):
         raise ValueError(f"traffic must be an object of revisions and fractions, not {traffic!r}")

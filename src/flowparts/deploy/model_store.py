@@ -1,8 +1,8 @@
-"""The store from which clusters fetch models: one of this machine is copied there once, under its digest.
+"""The store from which clusters download models; a local model is copied there once, under its digest.
 
-A cluster can't read a laptop's files. FLOWPARTS_MODEL_STORE of the step's environment names where both can:
-s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, or pvc://CLAIM/FOLDER with FLOWPARTS_MODEL_STORE_PATH, the path at
-which this machine has that folder of the volume.
+A cluster can't read a laptop's files. FLOWPARTS_MODEL_STORE of the step's environment names a place for both:
+s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, or pvc://CLAIM/FOLDER with FLOWPARTS_MODEL_STORE_PATH, the path where
+this machine has that folder of the volume mounted.
 """
 
 import logging
@@ -18,20 +18,20 @@ from flowparts.util.masking import masked
 
 STORE = "FLOWPARTS_MODEL_STORE"
 MOUNT = "FLOWPARTS_MODEL_STORE_PATH"
-# Copied last: a directory without it is no model yet.
+# Copied last: a directory without it is incomplete.
 _LAST = "MLmodel"
 
 _log = logging.getLogger("flowparts")
 
 
 def stored(model: str) -> str:
-    """Return an address from which a cluster can fetch a model, copying the model there if it must.
+    """Return a URI from which a cluster can download a model, after copying a local one there.
 
     Args:
-        model: A path, or an address of any kind; other addresses than file:// are returned as they are.
+        model: A path or a URI; URIs other than file:// are returned unchanged.
 
     Raises:
-        ValueError: There is no model at the path, the store can't be written, or it isn't one.
+        ValueError: There is no model at the path, or the store is invalid or can't be written.
     """
     path, store = sources.local_path(model), os.environ.get(STORE, "").rstrip("/")
     if path is None or not store:
@@ -67,7 +67,7 @@ def _to_volume(path: str, address: str) -> bool:
         trees.copy(path, part)
         part.rename(target)
     except OSError as error:
-        if not target.exists():  # else another step was first
+        if not target.exists():  # otherwise another step was first
             raise ValueError(f"the model can't be copied to {target}: {error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -78,7 +78,7 @@ def _to_bucket(path: str, address: str) -> bool:
     scheme, _, root = address.partition("://")
     names = {file.relative_to(path).as_posix(): file for file in trees.files(path)}
     sizes = {name: file.stat().st_size for name, file in names.items()}
-    # The client libraries raise errors without a common root; whatever it is, the user gets one sentence.
+    # The client libraries have no common base class of errors; the user gets one sentence for any.
     try:
         bucket = sources.filesystem(scheme)
         found = {

@@ -1,4 +1,4 @@
-"""What components and commands do with a target: deploy with kept options, plan, list, remove."""
+"""Operations of components and commands on a target: deploy with kept options, plan, list, remove."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +11,14 @@ from flowparts.deploy.endpoint import Endpoint, Written, publish
 from flowparts.deploy.options import InCluster, checked, percent_of
 from flowparts.util.errors import MissingError
 
-# What is about one deployment and not about the endpoint, or says where the endpoint is.
+# Options of a single deployment, or that locate the endpoint; they aren't kept.
 _PASSING = ("digest", "namespace", "project", "location", "region", "timeout_seconds", "wait_seconds")
 
 _log = logging.getLogger("flowparts")
 
 
 class Addressed(Protocol):
-    """An artifact of a step, as far as a deployment needs it."""
+    """The part of an input artifact that a deployment needs."""
 
     uri: str
 
@@ -31,20 +31,20 @@ def deployed(
     given: Mapping[str, Any],
     origin: Mapping[str, str] | None = None,
 ) -> Endpoint:
-    """Deploy a model as a revision of an endpoint, with the options that it has and those that are given.
+    """Deploy a model as a revision of an endpoint, with the endpoint's options updated by the given ones.
 
     Args:
         name: The target.
-        model: The model's directory or address.
+        model: The model's directory or URI.
         endpoint: Name of the endpoint.
-        traffic_fraction: Fraction of the requests that the revision gets.
-        given: The target's own options and `reset`. None stands for one that isn't named, and so does -1,
-            since whole numbers of components can't be None.
+        traffic_fraction: Fraction of the requests for the revision.
+        given: The target's options and `reset`. None stands for an option that isn't given, and so does -1,
+            because integer parameters of components can't be None.
         origin: As for `changing`.
 
     Raises:
-        ValueError: An option is wrong, another step changes the endpoint, or the revision doesn't come up;
-            what served before still does.
+        ValueError: An option is wrong, another step is changing the endpoint, or the revision fails to start;
+            the previous revision keeps serving.
     """
     percent = percent_of(traffic_fraction)
     named = options(name, {option: value for option, value in given.items() if value not in (None, -1)})
@@ -61,18 +61,18 @@ def deploy_step(
     traffic_fraction: float,
     **given: Any,
 ) -> tuple[str, str, float]:
-    """Do what the component of a target does, whose further ports are the target's options.
+    """Run the component of a target, which has one parameter for each of the target's options.
 
     Args:
         target: The target.
         model: The model's artifact.
-        endpoint: The endpoint's artifact, which is written.
+        endpoint: The output artifact for the endpoint.
         endpoint_name: Name of the endpoint.
-        traffic_fraction: Fraction of the requests that the revision gets.
+        traffic_fraction: Fraction of the requests for the revision.
         given: As for `deployed`.
 
     Returns:
-        The endpoint's address, its revision and the fraction of the requests that it gets.
+        The endpoint's URL, its revision and that revision's fraction of the requests.
     """
     return publish(deployed(target, model.uri, endpoint_name, traffic_fraction, given), endpoint)
 
@@ -81,27 +81,26 @@ def deploy_step(
 def changing(
     name: str, endpoint: str, given: Mapping[str, Any], origin: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Be the only step that changes an endpoint, and give the options that it is deployed with.
+    """Lock an endpoint for changes, and yield the options to deploy with.
 
-    These are the ones that it has been deployed with, and those that are given: a deployment changes only
-    what it names. With the option `reset` it has only those that are given.
+    These are the options that it was deployed with, updated by the given ones: a deployment changes only the
+    options that it names. With `reset`, they are only the given ones.
 
     Args:
         name: The target.
         endpoint: Name of the endpoint.
-        given: The target's options, as `options` returns them, and `reset`.
-        origin: Where what is deployed comes from, as "run" and "model-version"; clusters note it beside the
-            revision.
+        given: The target's options, as returned by `options`, and `reset`.
+        origin: Origin of the model, as "run" and "model-version"; clusters record it with the revision.
 
     Raises:
-        ValueError: The endpoint's name or an option is wrong, or another step changes the endpoint.
+        ValueError: The endpoint's name or an option is wrong, or another step is changing the endpoint.
     """
     named = dict(given)
     reset = named.pop("reset", False)
     target = deploy.target(name)
     common.check_name(endpoint)
-    # What is wrong by itself is refused before the platform is asked. Whether max_replicas is large enough
-    # may depend on the replicas that the endpoint has.
+    # Check the options before asking the platform. Whether max_replicas is large enough may depend on the
+    # endpoint's replicas.
     is_whole = reset or "replicas" in named
     target.Options(**{key: named[key] for key in named if is_whole or key != "max_replicas"})
     with common.one_writer(), target.writing(endpoint, **common.taken_by(target.writing, named)) as before:
@@ -122,21 +121,21 @@ def _options_of(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _with_previous(kept: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an endpoint keeps of its options, with those that a rollback brings back."""
+    """Return the options to keep with an endpoint, with those for a rollback."""
     if kept["options"] != before.get("options", {}):
         return {**kept, "previous_options": before.get("options", {})}
-    # Deployed again with the same options, as by a step that is tried again.
+    # Deployed again with the same options, as by a retried step.
     return {**kept, **{key: before[key] for key in ("previous_options",) if key in before}}
 
 
 def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, Any]) -> common.Plan:
-    """Return the shares that a target would really give a new revision one after the other.
+    """Return the percentages that a target would actually give a new revision in each stage.
 
     Args:
         name: The target.
         endpoint: Name of the endpoint.
-        shares: What is asked for.
-        given: The target's options, as `options` returns them.
+        shares: The requested percentages.
+        given: The target's options, as returned by `options`.
     """
     target = deploy.target(name)
     if not isinstance(target, deploy.Planning):
@@ -145,7 +144,7 @@ def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, An
 
 
 class NoEndpointError(MissingError):
-    """There is no endpoint of this name."""
+    """There is no endpoint with this name."""
 
 
 def remove(
@@ -156,21 +155,21 @@ def remove(
     even_if_serving: bool = False,
     pretend: bool = False,
 ) -> list[str]:
-    """Remove an endpoint with all that was made for it.
+    """Remove an endpoint with everything created for it.
 
     Args:
         name: The target.
         endpoint: Name of the endpoint.
-        given: The target's options that say where it is, such as namespace or region, and wait_seconds.
-        even_if_serving: Remove it although it serves.
+        given: The target's options that locate it, such as namespace or region, and wait_seconds.
+        even_if_serving: Remove it even if it serves.
         pretend: Remove nothing.
 
     Returns:
-        What is removed, or would be.
+        What was removed, or would be.
 
     Raises:
         NoEndpointError: There is no such endpoint.
-        ValueError: It serves, or another step changes it.
+        ValueError: It serves, or another step is changing it.
     """
     target = deploy.target(name)
     common.check_name(endpoint)
@@ -197,10 +196,10 @@ def endpoints(name: str, given: Mapping[str, Any]) -> list[Endpoint]:
 
     Args:
         name: The target.
-        given: The target's options that say where they are, such as namespace or region.
+        given: The target's options that locate them, such as namespace or region.
 
     Raises:
-        ValueError: The target can't be asked.
+        ValueError: The platform can't be reached or refuses.
     """
     target = deploy.target(name)
     return target.endpoints(**common.taken_by(target.endpoints, given))
@@ -209,17 +208,17 @@ def endpoints(name: str, given: Mapping[str, Any]) -> list[Endpoint]:
 def manifests(
     name: str, model: str, endpoint: str, traffic_fraction: float, given: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return what deploying to a cluster would apply, which its API server has checked; nothing is changed.
+    """Return the manifests that a deployment to a cluster would apply, checked by its API server's dry run.
 
     Args:
         name: The target.
-        model: The model's address.
+        model: The model's URI.
         endpoint: Name of the endpoint.
-        traffic_fraction: Fraction of the requests that the revision would get.
-        given: The target's options, as `options` returns them.
+        traffic_fraction: Fraction of the requests for the revision.
+        given: The target's options, as returned by `options`.
 
     Raises:
-        ValueError: The API server refuses a manifest, or the target is no cluster.
+        ValueError: The API server refuses a manifest, or the target isn't a cluster.
     """
     target = deploy.target(name)
     if not issubclass(target.Options, InCluster):
@@ -230,5 +229,5 @@ def manifests(
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of a target with the types that it takes, as `flowparts.deploy.options.checked` does."""
+    """Return options converted to the target's types, by `flowparts.deploy.options.checked`."""
     return checked(name, deploy.target(name).Options, given)

@@ -1,7 +1,7 @@
-"""Probe a live endpoint: send real requests, compare the answers with the offline ones, measure and judge.
+"""Probe a live endpoint: send real requests, compare the answers with offline predictions, and judge.
 
-The current and the previous revision are asked one right after the other, so that whatever else the machine
-does slows both, and latencies are compared pair by pair.
+Requests to the current and the previous revision alternate, so that other load on the machine slows both, and
+latencies are compared in pairs.
 """
 
 import bisect
@@ -24,22 +24,22 @@ from flowparts.models import agreement
 from flowparts.util import ending, progress
 
 _PERCENTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
-# Differences of latency below this are noise, whatever their ratio.
+# Smaller differences of latency are noise, whatever their ratio.
 _NOISE_MS = 2.0
-# By a server's own clock a row takes a fraction of a millisecond, and a busy host adds ten.
+# By a server's own clock a row takes a fraction of a millisecond; a busy host can add ten.
 _SERVER_NOISE_MS = 15.0
 _SHOWN = 5
-# A revision that is as fast as the other one is called too slow at most once in so many probes, however its
+# A revision that is as fast as the other one is judged too slow at most once in this many probes, however its
 # latencies vary: of a pair of requests at one moment, each is the slower one equally often.
 _FALSE_ALARMS = 1 / 1000
-# So many pairs it takes at least; they are sent even where the time is over.
+# Minimum number of pairs for that; they are sent even after the time is over.
 _LEAST_PAIRS = 10
-# How often a watch looks whether a crash, or the latencies so far, have decided the verdict already.
+# How often to check whether crashes or the latencies so far have decided the verdict.
 _LOOK_EVERY_SECONDS = 1.0
-# Points of a revision in a chart.
+# Maximum points per revision in a chart.
 _POINTS = 150
 WATCHED = "seconds of the watch"
-# A revision with a share of 10 % answers one of so many requests for all but one in a billion.
+# With 10 % of the traffic, a revision answers one of this many requests in all but one of a billion cases.
 _TRIES = 200
 
 _log = logging.getLogger("flowparts")
@@ -47,14 +47,13 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True)
 class Rules:
-    """What a healthy revision keeps to.
+    """The limits of a healthy revision.
 
     Attributes:
-        max_error_rate: Largest share of requests without a prediction, beyond that of the previous revision.
-        max_slowdown: Largest ratio of its latency to the previous revision's at the same moment, as clients
-            see it and as the servers themselves measure it; differences of less than 2 ms don't count. It is
-            exceeded when so many pairs of requests exceed it that chance explains it less than once in 1,000
-            times.
+        max_error_rate: Maximum fraction of requests without a prediction, above the previous revision's.
+        max_slowdown: Maximum ratio of its latency to the previous revision's at the same moment, as clients
+            see it and as the servers measure it; differences below 2 ms don't count. It is exceeded if so
+            many pairs of requests exceed it that chance explains this less than once in 1,000 times.
     """
 
     max_error_rate: float = 0.01
@@ -69,16 +68,15 @@ class Rules:
 
 @dataclass
 class Responses:
-    """How a revision answered the requests.
+    """The responses of a revision.
 
     Attributes:
         revision: The revision.
-        latencies_ms: Milliseconds of each request that was answered, by the second of the probe at which both
-            revisions were asked.
-        server_ms: Milliseconds that the server itself measured of each, likewise; those of servers that don't
-            tell are missing.
-        errors: Why the others weren't, likewise.
-        crashes: How often its servers ended by themselves meanwhile; None where the platform doesn't tell.
+        latencies_ms: Latency of each answered request in milliseconds, by the second of the probe at which
+            both revisions got a request.
+        server_ms: The server's own measurement of each, likewise; left out for servers that don't report it.
+        errors: Error of each failed request, likewise.
+        crashes: How often its servers crashed during the probe; None if the platform doesn't report it.
     """
 
     revision: str
@@ -94,11 +92,11 @@ class Responses:
 
     @property
     def error_rate(self) -> float:
-        """Share of the requests without a prediction; 0 where none was sent."""
+        """Fraction of the requests without a prediction; 0 if none was sent."""
         return len(self.errors) / max(1, self.requests)
 
     def latency_ms(self, quantile: float) -> float:
-        """Return a quantile of the answered requests' milliseconds; 0 where none was answered."""
+        """Return a quantile of the answered requests' latency in milliseconds; 0 if none was answered."""
         latencies = pl.Series(self.latencies_ms.values(), dtype=pl.Float64)
         return float(latencies.quantile(quantile, "linear") or 0.0)
 
@@ -111,17 +109,17 @@ class Responses:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
-        healthy: Whether the current revision keeps to the rules.
-        reason: Why, in one sentence.
+        healthy: Whether the current revision meets the limits.
+        reason: Reason for the verdict, in one sentence.
         current: The current revision's responses.
-        previous: The previous revision's; None where there is none.
-        different: Examples of rows whose prediction differs: the row's number, the served prediction and the
-            offline one.
-        broken: The first rule that it breaks: errors, crashes, predictions or latency; empty if none.
-        undone: Number of requests that weren't sent, since nothing could have changed the verdict any more.
+        previous: The previous revision's; None if there is none.
+        different: Examples of rows with a different prediction: row number, served prediction and offline
+            prediction.
+        broken: The first limit that it violates: errors, crashes, predictions or latency; empty if none.
+        undone: Number of requests that weren't sent because the verdict was certain.
     """
 
     healthy: bool
@@ -134,24 +132,24 @@ class Verdict:
 
     @property
     def slowdown(self) -> float | None:
-        """How many times as long as the previous revision the current one takes, at the median of pairs."""
+        """Median ratio of the current revision's latency to the previous one's, in pairs."""
         if self.previous is None:
             return None
         found = [_pairs(now, usual) for _, now, usual, _ in _clocks(self.current, self.previous)]
-        # The servers' own, if they tell.
+        # The servers' own measurements, if they report them.
         pairs = next(filter(None, reversed(found)), [])
         return statistics.median(now / usual for now, usual in pairs) if pairs else None
 
 
 def check_options(requests: int, seconds: float, sample_rows: int) -> None:
-    """Raise ValueError unless requests, seconds and rows are more than none."""
+    """Raise ValueError unless requests, seconds and rows are positive."""
     for name, value in {"requests": requests, "seconds": seconds, "sample_rows": sample_rows}.items():
         if not value > 0:
             raise ValueError(f"{name} must be more than 0, not {value:g}")
 
 
 def check_predictions(model: Mapping[str, Any], predictions: pl.LazyFrame) -> None:
-    """Raise ValueError unless a table has a model's features and what it predicts."""
+    """Raise ValueError unless a table has a model's features and predictions."""
     tables.require_columns(predictions, [*model["features"], *_predicted(model)], "column")
 
 
@@ -166,23 +164,23 @@ def probe(
     rules: Rules,
     crashes_before: Mapping[str, int] | None = None,
 ) -> Verdict:
-    """Send requests of one row to the current revision, as many to the previous one, and judge the current.
+    """Send one-row requests to the current and the previous revision, and judge the current one.
 
-    It ends early when nothing that is still to come could make the current revision healthy.
+    It ends early if the remaining requests can't make the current revision healthy.
 
     Args:
         endpoint: The live endpoint.
-        model: Metadata of the model that the current revision was made from.
-        predictions: Raw rows with what that model predicts for them offline, as batch_predict writes it.
+        model: Metadata of the current revision's model.
+        predictions: Raw rows with the model's offline predictions, from batch_predict.
         requests: Number of requests to each revision, spread evenly over the time.
-        seconds: The time; what isn't sent by then is left out, except for the first 10.
-        sample_rows: Number of different rows to send, spread over the table, again and again.
-        rules: What the current revision must keep to.
-        crashes_before: What `crashes` returned at the time from which crashes count; if not given, now.
+        seconds: Length of the probe; requests that don't fit in are left out, except for the first 10.
+        sample_rows: Number of different rows to send repeatedly, spread over the table.
+        rules: The limits of a healthy revision.
+        crashes_before: Result of `crashes` at the time from which crashes count; default: now.
 
     Raises:
-        ValueError: An option makes no sense, or a column is missing.
-        EndedError: The step was told to end.
+        ValueError: An option is invalid, or a column is missing.
+        EndedError: The step got SIGTERM.
     """
     check_options(requests, seconds, sample_rows)
     check_predictions(model, predictions)
@@ -197,7 +195,7 @@ def probe(
     asked = [current, *([previous] if previous else [])]
     target = deploy.target(endpoint.target)
     ends = crashes(endpoint) if crashes_before is None else crashes_before
-    for each in asked:  # the first request opens what the others find open
+    for each in asked:  # the first request opens connections
         with suppress(ValueError):
             _ask(target, endpoint, records[0], each.revision)
     start = looked = time.monotonic()
@@ -208,7 +206,8 @@ def probe(
             if moment > seconds and number >= _LEAST_PAIRS:
                 break
             index = number % len(records)
-            # Each goes first as often as the other, since the first of a pair may find the machine asleep.
+            # Each revision goes first equally often, because the first request of a pair may find the CPU
+            # idle.
             for each in asked if number % 2 else reversed(asked):
                 ending.check()
                 try:
@@ -236,7 +235,7 @@ def probe(
                 break
     if not current.crashes:
         current.crashes = _more(ends, crashes(endpoint))
-    # Asked now: a rollback takes the servers away, and what they say with them.
+    # Asked now, because a rollback removes the servers with their logs.
     trouble = _trouble(endpoint) if current.errors or current.crashes else ""
     found = [different[index] for index in sorted(different)]
     broken, reason = judge(current, previous, found, len(answers), rules, trouble)
@@ -245,14 +244,14 @@ def probe(
 
 
 def crashes(endpoint: Endpoint) -> Mapping[str, int] | None:
-    """Return how often each server of the current revision has ended by itself; None where nothing tells."""
+    """Return how often each server of the current revision has crashed; None if it isn't reported."""
     target = deploy.target(endpoint.target)
     if not isinstance(target, deploy.Telling):
         return None
     try:
         return target.crashes(endpoint, endpoint.revision)
     except ValueError as error:
-        _log.warning("crashes of %s can't be found out: %s", endpoint.revision, error)
+        _log.warning("can't get the crashes of %s: %s", endpoint.revision, error)
         return None
 
 
@@ -269,19 +268,19 @@ def judge(
     Args:
         current: Its responses.
         previous: The previous revision's responses, if there is one.
-        different: The rows whose prediction is not the offline one, from all that were compared.
-        compared: Number of rows that were compared.
-        rules: What it must keep to.
-        trouble: What the platform says is wrong with its servers; empty if nothing is known.
+        different: The compared rows that differ from the offline prediction.
+        compared: Number of compared rows.
+        rules: The limits of a healthy revision.
+        trouble: What is wrong with its servers by the platform; empty if nothing is known.
 
     Returns:
-        The first rule that it breaks (errors, crashes, predictions or latency; empty if it is healthy), and
-        why in one sentence.
+        The first limit that it violates (errors, crashes, predictions or latency; empty if it is healthy),
+        and the reason in one sentence.
     """
     who = f"revision {current.revision}"
     last = current.errors[max(current.errors)] if current.errors else "none was sent"
     why = f"; {trouble}" if trouble else ""
-    # A previous revision without any answer, such as one that is kept without servers, excuses nothing.
+    # A previous revision without any answer, such as one kept without servers, doesn't excuse errors.
     before = previous if previous and previous.latencies_ms else None
     allowed = rules.max_error_rate + (before.error_rate if before else 0.0)
     if current.error_rate > allowed or not current.latencies_ms:
@@ -290,7 +289,7 @@ def judge(
             f"{allowed:.1%} are allowed; the last one: {last}{why}"
         )
     if current.crashes:
-        # A balancer asks another server where one doesn't answer, so requests alone don't show it.
+        # A load balancer retries on another server, so requests alone don't show crashes.
         return "crashes", f"servers of {who} crashed {current.crashes}x while it was watched{why}"
     if different:
         row = different[0]
@@ -317,7 +316,7 @@ def judge(
 
 
 def measures(verdict: Verdict) -> dict[str, Any]:
-    """Return the numbers of a probe: those of the current revision, and with `previous_` of the other one."""
+    """Return the metrics of a probe: of the current revision and, with `previous_`, of the previous one."""
     previous = verdict.previous.measures() if verdict.previous else {}
     return {
         "healthy": int(verdict.healthy),
@@ -332,7 +331,7 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
     rows = [
         {
             "revision": each.revision,
-            "share of the traffic": f"{endpoint.traffic[each.revision]}%",
+            "traffic": f"{endpoint.traffic[each.revision]}%",
             "requests": each.requests,
             "without a prediction": len(each.errors),
             **{f"{name}, ms": each.latency_ms(share) for name, share in _PERCENTILES.items()},
@@ -352,7 +351,7 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
         reports.callout(verdict.reason, "good" if verdict.healthy else "bad"),
         reports.facts(
             {
-                "share of the traffic": f"{endpoint.percent}%",
+                "traffic": f"{endpoint.percent}%",
                 "median, ms": verdict.current.latency_ms(0.5),
                 "p95, ms": verdict.current.latency_ms(0.95),
                 "error rate": f"{verdict.current.error_rate:.1%}",
@@ -371,7 +370,7 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
 
 
 def early_end(verdict: Verdict) -> list[reports.Block]:
-    """Say why a probe has sent fewer requests than it was told, if it has ended early."""
+    """Explain why a probe ended early, if it did."""
     if not verdict.undone:
         return []
     sent = verdict.current.requests
@@ -384,7 +383,7 @@ def early_end(verdict: Verdict) -> list[reports.Block]:
 
 
 def charts_over_time(verdicts: Sequence[Verdict], *further: reports.Block) -> reports.Block:
-    """Draw latencies, errors and requests of both revisions over the time of one probe after another."""
+    """Draw latencies, errors and requests of both revisions over the time of successive probes."""
     latencies, sent, errors = _Series(), _Series(), _Series()
     for verdict, start in zip(verdicts, starts(verdicts), strict=False):
         for each in (verdict.current, verdict.previous):
@@ -408,7 +407,7 @@ def charts_over_time(verdicts: Sequence[Verdict], *further: reports.Block) -> re
 
 
 def starts(verdicts: Sequence[Verdict]) -> list[float]:
-    """Return the second at which each probe starts, one after the other, and when the last one ends."""
+    """Return the second at which each successive probe starts, and when the last one ends."""
     ends = [0.0]
     for verdict in verdicts:
         asked = [verdict.current, *([verdict.previous] if verdict.previous else [])]
@@ -418,7 +417,7 @@ def starts(verdicts: Sequence[Verdict]) -> list[float]:
 
 
 class _Series:
-    """Lines of a chart: for each name its positions across and upright."""
+    """Lines of a chart: name to x and y values."""
 
     def __init__(self) -> None:
         self.points: dict[str, tuple[list[float], list[float]]] = {}
@@ -433,11 +432,13 @@ class _Series:
 
 
 def problems(verdicts: Sequence[Verdict]) -> list[reports.Block]:
-    """Show examples of the rows that were predicted otherwise than offline, and of requests that failed."""
+    """Show examples of rows that differ from the offline predictions, and of failed requests."""
     blocks = []
     if different := [row for verdict in verdicts for row in verdict.different]:
         blocks.append(
-            reports.section("Rows predicted otherwise than offline", reports.table(different[:_SHOWN]))
+            reports.section(
+                "Rows that differ from the offline predictions", reports.table(different[:_SHOWN])
+            )
         )
     failed = Counter(
         (each.revision, text)
@@ -456,7 +457,7 @@ def problems(verdicts: Sequence[Verdict]) -> list[reports.Block]:
 
 
 def _thinned(latencies_ms: Mapping[float, float]) -> dict[float, float]:
-    """Return medians of neighbouring latencies, so that there are at most `_POINTS`."""
+    """Return medians of neighbouring latencies, at most `_POINTS`."""
     each = math.ceil(len(latencies_ms) / _POINTS)
     if each < 2:
         return dict(latencies_ms)
@@ -475,9 +476,9 @@ Milliseconds = Mapping[float, float]
 
 
 def _clocks(current: Responses, before: Responses) -> list[tuple[str, Milliseconds, Milliseconds, float]]:
-    """Return the milliseconds of both revisions as clients see them and as the servers do, with the noise.
+    """Return both revisions' latencies in milliseconds by clients and by servers, with their noise.
 
-    A proxy that adds 50 ms to each request hides from clients that a server takes 20 ms instead of 2.
+    If a proxy adds 50 ms to each request, clients don't notice that a server takes 20 ms instead of 2.
     """
     return [
         ("", current.latencies_ms, before.latencies_ms, _NOISE_MS),
@@ -488,16 +489,16 @@ def _clocks(current: Responses, before: Responses) -> list[tuple[str, Millisecon
 def _slowdown(
     current: Milliseconds, before: Milliseconds, rules: Rules, noise_ms: float, to_come: int = 0
 ) -> float:
-    """Return how many times as long a revision takes at the same moment, if that is too long; else 0.
+    """Return the slowdown of a revision at the same moments, if it is too slow; else 0.
 
-    A sign test: if the true slowdown were what is allowed, half of the pairs would exceed it.
+    By a sign test: if the true slowdown were the allowed one, half of the pairs would exceed it.
 
     Args:
-        current: Milliseconds of the revision by moments.
-        before: Those of the previous one.
-        rules: What is allowed.
-        noise_ms: A difference that a busy host makes.
-        to_come: So many more pairs may come, none of which exceeds it.
+        current: The revision's milliseconds by moment.
+        before: The previous revision's.
+        rules: The limits.
+        noise_ms: Differences below this are noise.
+        to_come: Number of further pairs, assumed not to exceed it.
     """
     pairs = _pairs(current, before)
     exceeding = sum(now > usual * rules.max_slowdown and now - usual > noise_ms for now, usual in pairs)
@@ -507,7 +508,7 @@ def _slowdown(
 
 
 def _is_slow(current: Responses, previous: Responses | None, rules: Rules, left: int) -> bool:
-    """Say whether a revision is too slow however fast it answers the requests that are left."""
+    """Return whether a revision is too slow, however fast it answers the remaining requests."""
     if previous is None:
         return False
     clocks = _clocks(current, previous)
@@ -515,28 +516,28 @@ def _is_slow(current: Responses, previous: Responses | None, rules: Rules, left:
 
 
 def _is_lost(current: Responses, previous: Responses | None, rules: Rules, left: int) -> bool:
-    """Say whether a revision has left too many requests without a prediction whatever is still to come.
+    """Return whether a revision has failed too many requests, whatever happens to the remaining ones.
 
-    Those that are left may all be answered by it, and none by the previous one.
+    The best case: it answers all remaining requests, and the previous revision none.
     """
     excused = len(previous.errors) + left if previous else 0
     return len(current.errors) > rules.max_error_rate * (current.requests + left) + excused
 
 
 def _pairs(current: Milliseconds, before: Milliseconds) -> list[tuple[float, float]]:
-    """Return the milliseconds of both revisions at each moment at which both answered."""
+    """Return both revisions' milliseconds at each moment when both answered."""
     return [(latency_ms, before[moment]) for moment, latency_ms in current.items() if moment in before]
 
 
 def _ask(
     target: deploy.Target, endpoint: Endpoint, record: dict[str, Any], revision: str
 ) -> tuple[dict[str, Any], float, float | None]:
-    """Return the prediction for a row and the milliseconds of the request that a revision answered.
+    """Return a revision's prediction for a row and the latency of the request in milliseconds.
 
-    The last value is what the server itself measured; None if it doesn't tell.
+    The last value is the server's own measurement; None if it doesn't report one.
 
     Raises:
-        ValueError: There is no prediction, or others answered each time.
+        ValueError: There is no prediction, or other revisions answered each time.
     """
     for _ in range(_TRIES):
         began = time.perf_counter()
@@ -551,7 +552,7 @@ def _ask(
 
 
 def _chance(heads: int, tosses: int) -> float:
-    """Return how likely a fair coin shows at least so many heads."""
+    """Return the probability that a fair coin shows at least this many heads."""
     logs = (
         math.lgamma(tosses + 1)
         - math.lgamma(count + 1)
@@ -563,19 +564,19 @@ def _chance(heads: int, tosses: int) -> float:
 
 
 def _trouble(endpoint: Endpoint) -> str:
-    """Return why servers of the current revision ended or don't run; empty where nothing tells."""
+    """Return why servers of the current revision crashed or don't run; empty if it isn't reported."""
     target = deploy.target(endpoint.target)
     if not isinstance(target, deploy.Telling):
         return ""
     try:
         return target.trouble(endpoint, endpoint.revision)
     except ValueError as error:
-        _log.warning("trouble of %s can't be found out: %s", endpoint.revision, error)
+        _log.warning("can't get the state of %s: %s", endpoint.revision, error)
         return ""
 
 
 def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> int | None:
-    """Return how much larger the numbers are that have grown, or are new."""
+    """Return the increase of numbers that have grown or are new."""
     if before is None or after is None:
         return None
     return sum(max(0, count - before.get(server, 0)) for server, count in after.items())
@@ -584,7 +585,7 @@ def _more(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
 def _difference(
     model: Mapping[str, Any], offline: pl.DataFrame, index: int, answer: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Describe how a served prediction differs from the offline one of its row; None if it doesn't."""
+    """Describe how a served prediction differs from the offline one; None if it doesn't."""
     expected = offline[index]
     try:
         served = pl.DataFrame([answer], schema=expected.schema)

@@ -1,7 +1,7 @@
-"""Roll a model out: deploy it for a share of the requests, watch it, promote it in steps or roll it back.
+"""Roll out a model: deploy it for a part of the traffic, probe it, promote it in stages or roll it back.
 
-A rollout has no state of its own. Run again after it was killed, it finds the revision at the share it had
-reached: below 100 % it starts at the first share, at 100 % it is watched once more before it counts as
+A rollout keeps no state. When it is retried after a kill, it finds the revision at the traffic that it had
+reached: below 100 % it starts at the first stage, at 100 % it is probed once more before it counts as
 promoted.
 """
 
@@ -22,9 +22,9 @@ from flowparts.deploy.options import percent_of
 from flowparts.models import agreement
 from flowparts.util import ending
 
-# Percent of the requests after the share that is asked for.
+# Percentages of the stages after the first.
 STEPS = (50, 100)
-# How long the previous revision keeps its servers after the new one was judged at 100 %.
+# How long the previous revision keeps its servers after the new one passed at 100 %.
 WARM_SECONDS = 60.0
 
 _log = logging.getLogger("flowparts")
@@ -32,16 +32,16 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True)
 class Watch:
-    """How a revision is watched at each share.
+    """The probe of a revision in each stage.
 
     Attributes:
-        requests: Requests of one row to each revision.
-        seconds: Time to spread them over.
-        rules: What a healthy revision keeps to.
+        requests: One-row requests per revision.
+        seconds: Time over which they are spread.
+        rules: The limits of a healthy revision.
         sample_rows: Number of different rows to send.
 
     Raises:
-        ValueError: requests or seconds aren't more than 0.
+        ValueError: requests or seconds aren't positive.
     """
 
     requests: int
@@ -55,12 +55,12 @@ class Watch:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a revision did at one share.
+    """A stage of a rollout.
 
     Attributes:
-        asked: Its share in percent as it was asked for.
-        traffic: The shares of all revisions as the platform gave them.
-        verdict: What was seen.
+        asked: Requested percentage of the traffic.
+        traffic: The actual traffic split on the platform.
+        verdict: The probe's result.
     """
 
     asked: int
@@ -70,18 +70,18 @@ class Stage:
 
 @dataclass
 class Rollout:
-    """A rollout: what was tried, what was seen, and how it ended.
+    """A rollout: its stages and its result.
 
     Attributes:
-        endpoint: The endpoint as it stands now.
-        revision: The revision that is rolled out.
-        shares: The shares that are asked for, in order.
-        note: Why clients' requests are shared otherwise than was wished; empty if they aren't.
-        stages: What was seen, so far.
-        promoted: Whether the revision keeps all requests.
+        endpoint: The endpoint's current state.
+        revision: The new revision.
+        shares: The requested percentages, in order.
+        note: Why the actual traffic split differs from the requested one; empty if it doesn't.
+        stages: The completed stages.
+        promoted: Whether the revision got all requests.
         reason: Why, in one sentence.
-        problem: Why the step fails, in one sentence; empty where it was promoted, or rolled back because it
-            is unhealthy, which is a result and no failure.
+        problem: Why the step fails, in one sentence; empty if the revision was promoted, or rolled back
+            because it is unhealthy, which is a result, not a failure.
     """
 
     endpoint: Endpoint
@@ -95,7 +95,7 @@ class Rollout:
 
     @property
     def is_rolled_back(self) -> bool:
-        """Whether another revision serves now."""
+        """Whether another revision serves again."""
         return self.endpoint.revision != self.revision
 
 
@@ -112,41 +112,41 @@ def roll_out(
     warm_seconds: float = WARM_SECONDS,
     origin: Mapping[str, str] | None = None,
 ) -> Rollout:
-    """Deploy a model beside what serves and give it all requests in steps, or roll it back.
+    """Deploy a model beside the current revision and promote it in stages, or roll it back.
 
     A first revision gets all requests at once. An unhealthy revision is rolled back, and so is one whose
-    rollout can't go on or is told to end (SIGTERM, Ctrl-C).
+    rollout fails or is interrupted (SIGTERM, Ctrl-C).
 
     Args:
-        model: The model's directory or address, as the target takes it.
+        model: The model's directory or URI, as for the target.
         metadata: The model's metadata.
-        predictions: Raw rows with what the model predicts for them offline, as batch_predict writes it.
+        predictions: Raw rows with the model's offline predictions, from batch_predict.
         target: Module of `flowparts.deploy`.
         name: The endpoint.
-        traffic_fraction: Fraction of the requests at first; then those of `STEPS` that are more.
-        options: The target's own options; what isn't named stays as the endpoint has it.
-        watch: How the revision is watched at each share.
-        warm_seconds: How long the previous revision keeps its servers when the new one is promoted; the
-            endpoint can be rolled back meanwhile, by another step.
-        origin: Where the model comes from, as `flowparts.deploy.operations.changing` says.
+        traffic_fraction: Fraction of the requests in the first stage; the larger `STEPS` follow.
+        options: The target's options; others keep the endpoint's values.
+        watch: The probe of each stage.
+        warm_seconds: How long the previous revision keeps its servers after the promotion; until then, the
+            endpoint can be rolled back immediately, by another step.
+        origin: Origin of the model, as for `flowparts.deploy.operations.changing`.
 
     Raises:
-        ValueError: An option or the table can't be used, or the revision doesn't come up; what served before
-            still does.
+        ValueError: An option or the table is invalid, or the revision fails to start; the previous revision
+            keeps serving.
     """
     platform = deploy.target(target)
     percent = percent_of(traffic_fraction)
     check_warm_seconds(warm_seconds)
     named = operations.options(target, options)
     probe.check_predictions(metadata, predictions)
-    # Read before anything is deployed: a table that can't be used leaves the endpoint as it is.
+    # Read before anything is deployed: an invalid table leaves the endpoint unchanged.
     sample = agreement.sample(predictions, watch.sample_rows).lazy()
     with ending.in_order(), operations.changing(target, name, named, origin) as chosen:
         plan = operations.plan(target, name, [percent, *(step for step in STEPS if step > percent)], chosen)
         stages = plan.stages()
         if plan.note:
             _log.warning(plan.note)
-        # All requests are given by a shift, which keeps the previous revision warm; a deployment may not.
+        # 100 % is reached by a shift, which keeps the previous revision warm; a deployment may not.
         live = platform.deploy(model, name, percent=stages[0] if stages[0] < 100 else 0, **chosen)
         is_alone = live.percent == 100
         rollout = Rollout(live, live.revision, [100] if is_alone else stages, "" if is_alone else plan.note)
@@ -155,7 +155,7 @@ def roll_out(
         except Exception as error:
             ending.disarm()
             rollout.reason = str(error)
-            rollout.problem = f"the rollout of revision {live.revision} did not come to its end: {error}"
+            rollout.problem = f"the rollout of revision {live.revision} was interrupted: {error}"
             if not isinstance(error, ValueError):
                 _roll_back(platform, rollout)
                 raise
@@ -169,13 +169,13 @@ def roll_out(
 
 
 def check_warm_seconds(warm_seconds: float) -> None:
-    """Raise ValueError unless this is a time to keep servers for."""
+    """Raise ValueError unless warm_seconds is valid."""
     if not 0 <= warm_seconds < math.inf:
         raise ValueError(f"warm_seconds must be at least 0, not {warm_seconds:g}")
 
 
 def headline(rollout: Rollout) -> str:
-    """Return how a rollout ended, in a few words."""
+    """Return the result of a rollout in a few words."""
     share = rollout.stages[-1].traffic[rollout.revision] if rollout.stages else rollout.shares[0]
     if rollout.promoted:
         return f"revision {rollout.revision} promoted to 100 %"
@@ -191,7 +191,7 @@ def _climb(
     predictions: pl.LazyFrame,
     watch: Watch,
 ) -> None:
-    """Watch a revision at each share, until it is unhealthy or has all requests."""
+    """Probe a revision in each stage, until it is unhealthy or has all requests."""
     crashes = probe.crashes(rollout.endpoint)
     for number, share in enumerate(rollout.shares, 1):
         ending.check()
@@ -202,7 +202,7 @@ def _climb(
         _log.info(
             "stage %d of %d: revision %s gets %d %% of the requests%s",
             *(number, len(rollout.shares), live.revision, given),
-            "" if given == share else f", for {share} % that were asked for",
+            "" if given == share else f"; {share} % were requested",
         )
         verdict = probe.probe(
             live,
@@ -222,7 +222,7 @@ def _climb(
 
 
 def _roll_back(platform: deploy.Target, rollout: Rollout) -> None:
-    """Give all requests back to the previous revision, or note why that can't be."""
+    """Roll back, or record why that isn't possible."""
     before = rollout.endpoint
     failed = rollout.problem or rollout.reason
     if before.previous_revision is None:
@@ -240,9 +240,9 @@ def _roll_back(platform: deploy.Target, rollout: Rollout) -> None:
 
 
 def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -> None:
-    """Take the servers from the previous revision after a while, where the platform can bring them back.
+    """Stop the previous revision's servers after a while, if the platform can start them again.
 
-    Told to end, the step doesn't wait any longer.
+    SIGTERM ends the wait.
     """
     if not isinstance(platform, deploy.Releasing) or promoted.previous_revision is None:
         return
@@ -259,7 +259,7 @@ def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -
 
 
 def measures(rollout: Rollout) -> dict[str, Any]:
-    """Return the numbers of a rollout: promoted, stages, traffic_fraction, and those of its last probe."""
+    """Return the metrics of a rollout: promoted, stages, traffic_fraction, and those of its last probe."""
     if not rollout.stages:
         return {"promoted": 0, "stages": 0}
     last = rollout.stages[-1]
@@ -299,7 +299,7 @@ def rollout_page(rollout: Rollout, watch: Watch) -> str:
     if verdicts:
         blocks.append(reports.section("Over time", probe.charts_over_time(verdicts, _shares(rollout))))
     blocks += probe.problems(verdicts)
-    watched = f"Each revision gets {watch.requests} requests of one row in {watch.seconds:g} s at each share."
+    watched = f"Each revision gets {watch.requests} requests of one row in {watch.seconds:g} s in each stage."
     rules = reports.table(_rules(rollout, watch))
     blocks.append(reports.section("Rules", reports.Block("<p>{}</p>").format(watched), rules))
     return reports.page(
@@ -354,7 +354,7 @@ def _stages(rollout: Rollout) -> list[dict[str, object]]:
 
 
 def _shares(rollout: Rollout) -> reports.Block:
-    """Draw the new revision's share over the time of the watch."""
+    """Draw the new revision's traffic over time."""
     times = probe.starts([stage.verdict for stage in rollout.stages])
     across = [moment for moments in pairwise(times) for moment in moments]
     shares = {
@@ -369,12 +369,12 @@ def _shares(rollout: Rollout) -> reports.Block:
 
 
 def _rules(rollout: Rollout, watch: Watch) -> list[dict[str, object]]:
-    """List the rules, in the order in which they are judged, with what the last stage measured."""
+    """List the limits in the order of the checks, with the measurements of the last stage."""
     rules = watch.rules
     allowed = {
-        "errors": f"{rules.max_error_rate:.1%} of the requests, beyond the rate of the previous revision",
+        "errors": f"{rules.max_error_rate:.1%} of the requests, above the rate of the previous revision",
         "crashes": "none of its servers",
-        "predictions": "those of the model offline",
+        "predictions": "the offline predictions",
         "latency": f"{rules.max_slowdown:g} times the previous revision's at the same moment",
     }
     last = rollout.stages[-1].verdict if rollout.stages else None
@@ -398,7 +398,7 @@ def _measured(verdict: probe.Verdict) -> dict[str, str]:
     slowdown = verdict.slowdown
     return {
         "errors": errors,
-        "crashes": "the platform doesn't tell" if current.crashes is None else str(current.crashes),
+        "crashes": "not reported by the platform" if current.crashes is None else str(current.crashes),
         "predictions": f"{len(verdict.different)} rows differ",
         "latency": "nothing to compare with" if slowdown is None else f"{slowdown:.2f} times",
     }

@@ -1,6 +1,6 @@
-"""What servers measure themselves of a request: the time that no proxy or network on the way adds to.
+"""The time that servers measure for a request, without proxies and network.
 
-Our server tells it in the header Server-Timing (https://www.w3.org/TR/server-timing/) of each prediction.
+Our server reports it in the header Server-Timing (https://www.w3.org/TR/server-timing/) of each prediction.
 """
 
 import re
@@ -24,7 +24,7 @@ def heard() -> Iterator[list[float]]:
 
 
 def note(headers: Mapping[str, str]) -> None:
-    """Take note of the headers of an answer; they name headers without regard to case."""
+    """Record the time from an answer's headers; header names are case-insensitive."""
     times = _heard.get()
     found = _PREDICT.search(headers.get("server-timing") or "")
     if times is not None and found:

@@ -1,4 +1,4 @@
-"""The pod of TensorFlow Serving: a first container lays the SavedModel out, the official server serves it.
+"""The pod of TensorFlow Serving: an init container lays out the SavedModel, the official server serves it.
 
 The server's options are described at https://www.tensorflow.org/tfx/serving/serving_config and
 https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md.
@@ -16,26 +16,26 @@ REST_PORT = 8501
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 _BASE = "/models"
-# Every revision is a Deployment of its own, so a server has one version of one model.
+# Every revision is a separate Deployment, so a server has one version of one model.
 _VERSION = 1
 _CONFIGURATION = "/etc/tf-serving"
 _BATCHING, _MONITORING = "batching.txt", "monitoring.txt"
-# It ends at once on SIGTERM: until then everyone must have heard that it leaves, and have their answers.
+# It ends at once on SIGTERM, so before that, clients must be routed away and pending requests answered.
 _LEAVE_SECONDS = 15
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How the server gathers requests into batches.
+    """The server's batching.
 
     Attributes:
-        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching.
-        timeout_micros: How long a request waits for others, in microseconds.
-        threads: Batches at a time.
-        max_enqueued_batches: Batches that wait at most; what comes then is refused.
+        max_batch_size: Maximum rows per batch and per request; 0 for no batching.
+        timeout_micros: Maximum microseconds that a request waits for its batch to fill.
+        threads: Batches processed in parallel.
+        max_enqueued_batches: Maximum queued batches; more requests are refused.
 
     Raises:
-        ValueError: One of them makes no sense.
+        ValueError: A value is invalid.
     """
 
     max_batch_size: int
@@ -64,8 +64,8 @@ class TensorFlowServingPod(ModelPod):
     """TensorFlow Serving for one model.
 
     Attributes:
-        fetcher: The image that lays the model out, with this package in it.
-        batching: How requests are gathered.
+        fetcher: The image that lays out the model; it contains this package.
+        batching: The server's batching.
     """
 
     http_port: ClassVar[int] = REST_PORT
@@ -94,7 +94,7 @@ class TensorFlowServingPod(ModelPod):
         return [self.spec(), self.full_container("server"), self.files]
 
     def spec(self) -> dict[str, Any]:
-        """Return the rest of the pod's specification: a container that lays the model out, and volumes."""
+        """Return the rest of the pod's specification: the init container for the model, and volumes."""
         spec = super().spec()
         spec["volumes"].append({"name": "saved-model", "emptyDir": {"sizeLimit": self.disk}})
         lay_out = {
@@ -127,7 +127,7 @@ class TensorFlowServingPod(ModelPod):
             f"--rest_api_port={REST_PORT}",
             f"--model_name={self.name}",
             f"--model_base_path={_BASE}/{self.name}",
-            # What is there stays: it is looked for once, and a model that can't be loaded ends the server.
+            # The model is looked for once; if it can't be loaded, the server ends.
             "--file_system_poll_wait_seconds=0",
             "--max_num_load_retries=0",
             f"--monitoring_config_file={_CONFIGURATION}/{_MONITORING}",
@@ -156,5 +156,5 @@ class TensorFlowServingPod(ModelPod):
 
 
 def threads(cpu: str) -> int:
-    """Return how many batches a pod with these processors works on at a time."""
+    """Return how many batches a pod with this CPU limit processes in parallel."""
     return math.ceil(common.cpus(cpu))

@@ -1,6 +1,6 @@
-"""What everything that calls Vertex AI shares: Google's clients over REST, and their errors as sentences.
+"""Access to Vertex AI: Google's clients over REST, and their errors as one-line messages.
 
-Credentials, project and location are found as Google's own tools find them. FLOWPARTS_VERTEX_ENDPOINT is
+Credentials, project and location are found in the same way as by Google's tools. FLOWPARTS_VERTEX_ENDPOINT is
 another address of the service, such as that of Private Service Connect.
 https://cloud.google.com/vertex-ai/docs/reference/rest
 """
@@ -16,7 +16,7 @@ from typing import Any
 from flowparts.util.errors import RefusedError, UnreachableError
 
 ANSWER_SECONDS = 30.0
-# The longest that is repeated of what Google says; the log has all of it.
+# Maximum length of Google's message in an error; the log has all of it.
 _SAID = 250
 _WAYS = {
     403: "give this step's account the role Vertex AI User",
@@ -30,10 +30,10 @@ _log = logging.getLogger("flowparts")
 
 
 def located(project: str = "", location: str = "") -> tuple[str, str, str]:
-    """Return the service's address, the project and the location, those of the environment if not given.
+    """Return the service's address, the project and the location; the default is the environment's.
 
     Raises:
-        ValueError: Project or location isn't known.
+        ValueError: The project or the location is unknown.
     """
     environment = os.environ.get("GOOGLE_CLOUD_LOCATION") or os.environ.get("CLOUD_ML_REGION")
     location = location or environment or ""
@@ -48,7 +48,7 @@ def located(project: str = "", location: str = "") -> tuple[str, str, str]:
 
 
 class Clients:
-    """Clients of the service with the step's credentials, kept because making one takes longer than a call.
+    """Cached clients of the service with the step's credentials; creating one takes longer than a call.
 
     Attributes:
         project: The project of the credentials; empty if they have none.
@@ -80,7 +80,7 @@ clients = lru_cache(maxsize=1)(Clients)
 
 
 def or_none(method: Callable[..., Any], **given: Any) -> Any:
-    """Call a method of Google's clients as `call` does; return None where nothing is found."""
+    """Call a method of Google's clients as `call` does; return None if nothing is found."""
     from google.api_core.exceptions import NotFound
 
     try:
@@ -90,9 +90,9 @@ def or_none(method: Callable[..., Any], **given: Any) -> Any:
 
 
 def call(method: Callable[..., Any], *, writes: bool = False, **given: Any) -> Any:
-    """Call a method of Google's clients, again after what passes: too many requests, a service that is away.
+    """Call a method of Google's clients, with retries on transient errors: rate limits, unavailable service.
 
-    A cut connection passes too, unless the request starts something: it may have arrived.
+    A broken connection is transient too, unless the request starts an operation: it may have arrived.
     """
     from google.api_core.exceptions import ServiceUnavailable, TooManyRequests
     from google.api_core.retry import Retry, if_exception_type
@@ -105,7 +105,7 @@ def call(method: Callable[..., Any], *, writes: bool = False, **given: Any) -> A
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what Google's clients raise into a sentence."""
+    """Turn exceptions of Google's clients into one-line errors."""
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth.exceptions import GoogleAuthError
     from requests.exceptions import RequestException
@@ -129,12 +129,12 @@ def refusals() -> Iterator[None]:
 
 
 def failed(status: Any) -> ValueError:
-    """Return the error of an operation that has ended with one."""
+    """Return the error of a failed operation."""
     _log.info("Vertex AI says: %s", status.message)
     way = f"; {_WAYS[429]}" if status.code == _RESOURCE_EXHAUSTED else ""
     return ValueError(f"Vertex AI says: {line(status.message)}{way}")
 
 
 def line(text: str) -> str:
-    """Return what Google says on one line, without the request that its client puts before."""
+    """Return Google's message on one line, without the request that the client prepends."""
     return " ".join(re.sub(r"^[A-Z]+ https?://\S+: ", "", str(text)).split())[:_SAID]

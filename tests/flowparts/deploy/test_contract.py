@@ -138,7 +138,7 @@ def test_a_share_is_a_percentage_and_needs_another_revision(platform: Platform) 
     made = platform.bring(0)
     with pytest.raises(ValueError, match="percent must be a whole number from 0 to 100, not 101"):
         platform.module.shift(made, 101)
-    with pytest.raises(ValueError, match="has no previous revision that could take the other 50 %"):
+    with pytest.raises(ValueError, match="has no previous revision to take the other 50 %"):
         platform.module.shift(made, 50)
     with pytest.raises(ValueError, match="has no previous revision to roll back to; it keeps serving"):
         platform.module.rollback(made)
@@ -148,7 +148,7 @@ def test_an_endpoint_that_has_changed_since_is_left_alone(platform: Platform) ->
     first = platform.bring(0)
     second = platform.bring(1, traffic_fraction=0.5)
     # The endpoint as the step before saw it.
-    with pytest.raises(ValueError, match=r"has been changed since: its revision is .*; take the endpoint"):
+    with pytest.raises(ValueError, match=r"has been changed since: its revision is .*; use the endpoint"):
         platform.module.shift(first, 100)
     with pytest.raises(ValueError, match=r"has been changed since"):
         platform.module.rollback(replace(second, revision="r000000000000", traffic=others(second)))

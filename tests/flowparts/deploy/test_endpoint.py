@@ -47,7 +47,7 @@ def test_shares_follow_the_current_revision() -> None:
 
 def test_without_a_previous_revision_nothing_can_be_shared_or_rolled_back() -> None:
     assert ALONE.with_percent(100) == ALONE
-    with pytest.raises(ValueError, match="no previous revision that could take the other 60 %"):
+    with pytest.raises(ValueError, match="no previous revision to take the other 60 %"):
         ALONE.with_percent(40)
     with pytest.raises(ValueError, match="no previous revision to roll back to; it keeps serving r1"):
         ALONE.rolled_back()

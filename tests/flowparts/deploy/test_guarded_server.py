@@ -1,4 +1,4 @@
-"""A server that is guarded by a token is asked through the API server, whose Authorization is the user's."""
+"""A server that requires a token is asked through the API server, whose Authorization is the user's."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_token_goes_in_a_header_of_its_own_and_its_lack_is_told(
     for token in ("", "wrong"):
         monkeypatch.setenv("FLOWPARTS_SERVING_TOKEN", token)
         with pytest.raises(
-            ValueError, match=r"the server behind service churn is guarded by a token.*FLOWPARTS_SERVING_TOK"
+            ValueError, match=r"the server behind service churn requires a token.*FLOWPARTS_SERVING_TOK"
         ):
             kubernetes.predict(made, records)
     monkeypatch.setenv("FLOWPARTS_SERVING_TOKEN", "sesame")

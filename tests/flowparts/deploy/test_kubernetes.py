@@ -253,7 +253,7 @@ def test_a_server_of_another_model_than_was_asked_for_gets_no_requests(api: Kube
     assert selected(api) == first.revision
     assert api.names("deployments") == [f"churn-{first.revision}"]
     api.digest = ""
-    with pytest.raises(ValueError, match="don't tell the digest of their model; take an image of this rel"):
+    with pytest.raises(ValueError, match="don't report the digest of their model; use an image of this rel"):
         deploy(SECOND)
 
 

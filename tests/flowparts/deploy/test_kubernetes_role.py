@@ -54,7 +54,7 @@ def test_they_are_what_deploying_probing_and_rolling_back_needs(
     assert api.needed == api.role
     # Knative's addresses lead nowhere here.
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert not [text for text in warned if "can't be asked which model" not in text]
+    assert not [text for text in warned if "can't check which model" not in text]
 
 
 def use(name: str, options: dict[str, Any], api: KubernetesApi, records: list[Any]) -> None:

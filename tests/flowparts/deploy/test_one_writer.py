@@ -178,7 +178,7 @@ def test_the_lease_of_a_step_that_died_runs_out(
     monkeypatch.setattr(_lease, "SECONDS", 1.5)
     taken(api)
     assert kubernetes.deploy(FIRST, "churn", **OPTIONS).percent == 100
-    assert "endpoint 'churn' in namespace team was being changed by step-b, which is gone" in caplog.text
+    assert "endpoint 'churn' in namespace team was being changed by step-b, which has ended" in caplog.text
 
 
 def test_a_step_whose_clock_is_wrong_takes_no_lease_from_one_that_lives(

@@ -223,7 +223,7 @@ def test_a_rollout_that_cannot_go_on_is_rolled_back_and_fails(
     result = roll_out()
     assert result.endpoint.traffic == {first.revision: 100}
     assert result.problem == (
-        f"the rollout of revision {result.revision} did not come to its end: no node has room for another "
+        f"the rollout of revision {result.revision} was interrupted: no node has room for another "
         f"pod; it is rolled back, and {first.revision} serves as before"
     )
 

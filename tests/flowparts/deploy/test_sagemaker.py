@@ -386,7 +386,7 @@ def test_progress_is_told_while_it_takes_long(
     with caplog.at_level(logging.INFO, "flowparts"):
         bring(first)
     assert re.search(r"endpoint 'churn': SageMaker says Creating, \d+ of at most 20 s", caplog.text)
-    assert re.search(rf"putting \d\.\d MB at s3://{BUCKET}/sagemaker/churn/r\w+/model.tar.gz", caplog.text)
+    assert re.search(rf"uploading \d\.\d MB to s3://{BUCKET}/sagemaker/churn/r\w+/model.tar.gz", caplog.text)
 
 
 ALLOW = "give this step's account the right to"
@@ -438,7 +438,7 @@ def test_a_step_that_may_not_tidy_up_has_deployed_all_the_same(
     denied = "AccessDeniedException: User: x is not authorized to perform: sagemaker:ListEndpointConfigs"
     sagemaker_ai.troubles.append(Refused(400, path="List", message=denied))
     assert bring(second, percent=10).traffic == sagemaker_ai.weights("churn")
-    assert "what endpoint churn doesn't use any more stays: " in caplog.text
+    assert "unused objects of endpoint churn stay: " in caplog.text
 
 
 def test_an_endpoint_that_is_gone_or_of_something_else_is_told(

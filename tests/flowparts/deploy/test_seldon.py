@@ -200,4 +200,4 @@ def test_a_mesh_that_does_not_lead_there_is_told_and_does_not_stop_a_deployment(
 
     monkeypatch.setattr("flowparts.deploy.cluster.Cluster.ask_service", lost)
     assert deploy(FIRST).percent == 100
-    assert "can't be asked which model they serve" in caplog.text
+    assert "can't check which model the servers of" in caplog.text

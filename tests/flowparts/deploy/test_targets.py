@@ -111,7 +111,7 @@ def test_a_uri_that_holds_nothing_is_answered(s3_server: str) -> None:
 def test_a_volume_of_a_cluster_has_the_digest_that_is_given(caplog: pytest.LogCaptureFixture) -> None:
     assert common.digest("pvc://models/churn", "0" * 16) == "0" * 16
     assert common.digest("pvc://models/churn") == ""
-    assert "nothing holds the files at pvc://models/churn to what they are now" in caplog.text
+    assert "the files at pvc://models/churn are not verified by the pods" in caplog.text
 
 
 def test_waiting_ends_when_it_is_ready_or_the_time_is_over() -> None:

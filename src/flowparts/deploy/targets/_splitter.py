@@ -1,4 +1,4 @@
-"""What HAProxy is told, so that it splits an endpoint's requests among the servers of its revisions.
+"""The configuration of HAProxy, which splits an endpoint's traffic among the servers of its revisions.
 
 See https://docs.haproxy.org/2.6/configuration.html for the directives.
 """
@@ -12,9 +12,9 @@ from typing import Any
 from flowparts.deploy.endpoint import Endpoint
 
 PORT = 8080
-# A request may name the revision that shall answer; an answer names the one that did.
+# A request can choose its revision by this header; answers name theirs.
 REVISION_HEADER = "x-flowparts-revision"
-# Where the splitter says what it does.
+# The path where the splitter reports its state.
 TRAFFIC_PATH = "/-/traffic"
 
 _MAX_WEIGHT = 256
@@ -51,7 +51,7 @@ defaults
 
 @dataclass(frozen=True)
 class State:
-    """What an endpoint consists of on a Docker host.
+    """An endpoint's parts on a Docker host.
 
     Attributes:
         endpoint: Its description.
@@ -64,12 +64,12 @@ class State:
     image_id: str
 
     def to_json(self) -> str:
-        """Return the state as one line of JSON without apostrophes, which end a text for HAProxy."""
+        """Return the state as one line of JSON without apostrophes, which would end a HAProxy string."""
         return json.dumps(asdict(self), sort_keys=True).replace("'", r"\u0027")
 
     @classmethod
     def from_json(cls, text: str) -> "State":
-        """Read what `to_json` wrote."""
+        """Parse the result of `to_json`."""
         found: dict[str, Any] = json.loads(text)
         return cls(Endpoint(**found["endpoint"]), found["servers"], found["image_id"])
 
@@ -119,12 +119,12 @@ def configuration(state: State) -> str:
 
 
 def state_of(configuration_text: str) -> State:
-    """Return the state that a configuration was made for."""
+    """Return the state of a configuration."""
     return State.from_json(configuration_text.partition("\n")[0].removeprefix("# "))
 
 
 def _weights(state: State) -> dict[str, int]:
-    """Return the weight of each server of a revision: its share of the traffic over the number of servers."""
+    """Return the weight of each server of a revision: its percentage divided by the number of servers."""
     others = {
         revision: state.endpoint.traffic[revision]
         * prod(len(hosts) for other, hosts in state.servers.items() if other != revision)
@@ -133,5 +133,5 @@ def _weights(state: State) -> dict[str, int]:
     divisor = gcd(*others.values()) or 1
     whole = {revision: weight // divisor for revision, weight in others.items()}
     excess = max(1.0, max(whole.values()) / _MAX_WEIGHT)
-    # Where whole numbers up to 256 can't say it exactly, no share that isn't zero becomes zero.
+    # If integers up to 256 can't express it exactly, at least no traffic above zero becomes zero.
     return {revision: max(round(weight / excess), min(weight, 1)) for revision, weight in whole.items()}

@@ -1,8 +1,8 @@
-"""Rows as TensorFlow Serving's REST API takes them, and its answers as rows of `Model.predict`.
+"""Convert rows to TensorFlow Serving's REST API, and its answers to rows of `Model.predict`.
 
-The API is described at https://www.tensorflow.org/tfx/serving/api_rest. A request in row format names every
-input and none besides. JSON's numbers fit inputs of floating point, with NaN where one is missing; booleans
-and null fit none. Bytes are base64 in an object of their own, so as not to be taken for text.
+The API is described at https://www.tensorflow.org/tfx/serving/api_rest. A request in row format must have
+every input and no others. Floating-point inputs take JSON numbers, with NaN for missing ones, but neither
+booleans nor null. Bytes are base64 in an object, to distinguish them from text.
 """
 
 import datetime
@@ -13,7 +13,7 @@ from typing import Any
 from flowparts.util import times
 
 _SIGNATURE = "serving_default"
-# Where a model has this signature too, what it names are images, which the other one takes as files.
+# If a model has this signature too, its inputs are images, which the other signature takes as files.
 _PIXELS = "pixels"
 _NUMBERS = ("DT_DOUBLE", "DT_FLOAT")
 _EPOCH = datetime.datetime(1970, 1, 1)
@@ -24,7 +24,7 @@ class Input:
     """An input of a model.
 
     Attributes:
-        dtype: TensorFlow's name of its type, such as DT_DOUBLE.
+        dtype: TensorFlow's type name, such as DT_DOUBLE.
         image: Whether it takes encoded images.
     """
 
@@ -33,10 +33,10 @@ class Input:
 
 
 def inputs(metadata: Any) -> dict[str, Input]:
-    """Return the inputs of a model by what TensorFlow Serving tells of it.
+    """Return the inputs of a model from TensorFlow Serving's metadata.
 
     Raises:
-        ValueError: It tells of no serving signature.
+        ValueError: There is no serving signature.
     """
     try:
         signatures = metadata["metadata"]["signature_def"]["signature_def"]
@@ -46,24 +46,24 @@ def inputs(metadata: Any) -> dict[str, Input]:
             for name, tensor in signatures[_SIGNATURE]["inputs"].items()
         }
     except (AttributeError, KeyError, TypeError):
-        raise ValueError(f"the server tells of no signature {_SIGNATURE!r} of its model") from None
+        raise ValueError(f"the server reports no signature {_SIGNATURE!r} of its model") from None
 
 
 def instances(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Input]) -> list[dict[str, Any]]:
-    """Return rows with what each input takes; columns that the model doesn't know are left out.
+    """Return rows with the values of each input; unknown columns are left out.
 
     Args:
-        rows: Raw rows with values as JSON has them: times as ISO 8601, images as base64, null for nothing.
+        rows: Raw rows with JSON values: times as ISO 8601, images as base64, null for missing values.
         wanted: The model's inputs.
 
     Raises:
-        ValueError: A value isn't one that its input takes.
+        ValueError: A value doesn't fit its input.
     """
     return [{name: _value(name, row.get(name), into) for name, into in wanted.items()} for row in rows]
 
 
 def predictions(answers: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the rows of an answer; a model with one output answers with its bare values."""
+    """Return the rows of an answer; a model with a single output returns bare values."""
     return [answer if isinstance(answer, dict) else {"prediction": answer} for answer in answers]
 
 
@@ -82,7 +82,7 @@ def _value(name: str, value: Any, into: Input) -> Any:
 
 
 def _microseconds(name: str, text: str) -> float:
-    """Return the microseconds from 1970 to a time or a date; one without an offset is UTC."""
+    """Return the microseconds since 1970 of a time or date; without an offset it is UTC."""
     moment = times.parse(text)
     if moment is None:
         raise ValueError(f"column {name!r} takes numbers or times as ISO 8601, not {text!r}")

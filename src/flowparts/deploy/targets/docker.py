@@ -1,9 +1,9 @@
-"""The Docker target: model servers in containers on this machine, behind HAProxy, which splits the requests.
+"""The Docker target: model servers in containers on this machine, behind HAProxy, which splits the traffic.
 
-What belongs to an endpoint bears its name as a label: a network, a container of HAProxy, a volume with its
-configuration, and for each revision a volume with the model and one container for each replica. The
-configuration is the state: which revisions there are, their shares and their servers. Whatever else bears the
-label was left behind by a deployment that was killed, and is removed by the next one.
+Everything of an endpoint has its name as a label: a network, a HAProxy container, a volume with its
+configuration, and for each revision a volume with the model and one container per replica. The configuration
+is the state: the revisions, their traffic and their servers. Anything else with the label is left over from a
+killed deployment, and the next one removes it.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ _LOG_FOLDER = "/mnt/log"
 _SPLITTER_FOLDER = "/etc/splitter"
 _CONFIGURATION = "haproxy.cfg"
 _SPLITTER_MEMORY_BYTES = 256 * 2**20
-# Time for clients' open connections to leave HAProxy's old process, and for servers to end what they began.
+# Time for open connections to leave HAProxy's old process, and for servers to finish pending requests.
 _LEAVE_SECONDS = 1.0
 _DRAIN_SECONDS = 30
 _RELOAD_SECONDS = 20.0
@@ -59,11 +59,11 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(OwnServers):
-    """What Docker takes.
+    """The options of Docker.
 
     Attributes:
-        port: Port of the endpoint on 127.0.0.1; 0 to keep it, or to take a free one for a new endpoint.
-        splitter_image: The image with HAProxy; if not given, that of this release.
+        port: Port of the endpoint on 127.0.0.1; 0 keeps it, or picks a free one for a new endpoint.
+        splitter_image: The image with HAProxy; default: this release's.
         prediction_log: The servers' prediction log, as `flowparts.deploy.log_options` says; its directory is
             one of this machine, and stays when the endpoint is removed.
     """
@@ -84,12 +84,12 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Serve a model from this machine, as a revision of an endpoint.
 
     Args:
-        model: The model directory, or a URI of one. It is copied, so what is served outlives the directory.
+        model: The model directory or its URI. It is copied, so the endpoint doesn't depend on the directory.
         name: The endpoint.
         given: `Options` by name.
 
     Raises:
-        ValueError: An option or the model can't be used, no engine answers, or the model doesn't serve.
+        ValueError: An option or the model is invalid, no engine answers, or the model can't be served.
     """
     common.check_name(name)
     chosen = Options(**given)
@@ -123,7 +123,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
 
 @contextmanager
 def writing(name: str, *, wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
-    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    """Lock an endpoint for changes, and yield it; None if there is none."""
     with _engine() as engine, _writing(name, wait_seconds):
         state = _Host(engine, name).state()
         yield state.endpoint if state else None
@@ -142,10 +142,10 @@ def endpoints() -> list[Endpoint]:
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
-    """Give the current revision a share of the requests; the previous one keeps the rest.
+    """Route a part of the traffic to the current revision; the previous one gets the rest.
 
     Raises:
-        ValueError: No engine answers, or the endpoint isn't there or has been deployed to since.
+        ValueError: No engine answers, or the endpoint doesn't exist or has changed since.
     """
     with _engine() as engine, _writing(endpoint.name):
         host = _Host(engine, endpoint.name)
@@ -155,11 +155,11 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
-    """Give all requests to the previous revision and remove the current one; once is enough.
+    """Route all traffic to the previous revision and remove the current one; idempotent.
 
     Raises:
-        ValueError: No engine answers, there is no previous revision, or the endpoint isn't there or has been
-            deployed to since.
+        ValueError: No engine answers, there is no previous revision, or the endpoint doesn't exist or has
+            changed since.
     """
     with _engine() as engine, _writing(endpoint.name):
         host = _Host(engine, endpoint.name)
@@ -169,11 +169,11 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 
 
 def remove(name: str, *, pretend: bool = False) -> list[str]:
-    """Remove an endpoint with everything that belongs to it, and return what.
+    """Remove an endpoint with everything that belongs to it, and return what was removed.
 
     Args:
         name: The endpoint.
-        pretend: Remove nothing, and return what would be.
+        pretend: Remove nothing, and return what would be removed.
 
     Raises:
         ValueError: No engine answers.
@@ -187,17 +187,17 @@ def remove(name: str, *, pretend: bool = False) -> list[str]:
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
-    """Send rows through the endpoint's address and return the predictions.
+    """Send rows to the endpoint and return the predictions.
 
     Raises:
-        ValueError: There is no answer, or it is no prediction.
+        ValueError: There is no answer, or it isn't a prediction.
     """
     headers = {_splitter.REVISION_HEADER: revision} if revision else {}
     return common.ask(f"{endpoint.url}/predict", rows, headers)
 
 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
-    """Return how often each server of a revision has ended by itself.
+    """Return how often each server of a revision has crashed.
 
     Raises:
         ValueError: No engine answers.
@@ -207,7 +207,7 @@ def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
 
 
 def trouble(endpoint: Endpoint, revision: str) -> str:
-    """Return how the servers of a revision ended last, and how often; empty if none has ended by itself.
+    """Return how the servers of a revision crashed last, and how often; empty if none has.
 
     Raises:
         ValueError: No engine answers.
@@ -229,23 +229,23 @@ class _Host:
 
     @property
     def _mine(self) -> dict[str, str]:
-        """The filter by which the engine lists what belongs to the endpoint."""
+        """The engine's filter for everything that belongs to the endpoint."""
         return {"label": f"{_ENDPOINT}={self.name}"}
 
     def state(self) -> State | None:
-        """Return what the splitter was told last; None when there is no such endpoint."""
+        """Return the splitter's last configured state; None if there is no such endpoint."""
         text = self._configuration()
         return _splitter.state_of(text) if text else None
 
     def _configuration(self) -> str:
-        """Return what the splitter's volume holds; empty where there is none."""
+        """Return the splitter's configuration; empty if there is none."""
         splitter = self._container(self.prefix)
         if splitter is not None:
             return _file_of(splitter, f"{_SPLITTER_FOLDER}/{_CONFIGURATION}")
         servers = self.engine.containers.list(all=True, filters=self._mine)
         if not servers or not self._has_volume(self.prefix):
             return ""
-        # The splitter is gone, but not what it was told.
+        # The splitter is gone, but not its configuration.
         with self._loader(self.prefix, str(servers[0].image.id)) as loader:
             return _file_of(loader, f"{_MODEL_FOLDER}/{_CONFIGURATION}")
 
@@ -256,7 +256,7 @@ class _Host:
         return found
 
     def image(self, reference: str) -> str:
-        """Return the id of an image, which is pulled if it isn't there."""
+        """Return the ID of an image, which is pulled if it is missing."""
         from docker.errors import DockerException, ImageNotFound
 
         try:
@@ -279,16 +279,16 @@ class _Host:
         limits: Mapping[str, Any],
         chosen: Options,
     ) -> list[str]:
-        """Start the servers of a revision, beside those that serve, and wait until they are ready.
+        """Start the servers of a revision beside those that serve, and wait until they are ready.
 
         Returns:
-            The containers' names, which stand for the revision and for what it runs with.
+            The containers' names, which identify the revision and its settings.
 
         Raises:
-            ValueError: A server doesn't become ready; everything is as it was before then.
+            ValueError: A server doesn't become ready; everything is restored.
         """
         before = self.state()
-        # Another token is for other servers to know.
+        # Another token needs other servers.
         of = [image_id, sorted(limits.items()), os.environ.get("FLOWPARTS_SERVING_TOKEN")]
         log = chosen.prediction_log
         what = _digest(*of, *([sorted(log.items())] if log else []))
@@ -323,7 +323,7 @@ class _Host:
     def _start_server(
         self, name: str, revision: str, image_id: str, limits: Mapping[str, Any], log: Mapping[str, Any]
     ) -> None:
-        """Start a server of a revision; one that runs is left alone."""
+        """Start a server of a revision, unless it runs."""
         from docker.types.services import Mount
 
         found = self._container(name)
@@ -354,7 +354,7 @@ class _Host:
         )
 
     def _wait_until_ready(self, name: str, timeout_seconds: float) -> None:
-        """Wait until a server answers, and let the engine restart it from then on."""
+        """Wait until a server is ready, and then turn on the engine's restarts."""
         server = self.engine.containers.get(name)
 
         def look() -> str:
@@ -362,7 +362,7 @@ class _Host:
 
             try:
                 code, _ = server.exec_run(["python", "-c", _ASK_READY])
-            except APIError:  # it doesn't run
+            except APIError:  # the container doesn't run
                 code = 1
             if code == 0:
                 return ""
@@ -381,13 +381,13 @@ class _Host:
 
     @staticmethod
     def choose_port(port: int, before: State | None) -> int:
-        """Return the port that was asked for, else the one that the endpoint has, else a free one."""
+        """Return the requested port, else the endpoint's, else a free one."""
         return port or (_port_in(before.endpoint.url) if before else _free_port())
 
     def apply(self, endpoint: Endpoint, servers: Mapping[str, Sequence[str]], image_id: str = "") -> Endpoint:
-        """Make the splitter share the requests as an endpoint says, then remove the servers that get none.
+        """Configure the splitter for an endpoint's traffic, then remove servers without traffic.
 
-        Where that fails, requests are shared as before.
+        If that fails, the previous traffic split is restored.
         """
         from docker.errors import DockerException
 
@@ -415,7 +415,7 @@ class _Host:
         return endpoint
 
     def _split(self, splitter: "Container | None", state: State, text: str, old: str) -> None:
-        """Have a splitter read its configuration, in which `old` stood, and wait until it has."""
+        """Make a splitter load its configuration, which was `old`, and wait until it has."""
         endpoint, image_id = state.endpoint, state.image_id
         if text != old:
             self._fill(self.prefix, _archive(_CONFIGURATION, text), image_id, {})
@@ -434,17 +434,19 @@ class _Host:
             splitter.reload()
             if splitter.status != "running":
                 raise ValueError(f"the splitter of endpoint {self.name!r} {_ending(splitter)}")
-            return "" if self._told(endpoint) == state.to_json() else "the splitter reads its configuration"
+            return (
+                "" if self._told(endpoint) == state.to_json() else "the splitter is loading its configuration"
+            )
 
         common.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
 
     @staticmethod
     def _told(endpoint: Endpoint) -> str:
-        """Return the state that the splitter says it keeps to; empty where it doesn't answer."""
+        """Return the splitter's active state; empty if it doesn't answer."""
         return _get(f"{endpoint.url}{_splitter.TRAFFIC_PATH}")
 
     def tidy(self, state: State | None) -> None:
-        """Remove what belongs to the endpoint and not to its state."""
+        """Remove everything of the endpoint that isn't in its state."""
         names = set()
         if state:
             volumes = [f"{self.prefix}-{revision}" for revision in state.servers]
@@ -452,11 +454,11 @@ class _Host:
         found = self.engine.containers.list(all=True, filters=self._mine)
         doomed = [container for container in found if container.name not in names]
         for container in doomed:
-            if container.status == "running":  # all at once end what they have begun
+            if container.status == "running":  # all of them finish pending requests in parallel
                 container.kill("SIGTERM")
         for container in doomed:
             _log.info("removing %s", container.name)
-            # One that was never ready has nothing to finish, and doesn't listen to signals yet.
+            # A server that was never ready has no pending requests and doesn't handle signals yet.
             restarts = container.attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
             container.stop(timeout=_DRAIN_SECONDS if restarts else 0)
             container.remove(force=True)
@@ -465,7 +467,7 @@ class _Host:
                 volume.remove(force=True)
 
     def holdings(self) -> list[str]:
-        """Return what belongs to the endpoint."""
+        """Return everything that belongs to the endpoint."""
         kinds = {
             "container": self.engine.containers.list(all=True, filters=self._mine),
             "volume": self.engine.volumes.list(filters=self._mine),
@@ -492,7 +494,7 @@ class _Host:
             mem_limit=_SPLITTER_MEMORY_BYTES,
             memswap_limit=_SPLITTER_MEMORY_BYTES,
             restart_policy={"Name": "unless-stopped"},
-            # HAProxy ends what it has begun.
+            # HAProxy finishes pending requests.
             stop_signal="SIGUSR1",
         )
 
@@ -506,7 +508,7 @@ class _Host:
             network=self.prefix,
             user=f"{user}:0",
             read_only=True,
-            tmpfs={"/tmp": "size=256m"},  # noqa: S108 where the model server keeps temporary files
+            tmpfs={"/tmp": "size=256m"},  # noqa: S108 for the model server's temporary files
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             pids_limit=1024,
@@ -516,14 +518,14 @@ class _Host:
         return started
 
     def _fill(self, volume: str, archive: Any, image_id: str, labels: Mapping[str, str]) -> None:
-        """Put the files of a tar archive into a volume, which is made if it isn't there."""
+        """Put the files of a tar archive into a volume, which is created if necessary."""
         self.engine.volumes.create(volume, labels={**self._labels("volume"), **labels})
         with self._loader(volume, image_id) as loader:
             loader.put_archive(_MODEL_FOLDER, archive)
 
     @contextmanager
     def _loader(self, volume: str, image_id: str) -> Iterator["Container"]:
-        """Give a container with a volume at the models' folder; it is never started."""
+        """Yield a container with a volume mounted; it is never started."""
         from docker.types.services import Mount
 
         loader = self.engine.containers.create(
@@ -561,7 +563,7 @@ class _Host:
 
 @contextmanager
 def _engine() -> Iterator["DockerClient"]:
-    """Open a client of the Docker engine; what it refuses becomes one sentence."""
+    """Open a client of the Docker engine; its errors become one-line messages."""
     from docker.client import DockerClient
     from docker.errors import APIError, DockerException
 
@@ -584,7 +586,7 @@ def _engine() -> Iterator["DockerClient"]:
 
 
 def _writing(name: str, wait_seconds: float = 0.0) -> AbstractContextManager[object]:
-    """Be the only step that changes an endpoint; whoever does runs on the engine's machine."""
+    """Lock an endpoint for changes; all steps that change it run on the engine's machine."""
     engine = _digest(os.environ.get("DOCKER_HOST", ""))
     return _lease.writing(
         _lease.FileStore(f"endpoint-{name}-{engine}"), f"endpoint {name!r} on this machine", wait_seconds
@@ -592,7 +594,7 @@ def _writing(name: str, wait_seconds: float = 0.0) -> AbstractContextManager[obj
 
 
 def _get(url: str) -> str:
-    """Return what an address on this machine answers; empty where nothing does."""
+    """Return the answer of a URL on this machine; empty without an answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=2) as answer:
@@ -624,7 +626,7 @@ def _free_port() -> int:
 
 
 def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Let the servers' user read what the deploying user owns."""
+    """Make the deploying user's files readable for the servers' user."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     entry.mode = 0o755 if entry.isdir() else 0o644
@@ -643,7 +645,7 @@ def _archive(name: str, text: str) -> io.BytesIO:
 
 
 def _file_of(container: "Container", path: str) -> str:
-    """Return a text file of a container, running or not; empty where there is none."""
+    """Return a text file of a container, running or not; empty if it doesn't exist."""
     from docker.errors import NotFound
 
     try:
@@ -661,25 +663,25 @@ def _lines(container: "Container", **period: Any) -> list[str]:
 
 
 def _last_line(container: "Container", **period: Any) -> str:
-    """Return the last thing that a container said; of a line of JSON its message."""
+    """Return a container's last log line; for JSON, its message."""
     lines = _lines(container, **period)
-    return common.log_text(lines[-1])[:_SAID] if lines else "it has said nothing"
+    return common.log_text(lines[-1])[:_SAID] if lines else "its log is empty"
 
 
 def _ends(container: "Container") -> int:
-    """Return how often a container has ended by itself; the engine counts when it starts it again."""
+    """Return how often a container has crashed; the engine counts when it restarts it."""
     return int(container.attrs["RestartCount"] + (container.status != "running"))
 
 
 def _last_end(container: "Container") -> str:
-    """Say how a container ended last, which may run again: of that only the engine's events tell."""
+    """Return how a container crashed last; if it runs again, only the engine's events know."""
     if container.status != "running":
         return _ending(container)
     wanted = {"container": container.id, "event": ["die", "oom"]}
     events = list(container.client.events(since=0, until=int(time.time()) + 1, filters=wanted, decode=True))
     ends = [event for event in events if event["Action"] == "die"]
-    if not ends:  # the engine remembers the latest of all containers only
-        return "has ended before"
+    if not ends:  # the engine only keeps the latest events of all containers
+        return "has crashed before"
     last = ends[-1]
     if any(event["Action"] == "oom" for event in events):
         return f"was killed: {_too_little(container)}"
@@ -688,7 +690,7 @@ def _last_end(container: "Container") -> str:
 
 
 def _ending(container: "Container") -> str:
-    """Say how a container that doesn't run came to an end."""
+    """Return how a stopped container ended."""
     state = container.attrs["State"]
     if state.get("OOMKilled"):
         return f"was killed: {_too_little(container)}"

@@ -1,13 +1,12 @@
-"""Amazon SageMaker: an endpoint whose configuration has a production variant for each revision.
+"""The SageMaker target: an endpoint configuration with one production variant per revision.
 
-A variant is called by its revision, and its weight is its share in percent. Archive, model and configuration
-are called by what is in them, the configuration also by the current revision, so that a step that is tried
-again finds what there is. An endpoint that SageMaker is changing is waited for. For a new configuration
-SageMaker brings up new servers beside the old ones, and goes back by itself when they don't answer /ping;
-weights alone it changes in place.
+A variant is named after its revision, and its weight is its percentage. Archive, model and configuration are
+named after their content, the configuration also after the current revision, so a retried step finds them. It
+waits for a change in progress. For a new configuration SageMaker starts new servers beside the old ones, and
+rolls back if they don't answer /ping; weights alone are changed in place.
 
 The client is boto3 (https://docs.aws.amazon.com/sagemaker/latest/APIReference/). Credentials and region are
-found as Amazon's own tools find them, and so are other addresses of the service (AWS_ENDPOINT_URL).
+found in the same way as by Amazon's tools, and so are other addresses of the service (AWS_ENDPOINT_URL).
 """
 
 import gzip
@@ -41,10 +40,10 @@ _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
 _CHANGE_SECONDS = 1800.0
 _BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
-# The longest that is repeated of what Amazon says; the log has all of it.
+# Maximum length of Amazon's message in an error; the log has all of it.
 _SAID = 250
 _LOG_LINES = 10
-# A model's weights hardly become smaller, whatever the effort.
+# Weights hardly compress, at any level.
 _COMPRESSION = 1
 
 _ACCESS = "give this step's account the right to"
@@ -67,15 +66,15 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
-    """What SageMaker takes.
+    """The options of SageMaker.
 
     Attributes:
-        timeout_seconds: Time for each change of the endpoint. One that takes longer goes on, and is waited
-            for when this is run again.
-        role: ARN of the role that the servers run as; it must be able to read the archive and the image.
-        instance_type: Type of the instances.
-        region: AWS region; if not given, that of the environment.
-        storage: Where the model's archive goes, s3://BUCKET/PREFIX; if not given, the model's own bucket.
+        timeout_seconds: Maximum time per change of the endpoint. A longer change continues, and a retry waits
+            for it.
+        role: ARN of the execution role; it must be able to read the archive and the image.
+        instance_type: Instance type.
+        region: AWS region; default: the environment's.
+        storage: Where to upload the archive, s3://BUCKET/PREFIX; default: the model's own bucket.
     """
 
     timeout_seconds: float = 1800.0
@@ -100,13 +99,13 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Deploy a model as a revision of a SageMaker endpoint.
 
     Args:
-        model: The model directory, or a URI of one.
+        model: The model directory or its URI.
         name: The endpoint.
         given: `Options` by name.
 
     Raises:
-        ValueError: An option or the model can't be used, or SageMaker refuses or fails to deploy it; what
-            served before serves on.
+        ValueError: An option or the model is invalid, or SageMaker refuses or fails to deploy it; the
+            previous revision keeps serving.
     """
     common.check_name(name)
     chosen = Options(**given)
@@ -135,10 +134,10 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
-    """Give the current revision a share of the requests; the previous one keeps the rest, and its instances.
+    """Route a part of the traffic to the current revision; the previous one keeps its instances.
 
     Raises:
-        ValueError: SageMaker refuses, or the endpoint isn't there or has been deployed to since.
+        ValueError: SageMaker refuses, or the endpoint doesn't exist or has changed since.
     """
     with _refusals():
         there = _Place(endpoint.settings["region"], endpoint.name)
@@ -147,13 +146,13 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
-    """Give all requests to the previous revision and remove the current one; once is enough.
+    """Route all traffic to the previous revision and remove the current one; idempotent.
 
-    The requests move first, which takes seconds; to take instances away takes SageMaker minutes.
+    The traffic moves first, within seconds; SageMaker takes minutes to remove instances.
 
     Raises:
-        ValueError: SageMaker refuses, there is no previous revision, or the endpoint isn't there or has been
-            deployed to since.
+        ValueError: SageMaker refuses, there is no previous revision, or the endpoint doesn't exist or has
+            changed since.
     """
     with _refusals():
         there = _Place(endpoint.settings["region"], endpoint.name)
@@ -165,7 +164,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 
 
 def endpoints(*, region: str = "") -> list[Endpoint]:
-    """Return the endpoints of a region that were made here and serve, and the options of each.
+    """Return this library's serving endpoints in a region, with their options.
 
     Raises:
         ValueError: SageMaker refuses.
@@ -176,7 +175,7 @@ def endpoints(*, region: str = "") -> list[Endpoint]:
         names = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
         found = []
         for there in (_Place(region, name) for name in names):
-            with suppress(ValueError):  # made by something else
+            with suppress(ValueError):  # created by something else
                 if state := there.state(there.settled(_CHANGE_SECONDS)):
                     found.append(there.told(state))
         return found
@@ -184,10 +183,10 @@ def endpoints(*, region: str = "") -> list[Endpoint]:
 
 @contextmanager
 def writing(name: str, *, region: str = "") -> Iterator[Endpoint | None]:
-    """Give what an endpoint is, None if there is none; SageMaker itself refuses a second change at a time.
+    """Yield an endpoint, None if there is none; SageMaker itself refuses concurrent changes.
 
     Raises:
-        ValueError: SageMaker refuses to tell, or something else made the endpoint.
+        ValueError: SageMaker refuses, or something else created the endpoint.
     """
     with _refusals():
         there = _Place(region, name)
@@ -197,12 +196,12 @@ def writing(name: str, *, region: str = "") -> Iterator[Endpoint | None]:
 
 
 def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with its configurations and models, and return what; archives in S3 stay.
+    """Remove an endpoint with its configurations and models; return what was removed. Archives in S3 stay.
 
     Args:
         name: The endpoint.
-        region: AWS region; empty for that of the environment.
-        pretend: Remove nothing, and return what would be.
+        region: AWS region; empty for the environment's.
+        pretend: Remove nothing, and return what would be removed.
 
     Raises:
         ValueError: SageMaker refuses.
@@ -223,10 +222,10 @@ def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
-    """Send rows through InvokeEndpoint and return the predictions.
+    """Send rows by InvokeEndpoint and return the predictions.
 
     Raises:
-        ValueError: There is no answer, or it is no prediction.
+        ValueError: There is no answer, or it isn't a prediction.
     """
     with _refusals():
         runtime = _runtime(endpoint.settings["region"], endpoint.url.partition("/endpoints/")[0])
@@ -246,7 +245,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 
 
 def archive(directory: Path, file: IO[bytes]) -> None:
-    """Write a model directory as a tar.gz, whose bytes depend on names and contents of the files alone."""
+    """Write a model directory as a tar.gz; its bytes depend only on names and contents of the files."""
     trees.files(directory)
     with (
         gzip.GzipFile("", "wb", _COMPRESSION, fileobj=file, mtime=0) as zipped,
@@ -254,7 +253,7 @@ def archive(directory: Path, file: IO[bytes]) -> None:
     ):
         for path in sorted(directory.rglob("*")):
             entry = tarfile.TarInfo(path.relative_to(directory).as_posix())
-            # The server is another user than the one who unpacks.
+            # The server's user isn't the one that unpacks the archive.
             if path.is_dir():
                 entry.type, entry.mode = tarfile.DIRTYPE, 0o755
                 tar.addfile(entry)
@@ -276,13 +275,13 @@ class _Place:
         self.name = name
         self.settings = {"region": str(self._session.region_name)}
         self.where = f"in {self.settings['region']}"
-        self.serving: list[str] = []  # the revisions that got requests at the last look
+        self.serving: list[str] = []  # the revisions with traffic at the last check
         self.sagemaker = self._client("sagemaker")
         address = self._client("sagemaker-runtime").meta.endpoint_url
         self.url = f"{address}/endpoints/{name}/invocations"
 
     def settled(self, timeout_seconds: float) -> dict[str, Any] | None:
-        """Return the endpoint's description when SageMaker is done with it; None where there is none."""
+        """Return the endpoint's description after a change in progress; None if there is none."""
         described: dict[str, Any] | None = None
 
         def look() -> str:
@@ -295,7 +294,7 @@ class _Place:
         return described
 
     def state(self, described: dict[str, Any] | None) -> Endpoint | None:
-        """Return what a settled endpoint serves; None where there is none, or one that has failed."""
+        """Return what an endpoint without a change in progress serves; None if there is none or it failed."""
         self.serving = []
         if described is None or described["EndpointStatus"] == "Failed":
             return None
@@ -319,11 +318,11 @@ class _Place:
         return Endpoint("sagemaker", self.name, self.url, current, traffic, previous, self.settings)
 
     def is_own(self, described: dict[str, Any]) -> re.Match[str] | None:
-        """Return the match of the configuration's name, which tells the current revision, if it is ours."""
+        """Match the configuration's name, which contains the current revision; None if it isn't ours."""
         return re.fullmatch(rf"{self.name}-({_REVISION})-[0-9a-f]+", described["EndpointConfigName"])
 
     def current(self) -> Endpoint | None:
-        """Return what the endpoint serves, to change it; one that has failed can only be deployed anew."""
+        """Return what the endpoint serves, to change it; a failed endpoint can only be deployed again."""
         described = self.settled(_CHANGE_SECONDS)
         if described and described["EndpointStatus"] == "Failed":
             raise ValueError(
@@ -332,25 +331,25 @@ class _Place:
         return self.state(described)
 
     def store(self, directory: Path, bucket: str, key: str) -> str:
-        """Return the URI of a model's archive, which is put there unless it is there."""
+        """Return the URI of a model's archive, uploading it if necessary."""
         from botocore.exceptions import ClientError
 
         s3 = self._client("s3")
         try:
             s3.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
-            # Who may not list a bucket isn't told what is missing in it.
+            # Without permission to list a bucket, a missing object is a 403.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (403, 404):
                 raise
             with tempfile.TemporaryFile() as file:
                 archive(directory, file)
-                _log.info("putting %.1f MB at s3://%s/%s", file.tell() / 1e6, bucket, key)
+                _log.info("uploading %.1f MB to s3://%s/%s", file.tell() / 1e6, bucket, key)
                 file.seek(0)
                 s3.upload_fileobj(file, bucket, key)
         return f"s3://{bucket}/{key}"
 
     def create_model(self, revision: str, uri: str, image: str, role: str) -> str:
-        """Return the name of a revision's model, which is made unless it is there."""
+        """Return the name of a revision's model, creating it if necessary."""
         name = f"{self.name}-{revision}"
         container = {
             "Image": image,
@@ -361,7 +360,7 @@ class _Place:
         return name
 
     def told(self, endpoint: Endpoint) -> Endpoint:
-        """Return an endpoint with the options that its current revision was deployed with."""
+        """Return an endpoint with its current revision's options."""
         model = self._described("model", f"{self.name}-{endpoint.revision}") or {}
         return common.with_noted_options(endpoint, model.get("PrimaryContainer", {}).get("Environment", {}))
 
@@ -371,22 +370,22 @@ class _Place:
         new: Mapping[str, dict[str, Any]] | None = None,
         timeout_seconds: float = _CHANGE_SECONDS,
     ) -> Endpoint:
-        """Make the endpoint serve what was asked for, wait for it, and remove what has no part in it.
+        """Change the endpoint, wait for it, and remove unused objects.
 
         Args:
-            after: What was asked for.
-            new: The variants of revisions that the endpoint hasn't.
-            timeout_seconds: Time for the change.
+            after: The requested endpoint.
+            new: The variants of new revisions.
+            timeout_seconds: Maximum time for the change.
 
         Raises:
-            ValueError: SageMaker couldn't do it.
+            ValueError: SageMaker failed.
         """
         from botocore.exceptions import ClientError
 
         described = self.settled(timeout_seconds)
         before = self.state(described)
         if before != after:
-            if described and before is None:  # it has failed, and can't be updated
+            if described and before is None:  # a failed endpoint can't be updated
                 self.sagemaker.delete_endpoint(EndpointName=self.name)
                 described = self.settled(timeout_seconds)
             if before and (before.revision, before.traffic.keys()) == (after.revision, after.traffic.keys()):
@@ -401,7 +400,7 @@ class _Place:
         reason = _reason(described or {})
         words = "".join(filter(None, map(self._last_words, after.traffic.keys() - set(self.serving))))
         if before is None and described:
-            with suppress(ClientError, ValueError):  # the next try says why it can't be
+            with suppress(ClientError, ValueError):  # the next attempt reports why
                 self.sagemaker.delete_endpoint(EndpointName=self.name)
                 described = self.settled(timeout_seconds)
         self.tidy(described)
@@ -434,13 +433,13 @@ class _Place:
             change(EndpointName=self.name, EndpointConfigName=name)
 
     def _variants(self, described: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-        """Return the variants of an endpoint by revision, with as many instances as they have now."""
+        """Return the variants of an endpoint by revision, with their current number of instances."""
         if described is None:
             return {}
         configured = self._described("endpoint_config", described["EndpointConfigName"])
         if configured is None:
             raise ValueError(f"endpoint {self.name!r} has lost its configuration; delete it and deploy again")
-        # An endpoint that has failed has no variants to tell of.
+        # A failed endpoint reports no variants.
         counts = {each["VariantName"]: each for each in described.get("ProductionVariants", [])}
         found = {}
         for variant in configured["ProductionVariants"]:
@@ -450,7 +449,7 @@ class _Place:
         return found
 
     def tidy(self, described: dict[str, Any] | None) -> None:
-        """Remove models and configurations that the endpoint doesn't use; if they stay, they cost nothing."""
+        """Remove unused models and configurations of the endpoint; they cost nothing if they stay."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         used = {variant["ModelName"] for variant in self._variants(described).values()}
@@ -461,10 +460,10 @@ class _Place:
                     _log.info("removing %s %s", kind.replace("_", " "), name)
                     getattr(self.sagemaker, f"delete_{kind}")(**{_KEYS[kind]: name})
         except (BotoCoreError, ClientError) as error:
-            _log.warning("what endpoint %s doesn't use any more stays: %s", self.name, _line(error))
+            _log.warning("unused objects of endpoint %s stay: %s", self.name, _line(error))
 
     def made(self) -> list[tuple[str, str]]:
-        """Return the configurations and models that were made for the endpoint, each with its kind."""
+        """Return the endpoint's configurations and models, each with its kind."""
         kinds = {
             "endpoint_config": ("EndpointConfigs", rf"{_REVISION}-[0-9a-f]+"),
             "model": ("Models", _REVISION),
@@ -477,7 +476,7 @@ class _Place:
         return found
 
     def _make(self, kind: str, name: str, **given: Any) -> None:
-        """Make something unless it is there, and wait until SageMaker shows it."""
+        """Create an object unless it exists, and wait until it is visible."""
         key = _KEYS[kind]
         if self._described(kind, name) is not None:
             return
@@ -485,7 +484,7 @@ class _Place:
             getattr(self.sagemaker, f"create_{kind}")(**{key: name}, **given)
 
         def look() -> str:
-            return "" if self._described(kind, name) else "SageMaker doesn't show it"
+            return "" if self._described(kind, name) else "it isn't visible yet"
 
         common.wait(f"{kind.replace('_', ' ')} {name}", look, _ANSWER_SECONDS)
 
@@ -495,14 +494,14 @@ class _Place:
         try:
             found: dict[str, Any] = getattr(self.sagemaker, f"describe_{kind}")(**{_KEYS[kind]: name})
         except ClientError as error:
-            # SageMaker has no code for what isn't there.
+            # SageMaker has no error code for a missing object.
             if error.response["Error"].get("Message", "").startswith("Could not find"):
                 return None
             raise
         return found
 
     def _last_words(self, revision: str) -> str:
-        """Return the last that a revision's servers have logged; empty where there is none to be read."""
+        """Return the last log line of a revision's servers; empty if it can't be read."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         group = {"logGroupName": f"/aws/sagemaker/Endpoints/{self.name}"}
@@ -528,9 +527,9 @@ class _Place:
 
 @lru_cache(maxsize=1)
 def _runtime(region: str, address: str) -> Any:
-    """Return the client that predicts; making one takes longer than a prediction.
+    """Return the client for predictions; creating one takes longer than a prediction.
 
-    It asks once: who measures an endpoint wants to know of every error.
+    It doesn't retry, so that probes see every error.
     """
     from boto3.session import Session
     from botocore.config import Config
@@ -541,7 +540,7 @@ def _runtime(region: str, address: str) -> Any:
 
 
 def _place_of_archives(storage: str, model: str) -> tuple[str, str]:
-    """Return the bucket and the beginning of the key for a model's archive."""
+    """Return the bucket and the key prefix for a model's archive."""
     place = _S3.fullmatch(storage or model)
     if place is None:
         where = f"not {storage!r}" if storage else f"because the model is not in S3 but at {model!r}"
@@ -552,7 +551,7 @@ def _place_of_archives(storage: str, model: str) -> tuple[str, str]:
 
 @contextmanager
 def _repeated() -> Iterator[None]:
-    """Let a request pass that was refused when it was sent again; what came of it is looked at anyway."""
+    """Ignore errors of a retried request that had arrived; its result is checked anyway."""
     from botocore.exceptions import ClientError
 
     try:
@@ -565,7 +564,7 @@ def _repeated() -> Iterator[None]:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn what boto3 raises into a sentence."""
+    """Turn exceptions of boto3 into one-line errors."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:

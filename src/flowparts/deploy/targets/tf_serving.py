@@ -1,9 +1,9 @@
 """TensorFlow Serving on Kubernetes: its official image in a Deployment for each revision behind one Service.
 
 It takes a SavedModel, so only models that have one, and speaks REST on port 80 of the Service and gRPC on
-8500 (https://www.tensorflow.org/tfx/serving/api_rest). Revisions, shares and what stands around them are as
-on plain Kubernetes. A request names the model's inputs, all of them and no others: revisions that share
-requests must take the same columns.
+8500 (https://www.tensorflow.org/tfx/serving/api_rest). Revisions, traffic, routing and access are as on plain
+Kubernetes. A request names the model's inputs, all of them and no others: revisions that split the traffic
+must take the same columns.
 """
 
 import functools
@@ -21,7 +21,7 @@ from flowparts.deploy.targets._fleet import Fleet, Platform
 from flowparts.deploy.tf_serving_pod import Batching, TensorFlowServingPod, threads
 from flowparts.serving import saved_model_files
 
-# The release of the TensorFlow that stores the models: an older one may lack what a graph asks for.
+# The release of TensorFlow that saves the models: an older server may lack operations.
 _IMAGE = "tensorflow/serving:2.21.0"
 
 
@@ -33,15 +33,15 @@ crashes, trouble = _platform.crashes, _platform.trouble
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Routed):
-    """What TensorFlow Serving takes.
+    """The options of TensorFlow Serving.
 
     Attributes:
-        image: TensorFlow Serving's image; if not given, FLOWPARTS_TF_SERVING_IMAGE of the environment, else
-            the official one.
-        max_batch_size: Rows of a batch at most, and of a request; 0 for no batching.
-        batch_timeout_micros: How long a request waits for others, in microseconds.
-        num_batch_threads: Batches at a time; 0 for one on each processor.
-        max_enqueued_batches: Batches that wait at most; what comes then is refused.
+        image: Image of TensorFlow Serving; default: FLOWPARTS_TF_SERVING_IMAGE of the environment, else the
+            official one.
+        max_batch_size: Maximum rows per batch and per request; 0 for no batching.
+        batch_timeout_micros: Maximum microseconds that a request waits for its batch to fill.
+        num_batch_threads: Batches processed in parallel; 0 for one per CPU.
+        max_enqueued_batches: Maximum queued batches; more requests are refused.
     """
 
     max_batch_size: int = 1024
@@ -54,7 +54,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
 
     Args:
-        model: s3://, gs:// or pvc://CLAIM/PATH, which the pods fetch themselves.
+        model: s3://, gs:// or pvc://CLAIM/PATH, which the pods download.
         name: The endpoint; the Service's name, and the model's.
         given: `Options` by name.
 
@@ -82,7 +82,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         ),
         options=chosen.pod_options,
     )
-    # Where the step sees the model too, there is no need to wait for the pods to say so.
+    # If the step can read the model too, check it before the pods do.
     if seen := common.mounted(model):
         saved_model_files.require(seen)
     return Fleet.asked("tf_serving", TensorFlowServingPod, name, chosen).deploy(pod, chosen)

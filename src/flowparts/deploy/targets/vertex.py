@@ -1,9 +1,9 @@
-"""Vertex AI: a version of a registered model for each revision, deployed to an endpoint that splits requests.
+"""The Vertex AI target: one model version per revision, deployed to an endpoint that splits the traffic.
 
-Model and endpoint are called by the endpoint's name, a version and what is deployed of it by the revision, so
-that a step that is tried again finds what there is, and waits for an operation that is under way instead of
-starting a second one. The endpoint's labels tell the current revision from the previous one. They and the
-traffic change in one request; before it a new revision gets nothing, after it what has no part is undeployed.
+The model and the endpoint have the endpoint's name, model versions and deployed models the revision's, so a
+retried step finds existing objects and waits for an operation in progress instead of starting a second one.
+The endpoint's labels name the current and the previous revision. They and the traffic change in one request:
+before it a new revision gets no requests, after it unused ones are undeployed.
 """
 
 import logging
@@ -25,7 +25,7 @@ _PREDICT, _HEALTH = "/predict", "/v2/health/ready"
 _MANAGED = {"managed-by": "flowparts"}
 _CURRENT, _PREVIOUS = "flowparts-revision", "flowparts-previous"
 _UNDEPLOY_SECONDS = 1800.0
-# What Vertex AI calls the model that a request deploys, and that has no number yet.
+# Vertex AI's placeholder for the model that a request deploys, which has no number yet.
 _NEW = "0"
 
 _log = logging.getLogger("flowparts")
@@ -33,17 +33,17 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Scaled):
-    """What Vertex AI takes.
+    """The options of Vertex AI.
 
     Attributes:
-        timeout_seconds: Time for each operation, of which deploying takes longest. One that takes longer goes
-            on, and is waited for when this is run again.
-        machine_type: Type of the machines.
-        accelerator: Type of accelerator, such as "NVIDIA_TESLA_T4", for an image of your own that uses it:
-            this release's server computes on processors. Empty for none.
-        accelerator_count: Accelerators of each machine.
-        project: Google Cloud project; if not given, that of the environment.
-        location: Region; if not given, GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
+        timeout_seconds: Maximum time per operation; deploying takes longest. A longer operation continues,
+            and a retry waits for it.
+        machine_type: Machine type.
+        accelerator: Accelerator type, such as "NVIDIA_TESLA_T4", for a custom image; this release's server
+            uses CPUs only. Empty for none.
+        accelerator_count: Accelerators per machine.
+        project: Google Cloud project; default: the environment's.
+        location: Region; default: GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
     """
 
     timeout_seconds: float = 3600.0
@@ -59,7 +59,7 @@ class Options(Scaled):
 
 
 def deploy(model: str, name: str, **given: Any) -> Endpoint:
-    """Deploy a model as a revision of an endpoint of Vertex AI.
+    """Deploy a model as a revision of a Vertex AI endpoint.
 
     Args:
         model: The model's gs:// URI.
@@ -67,8 +67,8 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         given: `Options` by name.
 
     Raises:
-        ValueError: An option or the model can't be used, or Vertex AI refuses or fails to deploy it; what
-            served before serves on.
+        ValueError: An option or the model is invalid, or Vertex AI refuses or fails to deploy it; the
+            previous revision keeps serving.
     """
     common.check_name(name)
     chosen = Options(**given)
@@ -105,10 +105,10 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
-    """Give the current revision a share of the requests; the previous one keeps the rest, and its machines.
+    """Route a part of the traffic to the current revision; the previous one keeps its machines.
 
     Raises:
-        ValueError: Vertex AI refuses, or the endpoint isn't there or has been deployed to since.
+        ValueError: Vertex AI refuses, or the endpoint doesn't exist or has changed since.
     """
     with vertex_api.refusals():
         there = _Place.of(endpoint)
@@ -117,11 +117,11 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
-    """Give all requests to the previous revision and undeploy the current one; once is enough.
+    """Route all traffic to the previous revision and undeploy the current one; idempotent.
 
     Raises:
-        ValueError: Vertex AI refuses, there is no previous revision, or the endpoint isn't there or has been
-            deployed to since.
+        ValueError: Vertex AI refuses, there is no previous revision, or the endpoint doesn't exist or has
+            changed since.
     """
     with vertex_api.refusals():
         there = _Place.of(endpoint)
@@ -130,7 +130,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 
 
 def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
-    """Return the endpoints of a project and location that were made here, and the options of each.
+    """Return this library's endpoints in a project and location, with their options.
 
     Raises:
         ValueError: Vertex AI refuses.
@@ -147,10 +147,10 @@ def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
 
 @contextmanager
 def writing(name: str, *, project: str = "", location: str = "") -> Iterator[Endpoint | None]:
-    """Give what an endpoint is, None if there is none; Vertex AI itself refuses a second change at a time.
+    """Yield an endpoint, None if there is none; Vertex AI itself refuses concurrent changes.
 
     Raises:
-        ValueError: Vertex AI refuses to tell.
+        ValueError: Vertex AI refuses.
     """
     with vertex_api.refusals():
         there = _Place(project, location, name)
@@ -161,13 +161,13 @@ def writing(name: str, *, project: str = "", location: str = "") -> Iterator[End
 
 
 def remove(name: str, *, project: str = "", location: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with what is deployed to it and the registered model, and return what.
+    """Remove an endpoint with its deployed and registered models, and return what was removed.
 
     Args:
         name: The endpoint.
-        project: Google Cloud project; empty for that of the environment.
+        project: Google Cloud project; empty for the environment's.
         location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
-        pretend: Remove nothing, and return what would be.
+        pretend: Remove nothing, and return what would be removed.
 
     Raises:
         ValueError: Vertex AI refuses.
@@ -181,11 +181,11 @@ def remove(name: str, *, project: str = "", location: str = "", pretend: bool = 
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
-    """Send rows to the endpoint and return the predictions; numbers come back as fractions.
+    """Send rows to the endpoint and return the predictions; integers come back as floats.
 
     Raises:
-        ValueError: There is no answer, or it is no prediction.
-        AnotherRevisionError: Another revision answered, as the traffic has it.
+        ValueError: There is no answer, or it isn't a prediction.
+        AnotherRevisionError: Another revision answered, by the traffic split.
     """
     from google.protobuf import json_format
 
@@ -210,7 +210,7 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 
 
 class _Place:
-    """An endpoint's place in a project: its clients and its paths."""
+    """An endpoint's clients and resource names."""
 
     def __init__(self, project: str, location: str, name: str) -> None:
         host, project, location = vertex_api.located(project, location)
@@ -231,12 +231,12 @@ class _Place:
         return cls(endpoint.settings["project"], endpoint.settings["location"], endpoint.name)
 
     def endpoint(self) -> "aiplatform_v1.Endpoint | None":
-        """Return the endpoint as it is; None where there is none."""
+        """Return the endpoint; None if there is none."""
         found: aiplatform_v1.Endpoint | None = vertex_api.or_none(self.endpoints.get_endpoint, name=self.path)
         return found
 
     def state(self, found: "aiplatform_v1.Endpoint | None") -> Endpoint | None:
-        """Return what an endpoint serves; None where nothing has been promoted to its traffic yet."""
+        """Return what an endpoint serves; None if nothing gets traffic yet."""
         numbers = _numbers(found)
         labels = dict(found.labels) if found else {}
         revisions = [labels[key] for key in (_CURRENT, _PREVIOUS) if labels.get(key) in numbers]
@@ -253,7 +253,7 @@ class _Place:
         return Endpoint("vertex", self.name, self.url, revisions[0], traffic, previous, settings)
 
     def made(self, timeout_seconds: float) -> "aiplatform_v1.Endpoint":
-        """Return the endpoint, which is made if it isn't there, when nothing is being done to it any more."""
+        """Return the endpoint, creating it if necessary, after pending operations."""
         wanted = {"display_name": self.name, "labels": _MANAGED}
         self._bring(
             f"endpoint {self.name!r}",
@@ -276,7 +276,7 @@ class _Place:
         return found
 
     def upload(self, model: str, revision: str, image: str, timeout_seconds: float) -> None:
-        """Register the model's files and server as a version, unless they are."""
+        """Register the model's files and server as a version, unless they are already."""
         path = f"{self.model_path}@{revision}"
         variables = {"FLOWPARTS_SERVING_NAME": self.name, **common.noted_options()}
         wanted = {
@@ -307,7 +307,7 @@ class _Place:
     def bring_up(
         self, revision: str, resources: Mapping[str, Any], service_account: str, timeout_seconds: float
     ) -> None:
-        """Deploy a model version beside what serves, without a share unless it is the first."""
+        """Deploy a model version beside the current one, without traffic unless it is the first."""
 
         def start() -> Any:
             found = self.endpoint()
@@ -319,7 +319,7 @@ class _Place:
                     "dedicated_resources": resources,
                     "service_account": service_account,
                 },
-                # Vertex AI keeps a split that there is, but an endpoint can't be without one.
+                # Vertex AI keeps an existing traffic split, but an endpoint needs one.
                 "traffic_split": {} if found and found.traffic_split else {_NEW: 100},
             }
             return vertex_api.call(self.endpoints.deploy_model, writes=True, request=request)
@@ -330,7 +330,7 @@ class _Place:
         self._bring(f"revision {revision}", self.path, found, start, timeout_seconds)
 
     def apply(self, after: Endpoint) -> Endpoint:
-        """Make the traffic and the labels what an endpoint says, and undeploy what has no part in it."""
+        """Set the traffic and the labels of an endpoint, and undeploy unused models."""
         found = self.endpoint()
         numbers = _numbers(found)
         if found is None or not after.traffic.keys() <= numbers.keys():
@@ -353,26 +353,26 @@ class _Place:
         return replace(after, settings={**self.settings, "deployed_models": serving})
 
     def told(self, endpoint: Endpoint) -> Endpoint:
-        """Return an endpoint with the options that its current revision was deployed with."""
+        """Return an endpoint with its current revision's options."""
         found = vertex_api.or_none(self.models.get_model, name=f"{self.model_path}@{endpoint.revision}")
         variables = {each.name: each.value for each in found.container_spec.env} if found else {}
         return common.with_noted_options(endpoint, variables)
 
     def holdings(self) -> list[str]:
-        """Return what belongs to the endpoint."""
+        """Return everything that belongs to the endpoint."""
         found, model = self._own()
         held = [f"revision {revision}" for revision in _numbers(found)]
         held += [f"endpoint {self.name}"] if found else []
         return held + ([f"model {self.name}"] if model else [])
 
     def remove(self) -> None:
-        """Remove what belongs to the endpoint; what was removed already stays so."""
+        """Remove everything that belongs to the endpoint; idempotent."""
         found, model = self._own()
         if found:
             shares = found.traffic_split
             deployed = sorted(_numbers(found).items(), key=lambda each: shares.get(each[1], 0))
             for revision, number in deployed:
-                # Only the last one may go with its requests.
+                # Only the last one can be undeployed with its traffic.
                 last = deployed[-1][1]
                 self._undeploy(revision, number, {last: 100} if number != last else {})
             self._bring(
@@ -392,7 +392,7 @@ class _Place:
             )
 
     def _own(self) -> tuple[Any, Any]:
-        """Return the endpoint and the registered model; None for what isn't there, or somebody else's."""
+        """Return the endpoint and the registered model; None for one that doesn't exist or isn't ours."""
         found = (self.endpoint(), vertex_api.or_none(self.models.get_model, name=self.model_path))
         endpoint, model = (each if each and _is_own(each) else None for each in found)
         return endpoint, model
@@ -415,7 +415,7 @@ class _Place:
         start: Callable[[], Any],
         timeout_seconds: float,
     ) -> None:
-        """Wait until something is there; start what makes it unless an operation is under way."""
+        """Wait until something exists; start its creation unless an operation is in progress."""
         from google.api_core.exceptions import Conflict
         from requests.exceptions import RequestException
 
@@ -434,36 +434,36 @@ class _Place:
             if there():
                 return ""
             if begun:
-                return f"{_operation(begun)} is done, and its result not to be seen yet"
+                return f"{_operation(begun)} is done, and its result isn't visible yet"
             try:
                 begun = str(start().operation.name)
             except Conflict as error:
                 return f"something else makes it ({vertex_api.line(error.message)})"
             except RequestException:
-                # The request may have arrived; the next look tells.
+                # The request may have arrived; the next check will show.
                 return "the connection was cut"
             return f"{_operation(begun)} has begun"
 
         common.wait(what, look, timeout_seconds)
 
     def _running(self, resource: str) -> str:
-        """Return the name of an operation on a resource that isn't done; empty where there is none."""
+        """Return the name of an unfinished operation on a resource; empty if there is none."""
         found = vertex_api.or_none(self.endpoints.list_operations, request={"name": resource})
         return next((str(each.name) for each in found.operations if not each.done), "") if found else ""
 
 
 def _is_own(thing: "aiplatform_v1.Endpoint | aiplatform_v1.Model") -> bool:
-    """Whether an endpoint or a model was made here."""
+    """Whether this library created an endpoint or a model."""
     return _MANAGED.items() <= dict(thing.labels).items()
 
 
 def _numbers(endpoint: "aiplatform_v1.Endpoint | None") -> dict[str, str]:
-    """Return the numbers that an endpoint gave its revisions."""
+    """Return an endpoint's numbers of its revisions."""
     return {model.display_name: model.id for model in endpoint.deployed_models} if endpoint else {}
 
 
 def _accelerator(kind: str, count: int) -> dict[str, Any]:
-    """Return what a machine is told of its accelerators; nothing if it has none."""
+    """Return the accelerator fields of a machine; empty without accelerators."""
     from google.cloud.aiplatform_v1.types import AcceleratorType
 
     if count < 1:
