@@ -37,9 +37,9 @@ _PLACE = ("profile", "config", "endpoint", "namespace", "project", "location")
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status.
 
-    0 is success, also of the run that is followed or asked about; 1 is a failed run, 3 a cancelled one;
-    2 means that what was asked for couldn't be done, 4 that the service was lost sight of while a run that
-    goes on was followed.
+    0 is success, also of the run that is followed or asked about; 1 is a failed run, 3 a cancelled one; 2
+    means that what was asked for couldn't be done, 4 that the service was lost sight of while a run that goes
+    on was followed.
     """
     options = parser().parse_args(arguments)
     console = Console()
@@ -316,7 +316,7 @@ def _add_watch(command: argparse.ArgumentParser) -> None:
         help="what people are notified of (%(default)s)",
     )
     command.add_argument(
-        "--state", type=Path, metavar="FILE", help="memory of the watch (runs/watch-TARGET.json)"
+        "--state", type=Path, metavar="FILE", help="state of the watch (runs/watch-TARGET.json)"
     )
     command.add_argument("--once", action="store_true", help="look once, as a CronJob does")
     for option, unit, default, what in (

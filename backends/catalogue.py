@@ -1,4 +1,4 @@
-"""Finds every component and pipeline by walking their folders; nothing is listed by hand."""
+"""Discover all components and pipelines in their folders; nothing is listed by hand."""
 
 import importlib
 from pathlib import Path
@@ -14,26 +14,26 @@ from flowparts.util.names import unknown
 
 
 def components() -> dict[str, PythonComponent]:
-    """Return every component by name; the stage of a model's life is its folder."""
+    """Return all components by name; their folder is the lifecycle stage."""
     return _walk(components_package, "*/*.py")
 
 
 def pipelines() -> dict[str, BaseComponent]:
-    """Return every pipeline by name."""
+    """Return all pipelines by name."""
     return _walk(pipelines_package, "*.py")
 
 
 def pipeline(name: str) -> BaseComponent:
-    """Return one pipeline; its name may be written with hyphens or underscores.
+    """Return a pipeline by name, with hyphens or underscores.
 
     Raises:
-        ValueError: There is no such pipeline; names the near match.
+        ValueError: There is no such pipeline; the message suggests a similar one.
     """
     return find(name, pipelines(), "pipeline")
 
 
 def find(name: str, among: dict[str, BaseComponent], kind: str) -> BaseComponent:
-    """Return the component or pipeline of that name, or raise ValueError naming the near match."""
+    """Return the component or pipeline of that name, or raise ValueError with a suggestion."""
     key = name.replace("-", "_")
     if key not in among:
         raise ValueError(unknown(kind, name, list(among)))
@@ -41,7 +41,7 @@ def find(name: str, among: dict[str, BaseComponent], kind: str) -> BaseComponent
 
 
 def stage(component: PythonComponent) -> str:
-    """Return the folder a component stands in: ingest, validate, prepare, train and so on."""
+    """Return a component's folder, its stage: ingest, validate, prepare, train and so on."""
     return component.python_func.__module__.split(".")[-2]
 
 

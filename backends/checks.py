@@ -1,4 +1,4 @@
-"""What every backend refuses and the SDK doesn't check, said in one clear line before an upload."""
+"""Check before an upload what every backend refuses and the SDK doesn't check."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-# Argo keeps a workflow in one etcd object of 1.5 MB; with its own additions about 700 kB of ours fit.
+# Argo stores a workflow in one etcd object of 1.5 MB; besides its own additions, 700 kB are left.
 MAX_BYTES = 700_000
 MAX_PARAMETER_BYTES = 10_000
 # Vertex appends a hyphen and 14 digits and allows 128 in all.
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,112}")
 
 
 def check_pipeline_spec(text: str, spec: dict[str, Any]) -> None:
-    """Raise ValueError when a compiled pipeline document would be refused by a backend.
+    """Raise ValueError if a backend would refuse a compiled pipeline document.
 
     Args:
         text: The whole compiled YAML.
@@ -73,7 +73,7 @@ def _problems(text: str, spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """Yield the number that a protobuf Value holds, or those of its list or mapping."""
+    """Yield all numbers in a protobuf Value, including those in lists and mappings."""
     yield value.number_value
     for inner in (*value.list_value.values, *value.struct_value.fields.values()):
         yield from _numbers(inner)

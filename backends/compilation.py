@@ -1,4 +1,4 @@
-"""From a pipeline and settings to what a backend is sent, by compile.py and submit.py alike."""
+"""Compile pipelines with settings for a backend, for compile.py and submit.py."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ SETTINGS: dict[str, Any] = {"kubeflow": profiles.Kubeflow, "vertex": profiles.Ve
 
 
 def component_text(part: BaseComponent, chosen: Any, embed_source: bool) -> str:
-    """Return the compiled YAML of a component or pipeline in the images of the settings.
+    """Return the compiled YAML of a component or pipeline, with the images of the settings.
 
     Raises:
-        ValueError: The settings name no such images.
+        ValueError: The settings don't have the images.
     """
     version = images_version(chosen)
     references = package.image_references(chosen.registry, version, _digests(chosen))
@@ -25,7 +25,7 @@ def component_text(part: BaseComponent, chosen: Any, embed_source: bool) -> str:
 
 
 def pipeline_text(part: BaseComponent, target: str, chosen: Any, embed_source: bool) -> str:
-    """Return the compiled YAML of a pipeline with all that the settings give to its steps.
+    """Return the compiled YAML of a pipeline with the settings of its steps.
 
     Raises:
         ValueError: A setting doesn't fit the pipeline.
@@ -35,7 +35,7 @@ def pipeline_text(part: BaseComponent, target: str, chosen: Any, embed_source: b
 
 
 def checked(text: str, target: str, chosen: Any) -> submission.Package:
-    """Return a compiled pipeline, of this repository or of others, as the package that is sent.
+    """Return a compiled pipeline, of this repository or another, as a package to send.
 
     Raises:
         ValueError: The backend would refuse it.
@@ -49,7 +49,7 @@ def checked(text: str, target: str, chosen: Any) -> submission.Package:
 
 
 def images_version(chosen: Any) -> str:
-    """Return the tag of the images that the settings name."""
+    """Return the tag of the images of the settings."""
     return package.images_version(chosen.version, _digests(chosen))
 
 

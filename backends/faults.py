@@ -1,4 +1,4 @@
-"""What goes wrong between here and a service: said in a sentence, and tried again where that can help."""
+"""Faults of services: one-line messages, and retries of transient ones."""
 
 import random
 import time
@@ -8,22 +8,22 @@ from typing import TypeVar
 
 Answer = TypeVar("Answer")
 
-# Half a minute in all: a rolling restart or a burst of requests is over by then.
+# Half a minute in total, enough for a rolling restart or a burst of requests.
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# A request whose answer was lost may still be at work when its result is first looked for.
+# A request without an answer may still be in progress when its result is first looked for.
 LOOKS = 3
 _PASSING = (408, 429, 500, 502, 503, 504)
 
 
 @dataclass
 class Fault(Exception):  # noqa: N818 some are no errors of anyone's
-    """A request that wasn't answered as it should be.
+    """A failed request to a service.
 
     Attributes:
         sentence: What happened and what to do.
-        status: HTTP status; 0 where there was no answer.
-        transient: Whether the same request may go well a little later.
-        perhaps_done: Whether the service may have acted on the request all the same.
+        status: HTTP status; 0 without an answer.
+        transient: Whether a retry may succeed.
+        perhaps_done: Whether the service may have processed the request anyway.
     """
 
     sentence: str
@@ -36,13 +36,13 @@ class Fault(Exception):  # noqa: N818 some are no errors of anyone's
 
 
 def from_status(service: str, status: int, message: str, hints: dict[int, str]) -> Fault:
-    """Return the fault that an HTTP status stands for.
+    """Return the fault for an HTTP status.
 
     Args:
-        service: Who answered.
+        service: Name of the service.
         status: The status.
-        message: The service's own words; empty for none.
-        hints: By status, what to do.
+        message: The service's message; may be empty.
+        hints: What to do, by status.
     """
     what = {
         401: "doesn't know who is asking",
@@ -51,14 +51,14 @@ def from_status(service: str, status: int, message: str, hints: dict[int, str]) 
         409: "has this already",
         429: "is asked too often, or a quota is used up",
     }.get(status, "is out of order" if status >= 500 else "refused the request")
-    # A gateway answers with a page for people.
+    # A gateway answers with an HTML page.
     said = "" if message.lstrip().startswith("<") else " ".join(message.split()).rstrip(".")
     hint = hints.get(status, "try again later" if status in _PASSING else "")
     return Fault(
         f"{service} {what} ({status})" + (f": {said}" if said else "") + (f"; {hint}" if hint else ""),
         status,
         transient=status in _PASSING,
-        # A request that was turned away for its rate wasn't acted on; a gateway's error says nothing.
+        # A rate-limited request wasn't processed; after a gateway's error that is unknown.
         perhaps_done=status == 409 or (status in _PASSING and status != 429),
     )
 
@@ -68,13 +68,13 @@ def answered(
     fault_of: Callable[[Exception], Fault | None],
     made: Callable[[], Answer | None] | None = None,
 ) -> Answer:
-    """Ask a service until it answers; only transient faults are tried again, with growing pauses.
+    """Send a request until it is answered; transient faults are retried with growing pauses.
 
     Args:
         ask: Sends the request.
-        fault_of: Gives the fault that an exception stands for; None if it is none.
-        made: For a request that creates something: looks for what an earlier attempt made. It is asked
-            before the request is sent again, so that nothing is made twice.
+        fault_of: Returns the fault for an exception; None if it isn't one.
+        made: For a request that creates something: looks for the object of an earlier attempt. It is called
+            before a retry, so that nothing is created twice.
 
     Raises:
         Fault: The request was refused, or the service didn't recover.

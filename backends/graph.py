@@ -1,4 +1,4 @@
-"""The graph of a compiled pipeline with its groups dissolved: which step feeds which."""
+"""The graph of a compiled pipeline with its groups flattened: the dependencies of steps."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Step:
 
 
 def unshared(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pipeline document as kfp.local can run it.
+    """Convert a pipeline document for kfp.local.
 
-    Every step has a component of its own, named comp- and its key: as compiled, the steps of a nested
-    pipeline that stands in two branches can't be told apart. Conditions name the outputs that they read.
+    Every step gets its own component, named comp- and its key: as compiled, the steps of a nested pipeline in
+    two branches can't be distinguished. Conditions name the outputs that they read.
     """
     components: dict[str, Any] = {}
 
@@ -43,24 +43,24 @@ def unshared(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def steps(spec: Mapping[str, Any]) -> list[Step]:
-    """Return the steps of a pipeline document, each after those that it waits for."""
+    """Return the steps of a pipeline document in topological order."""
     found: dict[str, Step] = {}
     _walk(spec["root"]["dag"], spec["components"], "", {}, frozenset(), found)
     return [Step(step.key, step.component, _without_implied(step.upstream, found)) for step in found.values()]
 
 
 def titled(spec: Mapping[str, Any], key: str) -> str:
-    """Return the key of a step or group with the groups' names as interfaces show them: "deploy/roll-out".
+    """Return the key of a step or group with the displayed names of its groups: "deploy/roll-out".
 
     Args:
         spec: The pipeline document.
-        key: The key; the turn of a loop stands in brackets behind the loop's name, and stays.
+        key: The key; a loop's iteration is in brackets after the loop's name, and is kept.
     """
     dag, shown = spec["root"]["dag"], []
     for part in key.split("/"):
         name, bracket, turn = part.partition("[")
         task = dag.get("tasks", {}).get(name)
-        if not task:  # such as what Kubeflow calls the start of a run
+        if not task:  # such as Kubeflow's node for the start of a run
             return key
         component = spec["components"][task["componentRef"]["name"]]
         dag = component.get("dag", {})
@@ -69,7 +69,7 @@ def titled(spec: Mapping[str, Any], key: str) -> str:
 
 
 def layers(graph: list[Step]) -> list[list[Step]]:
-    """Return the steps row by row: each stands one row below the lowest of those it waits for."""
+    """Return the steps in rows: each one row below the lowest step that it depends on."""
     depth: dict[str, int] = {}
     for step in graph:
         depth[step.key] = 1 + max((depth[key] for key in step.upstream), default=-1)
@@ -80,9 +80,9 @@ def layers(graph: list[Step]) -> list[list[Step]]:
 
 
 def _with_readable_condition(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Name outputs of tasks in a condition as kfp.local finds them, TASK--OUTPUT.
+    """Name task outputs in a condition as kfp.local expects them, TASK--OUTPUT.
 
-    By the names that the compiler gives them, it takes a condition on them as false without a word.
+    With the compiler's names, it silently takes a condition on them as false.
     """
     policy = task.get("triggerPolicy", {})
     condition = policy.get("condition")
@@ -103,14 +103,14 @@ def _walk(
     waits_for: frozenset[str],
     found: dict[str, Step],
 ) -> frozenset[str]:
-    """Add the steps of a group to `found`; return the keys of those that yield its outputs.
+    """Add the steps of a group to `found`; return the keys of the steps that produce its outputs.
 
     Args:
         dag: The group.
         components: All components of the document.
         prefix: Key of the group with a trailing slash, empty at the top.
-        producers: For each input of the group, the steps outside that it comes from.
-        waits_for: Steps that everything in the group waits for.
+        producers: For each input of the group, the outer steps that produce it.
+        waits_for: Steps that the whole group depends on.
         found: Steps by key, in topological order.
     """
     yields: dict[str, frozenset[str]] = {}
@@ -136,7 +136,7 @@ def _walk(
 
 
 def in_order(tasks: Mapping[str, Any]) -> list[str]:
-    """Return the names of a group's tasks, each after those that it waits for."""
+    """Return the names of a group's tasks in topological order."""
     order: list[str] = []
     waiting = sorted(tasks)
     while waiting:

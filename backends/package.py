@@ -1,4 +1,4 @@
-"""Compiles a component or pipeline to YAML text and settles its images."""
+"""Compile a component or pipeline to YAML and set its images."""
 
 import argparse
 import ast
@@ -26,7 +26,7 @@ _IMAGE = re.compile(
     rf"^(\s+image: ){REGISTRY}/(flowparts-[a-z0-9-]+):{re.escape(__version__)}$", re.MULTILINE
 )
 
-# kfp's header comment shows mappings in an order that changes from process to process.
+# In kfp's header comment, the order of mappings differs between processes.
 _DEFAULT = re.compile(r"^(#    \w+: (?:list|dict) \[Default: )(.*)(\])$", re.MULTILINE)
 
 
@@ -37,10 +37,10 @@ def compiled(
 
     Args:
         component: What to compile.
-        image_reference: Gives the full reference of an image from its name, such as "flowparts-base".
-        version: That of the images: their copy of this repository's components runs, and the YAML holds no
-            source. None to embed the source, which kfp.local needs, and who edits a component without
-            building an image.
+        image_reference: Returns the full reference of an image by its name, such as "flowparts-base".
+        version: Version of the images: their copy of this repository's components runs, and the YAML has no
+            source. None to embed the source, for kfp.local and for editing a component without building an
+            image.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "package.yaml"
@@ -58,18 +58,18 @@ def compiled(
 
 
 def _shared(text: str, version: str | None, describe_steps: bool) -> str:
-    """Write what nested pipelines have in common once, named by the first task that uses it.
+    """Deduplicate the components of nested pipelines, named by the first task that uses them.
 
-    kfp writes a nested pipeline out for each use, and numbers the copies in the order of protobuf's maps,
-    which changes from process to process. Some clusters store 256 kB for a run at most.
+    kfp copies a nested pipeline for each use, and numbers the copies in the order of protobuf's maps, which
+    differs between processes. Some clusters store at most 256 kB per run.
 
     Args:
         text: The compiled YAML.
-        version: That of the images whose components are called by name; None to leave the source embedded.
-        describe_steps: Whether the steps' ports keep their descriptions. No UI shows them, and Kubeflow
-            copies what a step carries about six times into a workflow of at most 1 MiB.
+        version: Version of the images whose components run by name; None to keep the source embedded.
+        describe_steps: Whether steps' ports keep their descriptions. No UI shows them, and Kubeflow copies a
+            step's specification about six times into a workflow of at most 1 MiB.
     """
-    # A default with line breaks goes on outside of the comment that kfp shows it in.
+    # A default with line breaks continues outside of kfp's header comment.
     start = re.search(r"^components:\n  comp-", text, re.MULTILINE)
     assert start
     header = "".join(re.findall(r"^#.*\n", text[: start.start()], re.MULTILINE))
@@ -81,7 +81,7 @@ def _shared(text: str, version: str | None, describe_steps: bool) -> str:
     names: dict[str, str] = {}  # of components by all that they hold
 
     def content(part: dict[str, Any]) -> Any:
-        """Return a component with all that it refers to in the references' place."""
+        """Return a component with its references resolved."""
         if "executorLabel" in part:
             label = part["executorLabel"]
             return {**part, "executorLabel": [holder.get(label) for holder in executors]}
@@ -123,11 +123,11 @@ def _shared(text: str, version: str | None, describe_steps: bool) -> str:
 
 
 def _call_by_name(spec: dict[str, Any], version: str) -> None:
-    """Start each of this repository's components by its name in the image instead of by its source."""
+    """Run each of this repository's components by name in the image instead of from its source."""
     sources = _component_names()
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor.get("container", {})
-        # The source is the last part of the command that kfp makes of a function.
+        # The source is the last part of kfp's command for a function.
         if name := sources.get((container.get("command") or [""])[-1]):
             container["command"] = ["python3", "-m", "flowparts.step", name, "--version", version]
             container["args"] = ["--executor_input", "{{$}}"]
@@ -135,7 +135,7 @@ def _call_by_name(spec: dict[str, Any], version: str) -> None:
 
 @cache
 def _component_names() -> dict[str, str]:
-    """Return the name of each of this repository's components by its source as kfp embeds it."""
+    """Return the name of each of this repository's components by its embedded source."""
     names = {}
     for name, component in catalogue.components().items():
         container = component.component_spec.implementation.container
@@ -154,13 +154,13 @@ def _drop_descriptions(components: dict[str, Any]) -> None:
 
 
 def _ordered(literal: str) -> str:
-    """Return a Python literal as JSON with its keys in order."""
+    """Return a Python literal as JSON with sorted keys."""
     return json.dumps(ast.literal_eval(literal), sort_keys=True)
 
 
 def documents(text: str) -> list[dict[str, Any]]:
     """Return the YAML documents of a compiled package."""
-    # libyaml, which the wheels of PyYAML hold, is ten times as fast.
+    # libyaml, included in PyYAML's wheels, is ten times as fast.
     return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
@@ -177,8 +177,8 @@ def with_pipeline(text: str, spec: dict[str, Any]) -> str:
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command line take what `image_references` does."""
-    parser.add_argument("--registry", default=REGISTRY, help="where the images are pulled from (%(default)s)")
+    """Add the options of `image_references` to a command line."""
+    parser.add_argument("--registry", default=REGISTRY, help="registry of the images (%(default)s)")
     parser.add_argument(
         "--version",
         help=f"tag of the images ({images.version()}, after their content; with --digests theirs)",
@@ -187,7 +187,7 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_embed_option(parser: argparse.ArgumentParser) -> None:
-    """Let a command line choose whether what runs stands in the images or in the YAML."""
+    """Add the option that chooses whether the components' code comes from the images or the YAML."""
     parser.add_argument(
         "--embed-source",
         action="store_true",
@@ -217,13 +217,13 @@ def image_references(registry: str, version: str, digests: Path | None = None) -
     """Return a function from an image's name to its full reference.
 
     Args:
-        registry: Where the images are pulled from, without a trailing slash.
+        registry: Registry of the images, without a trailing slash.
         version: The tag.
-        digests: The images.json of `make push`; an image named in it is pinned by digest instead.
+        digests: The images.json of `make push`; images in it are pinned by digest instead.
 
     Raises:
-        ValueError: An option is malformed. The function that is returned raises it for an image in the file
-            that has no digest.
+        ValueError: An option is malformed. The returned function raises it for an image in the file without a
+            digest.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*", registry):
         raise ValueError(f"registry {registry!r} is not a registry and path such as registry.example/team")
@@ -234,7 +234,7 @@ def image_references(registry: str, version: str, digests: Path | None = None) -
     def reference(name: str) -> str:
         if name not in described:
             return f"{registry}/{name}:{version}"
-        # The file may also hold images that were only built, which no step here uses.
+        # The file may also have images that were built but aren't used by any step.
         if not described[name]["digest"]:
             raise ValueError(
                 f"{name} in {digests} was never pushed, so it has no digest; make push gives it one"

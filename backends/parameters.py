@@ -1,4 +1,4 @@
-"""Pipeline parameters from the command line and from files, typed and checked before anything runs."""
+"""Read pipeline parameters from the command line and files, and check their types before a run."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser `--parameter` and `--params`, which `gather` reads."""
+    """Add the options `--parameter` and `--params` for `gather` to a parser."""
     parser.add_argument(
         *("-p", "--parameter"),
         action="append",
@@ -42,18 +42,18 @@ def gather(
     pairs: Iterable[str],
     spec: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the parameters that were given, with the types that the pipeline declares.
+    """Return the given parameters, converted to the pipeline's types.
 
     Args:
         inputs: The pipeline's inputs by name.
         file: A YAML or JSON file that maps names to values.
-        pairs: Texts such as `seed=7` or `candidates=[{estimator: Linear, parameters: {}}]`, which win over
-            the file; anything but text is read as YAML.
-        spec: The compiled pipeline; with it, what the steps of this project would refuse is refused here.
+        pairs: Texts such as `seed=7` or `candidates=[{estimator: Linear, parameters: {}}]`, which override
+            the file; values of other than text parameters are YAML.
+        spec: The compiled pipeline; with it, values are also checked by the rules of this project's steps.
 
     Raises:
-        ValueError: A name is unknown, a value is missing, of the wrong type or can't be right, or the file
-            can't be read.
+        ValueError: A name is unknown, a value is missing, has the wrong type or is invalid, or the file can't
+            be read.
     """
     given: dict[str, Any] = read(file) if file else {}
     for pair in pairs:
@@ -68,7 +68,7 @@ def gather(
 def checked(
     inputs: Mapping[str, InputSpec], given: Mapping[str, Any], spec: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return parameters with the types that the pipeline declares; see `gather`."""
+    """Return parameters converted to the pipeline's types; see `gather`."""
     for name in given:
         known(name, inputs)
     missing = [name for name, spec in inputs.items() if not spec.optional and name not in given]
@@ -81,7 +81,7 @@ def checked(
 
 
 def _check(given: Mapping[str, Any], defaults: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-    """Raise ValueError if a step of this project would refuse a parameter that is passed on to it."""
+    """Raise ValueError if a step of this project would refuse a parameter that it gets."""
     for parameters, constants in _ports(spec):
         chosen = {port: given[name] for port, name in parameters.items() if name in given}
         others = {port: defaults[name] for port, name in parameters.items() if name not in given}
@@ -89,9 +89,9 @@ def _check(given: Mapping[str, Any], defaults: Mapping[str, Any], spec: Mapping[
 
 
 def _ports(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
-    """Yield for each step of this project its ports that take a pipeline's parameter as it is, and its name.
+    """Yield for each step of this project its name and the ports that take a pipeline parameter unchanged.
 
-    With them come the ports that have a constant in the pipeline.
+    Ports with a constant value in the pipeline are included.
     """
     known, inputs = catalogue.components(), spec["root"].get("inputDefinitions", {}).get("parameters", {})
     parts = [spec["root"], *spec["components"].values()]
@@ -101,7 +101,7 @@ def _ports(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], dict[str, 
             continue
         parameters, constants = {}, {}
         for port, value in task.get("inputs", {}).get("parameters", {}).items():
-            # Inside of a condition a parameter has a name of its own.
+            # Inside a condition a parameter has another name.
             name = value.get("componentInputParameter", "").removeprefix("pipelinechannel--")
             if name in inputs:
                 parameters[port] = name
@@ -111,10 +111,10 @@ def _ports(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], dict[str, 
 
 
 def environment(file: Path) -> dict[str, str]:
-    """Return the variables of a file of KEY=VALUE lines; # starts a comment, values are taken as they are.
+    """Return the variables of a file of KEY=VALUE lines; # starts a comment, values are taken literally.
 
     Raises:
-        ValueError: The file can't be read, or a line is something else; its value isn't repeated.
+        ValueError: The file can't be read, or a line is malformed; the message doesn't contain its value.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -132,13 +132,13 @@ def environment(file: Path) -> dict[str, str]:
 
 
 def known(name: str, inputs: Mapping[str, InputSpec]) -> None:
-    """Raise ValueError naming the near match unless the pipeline has such a parameter."""
+    """Raise ValueError with a suggestion unless the pipeline has such a parameter."""
     if name not in inputs:
         raise ValueError(unknown("parameter", name, list(inputs)))
 
 
 def typed(name: str, value: Any, kind: str) -> Any:
-    """Return a value as the declared kfp type, or raise ValueError naming both."""
+    """Convert a value to the declared kfp type, or raise ValueError that names both."""
     expected = _PYTHON_TYPES[kind]
     if not isinstance(value, expected) or (isinstance(value, bool) and kind != "Boolean"):
         raise ValueError(f"parameter {name!r} takes {_describe(kind)}, not {value!r}")
@@ -146,7 +146,7 @@ def typed(name: str, value: Any, kind: str) -> Any:
 
 
 def without_credentials(value: Any) -> str:
-    """Return a parameter as it is shown: as JSON, with what opens doors in its URIs replaced by ***."""
+    """Return a parameter as JSON for display, with credentials in URIs replaced by ***."""
     return str(masked(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
 
 
@@ -169,7 +169,7 @@ def _parse(name: str, text: str) -> Any:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return what a YAML or JSON file maps names to.
+    """Return the mapping in a YAML or JSON file.
 
     Raises:
         ValueError: It can't be read, or holds something else.

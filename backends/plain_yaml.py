@@ -1,4 +1,4 @@
-"""YAML as people mean it: `no` is text, 1e-05 a number, 2024-01-01 text; what JSON can't hold is refused."""
+"""YAML as people expect it: `no` is text, 1e-05 a number, 2024-01-01 text; non-JSON values are refused."""
 
 import math
 import re
@@ -8,14 +8,14 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """Types scalars by the JSON schema of YAML 1.2, but reads all that YAML 1.1 can write."""
+    """Resolves scalars by the JSON schema of YAML 1.2, but parses all of YAML 1.1."""
 
 
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern in {
     "null": r"~|null|Null|NULL|",
     "bool": r"true|True|TRUE|false|False|FALSE",
-    # A leading zero marks a code.
+    # Numbers with a leading zero are codes.
     "int": r"-?(?:0|[1-9][0-9]*)",
     "float": r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|-?\.[0-9]+(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
@@ -24,10 +24,10 @@ for _tag, _pattern in {
 
 
 def load(text: str) -> Any:
-    """Return what a YAML or JSON text holds: with text for the keys of mappings.
+    """Parse YAML or JSON; keys of mappings are text.
 
     Raises:
-        ValueError: It isn't YAML, or holds what JSON can't: infinity, NaN, a set, a tag.
+        ValueError: It isn't YAML, or has values that JSON lacks: infinity, NaN, sets, tags.
     """
     try:
         return _plain(yaml.load(text, _Loader))  # noqa: S506 it's a SafeLoader

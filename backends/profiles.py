@@ -1,4 +1,4 @@
-"""Where pipelines are submitted and how their steps run: flags over environment over flowparts.toml."""
+"""Settings of submissions and steps: flags override the environment, which overrides flowparts.toml."""
 
 import argparse
 import dataclasses

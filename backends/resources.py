@@ -1,4 +1,4 @@
-"""CPU and memory of a compiled pipeline's steps: what each asks for and may use, and how to change it."""
+"""Requests and limits of a compiled pipeline's steps for CPU and memory, and how to change them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from flowparts.util.names import unknown
 
 _CPU = re.compile(r"\d+m|\d*\.?\d+")
 _MEMORY = re.compile(r"(\d+)(?:([KMGTPE])(i?))?")
-# Whoever writes 4 for four gigabytes gets four bytes, with which no process starts.
+# A memory of 4, meant as four gigabytes, would be four bytes.
 _LEAST_MEMORY = 4 * 2**20
 # By the key of a setting, the field of a compiled container and the one of older SDKs, in CPUs and GB.
 _FIELDS = {
@@ -22,7 +22,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step asks for and may use; None where it says nothing or a parameter says it at run time."""
+    """Requests and limits of a step; None if there is none or a parameter sets it at run time."""
 
     cpu_request: float | None = None  # in CPUs
     cpu_limit: float | None = None
@@ -31,16 +31,16 @@ class Resources:
 
     @property
     def cpus_asked(self) -> float:
-        """What a node must have free; Kubernetes takes a limit that stands alone as the request."""
+        """CPUs that a node must have free; Kubernetes uses a limit without a request as the request."""
         return (self.cpu_limit if self.cpu_request is None else self.cpu_request) or 0.0
 
     @property
     def memory_asked(self) -> int:
-        """As `cpus_asked`, in bytes."""
+        """Memory that a node must have free, in bytes."""
         return (self.memory_limit if self.memory_request is None else self.memory_request) or 0
 
     def asked(self) -> str:
-        """Return what a node must have free, in words."""
+        """Return the requests in words."""
         return _words(self.cpus_asked, self.memory_asked)
 
     def allowed(self) -> str:
@@ -49,10 +49,10 @@ class Resources:
 
 
 def node(text: str) -> Resources:
-    """Return the CPUs and memory that a node has free, from a text such as "2 8Gi", as limits.
+    """Parse the free CPUs and memory of a node, such as "2 8Gi", as limits.
 
     Raises:
-        ValueError: The text is written otherwise.
+        ValueError: The text is malformed.
     """
     try:
         free_cpus, free_memory = text.split()
@@ -77,7 +77,7 @@ def of(container: Mapping[str, Any]) -> Resources:
 
 
 def cpus(text: str) -> float:
-    """Return CPUs as Kubernetes writes them, such as "500m" or "2", as a number.
+    """Parse CPUs in Kubernetes' notation, such as "500m" or "2".
 
     Raises:
         ValueError: The text is something else.
@@ -88,10 +88,10 @@ def cpus(text: str) -> float:
 
 
 def memory_bytes(text: str) -> int:
-    """Return memory as Kubernetes writes it, such as "512Mi" or "4Gi", in bytes.
+    """Parse memory in Kubernetes' notation, such as "512Mi" or "4Gi", to bytes.
 
     Raises:
-        ValueError: The text is something else, or far too little because a unit is missing.
+        ValueError: The text is malformed, or the value is tiny because a unit is missing.
     """
     found = _MEMORY.fullmatch(text)
     if not found:
@@ -106,13 +106,13 @@ def memory_bytes(text: str) -> int:
 def override(
     spec: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], elsewhere: Iterable[str] = ()
 ) -> None:
-    """Set other requests and limits in a pipeline document.
+    """Override requests and limits in a pipeline document.
 
     Args:
         spec: The document, which is changed.
         given: By a step's name, or "*" for every step, some of cpu_request, cpu_limit, memory_request and
-            memory_limit. A step's own entry wins over "*", and `train` also means what kfp calls `train-2`.
-        elsewhere: Steps of other pipelines, which may be given too: one profile serves many pipelines.
+            memory_limit. A step's own entry overrides "*", and `train` also applies to kfp's `train-2`.
+        elsewhere: Steps of other pipelines, which are allowed too: one profile serves many pipelines.
 
     Raises:
         ValueError: A step, key or value is unknown, or a request is over its limit.
@@ -172,7 +172,7 @@ def _set(name: str, container: dict[str, Any], wanted: Mapping[str, str]) -> Non
                 f"step {name!r} asks for {written[request[0]]} of {kind} and may use {written[limit[0]]}; "
                 f"give it a {kind}_limit that is no lower than its {kind}_request"
             )
-        # The component's own request was meant for its own limit.
+        # The component's request belongs to its own limit.
         for ours, theirs in zip(request, limit, strict=True):
             written[ours] = written[theirs]
 

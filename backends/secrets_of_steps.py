@@ -1,4 +1,4 @@
-"""Which of a profile's secrets each step of a compiled pipeline gets: those that its component asks for."""
+"""Choose the secrets of a profile for each step of a compiled pipeline: those that its component asks for."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from flowparts.components import SECRETS
 
 
 def require_asked(variables: Iterable[str]) -> None:
-    """Raise ValueError if no component asks for one of the variables, which then would reach no step."""
+    """Raise ValueError if no component asks for one of the variables, so that no step would get it."""
     catalogue.components()  # importing them fills SECRETS
     for variable in variables:
         if not any(_asks(patterns, variable) for patterns in SECRETS.values()):
@@ -21,7 +21,7 @@ def require_asked(variables: Iterable[str]) -> None:
 
 
 def asked(container: Mapping[str, Any], variables: Iterable[str]) -> list[str]:
-    """Return those of the variables that a compiled step asks for.
+    """Return the variables that a compiled step asks for.
 
     Args:
         container: The executor's container.
@@ -32,7 +32,7 @@ def asked(container: Mapping[str, Any], variables: Iterable[str]) -> list[str]:
 
 
 def _component(container: Mapping[str, Any]) -> str:
-    """Return the name of the component that a container runs, by name in the image or by its source."""
+    """Return the name of the component that a container runs, from the image or embedded source."""
     for words in (container.get("command") or [], container.get("args") or []):
         for before, word in itertools.pairwise(words):
             if before in ("flowparts.step", "--function_to_execute"):

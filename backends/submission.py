@@ -1,4 +1,4 @@
-"""Pipelines on a service: what is sent, how a run is named and followed, how a schedule is replaced."""
+"""Submit pipelines to a service: packages, names, following runs, replacing schedules."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from flowparts.util import lineage
 POLL_SECONDS = 5.0
 RECONNECT_SECONDS = 600
 EXIT_CODES = {"failed": 1, "cancelled": 3}
-# Vertex AI takes 128 characters; the time and what makes the name unique need 20.
+# Vertex AI takes 128 characters; the time and the unique part need 20.
 _MAX_STEM = 107
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,126}[a-z0-9])?")
 
@@ -63,12 +63,12 @@ class Package:
 
     @property
     def digest(self) -> str:
-        """Twelve digits that are the same for the same content."""
+        """Twelve digits of a hash of the content."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
     def version(self) -> str:
-        """The version's name: that of the code, its git commit, and the digest of the content."""
+        """The version's name: version of the code, git commit, and digest of the content."""
         return f"{self.code_version}-{lineage.git_commit()[:12]}-{self.digest}".lower()
 
 
@@ -84,7 +84,7 @@ class Task:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds since the task started, or that it took."""
+        """Duration of the task so far, or in total, in seconds."""
         return self.seconds
 
 
@@ -116,7 +116,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Glimpse:
-    """A run as a list of runs has it, without its steps."""
+    """A run as in a list of runs, without its steps."""
 
     key: str
     goes_on: bool
@@ -133,7 +133,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A schedule as it should be."""
+    """A requested schedule."""
 
     name: str
     cron: str  # five fields: minute, hour, day of month, month, day of week
@@ -148,13 +148,13 @@ class Wanted:
 
 
 class Service(Protocol):
-    """What Kubeflow and Vertex AI have in common; every method may raise `faults.Fault`."""
+    """The interface of Kubeflow and Vertex AI; every method can raise `faults.Fault`."""
 
     def upload(self, sent: Package) -> tuple[str, bool]:
-        """Keep a pipeline; return its address and whether it is new."""
+        """Upload a pipeline; return its URL and whether it is new."""
 
     def run(self, sent: Package, parameters: Mapping[str, Any], name: str) -> Run:
-        """Start a run; one of this name that exists already is returned as it is."""
+        """Start a run; an existing run with this name is returned unchanged."""
 
     def find(self, name: str) -> Run | None:
         """Return a run by its name or key; None if there is none."""
@@ -166,41 +166,41 @@ class Service(Protocol):
         """Return the latest 100 runs, newest first."""
 
     def cancel(self, run: Run) -> None:
-        """Ask for a run's end."""
+        """Cancel a run."""
 
     def schedules(self, name: str) -> list[Schedule]:
-        """Return the schedules of a name."""
+        """Return the schedules with a name."""
 
     def create_schedule(self, wanted: Wanted) -> None:
-        """Make a schedule."""
+        """Create a schedule."""
 
     def set_active(self, schedule: Schedule, active: bool) -> None:
         """Pause or resume a schedule."""
 
     def runs_in_progress(self, schedule: Schedule) -> list[str]:
-        """Return the names of the runs that would be cut off if a schedule were removed now."""
+        """Return the names of the runs that removing a schedule now would abort."""
 
     def delete_schedule(self, schedule: Schedule) -> None:
         """Remove a schedule."""
 
 
 class LostSightError(Exception):
-    """A run that was followed goes on, but the service can't be asked about it any more."""
+    """A followed run continues, but the service can't be reached any more."""
 
 
 def images_in(spec: Mapping[str, Any]) -> list[str]:
-    """Return the images of a pipeline document, each once."""
+    """Return the distinct images of a pipeline document."""
     executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
     return sorted({each["container"]["image"] for each in executors if "container" in each})
 
 
 def run_name(pipeline: str) -> str:
-    """Return a name that no other run has and both services take."""
+    """Return a unique run name that is valid on both services."""
     return f"{pipeline[:_MAX_STEM]}-{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(2)}"
 
 
 def check_name(name: str) -> str:
-    """Return a name for a run or schedule, or raise ValueError if a service would refuse it."""
+    """Return a run's or schedule's name, or raise ValueError if a service would refuse it."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"name {name!r} must start with a letter, end with a letter or digit, "
@@ -221,7 +221,7 @@ def check_cron(cron: str) -> str:
 
 
 def check_sizes(parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError for a parameter that is larger than the services store."""
+    """Raise ValueError for a parameter that is too large for the services."""
     for name, value in parameters.items():
         size = len(json.dumps(value).encode())
         if size > checks.MAX_PARAMETER_BYTES:
@@ -229,7 +229,7 @@ def check_sizes(parameters: Mapping[str, Any]) -> None:
 
 
 def without_caching(text: str) -> str:
-    """Return a compiled package in which every task runs anew, also those in groups."""
+    """Return a compiled package with caching off for every task, also in groups."""
     documents = package.documents(text)
     spec = documents[0]
     for component in (spec["root"], *spec["components"].values()):
@@ -239,7 +239,7 @@ def without_caching(text: str) -> str:
 
 
 def uniquely_named(tasks: list[Task]) -> list[Task]:
-    """Number the tasks of one name, such as those of a loop."""
+    """Number tasks with the same name, such as those of a loop."""
     seen: dict[str, int] = {}
     named = []
     for task in tasks:
@@ -257,19 +257,19 @@ def follow(
     reconnect_seconds: float = RECONNECT_SECONDS,
     start_timeout_seconds: float | None = None,
 ) -> Run:
-    """Look at a run until it has ended; return it as it was last seen.
+    """Follow a run until it ends; return its final state.
 
     Args:
-        service: Where it runs.
+        service: The service that runs it.
         run: The run.
-        on_change: Takes the run as it is at each look.
-        say: Takes a sentence for the user.
+        on_change: Called with the run at each poll.
+        say: Called with messages for the user.
         reconnect_seconds: How long to keep trying while the service can't be reached.
-        start_timeout_seconds: How long a step may wait to be started; then the run is ended and counts as
-            failed. None for as long as it takes.
+        start_timeout_seconds: Maximum time for a step to start; then the run is cancelled and counts as
+            failed. None for no limit.
 
     Raises:
-        LostSightError: The service couldn't be reached for that long, or doesn't answer this user any more.
+        LostSightError: The service couldn't be reached for that long, or no longer accepts this user.
         ValueError: The run was deleted.
     """
     lost_since = None
@@ -310,18 +310,18 @@ def follow(
 
 
 def schedule(service: Service, wanted: Wanted, wait: bool, say: Callable[[str], None]) -> str:
-    """Make the one schedule of a name what it should be; return what was done.
+    """Create or replace the schedule with a name; return what was done.
 
     Args:
         service: Where.
         wanted: The schedule.
-        wait: Whether to wait for runs of the former schedule, which removing it would cut off.
-        say: Takes a sentence for the user.
+        wait: Whether to wait for runs of the previous schedule, which removing it would abort.
+        say: Called with messages for the user.
     """
     existing = service.schedules(wanted.name)
     fitting = next((old for old in existing if old.active and old.digest == wanted.digest), None)
     others = [old for old in existing if old is not fitting]
-    # The old one rests while the new one is made, so that no run starts twice.
+    # The old one is paused while the new one is created, so that no run starts twice.
     paused = [old for old in others if old.active]
     for old in paused:
         service.set_active(old, False)
@@ -343,7 +343,7 @@ def schedule(service: Service, wanted: Wanted, wait: bool, say: Callable[[str], 
 
 
 def unschedule(service: Service, name: str, wait: bool, say: Callable[[str], None]) -> str:
-    """Remove the schedules of a name; return what was done. The arguments are those of `schedule`."""
+    """Remove the schedules with a name; return what was done. The arguments are those of `schedule`."""
     existing = service.schedules(name)
     for old in existing:
         if old.active:
@@ -360,7 +360,7 @@ def unschedule(service: Service, name: str, wait: bool, say: Callable[[str], Non
 def _delete(
     service: Service, resting: Sequence[Schedule], wait: bool, say: Callable[[str], None]
 ) -> list[str]:
-    """Delete schedules that rest; those whose runs go on stay. Return the names of these runs."""
+    """Delete paused schedules, except those with active runs; return the names of these runs."""
     told: set[str] = set()
     left = resting
     while True:

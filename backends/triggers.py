@@ -1,4 +1,4 @@
-"""Starts runs of listed pipelines when something else asks by HTTP: a bucket, a CI job, an alert."""
+"""Start runs of configured pipelines on HTTP requests: by a bucket, a CI job, an alert."""
 
 import contextlib
 import hashlib
@@ -25,21 +25,21 @@ MIN_TOKEN_CHARACTERS = 16
 MAX_BODY_BYTES = 1_000_000
 _MAX_REQUESTS = 16
 _SECONDS_PER_READ = 10.0
-# For the whole request: a client that sends a byte now and then would hold its thread for hours.
+# For the whole request: a client that trickles bytes would hold its thread for hours.
 _SECONDS_TO_READ = 30.0
 _MISSING = object()
-# The run's name must leave room for the time and what tells requests apart.
+# The run's name must leave room for the time and the digest of the request.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A parameter whose value is in the request.
+    """A parameter whose value comes from the request.
 
     Attributes:
         pointer: Where in the body, as a JSON pointer (RFC 6901) such as /Records/0/s3/object/key.
         pattern: Regular expression that the whole value must match.
-        template: Text whose {} becomes the value, such as s3://bucket/{}.
+        template: Text with {} for the value, such as s3://bucket/{}.
     """
 
     pointer: str
@@ -52,12 +52,12 @@ class Trigger:
     """A pipeline that requests may start.
 
     Attributes:
-        name: The last part of its address, /triggers/NAME.
+        name: The last part of its path, /triggers/NAME.
         pipeline: The pipeline, such as continuous-training.
         parameters: Parameters of every run.
-        take: Parameters that are taken from the request's body.
-        only_if: JSON pointers and the text that must be there for a run; other requests start none.
-        at_most_every_seconds: The same parameters start one run in each such span of time.
+        take: Parameters from the request's body.
+        only_if: JSON pointers and the text that they must have for a run; other requests start none.
+        at_most_every_seconds: The same parameters start at most one run in this time.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A trigger whose pipeline is compiled; `typed` checks the parameters of a run."""
+    """A trigger with its compiled pipeline; `typed` checks the parameters of a run."""
 
     trigger: Trigger
     package: submission.Package
@@ -78,20 +78,20 @@ class Prepared:
 
 
 class Runner(Protocol):
-    """Where runs start, such as `submission.Service`."""
+    """The service that starts runs, such as `submission.Service`."""
 
     def run(self, sent: submission.Package, parameters: Mapping[str, Any], name: str) -> submission.Run:
-        """Start a run; one of this name that is there already is returned."""
+        """Start a run; an existing run with this name is returned."""
 
     def find(self, name: str) -> submission.Run | None:
-        """Return the run of this name."""
+        """Return the run with this name."""
 
 
 class RequestError(Exception):
     """A request that can't start a run.
 
     Attributes:
-        status: The HTTP status that says so.
+        status: The HTTP status.
     """
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -100,7 +100,7 @@ class RequestError(Exception):
 
 
 def read(file: Path) -> list[Trigger]:
-    """Return the triggers of a TOML file, a table for each.
+    """Return the triggers of a TOML file, one table each.
 
     Raises:
         ValueError: The file can't be read, lists none, or a table has an unknown key or a wrong value.
@@ -166,7 +166,7 @@ def prepare(file: Path, target: str, chosen: Any, embed_source: bool = False) ->
         file: The TOML file.
         target: The backend, as `compilation.TARGETS` has it.
         chosen: Its settings.
-        embed_source: Whether the compiled pipelines bring the source of their components along.
+        embed_source: Whether the compiled pipelines embed the source of their components.
 
     Raises:
         ValueError: The file, a pipeline's name or a parameter is wrong.
@@ -186,10 +186,10 @@ def prepare(file: Path, target: str, chosen: Any, embed_source: bool = False) ->
 
 
 def start(prepared: Prepared, service: Runner, body: Any, now: float) -> dict[str, Any]:
-    """Start the run that a request asks for; return what to answer.
+    """Start the run for a request; return the answer.
 
-    A run's name follows from the trigger, the parameters and the time, so a request that is sent again finds
-    the run that it started, whichever server it reaches.
+    A run's name is derived from the trigger, the parameters and the time, so a retried request finds its run,
+    whichever server it reaches.
 
     Args:
         prepared: The trigger.
@@ -201,7 +201,7 @@ def start(prepared: Prepared, service: Runner, body: Any, now: float) -> dict[st
         run and url of the run, its state and whether it was started now; or run null and the reason.
 
     Raises:
-        RequestError: The body doesn't hold what the trigger takes from it.
+        RequestError: The body lacks a value that the trigger needs.
         faults.Fault: The service didn't start it.
     """
     trigger = prepared.trigger
@@ -218,7 +218,8 @@ def start(prepared: Prepared, service: Runner, body: Any, now: float) -> dict[st
     identity = json.dumps([prepared.package.name, given], sort_keys=True).encode()
     digest = hashlib.sha256(identity).hexdigest()[:10]
     span = int(now // trigger.at_most_every_seconds)
-    # The span before counts too while its run goes on: two requests may stand just before and after its end.
+    # A run of the previous span counts too while it is active: requests may come just before and after its
+    # end.
     for number in (span, span - 1):
         run = service.find(_run_name(trigger, digest, number))
         if run and (number == span or run.goes_on):
@@ -242,7 +243,7 @@ def _value(body: Any, name: str, how: Taken) -> str:
 
 
 def _at(body: Any, pointer: str) -> Any:
-    """Return what a JSON pointer names (RFC 6901), or _MISSING."""
+    """Return the value at a JSON pointer (RFC 6901), or _MISSING."""
     for part in pointer.split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(body, dict) and key in body:
@@ -262,18 +263,18 @@ def server(
     port: int,
     say: Callable[[str], None],
 ) -> ThreadingHTTPServer:
-    """Return a bound server; POST /triggers/NAME starts a run, GET /healthz says that it lives.
+    """Return a bound server; POST /triggers/NAME starts a run, GET /healthz is the health check.
 
     Args:
         prepared: The triggers.
-        service: Where their runs start.
-        token: The bearer token that every request must bring.
+        service: The service that starts the runs.
+        token: The bearer token that every request must send.
         host: Address to listen on.
         port: Port; 0 takes a free one.
-        say: Takes a sentence about each request.
+        say: Called with a message about each request.
 
     Raises:
-        ValueError: The token is too short, or the address can't be listened on.
+        ValueError: The token is too short, or the server can't listen at the address.
     """
     if len(token) < MIN_TOKEN_CHARACTERS:
         raise ValueError(
@@ -296,7 +297,7 @@ class _Server(ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(_MAX_REQUESTS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        # Each connection is a thread; a flood of them waits at the socket instead.
+        # Each connection takes a thread; beyond the limit they wait at the socket.
         self._free.acquire()
         super().process_request(request, client_address)
 
@@ -307,11 +308,11 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away or is too slow is no news."""
+        """Ignore clients that disconnect or are too slow."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    # Without keep-alive a connection is one request, and holds its thread no longer.
+    # Without keep-alive, a connection holds its thread for a single request.
     protocol_version = "HTTP/1.0"
     timeout = _SECONDS_PER_READ
     server_version = "flowparts"
@@ -363,7 +364,7 @@ class _Handler(BaseHTTPRequestHandler):
         except faults.Fault as fault:
             status, answer = 502, {"error": str(fault)}
         told = answer.get("run") or answer.get("reason") or answer.get("error")
-        # What a stranger sends must not write lines of its own into a log.
+        # Clients must not be able to inject lines into the log.
         self._say(f"{self.path[:100]!r}: {status} {json.dumps(told)}")
         self._answer(status, answer)
 
@@ -377,13 +378,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise RequestError(404, unknown("trigger", name[:100], list(self._triggers)))
         body = self._body()
         self._deadline.cancel()
-        # One at a time: two equal requests at once must find each other's run.
+        # One at a time, so that two equal requests at once find each other's run.
         with self._lock:
             try:
                 return start(self._triggers[name], self._service, body, time.time())
             except (RequestError, faults.Fault):
                 raise
-            except Exception as error:  # else nobody would hear of it
+            except Exception as error:  # otherwise it would go unnoticed
                 said = f"{type(error).__name__}: {errors.first_line(error)}"
                 raise RequestError(500, f"the run can't be started: {said}") from error
 
@@ -412,4 +413,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Requests are told by `say` instead."""
+        """Do nothing: requests are reported by `say`."""

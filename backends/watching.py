@@ -1,7 +1,8 @@
-"""Watch all runs of a service and notify people: of runs that fail, and of steps that wait to be started.
+"""Watch all runs of a service and notify people of failed runs and of steps that don't start.
 
-An exit handler in each pipeline would be told less: on Kubeflow its task gets no error text and, after a
-termination, a time-out or a driver's failure, not even the state; nothing tells it of a pod that can't start.
+An exit handler in each pipeline would know less: on Kubeflow its task gets no error text and, after a
+cancellation, a timeout or a driver's failure, not even the state; and it never hears of a pod that can't
+start.
 """
 
 import time
@@ -21,20 +22,20 @@ DEFAULT_STATES = ("failed", "waiting")
 INTERVAL_SECONDS = 30.0
 WAITING_SECONDS = 600.0
 QUIET_HOURS = 1.0
-# Of one look; more is one notice that says how many.
+# Maximum notices per poll; a last one says how many more there are.
 MAX_NOTICES = 10
 _MAX_TOLD = 5_000
 
 
 @dataclass
-class Memory:
-    """What a watch knows from earlier looks.
+class WatchState:
+    """The state of a watch between polls.
 
     Attributes:
-        place: Which service and namespace or project it is of.
-        told: Keys of runs that ended before the watch began or whose end was dealt with, oldest first.
-        open: Keys of runs that went on at the last look.
-        waiting: For each run of them, the waiting steps that people were told of.
+        place: The service and the namespace or project.
+        told: Keys of runs that ended before the watch or whose end was reported, oldest first.
+        open: Keys of runs that were active at the last poll.
+        waiting: For each of these runs, the waiting steps that were reported.
     """
 
     place: str
@@ -43,57 +44,57 @@ class Memory:
     waiting: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read(file: Path, place: str) -> Memory | None:
-    """Read a watch's memory; None if there is none.
+def read(file: Path, place: str) -> WatchState | None:
+    """Read a watch's state; None if there is none.
 
     Raises:
-        ValueError: It is damaged, or of another place.
+        ValueError: It is damaged, or belongs to another place.
     """
     if not file.exists():
         return None
     try:
-        memory = Memory(**outputs.read_json(file, "the memory of the watch"))
+        state = WatchState(**outputs.read_json(file, "the state of the watch"))
     except TypeError:
-        raise ValueError(f"{file} isn't a memory of a watch; name another file by --state") from None
-    if memory.place != place:
+        raise ValueError(f"{file} isn't the state of a watch; name another file by --state") from None
+    if state.place != place:
         raise ValueError(
-            f"{file} is the memory of a watch of {memory.place}, not of {place}; name another by --state"
+            f"{file} is the state of a watch of {state.place}, not of {place}; name another by --state"
         )
-    return memory
+    return state
 
 
 def look(
-    service: Service, memory: Memory | None, place: str, states: Collection[str], waiting_seconds: float
-) -> tuple[Memory, list[Notice]]:
-    """Look at all runs once; return what to remember and what to tell people.
+    service: Service, state: WatchState | None, place: str, states: Collection[str], waiting_seconds: float
+) -> tuple[WatchState, list[Notice]]:
+    """Poll all runs once; return the new state and the notices to send.
 
-    The first look tells nothing of the runs that have ended already.
+    The first poll doesn't report runs that have already ended.
 
     Args:
-        service: Where the runs are.
-        memory: From the last look; None at the first.
-        place: Which service and namespace or project this is.
-        states: Of which to tell, out of STATES.
-        waiting_seconds: How long a step may wait to be started before people are told.
+        service: The service with the runs.
+        state: State from the last poll; None at the first.
+        place: The service and the namespace or project.
+        states: The states to report, out of STATES.
+        waiting_seconds: Time after which a waiting step is reported.
     """
     latest = service.latest()
-    if memory is None:
-        memory = Memory(place, told=[each.key for each in latest if not each.goes_on])
-    known = set(memory.told)
+    if state is None:
+        state = WatchState(place, told=[each.key for each in latest if not each.goes_on])
+    known = set(state.told)
     glimpsed = {each.key for each in latest}
-    # Runs that go on for long are no longer among the latest.
-    asked = [*latest, *(Glimpse(key, True) for key in memory.open if key not in glimpsed)]
+    # Long runs are no longer among the latest.
+    asked = [*latest, *(Glimpse(key, True) for key in state.open if key not in glimpsed)]
     found: list[Notice] = []
-    told, still_open, waiting = list(memory.told), [], {}
+    told, still_open, waiting = list(state.told), [], {}
     for each in reversed(asked):
         if each.key in known:
             continue
         run = service.find(each.key)
-        if run is None:  # it was deleted
+        if run is None:  # the run was deleted
             continue
         if run.goes_on:
             still_open.append(each.key)
-            waiting[each.key] = memory.waiting.get(each.key, [])
+            waiting[each.key] = state.waiting.get(each.key, [])
             late = [task for task in run.tasks if task.state == "waiting" and task.seconds >= waiting_seconds]
             for task in late if "waiting" in states and run.state == "running" else []:
                 if task.name not in waiting[each.key]:
@@ -103,7 +104,7 @@ def look(
         told.append(each.key)
         if run.state in states:
             found.append(notice(run))
-    return Memory(place, told[-_MAX_TOLD:], still_open, waiting), _bounded(found)
+    return WatchState(place, told[-_MAX_TOLD:], still_open, waiting), _bounded(found)
 
 
 def watch(
@@ -116,35 +117,36 @@ def watch(
     quiet_hours: float = QUIET_HOURS,
     interval_seconds: float | None = INTERVAL_SECONDS,
 ) -> None:
-    """Look at all runs again and again and notify people.
+    """Poll all runs periodically and notify people.
 
     Args:
-        service: Where the runs are.
-        place: Which service and namespace or project this is.
-        file: Memory of the watch; beside it, that of the notices.
-        say: Takes a sentence for the log.
-        states: Of which to tell, out of STATES.
-        waiting_seconds: How long a step may wait to be started before people are told.
-        quiet_hours: Hours before the same news, of another run, is sent again.
-        interval_seconds: Between two looks; None for a single one.
+        service: The service with the runs.
+        place: The service and the namespace or project.
+        file: State of the watch; sent notices are recorded beside it.
+        say: Called with messages for the log.
+        states: The states to report, out of STATES.
+        waiting_seconds: Time after which a waiting step is reported.
+        quiet_hours: Hours before the same notice is sent again.
+        interval_seconds: Time between two polls; None for a single one.
 
     Raises:
-        ValueError: No channel is set, or the memory is damaged or of another place.
-        faults.Fault: The service doesn't allow it, or, at a single look, can't be reached.
+        ValueError: No channel is set, or the state is damaged or of another place.
+        faults.Fault: The service refuses, or, at a single poll, can't be reached.
     """
     notify.check()
-    memory = read(file, place)
+    state = read(file, place)
     while True:
         try:
-            memory, news = look(service, memory, place, states, waiting_seconds)
+            state, news = look(service, state, place, states, waiting_seconds)
         except faults.Fault as fault:
             if interval_seconds is None or not fault.transient:
                 raise
-            say(f"can't look at the runs: {fault}; trying again")
+            say(f"can't get the runs: {fault}; trying again")
             news = []
-        # Before anything is sent: a watch that ends in between tells too little rather than twice.
-        if memory:
-            outputs.write_json(file, memory.__dict__)
+        # Saved before anything is sent: if the watch ends in between, a notice is lost rather than sent
+        # twice.
+        if state:
+            outputs.write_json(file, state.__dict__)
         for each in news:
             sent = notify.send_unless_told(each, f"{file}.notices", quiet_hours)
             say(f"{each.title} ({each.run}): {'notified' if sent else 'not notified'}")
@@ -154,7 +156,7 @@ def watch(
 
 
 def notice(run: Run) -> Notice:
-    """Return what to say of a run that has ended."""
+    """Return the notice about a run that has ended."""
     failed = run.failed
     step, error = (failed[0].name, failed[0].error) if failed else ("", run.error)
     if run.state == "failed" and not error:

@@ -1,4 +1,4 @@
-"""Starts a component or pipeline from a template, or checks one: `make new-component`, `make check`."""
+"""Create a component or pipeline from a template, or check one: `make new-component`, `make check`."""
 
 import argparse
 import importlib
@@ -15,8 +15,8 @@ from tools import readme
 
 ROOT = Path(__file__).parents[1]
 _TEMPLATES = Path(__file__).parent / "templates"
-# What holds for every component and every pipeline. What runs them all takes minutes and needs services; with
-# FLOWPARTS_CHECK these run the example of one component alone.
+# The contract tests. Some run all components, which takes minutes and needs services; with FLOWPARTS_CHECK
+# they only run the example of one component.
 _RULES = {
     "component": ("test_components.py", "test_metadata.py", "test_bad_input.py", "test_killed_steps.py"),
     "pipeline": ("test_pipelines.py",),
@@ -77,10 +77,10 @@ def new_pipeline(name: str, root: Path = ROOT) -> list[Path]:
 def check(name: str) -> int:
     """Lint, type-check and test one component or pipeline, and return the exit status.
 
-    The catalogue in README.md must have the first sentence of every part, too.
+    The catalogue in README.md must be up to date, too.
 
     Raises:
-        ValueError: There is no such part, or it breaks a rule that is checked at its import.
+        ValueError: There is no such part, or it violates a rule that is checked on import.
     """
     kind, file, test = _files(name)
     python = sys.executable
@@ -89,7 +89,7 @@ def check(name: str) -> int:
         [python, "-m", "ruff", "check", file, test],
         [python, "-m", "ruff", "format", "--check", file, test],
         [python, "-m", "mypy", f"src/flowparts/{file}"],
-        # Importing schemathesis, which tests of the server need, takes seconds.
+        # Importing schemathesis, which only tests of the server need, takes seconds.
         [python, "-m", "pytest", "-q", "-p", "no:schemathesis", "-k", Path(file).stem, test, *rules],
     ]
     environment = {**os.environ, "FLOWPARTS_CHECK": Path(file).stem}
@@ -101,7 +101,7 @@ def check(name: str) -> int:
 
 
 def _files(name: str) -> tuple[str, str, str]:
-    """Return kind, file and test of a part, both relative to the repository."""
+    """Return the kind, the file and the test of a part, relative to the repository."""
     stem = name.rpartition("/")[2].replace("-", "_")
     places = [*ROOT.glob(f"components/*/{stem}.py"), *ROOT.glob(f"pipelines/{stem}.py")]
     if stem.startswith("_") or not places:
@@ -148,12 +148,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     names = [str(file.relative_to(ROOT)) for file in written]
-    # A sorted import depends on the name.
+    # The order of imports depends on the name.
     ruff = [sys.executable, "-m", "ruff"]
     subprocess.run([*ruff, "check", "-q", "--fix", *names], cwd=ROOT, check=True)  # noqa: S603
     subprocess.run([*ruff, "format", "-q", *names], cwd=ROOT, check=True)  # noqa: S603
     readme.write()
-    print("\n".join([*names, "README.md, where the catalogue has one line more"]))  # noqa: T201
+    print("\n".join([*names, "README.md, whose catalogue has a new line"]))  # noqa: T201
     print(f"next: edit them, then make check NAME={options.name}")  # noqa: T201
     return 0
 

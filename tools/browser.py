@@ -9,7 +9,7 @@ from flowparts.util.errors import MissingError
 
 _FLAGS = (
     "--headless=new",
-    # As root, Chromium starts without its sandbox only; it opens our own pages.
+    # As root, Chromium only starts without its sandbox; it only opens our own pages.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -22,14 +22,14 @@ _FLAGS = (
 
 @contextmanager
 def chromium(width: int, height: int) -> Iterator[Any]:
-    """Give a browser (Selenium driver), which keeps what pages say in its log.
+    """Yield a browser (Selenium driver) that logs the pages' console.
 
     Args:
-        width: Of its window, in pixels.
-        height: Likewise.
+        width: Width of its window in pixels.
+        height: Height in pixels.
 
     Raises:
-        MissingError: It isn't installed.
+        MissingError: Chromium isn't installed.
     """
     from selenium import webdriver
 

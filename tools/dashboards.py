@@ -16,7 +16,7 @@ from flowparts.deploy import prometheus as rules
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "monitoring" / "rules.yml"
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
-# A selector of the models that are chosen at the top of the dashboard.
+# The selector of the models chosen at the top of the dashboard.
 _CHOSEN = 'job=~"$job"'
 
 
@@ -26,10 +26,10 @@ class Panel:
 
     Attributes:
         title: What it shows.
-        unit: Grafana's name of the unit.
-        queries: By legend, the PromQL expression; JOB stands for the selector of the chosen models.
+        unit: Grafana's unit name.
+        queries: PromQL expressions by legend; JOB stands for the selector of the chosen models.
         description: What to look for.
-        lowest: Where the axis starts; None where values may be negative.
+        lowest: Minimum of the axis; None if values may be negative.
     """
 
     title: str
@@ -194,7 +194,7 @@ PANELS: dict[str, Sequence[Panel]] = {
 
 
 def expressions(job: str) -> dict[str, str]:
-    """Return every expression of every panel, by panel and legend, for the jobs that match a pattern."""
+    """Return all expressions of all panels, by panel and legend, for the jobs that match a pattern."""
     return {
         f"{panel.title}: {legend}": expression.replace("JOB", f'job=~"{job}"')
         for panels in PANELS.values()
@@ -204,7 +204,7 @@ def expressions(job: str) -> dict[str, str]:
 
 
 def build() -> str:
-    """Return the dashboard as Grafana imports it (JSON)."""
+    """Return the dashboard as JSON for Grafana's import."""
     made = (
         dashboard.Dashboard("flowparts")
         .uid("flowparts")

@@ -1,9 +1,9 @@
 """Show the whole loop on this machine: a served model drifts, an alert fires, a better model takes its place.
 
-Trains and serves on Docker with a prediction log, sends requests that change half-way, measures drift by
-window and pushes the measurements. Prometheus fires; Alertmanager calls a webhook of people, and the trigger
-that starts the training pipeline, whose model passes the gate and gets the requests step by step. A page
-tells the story.
+Trains and serves a model on Docker with a prediction log, sends requests that change half-way, measures drift
+by window and pushes the measurements. Prometheus fires; Alertmanager calls a webhook for people, and the
+trigger that starts the training pipeline, whose model passes the gate and is rolled out in stages. A page
+shows the course.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CANDIDATES = ["Linear", {"estimator": "HistGradientBoosting", "parameters": {}}]
 
 
 def customers(rows: int, seed: int, drifted: bool) -> pl.DataFrame:
-    """Return rows with their label; drifted ones are younger, and other customers leave."""
+    """Return labelled rows; in drifted ones customers are younger, and others churn."""
     draw = np.random.default_rng(seed)
     age = draw.normal(32 if drifted else 45, 9, rows).clip(18, 90)
     income = draw.lognormal(10.4 if drifted else 10.0, 0.4, rows)
@@ -57,13 +57,13 @@ def customers(rows: int, seed: int, drifted: bool) -> pl.DataFrame:
 
 
 def right(answers: list[Any], labels: pl.Series) -> int:
-    """Return how many predictions are right."""
+    """Return the number of correct predictions."""
     predicted = [each["prediction"] if isinstance(each, dict) else each for each in answers]
     return sum(one == other for one, other in zip(predicted, labels, strict=True))
 
 
 def sent(url: str, rows: pl.DataFrame) -> float:
-    """Send rows to the endpoint, 20 at a time; return the share of right answers."""
+    """Send rows to the endpoint, 20 at a time; return the fraction of correct predictions."""
     found = 0
     for part in rows.iter_slices(20):
         answers = get(f"{url}/predict", {"instances": part.drop("churned").to_dicts()})["predictions"]
@@ -73,7 +73,7 @@ def sent(url: str, rows: pl.DataFrame) -> float:
 
 @contextlib.contextmanager
 def asking(url: str, story: Story) -> Iterator[None]:
-    """Let customers ask until the block ends, five times a second; note who answers what."""
+    """Send customers' requests, five per second, until the block ends; record the answers."""
     ended = threading.Event()
 
     def send() -> None:
@@ -136,13 +136,13 @@ def measured(
         pushgateway=gateway,
     )
     found = json.loads((window / "drift").read_text(encoding="utf-8"))
-    # The probabilities of two classes say the same as the prediction.
+    # The probabilities of two classes duplicate the prediction.
     shown = [each for each in found["columns"] if not each["column"].startswith("probability_")]
     return {each["column"]: float(each["effect"]) for each in shown}, report
 
 
 def require_docker() -> None:
-    """Remove what a demonstration that was killed has left; raise ValueError if no Docker engine answers."""
+    """Remove leftovers of a killed demonstration; raise ValueError if no Docker engine answers."""
     try:
         removed()
     except UnreachableError:
@@ -153,20 +153,20 @@ def require_docker() -> None:
 
 
 def removed() -> None:
-    """Remove the endpoint with its containers, if it is there."""
+    """Remove the endpoint with its containers, if it exists."""
     with contextlib.suppress(operations.NoEndpointError):
         operations.remove("docker", ENDPOINT, {"wait_seconds": 60.0}, even_if_serving=True)
 
 
 def demonstrate(folder: Path, port: int) -> Path:
-    """Go through the whole loop; return the page.
+    """Run the whole loop; return the page.
 
     Args:
-        folder: Where everything is written; made anew.
+        folder: Output folder; recreated.
         port: The first of three free ports.
 
     Raises:
-        ValueError: A part of it failed.
+        ValueError: A part failed.
     """
     require_docker()
     shutil.rmtree(folder, ignore_errors=True)
@@ -199,7 +199,7 @@ def demonstrate(folder: Path, port: int) -> Path:
         story.tell(f"trained, registered and served at {before.url}: {before.verdict}")
         until(lambda: scraped(prometheus), "Prometheus' first look at the servers")
         story.tell(f"Prometheus at {prometheus} has found the server through the Docker engine")
-        # Labels of rows from after the change; they come before anybody notices.
+        # Labels of rows after the change; they arrive before anyone notices.
         customers(4_000, 2, True).write_csv(folder / "after.csv")
         report = Path()
         for number in range(WINDOWS):
@@ -242,7 +242,7 @@ def scraped(prometheus: str) -> bool:
 
 
 def window(story: Story, folder: Path, serving: Outcome, gateway: str, seed: int, drifted: bool) -> Path:
-    """Send a window of requests, measure it and note what was found; return the report."""
+    """Send a window of requests, measure it and record the results; return the report."""
     rows, since = customers(ROWS, seed, drifted), datetime.now(UTC).replace(tzinfo=None)
     story.accuracy.append(sent(serving.url, rows))
     drift, report = measured(folder, serving.model, since, ROWS, gateway)
@@ -265,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/demo-monitoring"), metavar="DIR")
     parser.add_argument("--port", type=int, default=19_090, help="the first of three ports (%(default)s)")
     options = parser.parse_args(arguments)
-    # Told to end, it takes its containers away as well.
+    # On SIGTERM, its containers are removed as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         print(demonstrate(options.out.resolve(), options.port))  # noqa: T201

@@ -1,4 +1,4 @@
-"""What happens in the demonstration of monitoring, and the page that tells it."""
+"""The events of the monitoring demonstration, and the page about them."""
 
 import time
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 from flowparts import reports
 
-# Seconds of answers that a point of a line stands for.
+# Seconds of answers per point of a line.
 _SPAN = 5.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a customer got.
+    """The answer to a customer's request.
 
     Attributes:
-        seconds: When, since the demonstration began.
-        revision: Which revision answered; empty if none did.
-        right: Rows that were predicted right.
-        rows: Rows that were sent.
+        seconds: Time since the start of the demonstration.
+        revision: The revision that answered; empty if none did.
+        right: Number of correctly predicted rows.
+        rows: Number of rows sent.
     """
 
     seconds: float
@@ -29,16 +29,16 @@ class Answer:
 
 @dataclass
 class Story:
-    """What happened.
+    """The course of the demonstration.
 
     Attributes:
-        started: When the demonstration began, by time.monotonic.
-        events: Seconds since then, and what happened.
-        accuracy: Of each window, on labels that arrived later.
-        drift: Of each window, the share of rows that moved by column.
-        answers: What customers got while the new model was trained and rolled out.
-        revision: The revision that serves in the end.
-        pages: Pages of what ran, by title; addresses as the page reaches them.
+        started: Start of the demonstration, by time.monotonic.
+        events: Seconds since then, and the event.
+        accuracy: Accuracy of each window, on labels that arrived later.
+        drift: For each window, the fraction of rows that moved, by column.
+        answers: Answers to customers while the new model was trained and rolled out.
+        revision: The final revision.
+        pages: Reports by title, with links relative to the page.
     """
 
     started: float = field(default_factory=time.monotonic)
@@ -50,26 +50,26 @@ class Story:
     pages: dict[str, str] = field(default_factory=dict)
 
     def seconds(self) -> float:
-        """Return how long the demonstration has been going on."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.started
 
     def tell(self, what: str) -> None:
-        """Note and print an event."""
+        """Record and print an event."""
         self.events.append((self.seconds(), what))
         print(f"{self.events[-1][0]:6.1f} s  {what}", flush=True)  # noqa: T201
 
     @property
     def lost(self) -> int:
-        """Requests of customers without an answer."""
+        """Number of customers' requests without an answer."""
         return sum(not each.revision for each in self.answers)
 
 
 def page(story: Story, drifts_at: int) -> str:
-    """Return the page that tells the story.
+    """Return the page about the demonstration.
 
     Args:
         story: What happened.
-        drifts_at: The first window that differs, from 0.
+        drifts_at: Index of the first drifted window, from 0.
     """
     numbers = [float(number) for number in range(1, len(story.accuracy) + 1)]
     columns = [name for name in story.drift[0] if all(name in each for each in story.drift)]
@@ -97,13 +97,13 @@ def page(story: Story, drifts_at: int) -> str:
             }
         ),
         reports.grid(
-            reports.section("Drift by window", reports.lines(drift, "window", "share of rows that moved")),
+            reports.section("Drift by window", reports.lines(drift, "window", "fraction of rows that moved")),
             reports.section(
                 "Accuracy by window",
                 reports.lines({"accuracy": (numbers, story.accuracy)}, "window", "accuracy"),
             ),
             reports.section(
-                "Canary", reports.lines(_shares(story), "seconds", "share of the answers by the new model")
+                "Canary", reports.lines(_shares(story), "seconds", "fraction of answers by the new model")
             ),
             reports.section(
                 "Accuracy while it rolls out", reports.lines(_accuracy(story), "seconds", "accuracy")
@@ -117,7 +117,7 @@ def page(story: Story, drifts_at: int) -> str:
 
 
 def _spans(story: Story) -> list[tuple[float, Sequence[Answer]]]:
-    """Return the answers by spans of time, each with its middle."""
+    """Return the answers grouped by time, each group with its midpoint."""
     spans: dict[int, list[Answer]] = {}
     for each in story.answers:
         spans.setdefault(int(each.seconds // _SPAN), []).append(each)

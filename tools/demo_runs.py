@@ -1,4 +1,4 @@
-"""Runs of the training pipeline on this machine, for the demonstration of monitoring and its trigger."""
+"""Run the training pipeline on this machine, for the monitoring demonstration and its trigger."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ class Runs:
     """Runs pipelines on this machine with run.py, for triggers and for the demonstration.
 
     Args:
-        folder: Where their files go.
+        folder: Folder for their files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +33,7 @@ class Runs:
         return self._described(name)
 
     def find(self, name: str) -> submission.Run | None:
-        """Return a run that was started."""
+        """Return a started run."""
         return self._described(name) if name in self._processes else None
 
     def start(self, pipeline: str, parameters: Mapping[str, Any], name: str) -> None:
@@ -53,7 +53,7 @@ class Runs:
         return list(self._processes)
 
     def ended(self, name: str) -> "Outcome":
-        """Wait until a run has ended, and return what came of it.
+        """Wait until a run ends, and return its outcome.
 
         Raises:
             ValueError: It failed, or the gate or the rollout refused its model.
@@ -70,7 +70,7 @@ class Runs:
         return Outcome.of(self.folder / PIPELINE / number, summary)
 
     def close(self) -> None:
-        """End what goes on; a rollout is taken back first."""
+        """End active runs; a rollout is rolled back first."""
         for process in self._processes.values():
             process.terminate()
             process.wait()
@@ -83,14 +83,14 @@ class Runs:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run of the training pipeline.
+    """The outcome of a run of the training pipeline.
 
     Attributes:
         folder: Its files.
         model: The directory of its model.
-        verdict: Why the gate promoted it.
+        verdict: Reason for the promotion.
         url: The endpoint.
-        revision: The revision that serves.
+        revision: The serving revision.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Servers that the demonstration of monitoring needs beside the model's, for as long as it goes on."""
+"""Auxiliary servers of the monitoring demonstration."""
 
 import contextlib
 import json
@@ -18,17 +18,17 @@ import yaml
 from backends import profiles, triggers
 from tools import dashboards
 
-_TOKEN = "only-for-this-demonstration"  # noqa: S105 of a server on 127.0.0.1 that ends with it
+_TOKEN = "only-for-this-demonstration"  # noqa: S105 of a temporary server on 127.0.0.1
 _WAIT_SECONDS = 120
 
 
 def get(url: str, body: Any = None) -> Any:
-    """Send a request and return the answer: JSON if it is such."""
+    """Send a request and return the answer, parsed if it is JSON."""
     return json.loads(ask(url, body)[0])
 
 
 def ask(url: str, body: Any) -> tuple[bytes, str]:
-    """Return an answer and the revision that gave it."""
+    """Return an answer and its revision."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
@@ -36,7 +36,7 @@ def ask(url: str, body: Any) -> tuple[bytes, str]:
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition; raise ValueError if it doesn't hold in time."""
+    """Wait for a condition; raise ValueError on timeout."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         with contextlib.suppress(OSError):
@@ -49,7 +49,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 @contextlib.contextmanager
 def started(command: list[str], ready: str, log: Path) -> Iterator[None]:
-    """Run a server until the block ends; wait until an address answers."""
+    """Run a server until the block ends, after waiting until a URL answers."""
     if not shutil.which(command[0]):
         raise ValueError(f"{command[0]} is missing; `make system` installs it")
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:  # noqa: S603
@@ -62,7 +62,7 @@ def started(command: list[str], ready: str, log: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def answering(server: ThreadingHTTPServer) -> Iterator[str]:
-    """Let a server answer until the block ends; yield its address."""
+    """Serve until the block ends; yield the address."""
     threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -72,7 +72,7 @@ def answering(server: ThreadingHTTPServer) -> Iterator[str]:
 
 
 def hook(alerts: list[dict[str, Any]]) -> ThreadingHTTPServer:
-    """Return a server that takes Alertmanager's webhooks and keeps their alerts."""
+    """Return a server that receives Alertmanager's webhooks and records their alerts."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -111,7 +111,7 @@ def _toml(values: Mapping[str, Any]) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    # Texts and numbers are written as in JSON, mappings aren't.
+    # Text and numbers are the same as in JSON, mappings aren't.
     if isinstance(value, Mapping):
         return (
             "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(each)}" for key, each in value.items()) + "}"
@@ -125,7 +125,7 @@ def _toml_value(value: Any) -> str:
 def monitored(folder: Path, webhook: str, trigger: str, port: int) -> Iterator[tuple[str, str]]:
     """Run Pushgateway, Alertmanager and Prometheus; yield the addresses of Prometheus and the Pushgateway.
 
-    They have the shipped configuration, but look every second and send at once.
+    They have the shipped configuration, but poll every second and send at once.
     """
     shipped = dashboards.RULES.parent
     token = folder / "trigger-token"

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
 CODE = ROOT / "src"
 COMPONENTS = ROOT / "components"
-# The one place that says which Python image is started from, by the digest of what its tag named then.
+# The only place with the Python image that all start from, pinned by digest.
 _PINNED = CONTAINERS / "base-image"
 BASE_IMAGE = _PINNED.read_text("utf-8").strip()
 _BASE_NAME = BASE_IMAGE.partition("@")[0]
@@ -61,12 +61,12 @@ class Image:
 
     @property
     def asked(self) -> Path:
-        """The packages that it is to hold, those of its parent included."""
+        """The list of its packages, including its parent's."""
         return self.folder / f"requirements{self._suffix}.in"
 
     @property
     def lock(self) -> Path:
-        """The packages that the image adds to its parent's."""
+        """The locked packages that the image adds to its parent's."""
         return self.asked.with_suffix(".txt")
 
     @property
@@ -76,9 +76,9 @@ class Image:
 
 @cache
 def version() -> str:
-    """Return the tag of the images that this tree makes: the package's version and a digest of the content.
+    """Return the tag of this tree's images: the package's version and a digest of the content.
 
-    Kubeflow's cache tells images by their name alone, so other content needs another tag.
+    Kubeflow's cache identifies images only by name, so other content needs another tag.
     """
     digest = hashlib.sha256()
     for folder in (CONTAINERS, CODE, COMPONENTS):
@@ -91,7 +91,7 @@ def version() -> str:
 
 
 def find() -> dict[str, Image]:
-    """Return every image by its key, parents first.
+    """Return all images by key, parents first.
 
     Raises:
         ValueError: A list of packages includes that of an image which doesn't exist, or itself.
@@ -118,10 +118,10 @@ def stages() -> list[str]:
 
 
 def chosen(names: list[str]) -> list[Image]:
-    """Return the images of these names with all that they are built from, parents first.
+    """Return the images with these names and all their ancestors, parents first.
 
     Args:
-        names: Their keys; for none, every image that is not a variant.
+        names: Their keys; empty for all images that aren't variants.
 
     Raises:
         ValueError: A name is unknown.
@@ -140,17 +140,17 @@ def chosen(names: list[str]) -> list[Image]:
 def build(
     names: list[str], registry: str, version: str, base_image: str, out: Path
 ) -> dict[str, dict[str, Any]]:
-    """Build images and write OUT/images.json and a bill of materials for each to OUT/sbom.
+    """Build images, and write OUT/images.json and a bill of materials for each to OUT/sbom.
 
     Args:
-        names: Folders under containers/; all for no name.
-        registry: Stands before the images' names.
+        names: Folders under containers/; empty for all.
+        registry: Prefix of the images' names.
         version: The tag.
         base_image: The Python image to start from.
-        out: The folder to write to.
+        out: Output folder.
 
     Returns:
-        What images.json holds: name to image (reference), id, and digest (None unless it was pushed).
+        The content of images.json: name to image (reference), id, and digest (None unless it was pushed).
     """
     images = chosen(names)
     base_image = _available(base_image)
@@ -172,7 +172,7 @@ def build(
         return [*_build(docker, _environment(), arguments), f"--target={stage}"]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # What an image installs doesn't depend on its parent: first the stages that install, side by side.
+        # Installing packages doesn't depend on the parent, so these stages are built first, in parallel.
         print(f"installing the packages of {', '.join(image.key for image in images)}", flush=True)  # noqa: T201
         list(pool.map(lambda image: _aside(environment(image, "build")), images))
         for image in images:
@@ -180,7 +180,7 @@ def build(
             _docker([*environment(image), f"--tag={name}:environment"])
             arguments = {"ENVIRONMENT": f"{name}:environment", "BASE_IMAGE": base_image, "TITLE": image.name}
             code = _build(docker, CONTAINERS / "code.Dockerfile", {**arguments, **facts}, ROOT)
-            # Under the plain version, too, this machine has the image that was built last.
+            # The plain version is a tag for the latest build on this machine.
             _docker([*code, f"--tag={name}:{version}", f"--tag={name}:{__version__}"])
         described = _describe(images, registry, version, out)
         references = [f"{registry}/{image.name}:environment" for image in images]
@@ -199,19 +199,19 @@ def build_watch(registry: str, base_image: str) -> str:
 def push(
     names: list[str], registry: str, version: str, out: Path, allow_stand_in: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Push built images and write them to OUT/images.json, now with the digests that the registry gave.
+    """Push built images and write them to OUT/images.json, with the registry's digests.
 
     Args:
-        names: Folders under containers/; all for no name.
-        registry: Stands before the images' names.
+        names: Folders under containers/; empty for all.
+        registry: Prefix of the images' names.
         version: The tag.
-        out: The folder to write to.
-        allow_stand_in: Whether images built on the stand-in for the Python image may be pushed, to a
-            registry on this machine's loopback addresses only.
+        out: Output folder.
+        allow_stand_in: Whether images built on the stand-in for the Python image may be pushed, to a registry
+            on this machine's loopback addresses only.
 
     Raises:
-        ValueError: An image was built on the stand-in for the Python image, and may not be pushed, or it is
-            another one than OUT/images.json describes, which is what tests have run in.
+        ValueError: An image was built on the stand-in for the Python image and may not be pushed, or it
+            differs from OUT/images.json, which describes the tested image.
     """
     images = chosen(names)
     described = _earlier(out / "images.json")
@@ -241,21 +241,21 @@ def push(
 
 
 def pin() -> str:
-    """Pin the Python image to what its tag names now, for every platform, and return the reference."""
+    """Pin the Python image to its tag's current multi-platform digest, and return the reference."""
     asked = ["docker", "buildx", "imagetools", "inspect", _BASE_NAME, "--format", "{{.Manifest.Digest}}"]
     digest = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise ValueError(f"the registry told no digest of {_BASE_NAME} but {digest!r}")
+        raise ValueError(f"the registry gave no digest of {_BASE_NAME} but {digest!r}")
     reference = f"{_BASE_NAME}@{digest}"
     _PINNED.write_text(f"{reference}\n", encoding="utf-8")
     return reference
 
 
 def lock() -> None:
-    """Lock what every image adds to its parent, at the versions of the development lock.
+    """Lock the packages that every image adds to its parent, at the versions of the development lock.
 
-    An image's excludes.txt names packages that others ask for and no step uses; they are left out of it,
-    and of the images built from it unless one of these asks for them itself.
+    An image's excludes.txt names unused dependencies; they are left out of it, and of the images built from
+    it unless these ask for them.
     """
     taken: dict[str, list[str]] = {"": []}
     excluded: dict[str, set[str]] = {"": set()}
@@ -279,18 +279,18 @@ def lock() -> None:
 
 
 def locked(file: Path) -> list[tuple[str, str]]:
-    """Return the packages of a lock with their versions, of which there may be one for each Python."""
+    """Return the packages of a lock with their versions, possibly one per Python version."""
     return re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", file.read_text("utf-8"), re.MULTILINE)
 
 
 def requested(file: Path) -> set[str]:
-    """Return the names of the packages that a list asks for, without those of the lists it includes."""
+    """Return the names of the packages in a list, without those of included lists."""
     lines = file.read_text("utf-8").splitlines()
     return {canonicalize_name(Requirement(line).name) for line in lines if re.match(r"\w", line)}
 
 
 def read(file: Path) -> dict[str, dict[str, Any]]:
-    """Return what `build` or `push` wrote about the images: name to image, id, digest.
+    """Read the images.json of `build` or `push`: name to image, id, digest.
 
     Raises:
         ValueError: The file can't be read or holds something else.
@@ -315,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.images", description=__doc__)
     parser.add_argument("command", choices=["build", "build-watch", "push", "lock", "pin"])
     parser.add_argument("names", nargs="*", metavar="IMAGE", help="folders under containers/; default: all")
-    parser.add_argument("--registry", default=REGISTRY, help="stands before the images' names (%(default)s)")
+    parser.add_argument("--registry", default=REGISTRY, help="prefix of the images' names (%(default)s)")
     parser.add_argument("--version", default=version(), help="the tag (%(default)s)")
     parser.add_argument(
         "--base-image", default=BASE_IMAGE, help="the Python image to start from (%(default)s)"
@@ -366,13 +366,13 @@ def _environment() -> Path:
 
 
 def _available(base_image: str) -> str:
-    """Return the base image, or the stand-in for it where no registry can be reached."""
+    """Return the base image, or the stand-in for it if no registry can be reached."""
     if _there(base_image) or _pulled(base_image):
         return base_image
     if base_image != BASE_IMAGE:
         raise ValueError(f"{base_image} is neither here nor can it be pulled")
     script = CONTAINERS / "offline-base.sh"
-    # Made anew when its script changes.
+    # Rebuilt when its script changes.
     stand_in = f"{OFFLINE_BASE}:{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
     if not _there(stand_in):
         print(f"{_BASE_NAME} can't be pulled; making a stand-in from Debian packages", file=sys.stderr)  # noqa: T201
@@ -391,7 +391,7 @@ def _source() -> str:
 
 
 def _builder() -> str:
-    """Return the first Docker client on the PATH that builds with BuildKit; others know no cache mounts."""
+    """Return the first Docker client on the PATH that builds with BuildKit, for cache mounts."""
     for folder in os.get_exec_path():
         client = os.path.join(folder, "docker")
         if os.path.exists(client):
@@ -413,7 +413,7 @@ def _docker(command: list[str]) -> None:
 
 
 def _aside(command: list[str]) -> None:
-    """Run a command beside others, showing what it prints only if it fails."""
+    """Run a command in parallel to others, and show its output only if it fails."""
     done = subprocess.run(command, env=_BUILDKIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603
     if done.returncode:
         sys.stderr.buffer.write(done.stdout)
@@ -421,7 +421,7 @@ def _aside(command: list[str]) -> None:
 
 
 def _on_loopback(registry: str) -> bool:
-    """Return whether a registry is on this machine, and on no address that others reach."""
+    """Return whether a registry has a loopback address."""
     host = re.sub(r":\d+$", "", registry.partition("/")[0])
     if host == "localhost":
         return True
@@ -432,7 +432,7 @@ def _on_loopback(registry: str) -> bool:
 
 
 def _earlier(file: Path) -> dict[str, dict[str, Any]]:
-    """Return what an earlier call wrote about the images; nothing for a file that can't be read."""
+    """Return the images.json of an earlier call; empty if it can't be read."""
     try:
         return read(file)
     except ValueError:
@@ -440,7 +440,7 @@ def _earlier(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _there(image: str) -> bool:
-    """Return whether the engine has an image, by its name or ID."""
+    """Return whether the engine has an image, by name or ID."""
     return subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0  # noqa: S603, S607
 
 
@@ -454,12 +454,12 @@ def _inspect(image: str) -> dict[str, Any]:
 
 
 def _describe(images: list[Image], registry: str, version: str, out: Path) -> dict[str, dict[str, Any]]:
-    """Write what the engine knows of the images to OUT/images.json, beside what is there, and return it."""
+    """Write what the engine knows of the images to OUT/images.json, beside other entries, and return it."""
     described: dict[str, dict[str, Any]] = {}
     for image in images:
         reference = f"{registry}/{image.name}:{version}"
         found = _inspect(reference)
-        # Only what went to a registry has a digest there; the id is this engine's own.
+        # Only pushed images have a digest in the registry; the ID is this engine's.
         digests = [text.partition("@") for text in found["RepoDigests"] or []]
         digest = next((text[2] for text in digests if text[0] == f"{registry}/{image.name}"), None)
         described[image.name] = {"image": reference, "id": found["Id"], "digest": digest}
@@ -471,9 +471,9 @@ def _describe(images: list[Image], registry: str, version: str, out: Path) -> di
 
 
 def _write_sbom(environment: str, stem: Path) -> None:
-    """Write a CycloneDX bill of an environment's packages to STEM.cdx.json, unless it is there.
+    """Write a CycloneDX bill of an environment's packages to STEM.cdx.json, unless it exists.
 
-    Those of Python with what they say of themselves, Debian's by name and version, and Python itself.
+    Python packages have their metadata; Debian packages and Python have name and version.
     """
     file, source = stem.with_suffix(".cdx.json"), stem.with_suffix(".id")
     image_id = _inspect(environment)["Id"]
@@ -484,7 +484,7 @@ def _write_sbom(environment: str, stem: Path) -> None:
         tar = ["sh", "-c", "cd /opt/flowparts && tar -c lib/python3*/site-packages/*.dist-info"]
         listed = subprocess.run(["docker", "run", "--rm", image_id, *tar], check=True, capture_output=True)  # noqa: S603, S607
         subprocess.run(["tar", "-x", "-C", work], check=True, input=listed.stdout)  # noqa: S603, S607
-        # cyclonedx-py asks an interpreter for its path; the image's own can't run here.
+        # cyclonedx-py asks an interpreter for its path; the image's interpreter can't run here.
         python = Path(work) / "python"
         paths = json.dumps([str(path) for path in Path(work).glob("lib/python3*/site-packages")])
         python.write_text(f"#!/bin/sh\necho '{paths}'\n", encoding="utf-8")
@@ -499,7 +499,7 @@ def _write_sbom(environment: str, stem: Path) -> None:
 
 
 def _of_system(image_id: str) -> list[dict[str, str]]:
-    """Return the components of an image that its environment doesn't hold: Debian's packages, and Python."""
+    """Return the components of an image outside of its environment: Debian packages and Python."""
     asked = (
         ". /etc/os-release; echo $ID $ID $VERSION_ID -; "
         'python3 -c \'import platform; print("python", "python", platform.python_version(), "-")\'; '

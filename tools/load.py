@@ -1,7 +1,7 @@
-"""Puts the images of `make images` into a Kubernetes cluster on this machine, without a registry.
+"""Load the images of `make images` into a Kubernetes cluster on this machine, without a registry.
 
-The cluster is the one that kubectl's context names (kind-NAME or k3d-NAME), else the one that this machine
-itself is a node of, as kubeadm sets it up: its containerd.
+The cluster is that of kubectl's context (kind-NAME or k3d-NAME), else the one that this machine is a node of,
+as set up by kubeadm: its containerd.
 """
 
 import argparse
@@ -21,19 +21,19 @@ _CLUSTERS = ("kind-NAME", "k3d-NAME", "containerd")
 
 
 def load(names: Sequence[str], into: str, file: Path) -> list[str]:
-    """Put images into a cluster.
+    """Load images into a cluster.
 
     Args:
-        names: Folders under containers/; every image that was built for no name.
-        into: kind-NAME or k3d-NAME, as kubectl names their contexts, or containerd; empty to find out.
+        names: Folders under containers/; empty for every built image.
+        into: kind-NAME or k3d-NAME, as in kubectl's contexts, or containerd; empty to detect it.
         file: The images.json of `make images`.
 
     Returns:
-        The references that the cluster has the images under.
+        The references of the images in the cluster.
 
     Raises:
-        ValueError: An image wasn't built, or there is no such cluster.
-        subprocess.CalledProcessError: A program of the cluster failed, and has said why.
+        ValueError: An image isn't built, or there is no such cluster.
+        subprocess.CalledProcessError: A program of the cluster failed, after printing why.
     """
     built = {name: str(image["image"]) for name, image in images.read(file).items()}
     wanted = [f"flowparts-{name}" for name in names] or list(built)

@@ -1,4 +1,4 @@
-"""Keeps the catalogue in README.md true: `make readme` writes it, a test compares it."""
+"""Keep the catalogue in README.md up to date: `make readme` writes it, a test compares it."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ _START, _END = "<!-- catalogue: written by make readme -->\n", "<!-- end of cata
 
 
 def with_catalogue(text: str) -> str:
-    """Return the README's text with the catalogue between its marks made anew."""
+    """Return the README's text with a new catalogue between its marks."""
     before, _, rest = text.partition(_START)
     _, _, after = rest.partition(_END)
     return before + _START + _catalogue() + _END + after
@@ -41,13 +41,13 @@ def _first_sentence(part: BaseComponent) -> str:
 
 
 def is_current() -> bool:
-    """Say whether the README's catalogue is that of the parts."""
+    """Return whether the README's catalogue is up to date."""
     text = README.read_text(encoding="utf-8")
     return with_catalogue(text) == text
 
 
 def write() -> None:
-    """Bring the README's catalogue up to date."""
+    """Update the README's catalogue."""
     README.write_text(with_catalogue(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 

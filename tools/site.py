@@ -1,4 +1,4 @@
-"""Makes the catalogue of all components and pipelines a site that any browser opens from disk."""
+"""Build a site of all components and pipelines that any browser opens from disk."""
 
 import argparse
 import ast
@@ -34,17 +34,17 @@ _SHARED = "flowparts.pipelines._"
 
 
 def build(runs: Path, out: Path, registry: str, version: str | None, digests: Path | None) -> Path:
-    """Write the site and return its first page.
+    """Write the site and return its start page.
 
     Args:
-        runs: Finished runs of `run.py`; the newest good one of each pipeline gives the pictures of reports.
-        out: The folder to write to; what is there is replaced.
-        registry: Where the images of the YAML files are pulled from.
-        version: The images' tag; None for that of the images in `digests`, else for that of this tree.
-        digests: The images.json of `make push`, which pins the images it names.
+        runs: Finished runs of `run.py`; the newest successful one of each pipeline gives the screenshots.
+        out: Output folder; replaced.
+        registry: Registry of the images in the YAML files.
+        version: The images' tag; None for the tag of the images in `digests`, else of this tree.
+        digests: The images.json of `make push`, which pins images.
 
     Raises:
-        ValueError: A reference would be malformed, or a page breaks one of Sphinx's rules.
+        ValueError: A reference is malformed, or a page violates Sphinx's rules.
     """
     version = package.images_version(version, digests)
     reference = package.image_references(registry, version, digests)
@@ -94,7 +94,7 @@ def build(runs: Path, out: Path, registry: str, version: str | None, digests: Pa
 
 
 def example(component: PythonComponent) -> str:
-    """Return the smallest pipeline that uses a component: what it needs becomes the pipeline's inputs."""
+    """Return a minimal pipeline with a component; the component's required inputs become the pipeline's."""
     name = component.python_func.__name__
     needed = {port: spec for port, spec in _inputs(component).items() if not spec.optional}
     artifacts = {port: spec for port, spec in needed.items() if "@" in str(spec.type)}
@@ -119,7 +119,7 @@ def example(component: PythonComponent) -> str:
 
 
 def uses(name: str) -> dict[str, str]:
-    """Return by pipeline the statement that calls a component there, or in what pipelines share."""
+    """Return for each pipeline the statement that calls a component, there or in a shared module."""
     found = {}
     for pipeline in catalogue.pipelines():
         for text in _texts(pipeline):
@@ -130,7 +130,7 @@ def uses(name: str) -> dict[str, str]:
 
 
 def _texts(module: str) -> Iterator[str]:
-    """Yield the text of a module of pipelines, and of those that it shares with others."""
+    """Yield the text of a pipeline's module and of the shared modules that it imports."""
     text = (ROOT / "pipelines" / f"{module}.py").read_text(encoding="utf-8")
     yield text
     for node in ast.parse(text).body:
@@ -147,7 +147,7 @@ def _call(text: str, name: str) -> str:
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.stmt]:
-    """Walk the simple statements of a file, in its order."""
+    """Yield the simple statements of a file in order."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Assign | ast.Expr):
             yield node
@@ -250,7 +250,7 @@ def _default(spec: InputSpec) -> str:
 
 
 def _kind(spec: InputSpec | OutputSpec) -> str:
-    """Return a port's type as Python writes it."""
+    """Return a port's type in Python notation."""
     kind = re.sub(
         r"\w+", lambda found: _PYTHON_TYPES.get(found[0], found[0]), str(spec.type).partition("@")[0]
     )
@@ -277,12 +277,12 @@ def _code(text: str, language: str = "python") -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return plain text as Markdown that shows it as it is; single line breaks fold."""
+    """Escape plain text for Markdown; single line breaks fold."""
     return re.sub(r"([\\`*_{}\[\]<>|$#])", r"\\\1", text)
 
 
 def _reports(runs: Path) -> dict[str, Path]:
-    """Return the newest page of each pipeline and report of each component, of runs that went well."""
+    """Return the newest page of each pipeline and report of each component, of successful runs."""
     components = catalogue.components()
     found: dict[str, Path] = {}
     all_runs = [
@@ -303,7 +303,7 @@ def _reports(runs: Path) -> dict[str, Path]:
 
 
 def _take_pictures(pages: Mapping[str, Path], folder: Path) -> None:
-    """Write NAME.png, the upper part of each page as a browser shows it, into a folder."""
+    """Write NAME.png, a screenshot of the upper part of each page, to a folder."""
     with browser.chromium(_PICTURE_WIDTH, _PICTURE_HEIGHT) as chromium:
         for name, page in pages.items():
             chromium.get(page.resolve().as_uri())

@@ -1,4 +1,4 @@
-"""Pages of the site that are generated: the reference of the package, the index of the decision records."""
+"""Generated pages of the site: the package reference and the index of the decision records."""
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 import flowparts
 
 ROOT = Path(__file__).parents[1]
-# Pages that no group names are in the last one.
+# Pages in no other group are in the last one.
 _GROUPS = {
     "Start": ["getting-started", "concepts", "run", "troubleshooting"],
     "Write": ["authoring", "features", "tuning", "pytorch", "migrating"],
@@ -22,7 +22,7 @@ _GROUPS = {
 
 
 def grouped() -> dict[str, list[str]]:
-    """Return the names of the pages in docs/, by the job that they help with."""
+    """Return the names of the pages in docs/, by job."""
     pages = {file.stem for file in (ROOT / "docs").glob("*.md")}
     groups = {group: [name for name in names if name in pages] for group, names in _GROUPS.items()}
     known = {name for names in groups.values() for name in names}
@@ -31,7 +31,7 @@ def grouped() -> dict[str, list[str]]:
 
 
 def decisions(folder: Path) -> str:
-    """Return the contents of the decision records by theme, as Markdown."""
+    """Return the index of the decision records by theme, as Markdown."""
     themes: dict[str, list[str]] = {}
     for file in sorted(folder.glob("[0-9]*.md")):
         found = re.search(r"^- Theme: (.+)$", file.read_text("utf-8"), re.MULTILINE)
@@ -45,10 +45,10 @@ def decisions(folder: Path) -> str:
 
 
 def reference() -> dict[str, str]:
-    """Return a page of Markdown for each room of the package, by the room's name.
+    """Return a Markdown page for each subpackage, by name.
 
-    It has what `__all__` of the room exports, the modules that the documentation's snippets import, and the
-    purpose of each public module.
+    It has the exports in `__all__`, the modules that the documentation's snippets import, and the purpose of
+    each public module.
     """
     shown = _imported_by_pages()
     pages = {}
@@ -77,7 +77,7 @@ def _rooms() -> list[str]:
 
 
 def _modules(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the public modules of a folder with the first line of what each is for, without importing any."""
+    """Yield the public modules of a folder and the first line of their docstrings, without imports."""
     for file in sorted(folder.glob("*.py")):
         purpose = ast.get_docstring(ast.parse(file.read_text("utf-8")))
         if not file.stem.startswith("_") and purpose:
@@ -85,7 +85,7 @@ def _modules(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _imported_by_pages() -> dict[str, set[str]]:
-    """Return by room the names that the pages' snippets import from it."""
+    """Return for each subpackage the names that the pages' snippets import from it."""
     found: dict[str, set[str]] = {}
     for page in (ROOT / "docs").glob("*.md"):
         for room, names in re.findall(r"^ *from flowparts\.(\w+) import ([\w, ]+)$", page.read_text(), re.M):
@@ -94,7 +94,7 @@ def _imported_by_pages() -> dict[str, set[str]]:
 
 
 def _directive(room: str, name: str) -> str:
-    """Return what shows one exported name, with its signature and docstring."""
+    """Return the directive for an exported name, with its signature and docstring."""
     exported = getattr(importlib.import_module(room), name)
     if inspect.isclass(exported):
         kind, options = "autoclass", "   :members:\n"

@@ -1,4 +1,4 @@
-"""Builds the distribution: flowparts with its components, which know the images that they run in."""
+"""Build the distribution: flowparts with its components, which have references to their images."""
 
 import argparse
 import json
@@ -15,16 +15,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def build(registry: str, version: str | None, digests: Path | None, out: Path) -> Path:
-    """Build a wheel and return its file, in the folder `out`.
+    """Build a wheel in the folder `out` and return its file.
 
     Args:
-        registry: Where the components' images are pulled from.
-        version: The images' tag; None for that of the images in `digests`, else for that of this tree.
-        digests: The images.json of `make push`, which pins the images it names.
-        out: The folder to write to.
+        registry: Registry of the components' images.
+        version: The images' tag; None for the tag of the images in `digests`, else of this tree.
+        digests: The images.json of `make push`, which pins images.
+        out: Output folder.
 
     Raises:
-        ValueError: A reference would be malformed, or an image in the file has no digest.
+        ValueError: A reference is malformed, or an image in the file has no digest.
     """
     version = package.images_version(version, digests)
     reference = package.image_references(registry, version, digests)
@@ -33,7 +33,7 @@ def build(registry: str, version: str | None, digests: Path | None, out: Path) -
         source, built = Path(folder) / "source", Path(folder) / "built"
         source.mkdir()
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / "src", source / "src", ignore=ignored)  # with what its links point to
+        shutil.copytree(ROOT / "src", source / "src", ignore=ignored)  # with the targets of its links
         for name in ("LICENSE", "README.md", "pyproject.toml"):
             shutil.copy(ROOT / name, source)
         (source / "src" / "flowparts" / "components" / "images.json").write_text(

@@ -186,12 +186,12 @@ def test_a_receiver_that_is_down_does_not_end_the_watch(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"place": "kubeflow elsewhere"}', "is the memory of a watch of kubeflow elsewhere"),
-        ('{"other": 1}', "isn't a memory of a watch"),
+        ('{"place": "kubeflow elsewhere"}', "is the state of a watch of kubeflow elsewhere"),
+        ('{"other": 1}', "isn't the state of a watch"),
         ("{", "is not valid JSON"),
     ],
 )
-def test_another_memory_is_refused(
+def test_another_state_is_refused(
     content: str,
     sentence: str,
     watch: Callable[..., int],
