@@ -107,16 +107,20 @@ def _estimators() -> frozenset[str]:
     )
 
 
-def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
-    waiting = [schema]
+def json_objects(document: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects of a JSON document, however deeply nested."""
+    waiting = [document]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            if "__loader__" in value:
-                yield value
+            yield value
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
+
+
+def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    return (value for value in json_objects(schema) if "__loader__" in value)
 
 
 def _attributes(node: dict[str, Any]) -> dict[str, Any]:

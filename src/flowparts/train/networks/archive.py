@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flowparts.util import errors
+from flowparts.util import errors, weights_audit
 
 _FILES = {"config.json", "metadata.json", "model.weights.h5"}
 # What a saved network may consist of: Keras' own objects, not those that call Python code by name.
@@ -116,17 +116,11 @@ def _belongs(name: str) -> bool:
 
 
 def _classes(config: Any) -> Iterator[tuple[str, str]]:
-    """Find every object that the configuration names, with its module."""
-    waiting = [config]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if "class_name" in value:
-                # A name that was registered stands for code of whoever registered it.
-                registered = value.get("registered_name") or ""
-                module = value.get("module")
-                known = not registered or ">" not in registered
-                yield (str(module or "keras") if known else registered), str(value["class_name"])
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
+    """Yield the module and the name of every class in the configuration."""
+    for value in weights_audit.json_objects(config):
+        if "class_name" in value:
+            # A registered name stands for code of whoever registered it.
+            registered = value.get("registered_name") or ""
+            module = value.get("module")
+            known = not registered or ">" not in registered
+            yield (str(module or "keras") if known else registered), str(value["class_name"])
