@@ -1,6 +1,6 @@
-"""Read an Argo workflow, as which Kubeflow runs a pipeline: what became of every step, and why it waits.
+"""Read the Argo workflow of a Kubeflow run: the state of every step, and why it waits or failed.
 
-Kubeflow makes a driver pod and an executor pod of each step, a driver pod of each group, and wraps all of
+Kubeflow creates a driver pod and an executor pod for each step, a driver pod for each group, and wraps all of
 them in retries: `WORKFLOW(0).root(0).for-loop-1(0).iteration-iterations(2:2)(0).iteration-item(0).train(0)`.
 """
 
@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 _PART = re.compile(r"(?P<name>.*?)(\((?P<turn>\d+):.*\))?(\((?P<attempt>\d+)\))?", re.DOTALL)
-# Levels that Kubeflow adds around the tasks of a pipeline.
+# Levels that Kubeflow adds around a pipeline's tasks.
 _PLUMBING = {"root", "iteration-iterations", "iteration-item", "iteration"}
-# Retries and labels of a task add to the front of these names, a workspace to the end.
+# Retries and labels of a task add prefixes to these names, a workspace adds a suffix.
 _STEP = re.compile(r"system-(container-(executor|impl|driver)|importer)")
 _EXECUTOR = re.compile(r"system-(container-impl|importer)")
 _LEAVES = ("Pod", "Plugin", "Skipped")
@@ -30,20 +30,20 @@ _STATES = {
     "Skipped": "skipped",
     "Omitted": "skipped",
 }
-# What Argo writes on pods that it ends because the run is terminated.
+# Argo's messages on pods that it ends because the run was terminated.
 _TERMINATED = re.compile(r"Step exceeded its deadline|exit code 143|[Ww]orkflow shutdown")
 _PROGRAM_FAILED = re.compile(r"((main|wait|init): )?Error \(exit code \d+\).*|No more retries left")
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a step, as far as its log is looked for.
+    """A step's pod, with the facts to find its log.
 
     Attributes:
         node: ID of its node in the workflow.
         name: The pod's name.
         namespace: The pod's namespace.
-        day: When it was made, as YYYY-MM-DD.
+        day: Day of its creation, as YYYY-MM-DD.
         output: URI of the artifact that holds the program's own output; empty for a driver.
     """
 
@@ -59,12 +59,12 @@ class Step:
     """A step, or a group that failed or waits before its steps.
 
     Attributes:
-        name: The groups around it and its own name, joined by "/", with the turn of a loop in brackets.
+        name: The names of its groups and its own, joined by "/", with a loop's iteration in brackets.
         state: waiting, running, succeeded, cached, skipped, cancelled or failed.
-        seconds: How long its program ran or has run so far; how long it has waited where it waits.
-        message: What Argo says of it: why it waits, or why it failed where its program can't say so.
-        pod: Whose log says why it failed; None where no pod was made.
-        started: When it started, for the order.
+        seconds: How long its program has run, or how long it has waited.
+        message: Argo's message: why it waits, or why it failed if its program can't say.
+        pod: The pod with the log of the failure; None if there is none.
+        started: Start time, for sorting.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Step:
 
 
 def read_nodes(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the nodes of a workflow; Argo compresses those of a large one.
+    """Return the nodes of a workflow, which Argo compresses if it is large.
 
     Raises:
         ValueError: They can't be read.
@@ -92,11 +92,11 @@ def read_nodes(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_steps(workflow: Mapping[str, Any], cancelled: bool = False) -> list[Step]:
-    """Return the steps of a workflow in the order in which they started.
+    """Return the steps of a workflow in order of their start.
 
     Args:
         workflow: The workflow.
-        cancelled: Whether the run was ended by someone.
+        cancelled: Whether someone cancelled the run.
     """
     attempts: dict[tuple[str, ...], dict[tuple[int, ...], dict[str, dict[str, Any]]]] = {}
     for node in read_nodes(workflow):
@@ -120,12 +120,12 @@ def read_steps(workflow: Mapping[str, Any], cancelled: bool = False) -> list[Ste
 
 
 def without_turns(name: str) -> str:
-    """Return a step's name as its pipeline has it, the same for every turn of a loop."""
+    """Return a step's name in its pipeline, the same for every iteration of a loop."""
     return re.sub(r"\[\d+\]", "", name)
 
 
 def _place(node: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...], str]:
-    """Return the path of a node's task, the attempts of the groups around it, and what the node is to it."""
+    """Return the path of a node's task, the attempts of its groups, and the node's role for the task."""
     parts = node["name"].split(".")
     path = [_named(part) for part in parts[1:]]
     kind, template = "gate", node.get("templateName") or ""
@@ -168,13 +168,13 @@ def _step(
     if node is executor and node["phase"] == "Skipped":
         state = "cached"
     if node is driver and state == "succeeded":
-        state = "running"  # its executor is about to be made
+        state = "running"  # its executor is about to be created
     message = node.get("message") or ""
     if state == "failed":
         if cancelled and _TERMINATED.search(message):
             state = "cancelled"
         message = next(filter(None, (_cause(node), *(_cause(each.get("gate")) for each in tries))), "")
-    # Groups are told about only where they are why nothing goes on.
+    # Groups are only reported if they block the run.
     if is_step or state in ("failed", "waiting"):
         yield Step(
             name=_joined(path),
@@ -187,7 +187,7 @@ def _step(
 
 
 def _joined(path: tuple[str, ...]) -> str:
-    """Return a task's path as in its pipeline: without Kubeflow's levels, exit tasks beside their group."""
+    """Return a task's path in its pipeline: without Kubeflow's levels, with exit tasks beside their group."""
     names: list[str] = []
     for name in path:
         plain, bracket, turn = name.partition("[")
@@ -209,7 +209,7 @@ def _seconds(node: Mapping[str, Any]) -> float:
 
 
 def _cause(node: Mapping[str, Any] | None) -> str:
-    """Return why a node failed where Argo or Kubernetes ended it; empty where the program itself failed."""
+    """Return why a node failed if Argo or Kubernetes ended it; empty if the program itself failed."""
     if not node or node["phase"] not in ("Failed", "Error"):
         return ""
     message = " ".join((node.get("message") or "").split())
@@ -225,7 +225,7 @@ def _cause(node: Mapping[str, Any] | None) -> str:
 
 
 def _waits_for(message: str) -> str:
-    """Return why a pod waits, in Kubernetes' words without what it adds on preemption."""
+    """Return why a pod waits, by Kubernetes' message without its part about preemption."""
     text = " ".join(message.split()).removeprefix("Unschedulable: ")
     if text in ("ContainerCreating", "PodInitializing"):
         return f"{text}: its image is pulled, or a volume or secret that it mounts isn't there"
@@ -251,10 +251,10 @@ def _pod(node: Mapping[str, Any], metadata: Mapping[str, Any]) -> Pod:
 
 
 def _container(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the container of an executor's pod as its driver settled it; empty where that isn't said."""
+    """Return the container of an executor's pod from its driver's patch; empty if there is none."""
     parameters = (node.get("inputs") or {}).get("parameters") or []
     patch = next((each.get("value") for each in parameters if each["name"] == "pod-spec-patch"), None)
     try:
         return dict(json.loads(patch or "{}").get("containers", [{}])[0])
-    except (ValueError, LookupError):  # cut, or of another version
+    except (ValueError, LookupError):  # truncated, or of another version
         return {}

@@ -1,4 +1,4 @@
-"""kfp's own client of Kubeflow Pipelines, with time limits, and faults said in sentences."""
+"""kfp's client of Kubeflow Pipelines, with timeouts and one-line errors."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ _HINTS = {
     403: "ask for the role kubeflow-edit in the namespace, or set the namespace that is yours",
     404: "check the endpoint; it ends where /apis would follow",
 }
-# The server answers 500 for these, too; the same request never goes well.
+# The server also answers 500 for these permanent errors.
 _LASTING = re.compile(
     r"not found|Invalid input|BadRequestError|failed to resolve|Failed to validate workflow"
 )
@@ -38,7 +38,7 @@ _Answer = TypeVar("_Answer")
 
 
 class KubeflowClient:
-    """Sends requests to Kubeflow Pipelines until they are answered.
+    """Sends requests to Kubeflow Pipelines, with retries.
 
     Attributes:
         endpoint: The server's address.
@@ -49,10 +49,10 @@ class KubeflowClient:
         """Connect.
 
         Args:
-            settings: Where.
+            settings: Settings with the endpoint.
             environment: FLOWPARTS_TOKEN (bearer token) or FLOWPARTS_COOKIE (of a session behind Dex or
-                another OIDC log-in); without them the token that Kubernetes projects into a pod is used,
-                or none, as behind kubectl port-forward.
+                another OIDC log-in); without them the pod's projected token is used, or none, as behind
+                kubectl port-forward.
 
         Raises:
             ValueError: There is no endpoint.
@@ -81,13 +81,13 @@ class KubeflowClient:
         made: Callable[[], _Answer | None] | None = None,
         starts: bool = False,
     ) -> _Answer:
-        """Ask until there is an answer; see `faults.answered`.
+        """Send a request with retries; see `faults.answered`.
 
         Args:
             ask: Sends the request.
-            made: Looks for what an earlier attempt made.
+            made: Looks for the object of an earlier attempt.
             starts: Whether the request starts a workflow. After a 500 the server may have started it without
-                keeping the run; sent again, it would do the work twice.
+                recording the run, so a retry would do the work twice.
         """
 
         def fault_of(error: Exception) -> faults.Fault | None:
@@ -103,23 +103,23 @@ class KubeflowClient:
                 )
             return fault
 
-        # The client prints links to what it makes.
+        # The client prints links to the objects that it creates.
         with contextlib.redirect_stdout(io.StringIO()):
             return faults.answered(ask, fault_of, made)
 
     def read(self, path: str) -> Any:
-        """Return the JSON of a path that kfp's client has no method for.
+        """Get JSON from a path without a method in kfp's client.
 
         Raises:
-            faults.Fault: There is no such thing, or no answer.
+            faults.Fault: It doesn't exist, or there is no answer.
         """
         return self.ask(lambda: self._get(path, {}))
 
     def read_log(self, path: str, **query: str) -> Any:
-        """Return the answer of a path that has a log if all goes well: JSON as it is parsed, else text.
+        """Get a path with a log: parsed JSON, else text.
 
         Raises:
-            faults.Fault: It isn't there. It isn't asked for again: a pod that is gone is a 500, too.
+            faults.Fault: It doesn't exist. There are no retries, because a deleted pod is a 500, too.
         """
         try:
             return self._get(path, query)
@@ -174,15 +174,15 @@ class KubeflowClient:
 
 
 class _LogInPageError(Exception):
-    """A page for people came where an answer was due."""
+    """The server answered with an HTML page."""
 
 
 class _Client(Client):
-    """The client with a time limit for every request, and without retries of its own."""
+    """The client with a timeout for every request, and without its own retries."""
 
     def __init__(self, **given: Any) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # it only speaks to servers of version 2
+            warnings.simplefilter("ignore", FutureWarning)  # only servers of version 2 are supported
             super().__init__(**given)
         self.api_client: ApiClient = self._run_api.api_client
         rest = self.api_client.rest_client
@@ -190,7 +190,7 @@ class _Client(Client):
 
         def limited(*args: Any, **more: Any) -> Any:
             answer = request(*args, **{**more, "_request_timeout": TIMEOUT_SECONDS})
-            # Behind an OIDC log-in, who isn't known is sent to a page for people, with a status of success.
+            # Behind an OIDC log-in, unknown users are redirected to an HTML page with a success status.
             if "text/html" in answer.urllib3_response.headers.get("content-type", ""):
                 raise _LogInPageError
             return answer
@@ -198,18 +198,18 @@ class _Client(Client):
         rest.request = limited
 
     def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:  # noqa: ARG002 the client's own signature
-        """Answer without a request: the client would ask five times and log a traceback each."""
+        """Return without a request: the client would try five times and log a traceback each."""
         return V2beta1GetHealthzResponse(multi_user=False)
 
     def _load_config(self, *given: Any) -> Any:
         config = super()._load_config(*given)
-        # Whether to send again is decided where it is known what the request does.
+        # Retries are decided by the caller, who knows what the request does.
         config.retries = urllib3.Retry(0, redirect=5)
         return config
 
 
 def _said(body: str) -> str:
-    """Return the message of an error's body, which is JSON unless it comes from a gateway."""
+    """Return the message in an error's body, which is JSON unless it comes from a gateway."""
     try:
         parsed = json.loads(body)
     except ValueError:

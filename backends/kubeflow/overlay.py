@@ -1,4 +1,4 @@
-"""The Kubeflow target: a pipeline document and, where something asks for it, a Kubernetes document."""
+"""The Kubeflow target: a pipeline document and, if settings need it, a Kubernetes document."""
 
 import re
 import tempfile
@@ -22,7 +22,7 @@ _OUR_IMAGES = "flowparts-"
 
 
 def check(text: str) -> None:
-    """Raise ValueError when Kubeflow Pipelines would refuse the compiled YAML."""
+    """Raise ValueError if Kubeflow Pipelines would refuse the compiled YAML."""
     spec, *overlays = package.documents(text)
     checks.check_pipeline_spec(text, spec)
     _check_producers(spec)
@@ -43,27 +43,27 @@ def check(text: str) -> None:
 
 
 def check_fits(text: str, node: str) -> None:
-    """Raise ValueError when a step of the compiled YAML asks for more than a node has, such as "2 8Gi"."""
+    """Raise ValueError if a step of the compiled YAML requests more than a node has, such as "2 8Gi"."""
     for problem in rules.unfit(plan.of(text), node):
         raise ValueError(f"{package.documents(text)[0]['pipelineInfo']['name']}: {problem}")
 
 
 def warnings(text: str) -> list[str]:
-    """Return what Kubeflow Pipelines may fail on, or do otherwise than meant, in a sentence each."""
+    """Return warnings about what may fail or behave unexpectedly on Kubeflow Pipelines."""
     spec = package.documents(text)[0]
     found = rules.warnings(spec, plan.of(text))
     return [f"{spec['pipelineInfo']['name']}: {sentence}" for sentence in found]
 
 
 def with_settings(text: str, settings: Kubeflow) -> str:
-    """Add to a compiled package what Kubernetes gives to the steps: CPU, memory, secrets, volumes, nodes.
+    """Add the steps' Kubernetes settings to a compiled package: CPU, memory, secrets, volumes, nodes.
 
     Args:
         text: The compiled YAML.
-        settings: Whose secrets' keys become environment variables of the steps that ask for them, and so on.
+        settings: The settings; keys of secrets become environment variables of the steps that ask for them.
 
     Raises:
-        ValueError: The resources name an unknown step, or are no such numbers, or no step asks for a secret.
+        ValueError: The resources name an unknown step or are malformed, or no step asks for a secret.
     """
     secrets_of_steps.require_asked(key for keys in settings.secrets.values() for key in keys)
     spec, *overlays = package.documents(text)
@@ -84,7 +84,7 @@ def with_settings(text: str, settings: Kubeflow) -> str:
             elif key == "nodeSelector":
                 config.setdefault(key, {}).setdefault("labels", {}).update(value["labels"])
             else:
-                # What the pipeline's author has set, stays.
+                # Settings of the pipeline's author are kept.
                 config[key] = {**value, **config.get(key, {})}
     if not configs:
         return text
@@ -93,12 +93,12 @@ def with_settings(text: str, settings: Kubeflow) -> str:
 
 
 def manifest(sent: Package, namespace: str) -> str:
-    """Return a package as Pipeline and PipelineVersion resources, which a GitOps controller applies."""
+    """Return a package as Pipeline and PipelineVersion resources for a GitOps controller."""
     document, *overlays = package.documents(sent.text)
     options = KubernetesManifestOptions(
         pipeline_name=sent.name,
         pipeline_display_name=document["pipelineInfo"].get("displayName", sent.name),
-        # Versions of all pipelines stand beside each other in a namespace.
+        # Versions of all pipelines share a namespace.
         pipeline_version_name=f"{sent.name}-{sent.version}",
         pipeline_version_display_name=sent.version,
         namespace=namespace or None,
@@ -120,7 +120,7 @@ def manifest(sent: Package, namespace: str) -> str:
 
 
 def _executor_config(settings: Kubeflow, container: dict[str, Any]) -> dict[str, Any]:
-    """Return a step's Kubernetes settings; what isn't set is left away."""
+    """Return a step's Kubernetes settings, without unset ones."""
     gpu = "accelerator" in container.get("resources", {})
     image = container.get("image", "").rpartition("/")[2]
     labels = {**settings.node_selector, **(settings.gpu_node_selector if gpu else {})}
@@ -145,8 +145,8 @@ def _executor_config(settings: Kubeflow, container: dict[str, Any]) -> dict[str,
         ],
         "nodeSelector": {"labels": labels} if labels else {},
         "tolerations": [*settings.tolerations, *(settings.gpu_tolerations if gpu else [])],
-        # Kubeflow itself drops capabilities and refuses new privileges, but lets an image choose to be root.
-        # Of other images nobody here knows that they don't; a step of theirs would wait for ever.
+        # Kubeflow itself drops capabilities and privilege escalation, but allows images that run as root.
+        # Other images may run as root, and their steps would then wait for ever.
         "securityContext": {"runAsNonRoot": True} if image.startswith(_OUR_IMAGES) else {},
     }
     return {key: value for key, value in config.items() if value}
@@ -157,9 +157,9 @@ def _constant(value: str) -> dict[str, Any]:
 
 
 def _check_producers(spec: dict[str, Any]) -> None:
-    """Refuse a group or task that others read from under another name than its key.
+    """Refuse a group or task with consumers and a display name other than its key.
 
-    Kubeflow looks a producer up by the name that is shown, and fails a run that has another
+    Kubeflow looks up a producer by its display name, and fails a run with another one
     (kubeflow/pipelines#13239).
     """
     for component in (spec["root"], *spec["components"].values()):
@@ -178,14 +178,14 @@ def _check_producers(spec: dict[str, Any]) -> None:
 
 
 def secrets(given: Sequence[str]) -> dict[str, list[str]]:
-    """Return keys by the name of their Kubernetes secret, as the settings have them.
+    """Return the keys of Kubernetes secrets by the secret's name, as in the settings.
 
     Args:
-        given: Secrets with their keys, such as "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"; a key is
-            also the variable's name.
+        given: Secrets with their keys, such as "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"; a key is also
+            the variable's name.
 
     Raises:
-        ValueError: A secret is written otherwise.
+        ValueError: A secret is malformed.
     """
     found: dict[str, list[str]] = {}
     for text in given:
@@ -193,7 +193,7 @@ def secrets(given: Sequence[str]) -> dict[str, list[str]]:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) or not re.fullmatch(
             r"[A-Za-z_]\w*(,[A-Za-z_]\w*)*", keys
         ):
-            # Not repeated: a value may have been given by mistake.
+            # The text isn't repeated, because it may contain a value by mistake.
             raise ValueError(
                 f"secret number {given.index(text) + 1} must be written NAME=KEY,KEY; a key is also the "
                 "environment variable's name"

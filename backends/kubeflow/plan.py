@@ -1,7 +1,7 @@
-"""What a compiled pipeline takes on Kubeflow besides its own work: time, pods, and room in Kubernetes.
+"""The overhead of a compiled pipeline on Kubeflow: time, pods, and size in Kubernetes.
 
-A run is gone through as Kubeflow Pipelines with Argo Workflows goes, in the times of version 2.17.0 with its
-stock settings.
+A run is simulated like Kubeflow Pipelines with Argo Workflows, with the times of version 2.17.0 and its stock
+settings.
 """
 
 import dataclasses
@@ -16,25 +16,25 @@ from backends.kubeflow import workflow_size
 from backends.strict.conditions import condition
 from backends.strict.values import BackendError
 
-# Argo looks at a workflow every 10 s, and sees then that a pod has ended. A step has two pods, one after the
-# other: its driver and itself. A group, a loop and each of its iterations have a driver.
+# Argo polls a workflow every 10 s, and only then sees that a pod has ended. A step has two pods, one after
+# the other: its driver and itself. A group, a loop and each of its iterations have a driver.
 POD_SECONDS = 10
 
-# What Kubeflow's own containers ask for, in CPUs and bytes: a driver, and the launcher in each step's pod.
+# Requests of Kubeflow's own containers, in CPUs and bytes: a driver, and the launcher in each step's pod.
 _DRIVER = (0.1, 64 * 2**20)
 _LAUNCHER = (0.1, 256 * 2**20)
 
 
 @dataclass(frozen=True)
 class Path:
-    """The longest way to the end of a task: the critical path."""
+    """The critical path to the end of a task."""
 
     seconds: int = 0
     steps: int = 0
     levels: int = 1
 
     def through(self, steps: int, level: int) -> "Path":
-        """Return the path on through a step, or through the driver of a group."""
+        """Return the path extended by a step, or by the driver of a group."""
         return Path(
             self.seconds + POD_SECONDS * (1 + steps),
             self.steps + steps,
@@ -44,7 +44,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod with what it asks for and the seconds of its run."""
+    """A pod with its requests and its duration in seconds."""
 
     start: int
     end: int
@@ -62,7 +62,7 @@ class Way:
     largest_argument: tuple[int, str] = (0, "")  # bytes, and the task that gets it
 
     def beside(self, other: "Way") -> "Way":
-        """Return both parts as one, which ends with the later."""
+        """Return both parts combined, ending with the later one."""
         return Way(
             max(self.path, other.path, key=lambda path: path.seconds),
             self.pods + other.pods,
@@ -71,7 +71,7 @@ class Way:
         )
 
     def asked_at_once(self) -> tuple[float, int]:
-        """Return the most CPUs, and bytes of memory, that pods of the same time ask for."""
+        """Return the maximum CPUs and bytes of memory that simultaneous pods request."""
         times = [[pod for pod in self.pods if pod.start <= moment.start < pod.end] for moment in self.pods]
         return max(sum(pod.cpus for pod in now) for now in times), max(
             sum(pod.memory for pod in now) for now in times
@@ -80,7 +80,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pipeline takes."""
+    """The overhead of a pipeline."""
 
     usual: Way  # with its default parameters, without an If of no Else that a step decides on
     longest: Way  # whatever its parameters, through every If
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def largest_step(self) -> str:
-        """The step that asks for the most memory, and of those the most CPUs."""
+        """The step with the largest memory request, and of those the most CPUs."""
         return max(
             self.steps,
             key=lambda name: (self.steps[name].memory_asked, self.steps[name].cpus_asked),
@@ -107,7 +107,7 @@ def of(text: str) -> Plan:
     """Return the plan of a compiled pipeline.
 
     Args:
-        text: The compiled YAML, also one that was compiled elsewhere.
+        text: The compiled YAML of any pipeline.
     """
     spec, *overlays = package.documents(text)
     configs = overlays[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if overlays else {}
@@ -125,7 +125,7 @@ def of(text: str) -> Plan:
 
 
 def table(plans: Mapping[str, Plan]) -> str:
-    """Return what pipelines take, by their names, as a table for people."""
+    """Return the plans of pipelines, by name, as a text table."""
     rows = [["on Kubeflow", "steps", "levels", "pods", "overhead", "YAML", "workflow", "asks for at most"]]
     for name, plan in plans.items():
         step = plan.steps.get(plan.largest_step, resources.Resources())
@@ -158,7 +158,7 @@ def _numbers(plan: Plan, way: Way) -> list[str]:
 
 
 class _Backend:
-    """Goes through a pipeline document as the backend would."""
+    """Simulates the backend's processing of a pipeline document."""
 
     def __init__(self, spec: Mapping[str, Any], configs: Mapping[str, Any], with_defaults: bool) -> None:
         self._spec, self._configs, self._with_defaults = spec, configs, with_defaults
@@ -217,7 +217,7 @@ class _Backend:
         size = workflow_size.quoted(component) + workflow_size.quoted(task)
         driver = self._driver(start, size)
         if "parameterIterator" not in task and "artifactIterator" not in task:
-            # kfp puts If, Elif and Else into a group of this name; one of them is taken.
+            # kfp puts If, Elif and Else into a group with this name; one of them runs.
             are_branches = name.startswith("condition-branches-")
             return driver.beside(self._group(component, given, driver.path, level + 1, are_branches))
         count = _iterations(task, given)
@@ -277,7 +277,7 @@ class _Backend:
         )
 
     def _skipped(self, task: Mapping[str, Any], start: Path) -> Way:
-        """Return the driver that finds a condition false, and nothing after it."""
+        """Return only the driver, which evaluates a condition to false."""
         size = workflow_size.quoted(self._component(task)) + workflow_size.quoted(task)
         driver = self._driver(start, size)
         return dataclasses.replace(
@@ -285,7 +285,7 @@ class _Backend:
         )
 
     def _verdict(self, task: Mapping[str, Any], given: Mapping[str, Any], is_rare: bool) -> bool | None:
-        """Return whether a task's condition holds; None, or False for a rare one, if a step decides on it."""
+        """Return whether a task's condition holds; None, or False for a rare one, if it depends on a step."""
         text = _condition(task)
         if not text or not self._with_defaults:
             return None
@@ -309,7 +309,7 @@ def _defaults(component: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(task: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs of a task that are known before a run, from those of its group."""
+    """Return the inputs of a task that are known before a run, given its group's."""
     known = {}
     for name, source in task.get("inputs", {}).get("parameters", {}).items():
         constant = source.get("runtimeValue", {}).get("constant")
@@ -323,7 +323,7 @@ def _known(task: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _iterations(task: Mapping[str, Any], given: Mapping[str, Any]) -> int:
-    """Return how often a loop runs; once where its list is only known at run time."""
+    """Return a loop's number of iterations; 1 if its list is only known at run time."""
     items = task.get("parameterIterator", {}).get("items", {})
     try:
         listed = json.loads(items["raw"]) if "raw" in items else given.get(items.get("inputParameter"))
@@ -335,7 +335,7 @@ def _iterations(task: Mapping[str, Any], given: Mapping[str, Any]) -> int:
 def _artifacts(
     task: Mapping[str, Any], tasks: Mapping[str, Any], values: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Return by input artifact how many a task is given; a loop beside it gives one for each iteration."""
+    """Return the number of artifacts per input of a task; a preceding loop gives one per iteration."""
     counts = {}
     for name, source in task.get("inputs", {}).get("artifacts", {}).items():
         producer = tasks.get(source.get("taskOutputArtifact", {}).get("producerTask"), {})

@@ -1,4 +1,4 @@
-"""What Kubeflow Pipelines takes at upload, and then fails on or runs otherwise than its author meant."""
+"""Rules for pipelines that Kubeflow Pipelines accepts at upload but fails on or runs unexpectedly."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from backends.kubeflow import plan, workflow_size
 from backends.strict.conditions import ConditionSyntaxError, condition
 from backends.strict.values import BackendError
 
-# Argo reads these in every text of a workflow. Others, such as kfp's own {{$.inputs...}}, it leaves alone.
+# Argo evaluates these in every text of a workflow, unlike others, such as kfp's {{$.inputs...}}.
 _EXPRESSION = re.compile(r"\{\{\s*(?:=|inputs\.)[^}]*\}{0,2}")
 _FILLED_IN = re.compile(r"\{\{\s*(?:workflow|pod)\.[^}]*\}\}")
 _OPTIONAL_ARTIFACT = re.compile(r"\bOptional\[\s*(?:\w+\.)*Input\[")
@@ -20,7 +20,7 @@ _PAGES = ("system.HTML", "system.Markdown")
 
 
 def errors(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
-    """Yield what surely fails, in a sentence each.
+    """Yield errors that are certain, one sentence each.
 
     Args:
         spec: The pipeline document.
@@ -33,7 +33,7 @@ def errors(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
                 "write it without the two braces"
             )
     for label, executor in spec["deploymentSpec"].get("executors", {}).items():
-        # Kubeflow gives an artifact without its type, and kfp takes this one for the artifact's class then.
+        # Kubeflow passes an artifact without its type, so kfp uses this annotation as its class.
         if _OPTIONAL_ARTIFACT.search(" ".join(map(str, executor.get("container", {}).get("command", [])))):
             yield f"{label} can't read its Optional[Input[...]]; write Input[...] = None instead"
     for name, task in _tasks(spec):
@@ -43,7 +43,7 @@ def errors(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
         except ConditionSyntaxError:
             yield f"the condition of {name!r} compares with a text that holds a single quote: {text}"
         except BackendError:
-            pass  # whether its values compare is seen in a run
+            pass  # type mismatches only show in a run
     for name, step in whole.steps.items():
         if step.cpus_asked > (step.cpu_limit or math.inf) or step.memory_asked > (
             step.memory_limit or math.inf
@@ -61,14 +61,14 @@ def errors(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
 
 
 def unfit(whole: plan.Plan, node: str) -> Iterator[str]:
-    """Yield the steps that ask for more than a node has free, in a sentence each.
+    """Yield the steps that request more than a node has free, one sentence each.
 
     Args:
         whole: The pipeline's plan.
         node: CPUs and memory of the node, such as "2 8Gi".
 
     Raises:
-        ValueError: The node is written otherwise.
+        ValueError: The node is malformed.
     """
     free = resources.node(node)
     for name, step in whole.steps.items():
@@ -80,7 +80,7 @@ def unfit(whole: plan.Plan, node: str) -> Iterator[str]:
 
 
 def warnings(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
-    """Yield what may go wrong, in a sentence each; arguments as of `errors`."""
+    """Yield warnings, one sentence each; the arguments are those of `errors`."""
     yield from _sizes(whole)
     for path, value in _leaves(spec):
         if isinstance(value, str) and (found := _FILLED_IN.search(value)):
@@ -110,7 +110,7 @@ def warnings(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
 def _sizes(whole: plan.Plan) -> Iterator[str]:
     most = workflow_size.MAX_WORKFLOW_BYTES
     usual, longest = whole.workflow_bytes(whole.usual), whole.workflow_bytes(whole.longest)
-    # What isn't known yet, such as longer metadata of every artifact, makes it a tenth larger at most.
+    # Unknowns, such as longer metadata of every artifact, add at most a tenth.
     if usual > 0.75 * most or longest > most:
         size = max(usual, longest)
         yield (
@@ -125,7 +125,7 @@ def _sizes(whole: plan.Plan) -> Iterator[str]:
 
 
 def _chosen_outputs(spec: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the groups that give one of several branches' outputs, if steps in them may be cached."""
+    """Yield the groups that return one of several branches' outputs, if their steps can be cached."""
     for name, task in _tasks(spec):
         component = spec["components"][task["componentRef"]["name"]]
         outputs = component.get("dag", {}).get("outputs", {})
@@ -142,7 +142,7 @@ def _chosen_outputs(spec: Mapping[str, Any]) -> Iterator[str]:
 def _unnamed_groups(spec: Mapping[str, Any]) -> list[str]:
     names = []
     for dag in _dags(spec):
-        # Kubeflow doesn't find a producer that is shown under another name than its key.
+        # Kubeflow doesn't find a producer with a display name other than its key.
         read = {value for key, value in _leaves(dag) if key.endswith(("producerTask", "producerSubtask"))}
         names += [
             name
@@ -187,7 +187,7 @@ def _tasks(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value that holds no others, with the names on the way to it."""
+    """Yield every leaf value with the path to it."""
     if isinstance(tree, Mapping | list):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             yield from _leaves(value, f"{path}.{key}" if path else str(key))

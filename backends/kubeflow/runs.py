@@ -1,7 +1,7 @@
-"""Read what became of a run on Kubeflow Pipelines, and why its steps wait or fail.
+"""Read the state of a run on Kubeflow Pipelines, and why its steps wait or fail.
 
-The API's own details name no cause, call a pod that can't start "pending" for ever, and stand still once the
-workflow has grown past 1 MiB. The older path of the same API returns the whole Argo workflow, with it all.
+The API's own details name no cause, report a pod that can't start as "pending" for ever, and freeze once the
+workflow exceeds 1 MiB. The older path of the same API returns the complete Argo workflow.
 """
 
 import base64
@@ -34,7 +34,7 @@ _NO_MESSAGE = "the step left no message; its log is in the UI"
 
 
 class KubeflowRuns:
-    """Reads runs, and keeps what doesn't change from one look to the next."""
+    """Reads runs, and caches what doesn't change between polls."""
 
     def __init__(self, client: KubeflowClient) -> None:
         self._client = client
@@ -57,7 +57,7 @@ class KubeflowRuns:
         else:
             tasks, error = self._from_details(run, spec, over)
         if over and spec:
-            # The details of a large workflow stand still before its end.
+            # The details of a large workflow freeze before its end.
             details = (run.run_details.task_details if run.run_details else None) or []
             stood_still = not workflow and any(detail.state == "RUNNING" for detail in details)
             tasks += _untold(tasks, spec, "unknown" if stood_still else "skipped")
@@ -77,11 +77,11 @@ class KubeflowRuns:
         )
 
     def page(self, key: str) -> str:
-        """Return the address of a run's page."""
+        """Return the URL of a run's page."""
         return f"{self._client.endpoint}/#/runs/details/{key}"
 
     def state(self, run: V2beta1Run) -> str:
-        """Return a run's state; one that somebody ended says FAILED in the end."""
+        """Return a run's state; a cancelled run reports FAILED in the end."""
         state = _STATES.get(run.state, "running")
         ended = any(entry.state == "CANCELING" for entry in run.state_history or [])
         return "cancelled" if state == "failed" and ended else state
@@ -101,7 +101,7 @@ class KubeflowRuns:
         return tasks
 
     def _from_details(self, run: V2beta1Run, spec: Any, over: bool) -> tuple[list[Task], str]:
-        """Return the steps as the API's details have them, and what failed beside them."""
+        """Return the steps from the API's details, and failures outside of them."""
         names = Counter(step.name for step in graph.steps(spec)) if spec else Counter()
         keys = {step.name: step.key for step in graph.steps(spec)} if spec else {}
         details = (run.run_details.task_details if run.run_details else None) or []
@@ -135,12 +135,12 @@ class KubeflowRuns:
         return _message(detail.error) or _NO_MESSAGE
 
     def _cause(self, run: str, pod: argo.Pod | None) -> str:
-        """Return why a pod failed in its own words; empty where no log has them."""
+        """Return a failed pod's own message; empty without a log."""
         if pod and pod.node not in self._causes:
             logs = (
                 self._log(read, run, pod) for read in (_archived, _read_by_api, _read_by_ui, _program_output)
             )
-            # Not kept where it is empty: an archive may follow the failure by some seconds.
+            # Not cached if empty: the archived log may appear some seconds after the failure.
             if cause := next(filter(None, map(step_error.error_in_pod, logs)), ""):
                 self._causes[pod.node] = cause
         return self._causes.get(pod.node, "") if pod else ""
@@ -150,11 +150,11 @@ class KubeflowRuns:
     ) -> list[str]:
         try:
             return read(self._client, run, pod).splitlines()
-        except (faults.Fault, LookupError, TypeError, ValueError):  # it isn't there, or isn't served
+        except (faults.Fault, LookupError, TypeError, ValueError):  # it doesn't exist, or isn't served
             return []
 
     def _workflow(self, run: str) -> dict[str, Any] | None:
-        """Return a run's Argo workflow; None where the server doesn't serve the older path."""
+        """Return a run's Argo workflow; None if the server doesn't serve the older path."""
         if not self._workflows_are_served:
             return None
         try:
@@ -171,7 +171,7 @@ class KubeflowRuns:
         return dict(workflow)
 
     def _spec(self, run: V2beta1Run) -> tuple[Any, str]:
-        """Return the pipeline document of a run and the name of its version; None and "" without one."""
+        """Return a run's pipeline document and version name; None and "" without one."""
         spec, name, reference = run.pipeline_spec, "", run.pipeline_version_reference
         if not spec and reference and reference.pipeline_version_id:
             found = self._version(reference.pipeline_id, reference.pipeline_version_id)
@@ -197,13 +197,13 @@ def _archived(client: KubeflowClient, run: str, pod: argo.Pod) -> str:
 
 
 def _read_by_api(client: KubeflowClient, run: str, pod: argo.Pod) -> str:
-    """Read a pod's log from the API's own path: its errors have status 200, and the UI doesn't pass it on."""
+    """Read a pod's log from the API's path: its errors have status 200, and the UI doesn't proxy it."""
     answer = client.read_log(f"/apis/v1alpha1/runs/{run}/nodes/{pod.node}/log")
     return "" if isinstance(answer, dict) and "error_message" in answer else str(answer)
 
 
 def _read_by_ui(client: KubeflowClient, run: str, pod: argo.Pod) -> str:
-    """Read a pod's log from Kubernetes through the UI's server, the only way for a workflow over 1 MiB."""
+    """Read a pod's log from Kubernetes through the UI's server, the only way for workflows over 1 MiB."""
     where = {"podname": pod.name, "podnamespace": pod.namespace, "createdat": pod.day}
     return str(client.read_log("/k8s/pod/logs", runid=run, **where)) if pod.name else ""
 
@@ -219,7 +219,7 @@ def _program_output(client: KubeflowClient, run: str, pod: argo.Pod) -> str:  # 
 
 
 def _untold(tasks: list[Task], spec: Any, state: str) -> list[Task]:
-    """Return the steps of which a run says nothing, such as those in branches that weren't taken."""
+    """Return the steps that a run doesn't report, such as those in skipped branches."""
     told = {argo.without_turns(task.name) for task in tasks}
     return [Task(step.key, state) for step in graph.steps(spec) if step.key not in told]
 

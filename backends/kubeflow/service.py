@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines as a service: what is uploaded, run and scheduled there."""
+"""Kubeflow Pipelines as a service: uploads, runs and schedules."""
 
 import json
 import os
@@ -32,10 +32,10 @@ class KubeflowService:
         """Connect.
 
         Args:
-            settings: Where, and how runs are started.
+            settings: Settings of the endpoint and of runs.
             environment: FLOWPARTS_TOKEN (bearer token) or FLOWPARTS_COOKIE (of a session behind Dex or
-                another OIDC log-in); without them the token that Kubernetes projects into a pod is used,
-                or none, as behind kubectl port-forward.
+                another OIDC log-in); without them the pod's projected token is used, or none, as behind
+                kubectl port-forward.
 
         Raises:
             ValueError: There is no endpoint.
@@ -46,12 +46,12 @@ class KubeflowService:
         self._runs = KubeflowRuns(client)
 
     def upload(self, sent: Package) -> tuple[str, bool]:
-        """Keep a pipeline as a new version; the same content isn't kept twice."""
+        """Upload a pipeline as a new version, unless the same content exists."""
         pipeline, version, new = self._uploaded(sent)
         return f"{self._endpoint}/#/pipelines/details/{pipeline}/version/{version}", new
 
     def run(self, sent: Package, parameters: Mapping[str, Any], name: str) -> Run:
-        """Start a run of an uploaded version; one of this name that exists already is returned as it is."""
+        """Start a run of an uploaded version; an existing run with this name is returned unchanged."""
         earlier = self.find(name)
         if earlier:
             return earlier
@@ -111,11 +111,11 @@ class KubeflowService:
         ]
 
     def cancel(self, run: Run) -> None:
-        """Ask for a run's end."""
+        """Cancel a run."""
         self._ask(lambda: self._client.terminate_run(run.key))
 
     def schedules(self, name: str) -> list[Schedule]:
-        """Return the recurring runs of a name."""
+        """Return the recurring runs with a name."""
         listed = self._ask(
             lambda: self._client.list_recurring_runs(
                 page_size=100, namespace=self._settings.namespace or None, filter=_equals(name)
@@ -131,7 +131,7 @@ class KubeflowService:
         ]
 
     def create_schedule(self, wanted: Wanted) -> None:
-        """Make a recurring run of an uploaded version."""
+        """Create a recurring run of an uploaded version."""
         pipeline, version, _ = self._uploaded(wanted.package)
         experiment = self._experiment()
         self._ask(
@@ -139,7 +139,7 @@ class KubeflowService:
                 experiment_id=experiment,
                 job_name=wanted.name,
                 description=f"{wanted.package.description} (flowparts {wanted.digest})",
-                cron_expression=f"0 {wanted.cron}",  # the server's first field is the second
+                cron_expression=f"0 {wanted.cron}",  # the server's first field is seconds
                 max_concurrency=1,
                 no_catchup=True,
                 params=dict(wanted.parameters),
@@ -169,7 +169,7 @@ class KubeflowService:
                 raise
 
     def runs_in_progress(self, schedule: Schedule) -> list[str]:
-        """Return a schedule's runs that go on: deleting it deletes their workflows and pods."""
+        """Return a schedule's active runs: deleting it deletes their workflows and pods."""
         if schedule.active:
             time.sleep(SETTLE_SECONDS)
         listed = self._ask(
@@ -238,7 +238,7 @@ class KubeflowService:
         return next((found.pipeline_version_id for found in listed.pipeline_versions or []), None)
 
     def _experiment(self) -> str:
-        # It looks for the experiment before it makes one.
+        # It looks for the experiment before it creates one.
         created = self._ask(
             lambda: self._client.create_experiment(
                 self._settings.experiment, namespace=self._settings.namespace

@@ -1,4 +1,4 @@
-"""The cache of kfp.local, for addresses with signatures and for entries that something has damaged."""
+"""The cache of kfp.local, made robust against signed URLs and damaged entries."""
 
 import logging
 from pathlib import Path
@@ -15,8 +15,8 @@ _FILES = "flowparts_files"
 class Cache(cache.LocalCache):
     """A cache of steps' outputs by their inputs, code and image.
 
-    The same address with another password or signature is the same input. An entry that can't be read, or
-    whose files aren't those that the step wrote, counts for none, so the step runs and writes it again.
+    The same URL with another password or signature is the same input. An entry that can't be read, or whose
+    files have changed, is ignored, so the step runs again.
     """
 
     def compute_key(self, *args: Any, **kwargs: Any) -> str:
@@ -26,7 +26,7 @@ class Cache(cache.LocalCache):
         return str(super().compute_key(*args, **kwargs))
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return what a step gave; None if there is nothing that can be used."""
+        """Return a step's cached outputs; None if there are no valid ones."""
         try:
             found: dict[str, Any] | None = super().get(key)
         except Exception as error:
@@ -51,7 +51,7 @@ artifact_of = cache.LocalCache._deserialize_artifact
 
 
 def _files(uri: str) -> dict[str, list[int]]:
-    """Return the size and the time of change, in nanoseconds, of an artifact's files by their names."""
+    """Return the size and modification time (nanoseconds) of an artifact's files by name."""
     root = Path(uri)
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     stats = {file.relative_to(root).as_posix(): file.stat() for file in files}

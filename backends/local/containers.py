@@ -1,8 +1,7 @@
-"""What differs when steps run in the images that a cluster would pull: user, mounts, network, memory.
+"""Run steps in the images that a cluster would pull: user, mounts, network, memory.
 
-A step gets no more than it needs: it isn't root, its root file system is read-only, it has a network only if
-one of its inputs lies elsewhere, and it writes only to its own run (and the MLflow file, if it takes part in
-the registry).
+A step gets minimal rights: it isn't root, its root file system is read-only, it has a network only if one of
+its inputs is remote, and it writes only to its own run (and the MLflow file, if it uses the registry).
 """
 
 import glob
@@ -22,7 +21,7 @@ from google.protobuf import json_format
 from flowparts.train.networks import checkpoints
 from tools import images
 
-# For a caller who is root: the images' own user, in root's group.
+# If the caller is root: the images' own user, in root's group.
 _STEP_USER = 65532
 _TMP = Path("/tmp")  # noqa: S108 where steps keep temporary files
 _REMOTE = re.compile(r"(?!file:|sample:|sqlite:)[a-z][a-z0-9+.-]*://")
@@ -30,17 +29,17 @@ _REMOTE = re.compile(r"(?!file:|sample:|sqlite:)[a-z][a-z0-9+.-]*://")
 
 @dataclass(frozen=True)
 class Containers:
-    """The images of a run and who runs in them."""
+    """The images of a run and the user in them."""
 
     ids: Mapping[str, str]  # name such as "flowparts-base" to the id on this engine
     user: int = field(default_factory=lambda: os.getuid() or _STEP_USER)
     group: int = field(default_factory=os.getgid)
 
     def reference(self, name: str) -> str:
-        """Return what a step's image is called in the compiled pipeline.
+        """Return the reference of a step's image in the compiled pipeline.
 
         Raises:
-            ValueError: The image isn't among those built.
+            ValueError: The image isn't built.
         """
         if name not in self.ids:
             raise ValueError(f"the image {name} is needed and not built; run: make images")
@@ -48,7 +47,7 @@ class Containers:
 
     @contextmanager
     def started(self, step: "Step") -> Iterator[list[str]]:
-        """Give the docker command that a step's image and command are added to, and clean up after it."""
+        """Yield the docker command for a step, without its image and command, and clean up after it."""
         name = f"flowparts-{uuid.uuid4().hex[:12]}"
         scratch = step.run / "scratch" / name
         scratch.mkdir(parents=True)
@@ -67,7 +66,7 @@ class Containers:
 
     @contextmanager
     def access(self, run: Path, tracking_uri: str, environment: Mapping[str, str]) -> Iterator[None]:
-        """Let the steps write to a run, to MLflow's file and to the folder of checkpoints.
+        """Make a run, MLflow's file and the folder of checkpoints writable for the steps.
 
         Afterwards everything belongs to the caller.
         """
@@ -89,15 +88,15 @@ class Containers:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step works with, and so what it may see.
+    """The facts of a step that decide what it can access.
 
     Attributes:
-        run: The run's folder, which the step may write; the other runs it may read, for cached results.
+        run: The run's folder, writable; the other runs are readable, for cached results.
         inputs: Its inputs by name, artifacts as URIs.
         memory_bytes: Its memory limit; 0 for none.
         environment: Its environment.
-        online: Whether it talks to a platform, whatever its inputs.
-        stores_checkpoints: Whether it writes to the folder of checkpoints that its environment names.
+        online: Whether it needs a network regardless of its inputs.
+        stores_checkpoints: Whether it writes to its environment's folder of checkpoints.
     """
 
     run: Path
@@ -108,10 +107,10 @@ class Step:
     stores_checkpoints: bool = False
 
     def options(self, scratch: Path) -> list[str]:
-        """Return the options of `docker run` that differ between steps; /tmp is the scratch folder.
+        """Return a step's options of `docker run`; /tmp is the scratch folder.
 
-        Environment variables are named without their values: docker takes these from its own environment, so
-        that they show nowhere.
+        Environment variables are passed by name: docker takes the values from its own environment, so they
+        aren't visible.
         """
         runs = self.run.parents[1]
         mounts = {runs: (runs, "readonly"), self.run: (self.run, ""), _TMP: (scratch, "")}
@@ -126,7 +125,7 @@ class Step:
             if home := database_folder(tracking_uri):
                 mounts[home] = (home, "")
         return [
-            # The host's network, so that a server on this machine has the same address as outside.
+            # The host's network, so that servers on this machine have the same address.
             f"--network={'host' if remote else 'none'}",
             *(f"--{kind}={self.memory_bytes}" for kind in ("memory", "memory-swap") if self.memory_bytes),
             *(
@@ -138,16 +137,16 @@ class Step:
 
     @property
     def killed(self) -> str:
-        """The sentence for a step that got SIGKILL."""
+        """The message for a step that got SIGKILL."""
         limit = f"{self.memory_bytes / 2**30:.2f} GiB" if self.memory_bytes else "that of this machine"
         return f"MemoryError: the step was killed; most likely it needs more memory than its limit, {limit}"
 
 
 def prepare(images_file: Path) -> Containers:
-    """Return the containers for the images that a file of `make images` names.
+    """Return the containers for the images in a file of `make images`.
 
     Raises:
-        ValueError: No engine answers, or an image isn't there.
+        ValueError: No engine answers, or an image is missing.
     """
     if not shutil.which("docker") or subprocess.run(["docker", "version"], capture_output=True).returncode:  # noqa: S607
         raise ValueError(
@@ -161,7 +160,7 @@ def prepare(images_file: Path) -> Containers:
 
 
 def inputs(component: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all inputs of a step: what it was given, else the defaults in the component's specification."""
+    """Return all inputs of a step: the given ones, else the component's defaults."""
     parameters = component.input_definitions.parameters
     defaults = {name: json_format.MessageToDict(parameters[name].default_value) for name in parameters}
     return {**defaults, **arguments}
@@ -179,12 +178,12 @@ def database_folder(tracking_uri: str) -> Path | None:
 
 
 def is_remote(value: Any) -> bool:
-    """Return whether a text, or one inside a list or dict, is the URI of something that no file holds."""
+    """Return whether a text, or one inside a list or dict, is a remote URI."""
     return any(_REMOTE.match(text) for text in _texts(value))
 
 
 def local_paths(value: Any) -> set[Path]:
-    """Return the files and folders that texts name, by path or file:// URI; the folder for a glob."""
+    """Return the files and folders named by texts, as a path or file:// URI; the folder for a glob."""
     found = set()
     for text in _texts(value):
         path = text.removeprefix("file://")
@@ -208,13 +207,13 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _checkpoints(environment: Mapping[str, str]) -> list[Path]:
-    """Return the folder of checkpoints on this machine, if the environment names one."""
+    """Return the environment's folder of checkpoints, if it is local."""
     folder = environment.get(checkpoints.ENVIRONMENT, "")
     return [Path(folder).absolute()] if folder and not is_remote(folder) else []
 
 
 def _share(folders: Sequence[Path], database: Path | None) -> None:
-    """Make root the owner, and let the steps write by their group."""
+    """Make root the owner, and make it writable for the steps' group."""
     files = [file for folder in folders for file in (folder, *folder.rglob("*"))]
     if database:
         artifacts = database / "artifacts"

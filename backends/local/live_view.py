@@ -1,4 +1,4 @@
-"""A run as it goes on, drawn on the terminal: the same for a run here, on Kubeflow or on Vertex AI."""
+"""Live view of a run on the terminal, for local runs, Kubeflow and Vertex AI."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -19,7 +19,7 @@ _MARKS = {
     "cancelled": ("✗", "yellow"),
     "unknown": ("?", "dim"),
 }
-# What follows the name where a duration would tell nothing.
+# Shown instead of a duration in these states.
 _WORDS = {
     "running": "",
     "skipped": "not run",
@@ -29,7 +29,7 @@ _WORDS = {
 
 
 class Task(Protocol):
-    """A task of a run, as far as it is shown."""
+    """A displayed task."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -46,7 +46,7 @@ class Task(Protocol):
 
 
 class Run(Protocol):
-    """A run, as far as it is shown."""
+    """A displayed run."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -55,7 +55,7 @@ class Run(Protocol):
 
 
 class LiveView:
-    """Shows the tasks of a run: redrawn in place on a terminal, a line for each change elsewhere."""
+    """Shows the tasks of a run: redrawn in place on a terminal, one line per change elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -76,7 +76,7 @@ class LiveView:
                     self._console.print(line(task), soft_wrap=True)
 
     def update(self, record: Run) -> None:
-        """Take note of a change in the run."""
+        """Handle a change of the run."""
         self._run = record
         if self._console.is_terminal:
             return
@@ -104,7 +104,7 @@ class LiveView:
         return Group(Text(f"{self._run.name}: {done} tasks done", "bold"), table)
 
     def _beside(self, task: Task) -> str:
-        """Return what stands beside a task while its run goes on."""
+        """Return the text beside a task of an active run."""
         if task.state == "running":
             return task.last_line[: max(20, self._console.width - 60)]
         if task.state == "failed":
@@ -113,7 +113,7 @@ class LiveView:
 
 
 def line(task: Task) -> Text:
-    """Return the line of a task: mark, name and how long it took."""
+    """Return the line of a task: mark, name and duration."""
     mark, colour = _MARKS[task.state]
     after = _WORDS.get(task.state, f"{task.seconds:6.1f} s")
     after += "  (from the cache)" if task.state == "cached" else ""

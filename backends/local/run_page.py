@@ -1,4 +1,4 @@
-"""The page of one run and the page that compares runs; plain files that any browser opens from disk."""
+"""HTML pages of one run and of a comparison of runs, which any browser opens from disk."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +67,7 @@ def write_index(runs: Path) -> Path:
 
 
 def _comparison(pipeline: str, summaries: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """Lay runs out as rows; only parameters that differ between runs get a column."""
+    """Lay out runs as rows; only parameters that differ between runs get a column."""
     names = _ordered(key for summary in summaries.values() for key in summary["parameters"])
     varying = [
         name
@@ -128,7 +128,7 @@ def _pairs(values: Mapping[str, Any]) -> Markup:
 
 
 def _graph(record: Run) -> Markup:
-    """Draw the steps top to bottom; one that a condition left out is grey, what follows it is left away."""
+    """Draw the steps top to bottom; a skipped step is grey, and the steps after it are left out."""
     tasks: dict[str, list[Task]] = {}
     for task in record.tasks:
         tasks.setdefault(task.component, []).append(task)

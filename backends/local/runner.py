@@ -1,8 +1,8 @@
-"""The local target: runs a compiled pipeline on kfp.local and shows it live.
+"""The local target: run a compiled pipeline on kfp.local and show it live.
 
-kfp.local prints every step's output to one stream and names no cause when a step fails. `observe` therefore
-stands around four functions of kfp 2.17 (pinned) and turns what happens into `Task` records; each step's
-output goes to a log file of its own.
+kfp.local prints every step's output to one stream and gives no cause for a failed step. `observe` therefore
+wraps four functions of kfp 2.17 (pinned) and records their calls as `Task`s; each step's output goes to a
+separate log file.
 """
 
 import contextlib
@@ -48,16 +48,16 @@ from flowparts.train.networks import checkpoints
 from flowparts.util import outputs, sources
 from flowparts.util.masking import masked
 
-# What a shell makes of a process that got SIGKILL.
+# A shell's exit code for a process that got SIGKILL.
 KILLED = 137
-# What pages about runs read of a run.json.
+# The fields of a run.json that pages use.
 _SUMMARY = {"pipeline": str, "succeeded": bool, "seconds": int | float, "parameters": dict, "metrics": dict}
 _COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 @dataclass
 class Task:
-    """One task of a run, as it stands now."""
+    """The current state of a task."""
 
     name: str
     component: str  # that of the step in the graph, the same for every turn of a loop
@@ -74,12 +74,12 @@ class Task:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds since the task started, or that it took."""
+        """Duration of the task so far, or in total, in seconds."""
         return self.seconds if self.state != "running" else time.monotonic() - self.started
 
     @property
     def error(self) -> str:
-        """Why the step failed: its own error line, from its log, where nothing else is known."""
+        """Why the step failed: by default, the error line from its log."""
         if self.reason:
             return self.reason
         lines = (
@@ -94,7 +94,7 @@ class Task:
 
 @dataclass
 class Run:
-    """One run of a pipeline on this machine and where its files are."""
+    """One run of a pipeline on this machine, with its files."""
 
     name: str
     folder: Path
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every task went well."""
+        """Whether every task succeeded."""
         return not self.problem and not self.failed
 
 
@@ -126,21 +126,21 @@ def run(
 ) -> Run:
     """Run a pipeline with kfp.local, in subprocesses of this environment or in containers.
 
-    Artifacts, one log per task, copies of the HTML reports and `run.json` go to RUNS/NAME/ID. Unless the
-    environment says otherwise, MLflow's tracking database is RUNS/mlflow.db, and the checkpoints of all
-    trainings, from which the next run resumes one that was killed, are in RUNS/.checkpoints.
+    Artifacts, one log per task, copies of the HTML reports and `run.json` are written to RUNS/NAME/ID. Unless
+    the environment sets others, MLflow's tracking database is RUNS/mlflow.db, and the checkpoints of all
+    trainings, from which a killed one is resumed by the next run, are in RUNS/.checkpoints.
 
     Args:
-        pipeline: What to run.
+        pipeline: The pipeline.
         parameters: Values for its inputs; `data_version` is derived from the files when `source` is local.
         runs: The folder of all runs.
-        use_cache: Whether a task with the same inputs and code as before gives its earlier outputs.
+        use_cache: Whether tasks with the same inputs and code reuse earlier outputs.
         on_change: Called with the run whenever a task starts or ends.
         containers: The images to run the steps in; None for subprocesses.
-        environment: Variables that every step gets, such as credentials; they are written nowhere.
+        environment: Variables for every step, such as credentials; they aren't stored.
 
     Returns:
-        The run, also when tasks failed.
+        The run, even if tasks failed.
     """
     runs = runs.resolve()
     name = pipeline.pipeline_spec.pipeline_info.name
@@ -154,7 +154,7 @@ def run(
     }
     tracking_uri = parameters.get("tracking_uri") or environment["MLFLOW_TRACKING_URI"]
 
-    # What stands for the image carries the code's digest, so a changed flowparts never meets a stale cache.
+    # The image's placeholder contains the code's digest, so that changed code never gets stale cache entries.
     tag = f"{__version__}-{_code_digest()}"
     text = package.compiled(pipeline, containers.reference if containers else lambda image: f"{image}:{tag}")
     document = unshared(package.documents(text)[0])
@@ -185,7 +185,7 @@ def run(
         )
         try:
             loaded(**parameters)
-        except Exception as error:  # whatever kfp.local raises is told with the failed tasks
+        except Exception as error:  # exceptions of kfp.local are reported with the failed tasks
             record.problem = masked(_COLOUR.sub("", str(error)))
     record.seconds = time.monotonic() - started
     finish(record)
@@ -193,14 +193,14 @@ def run(
 
 
 def finish(record: Run) -> None:
-    """Copy the reports of a run that has ended, and write its run.json."""
+    """Copy the reports of a finished run, and write its run.json."""
     _collect_reports(record)
     summary = masked(_summary(record))
     outputs.write_text(record.folder / "run.json", json.dumps(summary, indent=2, default=str))
 
 
 def summaries(runs: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the run.json of all runs by pipeline and run, newest first; what can't be read is left out."""
+    """Return the run.json of all runs by pipeline and run, newest first; unreadable ones are left out."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for file in sorted(runs.glob("*/*/run.json"), key=lambda file: file.parent.name, reverse=True):
         try:
@@ -220,7 +220,7 @@ def reports(record: Run) -> dict[str, Path]:
 
 
 def model(record: Run) -> Path | None:
-    """Return the directory of the model that a run ended up with, if it has one."""
+    """Return the directory of a run's final model, if any."""
     found = [
         Path(value.path)
         for task in record.tasks
@@ -231,7 +231,7 @@ def model(record: Run) -> Path | None:
 
 
 def findings(record: Run) -> list[tuple[str, str]]:
-    """Return what the run's model says of its training, each with what it is: split, warning or note."""
+    """Return remarks of the run's model about its training, each with its kind: split, warning or note."""
     directory = model(record)
     if directory is None or not (directory / "MLmodel").is_file():
         return []
@@ -246,7 +246,7 @@ def findings(record: Run) -> list[tuple[str, str]]:
 
 
 def decision(record: Run) -> tuple[bool, str] | None:
-    """Return whether the run's model was promoted, and why; None where nothing was to be decided."""
+    """Return whether the run's model was promoted, and why; None without a decision."""
     for task in record.tasks:
         if {"promote", "reason"} <= task.outputs.keys():
             return bool(task.outputs["promote"]), str(task.outputs["reason"])
@@ -254,7 +254,7 @@ def decision(record: Run) -> tuple[bool, str] | None:
 
 
 def metrics(record: Run) -> dict[str, dict[str, float]]:
-    """Return the scalars of every Metrics artifact, and every number a task returned, by task."""
+    """Return by task the scalars of its Metrics artifacts and the numbers that it returned."""
     found: dict[str, dict[str, float]] = {}
     for task in record.tasks:
         numbers: dict[str, float] = {}
@@ -269,7 +269,7 @@ def metrics(record: Run) -> dict[str, dict[str, float]]:
 
 
 def endpoints(record: Run) -> dict[str, str]:
-    """Return the address and the shares of every endpoint as the last step left it, by name."""
+    """Return by name the final URL and traffic of every endpoint."""
     found = {}
     for task in record.tasks:
         for value in task.outputs.values():
@@ -280,9 +280,9 @@ def endpoints(record: Run) -> dict[str, str]:
 
 @contextlib.contextmanager
 def print_kept() -> Iterator[None]:
-    """Keep kfp.local from replacing the function print while a task runs, until the block ends.
+    """Keep kfp.local from replacing the print function during tasks, until the block ends.
 
-    Of two tasks at once, the one that ends last would put the other's back.
+    With two tasks at once, the one that ends last would restore the other's replacement.
     """
     indented_print = logging_utils.indented_print
     logging_utils.indented_print = contextlib.nullcontext  # type: ignore[assignment]
@@ -300,7 +300,7 @@ def _observed(
     server: step_server.StepServer | None,
     environment: Mapping[str, str],
 ) -> Iterator[None]:
-    """Turn what kfp.local does into the run's tasks, until the block ends."""
+    """Record kfp.local's work as the run's tasks, until the block ends."""
     execute = task_executor.execute_single_task
     run_subprocess = subprocess_task_handler.run_local_subprocess
     run_container = docker_task_handler.run_docker_container
@@ -387,7 +387,7 @@ def _observed(
                 task.last_line = shown.strip() or task.last_line
 
             code = (server.run if server else step_server.run)(command, variables, say)
-        if not containers:  # Docker's runs say it in their log, with the limit
+        if not containers:  # container runs have it in their log, with the limit
             task.reason = step_error.killed(code)
         if code == 0 and not _output_file(command).is_file():
             task.reason = "the step ended with exit code 0 before it was done, as by os._exit or sys.exit"
@@ -405,7 +405,7 @@ def _observed(
             yield
     finally:
         cache.LocalCache = kfp_cache  # type: ignore[misc]
-        # Set by each task for itself, too, and the last to end brings back another's.
+        # Each task sets it too, and the last to end restores another's.
         root.handlers[:] = handlers
         root.setLevel(level)
         task_executor.execute_single_task = execute
@@ -420,12 +420,12 @@ def _told(command: list[str]) -> dict[str, Any]:
 
 
 def _output_file(command: list[str]) -> Path:
-    """Return where kfp's executor writes a step's outputs when its function has returned."""
+    """Return where kfp's executor writes a step's outputs after its function returns."""
     return Path(_told(command)["outputs"]["outputFile"])
 
 
 def _pages(command: list[str]) -> dict[str, Path]:
-    """Return the HTML outputs that a step was told to write, by name; a failed step may have them too."""
+    """Return a step's HTML outputs by name; a failed step may have them too."""
     told = _told(command)
     artifacts = told["outputs"].get("artifacts", {})
     return {
@@ -447,14 +447,14 @@ def _shown(value: Any) -> Any:
 
 
 def unique(task_name: str, record: Run) -> str:
-    """Return a task's name, numbered where the run has one of that name."""
+    """Return a task's name, numbered if the run has another task with that name."""
     taken = {task.name for task in record.tasks}
     names = itertools.chain([task_name], (f"{task_name}-{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 
 
 def new_folder(parent: Path) -> Path:
-    """Make a folder named by the time, in an order that sorting by name keeps."""
+    """Create a folder named by the time, so that names sort chronologically."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     for suffix in itertools.count():
         folder = parent / (stamp if suffix == 0 else f"{stamp}-{suffix}")
@@ -480,14 +480,14 @@ def _code_digest() -> str:
 
 
 def data_version(pipeline: BaseComponent, parameters: dict[str, Any]) -> dict[str, str]:
-    """Return a data version for local files, so that a changed file is read again without being asked."""
+    """Return a data version for local files, so that changed files are read again automatically."""
     inputs = pipeline.component_spec.inputs or {}
     if "data_version" not in inputs or parameters.get("data_version") or "source" not in inputs:
         return {}
     source = str(parameters.get("source", inputs["source"].default))
     try:
         files = sources.local_files(source)
-    except ValueError:  # the step that reads it says what is wrong
+    except ValueError:  # the step that reads it reports the error
         return {}
     stats = [(file.name, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
     return {"data_version": hashlib.sha256(repr(stats).encode()).hexdigest()[:16]} if stats else {}
@@ -533,7 +533,7 @@ def _summary(record: Run) -> dict[str, Any]:
 
 
 def _run_metrics(record: Run) -> dict[str, float]:
-    """Return the measures that steps returned; not those of steps in a loop, and not counts."""
+    """Return the measures that steps returned, except counts and steps in loops."""
     components = [task.component for task in record.tasks]
     return {
         task.name if name == "Output" else name: value

@@ -1,17 +1,17 @@
-"""The part of a step's output that says why it failed."""
+"""Find the reason for a failure in a step's output."""
 
 import re
 import signal
 from collections.abc import Sequence
 
-# The last line that names an exception; what follows it belongs to its message.
+# The last line with an exception; the lines after it belong to its message.
 _ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)$")
 # A line of Kubeflow's launcher or driver: severity and day, time, thread, file.
 _GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]*\] ?(.*)")
 # Lines of Argo's executor around the program.
 _ARGO = re.compile(r"time=\S+ level=\w+ .*argo=true.*|Error: exit status \d+")
 _EXIT = re.compile(r"exit status (\d+)")
-# What kfp's executor says of its own work, and the JSON after it.
+# The log of kfp's executor about itself, and the JSON after it.
 _EXECUTOR = re.compile(r"\[KFP Executor |[\s{}]|$")
 
 
@@ -24,10 +24,10 @@ def error_in(lines: Sequence[str]) -> str:
 
 
 def killed(exit_code: int) -> str:
-    """Say which signal ended a step; empty if none did.
+    """Return which signal ended a step; empty if none did.
 
     Args:
-        exit_code: As a shell gives it: 128 and the signal's number.
+        exit_code: Exit code in a shell's form: 128 plus the signal's number.
     """
     try:
         name = signal.Signals(exit_code - 128).name
@@ -38,10 +38,10 @@ def killed(exit_code: int) -> str:
 
 
 def error_in_pod(lines: Sequence[str]) -> str:
-    """Return why a pod of Kubeflow failed, from its log, on one line; empty where it doesn't say.
+    """Return why a Kubeflow pod failed, from its log, on one line; empty if it doesn't say.
 
-    Where launcher or driver failed, that is their last fatal line. Where the program failed, it is the
-    message of its exception or else its last line, without what launcher and Argo write around it.
+    If the launcher or driver failed, it is their last fatal line. If the program failed, it is the message of
+    its exception or its last line, without the launcher's and Argo's lines.
     """
     fatal, program = "", []
     in_fatal = False

@@ -1,8 +1,8 @@
-"""Steps as forks of a process that has imported what they import: a step starts in milliseconds.
+"""Run steps as forks of a process with their imports, so that they start in milliseconds.
 
-In a run of small steps, importing the same libraries in each takes longer than all of their work. So one
-process imports them while the first steps run, and forks for each step: that has a process of its own all the
-same, with its own memory, variables and end.
+In a run of small steps, importing the same libraries in each takes longer than their work. So one process
+imports them while the first steps run, and forks for each step, which still has its own process, memory,
+variables and exit.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
-# By image, what its steps spend most of their start on, in pieces that a step which waits can stand.
-# Importing them starts no thread that a fork would miss; running a query with Polars would.
+# The slow imports of steps, by image, in portions short enough for a waiting step. Importing them starts no
+# threads, which a fork would lose; running a Polars query would.
 _SKLEARN = ["polars", "pandas", "scipy.stats", "sklearn.ensemble", "skops.io"]
 _MODULES = {
     "flowparts-base": ["polars"],
     "flowparts-sklearn": [*_SKLEARN, "mlflow", "mlflow.store.tracking.sqlalchemy_store"],
     "flowparts-serving": _SKLEARN,
 }
-# A crash in compiled code prints where Python was.
+# A crash in compiled code prints the Python traceback.
 _FAULTS = {"PYTHONFAULTHANDLER": "1"}
-# What kfp makes of a lightweight component: its source is "$0", the executor's arguments are "$@".
+# kfp's command of a lightweight component: its source is "$0", the executor's arguments are "$@".
 _LIGHTWEIGHT = re.compile(
     r'\s*program_path=\$\(mktemp -d\)\s+printf "%s" "\$0" > "\$program_path/ephemeral_component\.py"\s+'
     r"_KFP_RUNTIME=true \S+ -m kfp\.dsl\.executor_main\s+"
@@ -42,14 +42,14 @@ _LIGHTWEIGHT = re.compile(
 
 
 class StepServer:
-    """Starts steps, as forks where they allow it; a context that ends with the process that forks."""
+    """Starts steps, as forks if possible; a context manager that ends the forking process."""
 
     def __init__(self, images: Iterable[str], variables: Mapping[str, str]) -> None:
         """Start the process.
 
         Args:
-            images: Names of the images that the steps are made for, such as "flowparts-base".
-            variables: Environment variables that every step gets.
+            images: Names of the steps' images, such as "flowparts-base".
+            variables: Environment variables of all steps.
         """
         self._variables = dict(variables)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -67,15 +67,16 @@ class StepServer:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-        self._process.kill()  # it may be importing what no step needed
+        self._process.kill()  # it may be importing unneeded libraries
         self._process.wait()
 
     def run(self, command: list[str], variables: Mapping[str, str], say: Callable[[str], None]) -> int:
-        """Run a step to its end; return its exit code, as a shell gives it.
+        """Run a step; return its exit code in a shell's form.
 
         Args:
-            command: The step's command; one that is no lightweight component's runs as a process of its own.
-            variables: Its environment variables; so does one that has others than the server.
+            command: The step's command; other than a lightweight component's, it runs as a separate process.
+            variables: Its environment variables; with others than the server's, it runs as a separate
+                process.
             say: Called with each line of its output.
         """
         forks = command[:2] == ["sh", "-ec"] and _LIGHTWEIGHT.fullmatch(command[2])
@@ -107,7 +108,7 @@ class StepServer:
 
 
 def run(command: list[str], variables: Mapping[str, str], say: Callable[[str], None]) -> int:
-    """Run a command to its end; return its exit code, as a shell gives it, and say its output by line."""
+    """Run a command, passing on its output by line; return its exit code in a shell's form."""
     with subprocess.Popen(  # noqa: S603 the command is the compiled component's
         command,
         stdout=subprocess.PIPE,
@@ -123,14 +124,14 @@ def run(command: list[str], variables: Mapping[str, str], say: Callable[[str], N
 
 
 def _serve(requests: socket.socket, modules: list[str]) -> list[str] | None:
-    """Fork for each request until there are none; return a step's arguments where this is its process."""
+    """Fork for each request until the end; return the step's arguments in the fork."""
     waiting = ["kfp.dsl.executor_main", *modules]
-    running: dict[int, socket.socket] = {}  # where to tell of a process's end
+    running: dict[int, socket.socket] = {}  # where to report a process' end
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    # Ctrl-C reaches the steps as well; those that end are still to be told.
+    # Ctrl-C reaches the steps as well; their ends must still be reported.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sources: list[Any] = [requests, ended]
     while True:
@@ -141,12 +142,12 @@ def _serve(requests: socket.socket, modules: list[str]) -> list[str] | None:
         if requests in ready:
             request, descriptors, _, _ = socket.recv_fds(requests, 4096, 2)
             if not request:
-                # Whoever asked for them has ended; nobody reads what they would still do.
+                # The client has ended; nobody reads their output any more.
                 for process in running:
                     os.kill(process, signal.SIGKILL)
                 return None
             output, end = descriptors
-            gc.freeze()  # a step neither copies nor tears down what it was given: half a second
+            gc.freeze()  # a fork doesn't copy or free inherited objects, which saves half a second
             try:
                 process = os.fork()
             except OSError as error:
@@ -165,7 +166,7 @@ def _serve(requests: socket.socket, modules: list[str]) -> list[str] | None:
             os.close(output)
             running[process] = socket.socket(fileno=end)
         elif waiting:
-            # One that isn't installed, or is broken, is the step's matter.
+            # Missing or broken libraries are left to the step.
             with contextlib.suppress(Exception):
                 importlib.import_module(waiting.pop(0))
 
@@ -177,7 +178,7 @@ def _tell_ends(running: dict[int, socket.socket]) -> None:
             return
         code = _as_shell(os.waitstatus_to_exitcode(status))
         if (end := running.pop(process, None)) is None:
-            continue  # something that an imported library started
+            continue  # a thread that an imported library started
         with end, contextlib.suppress(OSError):
             end.sendall(str(code).encode())
 
@@ -193,7 +194,7 @@ def _become_step(output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    # Python renews the state of its own random numbers in a fork, NumPy doesn't.
+    # Python reseeds its own random numbers in a fork, NumPy doesn't.
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
 

@@ -1,9 +1,9 @@
-"""The strict target: runs a compiled pipeline on this machine as a real Kubeflow Pipelines backend would.
+"""The strict target: run a compiled pipeline on this machine like a real Kubeflow Pipelines backend.
 
-It walks the document that would be uploaded, resolves what each step gets as KFP's drivers do, runs the
-compiled commands in pods' stead, and passes values and artifacts on as the launcher, ML Metadata and the
-object store do. What a real backend (2.17) fails on fails here, with a sentence. Steps run one after another,
-in an order that is the same every time.
+It walks the document that would be uploaded, resolves the inputs of each step as KFP's drivers do, runs the
+compiled commands in place of pods, and passes on values and artifacts as the launcher, ML Metadata and the
+object store do. What fails on a real backend (2.17) fails here, with an explanation. Steps run one after
+another, in a fixed order.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from backends.strict.values import BackendError
 from flowparts.components import REGISTRY
 from tools import images
 
-# What Kubernetes and Kubeflow themselves leave of a node of two CPUs and 8 GiB.
+# What Kubernetes and Kubeflow leave free on a node with two CPUs and 8 GiB.
 NODE = "1500m 6Gi"
 
 
@@ -46,11 +46,11 @@ def run(
     node: str = NODE,
     volumes: Mapping[str, Path] | None = None,
 ) -> Run:
-    """Run a compiled pipeline as a real backend would.
+    """Run a compiled pipeline like a real backend.
 
-    Logs, copies of the HTML reports and `run.json` go to RUNS/NAME/ID; objects, artifacts' numbers and the
-    cache to RUNS/.strict. Unless the environment says otherwise, MLflow's tracking database is
-    RUNS/.strict/mlflow/mlflow.db, on a volume that every step has.
+    Logs, copies of the HTML reports and `run.json` are written to RUNS/NAME/ID; objects, artifact IDs and the
+    cache to RUNS/.strict. Unless the environment sets another, MLflow's tracking database is
+    RUNS/.strict/mlflow/mlflow.db, on a volume of every step.
 
     Args:
         text: The compiled YAML.
@@ -58,15 +58,15 @@ def run(
         runs: The folder of all runs.
         use_cache: Whether a step with the same key as before is served from the cache.
         on_change: Called with the run whenever a step starts or ends.
-        environment: Variables that every step gets; they are written nowhere.
+        environment: Variables for every step; they aren't stored.
         node: Free CPUs and memory of the largest node, such as "2 8Gi".
-        volumes: Folders that every step sees and may write to, by path.
+        volumes: Writable folders of every step, by path.
 
     Returns:
-        The run, also when steps failed.
+        The run, even if steps failed.
 
     Raises:
-        SubmissionError: The backend wouldn't accept the run.
+        SubmissionError: The backend would refuse the run.
         ValueError: The text isn't a compiled pipeline.
     """
     spec, *overlays = _documents(text)
@@ -140,7 +140,7 @@ def _documents(text: str) -> list[dict[str, Any]]:
 
 @dataclass
 class _Workflow:
-    """Argo for one run: the order of the tasks, and what doesn't run."""
+    """Argo's part of one run: the order of the tasks, and skipped ones."""
 
     spec: Mapping[str, Any]
     record: Run
@@ -230,7 +230,7 @@ class _Workflow:
         try:
             if "importer" in executor:
                 self._tell(told)
-                # The importer's launcher takes the name that is shown for the task's own.
+                # The importer's launcher uses the display name as the task's name.
                 execution = self.execution(task["taskInfo"]["name"], group, {}, {})
                 stored = self.imported(task, executor["importer"], group)
                 (port,) = component["outputDefinitions"]["artifacts"]
@@ -253,7 +253,7 @@ class _Workflow:
         except BackendError as failure:
             self._tell(told)
             told.state, told.reason = "failed", str(failure)
-            if told.reason:  # otherwise the program's own last words are the reason
+            if told.reason:  # otherwise the program's last output is the reason
                 with told.log.open("a", encoding="utf-8") as log:
                     log.write(f"F {failure.words or failure}\n")
             return "Failed"
@@ -268,7 +268,7 @@ class _Workflow:
                 self.on_change(self.record)
 
     def imported(self, task: Mapping[str, Any], importer: Mapping[str, Any], group: Execution) -> Stored:
-        """Return the artifact that an importer registers; the files stay where they are."""
+        """Return the artifact that an importer registers, without moving files."""
         source = importer["artifactUri"]
         if "runtimeParameter" in source:
             reference = task["inputs"]["parameters"][source["runtimeParameter"]]
@@ -298,7 +298,7 @@ class _Workflow:
             self.on_change(self.record)
 
     def _shown(self, execution: Execution) -> dict[str, dsl.Artifact]:
-        """Return a step's artifacts for people: with the declared type, and where the files lie."""
+        """Return a step's artifacts for display: with the declared type and the files' location."""
         shown = {}
         for port, stored in execution.output_artifacts.items():
             kind = artifact_types._SCHEMA_TITLE_TO_TYPE.get(stored.schema, dsl.Artifact)

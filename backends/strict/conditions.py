@@ -1,7 +1,7 @@
-"""The expressions of a compiled pipeline: conditions of groups, and parts of a loop's item.
+"""Evaluate expressions of a compiled pipeline: conditions of groups, and fields of a loop's item.
 
-Kubeflow evaluates them with CEL. This reads the part of that language that the SDK writes, by the same rules:
-values of different types are never equal, can't be ordered, and text isn't escaped.
+Kubeflow evaluates them with CEL. This implements the subset that the SDK writes, by the same rules: values of
+different types are never equal, can't be ordered, and text isn't escaped.
 """
 
 import json
@@ -51,7 +51,7 @@ def condition(text: str, inputs: Mapping[str, Any]) -> bool:
 
 
 def selected(text: str, value: Any) -> Any:
-    """Return the part of a parameter that an expression such as `parseJson(string_value)["a"]` selects.
+    """Return the part of a parameter selected by an expression such as `parseJson(string_value)["a"]`.
 
     Raises:
         BackendError: The value has no such part, or the expression can't be read.
@@ -74,14 +74,14 @@ def _failure(text: str, words: str) -> BackendError:
 
 
 class _Reader:
-    """Reads an expression from left to right and computes its value; one word ahead."""
+    """Parses an expression with one token of lookahead and computes its value."""
 
     def __init__(self, text: str, names: Mapping[str, Any]) -> None:
         self.text, self.names, self.position = text, names, 0
         self.next()
 
     def next(self) -> str:
-        """Take the word ahead; return it."""
+        """Consume the next token and return it."""
         taken = getattr(self, "ahead", "")
         match = _TOKEN.match(self.text, self.position)
         assert match
@@ -91,7 +91,7 @@ class _Reader:
         return taken
 
     def unexpected(self, expected: str) -> ConditionSyntaxError:
-        """Return the failure to tell of the word ahead."""
+        """Return the syntax error at the next token."""
         return ConditionSyntaxError(
             self.text,
             f"ERROR: <input>:1:{self.start + 1}: Syntax error: mismatched input '{self.ahead}' "

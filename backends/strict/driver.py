@@ -1,4 +1,4 @@
-"""What each task of a pipeline gets, as KFP's drivers resolve it from what ML Metadata knows of the run."""
+"""Resolve the inputs of each task as KFP's drivers do from ML Metadata."""
 
 import json
 import time
@@ -16,7 +16,7 @@ _ENDED_WELL = ("COMPLETE", "CACHED")
 
 @dataclass
 class Execution:
-    """One execution in ML Metadata: of the pipeline, a group, a turn of a loop, a step or an importer."""
+    """An execution in ML Metadata: of the pipeline, a group, a loop's iteration, a step or an importer."""
 
     id: int
     task: str
@@ -33,14 +33,14 @@ class Execution:
 
     @property
     def key(self) -> tuple[str, int, int | None]:
-        """What a consumer finds it by: its task, the group it is in, and the turn of a loop."""
+        """The key for consumers: its task, its group, and the loop's iteration."""
         assert self.parent
         return self.task, self.parent.id, self.turn if self.turn is not None else self.parent.turn
 
     def update(self) -> None:
-        """Settle the state of a group, as the launcher does after each step that it ran.
+        """Update the state of a group, as the launcher does after each step.
 
-        A group whose steps all came from the cache has had no launcher, so its state stays as it was.
+        If all steps of a group came from the cache, no launcher ran, so its state doesn't change.
         """
         assert self.dag is not None
         states = [child.state for child in self.children]
@@ -70,7 +70,7 @@ class Driver:
     def resolve(
         self, name: str, task: Mapping[str, Any], component: Mapping[str, Any], group: Execution
     ) -> tuple[dict[str, Any], dict[str, list[Stored]]]:
-        """Return the parameters and artifacts of a task, as its driver resolves them."""
+        """Return the parameters and artifacts of a task, resolved like its driver does."""
         defined = component.get("inputDefinitions", {}).get("parameters", {})
         sources = task.get("inputs", {}).get("parameters", {})
         values: dict[str, Any] = {}
@@ -106,7 +106,7 @@ class Driver:
         values: dict[str, Any],
         turn: int | None = None,
     ) -> dict[str, Any]:
-        """Return a task's parameters with their types checked; `turn` is that of a loop's iteration."""
+        """Return a task's type-checked parameters; `turn` is the loop's iteration."""
         iterator = task.get("parameterIterator", {})
         other = items_input(task) if turn is not None else iterator.get("itemInput")
         for key, definition in component.get("inputDefinitions", {}).get("parameters", {}).items():
@@ -159,7 +159,7 @@ class Driver:
 
 
 def output(group: Execution, producer: str, key: str, kind: str) -> Any:
-    """Return what a task in a group gave, through the groups that it may be in; a list from a loop."""
+    """Return an output of a task, possibly inside groups; a list from a loop."""
     tasks = _tasks(group)
     current = tasks.get((producer, group.id, group.turn))
     if current is None:
@@ -182,7 +182,7 @@ def output(group: Execution, producer: str, key: str, kind: str) -> Any:
 
 
 def collected(tasks: Mapping[Any, Execution], loop: Execution, key: str, kind: str) -> list[Any]:
-    """Return what every turn of a loop gave, those of a loop in a loop one after another."""
+    """Return the outputs of all iterations of a loop; nested loops are flattened."""
     waiting: list[tuple[Execution, str]] = [(loop, key)]
     values = []
     while waiting:
@@ -209,7 +209,7 @@ def triggered(task: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
 
 
 def items(task: Mapping[str, Any], inputs: dict[str, Any]) -> list[Any] | None:
-    """Return what a loop goes over; None if the task is no loop."""
+    """Return the items of a loop; None if the task isn't a loop."""
     if "artifactIterator" in task:
         raise BackendError("Kubeflow can't loop over artifacts", "ArtifactIterator is not implemented")
     if "parameterIterator" not in task:
@@ -250,7 +250,7 @@ def _tasks(group: Execution) -> dict[tuple[str, int, int | None], Execution]:
 
 
 def _producer(tasks: Mapping[Any, Execution], group: Execution, key: str, kind: str) -> tuple[str, str]:
-    """Return the task inside a group that gives one of the group's outputs, and the output's name there."""
+    """Return the task in a group that produces one of the group's outputs, and the output's name there."""
     assert group.dag is not None
     outputs = group.dag.get("outputs", {}).get(kind, {}).get(key)
     if outputs is None:
@@ -286,7 +286,7 @@ def _given(execution: Execution, key: str, kind: str) -> Any:
 
 
 def items_input(task: Mapping[str, Any]) -> str:
-    """Return the input of a loop that holds what it goes over."""
+    """Return the input of a loop with its items."""
     iterator = task.get("parameterIterator", {})
     return str(iterator.get("items", {}).get("inputParameter") or iterator.get("itemInput", ""))
 

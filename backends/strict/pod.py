@@ -1,4 +1,4 @@
-"""Runs one command as the container of a pod would run, as far as this machine allows."""
+"""Run a command like a pod's container, as far as this machine allows."""
 
 import contextlib
 import functools
@@ -22,18 +22,18 @@ from backends.strict.values import BackendError
 ROOT = Path(__file__).parents[2]
 # The user of the project's images; Kubernetes adds no other groups.
 USER, GROUP = 65532, 0
-# What a step can write to; Kubeflow mounts an empty folder at each.
+# Writable paths of a step; Kubeflow mounts an empty folder at each.
 _WRITABLE = ("/tmp", *PLACES.values(), "/.local", "/.cache", "/.config", "/kfp-launcher")  # noqa: S108
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc", "/sys")
 
 
 def refuse_unschedulable(step: str, container: Mapping[str, Any], free: Resources) -> None:
-    """Raise BackendError if a step's pod never starts because no node has what it asks for.
+    """Raise BackendError if a step's pod would never start because no node has enough resources.
 
     Args:
         step: The step's name.
         container: The step's container, as compiled.
-        free: What the largest node has free, as limits.
+        free: Free resources of the largest node, as limits.
     """
     wanted = resources.of(container)
     short = [
@@ -57,12 +57,12 @@ def refuse_unschedulable(step: str, container: Mapping[str, Any], free: Resource
 
 @dataclass
 class Pod:
-    """One pod: its private folders, and what its container sees.
+    """A pod: its private folders and its container's view.
 
     Attributes:
-        folder: Holds the private folders; private to the pod, and gone after it.
+        folder: Parent of the private folders, temporary.
         variables: All environment variables of the container.
-        volumes: Folders of this machine by the path at which the container sees them, to write to.
+        volumes: Writable folders of this machine by the container's path.
     """
 
     folder: Path
@@ -70,18 +70,18 @@ class Pod:
     volumes: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make the private folders."""
+        """Create the private folders."""
         self.folder.chmod(0o755)
         for path in _WRITABLE:
             self.host_path(path).mkdir(parents=True)
             self.host_path(path).chmod(0o777)
 
     def host_path(self, path: str) -> Path:
-        """Return where a path that the container writes to lies on this machine."""
+        """Return a container's writable path on this machine."""
         return self.folder / "volumes" / path.lstrip("/")
 
     def run(self, command: list[str], say: Callable[[str], None]) -> int:
-        """Run a command to its end; return its exit code, and say each line of its output."""
+        """Run a command, passing on each line of its output; return its exit code."""
         if isolation_problem():
             private = {"HOME": str(self.host_path("/tmp")), "TMPDIR": str(self.host_path("/tmp"))}  # noqa: S108
             return _run(command, {**self.variables, **private}, self.host_path("/tmp"), say)  # noqa: S108
@@ -95,12 +95,12 @@ class Pod:
         return _run(_isolated(root, writable, self.variables, command), {}, self.folder, say)
 
     def as_seen(self, text: str) -> str:
-        """Return a text of the step in which private folders are named as the container sees them."""
+        """Return a step's text with private folders replaced by the container's paths."""
         return text.replace(f"{self.folder / 'volumes'}/", "/")
 
 
 def isolated_paths() -> list[str]:
-    """Return the paths of this machine that a container sees: its programs, and the project."""
+    """Return the paths of this machine in the container: its programs, and the project."""
     resolver = Path("/etc/resolv.conf").resolve().parent
     found: list[str] = []
     for path in sorted((*_SYSTEM, str(resolver), sys.base_prefix, sys.prefix, str(ROOT)), key=len):
@@ -113,7 +113,7 @@ def isolated_paths() -> list[str]:
 
 @functools.cache
 def isolation_problem() -> str:
-    """Return why this machine can't run steps in a root of their own; empty if it can."""
+    """Return why this machine can't run steps in their own root; empty if it can."""
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder, "tmp")
         temporary.mkdir()
@@ -179,12 +179,12 @@ def _run(
 
 
 def variables(image: str, pod: str, environment: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the environment of a step: what Argo, KFP and the project's images set, and what is given.
+    """Return the environment of a step: variables of Argo, KFP, the project's images, and the given ones.
 
     Args:
         image: The image's reference.
         pod: The pod's name.
-        environment: Of the step itself, and of its secrets.
+        environment: Variables of the step and of its secrets.
     """
     registry, _, name = image.rpartition("/")
     tag = name.partition("@")[0].partition(":")[2]
@@ -212,7 +212,7 @@ def variables(image: str, pod: str, environment: Iterable[tuple[str, str]]) -> d
 
 
 def remove(folder: Path) -> None:
-    """Remove what a step left, whatever modes it gave."""
+    """Remove a step's files, whatever their modes."""
     for path in [folder, *folder.rglob("*")]:
         if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):

@@ -1,14 +1,11 @@
-"""Become a command that sees what a container of a pod sees; a program of its own, so that nothing threads.
+"""Execute a command with a pod container's view; a separate program, so that there are no threads.
 
 A new root holds the programs of this machine, read-only, and the folders that a pod can write to. Run as
 `python -I -S strict_sandbox.py SETTINGS COMMAND...`, where SETTINGS is JSON:
 
-root         an empty folder
-read_only    paths that stay where they are
-writable     folders by the path at which the command sees them
-user, group  who the command runs as
-directory    where it starts
-environment  all of its variables
+root         an empty folder read_only    paths that stay where they are writable     folders by the path at
+which the command sees them user, group  who the command runs as directory    where it starts environment  all
+of its variables
 """
 
 import ctypes
@@ -20,7 +17,7 @@ from pathlib import Path
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _NO_NEW_PRIVILEGES = 38
-# What a mount was made with; one in a user namespace must be remounted with the same.
+# Flags of a mount; in a user namespace it must be remounted with the same.
 _KEPT = {os.ST_NOSUID: 2, os.ST_NODEV: 4, os.ST_NOEXEC: 8, os.ST_NOATIME: 1024, os.ST_RELATIME: 1 << 21}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,7 +68,7 @@ def _build(root: Path, read_only: list[str], writable: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Become the command; raise OSError where this machine doesn't let it."""
+    """Execute the command in this process; raise OSError if this machine doesn't allow it."""
     settings = json.loads(sys.argv[1])
     user, group, root = settings["user"], settings["group"], Path(settings["root"])
     is_root = os.geteuid() == 0

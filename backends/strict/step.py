@@ -1,4 +1,4 @@
-"""One step of a strict run: its cache, its pod, and what KFP's launcher does around its program."""
+"""One step of a strict run: cache, pod, and the work of KFP's launcher."""
 
 import hashlib
 import json
@@ -25,18 +25,18 @@ _OUTPUTS = "/tmp/kfp/outputs"  # noqa: S108 where a step writes parameters
 
 @dataclass(frozen=True)
 class Backend:
-    """What the steps of a run share.
+    """The common context of a run's steps.
 
     Attributes:
         pipeline: The pipeline's name.
         run_id: The run's id.
-        objects: Holds the artifacts.
-        metadata: Knows the artifacts, and what the cache has.
-        use_cache: Whether the cache is asked.
+        objects: The object store.
+        metadata: ML Metadata and the cache.
+        use_cache: Whether to use the cache.
         overlay: The second document of the compiled pipeline, for Kubernetes; may be empty.
-        environment: Variables that every step gets.
-        volumes: Folders that every step sees and may write to, by path.
-        node: What the largest node has free, as limits.
+        environment: Variables for every step.
+        volumes: Writable folders of every step, by path.
+        node: Free resources of the largest node, as limits.
     """
 
     pipeline: str
@@ -56,13 +56,13 @@ class Backend:
 
     @property
     def bucket_prefix(self) -> str:
-        """The address under which the run's artifacts lie."""
+        """The URI prefix of the run's artifacts."""
         return f"{BUCKET}/v2/artifacts/{self.pipeline}/{self.run_id}"
 
 
 @dataclass
 class Step:
-    """One step: the last part of its driver, its launcher, and the program in between."""
+    """One step: the end of its driver, its launcher, and the program."""
 
     backend: Backend
     name: str
@@ -73,7 +73,7 @@ class Step:
     told: Task
 
     def run(self) -> None:
-        """Serve the step from the cache, or run it; raise BackendError where it fails."""
+        """Serve the step from the cache, or run it; raise BackendError if it fails."""
         given = self._executor_input()
         caching = self.task.get("cachingOptions", {})
         fingerprint = ""
@@ -108,7 +108,7 @@ class Step:
             )
 
     def _executor_input(self) -> dict[str, Any]:
-        """Return what the driver gives to the launcher."""
+        """Return the executor input from the driver."""
         root = f"{self.backend.bucket_prefix}/{self.name}/{uuid.uuid4()}"
         inputs: dict[str, Any] = {}
         if self.execution.input_artifacts:
@@ -144,7 +144,7 @@ class Step:
         return {"inputs": inputs, "outputs": outputs}
 
     def _fingerprint(self, given: Mapping[str, Any], key: str) -> str:
-        """Return the key of the cache: everything but where the outputs go; or what the pipeline names."""
+        """Return the cache key: everything but the outputs' location; or the pipeline's own key."""
         artifacts = given["inputs"].get("artifacts", {})
         defined = self.component.get("outputDefinitions", {})
         content = key or {
@@ -191,7 +191,7 @@ class Step:
         return strict_pod.variables(self.container["image"], pod, {**own, **visible}.items())
 
     def _refuse_values(self, given: Mapping[str, Any]) -> None:
-        """Raise BackendError for what doesn't reach the program as it is."""
+        """Raise BackendError for values that wouldn't reach the program unchanged."""
         ports = {
             **{f"input {port!r}": value for port, value in self.execution.inputs.items()},
             **{
@@ -218,7 +218,7 @@ class Step:
                 )
 
     def _launch(self, pod: Pod, given: dict[str, Any]) -> None:
-        """Download the inputs, run the program, and store what it gave."""
+        """Download the inputs, run the program, and store its outputs."""
         self._download(pod)
         logs = given["outputs"]["artifacts"][LOGS]["artifacts"][0]
         logs["uri"] += "-0"  # the number of the try
@@ -231,7 +231,7 @@ class Step:
         self._add_defaults(told)
         paths = {item["uri"]: path for item in _artifacts(told) if (path := self._path(pod, item["uri"]))}
         if strict_pod.isolation_problem():
-            # Without a root of its own the program finds nothing at /minio; the SDK takes a path for a URI.
+            # Without its own root the program has nothing at /minio; the SDK accepts a path as a URI.
             for item in _artifacts(told):
                 item["uri"] = paths.get(item["uri"], item["uri"])
             paths = {path: path for path in paths.values()}
@@ -256,12 +256,12 @@ class Step:
         self.execution.outputs = written["parameterValues"]
 
     def _path(self, pod: Pod, uri: str) -> str:
-        """Return where the program finds what a URI names; empty for a URI of no bucket."""
+        """Return the program's path for a URI; empty for a URI without a bucket."""
         path = local_path(uri)
         return str(pod.host_path(path)) if path and strict_pod.isolation_problem() else path
 
     def _add_defaults(self, told: dict[str, Any]) -> None:
-        """Give the program the component's own defaults for what the pipeline doesn't set."""
+        """Add the component's defaults for parameters that the pipeline doesn't set."""
         for key, details in self.component.get("inputDefinitions", {}).get("parameters", {}).items():
             if "defaultValue" in details:
                 values = told["inputs"].setdefault("parameterValues", {})
@@ -305,7 +305,7 @@ class Step:
         return strict_values.executor_output(text, given["outputs"]["outputFile"])
 
     def _collect(self, pod: Pod, given: Mapping[str, Any], written: dict[str, Any]) -> None:
-        """Add the output parameters that the program wrote to files of their own."""
+        """Add the output parameters that the program wrote to separate files."""
         for port, entry in given["outputs"].get("parameters", {}).items():
             if port in written["parameterValues"]:
                 continue
@@ -328,7 +328,7 @@ class Step:
                 raise BackendError(f"output {port!r}: {error}", f"{words}{error}") from None
 
     def _store(self, pod: Pod, given: Mapping[str, Any], written: Mapping[str, Any], only: str = "") -> None:
-        """Upload the outputs and register them, whether their files are there or not."""
+        """Upload the outputs and register them, even if their files are missing."""
         for port, entry in given["outputs"]["artifacts"].items():
             if only not in ("", port):
                 continue
@@ -338,7 +338,7 @@ class Step:
             if named:
                 uri = named[0].get("uri") or uri
                 metadata = named[0].get("metadata", {})
-            # A path that the step chose itself; the SDK writes it only where it isn't the URI's.
+            # A path that the step chose itself; the SDK only writes it if it differs from the URI's.
             path = (named[0].get("customPath") or named[0].get("custom_path")) if named else ""
             if path := path or local_path(uri):
                 self._upload(pod, pod.host_path(path), uri, port)
@@ -364,6 +364,6 @@ class Step:
 
 
 def _artifacts(executor_input: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the artifacts of an executor input, those that come in and those that go out."""
+    """Return the input and output artifacts of an executor input."""
     ports = [executor_input["inputs"].get("artifacts", {}), executor_input["outputs"]["artifacts"]]
     return [item for entries in ports for entry in entries.values() for item in entry["artifacts"]]

@@ -1,7 +1,7 @@
-"""The object store and the metadata store of a strict run: folders and one SQLite file below the runs.
+"""The object store and the metadata store of a strict run: folders and an SQLite file below the runs.
 
-Artifacts pass through the object store as KFP's launcher copies them: a file at a time, by the name of its
-object, so whatever isn't a file's content is lost.
+Artifacts pass through the object store as KFP's launcher copies them, file by file under their object names,
+so everything but the files' content is lost.
 """
 
 import errno
@@ -17,7 +17,7 @@ from typing import Any
 
 from backends.strict.values import BackendError
 
-# Where the launcher puts what lies in a bucket, by the scheme of its URI.
+# The launcher's mount folder of buckets, by URI scheme.
 PLACES = {"minio": "/minio", "s3": "/s3", "gs": "/gcs"}
 BUCKET = "minio://mlpipeline"
 SESSION = json.dumps(
@@ -40,7 +40,7 @@ SESSION = json.dumps(
 
 @dataclass(frozen=True)
 class Stored:
-    """An artifact as ML Metadata knows it."""
+    """An artifact in ML Metadata."""
 
     id: int
     schema: str  # such as "system.Dataset"
@@ -49,7 +49,7 @@ class Stored:
 
 
 def local_path(uri: str) -> str:
-    """Return the path at which a step sees what a URI names; empty for a URI of no bucket."""
+    """Return a step's path for a URI; empty for a URI without a bucket."""
     scheme, separator, rest = uri.partition("://")
     return f"{PLACES[scheme]}/{rest}" if separator and scheme in PLACES else ""
 
@@ -61,27 +61,27 @@ class ObjectStore:
         self.folder = folder
 
     def path(self, uri: str) -> Path:
-        """Return the file or folder that holds what lies at a URI."""
+        """Return the file or folder of a URI."""
         scheme, _, rest = uri.partition("://")
         return self.folder / scheme / rest
 
     def upload(self, source: Path, uri: str, port: str) -> str:
-        """Copy an output to the store; return what went wrong without the step failing, empty for nothing.
+        """Copy an output to the store; return problems that don't fail the step, empty for none.
 
         Args:
-            source: The file or folder that the step wrote; nothing there is no error.
-            uri: Where it goes.
+            source: The file or folder that the step wrote; it may be missing.
+            uri: The destination.
             port: The name of the output.
 
         Raises:
-            BackendError: It holds a link to a folder, or what the step's user can't read.
+            BackendError: It contains a link to a folder, or files that the step's user can't read.
         """
         try:
             if source.is_dir():
                 self._upload_folder(source, self.path(uri))
             elif source.exists():
                 _copy(source, self.path(uri))
-        except FileNotFoundError as error:  # a link that points nowhere ends the walk, and nothing says so
+        except FileNotFoundError as error:  # a dangling link silently ends the walk
             return (
                 f"{error.filename} points nowhere: files of output {port!r} that sort after it are not stored"
             )
@@ -96,7 +96,7 @@ class ObjectStore:
         return ""
 
     def download(self, uri: str, target: Path) -> None:
-        """Copy what lies at a URI to a path; nothing there leaves the path without anything.
+        """Copy the object at a URI to a path; a missing object leaves the path empty.
 
         Raises:
             BackendError: The store has no such bucket.
@@ -115,7 +115,7 @@ class ObjectStore:
 
     def _upload_folder(self, source: Path, target: Path) -> None:
         for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
-            # As the launcher does, which takes a link to a folder for a file.
+            # Like the launcher, which takes a link to a folder for a file.
             if entry.is_dir(follow_symlinks=False):
                 self._upload_folder(Path(entry.path), target / entry.name)
             else:
@@ -133,7 +133,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class MetadataStore:
-    """What ML Metadata and the cache of the API server remember from run to run."""
+    """The state of ML Metadata and the API server's cache across runs."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -144,7 +144,7 @@ class MetadataStore:
             )
 
     def record(self, schema: str, uri: str, properties: Mapping[str, Any]) -> Stored:
-        """Register an artifact; its number is new."""
+        """Register an artifact under a new ID."""
         values = (schema, uri, json.dumps(properties))
         with self._opened() as database, database:
             cursor = database.execute(
@@ -154,14 +154,14 @@ class MetadataStore:
         return Stored(cursor.lastrowid, schema, uri, dict(properties))
 
     def artifact(self, number: int) -> Stored:
-        """Return an artifact by its number."""
+        """Return an artifact by its ID."""
         with self._opened() as database:
             query = "SELECT schema, uri, properties FROM artifact WHERE id = ?"
             schema, uri, properties = database.execute(query, (number,)).fetchone()
         return Stored(number, schema, uri, json.loads(properties))
 
     def same(self, schema: str, uri: str, properties: Mapping[str, Any]) -> Stored | None:
-        """Return an artifact that was imported before; None if there is none."""
+        """Return a previously imported artifact; None if there is none."""
         query = "SELECT id FROM artifact WHERE schema = ? AND uri = ? AND properties = ?"
         with self._opened() as database:
             row = database.execute(query, (schema, uri, json.dumps(properties))).fetchone()
@@ -170,13 +170,13 @@ class MetadataStore:
     def remember(
         self, fingerprint: str, pipeline: str, outputs: Mapping[str, Any], artifacts: Mapping[str, int]
     ) -> None:
-        """Keep what an execution gave, by the key of the cache."""
+        """Store the outputs of an execution under its cache key."""
         values = (fingerprint, pipeline, json.dumps(outputs), json.dumps(artifacts))
         with self._opened() as database, database:
             database.execute("INSERT INTO cache VALUES (?, ?, ?, ?)", values)
 
     def remembered(self, fingerprint: str, pipeline: str) -> tuple[dict[str, Any], dict[str, int]] | None:
-        """Return the outputs and the numbers of the artifacts of the latest such execution."""
+        """Return the outputs and artifact IDs of the latest execution with a cache key."""
         query = (
             "SELECT outputs, artifacts FROM cache WHERE fingerprint = ? AND pipeline = ? ORDER BY rowid DESC"
         )

@@ -1,7 +1,7 @@
-"""What Kubeflow's backend makes of values on their way from one step to the next.
+"""Conversions of values by Kubeflow's backend on their way from one step to the next.
 
-Parameters travel as JSON whose numbers are doubles; metadata of artifacts also goes through ML Metadata,
-which has no null, no bool and no list. Argo evaluates what looks like its own template in either.
+Parameters are passed as JSON with doubles as numbers; metadata of artifacts also goes through ML Metadata,
+which has no null, no bool and no list. Argo evaluates its own template syntax in both.
 """
 
 import json
@@ -15,7 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 # One argument of a program, its final zero byte included: Linux's MAX_ARG_STRLEN.
 MAX_ARGUMENT_BYTES = 128 * 1024
-_LARGEST_WRITTEN_WHOLE = 1e21  # where Go's JSON starts to write a double with an exponent
+_LARGEST_WRITTEN_WHOLE = 1e21  # from here on, Go's JSON writes a double with an exponent
 _KINDS: dict[str, tuple[Any, str, str]] = {  # Python's types, and the API's words for them
     "STRING": (str, "string", "string"),
     "NUMBER_INTEGER": ((int, float), "double or integer", "number"),
@@ -25,18 +25,18 @@ _KINDS: dict[str, tuple[Any, str, str]] = {  # Python's types, and the API's wor
     "STRUCT": (dict, "struct", "struct"),
     "TASK_FINAL_STATUS": (dict, "TASK_FINAL_STATUS", "struct"),
 }
-# In values, Argo evaluates every expression and fills in what it knows of the workflow.
+# In values, Argo evaluates every expression and fills in the workflow's variables.
 _EVALUATED = re.compile(r"\{\{=|\{\{(?:workflow\.[\w.-]+|pod\.name|node\.name)\}\}")
-# In what is submitted, it also resolves what belongs to its own templates.
+# In submitted documents, it also resolves its own templates' variables.
 _RESOLVED = re.compile(_EVALUATED.pattern + r"|\{\{(?:inputs|outputs|tasks|steps)\.[\w.-]+\}\}")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?(NaN|Infinity)')
 
 
 class BackendError(Exception):
-    """What the real backend fails on.
+    """A failure on the real backend.
 
     Attributes:
-        words: What the backend itself says; empty where it says nothing.
+        words: The backend's own message; may be empty.
     """
 
     def __init__(self, sentence: str, words: str = "") -> None:
@@ -45,11 +45,11 @@ class BackendError(Exception):
 
 
 class SubmissionError(BackendError, ValueError):
-    """A run that the backend doesn't accept."""
+    """A run that the backend refuses."""
 
 
 def through_json(value: Any) -> Any:
-    """Return a value as it comes out of JSON with doubles: whole numbers are ints, others floats."""
+    """Convert a value like JSON with doubles: integral numbers become int, others float."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value)
         return int(number) if number.is_integer() and abs(number) < _LARGEST_WRITTEN_WHOLE else number
@@ -61,19 +61,19 @@ def through_json(value: Any) -> Any:
 
 
 def written(value: Any) -> str:
-    """Return a value as the JSON text that travels."""
+    """Return a value as JSON text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def submitted(inputs: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a pipeline's inputs, as the API takes them.
+    """Return the values of a pipeline's inputs, checked like the API does.
 
     Args:
         inputs: The root's parameters, as compiled.
         given: The values of the run.
 
     Raises:
-        SubmissionError: A value is unknown, missing or of another type; the words are the API's.
+        SubmissionError: A value is unknown, missing or has another type; the words are the API's.
     """
     values = {}
     for name, spec in inputs.items():
@@ -116,7 +116,7 @@ def submitted(inputs: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any])
 
 
 def refuse_templates_in_source(executors: Mapping[str, Any]) -> None:
-    """Raise SubmissionError if a command holds what Argo takes for a template, be it in a comment."""
+    """Raise SubmissionError if a command contains Argo template syntax, even in a comment."""
     for label, executor in executors.items():
         if found := template_in(executor, _RESOLVED):
             raise SubmissionError(
@@ -127,10 +127,10 @@ def refuse_templates_in_source(executors: Mapping[str, Any]) -> None:
 
 
 def converted(name: str, value: Any, kind: str) -> Any:
-    """Return a step's input as its driver gives it: text takes anything, other types only their own.
+    """Convert a step's input like its driver: text takes anything, other types only their own.
 
     Raises:
-        BackendError: The value is of another type.
+        BackendError: The value has another type.
     """
     if kind == "STRING":
         return value if isinstance(value, str) else as_text(value)
@@ -150,7 +150,7 @@ def converted(name: str, value: Any, kind: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as the text that stands for it in an argument, or in an input of type string."""
+    """Return a value as text for an argument, or for an input of type string."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -164,7 +164,7 @@ def from_text(text: str, kind: str) -> Any:
     """Return an output parameter from the file that a step wrote for it.
 
     Raises:
-        ValueError: The text is no value of that type.
+        ValueError: The text isn't a value of that type.
     """
     if kind == "STRING":
         return text
@@ -182,14 +182,14 @@ def from_text(text: str, kind: str) -> Any:
 
 
 def executor_output(text: str, file: str) -> dict[str, Any]:
-    """Return what a step wrote to its output file, as the launcher reads it.
+    """Parse a step's output file like the launcher.
 
     Args:
         text: The file's content.
         file: Where the step wrote it.
 
     Raises:
-        BackendError: It holds NaN or infinity, or isn't an executor output at all.
+        BackendError: It contains NaN or infinity, or isn't an executor output.
     """
     prefix = f'failed to execute component: failed to unmarshall ExecutorOutput in file "{file}": '
     for match in _TOKEN.finditer(text):
@@ -213,7 +213,7 @@ def executor_output(text: str, file: str) -> dict[str, Any]:
 
 
 def stored(metadata: Mapping[str, Any], port: str, session: str) -> dict[str, dict[str, Any]]:
-    """Return an artifact's metadata as ML Metadata keeps it: its custom properties.
+    """Return an artifact's metadata as ML Metadata's custom properties.
 
     Args:
         metadata: What the step wrote.
@@ -250,12 +250,12 @@ def stored(metadata: Mapping[str, Any], port: str, session: str) -> dict[str, di
 
 
 def read_back(properties: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the metadata that the next step sees, from an artifact's custom properties."""
+    """Return the next step's metadata from an artifact's custom properties."""
     return {key: through_json(next(iter(properties[key].values()))) for key in sorted(properties)}
 
 
 def template_in(value: Any, pattern: re.Pattern[str] = _EVALUATED) -> str:
-    """Return what Argo would evaluate in a value, keys included; empty for nothing."""
+    """Return Argo template syntax in a value, including keys; empty for none."""
     for text in _texts(value):
         if match := pattern.search(text):
             template = text[match.start() :]
@@ -265,11 +265,11 @@ def template_in(value: Any, pattern: re.Pattern[str] = _EVALUATED) -> str:
 
 
 def placeholders(executor_input: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, str]:
-    """Return what stands for each placeholder of a command, as the launcher replaces it.
+    """Return the launcher's replacement of each placeholder of a command.
 
     Args:
         executor_input: With the component's defaults.
-        paths: The local path of every artifact by its URI; one whose URI has none is left out.
+        paths: Local path of every artifact by URI; URIs without one are left out.
     """
     found = {"{{$}}": written(executor_input)}
     inputs, outputs = executor_input["inputs"], executor_input["outputs"]
@@ -288,12 +288,12 @@ def placeholders(executor_input: Mapping[str, Any], paths: Mapping[str, str]) ->
 
 
 def arguments(words: Iterable[str], values: Mapping[str, Any], replaced: Mapping[str, str]) -> list[str]:
-    """Return a command with its placeholders replaced and its optional parts settled.
+    """Return a command with its placeholders and optional parts resolved.
 
     Args:
         words: The command and its arguments, as compiled.
         values: The step's input parameters.
-        replaced: What stands for each placeholder.
+        replaced: Replacement of each placeholder.
     """
     line = []
     for word in words:

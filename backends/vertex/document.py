@@ -1,4 +1,4 @@
-"""The Vertex AI target: one document, within what Vertex AI Pipelines can run."""
+"""The Vertex AI target: a single document within the limits of Vertex AI Pipelines."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ MAX_MEMORY_GB = 624
 _SECRET = re.compile(
     r"([A-Za-z_]\w*)=(projects/[a-z0-9:.-]+/secrets/[\w-]{1,255}/versions/(?:[1-9]\d*|[A-Za-z][\w-]{0,62}))"
 )
-# How the components in the images are started, and how kfp starts a function whose source is embedded.
+# The commands of components in the images, and kfp's command of a function with embedded source.
 _STEP = ["python3", "-m", "flowparts.step"]
 _START = "python3 -m kfp.dsl.executor_main"
 _START_WITH_SECRETS = f"python3 -m flowparts.util.secrets {_START}"
 
 
 def check(text: str) -> None:
-    """Raise ValueError when Vertex AI Pipelines would refuse the compiled YAML."""
+    """Raise ValueError if Vertex AI Pipelines would refuse the compiled YAML."""
     spec, *overlays = package.documents(text)
     checks.check_pipeline_spec(text, spec)
     name = spec["pipelineInfo"]["name"]
@@ -48,15 +48,15 @@ def check(text: str) -> None:
 
 
 def with_settings(text: str, settings: Vertex) -> str:
-    """Settle in a compiled package what Vertex AI gives to the steps: CPU, memory and secrets.
+    """Set the steps' CPU, memory and secrets for Vertex AI in a compiled package.
 
     Args:
         text: The compiled YAML.
-        settings: Whose secrets become environment variables of the steps that ask for them, and so on.
+        settings: The settings; secrets become environment variables of the steps that ask for them.
 
     Raises:
-        ValueError: A secret is malformed or no step asks for it, or the resources name an unknown step or
-            are no such numbers.
+        ValueError: A secret is malformed or no step asks for it, or the resources name an unknown step or are
+            malformed.
     """
     spec = package.documents(text)[0]
     resources.override(spec, settings.resources, catalogue.components())
@@ -66,19 +66,19 @@ def with_settings(text: str, settings: Vertex) -> str:
 
 
 def secrets(given: Sequence[str]) -> dict[str, str]:
-    """Return secrets of Secret Manager by their variables, as the settings have them.
+    """Return secrets of Secret Manager by variable, as in the settings.
 
     Args:
-        given: A variable and its secret each, such as "TOKEN=projects/p/secrets/token/versions/3".
+        given: Variables with their secrets, such as "TOKEN=projects/p/secrets/token/versions/3".
 
     Raises:
-        ValueError: A secret is written otherwise.
+        ValueError: A secret is malformed.
     """
     found = {}
     for number, reference in enumerate(given, 1):
         match = _SECRET.fullmatch(reference)
         if not match:
-            # Not repeated: a value may have been given by mistake.
+            # The text isn't repeated, because it may contain a value by mistake.
             raise ValueError(
                 f"secret number {number} must be written "
                 "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION"
@@ -88,9 +88,9 @@ def secrets(given: Sequence[str]) -> dict[str, str]:
 
 
 def _add_secrets(spec: dict[str, Any], secrets: Mapping[str, str]) -> None:
-    """Have steps read the secrets of Secret Manager that they ask for into environment variables.
+    """Make steps read the secrets that they ask for from Secret Manager into environment variables.
 
-    The specification has no field for a secret: the variables hold references, and the step starts through
+    The specification has no field for secrets: the variables hold references, and the step starts through
     `flowparts.util.secrets`, which reads them.
     """
     secrets_of_steps.require_asked(secrets)

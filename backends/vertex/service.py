@@ -1,4 +1,4 @@
-"""Vertex AI Pipelines as a service: Google's own clients over REST, and faults said in sentences."""
+"""Vertex AI Pipelines as a service: Google's clients over REST, with one-line errors."""
 
 import logging
 import os
@@ -71,7 +71,7 @@ class VertexService:
     def __init__(self, settings: Vertex, environment: Mapping[str, str] = os.environ) -> None:  # noqa: ARG002
         """Connect with the application-default credentials.
 
-        REST instead of gRPC: it passes the proxies that companies have, and its faults are HTTP's.
+        REST instead of gRPC, because it passes company proxies and has HTTP errors.
 
         Raises:
             ValueError: A setting is missing.
@@ -88,7 +88,7 @@ class VertexService:
         self._settings = settings
         self._parent = f"projects/{settings.project}/locations/{settings.location}"
         endpoint = settings.endpoint or f"{settings.location}-aiplatform.googleapis.com"
-        # They tell of each step that they take, with advice for a notebook.
+        # They log each of their steps, with advice for notebooks.
         for noisy in (base, pipeline_job_schedules, _default):
             logging.getLogger(noisy.__name__).setLevel(logging.ERROR)
         self._credentials, _ = self._ask(lambda: google.auth.default(scopes=_SCOPES))
@@ -106,7 +106,7 @@ class VertexService:
         )
 
     def upload(self, sent: Package) -> tuple[str, bool]:
-        """Keep a pipeline as a template in Artifact Registry; the same content isn't kept twice."""
+        """Upload a pipeline as a template to Artifact Registry, unless the same content exists."""
         if not self._settings.templates:
             raise ValueError(
                 "upload keeps templates in Artifact Registry; give --templates or set it in the profile: "
@@ -126,7 +126,7 @@ class VertexService:
         return address, True
 
     def run(self, sent: Package, parameters: Mapping[str, Any], name: str) -> Run:
-        """Start a run whose ID is its name, which Vertex AI never gives to two."""
+        """Start a run with its name as the ID, which is unique on Vertex AI."""
         job = self._job(sent, parameters, name, {})
         created = self._ask(
             lambda: self._jobs.create_pipeline_job(
@@ -164,7 +164,7 @@ class VertexService:
         return list(next(iter(listed.pages)).pipeline_jobs)
 
     def cancel(self, run: Run) -> None:
-        """Ask for a run's end."""
+        """Cancel a run."""
         self._ask(
             lambda: self._jobs.cancel_pipeline_job(
                 name=f"{self._parent}/pipelineJobs/{run.key}", timeout=TIMEOUT_SECONDS
@@ -172,7 +172,7 @@ class VertexService:
         )
 
     def schedules(self, name: str) -> list[Schedule]:
-        """Return the schedules of a name."""
+        """Return the schedules with a name."""
         listed = self._ask(lambda: aiplatform.PipelineJobSchedule.list(filter=f'display_name="{name}"'))
         return [
             Schedule(
@@ -185,7 +185,7 @@ class VertexService:
         ]
 
     def create_schedule(self, wanted: Wanted) -> None:
-        """Make a schedule, at most one of whose runs goes on at a time."""
+        """Create a schedule with at most one active run at a time."""
         labels = {_DIGEST_LABEL: wanted.digest}
         settings = self._settings
 
@@ -214,7 +214,7 @@ class VertexService:
         self._ask(found.resume if active else found.pause)
 
     def runs_in_progress(self, schedule: Schedule) -> list[str]:  # noqa: ARG002 nothing hangs on it
-        """Return no run: Vertex AI lets the runs of a schedule go on when it is removed."""
+        """Return no runs: on Vertex AI the runs of a removed schedule continue."""
         return []
 
     def delete_schedule(self, schedule: Schedule) -> None:
@@ -248,7 +248,7 @@ class VertexService:
             )
 
     def _job(self, sent: Package, parameters: Mapping[str, Any], name: str, labels: Mapping[str, str]) -> Any:
-        # Its submit() also makes the bucket and gives rights on it, which nobody asked for.
+        # Its submit() would also create the bucket and grant rights on it.
         job: Any = self._described(sent, parameters, name, labels)._gca_resource
         job.service_account = self._settings.service_account
         job.network = self._settings.network
@@ -267,7 +267,7 @@ class VertexService:
             raise
 
     def _told(self, job: PipelineJob) -> Run:
-        # The service lists groups beside the steps.
+        # The service lists groups together with the steps.
         spec = json_format.MessageToDict(job._pb.pipeline_spec)
         steps = {step.name for step in graph.steps(spec)}
         tasks = [
@@ -308,7 +308,7 @@ class VertexService:
         try:
             tags = self._ask(lambda: registry.list_tags(sent.name))
         except faults.Fault as fault:
-            if fault.status == 404:  # the first version makes the package
+            if fault.status == 404:  # the first version creates the package
                 return None
             raise
         names = [str(tag["name"]).rpartition("/")[2] for tag in tags]
@@ -316,7 +316,7 @@ class VertexService:
 
     def _ask(self, ask: Callable[[], _Answer], made: Callable[[], _Answer | None] | None = None) -> _Answer:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the libraries warn about their own future
+            warnings.simplefilter("ignore", FutureWarning)  # the libraries emit warnings about themselves
             return faults.answered(ask, self._fault, made)
 
     def _fault(self, error: Exception) -> faults.Fault | None:
@@ -348,7 +348,7 @@ def _key(job: PipelineJob) -> str:
 
 def _seconds(detail: PipelineTaskDetail) -> float:
     start = detail.start_time or detail.create_time
-    # What came from the cache took no time, whatever the service's clocks say.
+    # Cached results took no time, whatever the service reports.
     if not start or detail.state == PipelineTaskDetail.State.SKIPPED:
         return 0.0
     return float(((detail.end_time or datetime.now(UTC)) - start).total_seconds())
