@@ -214,7 +214,7 @@ def test_a_table_that_the_champion_cant_judge_asks_for_a_training(decide: Decide
         ({"tolerance": -1.0}, "tolerance is -1; it must be a number of at least 0"),
         ({"minimum_effect": 2.0}, "minimum_effect must be at least 0 and less than 1"),
         ({"time_column": "moment"}, "column of the high-water mark 'moment' is not in"),
-        ({"model_name": "a/b"}, "model name 'a/b' is not one"),
+        ({"model_name": "a/b"}, "model name 'a/b' is not valid in MLflow"),
     ],
 )
 def test_bad_input_is_a_sentence_and_writes_nothing(

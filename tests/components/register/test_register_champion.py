@@ -285,7 +285,7 @@ def test_a_name_that_no_model_can_have_is_told(
 
     rows, test = sklearn_rows("iris", "species")
     model = trained(rows, "species", LogisticRegression(max_iter=1000))
-    with pytest.raises(ValueError, match="model name 'team/iris' is not one"):
+    with pytest.raises(ValueError, match="model name 'team/iris' is not valid in MLflow"):
         compare(model, test, model_name="team/iris")
 
 
