@@ -267,7 +267,7 @@ def read(path: str | Path, sha256: str | None = None) -> bytes:
     try:
         content = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ValueError(f"the ONNX graph is not there: no file at {path}") from None
+        raise ValueError(f"the ONNX graph is missing: there is no file at {path}") from None
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{path} is damaged: it is not the file that was checked when the model was saved")
     return content

@@ -25,7 +25,7 @@ def example(outside: str, source: str = "sample://breast_cancer"):
 def test_what_is_no_mark_is_not_remembered(artifact: Callable[..., Any], tmp_path: Path) -> None:
     state_uri = tmp_path / "seen.json"
     mark = artifact("mark")
-    with pytest.raises(ValueError, match="the mark is not there"):
+    with pytest.raises(ValueError, match="the mark is missing"):
         mark_data_seen.python_func(mark=mark, state_uri=str(state_uri))
     Path(mark.path).parent.mkdir(parents=True)
     Path(mark.path).write_text('{"other": 1}')

@@ -198,7 +198,7 @@ def test_an_unusable_graph_is_refused_in_one_sentence(
 def test_a_missing_graph_is_said(tmp_path: Path) -> None:
     path = save(tmp_path / "m", of_columns(["a"]), pl.DataFrame({"a": [1.0]}), {"a": "number"})
     (path / onnx_graph.FILE).unlink()
-    with pytest.raises(ValueError, match="the ONNX graph is not there: no file at"):
+    with pytest.raises(ValueError, match="the ONNX graph is missing: there is no file at"):
         models.load(path)
 
 

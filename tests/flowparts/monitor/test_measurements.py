@@ -71,5 +71,5 @@ def test_another_file_is_refused_in_one_sentence(content: Any, sentence: str, tm
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the file of measurements is not there"):
+    with pytest.raises(ValueError, match="the file of measurements is missing"):
         measurements.read(str(tmp_path / "none"))
