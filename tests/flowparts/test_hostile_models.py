@@ -312,7 +312,7 @@ OF_WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a call of os.system": (
         whole_schema(constructor("os", "system", "touch pwned")),
-        "of os.system is no part",
+        "of os.system isn't part",
     ),
     "a function": (swapped('"ObjectNode"', '"FunctionNode"'), "FunctionNode of"),
     "a method": (swapped('"ObjectNode"', '"MethodNode"'), "MethodNode of"),
@@ -321,7 +321,7 @@ OF_WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a loader that is none": (swapped('"ObjectNode"', '"EvilNode"'), "EvilNode of"),
     "a type of another module": (
         swapped('"sklearn.pipeline"', '"subprocess"'),
-        "subprocess.Pipeline is no part",
+        "subprocess.Pipeline isn't part",
     ),
     "a file for a dict": (swapped('"__class__": "dict"', '"__class__": "open"'), "DictNode of"),
     "no JSON": (whole_schema("{"), "is not a valid skops file"),

@@ -207,7 +207,7 @@ def test_images_of_a_request_have_a_limit_in_all(kind: str, affordable: int) -> 
     one = picture(4000, kind)
     assert len(one) < 100_000
     images.require_affordable([one] * affordable)
-    with pytest.raises(ValueError, match="more than 100,000,000 pixels in all"):
+    with pytest.raises(ValueError, match="more than 100,000,000 pixels in total"):
         images.require_affordable([one] * (affordable + 1))
 
 

@@ -320,7 +320,7 @@ def test_a_class_of_a_single_row_is_named_and_does_not_stop_the_training(
     rare = pl.when(pl.col("row") == 7).then(pl.lit("rare")).otherwise("label").alias("label")
     frame = frame.with_columns(rare).drop("row")
     assert preprocess.check_label(frame.lazy(), "label", "classification") == ["a", "b", "rare"]
-    assert "label column 'label' has one row each of 'rare' in the training table" in caplog.text
+    assert "label column 'label' has only one row each of 'rare' in the training table" in caplog.text
     rows = estimators.Examples(frame.select("x").to_numpy(), frame["label"], None)
     fitted = estimators.fit(estimators.build("HistGradientBoosting", C, {"max_iter": 5}), rows, rows)
     assert {*fitted.predict(np.array([[2.0], [-2.0]]))} == {"a", "b"}
