@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.ingest import plain_files, screening, selection, text_inference
+from flowparts.ingest import image_columns, plain_files, screening, selection, text_inference
 from flowparts.ingest.screening import BadRows
 from flowparts.ingest.text_files import PLACE, Csv, JsonLines, TextFiles
 from flowparts.ingest.text_inference import Kind
-from flowparts.util import errors, images, masking, outputs, progress, sources, sql, text_types
+from flowparts.util import errors, masking, outputs, progress, sources, sql, text_types
 from flowparts.util.names import hint
 from flowparts.util.sources import File
 
@@ -45,8 +45,6 @@ MEMORY_MB_PER_THREAD = 100
 # Additional memory for each column of tables with many columns.
 MEMORY_KB_PER_COLUMN = 500
 MANY_COLUMNS = 100
-# DuckDB's smallest row group.
-IMAGES_AT_ONCE = 2_048
 # Their planning time grows with the square of the number of columns.
 _SLOW_OPTIMIZERS = "common_subexpressions,expression_rewriter,statistics_propagation"
 
@@ -591,7 +589,7 @@ def _parquet_column(
     match sql_type.partition("(")[0]:
         case nested if nested.endswith("]") or nested in ("STRUCT", "MAP", "UNION", "VARIANT", "JSON"):
             value = f"CAST(to_json({column}) AS VARCHAR)"
-        case "BLOB" if _holds_images(database, column, scan):
+        case "BLOB" if image_columns.holds_images(job.links, name):
             return _Column(name, column, "image")
         case "BLOB" | "BIT" | "GEOMETRY":
             raise ValueError(
@@ -633,39 +631,47 @@ def _parquet_column(
     return _Column(name, text_types.given(given, text), given, text)
 
 
-def _holds_images(database: "duckdb.DuckDBPyConnection", column: str, scan: str) -> bool:
-    """Return whether binary values are images, such as in a prediction log, judging by the first of them."""
-    first = database.execute(f"SELECT {column} FROM ({scan}) WHERE {column} IS NOT NULL LIMIT 1").fetchone()
-    try:
-        return first is None or bool(images.media_type(first[0]))
-    except ValueError:
-        return False
-
-
 def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_rows: str) -> int:
+    """Write the rows as the table's only file; return how many there are."""
     names = [column.name for column in rows.columns]
-    total, columns = job.megabytes, len(names)
+    if any(column.kind == "image" for column in rows.columns):
+        return _copy_with_images(database, job, rows, on_bad_rows)
     # DuckDB would rename columns that differ only in case.
-    written_as = [f"c{place}" for place in range(columns)] if sql.alike(names) else names
+    written_as = [f"c{place}" for place in range(len(names))] if sql.alike(names) else names
+    count = _write(database, job, rows.query(on_bad_rows, written_as), len(names), job.target)
+    if written_as != names:
+        renamed = dict(zip(written_as, names, strict=True))
+        selection.rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
+    return count
+
+
+def _copy_with_images(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_rows: str) -> int:
+    others = [column for column in rows.columns if column.kind != "image"]
+    columns: dict[str, str | None] = {column.name: None for column in rows.columns}
+    columns |= {column.name: f"c{place}" for place, column in enumerate(others)}
+    written_as = [*(f"c{place}" for place in range(len(others))), *image_columns.PLACE]
+    placed = _Rows([*others, *(_Column(place, place) for place in image_columns.PLACE)], rows.scan)
+    converted = job.scratch / "converted.parquet"
+    count = _write(database, job, placed.query(on_bad_rows, written_as), len(written_as), converted)
+    if count:
+        image_columns.write(job.target, columns, converted, job.links, f"copying images of {job.names}")
+    return count
+
+
+def _write(database: "duckdb.DuckDBPyConnection", job: _Job, query: str, columns: int, target: Path) -> int:
+    total = job.megabytes
     _allow_for(database, columns)
 
     def done() -> float:
         return total * max(database.query_progress(), 0.0) / 100
 
-    # Images are large, and a whole row group is held in memory.
-    has_images = any(column.kind == "image" for column in rows.columns)
-    group = IMAGES_AT_ONCE if has_images else tables.group_rows(columns)
+    group = tables.group_rows(columns)
     # A dictionary with more values than a twelfth of the rows takes longer to build than it saves.
     form = "FORMAT parquet, COMPRESSION zstd"
     form += f", ROW_GROUP_SIZE {group}, DICTIONARY_SIZE_LIMIT {group // 12}"
     with progress.reported(f"ingesting {job.names}", done, total, "MB"):
-        written = database.execute(
-            f"COPY ({rows.query(on_bad_rows, written_as)}) TO {sql.literal(str(job.target))} ({form})"
-        ).fetchall()
-    if written_as != names:
-        renamed = dict(zip(written_as, names, strict=True))
-        selection.rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
-    return int(written[0][0])
+        copied = database.execute(f"COPY ({query}) TO {sql.literal(str(target))} ({form})").fetchall()
+    return int(copied[0][0])
 
 
 def _allow_for(database: "duckdb.DuckDBPyConnection", columns: int) -> None:

@@ -2,6 +2,7 @@
 
 from flowparts.tables.contract import (
     ROW_GROUP_ROWS,
+    ROWS_WITH_IMAGES,
     Description,
     batches,
     collect,
@@ -28,6 +29,7 @@ from flowparts.tables.contract import (
 )
 
 __all__ = [
+    "ROWS_WITH_IMAGES",
     "ROW_GROUP_ROWS",
     "Description",
     "batches",

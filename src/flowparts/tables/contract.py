@@ -37,7 +37,7 @@ _LEAST_GROUP_ROWS = 2_048
 # Rows that Python code gets at once.
 _CHUNK_ROWS = 25_000
 # The same for tables of images, which take more memory than numbers.
-_IMAGES_AT_ONCE = 500
+ROWS_WITH_IMAGES = 500
 
 # A Parquet file without rows, whose footer describes the table. Other readers of the directory ignore it;
 # Polars would refuse a directory with a file of another format.
@@ -133,13 +133,20 @@ def write(
     return record(path, source, facts)
 
 
-def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path) -> None:
-    """Write rows with bounded memory as one of the files of a table."""
+def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path, rows: int | None = None) -> None:
+    """Write rows with bounded memory as one of the files of a table.
+
+    Args:
+        frame: The rows, in order.
+        file: The file.
+        rows: Rows of a row group, which is held in memory; by default what suits most tables.
+    """
     with reraise_as_damaged():
         frame.lazy().with_columns(pl.selectors.float().fill_nan(None)).sink_parquet(
             file,
             compression="zstd",
-            row_group_size=_IMAGES_AT_ONCE if has_images(frame) else group_rows(len(frame.collect_schema())),
+            row_group_size=rows
+            or (ROWS_WITH_IMAGES if has_images(frame) else group_rows(len(frame.collect_schema()))),
             engine="streaming",
         )
 
@@ -232,7 +239,7 @@ def in_chunks(
         columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
         done = 0
-        at_once = _IMAGES_AT_ONCE if has_images(frame) else _CHUNK_ROWS
+        at_once = ROWS_WITH_IMAGES if has_images(frame) else _CHUNK_ROWS
         with progress.reported(what, lambda: done, row_count(frame), "rows"):
             for chunk in batches(frame, at_once):
                 result = function(chunk)
