@@ -18,6 +18,7 @@ def monitoring(
     until: str = "",
     false_alarm_rate: float = 0.05,
     minimum_effect: float = 0.05,
+    stalled_hours: float = 24.0,
     labels: str = "",
     key: list = ["request_id", "row"],  # noqa: B006 kfp reads the default, nothing changes it
     label_time_column: str = "",
@@ -31,8 +32,8 @@ def monitoring(
 ) -> None:
     """Compare a served model's requests with its training rows, and its predictions with delayed labels.
 
-    Publishes the measurements, and notifies the channels of notify about drift and degraded performance. An
-    alert on them can start continuous-training (docs/triggers.md).
+    Publishes the measurements, and notifies the channels of notify about drift, degraded performance and a
+    log that has stopped growing. An alert on them can start continuous-training (docs/triggers.md).
 
     Args:
         log: Prediction log of the model server, or another table of rows that the model was given: a path, a
@@ -44,6 +45,8 @@ def monitoring(
         until: End of the period in ISO 8601, exclusive; empty for all rows.
         false_alarm_rate: Fraction of windows of unchanged data in which any column may be flagged.
         minimum_effect: Fraction of rows that must have changed for a column to be flagged.
+        stalled_hours: Hours without a new prediction after which the log counts as stalled; 0 for no such
+            check. There is none either if until is given.
         labels: Table of labels that have arrived, with the key and the model's label; empty for none.
         key: Columns that join the log and the labels.
         label_time_column: Column of the labels with the time of each, in UTC, to detect clocks that differ;
@@ -54,7 +57,8 @@ def monitoring(
         pushgateway: Address of a Prometheus Pushgateway; empty for none.
         otlp: Address of an OTLP/HTTP endpoint; empty for none.
         notices_uri: Path or URI (s3://, gs://) of a JSON file that persists between runs, so that the same
-            notification is sent only once a day; empty to send it in each run.
+            notification is sent only once a day, and only once for the same newest row; empty to send it in
+            each run.
         tracking_uri: MLflow server; empty for the environment's MLFLOW_TRACKING_URI or a local SQLite file.
     """
     champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
@@ -69,7 +73,10 @@ def monitoring(
     )
     window = {"since": since, "until": until}
     rule = {"false_alarm_rate": false_alarm_rate, "minimum_effect": minimum_effect}
-    drift = detect_drift(table=answered, model=model, **window, **rule)
+    # Cached, it would not see that time has passed.
+    drift = detect_drift(
+        table=answered, model=model, stalled_hours=stalled_hours, **window, **rule
+    ).set_caching_options(False)
     skew = detect_skew(log=answered, model=model, **window, **rule)
     publish_metrics(
         job=model_name,
@@ -83,6 +90,14 @@ def monitoring(
         state="drifted",
         message="see the page of detect-drift for the columns that drifted",
         when=drift.outputs["drifted"],
+        about=drift.outputs["newest"],
+        **notice,
+    ).set_caching_options(False)
+    notify(
+        state="stalled",
+        message=drift.outputs["newest"],
+        when=drift.outputs["stalled"],
+        about=drift.outputs["newest"],
         **notice,
     ).set_caching_options(False)
     with dsl.If(labels != "", name="performance"):

@@ -189,6 +189,12 @@ PANELS: dict[str, Sequence[Panel]] = {
             {"{{job}} {{column}}": "topk(10, flowparts_null_rate{JOB})"},
             "Share of nulls, of the ten columns with most.",
         ),
+        Panel(
+            "Age of the newest prediction",
+            "s",
+            {"{{job}}": "time() - max by (job) (flowparts_log_newest_timestamp_seconds{JOB})"},
+            "Rises between two measurements; a log that has stopped growing never falls back.",
+        ),
     ),
 }
 

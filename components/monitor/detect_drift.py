@@ -20,7 +20,17 @@ def detect_drift(
     until: Optional[str] = None,
     false_alarm_rate: float = 0.05,
     minimum_effect: float = 0.05,
-) -> NamedTuple("Outputs", [("drifted", bool), ("drifted_fraction", float), ("worst_columns", list)]):  # type: ignore[valid-type]
+    stalled_hours: float = 0.0,
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Outputs",
+    [
+        ("drifted", bool),
+        ("drifted_fraction", float),
+        ("worst_columns", list),
+        ("stalled", bool),
+        ("newest", str),
+    ],
+):
     """Compare the columns of a table or prediction log with a baseline and flag those that have drifted.
 
     A column is flagged if its change is both statistically significant (Kolmogorov-Smirnov, chi-square,
@@ -28,10 +38,14 @@ def detect_drift(
     the rows that the model answered are compared, and its predictions with those on the validation rows; the
     label is compared if the table has it.
 
+    With stalled_hours, it also reports whether a log has stopped growing: the same rows would be compared
+    again in each run.
+
     Args:
         table: Later rows: a table or a prediction log.
         drift: Results as JSON: for each column effect, adjusted p-value, PSI, KS, Jensen-Shannon,
-            Wasserstein, chi-square, missing values, new and vanished values, fraction out of range.
+            Wasserstein, chi-square, missing values, new and vanished values, fraction out of range. Also the
+            time of the newest row, and whether the log has stalled.
         drift_report: HTML page with both distributions of each column, the worst first.
         measurements: Measurements for publish_metrics.
         baseline: Baseline to compare with, from baseline_table; give exactly one of baseline, reference and
@@ -44,17 +58,22 @@ def detect_drift(
         until: End of the window in ISO 8601, exclusive.
         false_alarm_rate: Fraction of windows of unchanged data in which any column may be flagged.
         minimum_effect: Fraction of rows that must have changed for a column to be flagged.
+        stalled_hours: Hours without a new row in time_column after which the log counts as stalled; 0 for no
+            such check. There is none either if until is given.
 
     Returns:
         drifted: Whether any column is flagged.
         drifted_fraction: Fraction of the compared columns that are flagged.
         worst_columns: Names of the flagged columns, the worst first, at most 20.
+        stalled: Whether no row has arrived for stalled_hours.
+        newest: Time of the newest row, in a sentence; empty without a column of times.
     """
     from dataclasses import asdict
+    from datetime import UTC, datetime
 
     from flowparts import tables
     from flowparts.models import baseline as of_models
-    from flowparts.monitor import baselines, windows
+    from flowparts.monitor import baselines, freshness, windows
     from flowparts.monitor import drift as drifts
     from flowparts.monitor import drift_report as pages
     from flowparts.monitor import measurements as measured
@@ -62,8 +81,12 @@ def detect_drift(
 
     given = [each.path if each else None for each in (baseline, reference, model)]
     before, called = baselines.choose(*given)
-    rows = windows.select(tables.scan(table.path), time_column, since, until)
-    rows = windows.of_model(rows, model.path) if model else rows
+    log = tables.scan(table.path)
+    rows = windows.select(log, time_column, since, until)
+    if model:
+        rows, log = (windows.of_model(each, model.path) for each in (rows, log))
+    present = datetime.now(UTC).replace(tzinfo=None)
+    fresh = freshness.judge(log, time_column, 0.0 if until else stalled_hours, present)
     now = baselines.of_window(rows, before, names.texts(columns, "columns"))
     rule = drifts.Rule(false_alarm_rate, minimum_effect)
     found = drifts.compare(before, now, rule, of_models.roles(before))
@@ -71,11 +94,18 @@ def detect_drift(
     fraction = len(worst) / len(found)
     outputs.write_json(
         drift.path,
-        {**asdict(rule), "drifted_fraction": fraction, "columns": [each.to_dict() for each in found]},
+        {
+            **asdict(rule),
+            "drifted_fraction": fraction,
+            "newest": fresh.newest.isoformat() if fresh else None,
+            "stalled": fresh.stalled if fresh else None,
+            "columns": [each.to_dict() for each in found],
+        },
     )
-    outputs.write_text(drift_report.path, pages.page(found, "Drift", f"{table.uri} against {called}", rule))
-    measured.write(measurements.path, baselines.measurements(found))
-    metadata.describe(
-        drift, {"drifted_columns": len(worst), "columns": len(found), "drifted_fraction": fraction}
-    )
-    return bool(worst), fraction, worst[:20]
+    subtitle = f"{table.uri} against {called}"
+    outputs.write_text(drift_report.path, pages.page(found, "Drift", subtitle, rule, freshness.blocks(fresh)))
+    measured.write(measurements.path, [*baselines.measurements(found), *freshness.measurements(fresh)])
+    told = {"drifted_columns": len(worst), "columns": len(found), "drifted_fraction": fraction}
+    metadata.describe(drift, told | ({"newest": fresh.newest.isoformat()} if fresh else {}))
+    newest = fresh.reason if fresh else ""
+    return bool(worst), fraction, worst[:20], bool(fresh and fresh.stalled), newest

@@ -15,6 +15,7 @@ def notify(
     when: bool = True,
     notices_uri: Optional[str] = None,
     quiet_hours: float = 24.0,
+    about: Optional[str] = None,
 ) -> NamedTuple("Outputs", [("sent", int)]):  # type: ignore[valid-type]
     """Notify people by webhook, Slack, Microsoft Teams or e-mail; it never fails the run.
 
@@ -37,6 +38,8 @@ def notify(
             notification again within the quiet hours; other numbers in the text don't make it a new one.
             Without it, every notification is sent.
         quiet_hours: Hours before the same notification is sent again.
+        about: Subject of the notification, such as the time of a log's newest row: with notices_uri, the
+            same notification about the same subject is never sent again.
 
     Returns:
         sent: Number of channels that accepted the notification.
@@ -47,4 +50,4 @@ def notify(
     if not when:
         return (0,)
     notice = Notice(state, pipeline, run or "", step or "", error or "", message or "", link or "")
-    return (send_unless_told(notice, notices_uri, quiet_hours),)
+    return (send_unless_told(notice, notices_uri, quiet_hours, about or ""),)

@@ -67,6 +67,8 @@ class Watched:
             Measurement("flowparts_drift_psi", 0.2 * columns, {"column": "age"}),
             Measurement("flowparts_null_rate", 0.01, {"column": "age"}),
             Measurement("flowparts_skewed_columns", 0),
+            Measurement("flowparts_log_newest_timestamp_seconds", time.time()),
+            Measurement("flowparts_log_stalled", 0),
             Measurement("flowparts_evaluation_metric", 0.9, {"metric": "roc_auc"}),
             Measurement("flowparts_performance", 0.9, {"metric": "roc_auc", "rows": "newest window"}),
             Measurement(

@@ -75,6 +75,8 @@ HEALTHY = {
     'flowparts_predictions_total{job="m", instance="a", class="yes"}': "0+300x60",
     'flowparts_predictions_total{job="m", instance="a", class="no"}': "0+300x60",
     'flowparts_drifted_columns{job="churn", model="churn"}': "0x60",
+    'flowparts_log_newest_timestamp_seconds{job="churn", model="churn"}': "0+60x60",
+    'flowparts_log_stalled{job="churn", model="churn"}': "0x60",
     'flowparts_evaluation_metric{job="churn", metric="roc_auc"}': "0.9x60",
     'flowparts_estimate_degraded{job="churn", model="churn", metric="roc_auc"}': "0x60",
     'flowparts_ab_test_decision{job="churn", decision="continue"}': "1x60",
@@ -92,6 +94,7 @@ TROUBLE = {
         'flowparts_prediction_log_lost_rows_total{job="m", instance="a"}': "0x55 7x5"
     },
     "FlowpartsDrift": {'flowparts_drifted_columns{job="churn", model="churn"}': "0x59 2"},
+    "FlowpartsLogStalled": {'flowparts_log_stalled{job="churn", model="churn"}': "0x59 1"},
     "FlowpartsSkew": {'flowparts_skewed_columns{job="churn", model="churn"}': "0x59 1"},
     "FlowpartsPerformanceDegraded": {'flowparts_performance_degraded{job="churn", model="churn"}': "0x59 1"},
     "FlowpartsEstimateDegraded": {

@@ -52,6 +52,25 @@ def test_rows_that_moved_are_found_published_and_notified(runs: Path, tmp_path: 
     assert "measure-performance" not in [task.name for task in record.tasks if task.state == "succeeded"]
 
 
+def test_a_log_that_has_stopped_growing_is_told_once(runs: Path, tmp_path: Path, hook: Hook) -> None:
+    wine = pl.read_parquet(WINE)
+    moments = [datetime(2026, 3, 1) + timedelta(hours=number) for number in range(wine.height)]
+    wine.with_columns(pl.Series("time", moments)).write_parquet(tmp_path / "log.parquet")
+    given = {"log": str(tmp_path / "log.parquet"), "notices_uri": str(tmp_path / "notices.json")}
+    first, second = (runner.run(monitoring, {**given, "window_days": 5.0}, runs) for _ in range(2))
+    assert first.succeeded
+    assert second.succeeded
+    notices = [(each["state"], each["message"], each["run"]) for each in hook.taken]
+    said = f"no row is newer than {moments[-1]:%Y-%m-%dT%H:%M} UTC"
+    assert [each for each in notices if each[0] == "stalled"] == [
+        ("stalled", said, f"monitoring-{first.folder.name}")
+    ]
+    found = outputs(second, "detect-drift")
+    assert f"The log has stopped growing: {said}." in Path(found["drift_report"].path).read_text()
+    published = Path(outputs(second, "publish-metrics")["exposition"].path).read_text()
+    assert "\nflowparts_log_stalled 1.0\n" in published
+
+
 def test_labels_that_have_arrived_are_measured(runs: Path, tmp_path: Path, hook: Hook) -> None:
     wine = pl.read_parquet(WINE)
     first = runner.run(monitoring, {"log": str(WINE)}, runs)

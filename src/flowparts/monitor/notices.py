@@ -1,4 +1,4 @@
-"""Notices for people: what is said about a run or a deployed model, in the form that each channel takes."""
+"""Notices about a run or a deployed model, in the format of each channel."""
 
 import hashlib
 import json
@@ -16,6 +16,7 @@ STATES = (
     "waiting",
     "drifted",
     "degraded",
+    "stalled",
     "recovered",
     "promoted",
     "info",
@@ -27,7 +28,7 @@ _COLOURS = {"succeeded": "Good", "recovered": "Good", "promoted": "Good", "info"
 
 @dataclass(frozen=True)
 class Notice:
-    """What happened; every text is one line, at most 600 characters, without credentials.
+    """A notice; every text is one line of at most 600 characters, without credentials.
 
     Attributes:
         state: What happened in a word, such as failed, waiting or drifted.
@@ -59,25 +60,29 @@ class Notice:
 
     @property
     def lines(self) -> list[str]:
-        """What stands below the title, without the link."""
+        """The lines below the title, without the link."""
         return [line for line in (self.error, self.message, f"run {self.run}" if self.run else "") if line]
 
     @property
     def digest(self) -> str:
-        """The same for the same news, whichever run it comes from."""
+        """A digest that is the same for the same news from any run."""
         said = json.dumps([self.state, self.pipeline, self.step, self.error, self.message])
-        # Numbers such as times and counts differ each time, and so does their form: 0.98, 1, 1,234, 1e-05.
+        # Times and counts differ each time, in various formats: 0.98, 1, 1,234, 1e-05.
         said = re.sub(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", "0", said)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
+    def digest_about(self, about: str) -> str:
+        """Return a digest that also depends on the subject, such as the newest row of a log."""
+        return hashlib.sha256(f"{self.digest} {about}".encode()).hexdigest()[:16]
+
 
 def generic(notice: Notice) -> dict[str, Any]:
-    """Return a notice for a webhook of one's own: the fields by name, the title, the digest."""
+    """Return a notice for a generic webhook: the fields by name, the title, the digest."""
     return {**asdict(notice), "title": notice.title, "digest": notice.digest}
 
 
 def slack(notice: Notice) -> dict[str, Any]:
-    """Return a notice for an incoming webhook of Slack."""
+    """Return a notice for a Slack incoming webhook."""
     title, *lines = (_escaped(line) for line in (notice.title, *notice.lines))
     text = "\n".join([f"*{title}*", *lines, *([f"<{_escaped(notice.link)}>"] if notice.link else [])])
     section = {"type": "section", "text": {"type": "mrkdwn", "text": text}}
@@ -85,7 +90,7 @@ def slack(notice: Notice) -> dict[str, Any]:
 
 
 def teams(notice: Notice) -> dict[str, Any]:
-    """Return a notice for a workflow of Microsoft Teams that posts cards to a channel."""
+    """Return a notice for a Microsoft Teams workflow that posts cards to a channel."""
     colour = _COLOURS.get(notice.state, "Attention")
     card: dict[str, Any] = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
@@ -105,12 +110,12 @@ def teams(notice: Notice) -> dict[str, Any]:
 
 
 def email(notice: Notice, sender: str, recipients: list[str]) -> EmailMessage:
-    """Return a notice as a message of plain text."""
+    """Return a notice as a plain-text message."""
     message = EmailMessage()
     message["Subject"] = notice.title[:200]
     message["From"] = sender
     message["To"] = ", ".join(recipients)
-    # The same notice sent twice is one message to most programs.
+    # Most mail programs show two messages with one id once.
     message["Message-ID"] = (
         f"<{notice.digest}.{hashlib.sha256(notice.run.encode()).hexdigest()[:12]}@flowparts>"
     )
@@ -120,7 +125,7 @@ def email(notice: Notice, sender: str, recipients: list[str]) -> EmailMessage:
 
 
 def _block(text: str, **style: str) -> dict[str, Any]:
-    # Cards read Markdown.
+    # Cards interpret Markdown.
     return {"type": "TextBlock", "text": re.sub(r"([\\`*_\[\]#|~])", r"\\\1", text), "wrap": True, **style}
 
 

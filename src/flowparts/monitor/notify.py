@@ -1,6 +1,7 @@
 """Send notices by webhook, Slack, Microsoft Teams and e-mail; a channel that fails never fails its caller."""
 
 import json
+import math
 import os
 import smtplib
 import ssl
@@ -15,7 +16,7 @@ from flowparts.monitor import notices, told
 from flowparts.monitor.notices import Notice
 from flowparts.util import outgoing
 
-# Each holds an address, which is a secret itself at Slack and Teams.
+# Each holds an address, which is itself a secret for Slack and Teams.
 WEBHOOK = "FLOWPARTS_NOTIFY_WEBHOOK"
 SLACK = "FLOWPARTS_NOTIFY_SLACK"
 TEAMS = "FLOWPARTS_NOTIFY_TEAMS"
@@ -23,9 +24,9 @@ TEAMS = "FLOWPARTS_NOTIFY_TEAMS"
 SMTP = "FLOWPARTS_NOTIFY_SMTP"
 FROM = "FLOWPARTS_NOTIFY_FROM"
 TO = "FLOWPARTS_NOTIFY_TO"
-# A bearer token that the generic webhook gets.
+# A bearer token for the generic webhook.
 WEBHOOK_TOKEN = "FLOWPARTS_NOTIFY_WEBHOOK_TOKEN"  # noqa: S105 the variable's name
-# A mail server asks to come back later with these (RFC 5321, 4.2.1).
+# A mail server asks for a later attempt with these (RFC 5321, 4.2.1).
 _TRANSIENT_REPLIES = range(400, 500)
 
 _FORMS: dict[str, tuple[str, Callable[[Notice], dict[str, Any]]]] = {
@@ -41,7 +42,7 @@ def channels(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def check(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise ValueError unless there is a channel, and each is set as it must be."""
+    """Raise ValueError if no channel is set, or one isn't set correctly."""
     chosen = channels(environment)
     if not chosen:
         raise ValueError(
@@ -55,10 +56,10 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def send(notice: Notice, environment: Mapping[str, str] = os.environ) -> int:
-    """Send a notice to every channel that is set; return how many took it.
+    """Send a notice to every channel that is set; return the number of channels that accepted it.
 
-    What goes wrong is printed, one line for each channel, and never raised: news of a failure must not be a
-    failure itself. Up to three attempts are made, unless a service may have received the first one.
+    Errors are printed, one line per channel, and never raised: a notice must not fail the run that it is
+    about. Up to three attempts are made, unless a service may have received the first one.
     """
     sent = 0
     try:
@@ -80,19 +81,24 @@ def send(notice: Notice, environment: Mapping[str, str] = os.environ) -> int:
     return sent
 
 
-def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float) -> int:
-    """Send a notice unless the same was sent within some hours; return how many channels took it.
+def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float, about: str = "") -> int:
+    """Send a notice unless it was sent before; return the number of channels that accepted it.
 
     A file that can't be read or written is reported, and the notice is sent: twice is better than never.
 
     Args:
-        notice: What to say.
-        notices_uri: Path or URI of the file of `told`; None to send always.
+        notice: The notice.
+        notices_uri: Path or URI of the JSON file of `told`; None to always send.
         quiet_hours: Hours before the same notice is sent again.
+        about: Subject of the notice, such as the newest row of a log; the same notice about the same subject
+            is never sent again.
     """
     try:
         if notices_uri and told.recently(notices_uri, notice.digest, quiet_hours * 3600):
             print(f"not notified again within {quiet_hours:g} hours: {notice.title}", file=sys.stderr)  # noqa: T201
+            return 0
+        if notices_uri and about and told.recently(notices_uri, notice.digest_about(about), math.inf):
+            print(f"not notified again, since {about}: {notice.title}", file=sys.stderr)  # noqa: T201
             return 0
     except ValueError as error:
         print(f"the file of sent notices is not used: {error}", file=sys.stderr)  # noqa: T201
@@ -100,7 +106,7 @@ def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float
     sent = send(notice)
     try:
         if notices_uri and sent:
-            told.remember(notices_uri, notice.digest)
+            told.remember(notices_uri, notice.digest, *([notice.digest_about(about)] if about else []))
     except ValueError as error:
         print(f"the notice is not remembered: {error}", file=sys.stderr)  # noqa: T201
     return sent
@@ -131,7 +137,7 @@ def _send_mail(notice: Notice, environment: Mapping[str, str]) -> None:
 
 
 def _may_help_later(error: Exception) -> bool:
-    """Return whether to try again: not if the server says no for good, or may have taken the message."""
+    """Return whether to retry: not after a permanent error, nor if the server may have taken the message."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return all(code in _TRANSIENT_REPLIES for code, _ in error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):

@@ -1,31 +1,32 @@
-"""Remember what people have been told, so that the same news isn't sent again and again."""
+"""Remember which notices were sent, so that the same news isn't sent repeatedly."""
 
+import math
 import time
 
 from flowparts.util import kept
 
-# A file of thousands of notices is a few hundred kB; older ones are forgotten first.
+# Thousands of notices take a few hundred kB; the oldest are dropped first.
 _MAX_ENTRIES = 5_000
 _WHAT = "a file of sent notices"
 
 
 def recently(notices_uri: str, digest: str, quiet_seconds: float) -> bool:
-    """Return whether a notice of this digest was sent within a time.
+    """Return whether a notice with this digest was sent within a period.
 
     Args:
-        notices_uri: Path or URI of a JSON file that outlives runs; one that isn't there is empty.
-        digest: Of the notice.
-        quiet_seconds: The time.
+        notices_uri: Path or URI of a JSON file that outlives runs; a missing one is empty.
+        digest: Digest of the notice.
+        quiet_seconds: Seconds of the period; infinite to ask whether it was ever sent.
 
     Raises:
         ValueError: The file can't be read, or holds something else.
     """
-    return time.time() - _read(notices_uri).get(digest, 0.0) < quiet_seconds
+    return time.time() - _read(notices_uri).get(digest, -math.inf) < quiet_seconds
 
 
-def remember(notices_uri: str, digest: str) -> None:
-    """Note that a notice was sent now; the arguments and errors are those of `recently`."""
-    times = {**_read(notices_uri), digest: time.time()}
+def remember(notices_uri: str, *digests: str) -> None:
+    """Record that notices with these digests were sent now; the file and errors are those of `recently`."""
+    times = {**_read(notices_uri), **dict.fromkeys(digests, time.time())}
     latest = dict(sorted(times.items(), key=lambda entry: entry[1])[-_MAX_ENTRIES:])
     kept.write(notices_uri, {"told": latest})
 

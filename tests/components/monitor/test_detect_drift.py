@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def test_a_column_that_moved_is_named_measured_and_drawn(
     kept = artifact("baseline")
     baseline_table.python_func(table=table(rows(2_000, 1), "before"), baseline=kept, exclude_columns=["time"])
     made = run(table=table(rows(1_000, 2, shift=0.6), "now"), baseline=kept)
-    assert made["returned"] == (True, 2 / 3, ["amount", "left"])
+    assert made["returned"][:3] == (True, 2 / 3, ["amount", "left"])
     found = json.loads(Path(made["drift"].path).read_text())
     assert [column["column"] for column in found["columns"]] == ["amount", "left", "plan"]
     assert found["columns"][0]["ks"] == pytest.approx(0.24, abs=0.04)
@@ -98,14 +98,19 @@ def test_a_column_that_moved_is_named_measured_and_drawn(
     page = open_page(Path(made["drift_report"].path))
     assert "2 of 3 columns drifted: amount, left" in page.find_element("tag name", "main").text
     assert len(page.find_elements("css selector", "figure > svg")) == 3
-    assert made["drift"].metadata == {"drifted_columns": 2, "columns": 3, "drifted_fraction": 2 / 3}
+    assert made["drift"].metadata == {
+        "drifted_columns": 2,
+        "columns": 3,
+        "drifted_fraction": 2 / 3,
+        "newest": "2026-03-01T16:39:00",
+    }
 
 
 def test_a_prediction_log_is_compared_with_what_the_model_was_trained_on(
     run: Run, trained: dsl.Model, table: Callable[..., dsl.Dataset]
 ) -> None:
     same = run(table=table(logged(trained, rows(1_500, 3)), "same"), model=trained)
-    assert same["returned"] == (False, 0.0, [])
+    assert same["returned"][:3] == (False, 0.0, [])
     found = {each["column"]: each for each in json.loads(Path(same["drift"].path).read_text())["columns"]}
     assert {name: each["role"] for name, each in found.items()} == {
         "amount": "feature",
@@ -124,19 +129,47 @@ def test_the_label_is_compared_where_the_table_has_it(
 ) -> None:
     relabelled = rows(1_500, 5).with_columns(left=pl.lit(1))
     made = run(table=table(relabelled), model=trained)
-    assert made["returned"] == (True, 1 / 3, ["left"])
+    assert made["returned"][:3] == (True, 1 / 3, ["left"])
 
 
 def test_only_the_window_is_compared(run: Run, trained: dsl.Model, table: Callable[..., dsl.Dataset]) -> None:
     first, second = rows(1_000, 6), rows(1_000, 7, shift=1).with_columns(pl.col("time").dt.offset_by("10d"))
     both = table(logged(trained, pl.concat([first, second])))
-    assert run(table=both, model=trained, until="2026-03-05", columns=["amount"])["returned"] == (
-        False,
-        0.0,
-        [],
-    )
+    early = run(table=both, model=trained, until="2026-03-05", columns=["amount"], stalled_hours=1.0)
+    assert early["returned"] == (False, 0.0, [], False, "no row is newer than 2026-03-11T16:39 UTC")
     late = run(table=both, model=trained, since="2026-03-05T00:00Z", columns=["amount"])
-    assert late["returned"] == (True, 1.0, ["amount"])
+    assert late["returned"][:3] == (True, 1.0, ["amount"])
+
+
+@pytest.mark.parametrize(("hours_ago", "stalled"), [(23, False), (25, True)])
+def test_a_log_that_has_stopped_growing_is_reported(
+    hours_ago: int, stalled: bool, run: Run, trained: dsl.Model, table: Callable[..., dsl.Dataset]
+) -> None:
+    newest = datetime.now(UTC).replace(tzinfo=None, second=0, microsecond=0) - timedelta(hours=hours_ago)
+    log = rows(1_000, 8)
+    log = logged(trained, log.with_columns(pl.col("time") + (newest - log["time"].max())))
+    # Another model still answers: that is no news of this one.
+    others = log.with_columns(pl.col("time") + timedelta(hours=hours_ago), version=pl.lit("other"))
+    made = run(table=table(pl.concat([log, others])), model=trained, stalled_hours=24.0)
+    assert made["returned"][3:] == (stalled, f"no row is newer than {newest:%Y-%m-%dT%H:%M} UTC")
+    sent = {each.name: each.value for each in measurements.read(made["measurements"].path)}
+    assert sent["flowparts_log_stalled"] == stalled
+    assert sent["flowparts_log_newest_timestamp_seconds"] == newest.replace(tzinfo=UTC).timestamp()
+    said = f"The log has stopped growing: {made['returned'][4]}."
+    assert (said in Path(made["drift_report"].path).read_text()) == stalled
+    found = json.loads(Path(made["drift"].path).read_text())
+    assert (found["newest"], found["stalled"]) == (newest.isoformat(), stalled)
+
+
+def test_without_hours_or_times_nothing_is_said_of_the_log(
+    run: Run, trained: dsl.Model, table: Callable[..., dsl.Dataset]
+) -> None:
+    unjudged = run(table=table(logged(trained, rows(1_000, 8))), model=trained)
+    assert unjudged["returned"][3:] == (False, "no row is newer than 2026-03-01T16:39 UTC")
+    names = {each.name for each in measurements.read(unjudged["measurements"].path)}
+    assert "flowparts_log_stalled" not in names
+    timeless = run(table=table(rows(1_000, 8).drop("time")), model=trained, stalled_hours=1.0)
+    assert timeless["returned"][3:] == (False, "")
 
 
 def test_bad_input_is_one_sentence_and_nothing_is_written(
@@ -159,7 +192,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         ),
         (
             {"table": table(log, "d"), "model": trained, "since": "soon"},
-            "since is 'soon', which is no moment",
+            "since is 'soon', which isn't a time in ISO 8601",
         ),
         (
             {"table": table(log, "e"), "model": trained, "columns": ["age"]},
@@ -174,6 +207,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
             "time column 'plan' holds String",
         ),
         ({"table": table(log.head(0), "h"), "model": trained}, "the table has no rows"),
+        ({"table": table(log, "j"), "model": trained, "stalled_hours": -1.0}, "stalled_hours is -1; give"),
         (
             {"table": table(log.with_columns(amount=pl.lit("many")), "i"), "model": trained},
             "column 'amount' holds number values in the baseline and string values in the table",

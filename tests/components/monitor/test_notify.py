@@ -213,6 +213,19 @@ def test_the_same_news_is_sent_once_within_the_quiet_hours(
     assert [message["run"] for message in hook.taken] == ["1", "3", "4"]
 
 
+def test_the_same_news_about_the_same_thing_is_sent_once_however_long_ago(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
+    told = {"state": "stalled", "notices_uri": str(tmp_path / "told.json"), "quiet_hours": 0.0}
+    assert sent(**told, about="until 09:00", run="1") == 1
+    assert sent(**told, about="until 09:00", run="2") == 0
+    assert sent(**told, about="until 17:00", run="3") == 1
+    assert sent(**told, about="until 09:00", run="4") == 0
+    assert sent(**told | {"quiet_hours": 24.0}, about="until 18:00", run="5") == 0
+    assert [message["run"] for message in hook.taken] == ["1", "3"]
+
+
 def test_what_was_not_sent_is_not_remembered(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,45 @@
+"""A log that has stopped growing, and tables of which that can't be said."""
+
+from datetime import date, datetime
+
+import polars as pl
+import pytest
+
+from flowparts.monitor import freshness
+
+NOW = datetime(2026, 3, 10)
+
+
+@pytest.mark.parametrize(
+    ("newest", "hours", "stalled"),
+    [
+        (datetime(2026, 3, 9, 1), 24.0, False),
+        (datetime(2026, 3, 8, 23), 24.0, True),
+        (datetime(2026, 3, 8, 23), 0.0, None),
+        (datetime(2026, 3, 11), 1.0, False),
+        (date(2026, 3, 9), 23.0, True),
+        (datetime(1, 1, 1), 1e300, False),
+    ],
+)
+def test_the_newest_row_decides(newest: date, hours: float, stalled: bool | None) -> None:
+    rows = pl.LazyFrame({"at": [None, newest]})
+    found = freshness.judge(rows, "at", hours, NOW)
+    assert found is not None
+    assert found.stalled is stalled
+    assert [each.name for each in freshness.measurements(found)][1:] == (
+        [] if stalled is None else ["flowparts_log_stalled"]
+    )
+    assert bool(freshness.blocks(found)) == bool(stalled)
+
+
+@pytest.mark.parametrize("values", [[1, 2], pl.Series([None], dtype=pl.Datetime("us"))])
+def test_a_column_without_times_says_nothing(values: object) -> None:
+    assert freshness.judge(pl.LazyFrame({"at": values}), "at", 24.0, NOW) is None
+    assert freshness.judge(pl.LazyFrame({"at": values}), "time", 24.0, NOW) is None
+    assert freshness.measurements(None) == []
+
+
+@pytest.mark.parametrize("hours", [-1.0, float("nan"), float("inf")])
+def test_hours_must_be_a_time(hours: float) -> None:
+    with pytest.raises(ValueError, match=f"stalled_hours is {hours:g}; give the hours"):
+        freshness.judge(pl.LazyFrame({"at": [NOW]}), "at", hours, NOW)
