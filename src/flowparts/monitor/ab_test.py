@@ -1,4 +1,4 @@
-"""Effect of a new revision, from the predictions of two that served side by side and what came of them."""
+"""Effect of a new revision, from the predictions of two that served side by side, and their outcomes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from flowparts.monitor import sequential
 from flowparts.monitor.measurements import Measurement
 from flowparts.monitor.revisions import NEW
 
-# The sequences rest on the central limit theorem.
+# The sequences rely on the central limit theorem.
 MINIMUM_UNITS = 100
-# A mismatch has a cause in the routing or the log, so a level that chance seldom reaches is enough.
+# A mismatch is a fault of routing or logging and no chance finding, so false alarms should be rare.
 MISMATCH_LEVEL = 0.01
 MOST_MIXED = 0.01
 _LOOKS = 30
-# Of the standard deviation of the current revision's rows; published tests rarely have larger effects.
+# In standard deviations of the current revision's rows; published tests rarely have larger effects.
 _SCALE = 0.1
 _UNIT = "unit\0"
 
@@ -34,7 +34,7 @@ class Plan:
         higher_is_better: Whether a higher mean is better.
         rise: Guardrail columns whose mean must not rise by more than this.
         fall: Guardrail columns whose mean must not fall by more than this.
-        new_fraction: Fraction of the units that the new revision was to get.
+        new_fraction: Planned fraction of the units for the new revision.
         minimum_effect: Smallest improvement worth shipping, in the outcome's unit. The sequence is tuned to
             it; if it is None, to a tenth of the standard deviation.
         confidence: Confidence of the sequences.
@@ -123,7 +123,7 @@ class Guardrail:
         effect: What happened to it.
         rises: Whether rising is worse.
         tolerance: How much worse is accepted.
-        state: "holds", "violated" or "unknown".
+        state: "holds", "violated" or "unknown" (too few rows).
     """
 
     effect: Effect
@@ -134,18 +134,18 @@ class Guardrail:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyse` found.
+    """Result of `analyse`.
 
     Attributes:
-        plan: What was decided before.
+        plan: The plan of the test.
         effect: The effect on the outcome.
-        looks: The same at earlier moments, at most 30; the last is `effect`.
+        looks: The effect at earlier times, at most 30; the last is `effect`.
         guardrails: The guardrail columns.
         units: Units of the current and the new revision.
         mixed_units: Units that both revisions answered; they are left out.
-        mismatch_p_value: Of the planned share, valid at all looks together.
+        mismatch_p_value: Of the planned fraction, valid at all looks together.
         decision: "ship", "keep", "continue" or "invalid".
-        reason: Why, in a sentence.
+        reason: Reason for the decision, in a sentence.
     """
 
     plan: Plan
@@ -171,7 +171,7 @@ def analyse(rows: pl.DataFrame, plan: Plan, unit: str | None, time_column: str |
 
     Args:
         rows: Predictions as `revisions.with_outcomes` returns them.
-        plan: What was decided before the test.
+        plan: The plan of the test.
         unit: Column of the units that were randomised, such as a user; None for rows.
         time_column: Column of timestamps, in UTC; None for a single look.
 
@@ -195,7 +195,7 @@ def analyse(rows: pl.DataFrame, plan: Plan, unit: str | None, time_column: str |
         )
     level = 1 - plan.confidence
     looks = _looks(rows, plan, level, time_column)
-    # The first guardrail that breaks decides, so together they get the level of one.
+    # Any violated guardrail decides, so they share the level (Bonferroni).
     level /= max(len(plan.guardrails), 1)
     guardrails = [
         _guardrail(_effect(rows, name, None, level, plan.power), rises, tolerance)
@@ -220,7 +220,7 @@ def mean_of_units(sums: NDArray[np.floating[Any]], counts: NDArray[np.integer[An
 
 
 def measurements(found: Analysis) -> list[Measurement]:
-    """Return what publish_metrics sends."""
+    """Return the measurements for publish_metrics."""
     told = [
         Measurement("flowparts_ab_test_mismatch_p_value", found.mismatch_p_value, {},
                     "P-value of the planned share of units"),
@@ -246,7 +246,7 @@ def measurements(found: Analysis) -> list[Measurement]:
 
 
 def _separate(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Return the rows of units that met one revision, and how many units met both."""
+    """Return the rows of units that met one revision only, and the number of units that met both."""
     arms = rows.group_by(_UNIT).agg((pl.col(NEW).n_unique() > 1).alias("mixed")).filter(pl.col("mixed"))
     return (rows.join(arms, on=_UNIT, how="anti", maintain_order="left") if len(arms) else rows), len(arms)
 
@@ -283,7 +283,7 @@ def _effect(rows: pl.DataFrame, column: str, scale: float | None, level: float, 
         sizes.append(len(of))
     found = Effect(column, int(units["len"].sum()), sum(sizes), means[0], means[1], means[1] - means[0])
     variance, scale = sum(variances), scale or _SCALE * max(spreads[0], spreads[1])
-    # What rounding leaves of the variance of a constant is no variance.
+    # The variance of a constant is rounding error.
     constant = variance <= (1e-9 * max(map(abs, means))) ** 2 or scale <= 0
     if min(sizes) < MINIMUM_UNITS or constant:
         return found
@@ -300,7 +300,7 @@ def _effect(rows: pl.DataFrame, column: str, scale: float | None, level: float, 
 def _guardrail(effect: Effect, rises: bool, tolerance: float) -> Guardrail:
     low, high = effect.low, effect.high
     if low is None or high is None:
-        # Such as errors of which neither revision had any.
+        # For example errors, if neither revision had any.
         same = math.isclose(effect.new, effect.current) and effect.units >= 2 * MINIMUM_UNITS
         return Guardrail(effect, rises, tolerance, "holds" if same else "unknown")
     best, worst = (low, high) if rises else (-high, -low)

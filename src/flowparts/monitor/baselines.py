@@ -1,4 +1,4 @@
-"""What later rows are held against, and the summary of these rows that fits it."""
+"""Baselines to compare later rows with, and the summary of these rows to compare."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from flowparts.monitor.measurements import Measurement
 from flowparts.tables import summary
 from flowparts.tables.summary import Summary
 
-# Every column is some time series in Prometheus.
+# Every column becomes several time series in Prometheus.
 _MOST_COLUMNS = 1_000
 _PARTICIPLES = {"drift": "drifted", "skew": "skewed"}
 
 
 def of_table(path: str | Path, exclude_columns: Sequence[str] = ()) -> Summary:
-    """Return the summary of a table as a baseline, with where its rows come from.
+    """Summarise a table as a baseline, with the source of its rows.
 
     Raises:
         ValueError: The table has no rows, lacks an excluded column, or holds one of no schema type.
@@ -37,7 +37,7 @@ def of_table(path: str | Path, exclude_columns: Sequence[str] = ()) -> Summary:
 def choose(
     given: str | Path | None, reference: str | Path | None, model: str | Path | None
 ) -> tuple[Summary, str]:
-    """Return the baseline that one of three names, and what to call it.
+    """Read the one baseline that is given, and return it with a name for people.
 
     Args:
         given: A file that `Summary.write` wrote.
@@ -45,7 +45,7 @@ def choose(
         model: A model directory.
 
     Raises:
-        ValueError: Not exactly one is given, or there is no such thing.
+        ValueError: Not exactly one is given, or it doesn't exist.
     """
     if sum(each is not None for each in (given, reference, model)) != 1:
         raise ValueError("give one thing to compare with: a baseline, a reference table or a model")
@@ -58,7 +58,7 @@ def choose(
 
 
 def features(rows: pl.LazyFrame, before: Summary, exclude: Collection[str] = ()) -> list[str]:
-    """Return the features of a baseline that rows must have: not those that a prediction log has masked."""
+    """Return the features of a baseline that rows must have: all but those masked in a prediction log."""
     there = rows.collect_schema().names()
     return [
         name
@@ -68,13 +68,13 @@ def features(rows: pl.LazyFrame, before: Summary, exclude: Collection[str] = ())
 
 
 def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) -> Summary:
-    """Return the summary of rows, of the columns that a baseline has.
+    """Summarise the columns of rows that a baseline has.
 
     Args:
         rows: A table or prediction log.
         before: The baseline.
-        columns: The only ones to look at; if empty, all of the baseline. Its features must be there, label
-            and predictions need not.
+        columns: Columns to summarise; if empty, all of the baseline: its features must be there, label and
+            predictions need not.
 
     Raises:
         ValueError: A feature, or a named column, is missing; or there are no rows.
@@ -95,11 +95,11 @@ def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) 
 
 
 def measurements(drifts: Sequence[ColumnDrift], what: str = "drift") -> list[Measurement]:
-    """Return what `publish_metrics` sends of a comparison: of all columns together, and of each.
+    """Return the measurements of a comparison for `publish_metrics`, overall and by column.
 
     Args:
-        drifts: What `drift.compare` found.
-        what: What the names hold, "drift" or "skew".
+        drifts: Result of `drift.compare`.
+        what: "drift" or "skew", for the names of the measurements.
     """
     drifted = [each.drifted for each in drifts]
     found = [
@@ -113,12 +113,12 @@ def measurements(drifts: Sequence[ColumnDrift], what: str = "drift") -> list[Mea
     ]
     for each in drifts[:_MOST_COLUMNS]:
         values = {
-            f"{what}_effect": (each.effect, "Share of rows that moved, at least."),
+            f"{what}_effect": (each.effect, "Fraction of rows that changed, a lower bound."),
             f"{what}_detected": (each.drifted, "1 for a column whose distribution has changed."),
             f"{what}_psi": (each.measures.get("psi"), "Population stability index."),
         }
         if what == "drift":  # skew has the same
-            values["null_rate"] = (each.measures["null_rate"], "Share of missing values.")
+            values["null_rate"] = (each.measures["null_rate"], "Fraction of missing values.")
         labels = {"column": each.name, "role": each.role}
         found += [
             Measurement(f"flowparts_{name}", value, labels, description)

@@ -1,4 +1,4 @@
-"""The page about drift: what moved, how far, and both distributions of each column, the worst first."""
+"""The drift page: which columns drifted, how far, and both distributions of each, the worst first."""
 
 import math
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ def page(
     """Return the HTML page for what `drift.compare` found.
 
     Args:
-        drifts: One entry for each column, the worst first.
-        title: What the page is about.
+        drifts: One entry per column, the worst first.
+        title: Title of the page.
         subtitle: What was compared with what.
         rule: The rule by which columns were flagged.
-        first: What else there is to say, above the columns.
+        first: Further blocks above the columns.
     """
     drifted = [each.name for each in drifts if each.drifted]
     tiles = {
@@ -62,7 +62,7 @@ def page(
 
 
 def cards(drifts: Sequence[ColumnDrift]) -> reports.Block:
-    """Draw the first of the columns before and now."""
+    """Draw the first columns before and now."""
     return reports.grid(*(_card(each) for each in drifts[:_MOST_DRAWN]))
 
 
@@ -105,7 +105,7 @@ def _card(drift: ColumnDrift) -> reports.Block:
 
 
 def distributions(before: Column, now: Column) -> reports.Block:
-    """Draw the values of a column before and now, as shares of the rows with a value."""
+    """Draw the values of a column before and now, as fractions of the rows with a value."""
     if not before.values and not now.values:
         return reports.Block('<p class="muted">No values.</p>')
     if before.is_ordered and now.is_ordered and before.buckets.count and now.buckets.count:
@@ -121,7 +121,7 @@ def _numbers(before: Column, now: Column) -> reports.Block:
         middles, label = (middles - start) / _DAY, f"days since {_moment(start)}"
     edges = _edges(middles, first, second)
     place = np.clip(np.searchsorted(edges, middles, side="right") - 1, 0, len(edges) - 2)
-    # Steps: each edge twice, with the share on either side.
+    # Steps: each edge twice, with the fractions of the bins on both sides.
     x = np.repeat(edges, 2)[1:-1].tolist()
     series = {}
     for name, counts in (("before", first), ("now", second)):
@@ -131,7 +131,7 @@ def _numbers(before: Column, now: Column) -> reports.Block:
 
 
 def _edges(middles: Floats, first: Any, second: Any) -> Floats:
-    """Return the edges of equal bins over what is neither in the lowest nor the highest 0.5 % of both."""
+    """Return the edges of equal bins between the 0.5 % and 99.5 % quantiles of both."""
     ends = []
     for counts in (first, second):
         shares = np.cumsum(counts) / counts.sum()

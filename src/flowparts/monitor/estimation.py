@@ -1,9 +1,9 @@
-"""How good a served classifier's predictions probably are while their labels haven't arrived.
+"""Estimate a served classifier's metrics before labels arrive.
 
 Confidence-based estimation: if probabilities are calibrated, they say how often the predictions are right.
 A row that is class k with probability p counts as p of a row of class k, which gives the expected confusion
-matrix and from it every metric. That holds while only the rows change, for rows like the reference's; a new
-relation between a row and its class (concept drift) can't be seen without labels.
+matrix and from it every metric. This holds while only the distribution of the rows changes, within the range
+of the reference. A new relation between rows and classes (concept drift) can't be seen without labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ from flowparts.monitor.performance import Source, check_tolerance
 
 Floats = NDArray[np.float64]
 _DRAWS = 200
-# More rows don't make a calibration better, and it is learned again for each draw.
+# More rows don't improve the calibration, which is fitted again for each draw.
 _MOST_REFERENCE_ROWS = 50_000
 _FEWEST_OF_A_CLASS = 10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric as it is expected, and the interval that the measured one probably lies in."""
+    """The expected value of a metric, and an interval for the measured one."""
 
     value: float
     low: float
@@ -39,11 +39,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Window:
-    """The estimates of some rows.
+    """The estimates for some rows.
 
     Attributes:
         name: The start of the window in ISO 8601 (UTC), or "all".
-        rows: Its predictions.
+        rows: Number of its predictions.
         metrics: Estimate of each metric; empty where the rows are too few.
     """
 
@@ -54,11 +54,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Check:
-    """An estimate beside what the labels said later, of the labelled rows of a window.
+    """An estimate compared with the metric measured on the labelled rows of a window.
 
     Attributes:
         name: The window.
-        rows: Its labelled rows, apart from those that the calibration was learned on.
+        rows: Number of its labelled rows, without those that the calibration was fitted on.
         estimate: The estimate for these rows.
         measured: The metric with their labels.
     """
@@ -76,22 +76,22 @@ class Check:
 
 @dataclass(frozen=True)
 class Estimation:
-    """What `estimate` found.
+    """Result of `estimate`.
 
     Attributes:
         metric: The metric of the verdict.
-        confidence: Share of measured metrics that are to lie in their intervals.
+        confidence: Nominal coverage of the intervals.
         classes: The model's classes as text.
-        reference_rows: Labelled rows that the calibration was learned on.
+        reference_rows: Number of labelled rows that the calibration was fitted on.
         calibration_error: Expected calibration error of the model's own probabilities on these rows, the
             mean over the classes.
         windows: The estimates by time.
         confusion: Expected confusion matrix of the newest window that has estimates; true class by row.
         checks: Past windows that have labels.
         error: Mean absolute difference of estimate and measured metric over the checks; None without any.
-        reference: The score to hold the estimate against; None if there is none.
+        reference: The score on the validation rows, to compare with; None if unknown.
         degraded: Whether the newest estimate is worse than the reference.
-        reason: Why, in a sentence.
+        reason: Reason for the verdict, in a sentence.
     """
 
     metric: str
@@ -178,23 +178,24 @@ def estimate(
     """Estimate the metrics of a classifier's predictions, and check the estimates where labels are known.
 
     The calibration is isotonic regression, for more than two classes one class against the rest, normalised.
-    An interval holds two uncertainties: calibrations are learned on resamples of the reference, and labels
-    drawn from what they say. The model counts as degraded if the newest interval, widened by the mean error
-    of past estimates, lies on the worse side of the reference score by more than the tolerance.
+    An interval covers two uncertainties: calibrations are fitted on resamples of the reference, and labels
+    are drawn from the calibrated probabilities. The model counts as degraded if the newest interval, widened
+    by the mean error of past estimates, lies on the worse side of the reference score by more than the
+    tolerance.
     Source of the calibration: Zadrozny & Elkan 2002, https://doi.org/10.1145/775047.775151.
 
     Args:
         log: Predictions with their probabilities.
-        of: What the predictions are of.
+        of: What the model predicts.
         metric: The metric of the verdict and the checks.
-        reference: Labelled predictions to learn the calibration on; if None, the older half of the windows
-            of `labelled` takes its place, and the newer half is checked.
+        reference: Labelled predictions to fit the calibration on; if None, the older half of the windows of
+            `labelled` is used, and the newer half is checked.
         labelled: Predictions of the log whose labels have arrived; None for none.
         time_column: Column of timestamps, in UTC; None for a single window.
         window_hours: Length of a window.
-        minimum_rows: Rows that a window needs.
+        minimum_rows: Minimum rows of a window.
         tolerance: How much worse than the reference score is accepted, in the metric's unit.
-        confidence: Share of measured metrics that are to lie in their intervals.
+        confidence: Nominal coverage of the intervals.
         seed: Seed of the draws.
 
     Raises:
@@ -250,7 +251,7 @@ def estimate(
 
 
 def measurements(found: Estimation) -> list[Measurement]:
-    """Return what publish_metrics sends: the estimates of the newest window, the verdict and past errors."""
+    """Return the measurements for publish_metrics: newest estimates, verdict and error of past estimates."""
     of = {"metric": found.metric}
     told = [
         Measurement("flowparts_estimate_degraded", float(found.degraded), of,
@@ -280,7 +281,7 @@ class _Calibration:
         if rows.min() < _FEWEST_OF_A_CLASS:
             raise ValueError(
                 f"class {classes[int(rows.argmin())]!r} has {rows.min()} of the {len(truth):,} labelled rows "
-                f"that the calibration is learned on; it needs at least {_FEWEST_OF_A_CLASS} of each class"
+                f"that the calibration is fitted on; it needs at least {_FEWEST_OF_A_CLASS} of each class"
             )
         return cls(metrics.probabilities(reference, classes), truth, classes)
 
@@ -294,7 +295,7 @@ class _Calibration:
         return float(np.mean([metrics.calibration(self.truth == k, each).error for k, each in columns]))
 
     def learned(self, weights: Floats) -> list[IsotonicRegression]:
-        """Return the calibration of the later of two classes, or of each class, with weighted rows."""
+        """Fit the calibration of the second of two classes, or of each class, with weighted rows."""
         chosen = weights > 0
         return [
             IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(
@@ -304,13 +305,13 @@ class _Calibration:
         ]
 
     def apply(self, learned: Sequence[IsotonicRegression], probability: Floats) -> Floats:
-        """Return calibrated probabilities (rows, classes); each row's sum to 1."""
+        """Return calibrated probabilities (rows, classes); each row sums to 1."""
         columns = zip(learned, self._learned_classes(), strict=True)
         found = np.column_stack([each.predict(probability[:, k]) for each, k in columns])
         if len(self.classes) == 2:
             return np.column_stack([1 - found, found])
         total = found.sum(axis=1, keepdims=True)
-        # Where no class is left, as each was ruled out by itself, the model's own probabilities stay.
+        # If every class is calibrated to 0, the model's own probabilities are kept.
         found = np.where(total > 0, found, probability)
         return np.asarray(found / found.sum(axis=1, keepdims=True))
 
@@ -377,7 +378,7 @@ def _verdict(found: Estimation, tolerance: float, minimum_rows: int) -> tuple[bo
         f"{each.high:.4g}, {newest.rows:,} predictions)"
     )
     if found.reference is None:
-        return False, f"{told}; there is no reference to hold it against"
+        return False, f"{told}; there is no reference to compare it with"
     margin = tolerance + (found.error or 0.0)
     higher = directions.higher_is_better(found.metric)
     worse = each.high + margin < found.reference if higher else each.low - margin > found.reference

@@ -1,4 +1,4 @@
-"""The page about a served model's estimated performance: over time, in the newest window, and past errors."""
+"""The page about estimated performance: over time, in the newest window, and the error of past estimates."""
 
 from flowparts import reports
 from flowparts.monitor import over_time
@@ -7,7 +7,7 @@ from flowparts.monitor.over_time import Point
 
 
 def page(found: Estimation, subtitle: str) -> str:
-    """Return the HTML page for what `estimation.estimate` found."""
+    """Return the HTML page for a result of `estimation.estimate`."""
     newest = found.newest
     value = newest.metrics[found.metric].value if newest else None
     tiles = {
@@ -69,7 +69,7 @@ def _checks(found: Estimation) -> list[reports.Block]:
     if not found.checks:
         return [
             reports.callout(
-                "Unknown: no window has labels apart from those that the calibration was learned on.", "note"
+                "Unknown: no window has labels apart from those that the calibration was fitted on.", "note"
             )
         ]
     inside = sum(each.inside for each in found.checks)
@@ -88,7 +88,7 @@ def _checks(found: Estimation) -> list[reports.Block]:
     ]
     caption = f"{inside} of {len(rows)} measured values lie in their interval of {found.confidence:.0%}"
     blocks = [reports.table(rows, caption)]
-    # By chance one in twenty lies outside; half of them outside is another relation of rows and classes.
+    # One in twenty is expected outside; half of them show that the relation of rows and classes has changed.
     if 2 * inside < len(rows):
         text = "Most past estimates were wrong: the calibration no longer holds. Train or calibrate again."
         blocks.insert(0, reports.callout(text, "bad"))

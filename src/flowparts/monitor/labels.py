@@ -1,4 +1,4 @@
-"""Join labels that arrive late to the predictions that were logged."""
+"""Join late labels to logged predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import polars as pl
 
 from flowparts import tables
 
-# Clocks that are kept by NTP differ by less; time zones differ by at least half an hour.
+# Clocks synchronised by NTP differ by less; time zones differ by at least half an hour.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 _LABEL_TIME = "label time\0"
 
@@ -19,9 +19,9 @@ class Joined:
     """Predictions with their labels.
 
     Attributes:
-        rows: The predictions that have a label, with it.
+        rows: The predictions that have a label, with the label.
         predictions: Predictions in the log, without the repeated ones.
-        repeated: Rows of the log that repeat a prediction: its request was sent again.
+        repeated: Rows of the log that repeat a prediction, because a client retried its request.
         early_labels: Labels older than their predictions by more than `CLOCK_TOLERANCE`.
     """
 
@@ -40,19 +40,18 @@ def join(
     label_time_column: str | None = None,
     request_columns: Sequence[str] = (),
 ) -> Joined:
-    """Return the logged predictions whose labels have arrived, with them.
+    """Join labels to logged predictions by key.
 
     Args:
         log: Predictions with the key columns and their time.
-        labels: A row for each key with the label; keys of other predictions are fine. Rows without a label
-            are left out.
-        label: The column of `labels`.
+        labels: One row per key with the label; further keys are ignored, and so are rows without a label.
+        label: The label's column in `labels`.
         key: Columns that both tables have. Keys are compared as text, as the prediction log holds them.
         time_column: Column of timestamps of the log; None if it has none.
         label_time_column: Column of `labels` with the time of each label, to compare the clocks; a date
             stands for the end of its day.
-        request_columns: Columns of the log that identify a prediction. Of rows that agree in them and in the
-            key the first is kept: a client that retries sends a request again under its id.
+        request_columns: Columns of the log that identify a prediction. Of rows with equal values in these and
+            in the key, the first is kept: a client retries a request under the same id.
 
     Raises:
         ValueError: A column is missing, a key has several labels, no key is in both tables, a moment of
@@ -119,13 +118,13 @@ def join(
 
 
 def _end(labels: pl.LazyFrame, name: str) -> pl.Expr:
-    """Return when each label was known at the latest, in UTC."""
+    """Return the latest time at which each label became known, in UTC."""
     moment = tables.column(name).cast(pl.Datetime("us"))
     return moment + timedelta(days=1) if labels.collect_schema()[name] == pl.Date else moment
 
 
 def _early(joined: pl.DataFrame, time_column: str, label_time_column: str) -> int:
-    """Return how many labels are older than their predictions; most of them can't be."""
+    """Count labels that are older than their predictions; raise ValueError if most are."""
     ahead = (joined[time_column].cast(pl.Datetime("us")) - joined[_LABEL_TIME]).drop_nulls()
     early = ahead.filter(ahead > CLOCK_TOLERANCE)
     if 2 * len(early) > len(ahead):

@@ -14,16 +14,16 @@ MAX_MEASUREMENTS = 10_000
 MAX_LABELS = 10
 MAX_LABEL_CHARACTERS = 128
 
-# Colons are for recording rules; two leading underscores and the last two names are Prometheus's own.
+# Colons are for recording rules; names with two leading underscores, job and instance are Prometheus's own.
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,99}")
 _RESERVED = ("job", "instance")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number at the time of a run, as Prometheus and OpenTelemetry take it (a gauge).
+    """A number at the time of a run, a gauge of Prometheus and OpenTelemetry.
 
-    Label values longer than 128 characters are shortened; they end with a digest, so different values stay
+    Label values longer than 128 characters are shortened and end with a digest, so different values stay
     different.
 
     Attributes:
@@ -67,7 +67,7 @@ def write(path: str, measurements: Sequence[Measurement]) -> None:
     """Write measurements as JSON.
 
     Raises:
-        ValueError: There are more than 10,000, or two have the same name and labels.
+        ValueError: There are more than 10,000, or two have equal names and labels.
     """
     require_distinct(measurements, "the measurements to write")
     rows = [

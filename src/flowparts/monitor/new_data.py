@@ -1,4 +1,4 @@
-"""Whether a table holds rows that an earlier run didn't see: by its fingerprint or a high-water mark."""
+"""Find out by fingerprint or high-water mark whether a table holds rows that an earlier run didn't see."""
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ class Mark:
     """How far a table's rows go.
 
     Attributes:
-        rows: Its rows; with a column only those that have a value of it.
+        rows: Number of its rows; with a column, of those that have a value in it.
         fingerprint: Of its content; None with a column.
         column: The column of the high-water mark; None without one.
         highest: Its highest value: a number, or a time in ISO 8601 (UTC).
@@ -36,7 +36,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class State:
-    """What a run that succeeded saw.
+    """What a successful run has seen.
 
     Attributes:
         mark: How far the rows went.
@@ -49,13 +49,12 @@ class State:
 
 @dataclass(frozen=True)
 class News:
-    """What `compare` found.
+    """Result of `compare`.
 
     Attributes:
-        new_rows: Rows that weren't there before; by fingerprint the growth, which may be 0 although rows
-            changed.
-        new_data: Whether there are any, or the content changed.
-        reason: Why, in a sentence.
+        new_rows: Number of new rows; by fingerprint the growth, which may be 0 although rows changed.
+        new_data: Whether there are new rows, or the content changed.
+        reason: Reason, in a sentence.
     """
 
     new_rows: int
@@ -64,10 +63,10 @@ class News:
 
 
 def mark(frame: pl.LazyFrame, column: str | None = None) -> Mark:
-    """Return how far a table's rows go.
+    """Return the mark of a table: how far its rows go.
 
     Raises:
-        ValueError: The table has no rows, or the column isn't there, holds neither numbers nor times, or has
+        ValueError: The table has no rows, or the column is missing, holds neither numbers nor times, or has
             no value.
     """
     tables.require_rows(frame)
@@ -84,8 +83,8 @@ def mark(frame: pl.LazyFrame, column: str | None = None) -> Mark:
 def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
     """Compare a table with what was seen.
 
-    With a column, rows beyond the mark are new, and so are rows that came late: if more rows than were seen
-    lie at or below the mark.
+    With a column, rows beyond the mark are new. So are rows that arrived late: as many as lie at or below the
+    mark in excess of those seen.
 
     Args:
         frame: The table.
@@ -93,7 +92,7 @@ def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
         seen: The mark of the data that was seen; None if there was none.
 
     Raises:
-        ValueError: The two marks are of different kinds.
+        ValueError: The marks are of different kinds.
     """
     if seen is None:
         return News(now.rows, True, f"no data was seen before, and there are {now.rows:,} rows")
@@ -127,7 +126,7 @@ def beyond(frame: pl.LazyFrame, seen: Mark) -> pl.LazyFrame:
     """Return the rows of a table beyond a mark; all of them if the mark is a fingerprint.
 
     Raises:
-        ValueError: The column isn't there, or holds neither numbers nor times.
+        ValueError: The column is missing, or holds neither numbers nor times.
     """
     if not seen.column:
         return frame
@@ -136,7 +135,7 @@ def beyond(frame: pl.LazyFrame, seen: Mark) -> pl.LazyFrame:
 
 
 def seen(state_uri: str) -> State | None:
-    """Return what was seen, from a JSON file that outlives runs; None if there is no file.
+    """Read what was seen from a JSON file that outlives runs; None if there is no file.
 
     Args:
         state_uri: Path or URI of the file.
@@ -156,10 +155,10 @@ def seen(state_uri: str) -> State | None:
 
 
 def remember(state_uri: str, mark: Mark) -> None:
-    """Remember that the data of a mark was seen, and the day; a mark that is higher already stays.
+    """Remember that the data of a mark was seen, and the day; a higher mark is kept.
 
-    Runs that end at once may overwrite each other's mark. The lower one then makes a later run see rows once
-    more, but none are missed.
+    Runs that end at the same time may overwrite each other's mark. If the lower one remains, a later run sees
+    some rows again, but misses none.
 
     Raises:
         ValueError: The file can't be read or written, or holds something else.
@@ -167,12 +166,12 @@ def remember(state_uri: str, mark: Mark) -> None:
     before = seen(state_uri)
     if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
         mark = before.mark
-    # The day is enough for the age of a training, and a step that is run again writes the same.
+    # The day is enough for the age of a training, and a repeated step writes the same.
     kept.write(state_uri, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
 
 
 def parse(found: Any, where: str) -> Mark:
-    """Return a mark from its JSON; ValueError if it is none."""
+    """Return a mark from its JSON form; raise ValueError if it isn't one."""
     try:
         parsed = Mark(**found[_KEY])
         if not isinstance(parsed.rows, int) or (parsed.column is None) != (parsed.highest is None):
@@ -203,7 +202,7 @@ def _values(frame: pl.LazyFrame, column: str) -> pl.LazyFrame:
 
 
 def _comparable(frame: pl.LazyFrame, column: str) -> pl.Expr:
-    """Return the values of a column as they can be compared; null where one can't."""
+    """Return the values of a column in comparable form; null if a value can't be compared."""
     tables.require_columns(frame, [column], "column of the high-water mark")
     dtype = frame.collect_schema()[column]
     value = tables.column(column)

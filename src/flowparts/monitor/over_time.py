@@ -1,4 +1,4 @@
-"""What the pages on measured and on estimated performance share: a metric over the windows of time."""
+"""A metric over time windows, for the pages on measured and estimated performance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Point:
 
     Attributes:
         window: The window's start in ISO 8601 (UTC), or "all".
-        value: The metric; None where it is unknown.
+        value: The metric; None if unknown.
         low: Lower end of its interval.
         high: Upper end.
     """
@@ -39,9 +39,9 @@ def chart(
         called: Name of the line.
         points: The windows, in the order of time.
         confidence: Of the intervals, as text.
-        reference: The score to hold it against; None for none.
+        reference: The score to compare with; None for none.
         further: Further lines: name -> window -> value. Windows that aren't among the points are left out.
-        remark: What else to say below, after the first and last window.
+        remark: Text to add below, after the first and last window.
     """
     columns = {
         called: [point.value for point in points],
@@ -53,7 +53,7 @@ def chart(
     }
     series = {}
     for name, values in columns.items():
-        # Windows without a value are bridged: a point alone between two gaps would not be drawn.
+        # The line spans windows without a value: a single point between two gaps would not be drawn.
         known = [(float(place), value) for place, value in enumerate(values, 1) if value is not None]
         series[name] = ([place for place, _ in known], [value for _, value in known])
     if reference is not None:
@@ -63,5 +63,5 @@ def chart(
 
 
 def number(value: float | None) -> str:
-    """Return a number as a tile shows it."""
+    """Format a number for a tile."""
     return "unknown" if value is None else reports.format_number(value)

@@ -1,4 +1,4 @@
-"""How good a served model's predictions were, once their labels have arrived: in windows and slices."""
+"""Performance of a served model on predictions whose labels have arrived, by window and slice."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True)
 class Source:
-    """What the predictions are of.
+    """What a model predicts, and how well it did on its validation rows.
 
     Attributes:
         task: "classification" or "regression".
-        label: Column to compare the predictions with.
+        label: Column of the true values.
         classes: The model's classes; None for a regression.
         positive: Which of two classes is the positive one.
         reference: The metrics on the validation rows.
@@ -38,12 +38,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Measured:
-    """The metric of some rows.
+    """The metric on some rows.
 
     Attributes:
         name: The start of a window in ISO 8601 (UTC), or the value of a slice column.
         rows: Rows with a label.
-        score: The metric; None where the rows are too few, or leave it undefined.
+        score: The metric; None if the rows are too few, or the metric is undefined on them.
         low: Lower end of its bootstrap interval.
         high: Upper end.
     """
@@ -57,7 +57,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Performance:
-    """What `measure` found.
+    """Result of `measure`.
 
     Attributes:
         metric: The metric.
@@ -66,13 +66,13 @@ class Performance:
         repeated: Rows of the log that repeat a prediction.
         early_labels: Labels that are older than their predictions; see `labels.Joined`.
         overall: All rows that have a label.
-        windows: The same in each window, by time.
-        slices: By column, the same for each of its values, the worst first.
-        changes: Names of the windows with which a new level begins.
+        windows: The metric in each window, in the order of time.
+        slices: By column, the metric for each of its values, the worst first.
+        changes: Names of the windows in which a new level begins.
         since_change: All rows since the last change.
-        reference: The metric to hold it against; None if there is none.
+        reference: The metric on the validation rows, to compare with; None if unknown.
         degraded: Whether the newest window or all rows since the last change are worse than the reference.
-        reason: Why, in a sentence.
+        reason: Reason for the verdict, in a sentence.
     """
 
     metric: str
@@ -95,7 +95,7 @@ class Performance:
 
 
 def source(model: str | Path) -> Source:
-    """Return what a model directory says about its predictions."""
+    """Read from a model directory what the model predicts."""
     described = models.metadata(model)
     reference = {
         name: float(value)
@@ -131,7 +131,7 @@ def measure(
 
     Args:
         joined: Predictions with labels, as `labels.join` returns them.
-        of: What the predictions are of.
+        of: What the model predicts.
         metric: The metric.
         time_column: Column of timestamps, in UTC; None for a single window.
         window_hours: Length of a window; windows start at multiples of it since 1970.
@@ -189,13 +189,13 @@ def measure(
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Raise ValueError unless a model may be worse than its reference by so much."""
+    """Raise ValueError unless a tolerance is finite and at least 0."""
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance:g}; it must be a number of at least 0")
 
 
 def measurements(found: Performance) -> list[Measurement]:
-    """Return what publish_metrics sends: the newest window, all rows, and each slice."""
+    """Return the measurements for publish_metrics: of the newest window, all rows, and each slice."""
     of = {"metric": found.metric}
     told = [
         Measurement("flowparts_performance_labelled_ratio", found.overall.rows / found.predictions, {},
@@ -228,7 +228,7 @@ class _Scorer:
     seed: int
 
     def measured(self, name: str, rows: pl.DataFrame) -> Measured:
-        """Measure some rows; too few, or rows that leave the metric undefined, have no score."""
+        """Measure some rows; there is no score if they are too few or the metric is undefined on them."""
         if len(rows) < self.minimum_rows:
             return Measured(name, len(rows))
         of, truth = self.of, rows[self.of.label]

@@ -1,4 +1,4 @@
-"""The page about a served model's performance: over time, where it changed, and by slice."""
+"""The performance page: the metric over time, its changes of level, and slices."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from flowparts.monitor.performance import Measured, Performance
 
 
 def page(found: Performance, subtitle: str) -> str:
-    """Return the HTML page for what `performance.measure` found."""
+    """Return the HTML page for a result of `performance.measure`."""
     share = found.overall.rows / found.predictions
     tiles = {
         found.metric: over_time.number(found.overall.score),

@@ -12,7 +12,7 @@ from flowparts.monitor import measurements
 from flowparts.monitor.measurements import Measurement
 from flowparts.util import otlp, outgoing, outputs
 
-# Credentials of a Pushgateway behind a proxy that asks for them.
+# Bearer token of a Pushgateway behind an authenticating proxy.
 PUSHGATEWAY_TOKEN = "FLOWPARTS_PUSHGATEWAY_TOKEN"  # noqa: S105 the variable's name
 # A request may take 4 MiB at many collectors; a point of 10 labels of 128 characters takes about 2 kB.
 _POINTS_PER_REQUEST = 1_000
@@ -42,12 +42,12 @@ def publish(
     textfile: str | None = None,
     collector: str | None = None,
 ) -> None:
-    """Publish measurements to every destination that is given; all are checked before anything is sent.
+    """Publish measurements to every given destination; all are checked before anything is sent.
 
     Args:
         found: The measurements.
         text: Their exposition.
-        job: Who measured.
+        job: Source of the measurements, such as the model.
         pushgateway: See `to_pushgateway`.
         textfile: See `to_textfile`.
         collector: See `to_otlp`.
@@ -56,7 +56,7 @@ def publish(
         ValueError: The job has no name, or a destination isn't valid, can't be reached or refuses.
     """
     if not job.strip():
-        raise ValueError("the job is empty; name who measured, such as the model")
+        raise ValueError("the job is empty; name the source of the measurements, such as the model")
     if textfile:
         check_textfile(textfile)
     for address, what in ((pushgateway, _PUSHGATEWAY), (collector, otlp.WHAT)):
@@ -158,7 +158,7 @@ def to_otlp(found: Sequence[Measurement], address: str, job: str) -> None:
     """Send measurements as gauges to an endpoint that speaks OTLP over HTTP.
 
     Args:
-        found: What is sent, with the present time.
+        found: Measurements to send with the present time.
         address: Base address such as http://collector:4318, to which /v1/metrics is added, or one that ends
             with that path.
         job: Value of the resource attribute service.name.

@@ -1,4 +1,4 @@
-"""Predictions of two revisions that served side by side, with what came of them."""
+"""Predictions of two revisions that served side by side, with their outcomes."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import polars as pl
 from flowparts import tables
 from flowparts.monitor import labels as late_labels
 
-# Column that says whether the new revision answered.
+# Column that is true for predictions of the new revision.
 NEW = "new\0"
 _OUTCOMES, _ORDER = "outcomes\0", "order\0"
 
@@ -19,13 +19,13 @@ def needed(
     key: Sequence[str],
     others: Sequence[str],
 ) -> list[str]:
-    """Return the names of the columns that a log must have, each once.
+    """Return the distinct names of the columns that a log must have.
 
     Args:
         log: A log.
-        labels: Table with the outcome, and with guardrails; None if the log has them all.
+        labels: Table with the outcome, and possibly guardrails; None if the log has them all.
         columns: The outcome, then the guardrails.
-        key: Columns that say which outcome is whose.
+        key: Columns that join outcomes to predictions.
         others: Further columns of the log.
 
     Raises:
@@ -41,7 +41,7 @@ def needed(
 
 
 def two_logs(current: pl.LazyFrame, new: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
-    """Return the rows of two logs, marked with the revision.
+    """Concatenate two logs and mark the revision of each row.
 
     Args:
         current: The log of the current revision.
@@ -67,17 +67,17 @@ def two_logs(current: pl.LazyFrame, new: pl.LazyFrame, columns: Sequence[str]) -
 def one_log(
     log: pl.LazyFrame, columns: Sequence[str], version_column: str, new: str | None, current: str | None
 ) -> pl.LazyFrame:
-    """Return the rows of two revisions in one log, marked with the revision.
+    """Select the rows of two revisions in one log and mark the revision of each.
 
     Args:
         log: The log.
         columns: Columns to keep.
-        version_column: Column that says which revision answered.
+        version_column: Column with the revision that answered.
         new: The new revision.
         current: The current revision; None for the only other one.
 
     Raises:
-        ValueError: The column is missing, or it isn't clear which two revisions to compare.
+        ValueError: The column is missing, or the two revisions to compare are ambiguous.
     """
     tables.require_columns(log, [version_column], "version column of the prediction log")
     version = tables.column(version_column).cast(pl.String)
@@ -107,14 +107,14 @@ def with_outcomes(
     key: Sequence[str],
     time_column: str | None,
 ) -> pl.DataFrame:
-    """Return the predictions of both revisions with the outcome and the guardrails.
+    """Join the outcome and the guardrails to the predictions of both revisions.
 
     Args:
         log: Predictions as `one_log` or `two_logs` returns them.
-        labels: A row for each key with the outcome, and guardrails that the log doesn't have; None where the
-            log has them all.
+        labels: One row per key with the outcome, and guardrails that the log doesn't have; None if the log
+            has them all.
         columns: The outcome, then the guardrails. Rows without an outcome are left out.
-        key: Columns that say which outcome is whose.
+        key: Columns that join outcomes to predictions.
         time_column: Column of timestamps; None if there is none.
 
     Raises:
@@ -126,7 +126,7 @@ def with_outcomes(
         theirs = [name for name in columns if name in labels.collect_schema()]
         packed = pl.when(tables.column(columns[0]).is_not_null()).then(pl.struct(*map(tables.column, theirs)))
         outcomes = labels.select(*map(tables.column, key), packed.alias(_OUTCOMES))
-        # A request that a client sent again has one outcome.
+        # A retried request has one outcome.
         requests = [name for name in key if name == "request_id"]
         log = log.with_row_index(_ORDER)
         joined = late_labels.join(log, outcomes, _OUTCOMES, key, time_column, request_columns=requests)

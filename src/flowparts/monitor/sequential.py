@@ -1,4 +1,4 @@
-"""Tests and intervals that stay valid however often they are looked at, and whenever a test is stopped."""
+"""Tests and intervals that stay valid under repeated looks and optional stopping."""
 
 import math
 

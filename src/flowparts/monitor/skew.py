@@ -1,4 +1,4 @@
-"""Training-serving skew: what the server is sent or answers, and training or a batch doesn't."""
+"""Training-serving skew: how logged rows and answers differ from the training rows and from a batch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,24 +14,25 @@ from flowparts.tables import schema
 from flowparts.tables.summary import Column, Summary
 from flowparts.util import names
 
-# Rows that are scored once more.
+# Logged rows that are scored again.
 REPLAYED_ROWS = 20_000
-# Of fewer rows a value that training hasn't seen is no reason to worry.
+# Values unseen in training are reported from this fraction of the rows.
 MINIMUM_SHARE = 0.01
-# Of rows like n old ones 2 / (n + 1) lie out of their range on average; so many times that share is skew.
+# Of rows distributed like n old ones, 2 / (n + 1) lie outside their range on average; this many times that is
+# skew.
 _OUTSIDE_BY_CHANCE = 5
 _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One way in which serving differs from training.
+    """A difference between serving and training.
 
     Attributes:
-        column: The column; "prediction" for the answers.
+        column: Name of the column; "prediction" for the answers.
         check: "type", "missing", "unknown", "range", "distribution" or "prediction".
-        share: Share of the rows.
-        message: What was found, in words.
+        share: Fraction of the rows.
+        message: The difference in words.
     """
 
     column: str
@@ -40,14 +41,14 @@ class Finding:
     message: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return its JSON form."""
         return asdict(self)
 
 
 def types(rows: pl.LazyFrame, before: Summary) -> list[Finding]:
     """Return the features whose type in the log isn't that of the training rows.
 
-    Numbers may be whole or not, and times dates or timestamps: to a model they are the same.
+    A model takes integers and other numbers alike, and so dates and timestamps.
     """
     found = []
     dtypes = rows.collect_schema()
@@ -66,7 +67,7 @@ def _alike(first: str, second: str) -> bool:
 
 
 def values(drifts: Sequence[ColumnDrift]) -> list[Finding]:
-    """Return what the features hold at the server and didn't hold in training.
+    """Return the values of features that the server gets and training didn't have.
 
     Missing values where training had none, categories that the model treats as unknown, and numbers out of
     the range are told from 1 % of the rows on, the last from five times the share that chance brings if the
@@ -108,15 +109,15 @@ def _unknown(before: Column, now: Column) -> str:
 
 
 def predictions(rows: pl.LazyFrame, model: str | Path) -> tuple[list[Finding], int]:
-    """Score logged rows once more and compare with what the server answered then.
+    """Score logged rows again and compare the predictions with the logged answers.
 
     Args:
         rows: Rows of a prediction log that the model answered.
         model: The model directory.
 
     Returns:
-        What was found, and how many rows were scored: at most 20,000, spread over the log; 0 if the log lacks
-        the answers or a feature, as where one is masked.
+        The differences, and the number of rows scored: at most 20,000, spread over the log; 0 if the log
+        lacks the answers or a feature, such as a masked one.
     """
     loaded = models.load(model)
     served = {name: names.free(name, "served_", loaded.features) for name in loaded.prediction_schema}
@@ -134,7 +135,7 @@ def predictions(rows: pl.LazyFrame, model: str | Path) -> tuple[list[Finding], i
 
 
 def summary_of(findings: Sequence[Finding]) -> str:
-    """Say in a sentence what was found, the most rows first."""
+    """Summarise the findings in a sentence, those with the most rows first."""
     if not findings:
         return "the server sees what the model was trained on, and answers as it predicts in a batch"
     worst = sorted(findings, key=lambda finding: -finding.share)
@@ -143,15 +144,15 @@ def summary_of(findings: Sequence[Finding]) -> str:
 
 
 def blocks(findings: Sequence[Finding], replayed: int) -> list[reports.Block]:
-    """Return what stands above the columns on the page."""
+    """Return the blocks above the columns on the page."""
     said = reports.callout(summary_of(findings), "bad" if findings else "good")
     rows = [
         {"column": each.column, "check": each.check, "rows": f"{each.share:.1%}", "what": each.message}
         for each in sorted(findings, key=lambda finding: -finding.share)
     ]
     answers = (
-        f"{replayed:,} logged rows were scored once more, and compared with the server's answers."
+        f"{replayed:,} logged rows were scored again and compared with the server's answers."
         if replayed
-        else "No row could be scored once more: the log lacks the answers or a feature, or masks one."
+        else "No row could be scored again: the log lacks the answers or a feature, or masks one."
     )
     return [said, reports.callout(answers), reports.section("Skew", reports.table(rows))]

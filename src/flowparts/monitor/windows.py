@@ -1,4 +1,4 @@
-"""Which rows of a table or a prediction log a monitoring step looks at."""
+"""Select the rows of a table or prediction log that a monitoring step measures."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from flowparts import tables
 from flowparts.models import mlmodel
 from flowparts.util import names, times
 
-# More windows are no picture for people; the window is too short for the time that it divides.
+# More windows can't be read on a chart: the window is too short for the period.
 _MAX_WINDOWS = 400
 _START = "window\0"
 
@@ -20,13 +20,13 @@ _START = "window\0"
 def select(
     frame: pl.LazyFrame, time_column: str | None, since: str | None = None, until: str | None = None
 ) -> pl.LazyFrame:
-    """Return the rows of a window of time.
+    """Return the rows within a time window.
 
     Args:
         frame: The table.
         time_column: Column of timestamps or dates, in UTC; needed with `since` or `until`.
-        since: First moment of the window in ISO 8601, in UTC where nothing else is said; open if None.
-        until: First moment after the window; open if None.
+        since: Start of the window in ISO 8601, UTC unless it has an offset; open if None.
+        until: End of the window, exclusive; open if None.
 
     Raises:
         ValueError: A moment can't be read, the column isn't there or holds no times, or no row is in
@@ -53,7 +53,7 @@ def select(
 
 
 def of_model(frame: pl.LazyFrame, model: str | Path) -> pl.LazyFrame:
-    """Return the rows of a prediction log that a model answered; of another table all rows.
+    """Return the rows of a prediction log that a model answered; all rows of any other table.
 
     Raises:
         ValueError: The log holds rows, but none of this model.
@@ -73,14 +73,14 @@ def of_model(frame: pl.LazyFrame, model: str | Path) -> pl.LazyFrame:
 
 
 def request_columns(frame: pl.LazyFrame, model: str | Path) -> list[str]:
-    """Return the columns of a prediction log that identify a prediction; [] of another table."""
+    """Return the columns of a prediction log that identify a prediction; [] for any other table."""
     described = mlmodel.read(model)
     columns = [_logged(described, name) for name in ("request_id", "row")]
     return columns if set(columns) <= set(frame.collect_schema().names()) else []
 
 
 def _logged(described: Mapping[str, Any], name: str) -> str:
-    """Return what the prediction log calls a column: a feature of that name keeps it."""
+    """Return the name of a column in the prediction log, which differs if a feature has that name."""
     return names.free(name, "request_", described["metadata"]["features"])
 
 
@@ -91,7 +91,7 @@ def require_length(window_hours: float) -> None:
 
 
 def starts(moments: pl.Series, window_hours: float) -> pl.Series:
-    """Return the start of each row's window in microseconds since 1970; windows start at multiples of it.
+    """Return the start of each row's window in microseconds since 1970, a multiple of the window's length.
 
     Raises:
         ValueError: The rows lie in too many windows.
@@ -110,7 +110,7 @@ def starts(moments: pl.Series, window_hours: float) -> pl.Series:
 
 
 def parts(rows: pl.DataFrame, time_column: str | None, window_hours: float) -> dict[str, pl.DataFrame]:
-    """Return the rows of each window by its name, in the order of time; all of them as "all" without times.
+    """Split rows into windows by name, in the order of time; without times, return all of them as "all".
 
     Raises:
         ValueError: A row has no time, or the rows lie in too many windows.
@@ -127,7 +127,7 @@ def parts(rows: pl.DataFrame, time_column: str | None, window_hours: float) -> d
 
 
 def name(start: int) -> str:
-    """Return what a window of `starts` is called: its start in ISO 8601."""
+    """Return the name of a window of `starts`: its start in ISO 8601."""
     return (datetime(1970, 1, 1) + timedelta(microseconds=start)).isoformat(timespec="minutes")
 
 
@@ -136,5 +136,5 @@ def _moment(text: str | None, name: str) -> datetime | None:
         return None
     moment = times.parse(text)
     if moment is None:
-        raise ValueError(f"{name} is {text!r}, which is no moment in ISO 8601, such as 2026-03-01T00:00")
+        raise ValueError(f"{name} is {text!r}, which isn't a time in ISO 8601 such as 2026-03-01T00:00")
     return moment
