@@ -31,25 +31,25 @@ def train_ensemble(
 ) -> NamedTuple("Outputs", [("estimator", str), ("metric", str), ("score", float)]):  # type: ignore[valid-type]
     """Train several estimators and combine them into one model of raw rows: their weighted mean.
 
-    Members are compared on rows that they weren't trained on: the validation table, or the folds of a
-    cross-validation. Greedy selection finds their weights there; a member alone may win. Those with a weight
-    are trained again on all rows, with validation, boosted trees for as many rounds as early stopping kept on
-    average. Probabilities are calibrated where that lowers the log loss on held-out rows. A member that can't
-    be trained on these rows is left out with the reason.
+    Members are compared on held-out rows: the validation table, or the folds of a cross-validation. Greedy
+    selection finds their weights there; a single member may win. Members with a weight are trained again on
+    all rows, including validation, boosted trees for the mean number of rounds that early stopping kept.
+    Probabilities are calibrated if that lowers the log loss on held-out rows. A member that can't be trained
+    on these rows is left out, with the reason.
 
     Args:
         train: Raw rows to learn from.
         model: MLflow model directory that takes raw rows; one ONNX graph for servers.
         validation_metrics: Metrics of the ensemble on the held-out rows.
         ensemble_report: HTML page: leaderboard of the members with weight, interval and cost, calibration,
-            threshold, and what was left out and why.
+            threshold, and members left out with the reasons.
         label: Column to predict.
         validation: Raw rows that members are compared on. If not given, they are cross-validated on the
             training rows.
         trial_table: Trials of tune_model; the best two configurations of each estimator are members.
         task: What is learned, classification or regression.
         members: Estimators, each by its name (as for train_sklearn) or as a mapping of estimator, parameters
-            and seconds (how long it may take; 300 if there are several). Default: those of trial_table, else
+            and seconds (its time limit; 300 if there are several). Default: those of trial_table, else
             three shapes of LGBM, Linear, RandomForest and ExtraTrees.
         folds: Number of folds without a validation table; 0 stands for 5.
         group_by: Column whose equal values stay in one fold; what split_table kept together does anyway.
@@ -58,7 +58,7 @@ def train_ensemble(
         metric: Metric to optimize; if not given, rmse for regression, and for classification roc_auc, or
             average_precision if one of two classes has fewer than 5 % of the rows.
         calibrate: Whether to calibrate the probabilities of a classification: by temperature, Platt's method
-            or isotonic regression, whichever has the lowest log loss on rows left out, or not at all.
+            or isotonic regression, whichever has the lowest log loss in cross-fitting, if any lowers it.
         threshold: How to choose the probability from which the positive one of two classes is predicted, on
             the held-out rows: metric (f1, balanced_accuracy or mcc), or false_positive_cost and
             false_negative_cost, or min_recall (for the highest precision), or min_precision. Default: the

@@ -32,42 +32,42 @@ def train_keras_images(
     checkpoint_seconds: float = 30.0,
     seed: int = 0,
 ) -> None:
-    """Train a convolutional network on encoded images, from scratch or from the weights of another one.
+    """Train a convolutional network on encoded images, from scratch or from pretrained weights.
 
-    Images are read and decoded piece by piece, so memory doesn't grow with the table. A step that was
-    interrupted goes on from its last checkpoint. Where TF_CONFIG names further workers, all train together
-    and the first writes.
+    Images are read and decoded in chunks, so memory doesn't grow with the table. A step that was interrupted
+    resumes from its last checkpoint. If TF_CONFIG names several workers, they train together and the first
+    one writes.
 
     Args:
         train: Images to learn from.
-        validation: Images that early stopping watches and that the model is scored with.
+        validation: Images for early stopping and scoring.
         model: MLflow model directory that takes encoded images (base64 in JSON), decoded and resized as its
             metadata says; the ONNX graph, the Keras archive and the SavedModel in it take the pixels.
         validation_metrics: Metrics on the validation table.
         training_report: HTML page with the learning curves.
         label: Column to predict.
         image_column: Column of encoded images.
-        weights: Path or URI of a .keras archive to start from, a network of pixels from 0 to 255; its last
-            layer is replaced, and its size of images and layers take the place of the options for these.
-        height: Pixels that images are resized to.
-        width: Pixels that images are resized to.
+        weights: Path or URI of a .keras archive to start from, a network that takes pixels from 0 to 255; its
+            last layer is replaced, and its image size and layers override the options for these.
+        height: Height in pixels that images are resized to.
+        width: Width in pixels that images are resized to.
         channels: 3 for colour, 1 for grey.
         blocks: Blocks of two convolutions and a pooling that halves the image.
         filters: Filters of the first block; each further block has twice as many.
         dropout: Dropout rate after the last block, in [0, 1).
-        augment: How far training images are moved and scaled at random, as a fraction of their size, and
-            turned, a tenth of it as turns; from 0 to 0.5.
+        augment: Maximum random shift and zoom of training images, as a fraction of their size; they are also
+            rotated by up to a tenth of it, in full turns. From 0 to 0.5.
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
         learning_rate: Initial learning rate (Adam).
         schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
-        batch_size: Images in a training step.
+        batch_size: Images per training step.
         epochs: Maximum number of epochs.
-        patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
+        patience: Epochs without a lower validation loss after which training stops; 0 for all epochs.
         checkpoints: Path or URI of a folder for checkpoints that outlives the step; several workers must
             share it. Default: the folder in FLOWPARTS_CHECKPOINTS, which run.py sets, else beside the model,
             which a step that is retried in another pod doesn't see; none with several workers.
         checkpoint_seconds: Minimum seconds between two checkpoints.
-        seed: Decides the first weights, the order of the images, how they are varied, and dropout.
+        seed: Seed of the initial weights, the order of the images, augmentation and dropout.
     """
     from flowparts import tables
     from flowparts.models import baseline

@@ -32,13 +32,12 @@ def train_keras_tabular(
 ) -> None:
     """Train a neural network on raw rows and store it with its preprocessing as one model.
 
-    Rows are read chunk by chunk, so memory doesn't grow with the table. A step that was interrupted goes on
-    from its last checkpoint. Where TF_CONFIG names further workers, all train together and the first one
-    writes.
+    Rows are read in chunks, so memory doesn't grow with the table. A step that was interrupted resumes from
+    its last checkpoint. If TF_CONFIG names several workers, they train together and the first one writes.
 
     Args:
         train: Raw rows to learn from.
-        validation: Raw rows that early stopping watches and that the model is scored with.
+        validation: Raw rows for early stopping and scoring.
         model: MLflow model directory that takes raw rows: ONNX, a Keras archive and a SavedModel that agree.
         validation_metrics: Metrics on the validation table.
         training_report: HTML page with the learning curves.
@@ -52,15 +51,15 @@ def train_keras_tabular(
         dropout: Dropout rate, in [0, 1).
         learning_rate: Initial learning rate (Adam).
         schedule: "cosine" to lower the learning rate to 0 over all epochs, or "constant".
-        batch_size: Rows in a training step.
+        batch_size: Rows per training step.
         epochs: Maximum number of epochs.
-        patience: Epochs without a lower validation loss after which training stops; 0 to do all epochs.
+        patience: Epochs without a lower validation loss after which training stops; 0 for all epochs.
         max_categories: Maximum vocabulary size per text column; the most frequent values are kept.
         checkpoints: Path or URI of a folder for checkpoints that outlives the step; several workers must
             share it. Default: the folder in FLOWPARTS_CHECKPOINTS, which run.py sets, else beside the model,
             which a step that is retried in another pod doesn't see; none with several workers.
         checkpoint_seconds: Minimum seconds between two checkpoints.
-        seed: Decides the first weights, the order of the rows and dropout.
+        seed: Seed of the initial weights, the order of the rows and dropout.
     """
     from flowparts import tables
     from flowparts.models import baseline

@@ -24,15 +24,15 @@ def train_sklearn(
 
     Args:
         train_features: Transformed training rows from fit_preprocessor.
-        validation_features: Transformed validation rows; scored, and watched by early stopping.
+        validation_features: Transformed validation rows, for scoring and early stopping.
         preprocessor: What fit_preprocessor learned; it knows the label and the task.
         model: MLflow model directory that takes raw rows; weights as skops, no pickle.
         validation_metrics: Metrics on the validation table.
         training_report: HTML page with the metrics, what the model costs and its parameters.
         estimator: Class name of scikit-learn, XGBoost or LightGBM, such as RandomForestClassifier; or the
             family for the task at hand: RandomForest, HistGradientBoosting, XGB, LGBM, Linear.
-        parameters: Parameters of its constructor. Where an estimator is wanted, give its name, or a
-            dict with its name and parameters.
+        parameters: Parameters of its constructor. For a parameter that takes an estimator, give its name, or
+            a dict with its name and parameters.
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
         weight_column: Column of sample weights, as given to fit_preprocessor.
         early_stopping_rounds: Stop when the validation loss hasn't improved for this many rounds; for

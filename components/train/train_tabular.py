@@ -28,15 +28,15 @@ def train_tabular(
 ) -> NamedTuple("Outputs", [("estimator", str), ("metric", str), ("score", float)]):  # type: ignore[valid-type]
     """Train the best of several estimators, or a neural network, as one model of raw rows.
 
-    By effort, estimators and parameters are chosen automatically, and the best model is trained again on
-    training and validation rows together; its validation metrics are those before. Candidates are trained one
-    after the other on the training rows, each on all processors, and the one that scores best on the
-    validation table is kept as it is. On many rows, forests get fewer leaves, and fewer rows for each tree,
-    unless parameters say otherwise. An estimator that can't be trained on these rows or takes longer than its
-    seconds is left out with the reason, as long as another one is left. A network is trained as by
-    train_keras_tabular. Options are checked before any row is read, and columns that alone predict the label
-    or look like an identifier are warned of before anything is trained. The model remembers which rows it has
-    seen.
+    With effort, estimators and parameters are chosen automatically, and the best model is trained again on
+    training and validation rows together; its validation metrics were measured before that. Candidates are
+    trained one after another on the training rows, each on all processors, and the one that scores best on
+    the validation table is used without training it again. On large tables, forests get fewer leaves, and
+    fewer rows for each tree, unless set by parameters. An estimator that can't be trained on these rows, or
+    takes longer than its seconds, is left out with the reason as long as another one succeeds. A network is
+    trained as by train_keras_tabular. Options are checked before any row is read. Before training, the step
+    warns of columns that alone predict the label or look like an identifier. The model stores which rows it
+    has seen.
 
     Args:
         train: Raw rows to learn from.
@@ -48,13 +48,13 @@ def train_tabular(
         label: Column to predict.
         task: What is learned, classification or regression.
         trainer: sklearn for the best of several estimators, or keras for a neural network.
-        effort: For sklearn without candidates: how much to try. quick costs about as much as four usual
-            estimators: boosted trees of several shapes and a linear model, of which the best one is taken; on
-            fewer than 5,000 rows cross-validated and weighted. standard adds 30 trials of a search, or 10
-            minutes of it, and a weighted ensemble; thorough 150 trials or an hour, over more estimators and
-            cross-validated up to 50,000 rows.
+        effort: For sklearn without candidates: how much to try. quick costs about as much as four common
+            estimators: the best of boosted trees of several shapes and a linear model; below 5,000 rows a
+            cross-validated, weighted ensemble. standard adds a search of 30 trials or 10 minutes and a
+            weighted ensemble; thorough has 150 trials or an hour, more estimators, and a cross-validation
+            below 50,000 rows.
         candidates: For sklearn: estimators to try instead, each by its name, or as a mapping of estimator (as
-            for train_sklearn), parameters and seconds (how long it may take; 300 if there are several).
+            for train_sklearn), parameters and seconds (its time limit; 300 if there are several).
         network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
             epochs, layers, units and checkpoints.
         metric: Validation metric to choose by; if not given, rmse for regression, and for classification

@@ -14,15 +14,15 @@ def suggest_trials(
     early_stopping_rounds: int = 50,
     seed: int = 0,
 ) -> NamedTuple("Outputs", [("Output", list)]):  # type: ignore[valid-type] # kfp.local loops over no other name
-    """Suggest estimators and parameters to train next, each in a step of its own, by what has been tried.
+    """Suggest the next estimators and parameters to train, each in a separate step, from earlier trials.
 
-    For a search in rounds: a dsl.ParallelFor over what this returns trains each trial with train_sklearn, and
-    select_best takes the best of them and of the rounds before. Every round needs the same space and another
-    suggest_trials. The first trial of each estimator has its default parameters, further ones are TPE's
-    (Optuna); the same inputs and seed give the same trials.
+    For a search in rounds: a dsl.ParallelFor over the output trains each trial with train_sklearn, and
+    select_best takes the best of this round and the earlier ones. Every round needs the same space and
+    another suggest_trials. The first trial of each estimator has its default parameters, TPE (Optuna)
+    suggests the others; the same inputs and seed give the same trials.
 
     Args:
-        earlier: Winner of the rounds before, from select_best, whose description holds all that were tried.
+        earlier: Winner of the earlier rounds, from select_best, whose metadata lists all trials so far.
         task: What is learned, classification or regression.
         space: As for tune_model.
         trials: Number of trials in this round.

@@ -34,9 +34,9 @@ def tune_model(
 ):
     """Search for the best estimator and parameters, and train the model of raw rows with them.
 
-    TPE (Optuna) suggests trials after the first one of each estimator, which has its default parameters.
-    Boosted trees stop early, and successive halving prunes trials that are worse than two thirds of the
-    others after the first and third fold, or, on large tables, on a ninth and a third of the training rows.
+    The first trial of each estimator has its default parameters; TPE (Optuna) suggests the others. Boosted
+    trees stop early, and successive halving prunes trials that are worse than two thirds of the others after
+    the first and third fold or, on large tables, on a ninth and a third of the training rows.
     The same inputs, seed and parallel_trials give the same trials and model, on however many processors;
     with max_seconds, the number of trials depends on the machine. A step that was killed resumes after the
     last finished trial.
@@ -53,12 +53,12 @@ def tune_model(
         task: What is learned, classification or regression.
         space: Estimators (as for train_sklearn) to their parameters: a value, or a mapping of type (int,
             float or categorical), low and high, log, or choices, and when (other parameter to its values, for
-            a conditional one). An empty mapping takes the shipped space, which there is for Linear,
-            RandomForest, ExtraTrees, HistGradientBoosting, LGBM and XGB. Default: Linear, RandomForest, LGBM
-            and XGB.
+            a conditional one). An empty mapping stands for the shipped space; Linear, RandomForest,
+            ExtraTrees, HistGradientBoosting, LGBM and XGB have one. Default: Linear, RandomForest, LGBM and
+            XGB.
         trials: Maximum number of trials; 0 for no limit but max_seconds.
-        max_seconds: Maximum seconds of the search, without training the final model; 0 for no limit.
-        parallel_trials: Trials at a time, each in a process; they share the step's processors.
+        max_seconds: Maximum seconds of the search, excluding the final training; 0 for no limit.
+        parallel_trials: Number of trials at a time, each in a process; they share the step's processors.
         folds: Number of folds without a validation table; 0 stands for 5.
         group_by: Column whose equal values stay in one fold; what split_table kept together does anyway.
         time_column: Column by which each fold is validated on rows later than those it trains on; if not

@@ -33,11 +33,12 @@ def tune_on_platform(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("estimator", str), ("parameters", dict), ("metric", str), ("score", float)]
 ):
-    """Search by a platform's own tuner, each trial on a machine of its own, and train the best model.
+    """Search with a platform's tuner, each trial on a separate machine, and train the best model.
 
-    For searches that one machine is too small for. The step follows the platform, says why trials can't run,
-    and removes what it has started. The platform suggests trials by what has ended, so with several at a time
-    another run may try others. A step that was killed goes on with the same search.
+    For searches that are too large for one machine. The step follows the search, reports why trials can't
+    run, and removes what it has started. The platform suggests trials from those that have ended, so with
+    several at a time another run may try others. A step that was killed continues the same search when
+    retried.
 
     Args:
         train: Raw rows to learn from.
@@ -46,14 +47,14 @@ def tune_on_platform(
         tuning_report: HTML page: history, importances and slices of the search, and the best parameters.
         trial_table: A row for each trial: estimator, state, score, parameters (JSON) and why it failed.
         label: Column to predict.
-        platform: Whose tuner suggests and runs the trials, katib or vertex.
-        store: Folder that this step writes and trials read and write, which gets a copy of the tables while
-            the search runs: s3:// or gs://, for Vertex AI gs://.
+        platform: The platform that suggests and runs the trials, katib or vertex.
+        store: Folder for tables and results while the search runs, which this step writes and trials read and
+            write: s3:// or gs://, for Vertex AI gs://.
         validation: Raw rows that every trial is scored on. If not given, trials are cross-validated on the
             training rows, and the model is trained on all of them.
         task: What is learned, classification or regression.
         space: As for tune_model.
-        trials: Number of trials; the search ends earlier when half of them have failed.
+        trials: Number of trials; the search ends early if half of them fail.
         parallel_trials: Trials at a time.
         folds: Number of folds without a validation table; 0 stands for 5.
         group_by: Column whose equal values stay in one fold; what split_table kept together does anyway.
@@ -65,8 +66,8 @@ def tune_on_platform(
         class_weight: "balanced" to weight classes inversely to their frequency; none if not given.
         early_stopping_rounds: Boosting stops when the validation loss hasn't improved for this many rounds;
             0 to train them all.
-        platform_options: The platform's own. trial_seconds (900) is how long a trial may take, waiting for
-            its machine included. katib: cpu, memory, namespace, image, environment_from (a Secret with the
+        platform_options: Options of the platform. trial_seconds (900) limits a trial, including the wait for
+            its machine. katib: cpu, memory, namespace, image, environment_from (a Secret with the
             keys of the store), service_account and pods. vertex: machine_type (n1-standard-4), project,
             location, image and service_account.
         seed: Seed of the folds, the search and the training.

@@ -1,10 +1,9 @@
-"""Neural networks with Keras, from tables and from images; `import tensorflow` stands inside functions."""
+"""Neural networks with Keras, for tables and images; `import tensorflow` only inside functions."""
 
 import logging
 import os
 
-# TensorFlow's remarks about processors and absent accelerators would fill every step's log; it reads this
-# when it is imported.
+# Suppresses TensorFlow's messages about processors and missing accelerators; it is read on import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 for _name in ("tensorflow", "tf2onnx"):
     logging.getLogger(_name).setLevel(logging.WARNING)

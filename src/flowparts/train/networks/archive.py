@@ -1,4 +1,4 @@
-"""Opens .keras archives without running code that they bring along.
+"""Open .keras archives without running code from them.
 
 Keras 3's format is described at https://keras.io/api/models/model_saving_apis/: a zip of config.json,
 metadata.json and model.weights.h5.
@@ -15,7 +15,7 @@ from typing import Any
 from flowparts.util import errors, weights_audit
 
 _FILES = {"config.json", "metadata.json", "model.weights.h5"}
-# What a saved network may consist of: Keras' own objects, not those that call Python code by name.
+# Modules of a saved network's objects: Keras' own, without those that call Python code by name.
 _MODULES = ("keras", "keras.", "builtins")
 _REFUSED_CLASSES = {
     "Lambda",
@@ -31,11 +31,11 @@ _ASSETS = "assets/"
 
 
 def load(path: str | Path, *, compiled: bool = False) -> Any:
-    """Open a .keras archive that holds nothing but Keras' own layers and numbers.
+    """Open a .keras archive of Keras' own layers and numbers only.
 
     Args:
         path: The archive.
-        compiled: Whether optimizer and loss are wanted too.
+        compiled: Whether to load optimizer and loss too.
 
     Raises:
         ValueError: It isn't such an archive, is damaged, or holds what could run code.
@@ -45,7 +45,7 @@ def load(path: str | Path, *, compiled: bool = False) -> Any:
     require_harmless(path)
     try:
         return keras.saving.load_model(path, compile=compiled, safe_mode=True)
-    # Each part of a damaged archive has errors of its own.
+    # Each part of a damaged archive raises different errors.
     except Exception as error:
         raise ValueError(f"the Keras archive {path} can't be opened: {errors.first_line(error)}") from None
 
@@ -67,7 +67,7 @@ def save(model: Any, path: str | Path) -> None:
 
 
 def _numbered(config: str) -> str:
-    """Number shared objects in order; Keras tells them apart by their places in memory."""
+    """Number shared objects in order; Keras identifies them by their memory addresses."""
     numbers: dict[str, int] = {}
     return re.sub(
         r'"shared_object_id": (\d+)',
@@ -98,7 +98,7 @@ def require_harmless(path: str | Path) -> None:
         UnicodeDecodeError,
         json.JSONDecodeError,
     ) as error:
-        raise ValueError(f"{path} is not a whole Keras archive: {errors.first_line(error)}") from None
+        raise ValueError(f"{path} is a damaged Keras archive: {errors.first_line(error)}") from None
     for module, name in _classes(config):
         if name in _REFUSED_CLASSES or not (module.startswith(_MODULES[1]) or module in _MODULES):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Training states that outlive a killed process, so that the next try goes on from the last one."""
+"""Store training states, so that the next attempt resumes from the last one after a process was killed."""
 
 import contextlib
 import fcntl
@@ -29,10 +29,10 @@ def place(given: str | None, model: str | Path, workers: int) -> str | None:
     """Return the folder for the states of a training; None to keep none.
 
     Args:
-        given: A path or URI that a user named; it comes first.
+        given: A path or URI given by the user; it takes precedence.
         model: The model directory to make. If the environment names no folder either, states lie beside it,
             where a step that is tried again in place finds them.
-        workers: How many processes train together. Several share only a folder that was named for them.
+        workers: Number of processes that train together. Several use only a given folder, which they share.
     """
     if given or workers > 1:
         return given or None
@@ -41,7 +41,7 @@ def place(given: str | None, model: str | Path, workers: int) -> str | None:
 
 
 class Checkpoints:
-    """A folder of training states, of which the newest is kept.
+    """A folder of training states; only the newest is kept.
 
     Equal trainings may run at the same time: all read, and the first to write is the one that writes.
 
@@ -59,7 +59,7 @@ class Checkpoints:
         self._lock: int | None = None
 
     def write(self, epoch: int, model: Any, state: Mapping[str, Any], best: Any | None = None) -> None:
-        """Store a model with its optimizer and what else is needed to go on after an epoch.
+        """Store a model with its optimizer and everything else needed to resume after an epoch.
 
         Args:
             epoch: How many epochs are done.
@@ -85,7 +85,7 @@ class Checkpoints:
                 self._upload(_stored(folder)[-1])
 
     def newest(self) -> tuple[Any, dict[str, Any], list[Any] | None] | None:
-        """Return model, state and best weights as last stored whole; None if nothing is."""
+        """Return model, state and best weights of the newest complete state, if there is one."""
         import numpy as np
 
         from flowparts.train.networks import archive
@@ -105,11 +105,11 @@ class Checkpoints:
                 except (OSError, ValueError):
                     if newest.is_dir():
                         raise
-                    # The process that writes has stored a newer one meanwhile, or has ended.
+                    # The writing process has meanwhile stored a newer state, or has ended.
             return None
 
     def clear(self) -> None:
-        """Remove every state of this run."""
+        """Remove all states of this run."""
         if self._remote:
             files, address = _store(self._remote)
             if files.exists(address):
@@ -123,7 +123,7 @@ class Checkpoints:
             self._folder.parent.rmdir()
 
     def _is_mine(self) -> bool:
-        """Whether this process is the one that writes; from then on it is until it ends or clears."""
+        """Return whether this process writes the states, as it does from then until it clears them."""
         if self._remote or self._lock is not None:
             return True
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ class Checkpoints:
     def _upload(self, newest: Path) -> None:
         files, address = _store(self._remote)
         for file in newest.iterdir():
-            # The state goes last: it says that the rest is there.
+            # The state goes last: it marks the upload as complete.
             if file.name != _STATE:
                 files.put_file(str(file), f"{address}/{newest.name}/{file.name}")
         files.put_file(str(newest / _STATE), f"{address}/{newest.name}/{_STATE}")

@@ -1,15 +1,15 @@
-"""The page of a training: how its measures went from epoch to epoch."""
+"""The page of a training: learning curves."""
 
 from flowparts import reports
 from flowparts.train.networks.training import Options, Trained
 
 
 def page(trained: Trained, options: Options, subtitle: str) -> str:
-    """Return an HTML page with a chart for each measure, of the training and of the validation rows.
+    """Return an HTML page with a chart of each metric, on training and validation rows.
 
     Args:
-        trained: How training went.
-        options: How it was to go.
+        trained: History of the training.
+        options: Options of the training.
         subtitle: What was trained.
     """
     history, best = trained.history, trained.best_epoch

@@ -1,4 +1,4 @@
-"""What a network must know of raw columns, learned from the training table in streaming fashion.
+"""Statistics and vocabularies of raw columns, learned from the training table in a stream.
 
 A network takes float64 numbers (NaN where missing), moments as microseconds since 1970, and text as positions
 in a vocabulary: 0 for a missing or empty text, 1 for one that the vocabulary lacks, then its values in order,
@@ -18,7 +18,7 @@ NUMBERS = ("integer", "number", "boolean")
 MOMENTS = ("timestamp", "date")
 MICROSECONDS_PER_DAY = 86_400e6
 
-# A text that occurs once teaches nothing but noise; in its place the position of unknown ones is trained.
+# A text that occurs once only adds noise; its row trains the position of unknown texts instead.
 _LEAST_OCCURRENCES = 2
 
 
@@ -29,9 +29,9 @@ class Encoding:
     Attributes:
         features: Raw column name to type, in the order of the table.
         nullable: Columns in which the training table had missing values.
-        means: Numbers and moments to the mean of the values that are there; of moments in days since 1970.
+        means: Number and time columns to the mean of their values; times in days since 1970.
         variances: The same columns to their variance (population).
-        vocabularies: Text columns to their values, the most frequent first.
+        vocabularies: Text column to its values, the most frequent first.
     """
 
     features: dict[str, str]
@@ -98,11 +98,11 @@ def learn(
 
 
 def arrays(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
-    """Return what a network takes of raw rows.
+    """Return the arrays that a network takes for raw rows.
 
     Args:
         rows: Raw rows with the features.
-        encoding: What was learned from the training table.
+        encoding: Encoding learned from the training table.
 
     Returns:
         "numbers" and "moments" (float64) and "texts" (int32), each rows by columns; only those of
@@ -128,7 +128,7 @@ def arrays(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
 
 
 def columns(rows: pl.DataFrame, encoding: Encoding) -> dict[str, Any]:
-    """Return what a model of raw columns takes: a vector for each, float64 or text."""
+    """Return the inputs of a model of raw columns: a vector for each, float64 or text."""
     raw = casts.conform(rows, encoding.features)
     made = {}
     for name, kind in encoding.features.items():

@@ -1,4 +1,4 @@
-"""Feeds a network from a table's Parquet files with bounded memory."""
+"""Feed a network from a table's Parquet files with bounded memory."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from flowparts import tables
 
 # Rows that are shuffled together, and so held in memory at once.
 _POOL_ROWS = 4 * tables.ROW_GROUP_ROWS
-# Rows of many columns take more memory.
+# Wide rows take more memory.
 _POOL_VALUES = 32 << 20
-# Pieces that a pool is read in.
+# Chunks that a pool is read in.
 _CHUNKS = 2
 
 Arrays = dict[str, Any]
@@ -27,7 +27,7 @@ class Rows:
     Attributes:
         table: The rows.
         columns: Columns that are read.
-        convert: Turns some rows into the network's inputs, the target and the weight of each row.
+        convert: Converts rows to the network's inputs, the target and the weight of each row.
         pool_rows: Rows that are shuffled together, and so held in memory at once.
     """
 
@@ -38,11 +38,11 @@ class Rows:
 
     @cached_property
     def count(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return tables.row_count(self.table)
 
     def passes(self, seed: int | None = None) -> Iterator[tuple[Arrays, Any, Any]]:
-        """Read every row once, in large pieces.
+        """Read every row once, in large chunks.
 
         Args:
             seed: Decides the order; None for the table's own. What is read together is mixed row by row.
@@ -77,12 +77,12 @@ def dataset(rows: Rows, batch_size: int, seeds: Iterator[int] | None = None, *, 
     Args:
         rows: The rows.
         batch_size: Rows in a batch.
-        seeds: Gives the seed of each pass; None to keep the table's order.
-        even: Leave out what doesn't fill a batch.
+        seeds: Returns the seed of each pass; None to keep the table's order.
+        even: Leave out rows that don't fill a batch.
     """
     import tensorflow as tf
 
-    # The shapes and types of all pieces are those of a small one.
+    # Shapes and types of all chunks, from a small one.
     sample = rows.convert(tables.select(rows.table, rows.columns).head(1).pipe(tables.collect))
     specs = tf.nest.map_structure(lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), sample)
 
@@ -92,7 +92,7 @@ def dataset(rows: Rows, batch_size: int, seeds: Iterator[int] | None = None, *, 
     made = tf.data.Dataset.from_generator(read, output_signature=specs)
     made = made.rebatch(batch_size, drop_remainder=even)
     batches = rows.count // batch_size if even else -(-rows.count // batch_size)
-    # Keras would take the first pass for one that broke off.
+    # Otherwise Keras takes the first pass for an interrupted one.
     made = made.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -103,7 +103,7 @@ def _reordered(
     piece: tuple[Arrays, Any, Any], generator: np.random.Generator | None
 ) -> tuple[Arrays, Any, Any]:
     inputs, target, weight = piece
-    # Always a copy: TensorFlow takes the memory over, and may compute in place.
+    # Always a copy: TensorFlow takes over the memory, and may compute in place.
     order = np.arange(len(target)) if generator is None else generator.permutation(len(target))
     return {name: array[order] for name, array in inputs.items()}, target[order], weight[order]
 
@@ -121,11 +121,11 @@ def table_rows(
 
     Args:
         table: Raw rows.
-        inputs: Turns rows into the network's inputs.
+        inputs: Converts rows to the network's inputs.
         features: The columns that this needs.
         label: The label column.
-        target: Turns labels into what the network learns.
-        weight: Gives the weight of each row (float32).
+        target: Converts labels to the network's target.
+        weight: Returns the weight of each row (float32).
         weight_column: The column of sample weights, if any.
     """
     columns = [*features, label, *([weight_column] if weight_column else [])]

@@ -1,4 +1,4 @@
-"""Convolutional networks of pixels, from scratch or from a network that was trained before."""
+"""Convolutional networks of pixels, from scratch or from a pretrained network."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from flowparts.train.networks import archive
 from flowparts.util.images import Size
 
-# A block halves height and width; fewer pixels than this are no picture any more.
+# A block halves height and width, which must not fall below this.
 _LEAST_PIXELS = 4
 # What TensorFlow decodes, of the formats of `images`.
 DECODED = ("image/bmp", "image/gif", "image/jpeg", "image/png")
@@ -15,19 +15,19 @@ DECODED = ("image/bmp", "image/gif", "image/jpeg", "image/png")
 def convolutional(
     size: Size, blocks: int, filters: int, dropout: float, classes: int, augment: float, precision: str
 ) -> Any:
-    """Return a network of uint8 pixels that gives the probability of each class.
+    """Return a network that maps uint8 pixels to the probability of each class.
 
     Each block is two convolutions of 3 x 3 and a pooling of 2 x 2, with twice the filters of the block
     before; see Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition"
     (2015).
 
     Args:
-        size: The pixels.
+        size: Image size in pixels.
         blocks: Blocks of convolutions.
         filters: Filters of the first block.
         dropout: Dropout rate after the last block, in [0, 1).
         classes: Number of classes.
-        augment: How far images are moved, turned and scaled at random while training, see `_augmented`.
+        augment: Maximum random shift, rotation and zoom while training, see `_augmented`.
         precision: Keras' dtype policy of the convolutions.
     """
     import keras
@@ -52,11 +52,11 @@ def convolutional(
 
 
 def fine_tuned(body: Any, size: Size, dropout: float, classes: int, augment: float) -> Any:
-    """Return a network whose first layers are those of another one, with a new last layer.
+    """Return a network with the first layers of another one and a new last layer.
 
     Args:
         body: The other network without its last layer, see `body_of`; it takes pixels from 0 to 255.
-        size: The pixels.
+        size: Image size in pixels.
         dropout: Dropout rate after the body, in [0, 1).
         classes: Number of classes.
         augment: As for `convolutional`.
@@ -72,7 +72,7 @@ def fine_tuned(body: Any, size: Size, dropout: float, classes: int, augment: flo
 
 
 def body_of(path: str | Path, name: str) -> tuple[Any, Size]:
-    """Open a .keras archive of an image network; return it without its last layer, and its pixels.
+    """Open a .keras archive of an image network; return it without its last layer, and its image size.
 
     Raises:
         ValueError: It can't be opened harmlessly, or takes something else than pixels of one size.
@@ -91,13 +91,13 @@ def body_of(path: str | Path, name: str) -> tuple[Any, Size]:
 
 
 def decoded(contents: Any, size: Size) -> Any:
-    """Decode and resize images inside of a TensorFlow graph, as nearly to `images.pixels` as it can.
+    """Decode and resize images in a TensorFlow graph, as similarly to `images.pixels` as possible.
 
     PNG, BMP and GIF have the same pixels, those of JPEG may differ by a few levels, and resizing by rounding.
     What EXIF says of turning isn't read.
 
     Args:
-        contents: A vector of image files, or of their base64 as JSON has it.
+        contents: A vector of image files, or of their base64 as in JSON.
         size: What to make of each.
 
     Returns:
@@ -107,7 +107,7 @@ def decoded(contents: Any, size: Size) -> Any:
 
     def one(content: Any) -> Any:
         is_text = tf.strings.regex_full_match(content, "[A-Za-z0-9+/]+=*")
-        # TensorFlow knows the alphabet for addresses only.
+        # TensorFlow only decodes the URL-safe alphabet.
         text = tf.strings.regex_replace(tf.strings.regex_replace(content, r"\+", "-"), "/", "_")
         content = tf.cond(is_text, lambda: tf.io.decode_base64(text), lambda: content)
         pixels = tf.io.decode_image(content, channels=3, expand_animations=False)
@@ -124,7 +124,7 @@ def decoded(contents: Any, size: Size) -> Any:
 
 
 def check_blocks(size: Size, blocks: int) -> None:
-    """Raise ValueError unless images are large enough for so many blocks."""
+    """Raise ValueError if images are too small for this many blocks."""
     smallest = min(size.height, size.width)
     if smallest >> blocks < 1 or smallest < _LEAST_PIXELS:
         raise ValueError(
@@ -134,7 +134,7 @@ def check_blocks(size: Size, blocks: int) -> None:
 
 
 def _augmented(image: Any, augment: float) -> Any:
-    """Move by up to this share of the image, scale by up to as much, turn by up to a tenth of it as turns."""
+    """Shift and zoom by up to this fraction of the image, and rotate by up to a tenth of it in full turns."""
     import keras
 
     if not augment:

@@ -1,4 +1,4 @@
-"""Trains a network on a table of encoded images and stores it as a model directory that takes such images."""
+"""Train a network on a table of encoded images, and store it as a model directory that takes such images."""
 
 import shutil
 import tempfile
@@ -40,14 +40,14 @@ _PIXELS = "pixels"
 
 @dataclass(frozen=True)
 class Shape:
-    """What a convolutional network looks like, and how its images are varied.
+    """Architecture of a convolutional network, and its augmentation.
 
     Attributes:
-        size: The pixels it takes.
+        size: Size of its images in pixels.
         blocks: Blocks of two convolutions and a pooling.
         filters: Filters of the first block, twice as many in each further one.
         dropout: Dropout rate after the last block, in [0, 1).
-        augment: How far images are moved, scaled and turned at random while training.
+        augment: Maximum random shift, zoom and rotation while training.
     """
 
     size: Size
@@ -57,7 +57,7 @@ class Shape:
     augment: float
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless every option makes sense."""
+        """Raise ValueError if an option is out of range."""
         training.require_at_least_one(self, "blocks", "filters")
         training.require_dropout(self.dropout)
         if not 0 <= self.augment <= 0.5:
@@ -98,15 +98,15 @@ def train_and_save(
 
     Args:
         table: Training images.
-        validation: Images that early stopping watches and that the network is scored with.
+        validation: Images for early stopping and scoring.
         path: The model directory to make.
         column: The column of encoded images.
         label: The column to predict.
         class_weight: "balanced" to weight classes inversely to their frequency.
         weights: As for `train`.
-        shape: What the network looks like.
+        shape: Architecture of the network.
         options: How it is trained.
-        checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
+        checkpoints: A folder for training states, as for `checkpoints.place`; cleared at the end.
         complete: As for `models.save`.
 
     Returns:
@@ -144,16 +144,16 @@ def train(
     options: training.Options,
     checkpoints: str | None,
 ) -> Network:
-    """Train a network on encoded images, read piece by piece.
+    """Train a network on encoded images, read in chunks.
 
     Args:
         table: Training images.
-        validation: Images that early stopping watches and that the network is scored with.
+        validation: Images for early stopping and scoring.
         column: The column of encoded images.
         label: The column to predict.
         class_weight: "balanced" to weigh each class by the inverse of its share.
-        weights: Path or URI of a .keras archive to start from; its own size of images counts.
-        shape: What the network looks like.
+        weights: Path or URI of a .keras archive to start from; its image size overrides that of `shape`.
+        shape: Architecture of the network.
         options: How it is trained.
         checkpoints: A path or URI of a folder for training states, which all workers share; None to keep
             none.
@@ -238,7 +238,7 @@ def save(
     metadata: dict[str, Any],
     complete: Callable[[Path], None] | None = None,
 ) -> mlmodel.Card:
-    """Write a model directory that appears whole or not at all.
+    """Write a model directory atomically.
 
     It holds the network three times: `model.onnx`, which `models.load` scores with after decoding and
     resizing encoded images as the graph's metadata says; `saved_model`, whose default signature decodes and
@@ -315,7 +315,7 @@ def _write_saved_model(model: Any, column: str, size: Size, classes: list[Any], 
 
 
 def _decoding_difference(network: Network, expected: pl.DataFrame, folder: Path) -> float:
-    """Return how far TensorFlow's decoding moves a probability, of the images in formats that it knows."""
+    """Return how much TensorFlow's decoding changes a probability, for images in formats that it supports."""
     contents = network.held_out[network.column]
     known = contents.map_elements(images.media_type, pl.String).is_in(image.DECODED)
     if not known.any():
@@ -340,7 +340,7 @@ def _require_images(frame: pl.LazyFrame, column: str) -> None:
 def _pool_rows(frame: pl.LazyFrame, column: str, size: Size) -> int:
     encoded = frame.select(tables.column(column).bin.size().mean()).pipe(tables.collect).item() or 0
     pixels = size.height * size.width * size.channels
-    # A piece is read, decoded and put in another order.
+    # A chunk is read, decoded and shuffled.
     return max(_LEAST_POOL_ROWS, int(_POOL_BYTES / (encoded + 2 * pixels)))
 
 

@@ -1,4 +1,4 @@
-"""Exports a trained network to ONNX, so that it is scored where TensorFlow isn't installed."""
+"""Export a trained network to ONNX, so that it can be scored without TensorFlow."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import polars as pl
 from flowparts.train.networks.encoding import Encoding
 from flowparts.util import errors
 
-# Float32 arithmetic in another order; relative to the value for a regression.
+# For float32 arithmetic in another order; relative to the value for a regression.
 TOLERANCE = 1e-5
 _OPSET = 18
 
@@ -20,7 +20,7 @@ def graph(trained: Any, inputs: Mapping[str, Any], output: str) -> Any:
     Args:
         trained: A model of a dict of inputs.
         inputs: Name of an input to its shape (without rows) and type.
-        output: The name of what comes out.
+        output: Name of the output.
 
     Returns:
         The ONNX model; equal networks give equal bytes.
@@ -35,7 +35,7 @@ def graph(trained: Any, inputs: Mapping[str, Any], output: str) -> Any:
     names = list(inputs)
     for layer in trained.layers:
         if isinstance(layer, keras.layers.Normalization):
-            # tf2onnx takes tensors from outside of the function for further inputs.
+            # tf2onnx treats tensors from outside the function as further inputs.
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
 
     def call(*arrays: Any) -> Any:
@@ -45,7 +45,7 @@ def graph(trained: Any, inputs: Mapping[str, Any], output: str) -> Any:
     signature = [tf.TensorSpec([None, *shape], dtype, name=name) for name, (shape, dtype) in inputs.items()]
     try:
         converted, _ = tf2onnx.convert.from_function(tf.function(call), signature, opset=_OPSET)
-    # Each operator that it doesn't know or converts wrongly fails in a way of its own.
+    # Unknown and wrongly converted operators raise various errors.
     except Exception as error:
         raise ValueError(
             f"the network can't be written as an ONNX graph: {errors.first_line(error)}"
@@ -61,7 +61,7 @@ def graph(trained: Any, inputs: Mapping[str, Any], output: str) -> Any:
 
 
 def with_columns(trunk: Any, encoding: Encoding) -> bytes:
-    """Put what turns raw columns into arrays in front of a trunk's graph, and return the ONNX file.
+    """Prepend the conversion of raw columns to arrays to a trunk's graph, and return the ONNX file.
 
     The graph takes a vector for each column: double for numbers and moments, text for text. tf2onnx has no
     counterpart of Keras' StringLookup, so ONNX' own LabelEncoder stands for it, with the same vocabulary.
@@ -111,7 +111,7 @@ def difference(expected: pl.DataFrame, found: pl.DataFrame) -> float:
 
     Args:
         expected: Columns of `models.Model.predict`.
-        found: The same, of an export.
+        found: Those of an export.
 
     Returns:
         The largest difference of a probability, or of a regression's values relative to the larger of value
@@ -153,7 +153,7 @@ def _lookup(source: str, target: str, vocabulary: list[str]) -> Any:
 
 
 def in_order(graph: Any) -> None:
-    """Put a graph into the order of what its outputs need, and name all inside by its place there.
+    """Sort a graph by what its outputs need, and name everything in it by position.
 
     Both are TensorFlow's, and depend on what the process made before.
     """
@@ -190,7 +190,7 @@ def in_order(graph: Any) -> None:
 
 
 def rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Give tensors of a graph other names."""
+    """Rename tensors of a graph."""
     for value in [*graph.input, *graph.output, *graph.initializer]:
         value.name = names.get(value.name, value.name)
     for node in graph.node:

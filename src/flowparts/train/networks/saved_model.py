@@ -1,4 +1,4 @@
-"""Writes a network as a SavedModel whose signature has a column's name for each input.
+"""Write a network as a SavedModel whose signature has an input for each column, by its name.
 
 TensorFlow's Python takes identifiers only for the names of a signature, TensorFlow Serving and the C++ loader
 take any text: a column's and a class's own names are put into the file afterwards.
@@ -14,12 +14,12 @@ DEFAULT = "serving_default"
 
 @dataclass(frozen=True)
 class Signature:
-    """What a SavedModel can be asked.
+    """A signature of a SavedModel.
 
     Attributes:
         function: Takes a tensor for each input, in order, and returns a list of tensors.
         inputs: Name of an input to its shape and type (`tf.TensorSpec`).
-        outputs: Names of what it returns.
+        outputs: Names of its outputs.
     """
 
     function: Callable[..., Any]
@@ -31,7 +31,7 @@ def write(signatures: Mapping[str, Signature], model: Any, folder: Path) -> None
     """Write a SavedModel.
 
     Args:
-        signatures: Name to signature; `DEFAULT` is the one that servers take where none is named.
+        signatures: Name to signature; servers use `DEFAULT` if none is named.
         model: The Keras model whose weights and lookup tables they use.
         folder: Where to write.
     """
@@ -39,7 +39,7 @@ def write(signatures: Mapping[str, Signature], model: Any, folder: Path) -> None
     from tensorflow.core.protobuf import saved_model_pb2
 
     module = tf.Module()
-    # Tracked as Keras' own, the variables would stay without values where a graph is loaded into a session.
+    # If Keras tracked them, the variables would have no values when a graph is loaded into a session.
     module.variables_kept = [variable.value for variable in model.weights]
     module.tables_kept = [layer.lookup_table for layer in model.layers if hasattr(layer, "lookup_table")]
     concrete = {name: _concrete(signature) for name, signature in signatures.items()}
@@ -52,7 +52,7 @@ def write(signatures: Mapping[str, Signature], model: Any, folder: Path) -> None
             _rename(described.inputs, _short("input", signature.inputs))
             _rename(described.outputs, _short("output", signature.outputs))
     file.write_bytes(stored.SerializeToString(deterministic=True))
-    # A chance number, of use to nobody here.
+    # A random number that nothing uses.
     (folder / "fingerprint.pb").unlink(missing_ok=True)
     assets = folder / "assets"
     if assets.is_dir() and not any(assets.iterdir()):
@@ -81,12 +81,12 @@ def _short(kind: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def predict(folder: str | Path, inputs: Mapping[str, Any], signature: str = DEFAULT) -> dict[str, Any]:
-    """Answer rows with a SavedModel through TensorFlow's own loader, as TensorFlow Serving does.
+    """Predict rows with a SavedModel by TensorFlow's own loader, like TensorFlow Serving.
 
     Args:
         folder: The SavedModel.
         inputs: Name of an input to its values.
-        signature: Which one is asked.
+        signature: The signature to call.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""A network of dense layers for tables, with Keras' own preprocessing layers in front."""
+"""A network of dense layers for tables, after Keras' preprocessing layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from flowparts.train.networks.encoding import MICROSECONDS_PER_DAY, Encoding
 # Days of a cycle, and days from its start to 1970 began: the day, the week from Monday, the mean Gregorian
 # year.
 _CYCLES = ((1.0, 0.0), (7.0, 3.0), (365.2425, 0.0))
-# Standard deviations beyond which a number says no more.
+# Numbers are clipped at this many standard deviations.
 _FARTHEST = 10.0
 _WIDEST_EMBEDDING = 32
 
@@ -16,7 +16,7 @@ _WIDEST_EMBEDDING = 32
 def trunk(
     encoding: Encoding, layers: int, units: int, dropout: float, outputs: int, classify: bool, policy: str
 ) -> Any:
-    """Return the network that is trained: from `encoding.arrays` to probabilities or a number.
+    """Return the network to train: from `encoding.arrays` to probabilities or a number.
 
     Numbers are scaled to zero mean and unit variance, limited to ten standard deviations, and 0 where
     missing, which a further input tells where the training table had such. Of a moment the network sees the
@@ -24,9 +24,9 @@ def trunk(
     vector.
 
     Args:
-        encoding: What was learned from the training table.
+        encoding: Encoding learned from the training table.
         layers: Hidden layers.
-        units: Units of each.
+        units: Units of each layer.
         dropout: Dropout rate, in [0, 1).
         outputs: Classes, or 1.
         classify: Whether the outputs are probabilities.
@@ -62,7 +62,7 @@ def trunk(
 
 
 def answering(trained: Any, mean: float, scale: float) -> Any:
-    """Return a trained trunk whose answer is in the label's own unit: times `scale`, plus `mean`."""
+    """Return a trained trunk with output in the label's unit: times `scale`, plus `mean`."""
     import keras
 
     if (mean, scale) == (0.0, 1.0):
@@ -92,7 +92,7 @@ def whole(trunk: Any, encoding: Encoding) -> Any:
         groups["moments"] = _together([columns[name] for name in encoding.moments], "moments_together")
     if encoding.texts:
         positions = [
-            # A column may hold no text that occurs twice, and Keras takes no empty vocabulary.
+            # A column may have no text that occurs twice, and Keras rejects an empty vocabulary.
             keras.layers.StringLookup(
                 vocabulary=encoding.vocabularies[name] or ["\x00"], mask_token="", name=f"lookup_{index}"
             )(columns[name])
@@ -103,7 +103,7 @@ def whole(trunk: Any, encoding: Encoding) -> Any:
 
 
 def input_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return the names of a Keras model's inputs: the columns', but for what Keras refuses in a name."""
+    """Return the names of a Keras model's inputs: the columns', without characters that Keras rejects."""
     return {
         name: name if name and "/" not in name else f"column_{index}" for index, name in enumerate(columns)
     }
@@ -137,7 +137,7 @@ def _cycle(days: Any, length: float, shift: float) -> list[Any]:
     ops = keras.ops
     turns = (days + shift) / length
     turns = turns - ops.floor(turns)
-    # A moment that is missing is nowhere: 0 is no point of the circle.
+    # A missing time is 0, which isn't a point of the circle.
     missing = ops.isnan(turns)
     angle = ops.cast(ops.where(missing, 0.0, turns) * (2 * math.pi), "float32")
     there = 1.0 - ops.cast(missing, "float32")

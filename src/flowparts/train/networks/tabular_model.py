@@ -1,4 +1,4 @@
-"""Trains a network on a table and stores it as a model directory of raw rows."""
+"""Train a network on a table, and store it as a model directory of raw rows."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -31,18 +31,18 @@ from flowparts.util.names import hint
 
 _EXAMPLE_ROWS = 5
 _PARITY_ROWS = 1_000
-# Validation rows that are answered at once.
+# Validation rows that are predicted at once.
 _EVALUATED_AT_ONCE = 4_096
 _OPTIONS_OF = "train_keras_tabular"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network of dense layers looks like.
+    """Architecture of a network of dense layers.
 
     Attributes:
         layers: Hidden layers.
-        units: Units of each.
+        units: Units of each layer.
         dropout: Dropout rate, in [0, 1).
         max_categories: Maximum vocabulary size per text column.
     """
@@ -53,7 +53,7 @@ class Shape:
     max_categories: int
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless every option makes sense."""
+        """Raise ValueError if an option is out of range."""
         if self.layers < 0:
             raise ValueError(f"layers must be 0 or more, not {self.layers}")
         training.require_at_least_one(self, "units", "max_categories")
@@ -74,12 +74,12 @@ class Network(finishing.Network):
 
 
 def settings(given: Mapping[str, Any], seed: int) -> tuple[Shape, training.Options, str | None]:
-    """Return what a network looks like, how it is trained, and the folder named for its checkpoints.
+    """Return the architecture of a network, its training options, and the given folder for its checkpoints.
 
     Args:
         given: Options other than the defaults, by their names and types in train_keras_tabular. Whole floats
             become the integers that are wanted.
-        seed: Of the first weights, the order of the rows and dropout.
+        seed: Seed of the initial weights, the order of the rows and dropout.
 
     Raises:
         ValueError: An option is unknown, of a wrong type or out of range.
@@ -129,16 +129,16 @@ def train_and_save(
 
     Args:
         table: Raw training rows.
-        validation: Raw rows that early stopping watches and that the network is scored with.
+        validation: Raw rows for early stopping and scoring.
         path: The model directory to make.
         label: The column to predict.
         task: "classification" or "regression".
         exclude_columns: Columns to exclude from the features.
         weight_column: Column of sample weights; not a feature.
         class_weight: "balanced" to weight classes inversely to their frequency.
-        shape: What the network looks like.
+        shape: Architecture of the network.
         options: How it is trained.
-        checkpoints: A folder for training states, as `checkpoints.place` takes it; cleared at the end.
+        checkpoints: A folder for training states, as for `checkpoints.place`; cleared at the end.
         metric: A metric that the validation table must define; none if not given.
         complete: As for `models.save`.
 
@@ -181,17 +181,17 @@ def train(
     options: training.Options,
     checkpoints: str | None,
 ) -> Network:
-    """Train a network on raw rows, read chunk by chunk.
+    """Train a network on raw rows, read in chunks.
 
     Args:
         table: Raw training rows.
-        validation: Raw rows that early stopping watches and that the network is scored with.
+        validation: Raw rows for early stopping and scoring.
         label: The column to predict.
         task: "classification" or "regression".
         exclude_columns: Columns to exclude from the features.
         weight_column: Column of sample weights; not a feature.
         class_weight: "balanced" to weigh each class by the inverse of its share.
-        shape: What the network looks like.
+        shape: Architecture of the network.
         options: How it is trained.
         checkpoints: A path or URI of a folder for training states, which all workers share; None to keep
             none.
@@ -267,7 +267,7 @@ def save(
     metadata: dict[str, Any],
     complete: Callable[[Path], None] | None = None,
 ) -> mlmodel.Card:
-    """Write a model directory that appears whole or not at all.
+    """Write a model directory atomically.
 
     It holds the network three times: `model.keras` and `saved_model` take raw columns through Keras' own
     preprocessing layers, `model.onnx` is what `models.load` scores with. The three must agree.
@@ -275,7 +275,7 @@ def save(
     Args:
         network: The trained network.
         path: The directory to make.
-        metadata: What else to say about the model.
+        metadata: Further metadata of the model.
         complete: As for `models.save`.
 
     Returns:
@@ -321,7 +321,7 @@ def save(
 
 
 def _strange(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return a row in which all is missing, and one of values that no table has held."""
+    """Return a row of missing values, and one of values that no table has."""
     missing = rows.head(1).with_columns(
         pl.lit(None, dtype).alias(name) for name, dtype in rows.schema.items()
     )
@@ -334,7 +334,7 @@ def _strange(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def answer(model: Any, columns: dict[str, Any]) -> Any:
-    """Answer raw columns, as `encoding.columns` gives them, with a whole Keras model."""
+    """Predict raw columns, as from `encoding.columns`, with a whole Keras model."""
     import tensorflow as tf
 
     tensors = [

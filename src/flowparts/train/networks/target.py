@@ -1,4 +1,4 @@
-"""What a network learns of a label, and how much each row weighs."""
+"""Encode labels for a network, and weight its rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ CLASS_WEIGHTS = (None, "balanced")
 
 @dataclass(frozen=True)
 class Target:
-    """How labels become numbers: positions of classes, or values of zero mean and unit variance.
+    """The encoding of labels: positions of classes, or values of zero mean and unit variance.
 
     Attributes:
         label: The label column.
         classes: Sorted label values of a classification; None for a regression.
         mean: Mean of a regression's training labels.
-        scale: Their standard deviation, 1 where it is 0.
-        class_weights: What a row of each class weighs.
+        scale: Their standard deviation; 1 if it is 0.
+        class_weights: Weight of a row of each class.
         weight_column: The column of sample weights, if any.
     """
 
@@ -59,7 +59,7 @@ def learn(
     class_weight: str | None,
     weight_column: str | None,
 ) -> Target:
-    """Learn from the training table how its label becomes numbers.
+    """Learn the encoding of the label from the training table.
 
     Args:
         train: Rows with the label and the weights.

@@ -1,4 +1,4 @@
-"""Trains a network: epochs with early stopping, a learning-rate schedule, checkpoints and progress."""
+"""Train a network: epochs with early stopping, a learning-rate schedule, checkpoints and progress."""
 
 import json
 import logging
@@ -22,15 +22,15 @@ _log = logging.getLogger("flowparts")
 
 @dataclass(frozen=True)
 class Options:
-    """How a network is trained.
+    """Options of a network's training.
 
     Attributes:
         epochs: Maximum number of epochs.
-        batch_size: Rows in a step.
-        learning_rate: Adam's step size at the start.
+        batch_size: Rows per step.
+        learning_rate: Initial learning rate (Adam).
         schedule: "cosine" to fall to 0 over all epochs, or "constant".
-        patience: Epochs without a better validation loss after which training stops; 0 to do all.
-        seed: Of the first weights, the order of the rows and dropout.
+        patience: Epochs without a lower validation loss after which training stops; 0 for all epochs.
+        seed: Seed of the initial weights, the order of the rows and dropout.
         checkpoint_seconds: Minimum seconds between checkpoints.
     """
 
@@ -43,7 +43,7 @@ class Options:
     checkpoint_seconds: float
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless every option makes sense."""
+        """Raise ValueError if an option is out of range."""
         require_at_least_one(self, "epochs", "batch_size")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be more than 0, not {self.learning_rate:g}")
@@ -55,7 +55,7 @@ class Options:
             raise ValueError(f"checkpoint_seconds must be 0 or more, not {self.checkpoint_seconds:g}")
 
     def described(self) -> dict[str, Any]:
-        """Return what decides the outcome, for the model's metadata."""
+        """Return the options that affect the result, for the model's metadata."""
         return {
             name: value for name, value in asdict(self).items() if name not in ("seed", "checkpoint_seconds")
         }
@@ -80,9 +80,9 @@ class Trained:
 
     Attributes:
         model: The Keras model, with the weights of its best epoch.
-        history: Name of a measure to its value in each epoch.
-        best_epoch: Which one that is, from 1.
-        resumed_at: Epochs that an earlier, interrupted try had done.
+        history: Name of a metric to its value in each epoch.
+        best_epoch: Number of the best epoch, from 1.
+        resumed_at: Epochs done by an earlier, interrupted attempt.
     """
 
     model: Any
@@ -99,7 +99,7 @@ class _State:
 
 
 def start(seed: int) -> Any:
-    """Make chance repeatable, and return how training is spread; comes before all else that TensorFlow does.
+    """Seed TensorFlow, and return its distribution strategy; must precede any other use of TensorFlow.
 
     It is spread over the workers that TF_CONFIG names (see
     https://www.tensorflow.org/guide/distributed_training#TF_CONFIG), over the GPUs here, or not at all.
@@ -114,7 +114,7 @@ def start(seed: int) -> Any:
         spread = tf.distribute.MirroredStrategy(devices())
     else:
         spread = tf.distribute.get_strategy()
-    # Layers are named by numbers, which start again.
+    # Restarts the numbers in names of layers.
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
@@ -137,13 +137,13 @@ def _many_workers() -> Any:
 
 
 def workers() -> int:
-    """Return how many processes train together, as TF_CONFIG says."""
+    """Return the number of processes that train together, from TF_CONFIG."""
     cluster = _tf_config().get("cluster", {})
     return max(1, len(cluster.get("chief", ())) + len(cluster.get("worker", ())))
 
 
 def is_chief() -> bool:
-    """Whether this process is the one of all workers that writes what comes out."""
+    """Return whether this process is the worker that writes the results."""
     found = _tf_config()
     task = found.get("task", {})
     first = "chief" if found.get("cluster", {}).get("chief") else "worker"
@@ -151,14 +151,14 @@ def is_chief() -> bool:
 
 
 def devices() -> list[str]:
-    """Return the names of the GPUs here."""
+    """Return the names of this machine's GPUs."""
     import tensorflow as tf
 
     return [f"GPU:{number}" for number in range(len(tf.config.list_physical_devices("GPU")))]
 
 
 def precision() -> str:
-    """Return Keras' dtype policy for hidden layers: half of the bits where a GPU multiplies them faster."""
+    """Return Keras' dtype policy for hidden layers: 16 bits if a GPU multiplies them faster."""
     return "mixed_float16" if devices() else "float32"
 
 
@@ -174,7 +174,7 @@ def fit(
     measures: list[str],
     seeds: "Seeds",
 ) -> Trained:
-    """Train until the epochs are done or the validation loss has stopped falling; keep the best weights.
+    """Train until all epochs are done or the validation loss stops falling; keep the best weights.
 
     Args:
         spread: What `start` returned.
@@ -183,10 +183,10 @@ def fit(
         validation: `feed.dataset` of the validation rows.
         rows: Number of training rows.
         options: How to train.
-        checkpoints: Where to take up an interrupted try and store states of this one; None for nowhere.
+        checkpoints: Where to resume an interrupted attempt and store states; None to keep none.
         loss: Keras' name of the loss.
-        measures: Keras' names of further measures, for the learning curves.
-        seeds: Gives the seed of each pass over the training rows.
+        measures: Keras' names of further metrics, for the learning curves.
+        seeds: Returns the seed of each pass over the training rows.
     """
     import keras
 
@@ -205,9 +205,9 @@ def fit(
                 optimizer=keras.optimizers.Adam(rate),
                 loss=loss,
                 weighted_metrics=measures,
-                # XLA takes longer to compile for a processor than it saves.
+                # On a CPU, XLA's compilation takes longer than it saves.
                 jit_compile="auto" if precision() != "float32" else False,
-                # Between two executions comes Keras' Python, which takes as long as a small step.
+                # Keras' Python code between two executions takes as long as a small step.
                 steps_per_execution=_STEPS_AT_ONCE if spread.num_replicas_in_sync == 1 else 1,
             )
     done = len(next(iter(state.history.values()), []))
@@ -239,13 +239,13 @@ def fit(
 
 
 class Seeds:
-    """Gives each epoch seeds of its own, the same in every try, for the rows' order and dropout."""
+    """Seeds of each epoch for the rows' order and dropout, the same in every attempt."""
 
     def __init__(self, seed: int):
         self._seed, self._epoch = seed, 0
 
     def start(self, epoch: int, model: Any) -> None:
-        """Make the following seeds those of an epoch."""
+        """Start the seeds of an epoch."""
         self._epoch = epoch
         # Archives don't hold how far layers have come with theirs.
         found = [
@@ -278,7 +278,7 @@ def _is_over(state: _State, options: Options) -> bool:
 def _watch(
     state: _State, best_weights: Any, options: Options, checkpoints: Checkpoints | None, seeds: Seeds
 ) -> Any:
-    """Return the Keras callback that notes epochs, keeps the best weights, stops early and stores states."""
+    """Return the Keras callback that logs epochs, keeps the best weights, stops early and stores states."""
     import keras
 
     class Watch(keras.callbacks.Callback):
@@ -305,7 +305,7 @@ def _watch(
             _log.info("%s: %s", line, shown.replace("val_", "validation "))
             self.model.stop_training = _is_over(state, options)
             if not all(math.isfinite(values[-1]) for values in state.history.values()):
-                # It won't come back from there.
+                # The loss won't become finite again.
                 self.model.stop_training = True
             elif checkpoints and is_chief() and time.monotonic() - self._stored >= options.checkpoint_seconds:
                 checkpoints.write(epoch + 1, self.model, asdict(state), self.best_weights)

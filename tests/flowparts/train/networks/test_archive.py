@@ -52,5 +52,5 @@ def test_refuses_files_that_no_network_consists_of(network: Path, tmp_path: Path
 
 def test_says_that_an_archive_is_damaged(network: Path, tmp_path: Path) -> None:
     (tmp_path / "half.keras").write_bytes(network.read_bytes()[:500])
-    with pytest.raises(ValueError, match="not a whole Keras archive"):
+    with pytest.raises(ValueError, match="is a damaged Keras archive"):
         archive.load(tmp_path / "half.keras")
