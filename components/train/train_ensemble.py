@@ -81,7 +81,7 @@ def train_ensemble(
     """
     from flowparts import tables
     from flowparts.models import baseline
-    from flowparts.train import ensemble
+    from flowparts.train import calibration, ensemble
     from flowparts.train import ensemble_report as report
     from flowparts.train.candidates import Options
     from flowparts.train.problem import Problem
@@ -105,7 +105,8 @@ def train_ensemble(
     problem = problem.split_as(tables.description(train.path), validated=validation is not None)
     held_out = None if chosen_by is None else tables.scan(chosen_by)
     with problem.compared(tables.scan(train.path), held_out) as rows:
-        made = ensemble.fit(rows, entries, calibrate=calibrate, threshold=threshold, max_seconds=max_seconds)
+        methods = calibration.METHODS if calibrate else ()
+        made = ensemble.fit(rows, entries, calibrate=methods, threshold=threshold, max_seconds=max_seconds)
     stored = made.save(
         model.path, lambda folder: baseline.record(folder, train.path, chosen_by, made.trained.predictions)
     )

@@ -5,7 +5,7 @@ the estimator that is then trained on all rows, as in scikit-learn's `Calibrated
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from flowparts.models.adjusted import FLOOR, CalibratedProbabilities, DecisionTh
 from flowparts.util import names
 
 NONE, TEMPERATURE, PLATT, ISOTONIC = "none", "temperature", "platt", "isotonic"
+METHODS = (TEMPERATURE, PLATT, ISOTONIC)
+# These keep the order of rows, and so the ROC AUC of two classes; isotonic regression makes many rows equal.
+INCREASING = (TEMPERATURE, PLATT)
 # Minimum rows of the rarer class for isotonic regression: with fewer it overfits.
 ISOTONIC_ROWS = 1_000
 # Minimum distance of its knots in log-odds: steeper steps would magnify the rounding of 32-bit floats.
@@ -53,7 +56,11 @@ class Calibration:
 
 
 def calibrate(
-    probabilities: Floats, truth: Codes, parts: Codes | None = None, weights: Floats | None = None
+    probabilities: Floats,
+    truth: Codes,
+    parts: Codes | None = None,
+    weights: Floats | None = None,
+    allowed: Sequence[str] = METHODS,
 ) -> Calibration:
     """Choose among no calibration, temperature, Platt's and isotonic by the log loss on rows left out.
 
@@ -68,13 +75,15 @@ def calibrate(
         parts: Number of the part of each row; a method is fitted on all parts but one. Without it, or with a
             single part, the rows are dealt out to five parts.
         weights: Sample weights, at least two of them more than 0; equal if not given.
+        allowed: The methods to choose from.
     """
     weights = np.ones(len(truth)) if weights is None else weights
     if parts is None or parts.min() == parts.max():
         # Deals out the rows of each class, and those with a weight, evenly.
         parts = np.argsort(np.lexsort((truth, weights > 0)), kind="stable") % _PARTS
     found = {NONE: probabilities}
-    methods = _methods(truth, probabilities.shape[1])
+    possible = _methods(truth, probabilities.shape[1])
+    methods = {name: fit for name, fit in possible.items() if name in allowed}
     for method, fit in methods.items():
         calibrated = probabilities.copy()
         for part in np.unique(parts):

@@ -98,15 +98,16 @@ class HeldOut:
     weights: Floats | None = None
 
     @classmethod
-    def of(cls, divided: Sequence[Stage], metric: str, positive: Any) -> "HeldOut":
-        """Return the rows that stages are scored on, one stage after the other."""
+    def of(cls, rows: Compared) -> "HeldOut":
+        """Return the held-out rows, one stage after the other."""
+        divided, positive = rows.held_out_stages, rows.facts["positive_class"]
         learned = divided[0].learned
         sizes = [len(stage.validation.truth) for stage in divided]
         labels = pl.concat([stage.validation.truth for stage in divided])
         parts = np.repeat(np.arange(len(divided)), sizes)
         given = [stage.validation.weights for stage in divided if stage.validation.weights is not None]
         weights = np.concatenate(given) if given else None
-        return cls(learned.task, metric, labels, learned.classes, positive, parts, weights)
+        return cls(learned.task, rows.metric, labels, learned.classes, positive, parts, weights)
 
     @cached_property
     def truth(self) -> Any:
@@ -120,12 +121,16 @@ class HeldOut:
         """Place of the positive one of two classes."""
         return metrics.positive_index(self.classes or [], self.positive)
 
+    def found_classes(self) -> list[Any]:
+        """Return the classes of the rows with a weight, in order."""
+        rows = self.labels if self.weights is None else self.labels.filter(pl.Series(self.weights > 0))
+        return rows.unique().sort().to_list()
+
     def require_two_classes(self) -> None:
         """Raise ValueError if all rows with a weight are of one class."""
-        rows = self.labels if self.weights is None else self.labels.filter(pl.Series(self.weights > 0))
-        if rows.n_unique() < 2:
+        if len(found := self.found_classes()) < 2:
             raise ValueError(
-                f"the held-out rows have a single class of {self.labels.name!r}, {rows[0]!r}, so neither "
+                f"the held-out rows have a single class of {self.labels.name!r}, {found[0]!r}, so neither "
                 "calibration nor a threshold can be learned from them; give other validation rows, or "
                 "calibrate=False and no threshold"
             )
@@ -237,7 +242,7 @@ def fit(
     rows: Compared,
     entries: Sequence[Any] = (),
     *,
-    calibrate: bool = True,
+    calibrate: Sequence[str] = calibration.METHODS,
     threshold: Mapping[str, Any] | None = None,
     max_seconds: float = 0.0,
     picks: int = PICKS,
@@ -252,7 +257,7 @@ def fit(
     Args:
         rows: What members are compared on; its problem is checked.
         entries: The members, as `candidates.build` takes them; `PORTFOLIO` if empty.
-        calibrate: Whether to calibrate the probabilities of a classification.
+        calibrate: Methods to calibrate the probabilities of a classification by; none if empty.
         threshold: How to choose a decision threshold, as `calibration.choose_threshold` takes it.
         max_seconds: Seconds after which no further member is tried; 0 for no limit.
         picks: Picks of the greedy selection; 1 for the best member alone.
@@ -261,8 +266,7 @@ def fit(
         ValueError: The rows make a threshold or calibration impossible, or no member can be trained on them.
     """
     problem, is_crossed = rows.problem, rows.validation is None
-    divided = rows.stages if is_crossed else [rows.stages[-1]]
-    held_out = HeldOut.of(divided, rows.metric, rows.facts["positive_class"])
+    divided, held_out = rows.held_out_stages, HeldOut.of(rows)
     if threshold and len(held_out.classes or []) != 2:
         raise ValueError(
             f"a threshold decides between two classes, and label {problem.label!r} has "
@@ -279,7 +283,7 @@ def fit(
     mean: Floats = np.sum([each.weight * each.predicted for each in used], axis=0)
     final, calibrated, chosen = mean, None, None
     if calibrate and held_out.classes is not None:
-        calibrated = calibration.calibrate(mean, held_out.truth, held_out.parts, held_out.weights)
+        calibrated = calibration.calibrate(mean, held_out.truth, held_out.parts, held_out.weights, calibrate)
         final = calibrated.probabilities
     if threshold:
         place = held_out.positive_index

@@ -63,7 +63,8 @@ def ranked(made: Ensemble) -> tuple[list[dict[str, Any]], selection.Choice]:
     ]
     choice = selection.rank(found, made.held_out.metric)
     used = [each for each in made.members if each.weight]
-    if len(used) == 1 and not made.calibration and not made.threshold:
+    is_calibrated = made.calibration is not None and made.calibration.method != NONE
+    if len(used) == 1 and not is_calibrated and not made.threshold:
         # Of equally good members, the chosen one comes first.
         first = made.members.index(used[0])
         order = [first, *(place for place in choice.order if place != first)]

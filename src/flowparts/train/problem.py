@@ -148,3 +148,8 @@ class Compared:
     metric: str
     facts: dict[str, Any]
     stages: Sequence[Stage]
+
+    @property
+    def held_out_stages(self) -> Sequence[Stage]:
+        """The stages whose validation rows estimators are compared on: all folds, or the last stage."""
+        return self.stages if self.validation is None else [self.stages[-1]]

@@ -14,13 +14,13 @@ from typing import Any
 
 import polars as pl
 
-from flowparts import tables
+from flowparts import reports, tables
 from flowparts.prepare import preprocess
 from flowparts.prepare.folds import Fold
 from flowparts.tables import casts
-from flowparts.train import ensemble, ensemble_report, selection, trainers
-from flowparts.train.ensemble import Ensemble
-from flowparts.train.problem import Problem
+from flowparts.train import calibration, ensemble, ensemble_report, selection, trainers
+from flowparts.train.ensemble import Ensemble, HeldOut
+from flowparts.train.problem import Compared, Problem
 from flowparts.tune import objective, tuning
 from flowparts.tune.objective import Trial
 from flowparts.tune.study import Budget
@@ -142,8 +142,17 @@ def train(
         else:
             members = [each for each in ensemble.PORTFOLIO if each["estimator"] not in _FORESTS]
         several = rows.validation is None or search is not None
-        made = ensemble.fit(compared, members, calibrate=False, picks=ensemble.PICKS if several else 1)
+        made = ensemble.fit(
+            compared, members, calibrate=_methods(compared), picks=ensemble.PICKS if several else 1
+        )
         return _saved(made, path, effort, notes, tables.fingerprint(table), complete)
+
+
+def _methods(compared: Compared) -> Sequence[str]:
+    """Return how probabilities may be calibrated: without changing the ROC AUC that members are chosen by."""
+    held_out = HeldOut.of(compared)
+    can_be = held_out.classes is not None and len(held_out.found_classes()) > 1
+    return calibration.INCREASING if can_be else ()
 
 
 @dataclass(frozen=True)
@@ -238,10 +247,21 @@ def _saved(
         choice,
         made.left_out,
         rows=ensemble_report.scored_on(made),
-        notes=[*notes, _HONEST, _REFITTED],
+        notes=[*notes, *_calibrated(made), _HONEST, _REFITTED],
         untried=_untried(made, effort),
     )
     return page, choice.metric
+
+
+def _calibrated(made: Ensemble) -> list[str]:
+    found = made.calibration
+    if found is None or found.method == calibration.NONE:
+        return []
+    before, after = (found.log_losses[name] for name in (calibration.NONE, found.method))
+    return [
+        f"The probabilities are calibrated ({found.method}): the log loss on held-out rows falls from "
+        f"{reports.format_number(before)} to {reports.format_number(after)}."
+    ]
 
 
 def _untried(made: Ensemble, effort: str) -> dict[str, str]:

@@ -73,6 +73,12 @@ def test_isotonic_bends_what_no_slope_can_and_takes_many_rows_of_both_classes() 
     probabilities = np.column_stack([1 - second, second])
     found = calibrate(probabilities, truth)
     assert found.method == calibration.ISOTONIC
+    increasing = calibrate(probabilities, truth, allowed=calibration.INCREASING)
+    assert list(increasing.log_losses) == ["none", "temperature", "platt"]
+    assert increasing.method in calibration.INCREASING
+    kept = calibration.CalibratedProbabilities(None, **increasing.parameters).calibrated(probabilities)[:, 1]
+    assert (np.diff(kept[np.argsort(second)]) >= 0).all()
+    assert len(np.unique(kept)) > 0.99 * len(second)
     at = calibration.CalibratedProbabilities(None, **found.parameters).calibrated(
         np.array([[0.8, 0.2], [0.2, 0.8]])
     )

@@ -190,7 +190,7 @@ def test_members_are_trained_again_on_all_rows_for_the_mean_of_the_rounds(tmp_pa
 
 def test_rounds_under_another_name_are_replaced_too() -> None:
     entry = {"estimator": "LGBM", "parameters": {"num_iterations": 300, "learning_rate": 0.3}}
-    made = fit(table().lazy(), None, problem(metric="log_loss"), [entry], calibrate=False)
+    made = fit(table().lazy(), None, problem(metric="log_loss"), [entry], calibrate=())
     mean = -(-sum(each["n_estimators"] for each in made.members[0].rounds) // 3)
     assert made.trained.estimator.n_iter_ == mean < 300
     assert made.trained.facts["members"][0]["parameters"] == {"learning_rate": 0.3, "n_estimators": mean}
@@ -208,7 +208,7 @@ def test_weights_count_in_the_calibration() -> None:
     assert np.average(made.predicted[:, 1], weights=held_out.weights) == pytest.approx(share, abs=0.02)
 
 
-@pytest.mark.parametrize("options", [{}, {"calibrate": False, "threshold": {"min_recall": 0.9}}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"calibrate": (), "threshold": {"min_recall": 0.9}}], ids=str)
 def test_nothing_is_learned_from_held_out_rows_of_one_class(options: dict[str, Any]) -> None:
     rows = table()
     one = rows.filter(pl.col("label") == "c1").lazy()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 from flowparts import models, tables
 from flowparts.models import engines
@@ -289,6 +289,44 @@ def test_a_step_killed_between_search_and_model_does_not_search_again(
     for file in place.iterdir():
         assert (whole.path / file.name).read_bytes() == file.read_bytes(), file.name
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model", "undisturbed"], "nothing is left"
+
+
+def overlapping(rows: int, seed: int) -> pl.DataFrame:
+    """Rows of columns that all say the same, which naive Bayes takes for independent: it is too sure."""
+    rng = np.random.default_rng(seed)
+    label = rng.random(rows) < 0.5
+    x = label + rng.normal(0, 1.2, rows)
+    copies = {f"x{place}": x + rng.normal(0, 0.1, rows) for place in range(8)}
+    return pl.DataFrame({**copies, "label": np.where(label, "yes", "no")})
+
+
+def test_probabilities_are_calibrated_without_changing_the_order_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effort, "SMALL_MEMBERS", ({"estimator": "GaussianNB", "parameters": {}},))
+    monkeypatch.setattr(effort, "LESS_REGULARIZED", {"estimator": "GaussianNB", "parameters": {}})
+    made = Training(tmp_path / "model", overlapping(600, 0))
+    assert made.facts["calibration"] in ("temperature", "platt")
+    assert f"The probabilities are calibrated ({made.facts['calibration']}): the log loss" in made.page
+    others = overlapping(2_000, 1)
+    calibrated = models.load(tmp_path / "model").predict(others)["probability_yes"].to_numpy()
+    monkeypatch.setattr(effort, "_methods", lambda _: ())
+    Training(tmp_path / "plain", overlapping(600, 0))
+    plain = models.load(tmp_path / "plain").predict(others)["probability_yes"].to_numpy()
+    truth = others["label"] == "yes"
+    assert log_loss(truth, calibrated) < 0.8 * log_loss(truth, plain)
+    assert roc_auc_score(truth, calibrated) == pytest.approx(roc_auc_score(truth, plain), abs=1e-6)
+    served = engines.load(tmp_path / "model")
+    assert served.name == "onnxruntime", served.reason
+    columns = {name: others[name].to_list() for name in made.facts["features"]}
+    assert list(served.predict_columns(columns)["probability_yes"]) == pytest.approx(calibrated, abs=1e-5)
+
+
+def test_validation_rows_of_one_class_calibrate_nothing(tmp_path: Path) -> None:
+    rows = waves().sort("label")  # the last third is all "yes"
+    made = Training(tmp_path / "model", rows, metric="log_loss")
+    assert made.validation["label"].n_unique() == 1
+    assert "calibration" not in made.facts
 
 
 def test_columns_of_another_type_in_the_validation_rows_are_cast_before_both_are_learned(
