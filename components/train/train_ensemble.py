@@ -81,7 +81,7 @@ def train_ensemble(
     """
     from flowparts import tables
     from flowparts.models import baseline
-    from flowparts.train import calibration, ensemble
+    from flowparts.train import calibration, ensemble, portfolio
     from flowparts.train import ensemble_report as report
     from flowparts.train.candidates import Options
     from flowparts.train.problem import Problem
@@ -99,7 +99,7 @@ def train_ensemble(
     )
     entries = members or []
     if trial_table is not None and not entries:
-        entries = ensemble.members_of_trials(tables.scan(trial_table.path))
+        entries = portfolio.members_of_trials(tables.scan(trial_table.path))
     ensemble.check(problem, entries, threshold, max_seconds, validated=validation is not None)
     chosen_by = None if validation is None else validation.path
     problem = problem.split_as(tables.description(train.path), validated=validation is not None)

@@ -5,21 +5,17 @@ https://doi.org/10.1145/1015330.1015432) on the predictions for the held-out row
 then trained on all rows, and become one estimator.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from flowparts import tables
 from flowparts.evaluate import directions, metrics
 from flowparts.models import fitted_estimators, mlmodel
 from flowparts.prepare.preprocess import Preprocessor
@@ -27,143 +23,18 @@ from flowparts.tables import casts
 from flowparts.train import budgets, calibration, candidates, estimators, failures, stages, trainers
 from flowparts.train.calibration import Calibration, Threshold
 from flowparts.train.candidates import Trained
+from flowparts.train.held_out import Floats, HeldOut
+from flowparts.train.portfolio import PORTFOLIO
 from flowparts.train.problem import Compared, Problem
 from flowparts.train.stages import Stage
 
-_BOOSTING = {"n_estimators": 2_000}
-# Forests are kept small enough for one ONNX graph of all.
-_FOREST = {"n_estimators": 100, "max_leaf_nodes": 1_000}
-# Default members: boosted trees of three shapes, two forests, and a linear model.
-PORTFOLIO: tuple[dict[str, Any], ...] = (
-    {"estimator": "LGBM", "parameters": {**_BOOSTING, "learning_rate": 0.05}},
-    {
-        "estimator": "LGBM",
-        "parameters": {
-            **_BOOSTING,
-            "learning_rate": 0.05,
-            "num_leaves": 8,
-            "min_child_samples": 5,
-            "colsample_bytree": 0.8,
-        },
-    },
-    {
-        "estimator": "LGBM",
-        "parameters": {
-            **_BOOSTING,
-            "learning_rate": 0.03,
-            "num_leaves": 64,
-            "colsample_bytree": 0.5,
-            "subsample": 0.8,
-            "subsample_freq": 1,
-        },
-    },
-    {"estimator": "Linear", "parameters": {}},
-    {"estimator": "RandomForest", "parameters": _FOREST},
-    {"estimator": "ExtraTrees", "parameters": _FOREST},
-)
-# Configurations of each estimator of a search that become members.
-_PER_ESTIMATOR = 2
 # Picks of the greedy selection: weights are multiples of 1 / PICKS.
 PICKS = 20
 # Maximum number of rows that weights are chosen on, drawn at random.
 _MOST_ROWS = 50_000
-_RESAMPLES = 200
 _FEW = 1_000
 
-Floats = npt.NDArray[np.float64]
-
 _log = logging.getLogger("flowparts")
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The rows that members are compared on.
-
-    Attributes:
-        task: "classification" or "regression".
-        metric: What is optimized.
-        labels: The label of each row.
-        classes: Sorted label values of a classification; None for a regression.
-        positive: The positive one of two classes.
-        parts: Number of the stage that each row is from.
-        weights: Sample weights, if there are any; metrics don't use them.
-    """
-
-    task: str
-    metric: str
-    labels: pl.Series
-    classes: list[Any] | None
-    positive: Any
-    parts: npt.NDArray[np.intp]
-    weights: Floats | None = None
-
-    @classmethod
-    def of(cls, rows: Compared) -> "HeldOut":
-        """Return the held-out rows, one stage after the other."""
-        divided, positive = rows.held_out_stages, rows.facts["positive_class"]
-        learned = divided[0].learned
-        sizes = [len(stage.validation.truth) for stage in divided]
-        labels = pl.concat([stage.validation.truth for stage in divided])
-        parts = np.repeat(np.arange(len(divided)), sizes)
-        given = [stage.validation.weights for stage in divided if stage.validation.weights is not None]
-        weights = np.concatenate(given) if given else None
-        return cls(learned.task, rows.metric, labels, learned.classes, positive, parts, weights)
-
-    @cached_property
-    def truth(self) -> Any:
-        """The place of each row's class, or its number."""
-        if self.classes is None:
-            return metrics.floats(self.labels)
-        return metrics.encode(self.labels, self.classes)
-
-    @property
-    def positive_index(self) -> int:
-        """Place of the positive one of two classes."""
-        return metrics.positive_index(self.classes or [], self.positive)
-
-    def found_classes(self) -> list[Any]:
-        """Return the classes of the rows with a weight, in order."""
-        rows = self.labels if self.weights is None else self.labels.filter(pl.Series(self.weights > 0))
-        return rows.unique().sort().to_list()
-
-    def require_two_classes(self) -> None:
-        """Raise ValueError if all rows with a weight are of one class."""
-        if len(found := self.found_classes()) < 2:
-            raise ValueError(
-                f"the held-out rows have a single class of {self.labels.name!r}, {found[0]!r}, so neither "
-                "calibration nor a threshold can be learned from them; give other validation rows, or "
-                "calibrate=False and no threshold"
-            )
-
-    def table(self, predicted: Floats, threshold: Threshold | None = None) -> pl.DataFrame:
-        """Return predictions as the columns of `Model.predict`."""
-        if self.classes is None:
-            return pl.DataFrame({"prediction": predicted})
-        places = predicted.argmax(axis=1)
-        if threshold:
-            places = threshold.apply(None).decide(predicted)
-        dtype = fitted_estimators.prediction_schema(self.classes)["prediction"]
-        answers = pl.Series("prediction", [self.classes[place] for place in places], dtype=dtype)
-        columns = {f"probability_{value}": predicted[:, at] for at, value in enumerate(self.classes)}
-        return pl.DataFrame([answers]).with_columns(**{k: pl.Series(v) for k, v in columns.items()})
-
-    def measure(self, predicted: Floats, threshold: Threshold | None = None) -> dict[str, float]:
-        """Return all metrics of predictions."""
-        found = self.table(predicted, threshold)
-        return metrics.score(self.task, self.labels, found, self.classes, self.positive)
-
-    def interval(self, predicted: Floats, threshold: Threshold | None = None) -> tuple[float, float] | None:
-        """Return the 95 % bootstrap interval of the metric."""
-        found = metrics.bootstrap_intervals(
-            self.task,
-            self.labels,
-            self.table(predicted, threshold),
-            self.classes,
-            _RESAMPLES,
-            positive=self.positive,
-            only=[self.metric],
-        )
-        return found.get(self.metric)
 
 
 @dataclass(frozen=True)
@@ -345,31 +216,6 @@ def check(
     for built in candidates.build(entries or PORTFOLIO, problem.task, options):
         if problem.options.early_stopping_rounds and estimators.stops_early(type(built.estimator)):
             candidates.build([{"estimator": built.name}], problem.task, problem.options)
-
-
-def members_of_trials(trials: pl.LazyFrame) -> list[dict[str, Any]]:
-    """Return the best two configurations of each estimator of a search as members.
-
-    Args:
-        trials: The table of trials that `tune_model` writes.
-
-    Raises:
-        ValueError: The table isn't one of trials, or no trial was completed.
-    """
-    columns = ["estimator", "metric", "score", "parameters"]
-    tables.require_columns(trials, columns, "column of trials")
-    tables.require_rows(trials, "the table of trials")
-    complete = tables.select(trials, columns).pipe(tables.collect).drop_nulls("score")
-    if complete.is_empty():
-        raise ValueError("none of the trials was completed, so there are no members to take from them")
-    higher = directions.higher_is_better(complete["metric"][0])
-    best = complete.sort("score", descending=higher, maintain_order=True)
-    best = best.unique(["estimator", "parameters"], keep="first", maintain_order=True)
-    best = best.group_by("estimator", maintain_order=True).head(_PER_ESTIMATOR)
-    return [
-        {"estimator": name, "parameters": json.loads(parameters)}
-        for name, parameters in best.select("estimator", "parameters").iter_rows()
-    ]
 
 
 def try_members(

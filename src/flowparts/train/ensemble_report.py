@@ -9,7 +9,8 @@ from flowparts import reports
 from flowparts.evaluate import directions, metrics
 from flowparts.train import selection
 from flowparts.train.calibration import NONE
-from flowparts.train.ensemble import Ensemble, Floats, HeldOut
+from flowparts.train.ensemble import Ensemble
+from flowparts.train.held_out import Floats, HeldOut
 
 
 def page(made: Ensemble) -> str:

@@ -18,8 +18,9 @@ from flowparts import reports, tables
 from flowparts.prepare import preprocess
 from flowparts.prepare.folds import Fold
 from flowparts.tables import casts
-from flowparts.train import calibration, ensemble, ensemble_report, selection, trainers
-from flowparts.train.ensemble import Ensemble, HeldOut
+from flowparts.train import calibration, ensemble, ensemble_report, portfolio, selection, trainers
+from flowparts.train.ensemble import Ensemble
+from flowparts.train.held_out import HeldOut
 from flowparts.train.problem import Compared, Problem
 from flowparts.tune import objective, tuning
 from flowparts.tune.objective import Trial
@@ -134,13 +135,13 @@ def train(
                 tuning.remembered(None, path, tuning.identity(rows.table, rows.validation, settings))
             )
             trials = tuning.search(compared, settings, journal)
-            found = ensemble.members_of_trials(tuning.trial_table(trials, compared.metric).lazy())
-            members = [*ensemble.PORTFOLIO, *found]
+            found = portfolio.members_of_trials(tuning.trial_table(trials, compared.metric).lazy())
+            members = [*portfolio.PORTFOLIO, *found]
             notes.append(_searched(trials, search))
         elif rows.validation is None:
             members = [*SMALL_MEMBERS, *([LESS_REGULARIZED] if problem.task == "classification" else [])]
         else:
-            members = [each for each in ensemble.PORTFOLIO if each["estimator"] not in _FORESTS]
+            members = [each for each in portfolio.PORTFOLIO if each["estimator"] not in _FORESTS]
         several = rows.validation is None or search is not None
         made = ensemble.fit(
             compared, members, calibrate=_methods(compared), picks=ensemble.PICKS if several else 1
@@ -267,11 +268,11 @@ def _calibrated(made: Ensemble) -> list[str]:
 def _untried(made: Ensemble, effort: str) -> dict[str, str]:
     """Return the estimators that only greater efforts try, with the least of these efforts."""
     tried = {each.name for each in made.members} | {each["estimator"] for each in made.left_out}
-    portfolio = [str(each["estimator"]) for each in ensemble.PORTFOLIO]
+    defaults = [str(each["estimator"]) for each in portfolio.PORTFOLIO]
     reasons = {
         name: f"effort {harder!r} tries it"
         for harder, search in reversed(SEARCHES.items())
-        for name in (*portfolio, *search.estimators)
+        for name in (*defaults, *search.estimators)
         if harder != effort and not any(found.startswith(name) for found in tried) and name != "Linear"
     }
     return {**reasons, "neural networks": "trainer 'keras' trains one"}

@@ -12,8 +12,9 @@ from sklearn import metrics as sklearn_metrics
 from flowparts import models
 from flowparts.evaluate import evaluation_report, metrics
 from flowparts.models import engines
-from flowparts.train import candidates, ensemble, ensemble_report
+from flowparts.train import candidates, ensemble, ensemble_report, portfolio
 from flowparts.train.candidates import Options
+from flowparts.train.held_out import HeldOut
 from flowparts.train.problem import Problem
 
 ENTRIES: list[Any] = [
@@ -219,9 +220,7 @@ def test_nothing_is_learned_from_held_out_rows_of_one_class(options: dict[str, A
 def test_one_member_alone_is_the_best_on_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ensemble, "_MOST_ROWS", 5)
     truth = np.zeros(100)
-    held_out = ensemble.HeldOut(
-        "regression", "rmse", pl.Series(truth), None, None, np.zeros(100, dtype=np.intp)
-    )
+    held_out = HeldOut("regression", "rmse", pl.Series(truth), None, None, np.zeros(100, dtype=np.intp))
     # All but perfect, and so it seems to be on a few rows.
     outlier = np.where(np.arange(100) == 1, 50.0, 0.0)
     members = [
@@ -282,18 +281,18 @@ def test_the_best_configurations_of_each_estimator_of_a_search_become_members() 
             "parameters": [json.dumps({"num_leaves": leaves} if leaves else {}) for *_, leaves in found],
         }
     )
-    members = ensemble.members_of_trials(trials.lazy())
+    members = portfolio.members_of_trials(trials.lazy())
     assert members == [
         {"estimator": "LGBM", "parameters": {"num_leaves": 8}},
         {"estimator": "LGBM", "parameters": {"num_leaves": 16}},
         {"estimator": "Linear", "parameters": {}},
     ]
-    lowest = ensemble.members_of_trials(trials.lazy().with_columns(metric=pl.lit("log_loss")))
+    lowest = portfolio.members_of_trials(trials.lazy().with_columns(metric=pl.lit("log_loss")))
     assert lowest[0]["estimator"] == "Linear"
     with pytest.raises(ValueError, match="column of trials 'metric' is not in the table"):
-        ensemble.members_of_trials(trials.lazy().drop("metric"))
+        portfolio.members_of_trials(trials.lazy().drop("metric"))
     with pytest.raises(ValueError, match="none of the trials was completed"):
-        ensemble.members_of_trials(trials.lazy().with_columns(score=pl.lit(None, pl.Float64)))
+        portfolio.members_of_trials(trials.lazy().with_columns(score=pl.lit(None, pl.Float64)))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +318,7 @@ def test_a_threshold_takes_two_classes_and_rows_enough_for_the_folds() -> None:
 
 def test_the_portfolio_can_be_built_for_both_tasks() -> None:
     for task in ("classification", "regression"):
-        assert len(candidates.build(ensemble.PORTFOLIO, task, Options())) == len(ensemble.PORTFOLIO)
+        assert len(candidates.build(portfolio.PORTFOLIO, task, Options())) == len(portfolio.PORTFOLIO)
 
 
 def test_the_pages_say_how_it_is_calibrated_and_decides() -> None:
