@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +25,7 @@ from flowparts.models import mlmodel, saved_model_audit
 from flowparts.serving import comma_separated, open_inference, rpc, tensors
 from flowparts.serving import open_inference_pb2 as messages
 from flowparts.serving.http import Connection, Request, Response
-from flowparts.serving.refusals import REASONS, Refusal
+from flowparts.serving.refusals import REASONS, RequestError
 from flowparts.serving.signature import Signature
 from flowparts.util import images
 
@@ -64,14 +65,14 @@ class Application:
     max_body = 10_000
     draining = False
 
-    def unwanted(self, request: Request) -> Refusal | None:
-        return Refusal("not_found", "there is nothing there") if request.path == "/none" else None
+    def unwanted(self, request: Request) -> RequestError | None:
+        return RequestError("not_found", "there is nothing there") if request.path == "/none" else None
 
     def handle(self, request: Request, done: Callable[[Response], None]) -> None:
         assert len(request.body) <= self.max_body
         done(Response(b"{}"))
 
-    def refuse(self, refusal: Refusal, headers: Any) -> Response:
+    def refuse(self, refusal: RequestError, headers: Any) -> Response:
         assert refusal.reason in REASONS
         return Response(b"", refusal.status)
 
@@ -79,7 +80,7 @@ class Application:
 def http(content: bytes) -> None:
     server = mock.Mock(application=Application(), date=b"", body_bytes=0, max_body_bytes=50_000)
     later: list[Callable[[], None]] = []
-    server.loop.call_soon = later.append
+    server.loop.call_soon = lambda call, *given: later.append(partial(call, *given))
     connection = Connection(server)
     connection.connection_made(mock.Mock(is_closing=lambda: False))
     size = max(1, len(content) // 3)
@@ -258,7 +259,7 @@ def said(target: Callable[[bytes], None], content: bytes) -> str:
     """Return the sentence with which a step or a server ends on what a target can't take."""
     try:
         target(content)
-    except Refusal:
+    except RequestError:
         # It may repeat the client's own words, whatever they are.
         return ""
     except ValueError as sentence:

@@ -20,7 +20,7 @@ from flowparts.serving.batching import Answer, Job, Outcome, Row
 from flowparts.serving.http import JSON, Cancellable, Request, Response
 from flowparts.serving.logs import log, say
 from flowparts.serving.prediction_log import Asked
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.scorer import Scorer
 from flowparts.serving.server_metrics import Metrics
 from flowparts.serving.server_settings import Settings
@@ -95,11 +95,11 @@ class App:
         self._tasks: set[asyncio.Task[None]] = set()
         self._add_routes()
 
-    def unwanted(self, request: Request) -> Refusal | None:
+    def unwanted(self, request: Request) -> RequestError | None:
         """Return the reason to refuse a request before its body arrives; None if it must be read."""
         try:
             request.found = self._route(request)
-        except Refusal as refusal:
+        except RequestError as refusal:
             return refusal
         return None
 
@@ -179,13 +179,13 @@ class App:
         for path in (v1, f"{v1}:predict", *(f"{v}{end}" for v in (v2, versioned) for end in _ENDS)):
             del self._routes[unquote(path)]
 
-    def refuse(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Response:
+    def refuse(self, refusal: RequestError, headers: Mapping[bytes, bytes]) -> Response:
         """Return the answer to a request that couldn't be read, given the headers that arrived."""
         response = self.rejection(refusal)
         response.head += self._cors(headers)
         return response
 
-    def rejection(self, refusal: Refusal, request: Request | None = None) -> Response:
+    def rejection(self, refusal: RequestError, request: Request | None = None) -> Response:
         """Return the answer to a request that gets no prediction, and count it."""
         self._metrics.rejected(refusal.reason)
         head = JSON
@@ -259,12 +259,14 @@ class App:
                 if "/openapi.json" in self._routes
                 else "/v1/models lists the models"
             )
-            raise Refusal("not_found", f"there is nothing at {request.path}; {listed}")
+            raise RequestError("not_found", f"there is nothing at {request.path}; {listed}")
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             if request.method == "OPTIONS" and self._origins:
                 return Route("other", _fixed(b""), needs_token=False)
-            raise Refusal("method", f"{request.path} takes {' and '.join(methods)}, not {request.method}")
+            raise RequestError(
+                "method", f"{request.path} takes {' and '.join(methods)}, not {request.method}"
+            )
         if self._token and route.needs_token:
             self._authorize(request)
         return route
@@ -272,12 +274,14 @@ class App:
     def _authorize(self, request: Request) -> None:
         headers = request.headers
         if not self.authorized(headers.get(b"authorization", b""), headers.get(b"x-flowparts-token", b"")):
-            raise Refusal("unauthorized", "send the server's token as the header Authorization: Bearer TOKEN")
+            raise RequestError(
+                "unauthorized", "send the server's token as the header Authorization: Bearer TOKEN"
+            )
 
     def _docs(self, page: bytes, request: Request) -> Response:
         try:
             self._authorize(request)
-        except Refusal as refusal:
+        except RequestError as refusal:
             # A browser sends no token on its own: this page asks the user for it and tries again.
             self._metrics.rejected(refusal.reason)
             return Response(openapi.TOKEN_PAGE, refusal.status, _HTML + _CHALLENGE)
@@ -306,7 +310,7 @@ class App:
         if given is None:
             return self._settings.timeout_seconds
         if not given.isdigit() or len(given) > 9:
-            raise Refusal("malformed", "X-Request-Timeout-Ms must be a whole number of milliseconds")
+            raise RequestError("malformed", "X-Request-Timeout-Ms must be a whole number of milliseconds")
         return min(int(given) / 1000, self._settings.timeout_seconds)
 
     def _ready(self, content: Any) -> Handler:
@@ -314,7 +318,7 @@ class App:
 
         def answer(_: Request) -> Response:
             if self.draining:
-                raise Refusal("draining", "the server is shutting down; send requests to another one")
+                raise RequestError("draining", "the server is shutting down; send requests to another one")
             self._check_alive()
             return Response(body)
 
@@ -332,7 +336,9 @@ class App:
 
     def _check_alive(self) -> None:
         if self.stuck:
-            raise Refusal("stuck", "the model has not come back from a request; the server must be restarted")
+            raise RequestError(
+                "stuck", "the model has not come back from a request; the server must be restarted"
+            )
 
     def _live(self, _: Request) -> Response:
         self._check_alive()
@@ -429,7 +435,7 @@ class _Exchange:
                 return
             except Exception as error:
                 outcome = error
-        refusal = outcome if isinstance(outcome, Refusal) else Refusal("failed", _FAILED)
+        refusal = outcome if isinstance(outcome, RequestError) else RequestError("failed", _FAILED)
         if refusal is not outcome and isinstance(outcome, Exception):
             log.error("a request failed", exc_info=outcome, extra={"facts": {"path": self._request.path}})
         self.answer(self._app.rejection(refusal, self._request))
@@ -443,7 +449,7 @@ class _Exchange:
         """Cancel the prediction because the client has disconnected."""
         if self.job:
             self.job.cancel()
-        self._note(self._app.rejection(Refusal("cancelled", "the client is gone")))
+        self._note(self._app.rejection(RequestError("cancelled", "the client is gone")))
 
     def _note(self, response: Response) -> None:
         self._app.finished(self._request, response, self.protocol, perf_counter() - self._started)
@@ -471,7 +477,7 @@ def _media_type(request: Request) -> bytes:
 def _check_json(request: Request) -> None:
     found = request.headers.get(b"content-type", b"")
     if found not in (b"application/json", b"") and _media_type(request) != b"application/json":
-        raise Refusal(
+        raise RequestError(
             "content_type", f"the body's content type is {found.decode('latin-1')!r}; send application/json"
         )
 
@@ -479,7 +485,9 @@ def _check_json(request: Request) -> None:
 def _check_encoding(request: Request) -> None:
     coding = request.headers.get(b"content-encoding")
     if coding is not None and coding.lower() != b"identity":
-        raise Refusal("content_type", "the body is compressed; send it as it is, without Content-Encoding")
+        raise RequestError(
+            "content_type", "the body is compressed; send it as it is, without Content-Encoding"
+        )
 
 
 def _fixed(content: Any, head: bytes = JSON) -> Handler:

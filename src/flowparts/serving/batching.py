@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any
 
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 
 _TICK_SECONDS = 0.01
 # Shorter batches are scored on the event loop: handing them to a thread and back, against a loop that holds
@@ -107,17 +107,17 @@ class Batcher:
         Args:
             rows: Values in the order of the features; at least one row.
             seconds: Time until the request fails.
-            done: Called on the event loop with the answer; or with a Refusal when time runs out ("deadline")
-                or a value doesn't fit ("signature"), or with the engine's exception.
+            done: Called on the event loop with the answer; or with a RequestError when time runs out
+                ("deadline") or a value doesn't fit ("signature"), or with the engine's exception.
 
         Returns:
             The job, which can be cancelled until `done` is called.
 
         Raises:
-            Refusal: Too many rows are waiting already.
+            RequestError: Too many rows are waiting already.
         """
         if self._waiting and self._waiting_rows + len(rows) > self._max_waiting_rows:
-            raise Refusal("busy", f"{self._waiting_rows} rows are waiting already; try again later")
+            raise RequestError("busy", f"{self._waiting_rows} rows are waiting already; try again later")
         job = Job(rows, seconds, monotonic() + seconds, done)
         self._waiting.append(job)
         self._waiting_rows += len(rows)
@@ -148,7 +148,7 @@ class Batcher:
         now = monotonic()
         for job in (*self._waiting, *self._running):
             if job.deadline < now and job.done:
-                job.finish(Refusal("deadline", f"there was no prediction within {job.seconds:g} s"))
+                job.finish(RequestError("deadline", f"there was no prediction within {job.seconds:g} s"))
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
 
     def _dispatch(self) -> None:
@@ -196,7 +196,7 @@ class Batcher:
             columns = self._predict(rows)
         except Exception as error:
             if len(batch) == 1:
-                return [Refusal("signature", str(error)) if isinstance(error, ValueError) else error]
+                return [RequestError("signature", str(error)) if isinstance(error, ValueError) else error]
             # A bad value in one request must not fail the others in its batch.
             return [outcome for job in batch for outcome in self._score([job])]
         answers: list[Outcome] = []

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from flowparts.serving.batching import Answer, Row
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.signature import Signature
 from flowparts.util import text_types
 from flowparts.util.names import listed
@@ -23,30 +23,30 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     blank line where there is one column.
 
     Raises:
-        Refusal: It isn't CSV, a line has another number of fields, or a value is of another type.
+        RequestError: It isn't CSV, a line has another number of fields, or a value is of another type.
     """
     try:
         reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
         # One more for the header; parsing all lines could take a hundred times the memory of the body.
         lines = list(islice(reader, max_rows + 2))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise Refusal("malformed", f"the body is not valid CSV: {error}") from None
+        raise RequestError("malformed", f"the body is not valid CSV: {error}") from None
     names = list(signature.features)
     first = 1
     begin = next((line for line in lines if line), [])
     # A lone value may equal a column's name.
     if begin and (set(begin) <= set(names) or set(begin) >= set(names)):
         if len(set(begin)) < len(begin):
-            raise Refusal("signature", "the first line names a column twice")
+            raise RequestError("signature", "the first line names a column twice")
         names, lines, first = begin, lines[lines.index(begin) + 1 :], 2
     lines = [line or [""] for line in lines] if len(names) == 1 else [line for line in lines if line]
     if len(lines) > max_rows:
-        raise Refusal(
+        raise RequestError(
             "too_many_rows", f"the request has more than the {max_rows} rows that are taken at once"
         )
     for number, line in enumerate(lines, first):
         if len(line) != len(names):
-            raise Refusal(
+            raise RequestError(
                 "signature",
                 f"line {number} has {len(line)} fields; expected are {len(names)}: {listed(names, 10)}",
             )
@@ -75,10 +75,10 @@ def _value(name: str, kind: str, text: str, line: int) -> Any:
             # Python's float also accepts underscores between digits, and digits of other scripts.
             number = float(text if text.isascii() and "_" not in text else "no number")
         except ValueError:
-            raise Refusal("signature", f"line {line}: {name!r} must be a number, not {text!r}") from None
+            raise RequestError("signature", f"line {line}: {name!r} must be a number, not {text!r}") from None
         return number if math.isfinite(number) else None
     if kind == "boolean":
         if text.lower() not in _TRUTH:
-            raise Refusal("signature", f"line {line}: {name!r} must be true or false, not {text!r}")
+            raise RequestError("signature", f"line {line}: {name!r} must be true or false, not {text!r}")
         return _TRUTH[text.lower()]
     return text

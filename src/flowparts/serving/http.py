@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import httptools
 
 from flowparts.serving.logs import say
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 
 _MAX_HEAD_BYTES = 65_536
 # Maximum number of pipelined requests on a connection.
@@ -102,13 +102,13 @@ class Application(Protocol):
     max_body: int
     draining: bool
 
-    def unwanted(self, request: Request) -> Refusal | None:
+    def unwanted(self, request: Request) -> RequestError | None:
         """Return the reason to refuse a request before its body arrives; None if it must be read."""
 
     def handle(self, request: Request, done: Callable[[Response], None]) -> Cancellable | None:
         """Answer a request by calling `done`, now or later; return what can be cancelled until then."""
 
-    def refuse(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Response:
+    def refuse(self, refusal: RequestError, headers: Mapping[bytes, bytes]) -> Response:
         """Return the answer to a request that couldn't be read, given the headers that arrived."""
 
 
@@ -357,7 +357,7 @@ class Connection(asyncio.Protocol):
             self._server.loop.call_soon(self._read_rest, rest)
 
     def _read_rest(self, data: bytes) -> None:
-        """Read on: one large part, or a few requests that each make an offer, in a turn of the event loop."""
+        """Parse on: one large part, or a few requests that ask for an upgrade, per iteration of the loop."""
         before = len(data)
         for _ in range(_MAX_AHEAD):
             if data and before - len(data) < _LARGE_BYTES:
@@ -371,7 +371,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _read(self, data: bytes) -> bytes:
-        """Read a part of what has come, at most to the end of an offer that is declined; return the rest."""
+        """Parse a part of the data, at most up to the end of a declined upgrade; return the rest."""
         if self._refused:
             return b""
         part, rest = data[:_LARGE_BYTES], data[_LARGE_BYTES:]
@@ -387,7 +387,7 @@ class Connection(asyncio.Protocol):
             self._head_bytes += size if self._head_bytes else self._begun(part)
             self._check_head(self._head_bytes)
         elif self._frame_bytes > _MAX_HEAD_BYTES + size:
-            self._refuse(Refusal("too_large", "a chunk's extension or the trailers are too long"))
+            self._refuse(RequestError("too_large", "a chunk's extension or the trailers are too long"))
         return rest
 
     def eof_received(self) -> bool:
@@ -431,7 +431,9 @@ class Connection(asyncio.Protocol):
         if self._head_bytes >= 0:
             key, headers = name.lower(), self._headers
             if key in headers and key in _ONCE:
-                self._refuse(Refusal("malformed", f"the header {key.decode()} is there twice; send it once"))
+                self._refuse(
+                    RequestError("malformed", f"the header {key.decode()} is there twice; send it once")
+                )
             headers[key] = value
             self._line_bytes += len(name) + len(value) + 4
 
@@ -483,7 +485,9 @@ class Connection(asyncio.Protocol):
             self._held += size
             server.body_bytes += size
             if server.body_bytes > server.max_body_bytes:
-                self._refuse(Refusal("busy", "the server holds too many bodies already; try again later"))
+                self._refuse(
+                    RequestError("busy", "the server holds too many bodies already; try again later")
+                )
 
     def on_message_complete(self) -> None:
         """Answer the request, or queue it until those before it are answered."""
@@ -542,7 +546,7 @@ class Connection(asyncio.Protocol):
         if self._blocked and elapsed > _IDLE_SECONDS:
             self.abort()
         elif self._arriving and elapsed > _ARRIVAL_SECONDS:
-            self._refuse(Refusal("slow", f"the request did not arrive within {_ARRIVAL_SECONDS:g} s"))
+            self._refuse(RequestError("slow", f"the request did not arrive within {_ARRIVAL_SECONDS:g} s"))
         elif elapsed > _IDLE_SECONDS:
             self._transport.close()
 
@@ -551,7 +555,7 @@ class Connection(asyncio.Protocol):
         method = self._parser.get_method()
         self._parser = httptools.HttpRequestParser(self)
         if method == b"CONNECT":
-            self._refuse(Refusal("malformed", "the server is not a proxy; it doesn't support CONNECT"))
+            self._refuse(RequestError("malformed", "the server is not a proxy; it doesn't support CONNECT"))
             return b""
         kept = [
             b"%b: %b\r\n" % header
@@ -568,13 +572,13 @@ class Connection(asyncio.Protocol):
 
     def _check_head(self, size: int) -> None:
         if size > _MAX_HEAD_BYTES:
-            self._refuse(Refusal("too_large", f"the headers are larger than {_MAX_HEAD_BYTES} bytes"))
+            self._refuse(RequestError("too_large", f"the headers are larger than {_MAX_HEAD_BYTES} bytes"))
 
-    def _too_large(self) -> Refusal:
+    def _too_large(self) -> RequestError:
         most = self._server.application.max_body / 1e6
-        return Refusal("too_large", f"the body is larger than the {most:g} MB that are taken")
+        return RequestError("too_large", f"the body is larger than the {most:g} MB that are taken")
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: RequestError) -> None:
         """Answer a request that can't be read, after those before it, and close the connection."""
         if self._refused:
             return
@@ -659,24 +663,24 @@ class Connection(asyncio.Protocol):
             self._answer(request, after)
 
 
-def _unspoken(version: str, headers: Mapping[bytes, bytes]) -> Refusal | None:
+def _unspoken(version: str, headers: Mapping[bytes, bytes]) -> RequestError | None:
     """Return the reason to refuse an ambiguous request, which a proxy may interpret differently."""
     if version not in ("1.1", "1.0"):
-        return Refusal("version", f"the server speaks HTTP/1.1, not HTTP/{version}")
+        return RequestError("version", f"the server speaks HTTP/1.1, not HTTP/{version}")
     if b"host" not in headers and version == "1.1":
-        return Refusal("malformed", "the request has no header Host")
+        return RequestError("malformed", "the request has no header Host")
     coding = headers.get(b"transfer-encoding", b"chunked").decode("latin-1")
     if coding.lower() != "chunked":
-        return Refusal("not_implemented", f"the transfer coding must be chunked, not {coding!r}")
+        return RequestError("not_implemented", f"the transfer coding must be chunked, not {coding!r}")
     return None
 
 
-def _invalid(error: Exception, data: bytes) -> Refusal:
+def _invalid(error: Exception, data: bytes) -> RequestError:
     """Return the refusal of data that the parser couldn't read."""
     line = data.partition(b"\n")[0].rstrip(b"\r")
     if "version" in str(error).lower() or _OTHER_VERSION.fullmatch(line):
-        return Refusal("version", "the server speaks HTTP/1.1 only")
-    return Refusal("malformed", f"the request is not valid HTTP: {error}")
+        return RequestError("version", "the server speaks HTTP/1.1 only")
+    return RequestError("malformed", f"the request is not valid HTTP: {error}")
 
 
 def _path(url: bytes) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 import flowparts
 from flowparts.serving import tensors
 from flowparts.serving.batching import Answer, Row
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.signature import Signature, decoded
 
 LENGTH_HEADER = b"inference-header-content-length"
@@ -85,12 +85,12 @@ def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
         json_length: The header Inference-Header-Content-Length; None if there is none.
 
     Raises:
-        Refusal: The body doesn't follow the protocol.
+        RequestError: The body doesn't follow the protocol.
     """
     if json_length is None:
         return decoded(_request, body), b""
     if not json_length.isdigit() or len(json_length) > 18 or int(json_length) > len(body):
-        raise Refusal(
+        raise RequestError(
             "malformed",
             f"Inference-Header-Content-Length is {json_length.decode('latin-1')!r}; it must be the length of "
             f"the JSON in a body of {len(body)} bytes",
@@ -102,7 +102,7 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     """Return the rows of a request.
 
     Raises:
-        Refusal: A tensor is missing or has another datatype or shape, or the number of bytes is wrong.
+        RequestError: A tensor is missing or has another datatype or shape, or the number of bytes is wrong.
     """
     inputs = []
     place, has_unknown = 0, False
@@ -118,14 +118,14 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
             continue
         left = len(binary) - place
         if type(size) is not int or not 0 <= size <= left:
-            raise Refusal(
+            raise RequestError(
                 "malformed",
                 f"tensor {tensor.name!r} has binary_data_size {size!r}, but {left} bytes are left",
             )
         inputs.append(_of_bytes(tensor, binary[place : place + size]))
         place += size
     if place != len(binary):
-        raise Refusal("malformed", f"{len(binary) - place} bytes after the last tensor belong to none")
+        raise RequestError("malformed", f"{len(binary) - place} bytes after the last tensor belong to none")
     return tensors.rows(inputs, signature, max_rows)
 
 
@@ -137,7 +137,7 @@ def _unread(_kind: str, _count: int, _width: int) -> list[Any]:
 def _of_json(tensor: InputTensor) -> tensors.Tensor:
     def values(kind: str, _: int, width: int) -> list[Any]:
         if tensor.data is None:
-            raise Refusal("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
+            raise RequestError("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
         return tensors.plain(tensor.name, kind, tensors.flat(tensor.name, tensor.data, width))
 
     return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
@@ -154,11 +154,11 @@ def wanted(requested: Sequence[str], signature: Signature) -> Sequence[str]:
     """Return the names of the outputs to send: the requested ones, else all.
 
     Raises:
-        Refusal: There is no such output.
+        RequestError: There is no such output.
     """
     for name in requested:
         if name not in signature.outputs:
-            raise Refusal(
+            raise RequestError(
                 "signature", f"there is no output {name!r}; the outputs are: {', '.join(signature.outputs)}"
             )
     return requested or signature.outputs
@@ -202,7 +202,7 @@ def wants_ready(body: bytes) -> bool:
     """Return whether a request for the repository's index asks for loaded models only; it may be empty.
 
     Raises:
-        Refusal: The body is something else.
+        RequestError: The body is something else.
     """
     return decoded(_index, body).ready if body else False
 

@@ -24,7 +24,7 @@ REASONS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - the client's mistake or bad luck, not an error of the server
+class RequestError(Exception):
     """A request that gets an error message instead of a prediction.
 
     Attributes:

@@ -13,7 +13,7 @@ from flowparts.models import mlmodel
 from flowparts.serving import served_model
 from flowparts.serving.app import App
 from flowparts.serving.logs import say
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.scorer import Scorer
 from flowparts.serving.server_metrics import Metrics
 from flowparts.serving.server_settings import Settings
@@ -66,7 +66,7 @@ class Repository:
         """Load a model or its newer version; a model that is already loaded is left alone.
 
         Raises:
-            Refusal: There is no such model, or it can't be loaded; the previous version still serves.
+            RequestError: There is no such model, or it can't be loaded; the previous version still serves.
         """
         async with self._turn:
             self._loading = name
@@ -74,7 +74,7 @@ class Repository:
                 scorer = await self._open(name)
             except ValueError as error:
                 self._failures[name] = str(error)
-                raise Refusal("malformed", f"model {name!r} can't be loaded: {error}") from None
+                raise RequestError("malformed", f"model {name!r} can't be loaded: {error}") from None
             finally:
                 self._loading = ""
             self._failures.pop(name, None)
@@ -85,11 +85,11 @@ class Repository:
         """Unload a model after its pending requests; new requests for it get a 404 at once.
 
         Raises:
-            Refusal: It isn't loaded.
+            RequestError: It isn't loaded.
         """
         async with self._turn:
             if name not in self._app.scorers:
-                raise Refusal("not_found", f"there is no model {name!r} loaded")
+                raise RequestError("not_found", f"there is no model {name!r} loaded")
             await self._replace(name, None)
 
     async def _open(self, name: str) -> Scorer | None:
@@ -112,7 +112,7 @@ class Repository:
         # Compared, not joined: a name could be a path outside the directory.
         folder = next((folder for folder in _folders(self._directory) if folder.name == name), None)
         if folder is None:
-            raise Refusal("not_found", f"there is no model {name!r} in {self._directory}")
+            raise RequestError("not_found", f"there is no model {name!r} in {self._directory}")
         versions = [version for version in _folders(folder) if version.name.isdigit()]
         return max(versions, key=lambda version: int(version.name), default=folder)
 

@@ -15,7 +15,7 @@ from flowparts.serving.app import App
 from flowparts.serving.batching import Answer, Outcome, Row
 from flowparts.serving.logs import say
 from flowparts.serving.prediction_log import Asked
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.repository import Repository
 from flowparts.serving.scorer import Scorer
 from flowparts.serving.served_model import ServedModel
@@ -100,7 +100,7 @@ class Service:
                 if not is_open:
                     self._authorize(context)
                 return await call(await self._received(message, sent), context)
-            except Refusal as found:
+            except RequestError as found:
                 # The traceback's frames hold the message; without this they would stay until a garbage
                 # collection.
                 refusal = found.with_traceback(None)
@@ -110,7 +110,9 @@ class Service:
                 raise
             except Exception:
                 say("a call failed", 40, exc_info=True)
-                refusal = Refusal("failed", "the model failed on this request; the server's log says why")
+                refusal = RequestError(
+                    "failed", "the model failed on this request; the server's log says why"
+                )
             finally:
                 code = _CODES[refusal.grpc_code] if refusal else 200
                 seconds = perf_counter() - started
@@ -130,20 +132,20 @@ class Service:
         """Return the message of a call; the number of messages received and parsed at once is limited.
 
         Raises:
-            Refusal: There is no message, it doesn't arrive in time, or it is invalid.
+            RequestError: There is no message, it doesn't arrive in time, or it is invalid.
         """
         messages_sent = aiter(sent)
         try:
             async with asyncio.timeout(_ARRIVAL_SECONDS), self._receiving:
                 content = await anext(messages_sent, None)
         except TimeoutError:
-            raise Refusal("slow", f"the message did not arrive within {_ARRIVAL_SECONDS:g} s") from None
+            raise RequestError("slow", f"the message did not arrive within {_ARRIVAL_SECONDS:g} s") from None
         finally:
             # A stream that isn't read to its end would hold the message for ever.
             if isinstance(messages_sent, AsyncGenerator):
                 await messages_sent.aclose()
         if content is None:
-            raise Refusal("malformed", f"the call has no {message.DESCRIPTOR.name}")
+            raise RequestError("malformed", f"the call has no {message.DESCRIPTOR.name}")
         if len(content) <= _SMALL_BYTES:
             return _read(message, content)
         # In a thread, so that health checks are answered meanwhile.
@@ -157,7 +159,7 @@ class Service:
 
     def _authorize(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         if not self._app.authorized(_headers(context).get(b"authorization", b"")):
-            raise Refusal(
+            raise RequestError(
                 "unauthorized", "send the server's token as the metadata authorization: Bearer TOKEN"
             )
 
@@ -224,7 +226,7 @@ class Service:
 
     def _repository(self) -> Repository:
         if not self._app.repository:
-            raise Refusal(
+            raise RequestError(
                 "not_found", "this server serves one model; start it with --repository to load others"
             )
         return self._app.repository
@@ -232,7 +234,7 @@ class Service:
     def _rows(self, request: Any, model: ServedModel) -> list[Row]:
         raw = request.raw_input_contents
         if raw and len(raw) != len(request.inputs):
-            raise Refusal(
+            raise RequestError(
                 "malformed", f"there are {len(raw)} raw_input_contents for {len(request.inputs)} inputs"
             )
         inputs = [
@@ -248,7 +250,7 @@ class Service:
         asked = f"{name!r}" + (f", version {version!r}" if version else "")
         served = [scorer.model for scorer in self._app.scorers.values()]
         there = [f"{model.name!r}, version {model.version}" for model in served]
-        raise Refusal("not_found", f"there is no model {asked} here, only {'; '.join(there) or 'none'}")
+        raise RequestError("not_found", f"there is no model {asked} here, only {'; '.join(there) or 'none'}")
 
 
 def _read(message: Any, content: bytes, most_values: int = 0) -> Any:
@@ -258,11 +260,11 @@ def _read(message: Any, content: bytes, most_values: int = 0) -> Any:
     try:
         return message.FromString(content)
     except DecodeError:
-        raise Refusal("malformed", f"the call's message is no {message.DESCRIPTOR.name}") from None
+        raise RequestError("malformed", f"the call's message is no {message.DESCRIPTOR.name}") from None
 
 
 def _require_affordable(descriptor: Any, content: bytes, most_values: int) -> None:
-    """Raise a Refusal if a message holds more than any valid one, before any of it is built.
+    """Raise a RequestError if a message holds more than any valid one, before any of it is built.
 
     Args:
         descriptor: Of the message.
@@ -281,7 +283,7 @@ def _require_affordable(descriptor: Any, content: bytes, most_values: int) -> No
             else:
                 parts += 1
             if parts > _MAX_PARTS:
-                raise Refusal("malformed", f"the message has more than {_MAX_PARTS:,} parts")
+                raise RequestError("malformed", f"the message has more than {_MAX_PARTS:,} parts")
             if key & 7 in _FIXED_BYTES:
                 place += _FIXED_BYTES[key & 7]
             else:
@@ -293,7 +295,7 @@ def _require_affordable(descriptor: Any, content: bytes, most_values: int) -> No
                         values = most_values + 1
                     place += size
             if values > most_values:
-                raise Refusal("too_many_rows", f"the message has more than {most_values:,} values")
+                raise RequestError("too_many_rows", f"the message has more than {most_values:,} values")
 
 
 def _varint(content: bytes, place: int) -> tuple[int, int]:
@@ -317,12 +319,12 @@ def _headers(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[bytes, bytes
     return found
 
 
-def _given_up(context: "grpc.aio.ServicerContext[Any, Any]") -> Refusal:
+def _given_up(context: "grpc.aio.ServicerContext[Any, Any]") -> RequestError:
     """Return why a call was cancelled; only used for the metrics."""
     remaining = context.time_remaining()
     if remaining is not None and remaining < _CLIENT_AHEAD_SECONDS:
-        return Refusal("deadline", "the call's deadline has passed")
-    return Refusal("cancelled", "the client is gone")
+        return RequestError("deadline", "the call's deadline has passed")
+    return RequestError("cancelled", "the client is gone")
 
 
 async def _predicted(scorer: Scorer, rows: list[Row], seconds: float, request_id: str) -> Answer:
@@ -348,7 +350,7 @@ def _of_bytes(tensor: Any, raw: bytes) -> tensors.Tensor:
 def _of_contents(tensor: Any) -> tensors.Tensor:
     def values(kind: str, count: int, width: int) -> list[Any]:
         if tensor.datatype not in _CONTENTS:
-            raise Refusal(
+            raise RequestError(
                 "signature", f"tensor {tensor.name!r}: {tensor.datatype} comes as raw contents only"
             )
         contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])

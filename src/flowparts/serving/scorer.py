@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowparts.serving.batching import Answer, Batcher, Job, Outcome, Row
 from flowparts.serving.prediction_log import Asked, Contents, Files, PredictionLog
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.served_model import ServedModel
 from flowparts.serving.server_metrics import Metrics
 from flowparts.serving.server_settings import PREFIX, Settings
@@ -53,10 +53,10 @@ class Scorer:
         """Score the rows of a request; see `Batcher.submit`.
 
         Raises:
-            Refusal: There are too many rows, or too many are waiting.
+            RequestError: There are too many rows, or too many are waiting.
         """
         if len(rows) > self._max_rows:
-            raise Refusal(
+            raise RequestError(
                 "too_many_rows",
                 f"the request has {len(rows)} rows; at most {self._max_rows} are taken at once",
             )

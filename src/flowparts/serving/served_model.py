@@ -9,7 +9,7 @@ from typing import Any
 from flowparts.models import engines, mlmodel
 from flowparts.serving import limits
 from flowparts.serving.batching import Columns, Row
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.server_settings import Settings
 from flowparts.serving.signature import Signature
 from flowparts.util import images, trees
@@ -93,7 +93,7 @@ def _load(directory: Path, settings: Settings) -> ServedModel:
         # As clients send it, so that the JSON types are checked too.
         rows = signature.rows_of_json(json.dumps({"instances": example}).encode(), len(example))
         predicted = served.predict(rows)
-    except (Refusal, ValueError) as error:
+    except (RequestError, ValueError) as error:
         raise ValueError(f"the model at {directory} can't score its own input example: {error}") from None
     if sorted(predicted) != sorted(signature.outputs) or len(predicted["prediction"]) != len(rows):
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from flowparts.serving.batching import Answer, Columns, Row
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.util.names import listed
 
 # Models take integers as numbers; missing and fractional values are up to the preprocessing.
@@ -126,7 +126,7 @@ class Signature:
         """Return the rows of a body of `request_type`, values in the order of the features.
 
         Raises:
-            Refusal: It isn't JSON, has too many rows, or a row doesn't fit the signature.
+            RequestError: It isn't JSON, has too many rows, or a row doesn't fit the signature.
         """
         # A row of two bytes may become hundreds of values, so rows are counted before they are built.
         if len(body) > 3 * max_rows and body.count(b"{") + body.count(b"[") > max_rows + 2:
@@ -142,17 +142,19 @@ class Signature:
         """Return the rows of columns, which must have the right types and length.
 
         Raises:
-            Refusal: A required column is missing, or a column is unknown.
+            RequestError: A required column is missing, or a column is unknown.
         """
         for name in columns:
             if name not in self.features and self._rejects_unknown:
-                raise Refusal(
+                raise RequestError(
                     "signature", f"the model has no column {name!r}; its columns are: {self._listed()}"
                 )
         ordered = []
         for name in self.features:
             if name not in columns and name not in self.optional:
-                raise Refusal("signature", f"column {name!r} is missing; the model needs: {self._listed()}")
+                raise RequestError(
+                    "signature", f"column {name!r} is missing; the model needs: {self._listed()}"
+                )
             ordered.append(columns.get(name) or [None] * count)
         return self.checked(list(zip(*ordered, strict=True)))
 
@@ -161,7 +163,7 @@ class Signature:
         for position, name, known in self._known:
             for number, row in enumerate(rows):
                 if row[position] is not None and row[position] not in known:
-                    raise Refusal(
+                    raise RequestError(
                         "signature",
                         f"instances[{number}].{name} is {row[position]!r}, which was not seen in training; "
                         f"known values are: {listed(sorted(known), 20)}",
@@ -183,15 +185,17 @@ class Signature:
         """Return the row of an object that the type couldn't check during parsing."""
         place = f"instances[{at}]"
         if self._rejects_unknown and (unknown := [name for name in found if name not in self.features]):
-            raise Refusal("signature", f"{place} has a field that the model doesn't know: {unknown[0]!r}")
+            raise RequestError(
+                "signature", f"{place} has a field that the model doesn't know: {unknown[0]!r}"
+            )
         values = []
         for name, kind in self.features.items():
             if name not in found and name not in self.optional:
-                raise Refusal("signature", f"{place} lacks the field {name!r}")
+                raise RequestError("signature", f"{place} lacks the field {name!r}")
             try:
                 values.append(msgspec.convert(found.get(name), _TYPES[kind] | None))
             except msgspec.ValidationError as error:
-                raise Refusal("signature", sentence(f"{error} - at `$.{place}.{name}`")) from None
+                raise RequestError("signature", sentence(f"{error} - at `$.{place}.{name}`")) from None
         return tuple(values)
 
     def _prediction_object(self, *values: Any) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def _require_rows(body: bytes, max_rows: int) -> None:
     """Refuse a body with too many rows, without building any of them.
 
     Raises:
-        Refusal: As `decoded`, or there are too many.
+        RequestError: As `decoded`, or there are too many.
     """
     try:
         _counter(min(max_rows, _MOST_COUNTED)).decode(body)
@@ -217,7 +221,9 @@ def _require_rows(body: bytes, max_rows: int) -> None:
         return
     if max_rows > _MOST_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
         return
-    raise Refusal("too_many_rows", f"the request has more than the {max_rows} rows that are taken at once")
+    raise RequestError(
+        "too_many_rows", f"the request has more than the {max_rows} rows that are taken at once"
+    )
 
 
 @cache
@@ -236,16 +242,16 @@ def decoded(decoder: Any, body: bytes) -> Any:
     """Return the decoded body.
 
     Raises:
-        Refusal: It isn't JSON, or doesn't have the decoder's type.
+        RequestError: It isn't JSON, or doesn't have the decoder's type.
     """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise Refusal("signature", sentence(str(error))) from None
+        raise RequestError("signature", sentence(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal("malformed", f"the body is not valid JSON: {error}") from None
+        raise RequestError("malformed", f"the body is not valid JSON: {error}") from None
     except RecursionError:
-        raise Refusal("malformed", "the body is nested too deeply") from None
+        raise RequestError("malformed", "the body is nested too deeply") from None
 
 
 def sentence(message: str) -> str:

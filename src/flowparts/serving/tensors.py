@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from flowparts.serving.batching import Row
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.signature import Signature, sentence
 
 # Datatype to NumPy's little-endian type; each value of BYTES is a length of 4 bytes and that many bytes.
@@ -72,15 +72,17 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
     """Return the rows of a request.
 
     Raises:
-        Refusal: A tensor is missing, or its datatype, shape or values are wrong.
+        RequestError: A tensor is missing, or its datatype, shape or values are wrong.
     """
     if not inputs:
-        raise Refusal("signature", "the request has no inputs; send one for each column of the model")
+        raise RequestError("signature", "the request has no inputs; send one for each column of the model")
     first = inputs[0]
     stands_for_all = len(inputs) == 1 and first.name not in signature.features
     count, width = _extent(first, (1, len(signature.features)) if stands_for_all else (1,))
     if count > max_rows:
-        raise Refusal("too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once")
+        raise RequestError(
+            "too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once"
+        )
     if width > 1:
         return signature.rows_of_columns(_columns(first, signature, count), count)
     columns: dict[str, list[Any]] = {}
@@ -92,7 +94,7 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
             continue
         found, _ = _extent(tensor, (1,))
         if found != count:
-            raise Refusal(
+            raise RequestError(
                 "signature", f"tensor {tensor.name!r} has {found} rows, but {first.name!r} has {count}"
             )
         columns[tensor.name] = _values(tensor, kind, count)
@@ -108,7 +110,7 @@ def _extent(tensor: Tensor, widths: Sequence[int]) -> tuple[int, int]:
         case [count, width] if count >= 0 and width in widths:
             return count, width
     rest = " and on" if len(tensor.shape) > len(shape) else ""
-    raise Refusal(
+    raise RequestError(
         "signature",
         f"tensor {tensor.name!r} has shape {shape}{rest}; a column is of shape [rows] or [rows, 1], and a "
         "tensor of all columns of shape [rows, columns]",
@@ -119,7 +121,7 @@ def _values(tensor: Tensor, kind: str, count: int, width: int = 1) -> list[Any]:
     accepted = _ACCEPTED[kind][0]
     if tensor.datatype not in accepted:
         taken = f"a column of type {kind} comes" if width == 1 else "the model's columns come"
-        raise Refusal(
+        raise RequestError(
             "signature",
             f"tensor {tensor.name!r} has datatype {tensor.datatype}; {taken} as: "
             + ", ".join(dict.fromkeys(accepted)),
@@ -130,20 +132,22 @@ def _values(tensor: Tensor, kind: str, count: int, width: int = 1) -> list[Any]:
 
 
 def require_count(name: str, found: int, wanted: int) -> None:
-    """Raise a Refusal unless a tensor has the number of values that its shape says."""
+    """Raise a RequestError unless a tensor has the number of values that its shape says."""
     if found != wanted:
-        raise Refusal("signature", f"tensor {name!r} has {found} values, but its shape asks for {wanted}")
+        raise RequestError(
+            "signature", f"tensor {name!r} has {found} values, but its shape asks for {wanted}"
+        )
 
 
 def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list[Any]]:
     """Return the columns of a tensor of shape [rows, columns].
 
     Raises:
-        Refusal: The model's columns don't share this datatype, or a value has another type.
+        RequestError: The model's columns don't share this datatype, or a value has another type.
     """
     kind, *others = signature.features.values()
     if any(_ACCEPTED[other] != _ACCEPTED[kind] for other in others):
-        raise Refusal(
+        raise RequestError(
             "signature",
             f"tensor {matrix.name!r} stands for all columns, but they are of several types; send a tensor "
             "for each",
@@ -157,15 +161,15 @@ def flat(name: str, data: list[Any], width: int) -> list[Any]:
     """Return the values of JSON data, which may be nested by its shape, as a flat list.
 
     Raises:
-        Refusal: The nesting doesn't match.
+        RequestError: The nesting doesn't match.
     """
     if not data or not isinstance(data[0], list):
         return data
     for part in data:
         if not isinstance(part, list):
-            raise Refusal("signature", f"tensor {name!r} holds rows and, beside them, values")
+            raise RequestError("signature", f"tensor {name!r} holds rows and, beside them, values")
         if len(part) != width:
-            raise Refusal(
+            raise RequestError(
                 "signature", f"tensor {name!r} holds rows of {len(part)} values, but its shape says {width}"
             )
     return [value for part in data for value in part]
@@ -175,13 +179,13 @@ def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
     """Return values of JSON or typed contents in the engine's form.
 
     Raises:
-        Refusal: A value has another type.
+        RequestError: A value has another type.
     """
     wanted = _ACCEPTED[kind][1]
     try:
         found: list[Any] = msgspec.convert(values, list[wanted | None])  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
-        raise Refusal("signature", f"tensor {name!r}: {sentence(str(error))}") from None
+        raise RequestError("signature", f"tensor {name!r}: {sentence(str(error))}") from None
     return _finite(found) if wanted is float else found
 
 
@@ -189,7 +193,7 @@ def unpacked(name: str, kind: str, datatype: str, raw: bytes, count: int) -> lis
     """Return the values of a tensor in its binary form.
 
     Raises:
-        Refusal: The number of bytes doesn't match the shape, or text isn't UTF-8.
+        RequestError: The number of bytes doesn't match the shape, or text isn't UTF-8.
     """
     import numpy as np
 
@@ -197,7 +201,7 @@ def unpacked(name: str, kind: str, datatype: str, raw: bytes, count: int) -> lis
         return _unpacked_text(name, raw, count)
     dtype = np.dtype(NUMPY_TYPES[datatype])
     if len(raw) != count * dtype.itemsize:
-        raise Refusal(
+        raise RequestError(
             "malformed",
             f"tensor {name!r} has {len(raw)} bytes, but its shape asks for {count * dtype.itemsize}",
         )
@@ -225,12 +229,12 @@ def text(name: str, values: Sequence[bytes]) -> list[str | None]:
     """Return BYTES as text; an empty value is a missing one.
 
     Raises:
-        Refusal: They aren't UTF-8.
+        RequestError: They aren't UTF-8.
     """
     try:
         return [value.decode() or None for value in values]
     except UnicodeDecodeError:
-        raise Refusal("signature", f"tensor {name!r} holds text that is not UTF-8") from None
+        raise RequestError("signature", f"tensor {name!r} holds text that is not UTF-8") from None
 
 
 def _unpacked_text(name: str, raw: bytes, count: int) -> list[str | None]:
@@ -240,7 +244,7 @@ def _unpacked_text(name: str, raw: bytes, count: int) -> list[str | None]:
         values.append(raw[place + 4 : place + 4 + length])
         place += 4 + length
     if place != len(raw) or len(values) != count:
-        raise Refusal(
+        raise RequestError(
             "malformed",
             f"tensor {name!r} is not {count} texts, each after its length in 4 bytes, in {len(raw)} bytes",
         )

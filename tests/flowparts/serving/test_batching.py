@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowparts.serving.batching import Answer, Batcher, Outcome
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 
 
 class Engine:
@@ -60,7 +60,7 @@ def _first(answer: Any) -> tuple[bool, Any]:
 def answered(outcome: Outcome) -> Any:
     if isinstance(outcome, Answer):
         return outcome.column("prediction")
-    return f"{outcome.reason if isinstance(outcome, Refusal) else type(outcome).__name__}: {outcome}"
+    return f"{outcome.reason if isinstance(outcome, RequestError) else type(outcome).__name__}: {outcome}"
 
 
 def test_requests_that_come_while_the_engine_works_share_a_batch_up_to_its_size() -> None:
@@ -76,7 +76,7 @@ def test_requests_that_come_while_the_engine_works_share_a_batch_up_to_its_size(
 def test_rows_that_come_count_among_those_that_may_wait() -> None:
     def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
         batcher.submit([[1], [2]], 30, outcomes.append)
-        with pytest.raises(Refusal, match="2 rows are waiting already; try again later"):
+        with pytest.raises(RequestError, match="2 rows are waiting already; try again later"):
             batcher.submit([[3], [4]], 30, outcomes.append)
         batcher.submit([[5]], 30, outcomes.append)
 

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from flowparts.serving import comma_separated, tensors
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from flowparts.serving.signature import Signature
 from flowparts.util import images
 from tests.flowparts.serving.conftest import Server
@@ -52,7 +52,7 @@ def peak(act: Callable[[], Any]) -> int:
 
     tracemalloc.start()
     try:
-        with pytest.raises(Refusal):
+        with pytest.raises(RequestError):
             act()
         return tracemalloc.get_traced_memory()[1]
     finally:
@@ -70,21 +70,21 @@ def test_rows_beyond_the_limit_are_counted_and_not_made(row: bytes) -> None:
     body = b'{"instances":[' + b",".join([row] * 100_000) + b"]}"
     # A row of this model takes 500 bytes.
     assert peak(lambda: OPEN.rows_of_json(body, 10_000)) < 10_000_000
-    with pytest.raises(Refusal, match="the request has more than the 10000 rows that are taken at once"):
+    with pytest.raises(RequestError, match="the request has more than the 10000 rows that are taken at once"):
         OPEN.rows_of_json(body, 10_000)
 
 
 def test_rows_beyond_the_limit_are_not_even_read() -> None:
     # What follows the first row too many is no JSON, and nobody looks.
     body = b'{"instances":[' + b"{}," * 10_001 + b"?" * 100_000
-    with pytest.raises(Refusal, match="more than the 10000 rows"):
+    with pytest.raises(RequestError, match="more than the 10000 rows"):
         OPEN.rows_of_json(body, 10_000)
 
 
 def test_a_limit_of_many_rows_is_held_as_well() -> None:
     body = b'{"instances":[' + b",".join([b"{}"] * 30_000) + b"]}"
     assert len(OPEN.rows_of_json(body, 30_000)) == 30_000
-    with pytest.raises(Refusal, match="more than the 29999 rows"):
+    with pytest.raises(RequestError, match="more than the 29999 rows"):
         OPEN.rows_of_json(body, 29_999)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from flowparts.serving.http import Connection, Request, Response
 from flowparts.serving.http import Server as HttpServer
-from flowparts.serving.refusals import Refusal
+from flowparts.serving.refusals import RequestError
 from tests.flowparts.serving.conftest import Server
 
 
@@ -68,7 +68,7 @@ class Answering:
         else:
             answer()
 
-    def refuse(self, refusal: Refusal, _: Any) -> Response:
+    def refuse(self, refusal: RequestError, _: Any) -> Response:
         return Response(b"refused", refusal.status)
 
 
