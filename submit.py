@@ -76,7 +76,7 @@ def _schedule(options: argparse.Namespace, chosen: Any, console: Console) -> int
         outcome = submission.unschedule(service, name, options.wait, say)
     else:
         cron, given = submission.check_cron(options.cron), _parameters(options, sent)
-        wanted = submission.Wanted(name, cron, sent, given, chosen)
+        wanted = submission.RequestedSchedule(name, cron, sent, given, chosen)
         outcome = submission.schedule(service, wanted, options.wait, say)
     _say(console, f"schedule {name}: {outcome}")
     return 0

@@ -132,7 +132,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedSchedule:
     """A requested schedule."""
 
     name: str
@@ -171,7 +171,7 @@ class Service(Protocol):
     def schedules(self, name: str) -> list[Schedule]:
         """Return the schedules with a name."""
 
-    def create_schedule(self, wanted: Wanted) -> None:
+    def create_schedule(self, wanted: RequestedSchedule) -> None:
         """Create a schedule."""
 
     def set_active(self, schedule: Schedule, active: bool) -> None:
@@ -309,7 +309,7 @@ def follow(
         time.sleep(POLL_SECONDS)
 
 
-def schedule(service: Service, wanted: Wanted, wait: bool, say: Callable[[str], None]) -> str:
+def schedule(service: Service, wanted: RequestedSchedule, wait: bool, say: Callable[[str], None]) -> str:
     """Create or replace the schedule with a name; return what was done.
 
     Args:

@@ -17,7 +17,7 @@ from backends import faults
 from backends.kubeflow.client import KubeflowClient
 from backends.kubeflow.runs import KubeflowRuns
 from backends.profiles import Kubeflow
-from backends.submission import Glimpse, Package, Run, Schedule, Wanted, images_in
+from backends.submission import Glimpse, Package, RequestedSchedule, Run, Schedule, images_in
 
 # A run that was due just before its schedule was disabled appears about three seconds later.
 SETTLE_SECONDS = 5.0
@@ -130,7 +130,7 @@ class KubeflowService:
             for found in listed.recurring_runs or []
         ]
 
-    def create_schedule(self, wanted: Wanted) -> None:
+    def create_schedule(self, wanted: RequestedSchedule) -> None:
         """Create a recurring run of an uploaded version."""
         pipeline, version, _ = self._uploaded(wanted.package)
         experiment = self._experiment()

@@ -28,10 +28,10 @@ from backends.profiles import Vertex
 from backends.submission import (
     Glimpse,
     Package,
+    RequestedSchedule,
     Run,
     Schedule,
     Task,
-    Wanted,
     images_in,
     uniquely_named,
 )
@@ -184,7 +184,7 @@ class VertexService:
             for request in [found.gca_resource.create_pipeline_job_request]
         ]
 
-    def create_schedule(self, wanted: Wanted) -> None:
+    def create_schedule(self, wanted: RequestedSchedule) -> None:
         """Create a schedule with at most one active run at a time."""
         labels = {_DIGEST_LABEL: wanted.digest}
         settings = self._settings

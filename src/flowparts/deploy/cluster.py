@@ -26,10 +26,10 @@ _MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "flowparts"
 _BACK_OFF = "CrashLoopBackOff"
 # Permanent failures: the kubelet has already retried several times when it reports these reasons.
-HOPELESS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
+TERMINAL_REASONS = (_BACK_OFF, "CreateContainerConfigError", "ImagePullBackOff", "InvalidImageName")
 
 # Reasons why a container can't start, rather than that it ended.
-_CAUSES = (*HOPELESS, "ErrImagePull", "OOMKilled")
+_CAUSES = (*TERMINAL_REASONS, "ErrImagePull", "OOMKilled")
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PROXIED = re.compile("/services/([^/:]+)[^/]*/proxy/")
@@ -342,7 +342,7 @@ class Cluster:
                     if ended.get("reason") == "OOMKilled":
                         said += "it needs more memory than its limit, "
                     said += f"last log line: {log}"
-                return f"{reason} in pod {name}: {said}", reason in HOPELESS
+                return f"{reason} in pod {name}: {said}", reason in TERMINAL_REASONS
             placed = condition(pod, "PodScheduled")
             if placed.get("status") == "False":
                 reason = placed.get("reason", "Unschedulable")

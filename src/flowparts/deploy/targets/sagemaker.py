@@ -116,21 +116,21 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     with common.local_copy(model) as directory:
         revision = common.revision(directory, {"on": instances, "image": server, "as": chosen.role})
         with _refusals():
-            there = _Place(chosen.region, name)
-            before = there.state(there.settled(chosen.timeout_seconds))
-        after = Endpoint("sagemaker", name, there.url, revision, {revision: 100}, settings=there.settings)
+            remote = _Place(chosen.region, name)
+            before = remote.state(remote.settled(chosen.timeout_seconds))
+        after = Endpoint("sagemaker", name, remote.url, revision, {revision: 100}, settings=remote.settings)
         if before:
             after = before.deploying(revision, chosen.percent)
         try:
             with _refusals():
                 variants = {}
                 if before is None or revision not in before.traffic:
-                    archive = there.store(directory, bucket, f"{prefix}{name}/{revision}/model.tar.gz")
-                    model_name = there.create_model(revision, archive, server, chosen.role)
+                    archive = remote.store(directory, bucket, f"{prefix}{name}/{revision}/model.tar.gz")
+                    model_name = remote.create_model(revision, archive, server, chosen.role)
                     variants = {revision: {"VariantName": revision, "ModelName": model_name, **instances}}
-                return there.told(there.apply(after, variants, chosen.timeout_seconds))
+                return remote.told(remote.apply(after, variants, chosen.timeout_seconds))
         except ValueError as error:
-            raise common.not_deployed(name, revision, error, there.serving) from None
+            raise common.not_deployed(name, revision, error, remote.serving) from None
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
@@ -140,9 +140,9 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
         ValueError: SageMaker refuses, or the endpoint doesn't exist or has changed since.
     """
     with _refusals():
-        there = _Place(endpoint.settings["region"], endpoint.name)
-        state = common.unchanged(endpoint, there.current(), there.where)
-        return there.told(there.apply(state.with_percent(percent)))
+        remote = _Place(endpoint.settings["region"], endpoint.name)
+        state = common.unchanged(endpoint, remote.current(), remote.where)
+        return remote.told(remote.apply(state.with_percent(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -155,12 +155,12 @@ def rollback(endpoint: Endpoint) -> Endpoint:
             changed since.
     """
     with _refusals():
-        there = _Place(endpoint.settings["region"], endpoint.name)
-        state = there.current()
-        after = common.rolled_back(endpoint, state, there.where)
+        remote = _Place(endpoint.settings["region"], endpoint.name)
+        state = remote.current()
+        after = common.rolled_back(endpoint, state, remote.where)
         if state and state.previous_revision == after.revision:
-            there.apply(state.with_percent(0))
-        return there.told(there.apply(after))
+            remote.apply(state.with_percent(0))
+        return remote.told(remote.apply(after))
 
 
 def endpoints(*, region: str = "") -> list[Endpoint]:
@@ -174,10 +174,10 @@ def endpoints(*, region: str = "") -> list[Endpoint]:
         pages = place.sagemaker.get_paginator("list_endpoints").paginate(StatusEquals="InService")
         names = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
         found = []
-        for there in (_Place(region, name) for name in names):
+        for remote in (_Place(region, name) for name in names):
             with suppress(ValueError):  # created by something else
-                if state := there.state(there.settled(_CHANGE_SECONDS)):
-                    found.append(there.told(state))
+                if state := remote.state(remote.settled(_CHANGE_SECONDS)):
+                    found.append(remote.told(state))
         return found
 
 
@@ -189,9 +189,9 @@ def writing(name: str, *, region: str = "") -> Iterator[Endpoint | None]:
         ValueError: SageMaker refuses, or something else created the endpoint.
     """
     with _refusals():
-        there = _Place(region, name)
-        state = there.state(there.settled(_CHANGE_SECONDS))
-        before = there.told(state) if state else None
+        remote = _Place(region, name)
+        state = remote.state(remote.settled(_CHANGE_SECONDS))
+        before = remote.told(state) if state else None
     yield before
 
 
@@ -207,17 +207,17 @@ def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
         ValueError: SageMaker refuses.
     """
     with _refusals():
-        there = _Place(region, name)
-        described = there.settled(_CHANGE_SECONDS)
-        if described and not there.is_own(described):
+        remote = _Place(region, name)
+        described = remote.settled(_CHANGE_SECONDS)
+        if described and not remote.is_own(described):
             described = None
         held = [f"endpoint {name}"] if described else []
-        held += [f"{kind.replace('_', ' ')} {each}" for kind, each in there.made()]
+        held += [f"{kind.replace('_', ' ')} {each}" for kind, each in remote.made()]
         if not pretend:
             if described:
-                there.sagemaker.delete_endpoint(EndpointName=name)
-                there.settled(_CHANGE_SECONDS)
-            there.tidy(None)
+                remote.sagemaker.delete_endpoint(EndpointName=name)
+                remote.settled(_CHANGE_SECONDS)
+            remote.tidy(None)
         return held
 
 

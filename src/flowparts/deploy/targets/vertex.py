@@ -89,17 +89,17 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
             directory, {"on": resources, "image": server, "as": chosen.service_account}
         )
     with vertex_api.refusals():
-        there = _Place(chosen.project, chosen.location, name)
-        before = there.state(there.made(chosen.timeout_seconds))
-    after = Endpoint("vertex", name, there.url, revision, {revision: 100})
+        remote = _Place(chosen.project, chosen.location, name)
+        before = remote.state(remote.made(chosen.timeout_seconds))
+    after = Endpoint("vertex", name, remote.url, revision, {revision: 100})
     if before:
         after = before.deploying(revision, chosen.percent)
     try:
         with vertex_api.refusals():
-            if revision not in _numbers(there.endpoint()):
-                there.upload(model, revision, server, chosen.timeout_seconds)
-                there.bring_up(revision, resources, chosen.service_account, chosen.timeout_seconds)
-            return there.told(there.apply(after))
+            if revision not in _numbers(remote.endpoint()):
+                remote.upload(model, revision, server, chosen.timeout_seconds)
+                remote.bring_up(revision, resources, chosen.service_account, chosen.timeout_seconds)
+            return remote.told(remote.apply(after))
     except ValueError as error:
         raise common.not_deployed(name, revision, error, before.traffic if before else []) from None
 
@@ -111,9 +111,9 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
         ValueError: Vertex AI refuses, or the endpoint doesn't exist or has changed since.
     """
     with vertex_api.refusals():
-        there = _Place.of(endpoint)
-        state = common.unchanged(endpoint, there.state(there.endpoint()), there.where)
-        return there.told(there.apply(state.with_percent(percent)))
+        remote = _Place.of(endpoint)
+        state = common.unchanged(endpoint, remote.state(remote.endpoint()), remote.where)
+        return remote.told(remote.apply(state.with_percent(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -124,9 +124,9 @@ def rollback(endpoint: Endpoint) -> Endpoint:
             changed since.
     """
     with vertex_api.refusals():
-        there = _Place.of(endpoint)
-        after = common.rolled_back(endpoint, there.state(there.endpoint()), there.where)
-        return there.told(there.apply(after))
+        remote = _Place.of(endpoint)
+        after = common.rolled_back(endpoint, remote.state(remote.endpoint()), remote.where)
+        return remote.told(remote.apply(after))
 
 
 def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
@@ -139,9 +139,9 @@ def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
         place = _Place(project, location, "")
         found = []
         for each in vertex_api.call(place.endpoints.list_endpoints, parent=place.parent):
-            there = _Place(project, location, str(each.name).rpartition("/")[2])
-            if _is_own(each) and (state := there.state(each)):
-                found.append(there.told(state))
+            remote = _Place(project, location, str(each.name).rpartition("/")[2])
+            if _is_own(each) and (state := remote.state(each)):
+                found.append(remote.told(state))
         return found
 
 
@@ -153,10 +153,10 @@ def writing(name: str, *, project: str = "", location: str = "") -> Iterator[End
         ValueError: Vertex AI refuses.
     """
     with vertex_api.refusals():
-        there = _Place(project, location, name)
-        found = there.endpoint()
-        state = there.state(found) if found and _is_own(found) else None
-        before = there.told(state) if state else None
+        remote = _Place(project, location, name)
+        found = remote.endpoint()
+        state = remote.state(found) if found and _is_own(found) else None
+        before = remote.told(state) if state else None
     yield before
 
 
@@ -173,10 +173,10 @@ def remove(name: str, *, project: str = "", location: str = "", pretend: bool = 
         ValueError: Vertex AI refuses.
     """
     with vertex_api.refusals():
-        there = _Place(project, location, name)
-        held = there.holdings()
+        remote = _Place(project, location, name)
+        held = remote.holdings()
         if not pretend:
-            there.remove()
+            remote.remove()
         return held
 
 
@@ -411,7 +411,7 @@ class _Place:
         self,
         what: str,
         resource: str,
-        there: Callable[[], bool],
+        remote: Callable[[], bool],
         start: Callable[[], Any],
         timeout_seconds: float,
     ) -> None:
@@ -431,7 +431,7 @@ class _Place:
                     raise vertex_api.failed(operation.error)
             elif running := self._running(resource):
                 return f"{_operation(running)} is under way already"
-            if there():
+            if remote():
                 return ""
             if begun:
                 return f"{_operation(begun)} is done, and its result isn't visible yet"
