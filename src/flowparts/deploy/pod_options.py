@@ -1,14 +1,11 @@
-"""What a platform team adds to the pods of a model: where they run, how they are labelled, how images come.
+"""Additions of a platform team to a model's pods: scheduling, labels, pull secrets.
 
-As one option `pods` of the cluster targets, in names as Python has them:
+They form the option `pods` of the cluster targets:
 
     {
-      "image_pull_secrets": ["registry"],
-      "node_selector": {"pool": "models"},
-      "tolerations": [{"key": "models", "operator": "Exists", "effect": "NoSchedule"}],
-      "priority_class": "serving",
-      "labels": {"team": "growth"},
-      "annotations": {"example.com/owner": "growth"}
+      "image_pull_secrets": ["registry"], "node_selector": {"pool": "models"}, "tolerations": [{"key":
+      "models", "operator": "Exists", "effect": "NoSchedule"}], "priority_class": "serving", "labels":
+      {"team": "growth"}, "annotations": {"example.com/owner": "growth"}
     }
 """
 
@@ -21,18 +18,18 @@ from flowparts.util.names import unknown
 
 @dataclass(frozen=True)
 class PodOptions:
-    """Fields of pods that don't change what is served.
+    """Fields of pods that don't change the served model.
 
     Attributes:
-        image_pull_secrets: Names of Secrets that images are pulled with.
-        node_selector: Labels of the nodes that pods may run on.
-        tolerations: Taints that they tolerate, as Kubernetes writes them.
-        priority_class: Name of their PriorityClass.
-        labels: Further labels; those of the endpoint win.
-        annotations: Further annotations.
+        image_pull_secrets: Names of Secrets for pulling images.
+        node_selector: Required labels of nodes.
+        tolerations: Tolerations in Kubernetes' form.
+        priority_class: Name of the PriorityClass.
+        labels: Extra labels; the endpoint's labels take precedence.
+        annotations: Extra annotations.
 
     Raises:
-        ValueError: One of them has another type.
+        ValueError: A value has another type.
     """
 
     image_pull_secrets: list[str] = field(default_factory=list)
@@ -60,7 +57,7 @@ class PodOptions:
         """Return the options of a mapping.
 
         Raises:
-            ValueError: It holds an unknown name, or a value of another type.
+            ValueError: A name is unknown, or a value has another type.
         """
         known = [each.name for each in fields(cls)]
         for name in given:
@@ -69,7 +66,7 @@ class PodOptions:
         return cls(**given)
 
     def spec(self) -> dict[str, Any]:
-        """Return their part of a pod's specification."""
+        """Return the fields for a pod's specification."""
         parts = {
             "imagePullSecrets": [{"name": name} for name in self.image_pull_secrets],
             "nodeSelector": self.node_selector,
@@ -79,7 +76,7 @@ class PodOptions:
         return {name: value for name, value in parts.items() if value}
 
     def metadata(self) -> dict[str, dict[str, str]]:
-        """Return their part of a pod's metadata."""
+        """Return the fields for a pod's metadata."""
         parts = {"labels": self.labels, "annotations": self.annotations}
         return {name: value for name, value in parts.items() if value}
 

@@ -126,7 +126,7 @@ def test_labels_alone_calibrate_and_the_page_says_if_nothing_could_be_checked(
     assert made["found"]["checks"] == []
     assert made["found"]["reference"] == 0.5
     page = Path(made["estimate_report"].path).read_text()
-    assert "no window has labels apart from those that the calibration was learned on" in page
+    assert "no window has labels apart from those that the calibration was fitted on" in page
 
 
 @pytest.mark.parametrize(

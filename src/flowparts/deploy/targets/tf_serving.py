@@ -51,7 +51,7 @@ class Options(Routed):
 
 
 def deploy(model: str, name: str, **given: Any) -> Endpoint:
-    """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
+    """Deploy a model as a revision of an endpoint, wait until its pods are ready, and route traffic to it.
 
     Args:
         model: s3://, gs:// or pvc://CLAIM/PATH, which the pods download.
@@ -59,8 +59,8 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         given: `Options` by name.
 
     Raises:
-        ValueError: An option is wrong, the model has no SavedModel, or the revision doesn't come up. It is
-            removed then, and what served before still does.
+        ValueError: An option is wrong, the model has no SavedModel, or the revision fails to start. It is
+            removed, and the previous one keeps serving.
     """
     chosen = Options(**given)
     common.require_allowed("image", chosen.image)
