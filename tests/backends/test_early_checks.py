@@ -33,7 +33,11 @@ WRONG = [
         ["exclude_columns=[target]"],
         "label column 'target' must not be in exclude_columns",
     ),
-    ("tabular_training", ["exclude_columns=[true]"], "exclude_columns holds True.*write it in quotes"),
+    (
+        "tabular_training",
+        ["exclude_columns=[true]"],
+        "exclude_columns must hold texts only, not True; put it in quotes",
+    ),
     ("tabular_training", ["key=[a]", "group_by=b"], "key and group_by contradict each other"),
     ("tabular_training", ["on_bad_rows=drop"], "on_bad_rows is 'drop'; use one of"),
     ("tabular_training", ["on_missing_label=keep"], "on_missing_label is 'keep'; use one of: drop, fail"),

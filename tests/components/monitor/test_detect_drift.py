@@ -204,7 +204,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         ),
         (
             {"table": table(log, "g"), "model": trained, "since": "2026-03-01", "time_column": "plan"},
-            "time column 'plan' holds String",
+            "time column 'plan' must hold timestamps or dates, not String",
         ),
         ({"table": table(log.head(0), "h"), "model": trained}, "the table has no rows"),
         ({"table": table(log, "j"), "model": trained, "stalled_hours": -1.0}, "stalled_hours is -1; give"),

@@ -279,7 +279,11 @@ def test_few_labels_that_are_older_than_their_predictions_are_counted(run: Run, 
             {"label_time_column": "known"},
             "450 of 450 labels are older than .* than 5 minutes, by 2:00:00 in the median: the clocks or",
         ),
-        (lambda log, labels: (log, labels), {"label_time_column": "left"}, "'left' holds Int64"),
+        (
+            lambda log, labels: (log, labels),
+            {"label_time_column": "left"},
+            "'left' must hold timestamps or dates, not Int64",
+        ),
         (
             lambda log, labels: (log.drop("time"), labels.with_columns(known=log["time"])),
             {"label_time_column": "known"},

@@ -137,7 +137,7 @@ def test_a_server_answers_base64_as_the_model_answers_bytes(trained: Path) -> No
     np.testing.assert_allclose(found, expected.to_numpy(), atol=1e-6)
     for bad, words in (
         ("no base64!", "base64"),
-        (base64.b64encode(b"x").decode(), "no image"),
+        (base64.b64encode(b"x").decode(), "isn't an image"),
         (None, "missing"),
     ):
         with pytest.raises(ValueError, match=words):
