@@ -30,7 +30,7 @@ def page(made: Ensemble) -> str:
         *selection.not_trained(made.left_out),
         reports.callout(
             f"Weights, calibration and threshold were chosen on the {len(held_out.labels):,} rows that are "
-            "scored here, so the ensemble's scores are a little too good; a test table shows how good it is."
+            "scored here, so the ensemble's scores are slightly optimistic; evaluate it on a test table."
         ),
         *selection.leaderboard(compared, choice, scored_on(made)),
         *_calibration(made),

@@ -49,12 +49,12 @@ SMALL_MEMBERS: tuple[dict[str, Any], ...] = (
 LESS_REGULARIZED = {"estimator": "LogisticRegression", "parameters": {"C": 10, "max_iter": 1_000}}
 
 _HONEST = (
-    "The best score is that of the best of several on the rows that chose it, so it is a little too good; a "
-    "test table shows how good the model is."
+    "The best score was chosen among several on the same rows, so it is slightly optimistic; evaluate the "
+    "model on a test table."
 )
 _REFITTED = (
     "The model was then trained on training and validation rows together, boosted trees for as many rounds "
-    "as early stopping kept. Scores, seconds and sizes are those before."
+    "as early stopping kept. Scores, seconds and sizes were measured before that."
 )
 
 Complete = Callable[[Path, pl.DataFrame | None], None]

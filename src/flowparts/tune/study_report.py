@@ -41,8 +41,8 @@ def page(
         reports.callout(_verdict(trials, best, judged), "good"),
         *(reports.callout(f"failed: {cause}", "bad") for cause in failed[:_MOST_CAUSES]),
         reports.callout(
-            "This is the score of the best of many trials on the rows that chose it, so it is a little too "
-            "good; a test table shows how good the model is."
+            "This score was chosen among many trials on the same rows, so it is slightly optimistic; "
+            "evaluate the model on a test table."
         ),
         reports.section(
             f"History ({metric}, {where}; {direction} is better)", _history(trials, judged.maximizes, metric)

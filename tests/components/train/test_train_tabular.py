@@ -193,7 +193,7 @@ def test_every_option_of_a_network_may_be_given_by_its_name() -> None:
         ({"trainer": "keras", "early_stopping_rounds": 3}, "early_stopping_rounds is for trainer 'sklearn'"),
         ({"trainer": "keras", "effort": "standard"}, "effort 'standard' is for trainer 'sklearn'"),
         ({"effort": "thorough"}, "and so do candidates; leave out one of the two"),
-        ({"exclude_columns": ["bought"]}, "label column 'bought' is in exclude_columns"),
+        ({"exclude_columns": ["bought"]}, "label column 'bought' must not be in exclude_columns"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -115,7 +115,7 @@ def test_the_page_is_a_leaderboard_that_says_what_was_not_tried(
     page = tmp_path / "page.html"
     page.write_text(trained.page)
     assert "95 % interval" in open_page(page).page_source
-    for text in ("so it is a little too good", "trained on training and validation rows", "Not tried"):
+    for text in ("so it is slightly optimistic", "trained on training and validation rows", "Not tried"):
         assert text in trained.page
     assert [each["estimator"] for each in trained.facts["candidates"]].count("LGBMClassifier") == 2
     assert "LogisticRegression" in trained.page
