@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,8 @@ _TYPES = {"boolean": "Boolean", "integer": "Float64", "number": "Float64", "imag
 # Files' worth of rows to hold in memory if writing is slower than requests; more are dropped and reported.
 _MOST_FILES_WAITING = 10
 _DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
+# Unfinished files of killed servers too.
+_FILE = re.compile(r"part-.*\.parquet|\.part-.*\.parquet\.partial")
 # Hexadecimal digits of the HMAC-SHA256; for a billion values, the chance of a collision is 1e-20.
 _HASH_CHARACTERS = 32
 
@@ -170,6 +173,14 @@ class PredictionLog:
                 )
             try:
                 self._sweep()
+            except OSError as error:
+                say(
+                    "old days of the prediction log can't be deleted",
+                    40,
+                    directory=str(self._directory),
+                    reason=str(error),
+                )
+            try:
                 if kept:
                     self._write(kept)
             except Exception as error:
@@ -192,11 +203,7 @@ class PredictionLog:
         for folder in self._directory.iterdir():
             day = _DAY.fullmatch(folder.name)
             if day and day[1] < oldest.isoformat() and folder.is_dir() and not folder.is_symlink():
-                for file in folder.glob("part-*.parquet"):
-                    file.unlink(missing_ok=True)
-                # Another process may have files there or be deleting them too.
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+                _delete_day(folder)
 
     def _write(self, kept: Sequence[Kept]) -> None:
         from flowparts.util import outputs
@@ -287,6 +294,16 @@ class PredictionLog:
     def _hash(self, value: Any) -> str:
         content = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
         return hmac.digest(self._contents.secret, content, "sha256").hex()[:_HASH_CHARACTERS]
+
+
+def _delete_day(folder: Path) -> None:
+    """Delete what servers have written on a day; others delete here too, and may have files of their own."""
+    with suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            if _FILE.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _require_known(masked: Sequence[str], known: Sequence[str]) -> None:

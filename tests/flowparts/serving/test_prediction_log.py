@@ -1,7 +1,7 @@
 import hmac
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -249,6 +249,44 @@ def test_days_that_are_too_old_are_deleted_and_nothing_else_is(tmp_path: Path) -
     assert not days[31].exists()
     assert (days[400] / "notes.txt").exists()
     assert all((folder / "part-1.parquet").exists() for folder in others)
+
+
+def test_servers_that_delete_the_same_day_at_once_lose_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    old = log / "date=2020-01-01"
+    old.mkdir(parents=True)
+    (old / "part-1.parquet").touch()
+    listed = Path.iterdir
+
+    def overtaken(folder: Path) -> Iterator[Path]:
+        """List a folder, and have another server delete it meanwhile."""
+        found = list(listed(folder))
+        if folder == old:
+            for file in listed(old):
+                file.unlink()
+            old.rmdir()
+        return iter(found)
+
+    model: Any = SimpleNamespace(name="m", version="1", signature=Signature({"x": "number"}, [], None))
+    lost: list[int] = []
+    monkeypatch.setattr(Path, "iterdir", overtaken)
+    other = PredictionLog(log, model, Contents(), Files(10, 60, days=30), lost.append)
+    other.add([(1.0,)], Answer({"prediction": [5.0]}, 0, 1), Asked("predict"))
+    other.close()
+    assert not lost
+    assert read(log)["x"].to_list() == [1.0]
+    assert not old.exists()
+
+
+def test_what_a_killed_server_has_left_of_an_old_day_is_deleted(tmp_path: Path) -> None:
+    old = tmp_path / "log" / "date=2020-01-01"
+    old.mkdir(parents=True)
+    (old / ".part-2.parquet.partial").touch()
+    model: Any = SimpleNamespace(name="m", version="1", signature=Signature({"x": "number"}, [], None))
+    PredictionLog(tmp_path / "log", model, Contents(), Files(1, 60, days=30), lambda _: None).close()
+    assert not old.exists()
 
 
 def test_rows_of_two_days_go_to_two_folders_and_images_are_files(
