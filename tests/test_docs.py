@@ -22,10 +22,13 @@ import run as run_command
 import submit as submit_command
 from backends import catalogue, parameters, profiles, triggers
 from backends.local import runner
+from flowparts import deploy
 from flowparts.components.evaluate.evaluate_model import evaluate_model
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.prepare.split_table import split_table
+from flowparts.deploy import operations
 from flowparts.deploy.options import percent_of
+from flowparts.deploy.pod_log import PodLog
 from flowparts.models import baseline
 from flowparts.train import candidates
 from flowparts.tune import space
@@ -273,6 +276,22 @@ def test_every_limit_that_an_administrator_can_set_is_shown() -> None:
     known = set(re.findall(r'"(FLOWPARTS_(?:ALLOWED|MOST)_[A-Z_]+)"', code))
     # Link-local networks are allowed only where there is a reason.
     assert {entry["name"] for entry in container["env"]} == known - {"FLOWPARTS_ALLOWED_ADDRESSES"}
+
+
+def test_the_options_for_watching_an_endpoint_are_taken_by_every_target_and_fit_the_claim() -> None:
+    shown = [yaml.safe_load(text) for text in blocks(ROOT / "docs/monitoring.md", "yaml")]
+    (options,) = (each for each in shown if "prediction_log" in each)
+    (claim,) = (each for each in shown if each.get("kind") == "PersistentVolumeClaim")
+    kubernetes_validate.validate(claim, "1.34", strict=True)
+    for target in ("kubernetes", "kserve", "seldon"):
+        operations.options(target, options)
+        deploy.target(target).Options(**options)
+    log = PodLog.of(options["prediction_log"])
+    assert log
+    assert (log.claim, options["namespace"]) == (claim["metadata"]["name"], claim["metadata"]["namespace"])
+    assert f"create secret generic {log.secret} -n {options['namespace']} " in "".join(
+        blocks(ROOT / "docs/monitoring.md", "sh")
+    )
 
 
 def granted(*roles: dict[str, Any]) -> set[tuple[str, str, str]]:

@@ -19,6 +19,9 @@ def deploy_kserve(
     namespace: Optional[str] = None,
     environment_from: Optional[str] = None,
     service_account: Optional[str] = None,
+    monitoring: Optional[bool] = None,
+    monitor_labels: Optional[dict] = None,
+    prediction_log: Optional[dict] = None,
     pods: Optional[dict] = None,
     digest: Optional[str] = None,
     timeout_seconds: Optional[float] = None,
@@ -49,6 +52,13 @@ def deploy_kserve(
             key FLOWPARTS_SERVING_TOKEN; empty for none.
         service_account: Service account of the pods, with KServe's credentials for the model in its Secrets
             or a cloud identity; empty for the default.
+        monitoring: Whether to install the alerting rules too, which needs the Prometheus operator (False).
+        monitor_labels: Extra labels of the PodMonitor and the rules that Prometheus selects them by, such
+            as {"release": "kube-prometheus-stack"}.
+        prediction_log: Log of requests and predictions, a table for monitoring: a folder of a
+            PersistentVolumeClaim in the namespace, such as {"directory": "pvc://logs/churn"}, with options of
+            the model server such as "keys", "days" and "seconds"; "mask" needs "secret", the Secret with the
+            key of the hashes. Empty for none. The folder outlives the endpoint.
         pods: Additions to the pods: image_pull_secrets, node_selector, tolerations, priority_class, labels
             and annotations.
         digest: Digest of the model's files (model_fingerprint of register_champion); pods refuse any other

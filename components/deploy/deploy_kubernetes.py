@@ -23,6 +23,7 @@ def deploy_kubernetes(
     monitoring: Optional[bool] = None,
     monitor_labels: Optional[dict] = None,
     clients: Optional[list] = None,
+    prediction_log: Optional[dict] = None,
     pods: Optional[dict] = None,
     digest: Optional[str] = None,
     timeout_seconds: Optional[float] = None,
@@ -62,6 +63,10 @@ def deploy_kubernetes(
             as {"release": "kube-prometheus-stack"}.
         clients: More namespaces whose pods may send requests, such as that of Prometheus, besides those of
             the endpoint, the gateway and the step; ["*"] for all.
+        prediction_log: Log of requests and predictions, a table for monitoring: a folder of a
+            PersistentVolumeClaim in the namespace, such as {"directory": "pvc://logs/churn"}, with options of
+            the model server such as "keys", "days" and "seconds"; "mask" needs "secret", the Secret with the
+            key of the hashes. Empty for none. The folder outlives the endpoint.
         pods: Additions to the pods: image_pull_secrets, node_selector, tolerations, priority_class, labels
             and annotations.
         digest: Digest of the model's files (model_fingerprint of register_champion); pods refuse any other

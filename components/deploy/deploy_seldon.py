@@ -18,6 +18,9 @@ def deploy_seldon(
     namespace: Optional[str] = None,
     environment_from: Optional[str] = None,
     storage_access: Optional[str] = None,
+    monitoring: Optional[bool] = None,
+    monitor_labels: Optional[dict] = None,
+    prediction_log: Optional[dict] = None,
     pods: Optional[dict] = None,
     digest: Optional[str] = None,
     timeout_seconds: Optional[float] = None,
@@ -46,6 +49,13 @@ def deploy_seldon(
             variables, such as FLOWPARTS_SERVING_MAX_ROWS; empty for none.
         storage_access: Name of a Secret with the rclone settings that Seldon's agent downloads the model
             with; empty for the agent's own.
+        monitoring: Whether to install the alerting rules too, which needs the Prometheus operator (False).
+        monitor_labels: Extra labels of the PodMonitor and the rules that Prometheus selects them by, such
+            as {"release": "kube-prometheus-stack"}.
+        prediction_log: Log of requests and predictions, a table for monitoring: a folder of a
+            PersistentVolumeClaim in the namespace, such as {"directory": "pvc://logs/churn"}, with options of
+            the model server such as "keys", "days" and "seconds"; "mask" needs "secret", the Secret with the
+            key of the hashes. Empty for none. The folder outlives the endpoint.
         pods: Additions to the pods: image_pull_secrets, node_selector, tolerations, priority_class, labels
             and annotations.
         digest: Digest of the model's files (model_fingerprint of register_champion); servers refuse any

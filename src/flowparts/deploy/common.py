@@ -58,6 +58,8 @@ _ALLOWED = {
     "namespace": "FLOWPARTS_ALLOWED_NAMESPACES",
     "environment_from": "FLOWPARTS_ALLOWED_SECRETS",
     "storage_access": "FLOWPARTS_ALLOWED_SECRETS",
+    "secret of prediction_log": "FLOWPARTS_ALLOWED_SECRETS",
+    "claim of prediction_log": "FLOWPARTS_ALLOWED_CLAIMS",
     "service_account": "FLOWPARTS_ALLOWED_SERVICE_ACCOUNTS",
     "role": "FLOWPARTS_ALLOWED_SERVICE_ACCOUNTS",
 }
@@ -337,7 +339,7 @@ def image(folder: str, given: str = "") -> str:
 def require_allowed(option: str, value: str) -> None:
     """Raise ValueError unless the step's environment allows a value of an option; without a list, all are.
 
-    FLOWPARTS_ALLOWED_IMAGES, …_NAMESPACES, …_SECRETS and …_SERVICE_ACCOUNTS hold patterns such as
+    FLOWPARTS_ALLOWED_IMAGES, …_NAMESPACES, …_SECRETS, …_CLAIMS and …_SERVICE_ACCOUNTS hold patterns such as
     "registry.example/team/*", separated by spaces. Empty values mean the platform's default and are always
     allowed.
 

@@ -1,8 +1,10 @@
 """The prediction log of a deployment, as one option `prediction_log`.
 
-Its names are those of the model server's options, without what they begin with:
+Its names are those of the model server's options, without what they begin with. On this machine:
 
     {"directory": "/var/lib/churn-log", "keys": "order_id", "mask": ["email", "phone"], "days": 30}
+
+On clusters the directory is a folder of a volume: `flowparts.deploy.pod_log`.
 """
 
 import dataclasses
@@ -15,30 +17,41 @@ from flowparts.serving import server_settings
 from flowparts.serving.server_settings import Settings
 from flowparts.util.names import unknown
 
-_OPTION = "prediction_log"
-_SECRET = f"{server_settings.PREFIX}PREDICTION_LOG_SECRET"
+OPTION = "prediction_log"
+SECRET = f"{server_settings.PREFIX}PREDICTION_LOG_SECRET"
 _NAMES = [
-    field.name.removeprefix(f"{_OPTION}_")
+    field.name.removeprefix(f"{OPTION}_")
     for field in dataclasses.fields(Settings)
-    if field.name.startswith(f"{_OPTION}_")
+    if field.name.startswith(f"{OPTION}_")
 ]
 
 
 def check(given: Mapping[str, Any]) -> None:
-    """Raise ValueError unless these are options of a prediction log, with its directory."""
-    for name in given:
-        if name not in ("directory", *_NAMES):
-            raise ValueError(unknown(f"name in the option {_OPTION!r}", name, ["directory", *_NAMES]))
+    """Raise ValueError unless these are options of a prediction log on this machine, with its directory."""
+    check_names(given)
     if given and not (isinstance(given.get("directory"), str) and given["directory"].startswith("/")):
         raise ValueError(
-            f"directory of the option {_OPTION!r} must be an absolute path on the machine that serves, not "
+            f"directory of the option {OPTION!r} must be an absolute path on the machine that serves, not "
             f"{given.get('directory')!r}"
         )
-    server_settings.parse([], {f"{server_settings.PREFIX}MODEL": "/", **variables(given, "/")})
 
 
-def variables(given: Mapping[str, Any], directory: str) -> dict[str, str]:
-    """Return the variables that a server takes its log's options from.
+def check_names(given: Mapping[str, Any], *further: str) -> None:
+    """Raise ValueError unless these are options of a prediction log, with values that a server takes.
+
+    Args:
+        given: The option.
+        further: Names that a target takes besides the directory and the server's own.
+    """
+    known = ["directory", *further, *_NAMES]
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown(f"name in the option {OPTION!r}", name, known))
+    server_settings.parse([], {f"{server_settings.PREFIX}MODEL": "/", **settings(given, "/")})
+
+
+def settings(given: Mapping[str, Any], directory: str) -> dict[str, str]:
+    """Return the variables that a server takes its log's options from, without the hashes' key.
 
     Args:
         given: The option, which may be empty.
@@ -46,11 +59,15 @@ def variables(given: Mapping[str, Any], directory: str) -> dict[str, str]:
     """
     if not given:
         return {}
-    texts = {name: _text(value) for name, value in given.items() if name != "directory"}
     prefix = f"{server_settings.PREFIX}PREDICTION_LOG"
-    found = {prefix: directory, **{f"{prefix}_{name.upper()}": text for name, text in texts.items()}}
-    secret = {_SECRET: os.environ[_SECRET]} if _SECRET in os.environ else {}
-    return {**found, **secret}
+    texts = {f"{prefix}_{name.upper()}": _text(given[name]) for name in given if name in _NAMES}
+    return {prefix: directory, **texts}
+
+
+def variables(given: Mapping[str, Any], directory: str) -> dict[str, str]:
+    """Return `settings` with the hashes' key, which is this step's."""
+    secret = {SECRET: os.environ[SECRET]} if given and SECRET in os.environ else {}
+    return {**settings(given, directory), **secret}
 
 
 def _text(value: Any) -> str:

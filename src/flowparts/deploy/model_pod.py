@@ -29,7 +29,7 @@ LOCKED_DOWN = {
 OUTSIDE_MESH = {"sidecar.istio.io/inject": "false"}
 
 # The user of the images. A number, so that Kubernetes can tell it isn't root.
-_USER = 65532
+USER = 65532
 # A network is stored three times, and memory holds it once. Logs and scratch files come on top.
 _DISK_PER_MEMORY = 4
 _SCRATCH_MIB = 1024
@@ -101,9 +101,7 @@ class ModelPod(ABC):
             ("environment_from", self.environment_from),
             ("service_account", self.service_account),
         ):
-            if given and not _OBJECT_NAME.fullmatch(given):
-                raise ValueError(f"{what} must be the name of an object in the namespace, not {given!r}")
-            common.require_allowed(what, given)
+            check_object(what, given)
 
     @property
     def mounted(self) -> bool:
@@ -194,7 +192,7 @@ class ModelPod(ABC):
         return {
             **self.spec(),
             "containers": [self.full_container("server")],
-            "securityContext": {**pod_security(), "runAsUser": _USER, "runAsGroup": _USER},
+            "securityContext": {**pod_security(), "runAsUser": USER, "runAsGroup": USER},
             # Variables for every Service of the namespace, which nobody reads.
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": self.end_seconds,
@@ -212,7 +210,20 @@ class ModelPod(ABC):
 
 def pod_security() -> dict[str, Any]:
     """Return what holds for all containers of a pod, whichever user each of them has."""
-    return {"runAsNonRoot": True, "fsGroup": _USER, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {
+        "runAsNonRoot": True,
+        "fsGroup": USER,
+        # A volume with many files, such as half a year's prediction log, isn't walked through at each start.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def check_object(what: str, name: str) -> None:
+    """Raise ValueError unless this can be an object of the namespace, which the step's environment allows."""
+    if name and not _OBJECT_NAME.fullmatch(name):
+        raise ValueError(f"{what} must be the name of an object in the namespace, not {name!r}")
+    common.require_allowed(what, name)
 
 
 def check_image(image: str) -> None:

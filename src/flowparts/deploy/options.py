@@ -87,12 +87,17 @@ class InCluster(OwnServers):
         digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
             read from them here, which for a volume isn't possible.
         pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
+        monitoring: Whether alerting rules (a PrometheusRule) and a monitor must be installed, which takes the
+            Prometheus operator; else there is only a monitor, where the operator is there.
+        monitor_labels: Further labels of the monitor and the rules, where Prometheus selects by them.
     """
 
     namespace: str = ""
     environment_from: str = ""
     digest: str = ""
     pods: dict[str, Any] = field(default_factory=dict)
+    monitoring: bool = False
+    monitor_labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def pod_options(self) -> PodOptions:
@@ -111,17 +116,12 @@ class Routed(InCluster, Scaled):
     Attributes:
         replicas: Pods of a revision that gets all requests; without a Gateway the share is a ratio of pods.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
-        monitoring: Whether alerting rules (a PrometheusRule) and a ServiceMonitor must be installed, which
-            takes the Prometheus operator; else there is only a ServiceMonitor, where the operator is there.
-        monitor_labels: Further labels of the ServiceMonitor and the rules, where Prometheus selects by them.
         clients: Further namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
             Gateway's and the step's; "*" for everyone.
     """
 
     replicas: int = 2
     gateway: str = ""
-    monitoring: bool = False
-    monitor_labels: dict[str, str] = field(default_factory=dict)
     clients: list[str] = field(default_factory=list)
 
 
@@ -173,6 +173,11 @@ def checked(target: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str,
 def _typed(target: str, option: str, value: Any, known: Mapping[str, Any]) -> Any:
     if option == "traffic_fraction":
         raise ValueError("'traffic_fraction' is no option of a target; give it to the step itself")
+    if option == "prediction_log" and option not in known:
+        raise ValueError(
+            f"the target {target} has no prediction log of this project; use the platform's own log of "
+            "requests, which docs/monitoring.md names, or deploy to docker, kubernetes, kserve or seldon"
+        )
     if option not in known:
         raise ValueError(unknown(f"option of the target {target}", option, sorted(known)))
     wanted = get_origin(known[option]) or known[option]

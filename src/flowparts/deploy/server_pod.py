@@ -1,9 +1,11 @@
 """The pod of the model server, the same on every kind of cluster."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from flowparts.deploy import common, model_store
 from flowparts.deploy.model_pod import LOCKED_DOWN, MODELS, START_PROBES, ModelPod, port, probe
+from flowparts.deploy.pod_log import Logged, PodLog
 
 HTTP_PORT = 8080
 GRPC_PORT = 8081
@@ -20,8 +22,11 @@ class ServerPod(ModelPod):
     """A model server for one model.
 
     Another container fetches the model before the server starts, so that the one that strangers talk to has
-    neither keys of the store nor a place to write but its scratch: an init container on a plain cluster,
-    KServe's storage initializer or Seldon's agent on theirs.
+    neither keys of the store nor a place to write but its scratch and its log: an init container on a plain
+    cluster, KServe's storage initializer or Seldon's agent on theirs.
+
+    Attributes:
+        log: Where it writes a prediction log; None for none.
     """
 
     http_port: ClassVar[int] = HTTP_PORT
@@ -30,9 +35,35 @@ class ServerPod(ModelPod):
     end_seconds: ClassVar[int] = END_SECONDS
     digest_path: ClassVar[str] = "v2/models/{name}/ready"
 
+    log: PodLog | None = None
+
+    @classmethod
+    def of(cls, model: str, name: str, chosen: Logged, service_account: str = "") -> Self:
+        """Return the pod that options ask for; a model of this machine is copied to the store first.
+
+        Raises:
+            ValueError: An option is wrong.
+        """
+        return cls(
+            model=model_store.stored(model),
+            name=name,
+            image=common.image("serving", chosen.image),
+            cpu=chosen.cpu,
+            memory=chosen.memory,
+            environment_from=chosen.environment_from,
+            service_account=service_account,
+            options=chosen.pod_options,
+            log=PodLog.of(chosen.prediction_log),
+        )
+
     def parts(self) -> list[Any]:
         """Return all that makes a revision another one."""
         return [self.spec(), self.container("server")]
+
+    def spec(self) -> dict[str, Any]:
+        """Return the rest of the pod's specification, without containers."""
+        spec = super().spec()
+        return {**spec, "volumes": [*spec["volumes"], self.log.volume()]} if self.log else spec
 
     def full_spec(self, labels: dict[str, str]) -> dict[str, Any]:
         """Return a plain pod's specification, with the container that fetches the model."""
@@ -85,10 +116,11 @@ class ServerPod(ModelPod):
                 {"name": "FLOWPARTS_SERVING_GRPC_PORT", "value": str(grpc)},
                 {"name": "FLOWPARTS_SERVING_DRAIN_SECONDS", "value": str(LEAVE_SECONDS)},
                 *([] if repository else self.token()),
+                *(self.log.variables() if self.log else []),
             ],
             "resources": self.resources(),
             "securityContext": LOCKED_DOWN,
-            "volumeMounts": self.mounts(),
+            "volumeMounts": [*self.mounts(), *([self.log.mount()] if self.log else [])],
             "startupProbe": probe("/v2/health/ready", http, 5, START_PROBES),
             "readinessProbe": probe("/v2/health/ready", http, 5, 2),
             "livenessProbe": probe("/v2/health/live", http, 10, 3),

@@ -78,6 +78,31 @@ SERVICE_MONITOR = only(
     jobLabel=STRING,
     targetLabels=listed(STRING),
 )
+POD_MONITOR = only(
+    "selector podMetricsEndpoints",
+    selector=only(
+        matchLabels=LABELS,
+        matchExpressions=listed(
+            only("key operator", key=STRING, operator={"enum": ["Exists", "In"]}, values=listed(STRING))
+        ),
+    ),
+    podMetricsEndpoints=listed(
+        only(
+            "port",
+            port=STRING,
+            path=STRING,
+            relabelings=listed(
+                only(
+                    "targetLabel",
+                    targetLabel=STRING,
+                    replacement=STRING,
+                    sourceLabels=listed(STRING),
+                    regex=STRING,
+                )
+            ),
+        )
+    ),
+)
 PROMETHEUS_RULE = only(
     "groups",
     groups=listed(
@@ -134,6 +159,8 @@ KSERVE_PREDICTOR = {
 # What Knative takes of a pod without switching on features
 # (https://knative.dev/docs/serving/configuration/feature-flags/).
 KNATIVE_POD = only(automountServiceAccountToken={}, containers={}, serviceAccountName={}, volumes={})
+# With the features for a volume that pods write to.
+KNATIVE_POD_THAT_WRITES = only(**KNATIVE_POD["properties"], securityContext=only(fsGroup=COUNT))
 KNATIVE_CONTAINER = only(
     "ports",
     **{
@@ -157,7 +184,8 @@ def check_inference_service(spec: dict[str, Any]) -> None:
         check_pod(pod)
         if "name" not in predictor:
             # Only with Knative; without, a predictor is a pod's specification.
-            jsonschema.validate(pod, KNATIVE_POD)
+            writes = any("persistentVolumeClaim" in volume for volume in pod.get("volumes", []))
+            jsonschema.validate(pod, KNATIVE_POD_THAT_WRITES if writes else KNATIVE_POD)
             for container in pod["containers"]:
                 jsonschema.validate(container, KNATIVE_CONTAINER)
 
@@ -200,6 +228,7 @@ ALL: list[tuple[str, str, str, Check]] = [
     ("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", by(HTTP_ROUTE)),
     ("gateway.networking.k8s.io/v1", "Gateway", "gateways", by(GATEWAY)),
     ("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors", by(SERVICE_MONITOR)),
+    ("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", by(POD_MONITOR)),
     ("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules", by(PROMETHEUS_RULE)),
     ("serving.kserve.io/v1beta1", "InferenceService", "inferenceservices", check_inference_service),
     ("serving.knative.dev/v1", "Revision", "revisions", by({})),

@@ -38,6 +38,7 @@ KINDS = [
     ("v1", "Service", "services"),
     ("v1", "Pod", "pods"),
     ("v1", "Event", "events"),
+    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
     ("apps/v1", "Deployment", "deployments"),
     ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
     ("coordination.k8s.io/v1", "Lease", "leases"),

@@ -73,6 +73,7 @@ def test_kserve_fetches_the_model_under_restricted_rules(api: KubernetesApi) -> 
     assert predictor["securityContext"] == {
         "runAsNonRoot": True,
         "fsGroup": 65532,
+        "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     assert predictor["serviceAccountName"] == "models"

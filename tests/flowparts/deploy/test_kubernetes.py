@@ -6,11 +6,9 @@ There is no kube-apiserver in any package of Debian or PyPI; see tests/flowparts
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kubernetes.client.exceptions import ApiException
 
 from flowparts.deploy import cluster
@@ -597,64 +595,12 @@ def test_a_cluster_without_the_kind_is_told(api: KubernetesApi) -> None:
         deploy(FIRST, max_replicas=4)
 
 
-def test_what_only_explains_or_watches_needs_no_permission(
-    api: KubernetesApi, caplog: pytest.LogCaptureFixture
-) -> None:
-    api.denied |= {("list", "events"), ("patch", "servicemonitors")}
+def test_what_only_explains_needs_no_permission(api: KubernetesApi, caplog: pytest.LogCaptureFixture) -> None:
+    api.denied.add(("list", "events"))
     api.scenario = "slow"
     made = deploy(FIRST)
     assert selected(api) == made.revision
     assert caplog.text.count("events can't be read: no permission to GET") == 1
-    assert "Prometheus won't read the metrics of endpoint churn: no permission to PATCH" in caplog.text
-
-
-def test_the_monitor_bears_the_labels_that_prometheus_selects_by(api: KubernetesApi) -> None:
-    deploy(FIRST, monitor_labels={"release": "kube-prometheus-stack"})
-    labels = api.get("servicemonitors", "churn")["metadata"]["labels"]
-    assert labels["release"] == "kube-prometheus-stack"
-    assert labels["app.kubernetes.io/name"] == "churn"
-
-
-def test_rules_and_monitor_are_installed_by_an_option_before_the_revision(api: KubernetesApi) -> None:
-    made = deploy(FIRST, monitoring=True)
-    groups = api.get("prometheusrules", "flowparts")["spec"]["groups"]
-    assert groups == yaml.safe_load(Path("monitoring/rules.yml").read_text())["groups"]
-    monitor = api.get("servicemonitors", "churn")["spec"]
-    # publish_metrics calls the model's name job as well.
-    assert monitor["jobLabel"] == "app.kubernetes.io/name"
-    assert api.get("services", f"churn-{made.revision}")["metadata"]["labels"][monitor["jobLabel"]] == "churn"
-    kubernetes.deploy(FIRST, "other", image=IMAGE, timeout_seconds=5.0, monitoring=True)
-    kubernetes.remove("churn")
-    assert api.names("prometheusrules") == ["flowparts"]
-    kubernetes.remove("other")
-    assert api.names("prometheusrules") == api.names("servicemonitors") == []
-
-
-def test_rules_keep_the_labels_by_which_prometheus_has_found_them(api: KubernetesApi) -> None:
-    deploy(FIRST, monitoring=True, monitor_labels={"release": "kube-prometheus-stack"})
-    kubernetes.deploy(FIRST, "other", image=IMAGE, timeout_seconds=5.0, monitoring=True)
-    assert api.get("prometheusrules", "flowparts")["metadata"]["labels"]["release"] == "kube-prometheus-stack"
-
-
-def test_without_the_option_the_rules_go(api: KubernetesApi) -> None:
-    deploy(FIRST, monitoring=True)
-    deploy(FIRST)
-    assert api.names("prometheusrules") == []
-    assert api.names("servicemonitors") == ["churn"]
-
-
-def test_monitoring_without_the_operator_or_the_right_changes_nothing(api: KubernetesApi) -> None:
-    api.denied.add(("patch", "prometheusrules"))
-    with pytest.raises(ValueError, match="no permission to PATCH"):
-        deploy(FIRST, monitoring=True)
-    assert not api.names("deployments")
-    api.denied.clear()
-    api.unknown.add("monitoring.coreos.com/v1")
-    with pytest.raises(
-        ValueError, match=r"knows no ServiceMonitor of monitoring\.coreos\.com/v1; install the"
-    ):
-        deploy(FIRST, monitoring=True)
-    assert not api.names("deployments")
 
 
 def test_crashes_of_a_revisions_pods_are_counted(api: KubernetesApi) -> None:
@@ -664,12 +610,6 @@ def test_crashes_of_a_revisions_pods_are_counted(api: KubernetesApi) -> None:
     api.step()
     # Restarted three times, and down now.
     assert sorted(kubernetes.crashes(made, made.revision).values()) == [4, 4]
-
-
-def test_a_cluster_without_prometheus_gets_no_monitor(api: KubernetesApi) -> None:
-    api.unknown.add("monitoring.coreos.com/v1")
-    deploy(FIRST)
-    assert api.names("servicemonitors") == []
 
 
 def test_an_api_that_is_not_there_is_told(

@@ -12,11 +12,19 @@ from flowparts.deploy import operations
 from flowparts.deploy.cluster import Cluster
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.deploy.test_kubernetes import GATEWAY
+from tests.flowparts.deploy.test_pod_log import claim
 from tests.flowparts.serving.conftest import Server
 
 PAGE = Path("docs/kubernetes.md")
-FLEET = {"gateway": "gateways/public", "max_replicas": 3, "monitoring": True}
-TARGETS: dict[str, dict[str, Any]] = {"kubernetes": FLEET, "tf_serving": FLEET, "kserve": {}, "seldon": {}}
+FLEET = {"gateway": "gateways/public", "max_replicas": 3}
+LOG = {"prediction_log": {"directory": "pvc://logs/churn"}}
+TARGETS: dict[str, dict[str, Any]] = {
+    "kubernetes": FLEET | LOG,
+    "tf_serving": FLEET,
+    "kserve": LOG,
+    "seldon": LOG,
+}
+COMMON = {"image": "registry.example/server:0.1.0", "timeout_seconds": 5.0, "monitoring": True}
 
 
 def granted() -> set[tuple[str, str, str, str]]:
@@ -42,15 +50,16 @@ def test_they_are_what_deploying_probing_and_rolling_back_needs(
     monkeypatch.setattr("flowparts.deploy._lease._RENEW_SECONDS", 0.01)
     api.put("gateways", {**GATEWAY, "metadata": {"name": "public", "namespace": "gateways"}})
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
+    api.put("persistentvolumeclaims", claim())
     api.backend = lambda _: server.url
     api.role = granted()
     for name, options in TARGETS.items():
-        use(name, {"image": "registry.example/server:0.1.0", "timeout_seconds": 5.0, **options}, api, records)
+        use(name, {**COMMON, **options}, api, records)
     api.unknown.add("serving.knative.dev/v1")  # another cluster, with the same role
     for plural, name in list(api.objects):
         if plural == "inferenceservices":
             api.delete(plural, name)
-    use("kserve", {"image": "registry.example/server:0.1.0", "timeout_seconds": 5.0}, api, records)
+    use("kserve", COMMON, api, records)
     assert api.needed == api.role
     # Knative's addresses lead nowhere here.
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

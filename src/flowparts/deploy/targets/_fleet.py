@@ -48,7 +48,6 @@ class Fleet:
         replicas: Pods of a revision that gets all requests.
         max_replicas: Up to how many the autoscaler goes; 0 for no autoscaling.
         gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
-        monitoring: Whether it has alerting rules.
     """
 
     there: Cluster
@@ -58,7 +57,6 @@ class Fleet:
     replicas: int
     max_replicas: int
     gateway: str
-    monitoring: bool = False
     # What stood on the Service when this step looked, or wrote it, last.
     record: str = ""
 
@@ -66,15 +64,13 @@ class Fleet:
     def of(cls, endpoint: Endpoint, kind: type[ModelPod]) -> "Fleet":
         """Return the fleet of an endpoint that is there."""
         settings = {name: endpoint.settings[name] for name in ("replicas", "max_replicas", "gateway")}
-        settings["monitoring"] = endpoint.settings.get("monitoring", False)
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
     @classmethod
     def asked(cls, target: str, kind: type[ModelPod], name: str, chosen: Routed) -> "Fleet":
         """Return the fleet that options ask for."""
         there = Cluster(chosen.namespace)
-        asked = (chosen.replicas, chosen.max_replicas, chosen.gateway, chosen.monitoring)
-        return cls(there, target, kind, name, *asked)
+        return cls(there, target, kind, name, chosen.replicas, chosen.max_replicas, chosen.gateway)
 
     def deploy(self, pod: ModelPod, chosen: Routed) -> Endpoint:
         """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
@@ -97,8 +93,6 @@ class Fleet:
                 f"endpoint {self.name!r} in namespace {self.there.namespace} is of the target "
                 f"{before.target}; give the one of {self.target} another name"
             )
-        if self.monitoring:
-            prometheus.require_operator(self.there)
         if before is None:
             after = Endpoint(self.target, self.name, self.url(), pod.revision, {pod.revision: 100})
         else:
@@ -110,25 +104,27 @@ class Fleet:
             if (before)
             else []
         )
+        monitor, watched = self.monitor(), self._watched()
+        monitor.install(chosen, watched)
+
+        def undo() -> None:
+            try:
+                self.undo(pod.revision, before)
+            finally:
+                monitor.undo()
+
         try:
-            if self.monitoring:
-                # First, so that a missing right is told before anything that serves is changed.
-                self.there.apply(prometheus.rule(self._rule_labels(chosen), self.there.namespace))
-                self._monitor(chosen.monitor_labels)
             self._narrow(before, after)
             self.place(pod, chosen.clients)
             after = self.steer(after, chosen.timeout_seconds, pod)
         except ValueError as error:
-            raise common.not_deployed(
-                self.name, pod.revision, error, kept, lambda: self.undo(pod.revision, before)
-            ) from None
+            raise common.not_deployed(self.name, pod.revision, error, kept, undo) from None
         self.tidy(after)
         self._take_away(before, after)
         if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
             self.release(after)
-        if not self.monitoring:
-            self._try_to_monitor(chosen.monitor_labels)
-        if not chosen.clients and self.there.serves(*prometheus.MONITOR):
+        monitor.finish(chosen, watched)
+        if not chosen.clients and monitor.is_possible:
             _log.info(
                 "the NetworkPolicy of endpoint %s admits Prometheus if clients names its namespace", self.name
             )
@@ -204,7 +200,6 @@ class Fleet:
             "replicas": self.replicas,
             "max_replicas": self.max_replicas,
             "gateway": self.gateway,
-            **({"monitoring": True} if self.monitoring else {}),
         }
 
     def state(self) -> Endpoint | None:
@@ -327,8 +322,6 @@ class Fleet:
         if before.settings["max_replicas"] and not self.max_replicas:
             for revision in after.traffic:
                 self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
-        if before.settings.get("monitoring") and not self.monitoring:
-            self.stop_monitoring()
 
     def undo(self, revision: str, before: Endpoint | None) -> None:
         """Share the requests as before, then remove a revision that wasn't there before."""
@@ -352,9 +345,6 @@ class Fleet:
                 self.there.delete(*_ROUTE, self.name)
             self.there.delete("v1", "Service", self.name)
             self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
-            if self.monitoring:
-                self.there.delete(*prometheus.MONITOR, self.name)
-                self.stop_monitoring()
 
     def tidy(self, asked: Endpoint) -> None:
         """Remove every revision that the endpoint doesn't name."""
@@ -515,40 +505,17 @@ class Fleet:
             return
         raise last
 
-    def _try_to_monitor(self, labels: dict[str, str]) -> None:
-        try:
-            if self.there.serves(*prometheus.MONITOR):
-                self._monitor(labels)
-        except ValueError as error:
-            # The model serves; a missing right to watch it is no reason to take it away.
-            _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.name, error)
+    def monitor(self) -> prometheus.Monitor:
+        """Return what Prometheus watches the endpoint by."""
+        return prometheus.Monitor(self.there, self.name, prometheus.SERVICES, self.name)
 
-    def _monitor(self, labels: dict[str, str]) -> None:
+    def _watched(self) -> Manifest:
         # The revisions' own services: the shared one would count the same pods again.
         each = {
             "matchLabels": self.labels,
             "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
         }
-        spec = prometheus.monitor_spec(each, self.kind.metrics_path, cluster.NAME_LABEL, [_REVISION])
-        self._apply(*prometheus.MONITOR, self.name, spec, {**labels, **self.labels})
-
-    def _rule_labels(self, chosen: Routed) -> dict[str, str]:
-        # One object for all endpoints: the labels by which Prometheus has found it so far stay.
-        found = self.there.get(*prometheus.RULE, prometheus.RULE_NAME) or {"metadata": {}}
-        return {**found["metadata"].get("labels", {}), **chosen.monitor_labels, **self.there.managed()}
-
-    def stop_monitoring(self) -> None:
-        """Remove the alerting rules, unless another endpoint of the namespace has them."""
-        for service in self.there.find("v1", "Service", self.there.managed()):
-            metadata = service["metadata"]
-            written = metadata.get("annotations", {}).get(_STATE)
-            if (
-                written
-                and metadata["name"] != self.name
-                and json.loads(written)["settings"].get("monitoring")
-            ):
-                return
-        self.there.delete(*prometheus.RULE, prometheus.RULE_NAME)
+        return prometheus.by_services(each, self.kind.metrics_path, cluster.NAME_LABEL, [_REVISION])
 
     def _http_route(self, asked: Endpoint) -> Manifest:
         parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))
@@ -696,10 +663,7 @@ class Platform:
             for revision in sorted(revisions | set(state.traffic if state else ())):
                 fleet.remove(revision)
             there.delete("networking.k8s.io/v1", "NetworkPolicy", name)
-            if there.serves(*prometheus.MONITOR):
-                there.delete(*prometheus.MONITOR, name)
-            if state and state.settings.get("monitoring"):
-                fleet.stop_monitoring()
+            fleet.monitor().remove()
         return there.deleted
 
     @contextmanager

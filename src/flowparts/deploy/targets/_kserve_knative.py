@@ -13,7 +13,7 @@ from typing import Any
 from flowparts.deploy import cluster, common
 from flowparts.deploy.cluster import Manifest
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.model_pod import OUTSIDE_MESH
+from flowparts.deploy.model_pod import OUTSIDE_MESH, USER
 from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
 from flowparts.deploy.targets._kserve_service import CONTAINER, REVISION, Service, StoredPod, label
 
@@ -30,6 +30,8 @@ class KnativeService(Service):
     """An InferenceService whose revisions are Knative's."""
 
     mode = MODE_NAME
+    # What Knative calls the port, whatever name a service gives it.
+    metrics_port = "user-port"
 
     def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
         """Return a predictor with what Knative takes of a pod."""
@@ -38,6 +40,7 @@ class KnativeService(Service):
             **pod.spec(),
             # Knative takes one port, and brings its own drain.
             "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
+            **({"securityContext": {"fsGroup": USER}} if pod.log else {}),
             **pod.options.metadata(),
             "labels": {**pod.options.labels, REVISION: pod.revision, **OUTSIDE_MESH},
             "minReplicas": replicas,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from flowparts.deploy import prometheus
 from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.common import Plan
 from flowparts.deploy.endpoint import Endpoint
@@ -21,6 +22,8 @@ API = "serving.kserve.io/v1beta1"
 KIND = "InferenceService"
 MODE = "serving.kserve.io/deploymentMode"
 REVISION = "flowparts/revision"
+# On all pods of an InferenceService.
+_SERVICE = "serving.kserve.io/inferenceservice"
 # Bears the model server; KServe finds it by this name.
 CONTAINER = "kserve-container"
 # What was there before may come back slower than a deployment has been given.
@@ -54,11 +57,13 @@ class Service(ABC):
 
     Attributes:
         mode: The value of its annotation that asks for the mode.
+        metrics_port: Name of the port at which its pods have metrics.
         there: The namespace.
         name: Its name, which is the endpoint's.
     """
 
     mode: ClassVar[str]
+    metrics_port: ClassVar[str]
 
     there: Cluster
     name: str
@@ -111,7 +116,19 @@ class Service(ABC):
 
     def pods_of(self, revision: str) -> dict[str, str]:
         """Return the labels of a revision's pods."""
-        return {"serving.kserve.io/inferenceservice": self.name, REVISION: revision}
+        return {_SERVICE: self.name, REVISION: revision}
+
+    def monitor(self) -> prometheus.Monitor:
+        """Return what Prometheus watches the endpoint by."""
+        return prometheus.Monitor(self.there, self.name, prometheus.PODS, f"{self.name}-kserve")
+
+    def watched(self) -> Manifest:
+        """Return whom it scrapes."""
+        ours = {
+            "matchLabels": {_SERVICE: self.name},
+            "matchExpressions": [{"key": REVISION, "operator": "Exists"}],
+        }
+        return prometheus.by_pods(self.name, ours, self.metrics_port, REVISION)
 
     def found(self) -> Manifest:
         """Return the InferenceService; empty if it isn't there."""

@@ -20,7 +20,7 @@ from typing import Any
 from flowparts.deploy import cluster, common
 from flowparts.deploy.cluster import Manifest
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.model_pod import OUTSIDE_MESH, pod_security
+from flowparts.deploy.model_pod import OUTSIDE_MESH, pod_security, port
 from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
 from flowparts.deploy.targets._kserve_service import (
     CONTAINER,
@@ -61,6 +61,7 @@ class StandardService(Service):
     """An InferenceService whose revisions are plain Deployments."""
 
     mode = "Standard"
+    metrics_port = "http"
 
     def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
         """Return a predictor that leaves nothing out: KServe lays a canary's over the stable one's."""
@@ -69,7 +70,7 @@ class StandardService(Service):
         return {
             **spec,
             "name": pod.revision[:_NAME_LENGTH],
-            "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
+            "containers": [{**server, "ports": [port(self.metrics_port, HTTP_PORT)]}],
             **pod.options.metadata(),
             "labels": {**pod.options.labels, REVISION: pod.revision, **OUTSIDE_MESH},
             "minReplicas": replicas,
@@ -290,13 +291,13 @@ class StandardService(Service):
 
     def _select(self, revision: str) -> None:
         """Let the Service for clients inside of the cluster select a revision."""
-        port = {"name": "http", "port": 80, "targetPort": HTTP_PORT, "protocol": "TCP", "appProtocol": "http"}
+        http = {"name": "http", "port": 80, "targetPort": HTTP_PORT, "protocol": "TCP", "appProtocol": "http"}
         self.there.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Service",
                 "metadata": self._metadata(self._kept),
-                "spec": {"selector": self.pods_of(revision), "ports": [port]},
+                "spec": {"selector": self.pods_of(revision), "ports": [http]},
             }
         )
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flowparts.deploy import common, model_store
+from flowparts.deploy import common
 from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.options import InCluster, Scaled
+from flowparts.deploy.options import Scaled
+from flowparts.deploy.pod_log import Logged
 from flowparts.deploy.targets._kserve_knative import KNATIVE, KnativeService
 from flowparts.deploy.targets._kserve_service import API, KIND, MODE, Service, StoredPod
 from flowparts.deploy.targets._kserve_standard import StandardService
@@ -26,7 +27,7 @@ _MODES: dict[str, type[Service]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(InCluster, Scaled):
+class Options(Logged, Scaled):
     """What KServe takes: the share is 0 or 100 without Knative and without a Gateway."""
 
 
@@ -42,19 +43,11 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
     """
     chosen = Options(**given)
-    model = model_store.stored(model)
-    pod = StoredPod(
-        model=model,
-        name=name,
-        image=common.image("serving", chosen.image),
-        cpu=chosen.cpu,
-        memory=chosen.memory,
-        environment_from=chosen.environment_from,
-        service_account=chosen.service_account,
-        digest=common.digest(model, chosen.digest),
-        options=chosen.pod_options,
-    )
+    pod = StoredPod.of(model, name, chosen, chosen.service_account)
+    pod = replace(pod, digest=common.digest(pod.model, chosen.digest))
     there = Cluster(chosen.namespace)
+    if pod.log:
+        pod.log.require_claim(there)
     with there.writing(name, chosen.wait_seconds):
         return _deploy(there, pod, chosen)
 
@@ -70,6 +63,15 @@ def _deploy(there: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
         service.check_share(after.percent)
     settings = {"namespace": service.there.namespace, "mode": service.mode, **common.kept_options()}
     after = replace(after, settings=settings)
+    monitor, watched = service.monitor(), service.watched()
+    monitor.install(chosen, watched)
+
+    def undo() -> None:
+        try:
+            service.undo(pod.revision, before, predictors, chosen.timeout_seconds)
+        finally:
+            monitor.undo()
+
     try:
         made = service.move(before, after, predictors, chosen.timeout_seconds)
         if pod.digest:
@@ -77,15 +79,10 @@ def _deploy(there: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
             common.await_served(lambda: service.tell(made, path), pod.digest, pod.revision)
     except ValueError as error:
         kept = before.traffic if before else []
-        raise common.not_deployed(
-            name,
-            pod.revision,
-            error,
-            kept,
-            lambda: service.undo(pod.revision, before, predictors, chosen.timeout_seconds),
-        ) from None
+        raise common.not_deployed(name, pod.revision, error, kept, undo) from None
     if before is None or before.traffic != made.traffic:  # else it may be a rollout that is watched
         service.release(made)
+    monitor.finish(chosen, watched)
     return made
 
 
@@ -94,7 +91,9 @@ def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str
     there = Cluster(namespace)
     there.pretends = pretend
     with there.writing(name):
-        _service(there, name).remove()
+        service = _service(there, name)
+        service.remove()
+        service.monitor().remove()
     return there.deleted
 
 

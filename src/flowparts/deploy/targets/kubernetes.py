@@ -1,18 +1,23 @@
 """Plain Kubernetes: the model server in a Deployment for each revision behind one Service."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from flowparts.deploy import common, model_store
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.options import Routed
+from flowparts.deploy.pod_log import Logged
 from flowparts.deploy.server_pod import ServerPod
 from flowparts.deploy.targets._fleet import Fleet, Platform
 
-Options = Routed
 _platform = Platform("kubernetes", ServerPod)
 endpoints, plan, remove, writing = _platform.endpoints, _platform.plan, _platform.remove, _platform.writing
 shift, rollback, release = _platform.shift, _platform.rollback, _platform.release
 crashes, trouble = _platform.crashes, _platform.trouble
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Routed, Logged):
+    """What plain Kubernetes takes."""
 
 
 def deploy(model: str, name: str, **given: Any) -> Endpoint:
@@ -28,17 +33,11 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
             before still does.
     """
     chosen = Options(**given)
-    pod = ServerPod(
-        model=model_store.stored(model),
-        name=name,
-        image=common.image("serving", chosen.image),
-        cpu=chosen.cpu,
-        memory=chosen.memory,
-        environment_from=chosen.environment_from,
-        service_account=chosen.service_account,
-        options=chosen.pod_options,
-    )
-    return Fleet.asked("kubernetes", ServerPod, name, chosen).deploy(pod, chosen)
+    pod = ServerPod.of(model, name, chosen, chosen.service_account)
+    fleet = Fleet.asked("kubernetes", ServerPod, name, chosen)
+    if pod.log:
+        pod.log.require_claim(fleet.there)
+    return fleet.deploy(pod, chosen)
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts.deploy import cluster, common, model_store
+from flowparts.deploy import cluster, common, prometheus
 from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.endpoint import Endpoint
-from flowparts.deploy.options import InCluster
+from flowparts.deploy.pod_log import Logged
 from flowparts.deploy.server_pod import ServerPod
 
 _API = "mlops.seldon.io/v1alpha1"
@@ -27,6 +27,10 @@ _MESH = "seldon-mesh"
 _CONFIG = "mlserver"
 _CONFIG_PORTS = (9000, 9500)
 _CONFIG_MODELS = "/mnt/agent/models"
+# What it calls the first of them.
+_METRICS_PORT = "server-http"
+# Label by which Seldon marks the pods of a Server.
+_SERVER = "seldon-server-name"
 # What Seldon puts beside the server, and what Pod Security's "restricted" wants each of them to say.
 _BESIDE = ("rclone", "agent")
 _RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -35,7 +39,7 @@ _MESH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(InCluster):
+class Options(Logged):
     """What Seldon takes.
 
     Attributes:
@@ -61,30 +65,32 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """
     chosen = Options(**given)
     common.require_allowed("storage_access", chosen.storage_access)
-    model = model_store.stored(model)
     if chosen.pod_options.metadata():
         raise ValueError(
             "Seldon takes no labels and annotations for pods; leave them out of the option 'pods'"
         )
-    pod = ServerPod(
-        model=model,
-        name=name,
-        image=common.image("serving", chosen.image),
-        cpu=chosen.cpu,
-        memory=chosen.memory,
-        environment_from=chosen.environment_from,
-        options=chosen.pod_options,
-    )
+    pod = ServerPod.of(model, name, chosen)
     if pod.mounted:
         raise ValueError(f"Seldon can't take a model from a volume such as {model}; give s3:// or gs://")
-    pod = replace(pod, digest=common.digest(model, chosen.digest))
+    pod = replace(pod, digest=common.digest(pod.model, chosen.digest))
     fleet = _Fleet(Cluster(chosen.namespace), name)
+    if pod.log:
+        pod.log.require_claim(fleet.there)
     with fleet.there.writing(name, chosen.wait_seconds):
         before = fleet.state()
         after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
         if before:
             after = before.deploying(pod.revision, chosen.percent)
         after = replace(after, settings={"namespace": fleet.there.namespace, **common.kept_options()})
+        monitor, watched = fleet.monitor(), fleet.watched(after)
+        monitor.install(chosen, watched)
+
+        def undo() -> None:
+            try:
+                fleet.undo(pod.revision, before)
+            finally:
+                monitor.undo()
+
         try:
             fleet.place(pod, chosen.replicas, chosen.storage_access)
             what = f"revision {pod.revision} of endpoint {name!r}"
@@ -93,10 +99,9 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
             fleet.steer(after, chosen.timeout_seconds)
         except ValueError as error:
             kept = before.traffic if before else []
-            raise common.not_deployed(
-                name, pod.revision, error, kept, lambda: fleet.undo(pod.revision, before)
-            ) from None
+            raise common.not_deployed(name, pod.revision, error, kept, undo) from None
         fleet.tidy(after)
+        monitor.finish(chosen, watched)
         return after
 
 
@@ -109,6 +114,7 @@ def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str
         there.delete(_API, "Experiment", name)
         for model in there.find(_API, "Model", fleet.labels):
             fleet.remove(model["metadata"]["labels"][_REVISION])
+        fleet.monitor().remove()
     return there.deleted
 
 
@@ -280,7 +286,17 @@ class _Fleet:
 
     def pods_of(self, revision: str) -> dict[str, str]:
         """Return the labels that Seldon gives a revision's pods."""
-        return {"seldon-server-name": f"{self.name}-{revision}"}
+        return {_SERVER: f"{self.name}-{revision}"}
+
+    def monitor(self) -> prometheus.Monitor:
+        """Return what Prometheus watches the endpoint by."""
+        return prometheus.Monitor(self.there, self.name, prometheus.PODS, f"{self.name}-seldon")
+
+    def watched(self, asked: Endpoint) -> Manifest:
+        """Return whom it scrapes: the servers of each revision, whose pods have no label of the endpoint."""
+        servers = [f"{self.name}-{revision}" for revision in sorted(asked.traffic)]
+        ours = {"matchExpressions": [{"key": _SERVER, "operator": "In", "values": servers}]}
+        return prometheus.by_pods(self.name, ours, _METRICS_PORT, _SERVER, f"{self.name}-(.+)")
 
     def look(self, revision: str) -> str:
         """Return "" when a revision's Model is ready, else how it stands."""
