@@ -1,6 +1,6 @@
 """The prediction log of a deployment, as one option `prediction_log`.
 
-Its names are those of the model server's options, without what they begin with. On this machine:
+Its names are those of the model server's options without the prefix. On this machine:
 
     {"directory": "/var/lib/churn-log", "keys": "order_id", "mask": ["email", "phone"], "days": 30}
 
@@ -51,11 +51,11 @@ def check_names(given: Mapping[str, Any], *further: str) -> None:
 
 
 def settings(given: Mapping[str, Any], directory: str) -> dict[str, str]:
-    """Return the variables that a server takes its log's options from, without the hashes' key.
+    """Return a server's environment variables for its log, without the hashes' key.
 
     Args:
         given: The option, which may be empty.
-        directory: Where the server finds the log's directory.
+        directory: The server's path of the log's directory.
     """
     if not given:
         return {}
@@ -65,7 +65,7 @@ def settings(given: Mapping[str, Any], directory: str) -> dict[str, str]:
 
 
 def variables(given: Mapping[str, Any], directory: str) -> dict[str, str]:
-    """Return `settings` with the hashes' key, which is this step's."""
+    """Return `settings` with the hashes' key from this step's environment."""
     secret = {SECRET: os.environ[SECRET]} if given and SECRET in os.environ else {}
     return {**settings(given, directory), **secret}
 
@@ -73,19 +73,20 @@ def variables(given: Mapping[str, Any], directory: str) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
-    # Pipelines hand whole numbers on as 30.0.
+    # Pipelines pass 30 as 30.0.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def writer_of(given: Mapping[str, Any], user: int) -> int:
-    """Make the log's directory on this machine if it isn't there, and return who can write to it.
+    """Create the log's directory on this machine if necessary, and return the user that can write to it.
 
     Args:
         given: The option.
-        user: Who writes if root deploys; else it is who deploys, so they can delete what is written.
+        user: The writing user if root deploys; otherwise it is the deploying user, who can then delete the
+            files.
 
     Raises:
-        ValueError: The directory can't be made.
+        ValueError: The directory can't be created.
     """
     directory = Path(given["directory"])
     user = os.getuid() or user

@@ -1,4 +1,4 @@
-"""The pod that serves a model, as far as it is the same for every server, with secure defaults."""
+"""The common part of all model servers' pods, with secure defaults."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from flowparts.deploy import common
 from flowparts.deploy.pod_options import PodOptions
 from flowparts.util import trees
 
-# Fetching and loading the model come before readiness.
+# The model is downloaded and loaded before readiness.
 START_PROBES = 120
 MODELS = "/mnt/models"
 TOKEN = "FLOWPARTS_SERVING_TOKEN"  # noqa: S105 a variable's name
-# What a container of a pod may do: as little as Kubernetes lets one say.
+# The most restrictive security context of a container.
 LOCKED_DOWN = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -25,12 +25,12 @@ LOCKED_DOWN = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 
-# Kubeflow's steps are outside of its mesh, and what is inside refuses them.
+# Kubeflow's steps are outside of its mesh, and services inside refuse them.
 OUTSIDE_MESH = {"sidecar.istio.io/inject": "false"}
 
 # The user of the images. A number, so that Kubernetes can tell it isn't root.
 USER = 65532
-# A network is stored three times, and memory holds it once. Logs and scratch files come on top.
+# A network is stored three times on disk and once in memory; logs and scratch files come on top.
 _DISK_PER_MEMORY = 4
 _SCRATCH_MIB = 1024
 _DISK_REQUEST = "100Mi"
@@ -47,24 +47,24 @@ class ModelPod(ABC):
         http_port: Port of the protocols over HTTP.
         grpc_port: Port of those over gRPC.
         metrics_path: Where Prometheus finds the server's metrics.
-        end_seconds: How long the pod may take to end.
-        digest_path: Where the server tells the digest of its model; empty if it can't.
+        end_seconds: Termination grace period of the pod.
+        digest_path: Path where the server reports its model's digest; empty if it can't.
         has_files: Whether the server reads files of a ConfigMap.
-        model: Where it is fetched from: s3://, gs:// or pvc://CLAIM/PATH. What is there doesn't change:
-            another model has another address.
+        model: Where to download it: s3://, gs:// or pvc://CLAIM/PATH. Its content doesn't change: another
+            model has another URI.
         name: The model's name in requests.
         image: The server's image, with a fixed tag or a digest.
-        cpu: Processors, as Kubernetes writes them.
-        memory: Memory, likewise.
-        environment_from: A Kubernetes Secret whose keys become the environment of what fetches the model,
-            such as AWS_ACCESS_KEY_ID. The server gets only its token.
-        service_account: The pod's account, for clouds that tie access rights to it.
-        digest: What the model's files must be, as `trees.digest` tells; pods refuse others. Empty if nobody
-            knows.
-        options: Where its pods run, and what they are labelled with.
+        cpu: CPUs in Kubernetes' notation.
+        memory: Memory in Kubernetes' notation.
+        environment_from: A Kubernetes Secret whose keys become the environment of the download, such as
+            AWS_ACCESS_KEY_ID. The server gets only its token.
+        service_account: The pod's service account, such as one with cloud access.
+        digest: Required digest of the model's files (`trees.digest`); pods refuse any other. Empty if it
+            isn't known.
+        options: Scheduling and labels of its pods.
 
     Raises:
-        ValueError: A cluster can't take one of them.
+        ValueError: A value isn't possible on a cluster.
     """
 
     http_port: ClassVar[int]
@@ -105,12 +105,12 @@ class ModelPod(ABC):
 
     @property
     def mounted(self) -> bool:
-        """Whether the model lies on a volume, so that the pod needs no network of its own."""
+        """Whether the model is on a volume, so that the pod needs no outgoing network."""
         return self.model.startswith("pvc://")
 
     @property
     def address(self) -> str:
-        """Where the model is as the pod sees it: a directory or a URI."""
+        """The model's location for the pod: a directory or a URI."""
         if claim := _PVC.fullmatch(self.model):
             return f"{MODELS}/{claim[2] or ''}"
         # Kubeflow names its own store minio://, which speaks S3.
@@ -118,8 +118,8 @@ class ModelPod(ABC):
 
     @property
     def revision(self) -> str:
-        """The revision's name: "r" and 12 hexadecimal digits for everything that the pod is made of."""
-        # What only labels pods is a part only where there is any.
+        """The revision's name: "r" and 12 hexadecimal digits of a hash of everything that defines the pod."""
+        # Labels and annotations are included only if there are any.
         labelled = [self.options.metadata()] if self.options.metadata() else []
         text = json.dumps([*self.parts(), *labelled], sort_keys=True)
         return f"r{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -131,7 +131,7 @@ class ModelPod(ABC):
 
     @abstractmethod
     def parts(self) -> list[Any]:
-        """Return all that makes a revision another one."""
+        """Return everything that identifies the revision."""
 
     @abstractmethod
     def full_container(self, name: str) -> dict[str, Any]:
@@ -139,12 +139,12 @@ class ModelPod(ABC):
 
     @property
     def disk(self) -> str:
-        """How much of a node's disk a volume of the pod, or a container, may fill."""
+        """The limit of a volume's or container's ephemeral storage."""
         model = _DISK_PER_MEMORY * common.memory_bytes(self.memory) // 2**20
         return f"{model + _SCRATCH_MIB}Mi"
 
     def resources(self) -> dict[str, Any]:
-        """Return a container's resources; a pod that fills the node's disk is evicted."""
+        """Return a container's resources; with the limit of storage, a pod that fills the disk is evicted."""
         amounts = {"cpu": self.cpu, "memory": self.memory}
         return {
             "requests": {**amounts, "ephemeral-storage": _DISK_REQUEST},
@@ -152,18 +152,18 @@ class ModelPod(ABC):
         }
 
     def mounts(self) -> list[dict[str, Any]]:
-        """Return where a container finds room for scratch files, and a mounted model."""
+        """Return the mounts of a container: scratch space and a mounted model."""
         mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
         if self.mounted:
             mounts.append({"name": "models", "mountPath": MODELS, "readOnly": True})
         return mounts
 
     def secrets(self) -> dict[str, Any]:
-        """Return the part of a container that gives it what reading the model takes."""
+        """Return the part of a container that gives it access to the model."""
         return {"envFrom": [{"secretRef": {"name": self.environment_from}}]} if self.environment_from else {}
 
     def token(self) -> list[dict[str, Any]]:
-        """Return the server's variable with the token that clients must have, if there is one."""
+        """Return the server's variable with the token for clients, if there is one."""
         if not self.environment_from:
             return []
         key = {"name": self.environment_from, "key": TOKEN, "optional": True}
@@ -193,7 +193,7 @@ class ModelPod(ABC):
             **self.spec(),
             "containers": [self.full_container("server")],
             "securityContext": {**pod_security(), "runAsUser": USER, "runAsGroup": USER},
-            # Variables for every Service of the namespace, which nobody reads.
+            # No variables for every Service of the namespace.
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": self.end_seconds,
             "topologySpreadConstraints": [
@@ -209,27 +209,27 @@ class ModelPod(ABC):
 
 
 def pod_security() -> dict[str, Any]:
-    """Return what holds for all containers of a pod, whichever user each of them has."""
+    """Return the security context of a pod, for all containers and users."""
     return {
         "runAsNonRoot": True,
         "fsGroup": USER,
-        # A volume with many files, such as half a year's prediction log, isn't walked through at each start.
+        # Don't walk a volume with many files, such as half a year's prediction log, at each start.
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 
 
 def check_object(what: str, name: str) -> None:
-    """Raise ValueError unless this can be an object of the namespace, which the step's environment allows."""
+    """Raise ValueError unless this is a valid object name that the step's environment allows."""
     if name and not _OBJECT_NAME.fullmatch(name):
         raise ValueError(f"{what} must be the name of an object in the namespace, not {name!r}")
     common.require_allowed(what, name)
 
 
 def check_image(image: str) -> None:
-    """Raise ValueError unless an image's name always means the same image."""
+    """Raise ValueError unless an image has a fixed tag or a digest."""
     if not _IMAGE.fullmatch(image) or image.endswith(":latest"):
-        raise ValueError(f"image {image!r} must have a fixed tag or a digest, so that every pod is alike")
+        raise ValueError(f"image {image!r} must have a fixed tag or a digest, so that all pods are the same")
 
 
 def port(name: str, number: int) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def port(name: str, number: int) -> dict[str, Any]:
 
 
 def probe(path: str, number: int, seconds: int, failures: int) -> dict[str, Any]:
-    """Return a probe that asks a path of a port every so many seconds."""
+    """Return a probe of a path and port with a period in seconds."""
     return {
         "httpGet": {"path": path, "port": number},
         "periodSeconds": seconds,

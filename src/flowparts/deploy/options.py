@@ -1,7 +1,7 @@
-"""What can be chosen of a deployment: what every target takes, to which each adds its own.
+"""The options of deployments: common ones, to which each target adds its own.
 
-A target's class `Options` is what its `deploy` takes by name. The component of the target has a port for each
-field; there stands what an option means to who deploys.
+A target's class `Options` has the keyword arguments of its `deploy`. The target's component has a parameter
+for each field, with the description for users.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ _MOST_REPLICAS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every target takes.
+    """The options of every target.
 
     Attributes:
-        percent: Percent of the requests for the revision while there is another one; a first one gets all.
-        replicas: Servers of a revision.
-        image: The model server's image; if not given, that of this release.
-        timeout_seconds: How long to wait for the revision.
+        percent: Percent of the requests for the revision beside another one; a first revision gets all.
+        replicas: Servers per revision.
+        image: Image of the model server; default: this release's.
+        timeout_seconds: Maximum seconds until the revision is ready.
 
     Raises:
         ValueError: A value is out of range.
@@ -47,8 +47,8 @@ class Scaled(Options):
     """Targets with autoscaling.
 
     Attributes:
-        max_replicas: Servers of a revision at most; 0 for no autoscaling.
-        service_account: Account that the servers run as; if not given, the platform's default.
+        max_replicas: Maximum servers per revision; 0 turns autoscaling off.
+        service_account: Service account of the servers; default: the platform's.
     """
 
     max_replicas: int = 0
@@ -64,12 +64,12 @@ class Scaled(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnServers(Options):
-    """Targets that run the servers as containers of this project's choosing.
+    """Targets that run the servers in containers with resources of choice.
 
     Attributes:
-        cpu: Processors of a server, such as "2" or "500m".
-        memory: Memory of a server, such as "2Gi".
-        wait_seconds: How long to wait for another step that changes the endpoint.
+        cpu: CPU per server, such as "2" or "500m".
+        memory: Memory per server, such as "2Gi".
+        wait_seconds: Maximum seconds to wait for another step that is changing the endpoint.
     """
 
     cpu: str = "1"
@@ -82,14 +82,15 @@ class InCluster(OwnServers):
     """Targets on Kubernetes.
 
     Attributes:
-        namespace: Where to deploy; if not given, the step's own namespace.
-        environment_from: A Secret whose keys become an environment: which one, says the target.
-        digest: What the model's files are, as `trees.digest` tells: pods refuse others. If not given, it is
-            read from them here, which for a volume isn't possible.
-        pods: What is added to the pods, as `flowparts.deploy.pod_options` says.
-        monitoring: Whether alerting rules (a PrometheusRule) and a monitor must be installed, which takes the
-            Prometheus operator; else there is only a monitor, where the operator is there.
-        monitor_labels: Further labels of the monitor and the rules, where Prometheus selects by them.
+        namespace: Namespace to deploy to; default: the step's own.
+        environment_from: A Secret whose keys become environment variables, of which container depends on the
+            target.
+        digest: Digest of the model's files (`trees.digest`); pods refuse any other. By default it is computed
+            here, which isn't possible for a volume.
+        pods: Additions to the pods, see `flowparts.deploy.pod_options`.
+        monitoring: Whether to install alerting rules (a PrometheusRule) and a monitor, which needs the
+            Prometheus operator; otherwise only a monitor is installed, if the operator exists.
+        monitor_labels: Extra labels of the monitor and the rules that Prometheus selects them by.
     """
 
     namespace: str = ""
@@ -101,23 +102,23 @@ class InCluster(OwnServers):
 
     @property
     def pod_options(self) -> PodOptions:
-        """What is added to the pods.
+        """Additions to the pods.
 
         Raises:
-            ValueError: It holds an unknown name, or a value of another type.
+            ValueError: A name is unknown, or a value has another type.
         """
         return PodOptions.of(self.pods)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Routed(InCluster, Scaled):
-    """Targets that make Deployments, Services and routes themselves.
+    """Targets that create Deployments, Services and routes themselves.
 
     Attributes:
-        replicas: Pods of a revision that gets all requests; without a Gateway the share is a ratio of pods.
-        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
-        clients: Further namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
-            Gateway's and the step's; "*" for everyone.
+        replicas: Pods of a revision that gets all requests; without a Gateway, traffic is split by pods.
+        gateway: Gateway that splits the traffic exactly, as NAME or NAMESPACE/NAME; default: split by pods.
+        clients: More namespaces whose pods the NetworkPolicy admits, besides the endpoint's own, the
+            Gateway's and the step's; "*" for all.
     """
 
     replicas: int = 2
@@ -126,7 +127,7 @@ class Routed(InCluster, Scaled):
 
 
 def percent_of(traffic_fraction: float) -> int:
-    """Return a fraction of the traffic in percent, as platforms take it.
+    """Return a fraction of the traffic in percent, for platforms.
 
     Raises:
         ValueError: It isn't from 0 to 1, or not in whole percent.
@@ -146,16 +147,15 @@ def percent_of(traffic_fraction: float) -> int:
 
 
 def checked(target: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with the types that a target takes; whole numbers arrive as floats from a pipeline.
+    """Return options converted to a target's types; pipelines pass integers as floats.
 
     Args:
         target: The target's name.
         kind: The dataclass of its options.
-        given: Some of them, and for a deployment `reset`: see `operations.changing`.
+        given: Some options, and for a deployment `reset`: see `operations.changing`.
 
     Raises:
-        ValueError: The target doesn't know an option or needs one that isn't given, or a value is of another
-            type.
+        ValueError: An option is unknown or a required one is missing, or a value has another type.
     """
     hints = get_type_hints(kind)
     known = {each.name: hints[each.name] for each in fields(kind) if each.name != "percent"}

@@ -1,4 +1,4 @@
-"""How the Prometheus operator watches an endpoint: a monitor that says whom to scrape, and alerting rules.
+"""Monitoring of endpoints by the Prometheus operator: a monitor with the scrape targets, and alerting rules.
 
 See https://prometheus-operator.dev/docs/api-reference/api/ for the fields.
 """
@@ -16,10 +16,10 @@ from flowparts.deploy.cluster import Cluster, Manifest
 from flowparts.deploy.options import InCluster
 
 SERVICES, PODS, RULE = "ServiceMonitor", "PodMonitor", "PrometheusRule"
-# One for all endpoints of a namespace: its rules tell them apart by the label job.
+# One for all endpoints of a namespace: its rules distinguish them by the label job.
 RULE_NAME = "flowparts"
 _API = "monitoring.coreos.com/v1"
-# On the monitors of the endpoints that asked for the rules, which go with the last of them.
+# Marks the monitors of endpoints with rules; the rules are removed with the last of them.
 _WITH_RULES = {"flowparts/rules": "true"}
 _GROUPS = Path(__file__).parent / "rules.yml"
 
@@ -41,10 +41,10 @@ def by_services(selector: dict[str, Any], path: str, name_label: str, labels: li
     """Return the specification of a ServiceMonitor.
 
     Args:
-        selector: Which Services it is about.
-        path: Where their port `http` has metrics.
-        name_label: Label of the Services that becomes the label `job`, as publish_metrics has it.
-        labels: Labels of the Services that all metrics bear.
+        selector: Selector of the Services.
+        path: Path of the metrics at their port `http`.
+        name_label: Label of the Services that becomes the label `job`, as in publish_metrics.
+        labels: Labels of the Services to copy to all metrics.
     """
     return {
         "selector": selector,
@@ -60,11 +60,11 @@ def by_pods(
     """Return the specification of a PodMonitor for this project's model server.
 
     Args:
-        endpoint: The endpoint, which becomes the label `job`, as publish_metrics has it.
-        selector: Which pods it is about.
+        endpoint: The endpoint, which becomes the label `job`, as in publish_metrics.
+        selector: Selector of the pods.
         port: Name of the server's port.
-        revision_label: Label of the pods that tells the revision, which becomes the label
-            `flowparts_revision`, as with a ServiceMonitor.
+        revision_label: Label of the pods with the revision, which becomes the label `flowparts_revision`, as
+            with a ServiceMonitor.
         revision: Regular expression for the whole of that label, whose group is the revision.
     """
     source = f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9_]', '_', revision_label)}"
@@ -80,7 +80,7 @@ def by_pods(
 
 @dataclass
 class Monitor:
-    """The monitor of one endpoint, and its part in the rules of the namespace.
+    """The monitor of one endpoint, and its use of the namespace's rules.
 
     Attributes:
         cluster: The namespace.
@@ -102,7 +102,7 @@ class Monitor:
         return self.cluster.serves(_API, self.kind)
 
     def install(self, chosen: InCluster, spec: Manifest) -> None:
-        """Install monitor and rules before a deployment that asks for the rules.
+        """Install monitor and rules before a deployment with the option monitoring.
 
         Raises:
             ValueError: The cluster has no Prometheus operator, or a permission is missing; nothing has
@@ -122,12 +122,12 @@ class Monitor:
         try:
             self._apply_rules(chosen.monitor_labels)
         except ValueError:
-            with suppress(ValueError):  # the first error tells what is missing
+            with suppress(ValueError):  # the first error names the cause
                 self.undo()
             raise
 
     def finish(self, chosen: InCluster, spec: Manifest) -> None:
-        """Install the monitor, and no rules, after a deployment that doesn't ask for them.
+        """Install only the monitor after a deployment without the option monitoring.
 
         A cluster without the operator gets none. The model serves, so a missing permission is only a warning.
         """
@@ -143,7 +143,7 @@ class Monitor:
             _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.endpoint, error)
 
     def undo(self) -> None:
-        """Take back what `install` has done."""
+        """Undo `install`."""
         if not self._installed:
             return
         if self._before:
@@ -154,7 +154,7 @@ class Monitor:
             self._remove_rules()
 
     def remove(self) -> None:
-        """Remove the monitor, and the rules if no other endpoint of the namespace has asked for them."""
+        """Remove the monitor, and the rules if no other endpoint of the namespace uses them."""
         if not self.is_possible:
             return
         had_rules = _has_rules(self._found())
@@ -174,7 +174,7 @@ class Monitor:
         self.cluster.apply({"apiVersion": _API, "kind": self.kind, "metadata": metadata, "spec": spec})
 
     def _apply_rules(self, labels: dict[str, str]) -> None:
-        # The labels by which Prometheus has found them so far stay.
+        # Existing labels, by which Prometheus found them so far, stay.
         found = self.cluster.get(_API, RULE, RULE_NAME) or {"metadata": {}}
         kept = found["metadata"].get("labels", {})
         self.cluster.apply(rule({**kept, **labels, **self.cluster.managed()}, self.cluster.namespace))

@@ -1,4 +1,4 @@
-"""The pod of the model server, the same on every kind of cluster."""
+"""The pod of the model server on all kinds of clusters."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -9,11 +9,11 @@ from flowparts.deploy.pod_log import Logged, PodLog
 
 HTTP_PORT = 8080
 GRPC_PORT = 8081
-# On SIGTERM a server takes requests until everyone has heard that it leaves, then ends those that it has. It
-# does so itself, because Knative takes no hook that would hold the signal back.
+# On SIGTERM a server still takes requests until routing has changed, then finishes pending ones. It does so
+# itself, because Knative allows no preStop hook to delay the signal.
 LEAVE_SECONDS = 5
 END_SECONDS = 60
-# Where a first container puts the model.
+# Where an init container puts the model.
 _FETCHED = f"{MODELS}/model"
 
 
@@ -21,12 +21,12 @@ _FETCHED = f"{MODELS}/model"
 class ServerPod(ModelPod):
     """A model server for one model.
 
-    Another container fetches the model before the server starts, so that the one that strangers talk to has
-    neither keys of the store nor a place to write but its scratch and its log: an init container on a plain
-    cluster, KServe's storage initializer or Seldon's agent on theirs.
+    Another container downloads the model before the server starts, so that the server, which clients reach,
+    has neither credentials of the store nor writable paths except scratch space and its log: an init
+    container on a plain cluster, KServe's storage initializer or Seldon's agent on theirs.
 
     Attributes:
-        log: Where it writes a prediction log; None for none.
+        log: Its prediction log; None for none.
     """
 
     http_port: ClassVar[int] = HTTP_PORT
@@ -39,7 +39,7 @@ class ServerPod(ModelPod):
 
     @classmethod
     def of(cls, model: str, name: str, chosen: Logged, service_account: str = "") -> Self:
-        """Return the pod that options ask for; a model of this machine is copied to the store first.
+        """Return the pod for options, after copying a local model to the store.
 
         Raises:
             ValueError: An option is wrong.
@@ -57,7 +57,7 @@ class ServerPod(ModelPod):
         )
 
     def parts(self) -> list[Any]:
-        """Return all that makes a revision another one."""
+        """Return everything that identifies the revision."""
         return [self.spec(), self.container("server")]
 
     def spec(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class ServerPod(ModelPod):
         return {**spec, "volumes": [*spec["volumes"], self.log.volume()]} if self.log else spec
 
     def full_spec(self, labels: dict[str, str]) -> dict[str, Any]:
-        """Return a plain pod's specification, with the container that fetches the model."""
+        """Return a plain pod's specification, with the init container that downloads the model."""
         spec = super().full_spec(labels)
         if self.mounted:
             return spec
@@ -91,14 +91,14 @@ class ServerPod(ModelPod):
         repository: str = "",
         fetched: str = "",
     ) -> dict[str, Any]:
-        """Return the server's container with what every platform lets a pod say.
+        """Return the server's container with the fields that every platform allows.
 
         Args:
-            name: What the platform calls the server's container.
+            name: The platform's name of the server's container.
             http: Port of the protocols over HTTP.
             grpc: Port of the Open Inference Protocol over gRPC.
-            repository: Where the platform puts models and has them loaded, if it does that.
-            fetched: Where another container has put the model, if it isn't on a mounted volume.
+            repository: The platform's model repository, if it has one.
+            fetched: Where another container puts the model, unless it is on a mounted volume.
         """
         served = [
             {"name": "FLOWPARTS_SERVING_MODEL", "value": fetched or self.address},
@@ -124,12 +124,13 @@ class ServerPod(ModelPod):
             "startupProbe": probe("/v2/health/ready", http, 5, START_PROBES),
             "readinessProbe": probe("/v2/health/ready", http, 5, 2),
             "livenessProbe": probe("/v2/health/live", http, 10, 3),
-            # What fills a repository has a Secret of its own with the keys; this one is the server's options.
+            # The repository's agent has a separate Secret with the credentials; this one has the server's
+            # options.
             **(self.secrets() if repository else {}),
         }
 
     def full_container(self, name: str) -> dict[str, Any]:
-        """Return the server's container with what only a plain pod takes: all ports, a fetched model."""
+        """Return the server's container for a plain pod: with all ports and a downloaded model."""
         container = self.container(name, fetched="" if self.mounted else _FETCHED)
         mounts = container["volumeMounts"]
         if not self.mounted:

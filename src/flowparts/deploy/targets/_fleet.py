@@ -1,11 +1,11 @@
-"""Revisions of an endpoint as Deployments behind one Service, whatever server is in their pods.
+"""Revisions of an endpoint as Deployments behind one Service, for any server.
 
-Requests are shared without a mesh. With a Gateway (https://gateway-api.sigs.k8s.io), an HTTPRoute gives each
-revision its exact share. Without one, the Service spreads connections over the pods of both revisions alike,
-so the share is a ratio of pods, the nearest that `replicas` allows, and the endpoint's traffic tells which
-that is. A revision without a share isn't selected at all.
+Traffic is split without a mesh. With a Gateway (https://gateway-api.sigs.k8s.io), an HTTPRoute gives each
+revision its exact percentage. Without one, the Service spreads connections evenly over the pods of both
+revisions, so the split is the ratio of pods, the nearest that `replicas` allows, and the endpoint's traffic
+reports it. A revision without traffic isn't selected at all.
 
-What was asked for stands on the Service as an annotation, so that a step that is tried again finds it.
+The requested endpoint is an annotation of the Service, so that a retried step finds it.
 """
 
 import json
@@ -38,16 +38,16 @@ _log = logging.getLogger("flowparts")
 
 @dataclass
 class Fleet:
-    """All that stands behind one endpoint.
+    """All objects of one endpoint.
 
     Attributes:
         there: The namespace.
-        target: The module of `flowparts.deploy` that the endpoint is of.
-        kind: What its pods are.
+        target: The endpoint's target.
+        kind: Class of its pods.
         name: The endpoint; the Service's name.
         replicas: Pods of a revision that gets all requests.
-        max_replicas: Up to how many the autoscaler goes; 0 for no autoscaling.
-        gateway: The Gateway that shares requests exactly, as NAME or NAMESPACE/NAME; if not given, by pods.
+        max_replicas: Maximum for the autoscaler; 0 turns autoscaling off.
+        gateway: Gateway that splits the traffic exactly, as NAME or NAMESPACE/NAME; default: split by pods.
     """
 
     there: Cluster
@@ -57,30 +57,30 @@ class Fleet:
     replicas: int
     max_replicas: int
     gateway: str
-    # What stood on the Service when this step looked, or wrote it, last.
+    # The Service's annotation at this step's last read or write.
     record: str = ""
 
     @classmethod
     def of(cls, endpoint: Endpoint, kind: type[ModelPod]) -> "Fleet":
-        """Return the fleet of an endpoint that is there."""
+        """Return the fleet of an existing endpoint."""
         settings = {name: endpoint.settings[name] for name in ("replicas", "max_replicas", "gateway")}
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
     @classmethod
     def asked(cls, target: str, kind: type[ModelPod], name: str, chosen: Routed) -> "Fleet":
-        """Return the fleet that options ask for."""
+        """Return the fleet for options."""
         there = Cluster(chosen.namespace)
         return cls(there, target, kind, name, chosen.replicas, chosen.max_replicas, chosen.gateway)
 
     def deploy(self, pod: ModelPod, chosen: Routed) -> Endpoint:
-        """Bring a pod up as a revision, wait until there are enough that are ready, and give it its share.
+        """Start a pod's revision, wait until enough replicas are ready, and route traffic to it.
 
         Args:
-            pod: What serves the model.
-            chosen: How.
+            pod: The pod that serves the model.
+            chosen: The options.
 
         Raises:
-            ValueError: The revision doesn't come up. It is removed then, and what served before still does.
+            ValueError: The revision fails to start. It is removed, and the previous one keeps serving.
         """
         pod = replace(pod, digest=common.digest(pod.model, chosen.digest))
         with self.there.writing(self.name, chosen.wait_seconds):
@@ -98,7 +98,7 @@ class Fleet:
         else:
             after = replace(before.deploying(pod.revision, chosen.percent), url=self.url())
         after = replace(after, target=self.target, settings={**self.settings, **common.kept_options()})
-        # A revision that crashes is what a new one is to replace: it doesn't serve as before.
+        # A crashing revision, which the new one was to replace, doesn't count as serving.
         kept = (
             [revision for revision, part in before.traffic.items() if part and self._ready(revision)]
             if (before)
@@ -121,7 +121,7 @@ class Fleet:
             raise common.not_deployed(self.name, pod.revision, error, kept, undo) from None
         self.tidy(after)
         self._take_away(before, after)
-        if before is None or before.traffic != after.traffic:  # else it may be a rollout that is watched
+        if before is None or before.traffic != after.traffic:  # otherwise it may be a rollout in progress
             self.release(after)
         monitor.finish(chosen, watched)
         if not chosen.clients and monitor.is_possible:
@@ -131,7 +131,7 @@ class Fleet:
         return after
 
     def plan(self, shares: Sequence[int]) -> common.Plan:
-        """Return what a new revision would get of the requests beside the one that serves."""
+        """Return the traffic that a new revision would get beside the current one."""
         before = self.state()
         if before is None:
             return common.Plan(dict.fromkeys(shares, 100))
@@ -147,13 +147,13 @@ class Fleet:
         return common.Plan(given, note)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
-        """Give the current revision a share; the previous one keeps its pods, at 100 too."""
+        """Route a percentage to the current revision; the previous one keeps its pods, even at 100."""
         with self.there.writing(self.name):
             after = common.unchanged(endpoint, self.state(), self.where).with_percent(percent)
             return self.steer(after)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
-        """Bring the previous revision to its full strength, give it all and remove the current one."""
+        """Scale the previous revision to full size, route all traffic to it and remove the current one."""
         with self.there.writing(self.name):
             after = common.rolled_back(endpoint, self.state(), self.where)
             after = self.steer(after)
@@ -161,10 +161,10 @@ class Fleet:
             return after
 
     def release(self, endpoint: Endpoint) -> None:
-        """Take the pods from a previous revision without requests."""
+        """Scale a previous revision without traffic to zero."""
         if endpoint.previous_revision and endpoint.percent == 100:
             with self.there.writing(self.name):
-                # Somebody may have given it requests again meanwhile.
+                # It may have got traffic again in the meantime.
                 if common.unchanged(endpoint, self.state(), self.where).percent == 100:
                     self.there.scale(self._of(endpoint.previous_revision), 0)
 
@@ -178,11 +178,11 @@ class Fleet:
         return self.there.predict(service, path, rows)
 
     def crashes(self, revision: str) -> dict[str, int]:
-        """Return how often each container of a revision's pods has ended by itself."""
+        """Return how often each container of a revision's pods has crashed."""
         return self.there.crashes({**self.labels, _REVISION: revision})
 
     def trouble(self, revision: str) -> str:
-        """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+        """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
         return self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))[0]
 
     @property
@@ -203,21 +203,21 @@ class Fleet:
         }
 
     def state(self) -> Endpoint | None:
-        """Return the endpoint as it was asked for last, which the cluster keeps."""
+        """Return the last requested endpoint, which the cluster stores."""
         _, self.record = self._written()
         return Endpoint(**json.loads(self.record)) if self.record else None
 
     def _written(self) -> tuple[str, str]:
-        """Return the version of the Service, and what stands on it; both empty if there is none."""
+        """Return the Service's version and its annotation; both empty if there is none."""
         metadata = (self.there.get("v1", "Service", self.name) or {}).get("metadata", {})
         return metadata.get("resourceVersion", ""), metadata.get("annotations", {}).get(_STATE, "")
 
     def place(self, pod: ModelPod, clients: list[str]) -> None:
-        """Apply what a revision is made of, and the rules that hold for all of them."""
+        """Apply a revision's objects, and the policies of all revisions."""
         self._apply("networking.k8s.io/v1", "NetworkPolicy", self.name, self._network(pod, clients))
         labels = {**self.labels, _REVISION: pod.revision}
-        # One for each revision, which ends with it: one of all would count pods whose Deployment is gone, and
-        # refuse to drain nodes meanwhile.
+        # One per revision, removed with it: a common one would count pods of deleted Deployments, and block
+        # draining of nodes meanwhile.
         disruption = {
             "selector": {"matchLabels": labels},
             "maxUnavailable": 1,
@@ -235,7 +235,7 @@ class Fleet:
                     "immutable": True,
                 }
             )
-        # The number of pods isn't applied: it belongs to whoever steers, or to the autoscaler.
+        # The number of pods isn't applied: it belongs to the traffic split or the autoscaler.
         spec = {
             "selector": {"matchLabels": labels},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
@@ -266,14 +266,14 @@ class Fleet:
         self._apply("v1", "Service", self._of(pod.revision), self._service(labels), labels)
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0, pod: ModelPod | None = None) -> Endpoint:
-        """Share the requests out: first more pods, then the routes, then fewer pods.
+        """Split the traffic: first add pods, then change the routes, then remove pods.
 
-        The revision that is asked for must be ready, and so must pods that another one gets for it. How the
-        other one fares otherwise is no condition: one that crashes is what a new revision is to replace. A
-        revision that is deployed must serve the model of its pod.
+        The requested revision must be ready, and so must additional pods of the other one. Otherwise the
+        other one's state doesn't matter: a crashing revision is what a new one is to replace. A deployed
+        revision must serve its pod's model.
 
         Returns:
-            The endpoint with the shares that come out, as the cluster keeps it.
+            The endpoint with the actual traffic, as stored in the cluster.
         """
         pods = self._pods(asked)
         given = self.measured(asked)
@@ -299,7 +299,7 @@ class Fleet:
         if self.gateway:
             common.wait(f"the route of endpoint {self.name!r}", self._look_at_route, _ROUTE_SECONDS)
         for revision, count in pods.items():
-            # The autoscaler has the say above its minimum.
+            # Above its minimum, the autoscaler decides.
             if count and not self.max_replicas:
                 self.there.scale(self._of(revision), count)
         for revision, share in given.traffic.items():
@@ -314,7 +314,7 @@ class Fleet:
         return given
 
     def _take_away(self, before: Endpoint | None, after: Endpoint) -> None:
-        """Remove what the endpoint was deployed with before and isn't any more."""
+        """Remove objects of options that the endpoint no longer has."""
         if before is None:
             return
         if before.settings["gateway"] and not self.gateway:
@@ -324,7 +324,7 @@ class Fleet:
                 self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
 
     def undo(self, revision: str, before: Endpoint | None) -> None:
-        """Share the requests as before, then remove a revision that wasn't there before."""
+        """Restore the traffic split, then remove a new revision."""
         if before:
             replace(Fleet.of(before, self.kind), there=self.there, record=self.record)._route(before)
             if self.gateway and not before.settings["gateway"]:
@@ -333,7 +333,7 @@ class Fleet:
             self.remove(revision, last=before is None)
 
     def remove(self, revision: str, last: bool = False) -> None:
-        """Remove a revision, and with the last one what stands around it."""
+        """Remove a revision, and with the last one the common objects."""
         self.there.delete("policy/v1", "PodDisruptionBudget", self._of(revision))
         self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
         self.there.delete("v1", "Service", self._of(revision))
@@ -350,11 +350,11 @@ class Fleet:
         """Remove every revision that the endpoint doesn't name."""
         for revision in self._others(asked):
             self.remove(revision)
-        # Releases before this one made one budget for all revisions.
+        # Earlier releases created one budget for all revisions.
         self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
 
     def measured(self, asked: Endpoint) -> Endpoint:
-        """Return the endpoint with the shares that the pods really get."""
+        """Return the endpoint with the actual traffic by pods."""
         if self.gateway or not 0 < asked.percent < 100:
             return asked
         pods = self._pods(asked)
@@ -362,7 +362,7 @@ class Fleet:
 
     @staticmethod
     def _named(revision: str) -> dict[str, str]:
-        """Return the labels of a revision that people and dashboards know."""
+        """Return a revision's labels for people and dashboards."""
         return {"app.kubernetes.io/component": "model-server", "app.kubernetes.io/version": revision}
 
     def _ready(self, revision: str) -> int:
@@ -389,13 +389,13 @@ class Fleet:
         return {"name": name, "namespace": self.there.namespace, "labels": labels}
 
     def _pods(self, asked: Endpoint) -> dict[str, int]:
-        """Return how many pods each revision has; without a Gateway their ratio is the share.
+        """Return the number of pods of each revision; without a Gateway their ratio is the traffic split.
 
-        At 0 the revision keeps those that it has: it gets no requests, and can take them over at once.
+        At 0 % the revision keeps its pods: it gets no requests, and can take over at once.
         """
         full, share = self.replicas, asked.percent
         if self.max_replicas and asked.previous_revision:
-            # What comes must be able to take over from what the autoscaler has made larger.
+            # The new revision must be able to take over from one that the autoscaler has enlarged.
             full = min(self.max_replicas, max(full, self._placed(asked.previous_revision)))
         if asked.previous_revision is None or share == 100:
             current, previous = full, 0
@@ -422,7 +422,7 @@ class Fleet:
         return found
 
     def _look(self, revision: str, count: int) -> str:
-        """Return "" when a revision has its pods, else how it stands."""
+        """Return "" when a revision has its pods, else its state."""
         deployment = self._deployment(revision)
         status = deployment.get("status", {})
         ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
@@ -437,15 +437,16 @@ class Fleet:
         return f"{ready} of {count} pods of {revision} are ready" + (f" ({why})" if why else "")
 
     def _narrow(self, before: Endpoint | None, after: Endpoint) -> None:
-        """Take the requests from a revision that another one is to replace beside the stable one.
+        """Route traffic away from a canary that another one replaces.
 
-        Where several share them by pods, the Service would select the new one's as soon as they are ready.
+        If traffic is split by pods, the Service would otherwise select the new one's as soon as they are
+        ready.
         """
         if before and not self.gateway and 0 < before.percent < 100 and after.revision not in before.traffic:
             self._route(before.with_percent(0 if before.previous_revision in after.traffic else 100))
 
     def _clear(self, asked: Endpoint) -> None:
-        """Remove the revisions that have no part in an endpoint, such as what a killed step has left."""
+        """Remove revisions that don't belong to an endpoint, such as leftovers of a killed step."""
         strangers = self._others(asked)
         for revision in strangers:
             self.remove(revision)
@@ -462,7 +463,7 @@ class Fleet:
         common.wait(f"endpoint {self.name!r}", look, _CLEAR_SECONDS)
 
     def _others(self, asked: Endpoint) -> list[str]:
-        """Return the revisions that are there and that an endpoint doesn't name."""
+        """Return existing revisions that an endpoint doesn't name."""
         placed = self.there.find("apps/v1", "Deployment", self.labels)
         revisions = [deployment["metadata"]["labels"][_REVISION] for deployment in placed]
         return [revision for revision in revisions if revision not in asked.traffic]
@@ -470,10 +471,10 @@ class Fleet:
     def _route(self, asked: Endpoint) -> None:
         serving = [revision for revision, share in asked.traffic.items() if share]
         if len(serving) > 1 and not self.gateway:
-            self._clear(asked)  # the Service selects all pods of the endpoint then
+            self._clear(asked)  # the Service then selects all pods of the endpoint
         if self.gateway and asked.previous_revision and asked.percent < 100:
-            # The Gateway asks each revision's own Service. Who asks this one gets the stable revision, and
-            # never pods of a revision that has no part in the endpoint.
+            # The Gateway uses each revision's own Service. Clients of this one get the stable revision, and
+            # never pods of a revision outside of the endpoint.
             serving = [asked.previous_revision]
         selector = self.labels if len(serving) > 1 else {**self.labels, _REVISION: serving[0]}
         record = json.dumps(asdict(asked), sort_keys=True)
@@ -482,9 +483,9 @@ class Fleet:
             self._apply(*_ROUTE, self.name, self._http_route(asked))
 
     def _swap(self, record: str, service: Manifest) -> None:
-        """Write the Service if what stands on it is what this step has read or written there last.
+        """Write the Service if its annotation is unchanged since this step's last read or write.
 
-        Others may have changed something else of it: then the newer version is changed.
+        If other fields have changed, the newer version is updated.
         """
         for _ in range(_SWAP_TRIES):
             version, found = self._written()
@@ -506,11 +507,11 @@ class Fleet:
         raise last
 
     def monitor(self) -> prometheus.Monitor:
-        """Return what Prometheus watches the endpoint by."""
+        """Return the endpoint's monitor for Prometheus."""
         return prometheus.Monitor(self.there, self.name, prometheus.SERVICES, self.name)
 
     def _watched(self) -> Manifest:
-        # The revisions' own services: the shared one would count the same pods again.
+        # The revisions' own Services: the common one would count the same pods twice.
         each = {
             "matchLabels": self.labels,
             "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
@@ -558,7 +559,7 @@ class Fleet:
             )
         listener = found["spec"]["listeners"][0]
         scheme = "https" if listener["protocol"] in ("HTTPS", "TLS") else "http"
-        # Of a listener with a name, requests must bear it; of *.example.com any that fits will do.
+        # Requests to a listener with a host name need it; for *.example.com any matching one will do.
         host = listener.get("hostname", addresses[0]["value"]).replace("*", self.name, 1)
         return f"{scheme}://{host}:{listener['port']}/{self.there.namespace}/{self.name}"
 
@@ -566,8 +567,8 @@ class Fleet:
         ports = [{"protocol": "TCP", "port": port} for port in (self.kind.http_port, self.kind.grpc_port)]
         rule: Manifest = {"ports": ports}
         if "*" not in clients:
-            # Kubernetes itself admits the probes of the pods' node. The rest that must get in: what sends
-            # requests by the route, and the step that probes.
+            # Kubernetes itself admits the probes of the pods' node. Others to admit: the sources of routed
+            # requests, and the probing step.
             others = {*clients, self.gateway.rpartition("/")[0], self.there.pod_namespace}
             rule["from"] = [{"podSelector": {}}]
             if values := sorted(others - {"", self.there.namespace}):
@@ -578,7 +579,7 @@ class Fleet:
             "policyTypes": ["Ingress"],
             "ingress": [rule],
         }
-        # A policy can't name where a model is fetched from, so only a mounted one does without a way out.
+        # A policy can't name the model's store, so only a mounted model allows blocking outgoing traffic.
         return {**policy, "policyTypes": ["Ingress", "Egress"]} if pod.mounted else policy
 
     def _scaler(self, revision: str, count: int) -> Manifest:
@@ -609,11 +610,11 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Platform:
-    """What a target offers whose endpoints are fleets, besides `deploy` and `predict`.
+    """The functions, besides `deploy` and `predict`, of targets with fleets.
 
     Attributes:
-        target: The module of `flowparts.deploy`.
-        kind: What its pods are.
+        target: The target's name.
+        kind: Class of its pods.
     """
 
     target: str
@@ -641,12 +642,12 @@ class Platform:
         gateway: str = "",
         **_: Any,
     ) -> common.Plan:
-        """Return what shares a revision would get: without a Gateway a ratio of pods."""
+        """Return the traffic that a revision would get: without a Gateway, by the ratio of pods."""
         there = Cluster(namespace)
         return Fleet(there, self.target, self.kind, name, replicas, max_replicas, gateway).plan(shares)
 
     def remove(self, name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-        """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+        """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
         there = Cluster(namespace)
         there.pretends = pretend
         fleet = self._fleet(there, name)
@@ -656,7 +657,7 @@ class Platform:
                 raise ValueError(f"endpoint {name!r} {fleet.where} is of the target {state.target}")
             placed = there.find("apps/v1", "Deployment", fleet.labels)
             revisions = {deployment["metadata"]["labels"][_REVISION] for deployment in placed}
-            # First what brings requests to them.
+            # First the routes to them.
             if there.serves(*_ROUTE):
                 there.delete(*_ROUTE, name)
             there.delete("v1", "Service", name)
@@ -670,31 +671,31 @@ class Platform:
     def writing(
         self, name: str, *, namespace: str = "", wait_seconds: float = 0.0
     ) -> Iterator[Endpoint | None]:
-        """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+        """Lock an endpoint for changes, and yield it; None if there is none."""
         fleet = self._fleet(Cluster(namespace), name)
         with fleet.there.writing(name, wait_seconds):
             yield fleet.state()
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
-        """Give the current revision a share; the previous one keeps its pods, at 100 too, for a rollback."""
+        """Route a percentage to the current revision; the previous one keeps its pods for a rollback."""
         return Fleet.of(endpoint, self.kind).shift(endpoint, percent)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
-        """Bring the previous revision to full strength, give it all requests, remove the current one."""
+        """Scale the previous revision to full size, route all traffic to it, remove the current one."""
         return Fleet.of(endpoint, self.kind).rollback(endpoint)
 
     def crashes(self, endpoint: Endpoint, revision: str) -> dict[str, int]:
-        """Return how often each container of a revision's pods has ended by itself."""
+        """Return how often each container of a revision's pods has crashed."""
         return Fleet.of(endpoint, self.kind).crashes(revision)
 
     def trouble(self, endpoint: Endpoint, revision: str) -> str:
-        """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+        """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
         return Fleet.of(endpoint, self.kind).trouble(revision)
 
     def release(self, endpoint: Endpoint) -> None:
-        """Take the pods from a previous revision without requests; a rollback brings them back."""
+        """Scale a previous revision without traffic to zero; a rollback scales it up again."""
         Fleet.of(endpoint, self.kind).release(endpoint)
 
     def _fleet(self, there: Cluster, name: str) -> Fleet:
-        """Return the fleet of an endpoint whose options don't matter."""
+        """Return the fleet of an endpoint, with default options."""
         return Fleet(there, self.target, self.kind, name, 1, 0, "")

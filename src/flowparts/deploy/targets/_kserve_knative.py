@@ -1,7 +1,7 @@
-"""KServe in its Knative mode: revisions are Knative's, which shares requests between the two latest.
+"""KServe's Knative mode: Knative splits the traffic between the two latest revisions.
 
-KServe keeps the revision that last had all requests beside the newest one; `canaryTrafficPercent` is the
-newest one's share
+KServe keeps the revision that last had all traffic beside the newest one; `canaryTrafficPercent` is the
+newest one's percentage
 (https://kserve.github.io/website/docs/model-serving/predictive-inference/rollout-strategies/canary).
 """
 
@@ -18,48 +18,48 @@ from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
 from flowparts.deploy.targets._kserve_service import CONTAINER, REVISION, Service, StoredPod, label
 
 KNATIVE = ("serving.knative.dev/v1", "Revision")
-# By its older name, which every release takes.
+# Its older name, which every release accepts.
 MODE_NAME = "Serverless"
-# Gives each revision an address of its own.
+# Gives each revision its own address.
 _TAGS = {"serving.kserve.io/enable-tag-routing": "true"}
-# The only reason for which Knative gives up on a revision, and takes its pods away; others pass.
+# The only reason for which Knative gives up on a revision and removes its pods; others are transient.
 _GIVEN_UP = "ProgressDeadlineExceeded"
 
 
 class KnativeService(Service):
-    """An InferenceService whose revisions are Knative's."""
+    """An InferenceService with Knative revisions."""
 
     mode = MODE_NAME
-    # What Knative calls the port, whatever name a service gives it.
+    # Knative's name of the port.
     metrics_port = "user-port"
 
     def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
-        """Return a predictor with what Knative takes of a pod."""
+        """Return a predictor with the pod fields that Knative allows."""
         server = pod.container(CONTAINER)
         return {
             **pod.spec(),
-            # Knative takes one port, and brings its own drain.
+            # Knative allows one port, and drains itself.
             "containers": [{**server, "ports": [{"containerPort": HTTP_PORT, "protocol": "TCP"}]}],
             **({"securityContext": {"fsGroup": USER}} if pod.log else {}),
             **pod.options.metadata(),
             "labels": {**pod.options.labels, REVISION: pod.revision, **OUTSIDE_MESH},
             "minReplicas": replicas,
             "maxReplicas": max_replicas or replicas,
-            # Knative takes no period of grace; it grants what a request may take.
+            # Knative allows no grace period; it grants the request timeout.
             "timeout": END_SECONDS,
         }
 
     def check_share(self, share: int) -> None:
-        """Take every share."""
+        """Accept every percentage."""
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
-        """Return the endpoint as the last step left it, and its revisions' predictors."""
+        """Return the endpoint from the last step, and its revisions' predictors."""
         (endpoint, predictors), found = self.record(), self.found()
         if not endpoint or not found:
             return None, {}
         serving = self._revision(_status(found).get("latestRolledoutRevision"))
         if serving and serving != _stable(endpoint):
-            # A step was killed when it had asked for this, and KServe has done it since.
+            # A step was killed after requesting this, and KServe has done it since.
             if serving in endpoint.traffic:
                 endpoint = endpoint.with_percent(100 if serving == endpoint.revision else 0)
             elif serving in predictors:
@@ -73,7 +73,7 @@ class KnativeService(Service):
         predictors: dict[str, Manifest],
         timeout_seconds: float = 600.0,
     ) -> Endpoint:
-        """Make the service what is asked for, wait for it, and return the endpoint with its address."""
+        """Apply the requested endpoint, wait for it, and return it with its address."""
         self.known(after.revision, predictors)
         what = f"revision {after.revision} of endpoint {self.name!r}"
         newest = self._kept_back(after, predictors)
@@ -91,29 +91,29 @@ class KnativeService(Service):
         return made
 
     def restore(self, before: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
-        """Ask for what was there before."""
+        """Request the previous state."""
         self._bring_up(before, predictors, before.revision, timeout_seconds)
         self._apply(before.revision, _canary(before), predictors)
 
     def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
-        """Send rows to the InferenceService's URL, or to the one of a revision's tag."""
+        """Send rows to the InferenceService's URL, or to that of a revision's tag."""
         return common.ask(f"{self._url(endpoint, revision)}/v1/models/{endpoint.name}:predict", rows)
 
     def tell(self, endpoint: Endpoint, path: str) -> Any:
-        """Return the JSON that the servers of the current revision have at a path."""
-        # One that has all requests needs no address of its own, and may have none.
+        """Get JSON at a path from the servers of the current revision."""
+        # A revision with all traffic needs no own address, and may have none.
         revision = endpoint.revision if endpoint.percent < 100 else ""
         return common.fetch(f"{self._url(endpoint, revision)}/{path}")
 
     def release(self, endpoint: Endpoint) -> None:
-        """Do nothing: Knative takes the pods from a revision without requests."""
+        """Do nothing: Knative itself scales down a revision without requests."""
 
     def _kept_back(self, after: Endpoint, predictors: Mapping[str, Manifest]) -> str:
-        """Return the newest revision, if what is asked for is that an older one has all requests again.
+        """Return the newest revision, if an older one is to get all traffic again.
 
-        Then that one's pods serve at once, or start when the first request comes; applied anew it would be a
-        copy that has to find room first, while the newest one keeps its share. KServe keeps the one before
-        the newest for it, as long as Knative does.
+        Then that one's pods serve at once, or start with the first request; applied again it would be a copy
+        that must be scheduled first, while the newest one keeps its traffic. KServe keeps the one before the
+        newest for it, as long as Knative does.
         """
         if after.previous_revision is not None:
             return ""
@@ -129,9 +129,10 @@ class KnativeService(Service):
     def _bring_up(
         self, before: Endpoint | None, predictors: dict[str, Manifest], revision: str, timeout_seconds: float
     ) -> None:
-        """Bring a revision up without requests, where another one would get its share until it is ready.
+        """Start a revision without traffic if another one would get its traffic until it is ready.
 
-        Knative gives the newest one's share to the newest that is ready, which may be what is taken away.
+        Knative gives the newest one's percentage to the newest that is ready, which may be the one to
+        replace.
         """
         status = _status(self.found())
         newest = status.get("latestCreatedRevision")
@@ -143,12 +144,12 @@ class KnativeService(Service):
         self._wait(revision, {_stable(before): 100}, timeout_seconds)
 
     def _apply(self, revision: str, share: int | None, predictors: dict[str, Manifest]) -> None:
-        """Make a revision's predictor the newest one, with a share; None where it is the only one."""
+        """Make a revision's predictor the newest one, with a percentage; None if it is the only one."""
         canary = {} if share is None else {"canaryTrafficPercent": share}
         self.apply({"predictor": {**predictors[revision], **canary}}, _TAGS)
 
     def _url(self, endpoint: Endpoint, revision: str) -> str:
-        """Return the service's address, or a revision's; in the cluster the one known there."""
+        """Return the service's or a revision's address; in the cluster, the internal one."""
         found = self.found()
         if not revision:
             inside = found.get("status", {}).get("address", {}).get("url", endpoint.url)
@@ -168,7 +169,7 @@ class KnativeService(Service):
         common.wait(what, lambda: self._look(revision, traffic), timeout_seconds)
 
     def _look(self, revision: str, traffic: Mapping[str, int]) -> str:
-        """Return "" when the newest revision is the one asked for and ready, and requests are shared so."""
+        """Return "" when the newest revision is the requested one and ready, with the requested traffic."""
         found = self.found()
         if (asked := label(found["spec"]["predictor"])) != revision:
             raise ValueError(f"another step has deployed revision {asked} meanwhile")
@@ -199,7 +200,7 @@ class KnativeService(Service):
         return why or "its pods are starting"
 
     def _look_back(self, revision: str) -> str:
-        """Return "" when a revision that isn't the newest one has all requests."""
+        """Return "" when a revision other than the newest has all traffic."""
         found = self.found()
         shares = self._shares(_status(found))
         if shares == {revision: 100} and found["status"].get("url"):
@@ -207,30 +208,30 @@ class KnativeService(Service):
         return f"it has {shares[revision]} of 100 % of the requests"
 
     def _shares(self, status: Manifest) -> Counter[str]:
-        """Return how many percent of the requests each of our revisions gets."""
+        """Return each of our revisions' percentage of the traffic."""
         shares: Counter[str] = Counter()
         for entry in status.get("traffic", []):
             shares[self._revision(entry["revisionName"])] += entry["percent"]
         return +shares
 
     def _revision(self, knative_revision: str | None) -> str:
-        """Return our revision of one of Knative's, by the label that its pods bear."""
+        """Return our revision for one of Knative's, by its pods' label."""
         found = self.there.get(*KNATIVE, knative_revision) if knative_revision else None
         return str((found or {}).get("metadata", {}).get("labels", {}).get(REVISION, ""))
 
 
 def _status(service: Manifest) -> Manifest:
-    """Return what an InferenceService's status says of its predictor."""
+    """Return the predictor's part of an InferenceService's status."""
     status = service.get("status", {})
     return dict(status.get("components", {}).get("predictor", {}))
 
 
 def _stable(endpoint: Endpoint) -> str:
-    """Return the revision that KServe gives what the newest one doesn't get."""
+    """Return the revision that gets the rest of the traffic."""
     previous = endpoint.previous_revision
     return previous if previous and endpoint.percent < 100 else endpoint.revision
 
 
 def _canary(endpoint: Endpoint) -> int | None:
-    """Return the newest revision's share where there is another one."""
+    """Return the newest revision's percentage if there is another one."""
     return endpoint.percent if endpoint.previous_revision else None

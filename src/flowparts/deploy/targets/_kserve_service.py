@@ -1,8 +1,8 @@
-"""What both modes of KServe have in common: an InferenceService, and the record that stands beside it.
+"""The common part of KServe's modes: an InferenceService, and a record beside it.
 
-The endpoint, and the predictor of each revision, stand in a ConfigMap: a step that is tried again finds them,
-and a rollback applies the previous predictor again. Not on the InferenceService, whose annotations become
-those of its pods, so that each change of them would load the model again.
+The endpoint and the predictor of each revision are stored in a ConfigMap: a retried step finds them, and a
+rollback applies the previous predictor again. They can't be on the InferenceService, whose annotations become
+those of its pods, so that each change would restart them.
 """
 
 import json
@@ -22,29 +22,29 @@ API = "serving.kserve.io/v1beta1"
 KIND = "InferenceService"
 MODE = "serving.kserve.io/deploymentMode"
 REVISION = "flowparts/revision"
-# On all pods of an InferenceService.
+# Label of all pods of an InferenceService.
 _SERVICE = "serving.kserve.io/inferenceservice"
-# Bears the model server; KServe finds it by this name.
+# KServe's name for the model server's container.
 CONTAINER = "kserve-container"
-# What was there before may come back slower than a deployment has been given.
+# Restoring the previous state may take longer than the deployment's timeout.
 UNDO_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class StoredPod(ServerPod):
-    """A model server whose model KServe's storage initializer puts beside it.
+    """A model server with a model from KServe's storage initializer.
 
-    KServe adds that init container to the pods themselves, in both modes, so that Knative needs none of its
-    features for init containers or volumes. Its credentials are those of the pods' service account.
+    KServe itself adds that init container to the pods, in both modes, so Knative doesn't need its features
+    for init containers or volumes. Its credentials come from the pods' service account.
     """
 
     @property
     def mounted(self) -> bool:
-        """Whether the pod mounts the model: KServe adds what STORAGE_URI names."""
+        """Whether the pod mounts the model: KServe adds the mount for STORAGE_URI."""
         return False
 
     def container(self, name: str, *arguments: Any, **options: Any) -> Manifest:
-        """Return the server's container, which names the model for KServe and has no keys to the store."""
+        """Return the server's container, which names the model for KServe and has no store credentials."""
         container = super().container(name, *arguments, **{**options, "fetched": MODELS})
         # Kubeflow names its own store minio://, which speaks S3.
         stored = self.model.replace("minio://", "s3://", 1)
@@ -56,8 +56,8 @@ class Service(ABC):
     """An InferenceService.
 
     Attributes:
-        mode: The value of its annotation that asks for the mode.
-        metrics_port: Name of the port at which its pods have metrics.
+        mode: The value of its annotation for the mode.
+        metrics_port: Name of its pods' port with metrics.
         there: The namespace.
         name: Its name, which is the endpoint's.
     """
@@ -70,19 +70,19 @@ class Service(ABC):
 
     @abstractmethod
     def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
-        """Return the part of an InferenceService that makes a revision of a pod."""
+        """Return the part of an InferenceService that defines a pod's revision."""
 
     @abstractmethod
     def check_share(self, share: int) -> None:
-        """Raise ValueError unless the service can give a revision this share."""
+        """Raise ValueError unless a revision can get this percentage."""
 
     def plan(self, shares: Sequence[int]) -> Plan:
-        """Return what a revision would get of the requests beside the one that serves."""
+        """Return the traffic that a revision would get beside the current one."""
         return Plan({share: share for share in shares})
 
     @abstractmethod
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
-        """Return the endpoint as it is now, and its revisions' predictors."""
+        """Return the current endpoint, and its revisions' predictors."""
 
     @abstractmethod
     def move(
@@ -92,23 +92,23 @@ class Service(ABC):
         predictors: dict[str, Manifest],
         timeout_seconds: float = 600.0,
     ) -> Endpoint:
-        """Make the service what is asked for, wait for it, and return the endpoint with its address."""
+        """Apply the requested endpoint, wait for it, and return it with its address."""
 
     @abstractmethod
     def restore(self, before: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
-        """Ask for what was there before."""
+        """Request the previous state."""
 
     @abstractmethod
     def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
-        """Send rows by the V1 protocol, to whichever revision the shares pick or to a certain one."""
+        """Send rows by the V1 protocol, by the traffic split or to a given revision."""
 
     @abstractmethod
     def tell(self, endpoint: Endpoint, path: str) -> Any:
-        """Return the JSON that the servers of the current revision have at a path."""
+        """Get JSON at a path from the servers of the current revision."""
 
     @abstractmethod
     def release(self, endpoint: Endpoint) -> None:
-        """Take the pods from a previous revision without requests, if KServe hasn't already."""
+        """Scale a previous revision without traffic to zero, unless KServe has done so."""
 
     @property
     def where(self) -> str:
@@ -119,11 +119,11 @@ class Service(ABC):
         return {_SERVICE: self.name, REVISION: revision}
 
     def monitor(self) -> prometheus.Monitor:
-        """Return what Prometheus watches the endpoint by."""
+        """Return the endpoint's monitor for Prometheus."""
         return prometheus.Monitor(self.there, self.name, prometheus.PODS, f"{self.name}-kserve")
 
     def watched(self) -> Manifest:
-        """Return whom it scrapes."""
+        """Return its targets."""
         ours = {
             "matchLabels": {_SERVICE: self.name},
             "matchExpressions": [{"key": REVISION, "operator": "Exists"}],
@@ -131,11 +131,11 @@ class Service(ABC):
         return prometheus.by_pods(self.name, ours, self.metrics_port, REVISION)
 
     def found(self) -> Manifest:
-        """Return the InferenceService; empty if it isn't there."""
+        """Return the InferenceService; empty if it doesn't exist."""
         return self.there.get(API, KIND, self.name) or {}
 
     def asked(self) -> str:
-        """Return the revision that was applied last; empty if there is none."""
+        """Return the last applied revision; empty if there is none."""
         return label(self.found().get("spec", {}).get("predictor", {}))
 
     def undo(
@@ -145,10 +145,10 @@ class Service(ABC):
         predictors: dict[str, Manifest],
         timeout_seconds: float,
     ) -> None:
-        """Take a revision back that didn't come up.
+        """Undo the deployment of a revision that failed to start.
 
         Raises:
-            ValueError: Another step has deployed to the endpoint since, whose work this would undo.
+            ValueError: Another step has deployed to the endpoint since, and this would undo its work.
         """
         if (now := self.asked()) and now != revision and (before is None or now not in before.traffic):
             raise ValueError(f"another step has deployed revision {now} since, which stays")
@@ -158,7 +158,7 @@ class Service(ABC):
             self.remove()
 
     def remove(self) -> None:
-        """Delete the service, and what stands around it."""
+        """Delete the service and its other objects."""
         self.there.delete(API, KIND, self.name)
         self.there.delete("v1", "ConfigMap", self._kept)
 
@@ -177,14 +177,14 @@ class Service(ABC):
         )
 
     def record(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
-        """Return the endpoint as the last step left it, and the predictors that are known."""
+        """Return the endpoint from the last step, and the recorded predictors."""
         kept = self.there.get("v1", "ConfigMap", self._kept)
         if not kept:
             return None, {}
         return Endpoint(**json.loads(kept["data"]["endpoint"])), json.loads(kept["data"]["predictors"])
 
     def keep(self, endpoint: Endpoint, predictors: dict[str, Manifest], *coming: str) -> None:
-        """Write the record: an endpoint, with the predictors of its revisions and of further ones."""
+        """Write the record: an endpoint, with the predictors of its revisions and others."""
         revisions = {*endpoint.traffic, *coming}
         known = {name: predictor for name, predictor in predictors.items() if name in revisions}
         data = {"endpoint": asdict(endpoint), "predictors": known}
@@ -201,7 +201,7 @@ class Service(ABC):
         """Return a revision's predictor.
 
         Raises:
-            ValueError: The record doesn't hold it.
+            ValueError: The record doesn't have it.
         """
         if revision not in predictors:
             raise ValueError(
@@ -218,5 +218,5 @@ class Service(ABC):
 
 
 def label(predictor: Manifest) -> str:
-    """Return the revision that a predictor is of; empty if it isn't one of ours."""
+    """Return a predictor's revision; empty if it isn't ours."""
     return str(predictor.get("labels", {}).get(REVISION, ""))

@@ -1,15 +1,14 @@
-"""KServe in its Standard mode: plain Deployments, and canaries beside the predictor.
+"""KServe's Standard mode: plain Deployments, and canaries beside the predictor.
 
-`spec.canary` holds the revision that is tried. KServe gives it its share in the HTTPRoute that it makes of
-the service, so only requests through the Gateway are shared. What the status says of shares is no more than
-what was asked for: the route's weights count. Without the Gateway API a revision gets none of the requests or
-all.
+`spec.canary` holds the canary. KServe sets its weight in the service's HTTPRoute, so only traffic through the
+Gateway is split. The status only repeats the requested percentage; the route's weights are the truth. Without
+the Gateway API a revision gets no traffic or all.
 
-Clients inside of the cluster find the endpoint at a Service of ours that stays, because each promotion gives
-KServe's own another name. It selects the revision that has all requests, or else the one that is not tried.
+Clients in the cluster use a stable Service of ours, because each promotion gives KServe's another name. It
+selects the revision with all traffic, or else the one that isn't the canary.
 
-A canary becomes the predictor without a restart when `predictor.name` takes its name. KServe then removes
-the pods of the one before, so this comes only when they get no requests any more.
+A canary becomes the predictor without a restart if `predictor.name` takes its name. KServe then removes the
+pods of the previous one, so this is done only once they get no requests.
 """
 
 import math
@@ -37,19 +36,19 @@ _SHARED_BY = (
     "let KServe use the Gateway API (ingress.enableGatewayApi and kserveIngressGateway in its ConfigMap "
     "inferenceservice-config)"
 )
-# Digits of a revision in a predictor's name: with the longest name of an endpoint, KServe's label
-# isvc.{endpoint}-{name}-predictor has the 63 characters that a label may have.
+# Digits of a revision in a predictor's name: with the longest endpoint name, KServe's label
+# isvc.{endpoint}-{name}-predictor reaches the limit of 63 characters.
 _NAME_LENGTH = 9
 
 
 @dataclass(frozen=True)
 class Form:
-    """What an InferenceService is asked to be.
+    """The requested state of an InferenceService.
 
     Attributes:
         base: The revision of its predictor; empty if there is no service.
-        canary: The one beside it; empty if there is none.
-        percent: The canary's share.
+        canary: The revision beside it; empty if there is none.
+        percent: The canary's percentage.
     """
 
     base: str = ""
@@ -58,13 +57,13 @@ class Form:
 
 
 class StandardService(Service):
-    """An InferenceService whose revisions are plain Deployments."""
+    """An InferenceService with plain Deployments as revisions."""
 
     mode = "Standard"
     metrics_port = "http"
 
     def predictor(self, pod: StoredPod, replicas: int, max_replicas: int) -> Manifest:
-        """Return a predictor that leaves nothing out: KServe lays a canary's over the stable one's."""
+        """Return a complete predictor: KServe merges a canary's into the stable one's."""
         server = pod.container(CONTAINER)
         spec = pod.spec()
         return {
@@ -83,16 +82,16 @@ class StandardService(Service):
         }
 
     def check_share(self, share: int) -> None:
-        """Refuse a share where nothing shares requests.
+        """Refuse a percentage if nothing splits the traffic.
 
         Raises:
-            ValueError: There is no route whose weights could be the share.
+            ValueError: There is no route with weights.
         """
         if 0 < share < 100 and self.weights() is None:
             raise ValueError(f"{self._unshared}; give traffic_fraction 0 or 1, or {_SHARED_BY}")
 
     def plan(self, shares: Sequence[int]) -> common.Plan:
-        """Return what a revision would get: none of the requests or all where nothing shares them."""
+        """Return the traffic that a revision would get: none or all if nothing splits it."""
         if self.weights() is not None:
             return super().plan(shares)
         given = {share: share if share == 100 else 0 for share in shares}
@@ -103,11 +102,11 @@ class StandardService(Service):
         return common.Plan(given, note if any(share != given[share] for share in shares) else "")
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
-        """Return the endpoint as the service is asked to be, and the predictors that are known."""
+        """Return the requested endpoint of the service, and the recorded predictors."""
         (endpoint, predictors), form = self.record(), self._form()
         if not endpoint or not form.base:
             return None, {}
-        # The specification, not the record, which a step that was killed may have left behind.
+        # From the specification, not the record, which may be left over from a killed step.
         if form.canary:
             tried = form.canary if form.canary != endpoint.previous_revision else form.base
             other = form.base if tried == form.canary else form.canary
@@ -125,7 +124,7 @@ class StandardService(Service):
         predictors: dict[str, Manifest],
         timeout_seconds: float = 600.0,
     ) -> Endpoint:
-        """Make the service what is asked for, wait for it, and return the endpoint with its address."""
+        """Apply the requested endpoint, wait for it, and return it with its address."""
         self.known(after.revision, predictors)
         if before:
             self.keep(before, predictors, after.revision)
@@ -135,7 +134,7 @@ class StandardService(Service):
         return made
 
     def restore(self, before: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
-        """Ask for what was there before, whose pods have stayed."""
+        """Request the previous state; its pods still exist."""
         form = self._form()
         other = _other(before, form.base)
         share = before.traffic[other] if other else 0
@@ -144,7 +143,7 @@ class StandardService(Service):
         self._wait_for_route(before.traffic, timeout_seconds)
 
     def release(self, endpoint: Endpoint) -> None:
-        """Make a canary that has all requests the predictor, which takes the pods from the one before."""
+        """Make a canary with all traffic the predictor, which removes the previous one's pods."""
         form = self._form()
         if (form.canary, form.percent) == (endpoint.revision, 100):
             _, predictors = self.record()
@@ -155,12 +154,12 @@ class StandardService(Service):
         revision: str,
         before: Endpoint | None,
         predictors: dict[str, Manifest],
-        timeout_seconds: float,  # noqa: ARG002 a route is given its own time
+        timeout_seconds: float,  # noqa: ARG002 a route has its own timeout
     ) -> None:
-        """Take a revision back that didn't come up.
+        """Undo the deployment of a revision that failed to start.
 
         Raises:
-            ValueError: Another step has deployed to the endpoint since, whose work this would undo.
+            ValueError: Another step has deployed to the endpoint since, and this would undo its work.
         """
         form = self._form()
         theirs = {form.base, form.canary} - {"", revision} - set(before.traffic if before else ())
@@ -172,12 +171,12 @@ class StandardService(Service):
             self.remove()
 
     def remove(self) -> None:
-        """Delete the service, and what stands around it."""
+        """Delete the service and its other objects."""
         super().remove()
         self.there.delete("v1", "Service", self._kept)
 
     def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
-        """Send rows to our Service or the Gateway, or to the Service of a revision."""
+        """Send rows to our Service or the Gateway, or to a revision's Service."""
         path = f"v1/models/{endpoint.name}:predict"
         service = self._of(revision) if revision else self._kept
         if not revision and not cluster.in_cluster() and self.weights() is not None:
@@ -185,34 +184,34 @@ class StandardService(Service):
         return self.there.predict(service, path, rows)
 
     def tell(self, endpoint: Endpoint, path: str) -> Any:
-        """Return the JSON that the servers of the current revision have at a path."""
+        """Get JSON at a path from the servers of the current revision."""
         return self.there.ask_service(self._of(endpoint.revision), path)
 
     def weights(self) -> dict[str, int] | None:
-        """Return the percentages of the revisions' predictors in KServe's route, by their Services.
+        """Return the weights of the revisions' predictors in KServe's route, by Service.
 
-        None where there is no route: then KServe doesn't use the Gateway API.
+        None without a route: then KServe doesn't use the Gateway API.
         """
         route = self._route()
         if not route:
             return None
         rules = [rule["backendRefs"] for rule in route["spec"]["rules"]]
         shares = [_percentages(backends) for backends in rules]
-        # While KServe changes one rule after the other nobody can say what the shares are.
+        # While KServe changes one rule after the other, the weights are undefined.
         return shares[0] if all(share == shares[0] for share in shares) else {}
 
     def _steer(self, asked: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
-        """Move from what the service is asked to be to what it shall be, without a gap in between."""
+        """Move from the current to the requested state without an interruption."""
         form = self._form()
         if form.base not in predictors:
-            # Nothing has served yet; what a killed step has left of a first revision goes.
+            # Nothing has served yet; remove leftovers of a killed step's first revision.
             self._ask(Form(asked.revision), predictors)
             self._wait(asked.revision, _count(predictors, asked.revision), timeout_seconds)
             self._wait_for_service(timeout_seconds)
             self._select(asked.revision)
             return
         if form.base not in asked.traffic and form.canary in asked.traffic:
-            # Another one is to be tried beside the canary, so that becomes the predictor.
+            # Another canary follows, so the current one becomes the predictor.
             form = self._promote(self._shift(form, 100, predictors, timeout_seconds), predictors)
         other = _other(asked, form.base)
         if form.canary and form.canary != other:
@@ -233,7 +232,7 @@ class StandardService(Service):
     def _shift(
         self, form: Form, percent: int, predictors: dict[str, Manifest], timeout_seconds: float
     ) -> Form:
-        """Give a canary its pods and then its share; return what the service is asked to be then."""
+        """Start a canary's pods and then set its percentage; return the requested state."""
         pods = _pods(_count(predictors, form.base), max(form.percent, percent))
         self._ask(form, predictors, pods)
         self._wait(form.canary, pods, timeout_seconds)
@@ -247,7 +246,7 @@ class StandardService(Service):
         return form
 
     def _drop(self, form: Form, predictors: dict[str, Manifest]) -> Form:
-        """Take the requests from a canary, then the canary itself."""
+        """Route traffic away from a canary, then remove it."""
         self._select(form.base)
         if form.percent:
             pods = _pods(_count(predictors, form.base), form.percent)
@@ -257,7 +256,7 @@ class StandardService(Service):
         return Form(form.base)
 
     def _promote(self, form: Form, predictors: dict[str, Manifest]) -> Form:
-        """Make a canary the predictor, when the one before gets no requests any more."""
+        """Make a canary the predictor, once the previous one gets no requests."""
         self._wait_for_route({form.canary: 100})
         promoted = Form(form.canary)
         self._ask(promoted, predictors)
@@ -267,7 +266,7 @@ class StandardService(Service):
     def _ask(self, form: Form, predictors: Mapping[str, Manifest], pods: int | None = None) -> None:
         """Apply the InferenceService.
 
-        KServe takes as many pods from the predictor as a canary has that is ready, so it is given more.
+        KServe removes as many pods from the predictor as a canary has ready, so it gets more.
         """
         base = dict(self.known(form.base, predictors))
         spec: Manifest = {"predictor": base}
@@ -290,7 +289,7 @@ class StandardService(Service):
             raise
 
     def _select(self, revision: str) -> None:
-        """Let the Service for clients inside of the cluster select a revision."""
+        """Make the Service for clients in the cluster select a revision."""
         http = {"name": "http", "port": 80, "targetPort": HTTP_PORT, "protocol": "TCP", "appProtocol": "http"}
         self.there.apply(
             {
@@ -309,7 +308,7 @@ class StandardService(Service):
         )
 
     def _form(self) -> Form:
-        """Return what the service is asked to be."""
+        """Return the requested state of the service."""
         spec = self.found().get("spec", {})
         if not spec:
             return Form()
@@ -318,7 +317,7 @@ class StandardService(Service):
         return Form(label(spec["predictor"]))
 
     def _of(self, revision: str) -> str:
-        """Return what KServe calls the Deployment and the Service of a revision."""
+        """Return KServe's name of a revision's Deployment and Service."""
         return f"{self.name}-{revision[:_NAME_LENGTH]}-predictor"
 
     def _url(self) -> str:
@@ -332,7 +331,7 @@ class StandardService(Service):
         common.wait(what, lambda: self._look(revision, count), timeout_seconds)
 
     def _look(self, revision: str, count: int) -> str:
-        """Return "" when a revision has its pods, else how it stands."""
+        """Return "" when a revision has its pods, else its state."""
         form = self._form()
         if revision not in (form.base, form.canary):
             raise ValueError(f"another step has deployed revision {form.canary or form.base} meanwhile")
@@ -363,7 +362,7 @@ class StandardService(Service):
         return f"KServe says {told.get('type', 'nothing')}: {told.get('message') or told.get('reason')}"
 
     def _wait_for_route(self, shares: Mapping[str, int], timeout_seconds: float = _ROUTE_SECONDS) -> None:
-        """Wait until the route's weights are these; where there is no route there is nothing to wait for."""
+        """Wait until the route has these weights; without a route, return at once."""
         what = f"the route of endpoint {self.name!r}"
         common.wait(what, lambda: self._look_at_route(shares), timeout_seconds)
 
@@ -384,9 +383,9 @@ class StandardService(Service):
 
 
 def _other(asked: Endpoint, base: str) -> str:
-    """Return the revision that must stand beside the predictor; empty if it needn't."""
+    """Return the revision that must be beside the predictor; empty for none."""
     for revision, share in asked.traffic.items():
-        # The one before, without requests, is brought back from the record if it is asked for.
+        # The previous one, without traffic, is restored from the record if it is needed.
         if revision != base and (share or revision == asked.revision):
             return revision
     return ""
@@ -397,7 +396,7 @@ def _count(predictors: Mapping[str, Manifest], revision: str) -> int:
 
 
 def _pods(full: int, percent: int) -> int:
-    """Return how many pods a canary needs for its share."""
+    """Return how many pods a canary needs for its percentage."""
     return max(1, math.ceil(full * percent / 100))
 
 
@@ -411,7 +410,7 @@ def _percentages(backends: list[Manifest]) -> dict[str, int]:
 
 
 def _refused(message: str) -> str:
-    """Return why pods are refused, and the way out where it is KServe's initializer that is to blame."""
+    """Return why pods are refused, and a hint if KServe's initializer is the cause."""
     hint = (
         "; give KServe's ClusterStorageContainer 'default' a securityContext, as docs/kserve.md says"
         if "PodSecurity" in message and "storage-initializer" in message

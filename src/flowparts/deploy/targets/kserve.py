@@ -1,8 +1,8 @@
-"""KServe: one InferenceService, whose revisions share its requests.
+"""The KServe target: one InferenceService that splits its traffic between revisions.
 
-KServe runs services in two modes. Where Knative is installed, revisions are Knative's
-(`flowparts.deploy.targets._kserve_knative`); else they are plain Deployments
-(`flowparts.deploy.targets._kserve_standard`). A service that is there keeps its mode, which can't be changed.
+KServe has two modes. With Knative, revisions are Knative's (`flowparts.deploy.targets._kserve_knative`);
+otherwise they are plain Deployments (`flowparts.deploy.targets._kserve_standard`). The mode of an existing
+service can't be changed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,19 +28,19 @@ _MODES: dict[str, type[Service]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Logged, Scaled):
-    """What KServe takes: the share is 0 or 100 without Knative and without a Gateway."""
+    """The options of KServe; without Knative and a Gateway, percent is 0 or 100."""
 
 
 def deploy(model: str, name: str, **given: Any) -> Endpoint:
-    """Make a model a revision of an InferenceService, with a share, and wait until it is ready.
+    """Deploy a model as a revision of an InferenceService, and wait until it is ready.
 
     Args:
-        model: s3://, gs:// or pvc://CLAIM/PATH, which KServe's storage initializer fetches.
+        model: s3://, gs:// or pvc://CLAIM/PATH, which KServe's storage initializer downloads.
         name: The InferenceService.
         given: `Options` by name.
 
     Raises:
-        ValueError: An option is wrong, or the revision doesn't come up. The service is as before then.
+        ValueError: An option is wrong, or the revision fails to start. The service is restored.
     """
     chosen = Options(**given)
     pod = StoredPod.of(model, name, chosen, chosen.service_account)
@@ -80,14 +80,14 @@ def _deploy(there: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
     except ValueError as error:
         kept = before.traffic if before else []
         raise common.not_deployed(name, pod.revision, error, kept, undo) from None
-    if before is None or before.traffic != made.traffic:  # else it may be a rollout that is watched
+    if before is None or before.traffic != made.traffic:  # otherwise it may be a rollout in progress
         service.release(made)
     monitor.finish(chosen, watched)
     return made
 
 
 def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
     there = Cluster(namespace)
     there.pretends = pretend
     with there.writing(name):
@@ -99,14 +99,14 @@ def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str
 
 @contextmanager
 def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
-    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    """Lock an endpoint for changes, and yield it; None if there is none."""
     service = _service(Cluster(namespace), name)
     with service.there.writing(name, wait_seconds):
         yield service.state()[0]
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
-    """Set the revision's share of the requests; the previous one keeps its pods where it may serve again."""
+    """Route a percentage to the current revision; the previous one keeps its pods if it may serve again."""
     service = _of(endpoint)
     with service.there.writing(service.name):
         state, predictors = service.state()
@@ -117,7 +117,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
-    """Send all requests to the previous revision."""
+    """Route all traffic to the previous revision."""
     service = _of(endpoint)
     with service.there.writing(service.name):
         before, predictors = service.state()
@@ -125,7 +125,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 
 
 def release(endpoint: Endpoint) -> None:
-    """Take the pods from a previous revision without requests; a rollback brings them back."""
+    """Scale a previous revision without traffic to zero; a rollback scales it up again."""
     service = _of(endpoint)
     with service.there.writing(service.name):
         common.unchanged(endpoint, service.state()[0], service.where)
@@ -138,19 +138,19 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 
 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
-    """Return how often each container of a revision's pods has ended by itself."""
+    """Return how often each container of a revision's pods has crashed."""
     service = _of(endpoint)
     return service.there.crashes(service.pods_of(revision))
 
 
 def trouble(endpoint: Endpoint, revision: str) -> str:
-    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+    """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
     service = _of(endpoint)
     return service.there.trouble(service.pods_of(revision))[0]
 
 
 def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> common.Plan:
-    """Return what shares a revision would get: without Knative and without a Gateway none or all."""
+    """Return the traffic that a revision would get: none or all without Knative and a Gateway."""
     service = _service(Cluster(namespace), name)
     return service.plan(shares) if service.state()[0] else common.Plan(dict.fromkeys(shares, 100))
 
@@ -163,7 +163,7 @@ def endpoints(namespace: str = "") -> list[Endpoint]:
 
 
 def _of(endpoint: Endpoint) -> Service:
-    """Return the service of an endpoint, whose mode it knows."""
+    """Return the service of an endpoint, in the endpoint's mode."""
     there = Cluster(endpoint.settings["namespace"])
     if kind := _MODES.get(endpoint.settings.get("mode", "")):
         return kind(there, endpoint.name)
@@ -171,10 +171,10 @@ def _of(endpoint: Endpoint) -> Service:
 
 
 def _service(there: Cluster, name: str) -> Service:
-    """Return a service in the mode that it has, or that the cluster allows.
+    """Return a service in its mode, or in the cluster's.
 
     Raises:
-        ValueError: It has a mode in which it can't be deployed to.
+        ValueError: Its mode doesn't allow deployments.
     """
     found = there.get(API, KIND, name) or {}
     status = found.get("status", {})

@@ -1,4 +1,4 @@
-"""Plain Kubernetes: the model server in a Deployment for each revision behind one Service."""
+"""The target for plain Kubernetes: one Deployment of the model server per revision behind one Service."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,20 +17,20 @@ crashes, trouble = _platform.crashes, _platform.trouble
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Routed, Logged):
-    """What plain Kubernetes takes."""
+    """The options of plain Kubernetes."""
 
 
 def deploy(model: str, name: str, **given: Any) -> Endpoint:
-    """Bring a model up as a revision of an endpoint, wait until its pods are ready, and give it its share.
+    """Deploy a model as a revision of an endpoint, wait until its pods are ready, and route traffic to it.
 
     Args:
-        model: s3://, gs:// or pvc://CLAIM/PATH, which the pods fetch.
+        model: s3://, gs:// or pvc://CLAIM/PATH, which the pods download.
         name: The endpoint; the Service's name.
         given: `Options` by name.
 
     Raises:
-        ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
-            before still does.
+        ValueError: An option is wrong, or the revision fails to start. It is removed, and the previous one
+            keeps serving.
     """
     chosen = Options(**given)
     pod = ServerPod.of(model, name, chosen, chosen.service_account)

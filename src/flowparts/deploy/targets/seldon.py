@@ -1,9 +1,10 @@
-"""Seldon Core 2: a Server and a Model for each revision, and an Experiment that shares requests between them.
+"""The Seldon Core 2 target: a Server and a Model per revision, and an Experiment that splits the traffic.
 
-A Server of Seldon's holds any models that its capabilities allow; here each holds one, in the same image as
-on every other target, so that a revision's pods can't disturb another's
-(https://docs.seldon.ai/seldon-core-2/user-guide/servers). An agent beside the server fetches the model and
-has it loaded. Clients name the Experiment in the header Seldon-Model and speak the Open Inference Protocol.
+Seldon's Servers can hold any models that their capabilities allow; here each holds one, in the same image as
+on other targets, so that a revision's pods can't disturb another's
+(https://docs.seldon.ai/seldon-core-2/user-guide/servers). An agent beside the server downloads the model and
+asks the server to load it. Clients name the Experiment in the header Seldon-Model and use the Open Inference
+Protocol.
 """
 
 import json
@@ -23,28 +24,28 @@ _API = "mlops.seldon.io/v1alpha1"
 _STATE = "flowparts/endpoint"
 _REVISION = "flowparts/revision"
 _MESH = "seldon-mesh"
-# Of the Servers that Seldon installs; it brings the agent that speaks to the scheduler, with these places.
+# Seldon's server configuration with the agent for the scheduler, and its ports and folder.
 _CONFIG = "mlserver"
 _CONFIG_PORTS = (9000, 9500)
 _CONFIG_MODELS = "/mnt/agent/models"
-# What it calls the first of them.
+# Its name of the first port.
 _METRICS_PORT = "server-http"
-# Label by which Seldon marks the pods of a Server.
+# Seldon's label on the pods of a Server.
 _SERVER = "seldon-server-name"
-# What Seldon puts beside the server, and what Pod Security's "restricted" wants each of them to say.
+# Seldon's sidecars, and the security context that Pod Security's "restricted" requires.
 _BESIDE = ("rclone", "agent")
 _RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-# An Experiment doesn't say when the mesh has taken a change; what loses its share stays for so long.
+# An Experiment doesn't report when the mesh has applied a change; a revision without traffic stays this long.
 _MESH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Logged):
-    """What Seldon takes.
+    """The options of Seldon.
 
     Attributes:
-        environment_from: A Secret whose keys become the server's environment, which needs none to fetch.
-        storage_access: A Secret with the access to the model, as Seldon's agent (rclone) takes it; see
+        environment_from: A Secret whose keys become the server's environment; it needs no credentials.
+        storage_access: A Secret with the rclone settings of Seldon's agent for the download; see
             https://docs.seldon.ai/seldon-core-2/user-guide/storage-secrets.
     """
 
@@ -52,16 +53,16 @@ class Options(Logged):
 
 
 def deploy(model: str, name: str, **given: Any) -> Endpoint:
-    """Load a model on servers of its own, wait until it is ready, and give it its share in the Experiment.
+    """Deploy a model on its own servers, wait until it is ready, and route traffic to it by the Experiment.
 
     Args:
-        model: s3:// or gs://, which Seldon's agent fetches.
+        model: s3:// or gs://, which Seldon's agent downloads.
         name: The Experiment.
         given: `Options` by name.
 
     Raises:
-        ValueError: An option is wrong, or the revision doesn't come up. It is removed then, and what served
-            before still does.
+        ValueError: An option is wrong, or the revision fails to start. It is removed, and the previous one
+            keeps serving.
     """
     chosen = Options(**given)
     common.require_allowed("storage_access", chosen.storage_access)
@@ -106,7 +107,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
 
 
 def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with all its revisions, or only pretend to, and return what is in it."""
+    """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
     there = Cluster(namespace)
     there.pretends = pretend
     fleet = _Fleet(there, name)
@@ -120,7 +121,7 @@ def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str
 
 @contextmanager
 def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
-    """Be the only step that changes an endpoint, and give what it is; None if there is none."""
+    """Lock an endpoint for changes, and yield it; None if there is none."""
     fleet = _Fleet(Cluster(namespace), name)
     with fleet.there.writing(name, wait_seconds):
         yield fleet.state()
@@ -136,7 +137,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
-    """Give all requests to the previous revision, which is still loaded, and remove the current one."""
+    """Route all traffic to the previous revision, which is still loaded, and remove the current one."""
     fleet = _Fleet.of(endpoint)
     with fleet.there.writing(fleet.name):
         after = common.rolled_back(endpoint, fleet.state(), fleet.where)
@@ -153,13 +154,13 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 
 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
-    """Return how often each container of a revision's pods has ended by itself."""
+    """Return how often each container of a revision's pods has crashed."""
     fleet = _Fleet.of(endpoint)
     return fleet.there.crashes(fleet.pods_of(revision))
 
 
 def trouble(endpoint: Endpoint, revision: str) -> str:
-    """Return why pods of a revision don't run, or have ended; empty if nothing is wrong."""
+    """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
     fleet = _Fleet.of(endpoint)
     return fleet.there.trouble(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
 
@@ -172,12 +173,12 @@ def endpoints(namespace: str = "") -> list[Endpoint]:
 
 
 def ask(there: Cluster, path: str, body: Any, model: str) -> Any:
-    """Return what a Model or an Experiment answers through the mesh: JSON at a path, or to a body."""
+    """Get or post JSON to a Model or an Experiment through the mesh."""
     return there.ask_service(_MESH, path, body, {"Seldon-Model": model})
 
 
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
-    """Return rows as a request of the Open Inference Protocol: a tensor of shape [rows] for each column."""
+    """Return rows as a request of the Open Inference Protocol: one tensor of shape [rows] per column."""
     inputs = []
     for name in dict.fromkeys(column for row in rows for column in row):
         values = [row.get(name) for row in rows]
@@ -196,7 +197,7 @@ def rows_of(answer: Any) -> list[dict[str, Any]]:
     """Return the rows of an answer of the Open Inference Protocol.
 
     Raises:
-        ValueError: It isn't one.
+        ValueError: It isn't such an answer.
     """
     try:
         columns = {output["name"]: output["data"] for output in answer["outputs"]}
@@ -207,7 +208,7 @@ def rows_of(answer: Any) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Fleet:
-    """All that stands behind one endpoint."""
+    """All objects of one endpoint."""
 
     there: Cluster
     name: str
@@ -229,7 +230,7 @@ class _Fleet:
         return self.there.labels(self.name)
 
     def state(self) -> Endpoint | None:
-        """Return the endpoint as it was asked for last, which the cluster keeps."""
+        """Return the last requested endpoint, which the cluster stores."""
         found = self.there.get(_API, "Experiment", self.name)
         written = (found or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
         return Endpoint(**json.loads(written)) if written else None
@@ -238,8 +239,8 @@ class _Fleet:
         """Apply a revision's Server and Model."""
         own = f"{self.name}-{pod.revision}"
         labels = {**self.labels, _REVISION: pod.revision}
-        # Merged by Seldon with what its configuration says: the agent, which needs the pod's account to read
-        # Secrets, its volume, the user, and the time to end, which is the agent's to drain.
+        # Seldon merges this with its configuration: the agent, which needs the pod's account to read Secrets,
+        # its volume, the user, and the grace period, in which the agent drains.
         server = pod.container(_CONFIG, *_CONFIG_PORTS, _CONFIG_MODELS)
         beside = [{"name": name, "securityContext": _RESTRICTED} for name in _BESIDE]
         security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -247,7 +248,7 @@ class _Fleet:
         del spec["automountServiceAccountToken"]
         servers = {
             "serverConfig": _CONFIG,
-            # Nobody else's model asks for this, so the server takes no other.
+            # A capability that no other model requires, so the server takes no other.
             "capabilities": [own],
             "podSpec": spec,
             "replicas": replicas,
@@ -260,7 +261,7 @@ class _Fleet:
         self._apply("Model", own, model, labels, **({"annotations": about} if about else {}))
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
-        """Share the requests out, and wait until they are."""
+        """Split the traffic, and wait until it is applied."""
         self.share(asked)
         what = f"the experiment of endpoint {self.name!r}"
         common.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
@@ -276,7 +277,7 @@ class _Fleet:
         self._apply("Experiment", self.name, {"candidates": candidates}, self.labels, annotations=written)
 
     def undo(self, revision: str, before: Endpoint | None) -> None:
-        """Share the requests as before, then remove a revision that wasn't there before."""
+        """Restore the traffic split, then remove a new revision."""
         if before:
             self.share(before)
         else:
@@ -285,21 +286,21 @@ class _Fleet:
             self.remove(revision)
 
     def pods_of(self, revision: str) -> dict[str, str]:
-        """Return the labels that Seldon gives a revision's pods."""
+        """Return Seldon's labels of a revision's pods."""
         return {_SERVER: f"{self.name}-{revision}"}
 
     def monitor(self) -> prometheus.Monitor:
-        """Return what Prometheus watches the endpoint by."""
+        """Return the endpoint's monitor for Prometheus."""
         return prometheus.Monitor(self.there, self.name, prometheus.PODS, f"{self.name}-seldon")
 
     def watched(self, asked: Endpoint) -> Manifest:
-        """Return whom it scrapes: the servers of each revision, whose pods have no label of the endpoint."""
+        """Return its targets: the servers of each revision, whose pods have no label of the endpoint."""
         servers = [f"{self.name}-{revision}" for revision in sorted(asked.traffic)]
         ours = {"matchExpressions": [{"key": _SERVER, "operator": "In", "values": servers}]}
         return prometheus.by_pods(self.name, ours, _METRICS_PORT, _SERVER, f"{self.name}-(.+)")
 
     def look(self, revision: str) -> str:
-        """Return "" when a revision's Model is ready, else how it stands."""
+        """Return "" when a revision's Model is ready, else its state."""
         own = f"{self.name}-{revision}"
         state = self._state_of("Model", own)
         why, hopeless = self.there.trouble(self.pods_of(revision), own) if state else ("", False)
@@ -308,7 +309,7 @@ class _Fleet:
         return why or state
 
     def require_served(self, pod: ServerPod) -> None:
-        """Raise ValueError unless a revision's servers serve the model of its pod."""
+        """Raise ValueError unless a revision's servers serve its pod's model."""
         own = f"{self.name}-{pod.revision}"
         path = pod.digest_path.format(name=own)
         common.await_served(lambda: ask(self.there, path, None, own), pod.digest, pod.revision)
@@ -318,7 +319,7 @@ class _Fleet:
         self.there.delete(_API, "Server", f"{self.name}-{revision}")
 
     def tidy(self, asked: Endpoint) -> None:
-        """Remove every revision that the endpoint doesn't name, when the mesh sends it nothing any more."""
+        """Remove revisions that the endpoint doesn't name, once the mesh sends them no requests."""
         models = self.there.find(_API, "Model", self.labels)
         revisions = [model["metadata"]["labels"][_REVISION] for model in models]
         if doomed := [revision for revision in revisions if revision not in asked.traffic]:
