@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts.deploy import cluster, common, prometheus
-from flowparts.deploy.cluster import Cluster, Manifest
+from flowparts.deploy import common, prometheus
+from flowparts.deploy.cluster import NAME_LABEL, ChangedError, Cluster, Manifest, condition, observed
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, ModelPod
 from flowparts.deploy.options import Routed
@@ -41,7 +41,7 @@ class Fleet:
     """All objects of one endpoint.
 
     Attributes:
-        there: The namespace.
+        cluster: The namespace.
         target: The endpoint's target.
         kind: Class of its pods.
         name: The endpoint; the Service's name.
@@ -50,7 +50,7 @@ class Fleet:
         gateway: Gateway that splits the traffic exactly, as NAME or NAMESPACE/NAME; default: split by pods.
     """
 
-    there: Cluster
+    cluster: Cluster
     target: str
     kind: type[ModelPod]
     name: str
@@ -69,8 +69,8 @@ class Fleet:
     @classmethod
     def asked(cls, target: str, kind: type[ModelPod], name: str, chosen: Routed) -> "Fleet":
         """Return the fleet for options."""
-        there = Cluster(chosen.namespace)
-        return cls(there, target, kind, name, chosen.replicas, chosen.max_replicas, chosen.gateway)
+        cluster = Cluster(chosen.namespace)
+        return cls(cluster, target, kind, name, chosen.replicas, chosen.max_replicas, chosen.gateway)
 
     def deploy(self, pod: ModelPod, chosen: Routed) -> Endpoint:
         """Start a pod's revision, wait until enough replicas are ready, and route traffic to it.
@@ -83,14 +83,14 @@ class Fleet:
             ValueError: The revision fails to start. It is removed, and the previous one keeps serving.
         """
         pod = replace(pod, digest=common.digest(pod.model, chosen.digest))
-        with self.there.writing(self.name, chosen.wait_seconds):
+        with self.cluster.writing(self.name, chosen.wait_seconds):
             return self._deploy(pod, chosen)
 
     def _deploy(self, pod: ModelPod, chosen: Routed) -> Endpoint:
         before = self.state()
         if before and before.target != self.target:
             raise ValueError(
-                f"endpoint {self.name!r} in namespace {self.there.namespace} is of the target "
+                f"endpoint {self.name!r} in namespace {self.cluster.namespace} is of the target "
                 f"{before.target}; give the one of {self.target} another name"
             )
         if before is None:
@@ -142,19 +142,19 @@ class Fleet:
         note = (
             f"without a Gateway the share is a ratio of pods, so {differing}; more replicas bring it nearer"
         )
-        if self.there.serves(*_GATEWAY):
+        if self.cluster.serves(*_GATEWAY):
             note += ", and a Gateway, which this cluster knows, makes it exact (option gateway)"
         return common.Plan(given, note)
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
         """Route a percentage to the current revision; the previous one keeps its pods, even at 100."""
-        with self.there.writing(self.name):
+        with self.cluster.writing(self.name):
             after = common.unchanged(endpoint, self.state(), self.where).with_percent(percent)
             return self.steer(after)
 
     def rollback(self, endpoint: Endpoint) -> Endpoint:
         """Scale the previous revision to full size, route all traffic to it and remove the current one."""
-        with self.there.writing(self.name):
+        with self.cluster.writing(self.name):
             after = common.rolled_back(endpoint, self.state(), self.where)
             after = self.steer(after)
             self.tidy(after)
@@ -163,10 +163,10 @@ class Fleet:
     def release(self, endpoint: Endpoint) -> None:
         """Scale a previous revision without traffic to zero."""
         if endpoint.previous_revision and endpoint.percent == 100:
-            with self.there.writing(self.name):
+            with self.cluster.writing(self.name):
                 # It may have got traffic again in the meantime.
                 if common.unchanged(endpoint, self.state(), self.where).percent == 100:
-                    self.there.scale(self._of(endpoint.previous_revision), 0)
+                    self.cluster.scale(self._of(endpoint.previous_revision), 0)
 
     def ask(
         self, endpoint: Endpoint, path: str, rows: list[dict[str, Any]], revision: str
@@ -175,28 +175,28 @@ class Fleet:
         if self.gateway and not revision:
             return common.ask(f"{endpoint.url}/{path}", rows)
         service = self._of(revision) if revision else self.name
-        return self.there.predict(service, path, rows)
+        return self.cluster.predict(service, path, rows)
 
     def crashes(self, revision: str) -> dict[str, int]:
         """Return how often each container of a revision's pods has crashed."""
-        return self.there.crashes({**self.labels, _REVISION: revision})
+        return self.cluster.crashes({**self.labels, _REVISION: revision})
 
     def trouble(self, revision: str) -> str:
         """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
-        return self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))[0]
+        return self.cluster.trouble({**self.labels, _REVISION: revision}, self._of(revision))[0]
 
     @property
     def where(self) -> str:
-        return f"in namespace {self.there.namespace}"
+        return f"in namespace {self.cluster.namespace}"
 
     @property
     def labels(self) -> dict[str, str]:
-        return self.there.labels(self.name)
+        return self.cluster.labels(self.name)
 
     @property
     def settings(self) -> dict[str, Any]:
         return {
-            "namespace": self.there.namespace,
+            "namespace": self.cluster.namespace,
             "replicas": self.replicas,
             "max_replicas": self.max_replicas,
             "gateway": self.gateway,
@@ -209,7 +209,7 @@ class Fleet:
 
     def _written(self) -> tuple[str, str]:
         """Return the Service's version and its annotation; both empty if there is none."""
-        metadata = (self.there.get("v1", "Service", self.name) or {}).get("metadata", {})
+        metadata = (self.cluster.get("v1", "Service", self.name) or {}).get("metadata", {})
         return metadata.get("resourceVersion", ""), metadata.get("annotations", {}).get(_STATE, "")
 
     def place(self, pod: ModelPod, clients: list[str]) -> None:
@@ -226,7 +226,7 @@ class Fleet:
         }
         self._apply("policy/v1", "PodDisruptionBudget", self._of(pod.revision), disruption, labels)
         if pod.has_files:
-            self.there.apply(
+            self.cluster.apply(
                 {
                     "apiVersion": "v1",
                     "kind": "ConfigMap",
@@ -281,7 +281,7 @@ class Fleet:
         for revision, count in pods.items():
             if count and self._placed(revision) < count:
                 expected[revision] = count
-                self.there.scale(self._of(revision), count)
+                self.cluster.scale(self._of(revision), count)
             if count and self.max_replicas:
                 scaler = self._scaler(revision, min(count, self.replicas))
                 self._apply("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision), scaler)
@@ -293,7 +293,7 @@ class Fleet:
         )
         if pod and pod.digest and self.kind.digest_path and common.dry_run() is None:
             path = self.kind.digest_path.format(name=self.name)
-            found = self.there.ask_service(self._of(asked.revision), path)
+            found = self.cluster.ask_service(self._of(asked.revision), path)
             common.require_served(found, pod.digest, asked.revision)
         self._route(given)
         if self.gateway:
@@ -301,10 +301,10 @@ class Fleet:
         for revision, count in pods.items():
             # Above its minimum, the autoscaler decides.
             if count and not self.max_replicas:
-                self.there.scale(self._of(revision), count)
+                self.cluster.scale(self._of(revision), count)
         for revision, share in given.traffic.items():
             said = "" if share == asked.traffic[revision] else f", for {asked.traffic[revision]} % asked for"
-            self.there.note(
+            self.cluster.note(
                 "Deployment",
                 self._of(revision),
                 "Share",
@@ -318,40 +318,40 @@ class Fleet:
         if before is None:
             return
         if before.settings["gateway"] and not self.gateway:
-            self.there.delete(*_ROUTE, self.name)
+            self.cluster.delete(*_ROUTE, self.name)
         if before.settings["max_replicas"] and not self.max_replicas:
             for revision in after.traffic:
-                self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
+                self.cluster.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
 
     def undo(self, revision: str, before: Endpoint | None) -> None:
         """Restore the traffic split, then remove a new revision."""
         if before:
-            replace(Fleet.of(before, self.kind), there=self.there, record=self.record)._route(before)
+            replace(Fleet.of(before, self.kind), cluster=self.cluster, record=self.record)._route(before)
             if self.gateway and not before.settings["gateway"]:
-                self.there.delete(*_ROUTE, self.name)
+                self.cluster.delete(*_ROUTE, self.name)
         if before is None or revision not in before.traffic:
             self.remove(revision, last=before is None)
 
     def remove(self, revision: str, last: bool = False) -> None:
         """Remove a revision, and with the last one the common objects."""
-        self.there.delete("policy/v1", "PodDisruptionBudget", self._of(revision))
-        self.there.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
-        self.there.delete("v1", "Service", self._of(revision))
-        self.there.delete("apps/v1", "Deployment", self._of(revision))
+        self.cluster.delete("policy/v1", "PodDisruptionBudget", self._of(revision))
+        self.cluster.delete("autoscaling/v2", "HorizontalPodAutoscaler", self._of(revision))
+        self.cluster.delete("v1", "Service", self._of(revision))
+        self.cluster.delete("apps/v1", "Deployment", self._of(revision))
         if self.kind.has_files:
-            self.there.delete("v1", "ConfigMap", self._of(revision))
+            self.cluster.delete("v1", "ConfigMap", self._of(revision))
         if last:
             if self.gateway:
-                self.there.delete(*_ROUTE, self.name)
-            self.there.delete("v1", "Service", self.name)
-            self.there.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
+                self.cluster.delete(*_ROUTE, self.name)
+            self.cluster.delete("v1", "Service", self.name)
+            self.cluster.delete("networking.k8s.io/v1", "NetworkPolicy", self.name)
 
     def tidy(self, asked: Endpoint) -> None:
         """Remove every revision that the endpoint doesn't name."""
         for revision in self._others(asked):
             self.remove(revision)
         # Earlier releases created one budget for all revisions.
-        self.there.delete("policy/v1", "PodDisruptionBudget", self.name)
+        self.cluster.delete("policy/v1", "PodDisruptionBudget", self.name)
 
     def measured(self, asked: Endpoint) -> Endpoint:
         """Return the endpoint with the actual traffic by pods."""
@@ -367,7 +367,7 @@ class Fleet:
 
     def _ready(self, revision: str) -> int:
         """Return how many pods of a revision are ready."""
-        found = self.there.get("apps/v1", "Deployment", self._of(revision)) or {}
+        found = self.cluster.get("apps/v1", "Deployment", self._of(revision)) or {}
         return int(found.get("status", {}).get("availableReplicas", 0))
 
     def _of(self, revision: str) -> str:
@@ -383,10 +383,12 @@ class Fleet:
         **more: Any,
     ) -> Manifest:
         metadata = {**self._metadata(name, labels or self.labels), **more}
-        return self.there.apply({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec})
+        return self.cluster.apply(
+            {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
+        )
 
     def _metadata(self, name: str, labels: Manifest) -> Manifest:
-        return {"name": name, "namespace": self.there.namespace, "labels": labels}
+        return {"name": name, "namespace": self.cluster.namespace, "labels": labels}
 
     def _pods(self, asked: Endpoint) -> dict[str, int]:
         """Return the number of pods of each revision; without a Gateway their ratio is the traffic split.
@@ -413,11 +415,11 @@ class Fleet:
         return int((self._deployment(revision)["spec"]).get("replicas", 1))
 
     def _deployment(self, revision: str) -> Manifest:
-        found = self.there.get("apps/v1", "Deployment", self._of(revision))
+        found = self.cluster.get("apps/v1", "Deployment", self._of(revision))
         if found is None:
             raise ValueError(
                 f"revision {revision} of endpoint {self.name!r} is gone from namespace "
-                f"{self.there.namespace}; deploy its model again"
+                f"{self.cluster.namespace}; deploy its model again"
             )
         return found
 
@@ -426,12 +428,12 @@ class Fleet:
         deployment = self._deployment(revision)
         status = deployment.get("status", {})
         ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
-        if cluster.observed(deployment) and ready >= count:
+        if observed(deployment) and ready >= count:
             return ""
-        refused = cluster.condition(deployment, "ReplicaFailure")
+        refused = condition(deployment, "ReplicaFailure")
         if refused.get("status") == "True":
             raise ValueError(f"its pods are refused: {refused.get('message', refused.get('reason'))}")
-        why, hopeless = self.there.trouble({**self.labels, _REVISION: revision}, self._of(revision))
+        why, hopeless = self.cluster.trouble({**self.labels, _REVISION: revision}, self._of(revision))
         if hopeless:
             raise ValueError(why)
         return f"{ready} of {count} pods of {revision} are ready" + (f" ({why})" if why else "")
@@ -455,7 +457,7 @@ class Fleet:
             pods = [
                 pod["metadata"]["name"]
                 for revision in strangers
-                for pod in self.there.find("v1", "Pod", {**self.labels, _REVISION: revision})
+                for pod in self.cluster.find("v1", "Pod", {**self.labels, _REVISION: revision})
                 if "deletionTimestamp" not in pod["metadata"]
             ]
             return f"{', '.join(pods)} of another deployment is there" if pods else ""
@@ -464,7 +466,7 @@ class Fleet:
 
     def _others(self, asked: Endpoint) -> list[str]:
         """Return existing revisions that an endpoint doesn't name."""
-        placed = self.there.find("apps/v1", "Deployment", self.labels)
+        placed = self.cluster.find("apps/v1", "Deployment", self.labels)
         revisions = [deployment["metadata"]["labels"][_REVISION] for deployment in placed]
         return [revision for revision in revisions if revision not in asked.traffic]
 
@@ -499,7 +501,7 @@ class Fleet:
                 marks["resourceVersion"] = version
             try:
                 self._apply("v1", "Service", self.name, service, **marks)
-            except cluster.ChangedError as error:
+            except ChangedError as error:
                 last = error
                 continue
             self.record = record
@@ -508,7 +510,7 @@ class Fleet:
 
     def monitor(self) -> prometheus.Monitor:
         """Return the endpoint's monitor for Prometheus."""
-        return prometheus.Monitor(self.there, self.name, prometheus.SERVICES, self.name)
+        return prometheus.Monitor(self.cluster, self.name, prometheus.SERVICES, self.name)
 
     def _watched(self) -> Manifest:
         # The revisions' own Services: the common one would count the same pods twice.
@@ -516,11 +518,11 @@ class Fleet:
             "matchLabels": self.labels,
             "matchExpressions": [{"key": _REVISION, "operator": "Exists"}],
         }
-        return prometheus.by_services(each, self.kind.metrics_path, cluster.NAME_LABEL, [_REVISION])
+        return prometheus.by_services(each, self.kind.metrics_path, NAME_LABEL, [_REVISION])
 
     def _http_route(self, asked: Endpoint) -> Manifest:
         parent = dict(zip(("name", "namespace"), reversed(self.gateway.split("/")), strict=False))
-        path = {"type": "PathPrefix", "value": f"/{self.there.namespace}/{self.name}"}
+        path = {"type": "PathPrefix", "value": f"/{self.cluster.namespace}/{self.name}"}
         rewrite = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}
         rule = {
             "matches": [{"path": path}],
@@ -533,7 +535,7 @@ class Fleet:
         return {"parentRefs": [parent], "rules": [rule]}
 
     def _look_at_route(self) -> str:
-        route = self.there.get(*_ROUTE, self.name) or {}
+        route = self.cluster.get(*_ROUTE, self.name) or {}
         parents = route.get("status", {}).get("parents", [])
         now = route.get("metadata", {}).get("generation", 0)
         conditions = [
@@ -548,9 +550,9 @@ class Fleet:
 
     def url(self) -> str:
         if not self.gateway:
-            return f"http://{self.name}.{self.there.namespace}.svc"
+            return f"http://{self.name}.{self.cluster.namespace}.svc"
         name, _, namespace = reversed(self.gateway.rpartition("/"))
-        beside = Cluster(namespace) if namespace else self.there
+        beside = Cluster(namespace) if namespace else self.cluster
         found = beside.get(*_GATEWAY, name)
         addresses = (found or {}).get("status", {}).get("addresses", [])
         if not found or not addresses:
@@ -561,7 +563,7 @@ class Fleet:
         scheme = "https" if listener["protocol"] in ("HTTPS", "TLS") else "http"
         # Requests to a listener with a host name need it; for *.example.com any matching one will do.
         host = listener.get("hostname", addresses[0]["value"]).replace("*", self.name, 1)
-        return f"{scheme}://{host}:{listener['port']}/{self.there.namespace}/{self.name}"
+        return f"{scheme}://{host}:{listener['port']}/{self.cluster.namespace}/{self.name}"
 
     def _network(self, pod: ModelPod, clients: list[str]) -> Manifest:
         ports = [{"protocol": "TCP", "port": port} for port in (self.kind.http_port, self.kind.grpc_port)]
@@ -569,9 +571,9 @@ class Fleet:
         if "*" not in clients:
             # Kubernetes itself admits the probes of the pods' node. Others to admit: the sources of routed
             # requests, and the probing step.
-            others = {*clients, self.gateway.rpartition("/")[0], self.there.pod_namespace}
+            others = {*clients, self.gateway.rpartition("/")[0], self.cluster.pod_namespace}
             rule["from"] = [{"podSelector": {}}]
-            if values := sorted(others - {"", self.there.namespace}):
+            if values := sorted(others - {"", self.cluster.namespace}):
                 named = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": values}
                 rule["from"].append({"namespaceSelector": {"matchExpressions": [named]}})
         policy: Manifest = {
@@ -622,9 +624,9 @@ class Platform:
 
     def endpoints(self, namespace: str = "") -> list[Endpoint]:
         """Return the endpoints in a namespace."""
-        there = Cluster(namespace)
+        cluster = Cluster(namespace)
         found = []
-        for service in there.find("v1", "Service", there.managed()):
+        for service in cluster.find("v1", "Service", cluster.managed()):
             if written := service["metadata"].get("annotations", {}).get(_STATE):
                 endpoint = Endpoint(**json.loads(written))
                 if endpoint.target == self.target:
@@ -643,29 +645,29 @@ class Platform:
         **_: Any,
     ) -> common.Plan:
         """Return the traffic that a revision would get: without a Gateway, by the ratio of pods."""
-        there = Cluster(namespace)
-        return Fleet(there, self.target, self.kind, name, replicas, max_replicas, gateway).plan(shares)
+        cluster = Cluster(namespace)
+        return Fleet(cluster, self.target, self.kind, name, replicas, max_replicas, gateway).plan(shares)
 
     def remove(self, name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
         """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
-        there = Cluster(namespace)
-        there.pretends = pretend
-        fleet = self._fleet(there, name)
-        with there.writing(name):
+        cluster = Cluster(namespace)
+        cluster.pretends = pretend
+        fleet = self._fleet(cluster, name)
+        with cluster.writing(name):
             state = fleet.state()
             if state and state.target != self.target:
                 raise ValueError(f"endpoint {name!r} {fleet.where} is of the target {state.target}")
-            placed = there.find("apps/v1", "Deployment", fleet.labels)
+            placed = cluster.find("apps/v1", "Deployment", fleet.labels)
             revisions = {deployment["metadata"]["labels"][_REVISION] for deployment in placed}
             # First the routes to them.
-            if there.serves(*_ROUTE):
-                there.delete(*_ROUTE, name)
-            there.delete("v1", "Service", name)
+            if cluster.serves(*_ROUTE):
+                cluster.delete(*_ROUTE, name)
+            cluster.delete("v1", "Service", name)
             for revision in sorted(revisions | set(state.traffic if state else ())):
                 fleet.remove(revision)
-            there.delete("networking.k8s.io/v1", "NetworkPolicy", name)
+            cluster.delete("networking.k8s.io/v1", "NetworkPolicy", name)
             fleet.monitor().remove()
-        return there.deleted
+        return cluster.deleted
 
     @contextmanager
     def writing(
@@ -673,7 +675,7 @@ class Platform:
     ) -> Iterator[Endpoint | None]:
         """Lock an endpoint for changes, and yield it; None if there is none."""
         fleet = self._fleet(Cluster(namespace), name)
-        with fleet.there.writing(name, wait_seconds):
+        with fleet.cluster.writing(name, wait_seconds):
             yield fleet.state()
 
     def shift(self, endpoint: Endpoint, percent: int) -> Endpoint:
@@ -696,6 +698,6 @@ class Platform:
         """Scale a previous revision without traffic to zero; a rollback scales it up again."""
         Fleet.of(endpoint, self.kind).release(endpoint)
 
-    def _fleet(self, there: Cluster, name: str) -> Fleet:
+    def _fleet(self, cluster: Cluster, name: str) -> Fleet:
         """Return the fleet of an endpoint, with default options."""
-        return Fleet(there, self.target, self.kind, name, 1, 0, "")
+        return Fleet(cluster, self.target, self.kind, name, 1, 0, "")

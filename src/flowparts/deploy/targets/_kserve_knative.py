@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flowparts.deploy import cluster, common
-from flowparts.deploy.cluster import Manifest
+from flowparts.deploy import common
+from flowparts.deploy.cluster import Manifest, condition, in_cluster
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, USER
 from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
@@ -153,15 +153,11 @@ class KnativeService(Service):
         found = self.found()
         if not revision:
             inside = found.get("status", {}).get("address", {}).get("url", endpoint.url)
-            return str(inside if cluster.in_cluster() else endpoint.url)
+            return str(inside if in_cluster() else endpoint.url)
         for target in _status(found).get("traffic", []):
             if "tag" in target and self._revision(target["revisionName"]) == revision:
                 host = str(target["url"]).partition("://")[2].partition(".")[0]
-                return (
-                    f"http://{host}.{self.there.namespace}.svc"
-                    if cluster.in_cluster()
-                    else str(target["url"])
-                )
+                return f"http://{host}.{self.cluster.namespace}.svc" if in_cluster() else str(target["url"])
         raise ValueError(f"revision {revision} of endpoint {self.name!r} has no address of its own")
 
     def _wait(self, revision: str, traffic: Mapping[str, int], timeout_seconds: float) -> None:
@@ -179,23 +175,23 @@ class KnativeService(Service):
             raise ValueError(f"KServe runs it in mode {mode} although it was asked for Knative's")
         predictor = _status(found)
         if self._revision(predictor.get("latestCreatedRevision")) != revision:
-            why, _ = self.there.trouble({REVISION: revision}, self.name)
+            why, _ = self.cluster.trouble({REVISION: revision}, self.name)
             if why.startswith("ServerlessModeRejected"):
                 raise ValueError(why)
             return why or "KServe has not made the revision yet"
-        ready = cluster.condition(found, "Ready")
+        ready = condition(found, "Ready")
         if predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]:
             shares = self._shares(predictor)
             if shares == +Counter(traffic) and ready.get("status") == "True" and status.get("url"):
                 return ""
             return f"it is ready and has {shares[revision]} of {traffic.get(revision, 0)} % of the requests"
         newest = predictor["latestCreatedRevision"]
-        why, hopeless = self.there.trouble({REVISION: revision}, self.name, newest)
-        predicting = cluster.condition(found, "PredictorReady")
+        why, hopeless = self.cluster.trouble({REVISION: revision}, self.name, newest)
+        predicting = condition(found, "PredictorReady")
         if predicting.get("status") == "False" and not why:
             why = f"{predicting.get('reason')}: {predicting.get('message')}"
-        of_revision = self.there.get(*KNATIVE, newest) or {}
-        if hopeless or cluster.condition(of_revision, "Ready").get("reason") == _GIVEN_UP:
+        of_revision = self.cluster.get(*KNATIVE, newest) or {}
+        if hopeless or condition(of_revision, "Ready").get("reason") == _GIVEN_UP:
             raise ValueError(why)
         return why or "its pods are starting"
 
@@ -216,7 +212,7 @@ class KnativeService(Service):
 
     def _revision(self, knative_revision: str | None) -> str:
         """Return our revision for one of Knative's, by its pods' label."""
-        found = self.there.get(*KNATIVE, knative_revision) if knative_revision else None
+        found = self.cluster.get(*KNATIVE, knative_revision) if knative_revision else None
         return str((found or {}).get("metadata", {}).get("labels", {}).get(REVISION, ""))
 
 

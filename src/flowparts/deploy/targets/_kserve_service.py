@@ -58,14 +58,14 @@ class Service(ABC):
     Attributes:
         mode: The value of its annotation for the mode.
         metrics_port: Name of its pods' port with metrics.
-        there: The namespace.
+        cluster: The namespace.
         name: Its name, which is the endpoint's.
     """
 
     mode: ClassVar[str]
     metrics_port: ClassVar[str]
 
-    there: Cluster
+    cluster: Cluster
     name: str
 
     @abstractmethod
@@ -112,7 +112,7 @@ class Service(ABC):
 
     @property
     def where(self) -> str:
-        return f"in namespace {self.there.namespace}"
+        return f"in namespace {self.cluster.namespace}"
 
     def pods_of(self, revision: str) -> dict[str, str]:
         """Return the labels of a revision's pods."""
@@ -120,7 +120,7 @@ class Service(ABC):
 
     def monitor(self) -> prometheus.Monitor:
         """Return the endpoint's monitor for Prometheus."""
-        return prometheus.Monitor(self.there, self.name, prometheus.PODS, f"{self.name}-kserve")
+        return prometheus.Monitor(self.cluster, self.name, prometheus.PODS, f"{self.name}-kserve")
 
     def watched(self) -> Manifest:
         """Return its targets."""
@@ -132,7 +132,7 @@ class Service(ABC):
 
     def found(self) -> Manifest:
         """Return the InferenceService; empty if it doesn't exist."""
-        return self.there.get(API, KIND, self.name) or {}
+        return self.cluster.get(API, KIND, self.name) or {}
 
     def asked(self) -> str:
         """Return the last applied revision; empty if there is none."""
@@ -159,12 +159,12 @@ class Service(ABC):
 
     def remove(self) -> None:
         """Delete the service and its other objects."""
-        self.there.delete(API, KIND, self.name)
-        self.there.delete("v1", "ConfigMap", self._kept)
+        self.cluster.delete(API, KIND, self.name)
+        self.cluster.delete("v1", "ConfigMap", self._kept)
 
     def apply(self, spec: Manifest, annotations: Mapping[str, str] | None = None) -> None:
         """Apply the InferenceService."""
-        self.there.apply(
+        self.cluster.apply(
             {
                 "apiVersion": API,
                 "kind": KIND,
@@ -178,7 +178,7 @@ class Service(ABC):
 
     def record(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
         """Return the endpoint from the last step, and the recorded predictors."""
-        kept = self.there.get("v1", "ConfigMap", self._kept)
+        kept = self.cluster.get("v1", "ConfigMap", self._kept)
         if not kept:
             return None, {}
         return Endpoint(**json.loads(kept["data"]["endpoint"])), json.loads(kept["data"]["predictors"])
@@ -188,7 +188,7 @@ class Service(ABC):
         revisions = {*endpoint.traffic, *coming}
         known = {name: predictor for name, predictor in predictors.items() if name in revisions}
         data = {"endpoint": asdict(endpoint), "predictors": known}
-        self.there.apply(
+        self.cluster.apply(
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
@@ -214,7 +214,7 @@ class Service(ABC):
         return f"{self.name}-endpoint"
 
     def _metadata(self, name: str) -> Manifest:
-        return {"name": name, "namespace": self.there.namespace, "labels": self.there.labels(self.name)}
+        return {"name": name, "namespace": self.cluster.namespace, "labels": self.cluster.labels(self.name)}
 
 
 def label(predictor: Manifest) -> str:

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flowparts.deploy import cluster, common
-from flowparts.deploy.cluster import Manifest
+from flowparts.deploy import common
+from flowparts.deploy.cluster import Manifest, UndeclaredFieldError, condition, in_cluster, observed
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.model_pod import OUTSIDE_MESH, pod_security, port
 from flowparts.deploy.server_pod import END_SECONDS, HTTP_PORT
@@ -173,19 +173,19 @@ class StandardService(Service):
     def remove(self) -> None:
         """Delete the service and its other objects."""
         super().remove()
-        self.there.delete("v1", "Service", self._kept)
+        self.cluster.delete("v1", "Service", self._kept)
 
     def predict(self, endpoint: Endpoint, rows: list[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
         """Send rows to our Service or the Gateway, or to a revision's Service."""
         path = f"v1/models/{endpoint.name}:predict"
         service = self._of(revision) if revision else self._kept
-        if not revision and not cluster.in_cluster() and self.weights() is not None:
+        if not revision and not in_cluster() and self.weights() is not None:
             return common.ask(f"{endpoint.url}/{path}", rows)
-        return self.there.predict(service, path, rows)
+        return self.cluster.predict(service, path, rows)
 
     def tell(self, endpoint: Endpoint, path: str) -> Any:
         """Get JSON at a path from the servers of the current revision."""
-        return self.there.ask_service(self._of(endpoint.revision), path)
+        return self.cluster.ask_service(self._of(endpoint.revision), path)
 
     def weights(self) -> dict[str, int] | None:
         """Return the weights of the revisions' predictors in KServe's route, by Service.
@@ -280,7 +280,7 @@ class StandardService(Service):
             spec["canary"] = [{"predictor": canary, "trafficPercent": form.percent}]
         try:
             self.apply(spec)
-        except cluster.UndeclaredFieldError as error:
+        except UndeclaredFieldError as error:
             if error.field.startswith(".spec.canary"):
                 raise ValueError(
                     f"this cluster's KServe can't try a revision beside {form.base}: its InferenceService "
@@ -291,7 +291,7 @@ class StandardService(Service):
     def _select(self, revision: str) -> None:
         """Make the Service for clients in the cluster select a revision."""
         http = {"name": "http", "port": 80, "targetPort": HTTP_PORT, "protocol": "TCP", "appProtocol": "http"}
-        self.there.apply(
+        self.cluster.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Service",
@@ -324,7 +324,7 @@ class StandardService(Service):
         status = self.found().get("status", {})
         if self.weights() is not None and status.get("url"):
             return str(status["url"])
-        return f"http://{self._kept}.{self.there.namespace}.svc"
+        return f"http://{self._kept}.{self.cluster.namespace}.svc"
 
     def _wait(self, revision: str, count: int, timeout_seconds: float) -> None:
         what = f"revision {revision} of endpoint {self.name!r}"
@@ -335,15 +335,15 @@ class StandardService(Service):
         form = self._form()
         if revision not in (form.base, form.canary):
             raise ValueError(f"another step has deployed revision {form.canary or form.base} meanwhile")
-        deployment = self.there.get("apps/v1", "Deployment", self._of(revision)) or {}
+        deployment = self.cluster.get("apps/v1", "Deployment", self._of(revision)) or {}
         status = deployment.get("status", {})
         ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
-        if deployment and cluster.observed(deployment) and ready >= count:
+        if deployment and observed(deployment) and ready >= count:
             return ""
-        refused = cluster.condition(deployment, "ReplicaFailure")
+        refused = condition(deployment, "ReplicaFailure")
         if refused.get("status") == "True":
             raise ValueError(_refused(str(refused.get("message", refused.get("reason")))))
-        why, hopeless = self.there.trouble(self.pods_of(revision), self.name, self._of(revision))
+        why, hopeless = self.cluster.trouble(self.pods_of(revision), self.name, self._of(revision))
         if hopeless:
             raise ValueError(why)
         return why or f"{ready} of {count} pods are ready"
@@ -354,7 +354,7 @@ class StandardService(Service):
 
     def _look_at_service(self) -> str:
         found = self.found()
-        ready = cluster.condition(found, "Ready")
+        ready = condition(found, "Ready")
         if ready.get("status") == "True":
             return ""
         bad = [entry for entry in found.get("status", {}).get("conditions", []) if entry["status"] == "False"]
@@ -379,7 +379,7 @@ class StandardService(Service):
         return f"{bad[0]['type']} is false: {bad[0].get('message', bad[0].get('reason'))}" if bad else ""
 
     def _route(self) -> Manifest | None:
-        return self.there.get(*ROUTE, self.name) if self.there.serves(*ROUTE) else None
+        return self.cluster.get(*ROUTE, self.name) if self.cluster.serves(*ROUTE) else None
 
 
 def _other(asked: Endpoint, base: str) -> str:

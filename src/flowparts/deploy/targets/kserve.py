@@ -45,23 +45,23 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     chosen = Options(**given)
     pod = StoredPod.of(model, name, chosen, chosen.service_account)
     pod = replace(pod, digest=common.digest(pod.model, chosen.digest))
-    there = Cluster(chosen.namespace)
+    cluster = Cluster(chosen.namespace)
     if pod.log:
-        pod.log.require_claim(there)
-    with there.writing(name, chosen.wait_seconds):
-        return _deploy(there, pod, chosen)
+        pod.log.require_claim(cluster)
+    with cluster.writing(name, chosen.wait_seconds):
+        return _deploy(cluster, pod, chosen)
 
 
-def _deploy(there: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
+def _deploy(cluster: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
     name = pod.name
-    service = _service(there, name)
+    service = _service(cluster, name)
     before, predictors = service.state()
     predictors[pod.revision] = service.predictor(pod, chosen.replicas, chosen.max_replicas)
     after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})
     if before:
         after = before.deploying(pod.revision, chosen.percent)
         service.check_share(after.percent)
-    settings = {"namespace": service.there.namespace, "mode": service.mode, **common.kept_options()}
+    settings = {"namespace": service.cluster.namespace, "mode": service.mode, **common.kept_options()}
     after = replace(after, settings=settings)
     monitor, watched = service.monitor(), service.watched()
     monitor.install(chosen, watched)
@@ -88,27 +88,27 @@ def _deploy(there: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
 
 def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
     """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
-    there = Cluster(namespace)
-    there.pretends = pretend
-    with there.writing(name):
-        service = _service(there, name)
+    cluster = Cluster(namespace)
+    cluster.pretends = pretend
+    with cluster.writing(name):
+        service = _service(cluster, name)
         service.remove()
         service.monitor().remove()
-    return there.deleted
+    return cluster.deleted
 
 
 @contextmanager
 def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
     """Lock an endpoint for changes, and yield it; None if there is none."""
     service = _service(Cluster(namespace), name)
-    with service.there.writing(name, wait_seconds):
+    with service.cluster.writing(name, wait_seconds):
         yield service.state()[0]
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Route a percentage to the current revision; the previous one keeps its pods if it may serve again."""
     service = _of(endpoint)
-    with service.there.writing(service.name):
+    with service.cluster.writing(service.name):
         state, predictors = service.state()
         before = common.unchanged(endpoint, state, service.where)
         after = before.with_percent(percent)
@@ -119,7 +119,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
 def rollback(endpoint: Endpoint) -> Endpoint:
     """Route all traffic to the previous revision."""
     service = _of(endpoint)
-    with service.there.writing(service.name):
+    with service.cluster.writing(service.name):
         before, predictors = service.state()
         return service.move(before, common.rolled_back(endpoint, before, service.where), predictors)
 
@@ -127,7 +127,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
 def release(endpoint: Endpoint) -> None:
     """Scale a previous revision without traffic to zero; a rollback scales it up again."""
     service = _of(endpoint)
-    with service.there.writing(service.name):
+    with service.cluster.writing(service.name):
         common.unchanged(endpoint, service.state()[0], service.where)
         service.release(endpoint)
 
@@ -140,13 +140,13 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
     """Return how often each container of a revision's pods has crashed."""
     service = _of(endpoint)
-    return service.there.crashes(service.pods_of(revision))
+    return service.cluster.crashes(service.pods_of(revision))
 
 
 def trouble(endpoint: Endpoint, revision: str) -> str:
     """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
     service = _of(endpoint)
-    return service.there.trouble(service.pods_of(revision))[0]
+    return service.cluster.trouble(service.pods_of(revision))[0]
 
 
 def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> common.Plan:
@@ -157,39 +157,39 @@ def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> 
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
     """Return the endpoints in a namespace."""
-    there = Cluster(namespace)
-    states = (_service(there, name).state()[0] for name in there.names(API, KIND))
+    cluster = Cluster(namespace)
+    states = (_service(cluster, name).state()[0] for name in cluster.names(API, KIND))
     return [state for state in states if state]
 
 
 def _of(endpoint: Endpoint) -> Service:
     """Return the service of an endpoint, in the endpoint's mode."""
-    there = Cluster(endpoint.settings["namespace"])
+    cluster = Cluster(endpoint.settings["namespace"])
     if kind := _MODES.get(endpoint.settings.get("mode", "")):
-        return kind(there, endpoint.name)
-    return _service(there, endpoint.name)
+        return kind(cluster, endpoint.name)
+    return _service(cluster, endpoint.name)
 
 
-def _service(there: Cluster, name: str) -> Service:
+def _service(cluster: Cluster, name: str) -> Service:
     """Return a service in its mode, or in the cluster's.
 
     Raises:
         ValueError: Its mode doesn't allow deployments.
     """
-    found = there.get(API, KIND, name) or {}
+    found = cluster.get(API, KIND, name) or {}
     status = found.get("status", {})
     mode = found.get("metadata", {}).get("annotations", {}).get(MODE) or status.get("deploymentMode", "")
-    has_knative = there.serves(*KNATIVE)
+    has_knative = cluster.serves(*KNATIVE)
     if not mode:
-        return (KnativeService if has_knative else StandardService)(there, name)
+        return (KnativeService if has_knative else StandardService)(cluster, name)
     kind = _MODES.get(mode)
     if kind is None:
         problem = "which has no canaries"
     elif kind is KnativeService and not has_knative:
         problem = "but the cluster has no Knative"
     else:
-        return kind(there, name)
+        return kind(cluster, name)
     raise ValueError(
-        f"InferenceService {name!r} in namespace {there.namespace} has KServe's mode {mode}, {problem}, and "
-        "the mode of a service can't be changed; delete it, or deploy under another name"
+        f"InferenceService {name!r} in namespace {cluster.namespace} has KServe's mode {mode}, {problem}, "
+        "and the mode of a service can't be changed; delete it, or deploy under another name"
     )

@@ -36,7 +36,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     pod = ServerPod.of(model, name, chosen, chosen.service_account)
     fleet = Fleet.asked("kubernetes", ServerPod, name, chosen)
     if pod.log:
-        pod.log.require_claim(fleet.there)
+        pod.log.require_claim(fleet.cluster)
     return fleet.deploy(pod, chosen)
 
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flowparts.deploy import cluster, common, prometheus
-from flowparts.deploy.cluster import Cluster, Manifest
+from flowparts.deploy import common, prometheus
+from flowparts.deploy.cluster import Cluster, Manifest, condition, observed
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.pod_log import Logged
 from flowparts.deploy.server_pod import ServerPod
@@ -76,13 +76,13 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     pod = replace(pod, digest=common.digest(pod.model, chosen.digest))
     fleet = _Fleet(Cluster(chosen.namespace), name)
     if pod.log:
-        pod.log.require_claim(fleet.there)
-    with fleet.there.writing(name, chosen.wait_seconds):
+        pod.log.require_claim(fleet.cluster)
+    with fleet.cluster.writing(name, chosen.wait_seconds):
         before = fleet.state()
         after = Endpoint("seldon", name, fleet.url, pod.revision, {pod.revision: 100})
         if before:
             after = before.deploying(pod.revision, chosen.percent)
-        after = replace(after, settings={"namespace": fleet.there.namespace, **common.kept_options()})
+        after = replace(after, settings={"namespace": fleet.cluster.namespace, **common.kept_options()})
         monitor, watched = fleet.monitor(), fleet.watched(after)
         monitor.install(chosen, watched)
 
@@ -108,29 +108,29 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
 
 def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
     """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
-    there = Cluster(namespace)
-    there.pretends = pretend
-    fleet = _Fleet(there, name)
-    with there.writing(name):
-        there.delete(_API, "Experiment", name)
-        for model in there.find(_API, "Model", fleet.labels):
+    cluster = Cluster(namespace)
+    cluster.pretends = pretend
+    fleet = _Fleet(cluster, name)
+    with cluster.writing(name):
+        cluster.delete(_API, "Experiment", name)
+        for model in cluster.find(_API, "Model", fleet.labels):
             fleet.remove(model["metadata"]["labels"][_REVISION])
         fleet.monitor().remove()
-    return there.deleted
+    return cluster.deleted
 
 
 @contextmanager
 def writing(name: str, *, namespace: str = "", wait_seconds: float = 0.0) -> Iterator[Endpoint | None]:
     """Lock an endpoint for changes, and yield it; None if there is none."""
     fleet = _Fleet(Cluster(namespace), name)
-    with fleet.there.writing(name, wait_seconds):
+    with fleet.cluster.writing(name, wait_seconds):
         yield fleet.state()
 
 
 def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     """Change the weights of the Experiment; the previous revision stays loaded."""
     fleet = _Fleet.of(endpoint)
-    with fleet.there.writing(fleet.name):
+    with fleet.cluster.writing(fleet.name):
         after = common.unchanged(endpoint, fleet.state(), fleet.where).with_percent(percent)
         fleet.steer(after)
         return after
@@ -139,7 +139,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
 def rollback(endpoint: Endpoint) -> Endpoint:
     """Route all traffic to the previous revision, which is still loaded, and remove the current one."""
     fleet = _Fleet.of(endpoint)
-    with fleet.there.writing(fleet.name):
+    with fleet.cluster.writing(fleet.name):
         after = common.rolled_back(endpoint, fleet.state(), fleet.where)
         fleet.steer(after)
         fleet.tidy(after)
@@ -156,25 +156,25 @@ def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") 
 def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
     """Return how often each container of a revision's pods has crashed."""
     fleet = _Fleet.of(endpoint)
-    return fleet.there.crashes(fleet.pods_of(revision))
+    return fleet.cluster.crashes(fleet.pods_of(revision))
 
 
 def trouble(endpoint: Endpoint, revision: str) -> str:
     """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
     fleet = _Fleet.of(endpoint)
-    return fleet.there.trouble(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
+    return fleet.cluster.trouble(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
 
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
     """Return the endpoints in a namespace."""
-    there = Cluster(namespace)
-    states = (_Fleet(there, name).state() for name in there.names(_API, "Experiment"))
+    cluster = Cluster(namespace)
+    states = (_Fleet(cluster, name).state() for name in cluster.names(_API, "Experiment"))
     return [state for state in states if state]
 
 
-def ask(there: Cluster, path: str, body: Any, model: str) -> Any:
+def ask(cluster: Cluster, path: str, body: Any, model: str) -> Any:
     """Get or post JSON to a Model or an Experiment through the mesh."""
-    return there.ask_service(_MESH, path, body, {"Seldon-Model": model})
+    return cluster.ask_service(_MESH, path, body, {"Seldon-Model": model})
 
 
 def tensors(rows: Sequence[dict[str, Any]]) -> Manifest:
@@ -210,7 +210,7 @@ def rows_of(answer: Any) -> list[dict[str, Any]]:
 class _Fleet:
     """All objects of one endpoint."""
 
-    there: Cluster
+    cluster: Cluster
     name: str
 
     @classmethod
@@ -219,19 +219,19 @@ class _Fleet:
 
     @property
     def url(self) -> str:
-        return f"http://{_MESH}.{self.there.namespace}.svc"
+        return f"http://{_MESH}.{self.cluster.namespace}.svc"
 
     @property
     def where(self) -> str:
-        return f"in namespace {self.there.namespace}"
+        return f"in namespace {self.cluster.namespace}"
 
     @property
     def labels(self) -> dict[str, str]:
-        return self.there.labels(self.name)
+        return self.cluster.labels(self.name)
 
     def state(self) -> Endpoint | None:
         """Return the last requested endpoint, which the cluster stores."""
-        found = self.there.get(_API, "Experiment", self.name)
+        found = self.cluster.get(_API, "Experiment", self.name)
         written = (found or {}).get("metadata", {}).get("annotations", {}).get(_STATE)
         return Endpoint(**json.loads(written)) if written else None
 
@@ -281,7 +281,7 @@ class _Fleet:
         if before:
             self.share(before)
         else:
-            self.there.delete(_API, "Experiment", self.name)
+            self.cluster.delete(_API, "Experiment", self.name)
         if before is None or revision not in before.traffic:
             self.remove(revision)
 
@@ -291,7 +291,7 @@ class _Fleet:
 
     def monitor(self) -> prometheus.Monitor:
         """Return the endpoint's monitor for Prometheus."""
-        return prometheus.Monitor(self.there, self.name, prometheus.PODS, f"{self.name}-seldon")
+        return prometheus.Monitor(self.cluster, self.name, prometheus.PODS, f"{self.name}-seldon")
 
     def watched(self, asked: Endpoint) -> Manifest:
         """Return its targets: the servers of each revision, whose pods have no label of the endpoint."""
@@ -303,7 +303,7 @@ class _Fleet:
         """Return "" when a revision's Model is ready, else its state."""
         own = f"{self.name}-{revision}"
         state = self._state_of("Model", own)
-        why, hopeless = self.there.trouble(self.pods_of(revision), own) if state else ("", False)
+        why, hopeless = self.cluster.trouble(self.pods_of(revision), own) if state else ("", False)
         if hopeless:
             raise ValueError(why)
         return why or state
@@ -312,15 +312,15 @@ class _Fleet:
         """Raise ValueError unless a revision's servers serve its pod's model."""
         own = f"{self.name}-{pod.revision}"
         path = pod.digest_path.format(name=own)
-        common.await_served(lambda: ask(self.there, path, None, own), pod.digest, pod.revision)
+        common.await_served(lambda: ask(self.cluster, path, None, own), pod.digest, pod.revision)
 
     def remove(self, revision: str) -> None:
-        self.there.delete(_API, "Model", f"{self.name}-{revision}")
-        self.there.delete(_API, "Server", f"{self.name}-{revision}")
+        self.cluster.delete(_API, "Model", f"{self.name}-{revision}")
+        self.cluster.delete(_API, "Server", f"{self.name}-{revision}")
 
     def tidy(self, asked: Endpoint) -> None:
         """Remove revisions that the endpoint doesn't name, once the mesh sends them no requests."""
-        models = self.there.find(_API, "Model", self.labels)
+        models = self.cluster.find(_API, "Model", self.labels)
         revisions = [model["metadata"]["labels"][_REVISION] for model in models]
         if doomed := [revision for revision in revisions if revision not in asked.traffic]:
             time.sleep(_MESH_SECONDS)
@@ -328,12 +328,12 @@ class _Fleet:
             self.remove(revision)
 
     def _apply(self, kind: str, name: str, spec: Manifest, labels: Manifest, **more: Any) -> None:
-        metadata = {"name": name, "namespace": self.there.namespace, "labels": labels, **more}
-        self.there.apply({"apiVersion": _API, "kind": kind, "metadata": metadata, "spec": spec})
+        metadata = {"name": name, "namespace": self.cluster.namespace, "labels": labels, **more}
+        self.cluster.apply({"apiVersion": _API, "kind": kind, "metadata": metadata, "spec": spec})
 
     def _state_of(self, kind: str, name: str) -> str:
-        found = self.there.get(_API, kind, name) or {"metadata": {}}
-        ready = cluster.condition(found, "Ready")
-        if ready.get("status") == "True" and cluster.observed(found):
+        found = self.cluster.get(_API, kind, name) or {"metadata": {}}
+        ready = condition(found, "Ready")
+        if ready.get("status") == "True" and observed(found):
             return ""
         return f"{kind} {name}: {ready.get('message') or ready.get('reason') or 'not scheduled yet'}"

@@ -91,7 +91,9 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:
     """Send rows by the REST API to the Gateway or the Service, or to a revision's own Service."""
     fleet = Fleet.of(endpoint, TensorFlowServingPod)
-    inputs = _inputs(fleet.there.namespace, f"{endpoint.name}-{revision or endpoint.revision}", endpoint.name)
+    inputs = _inputs(
+        fleet.cluster.namespace, f"{endpoint.name}-{revision or endpoint.revision}", endpoint.name
+    )
     path = f"v1/models/{endpoint.name}:predict"
     answers = fleet.ask(endpoint, path, _tf_rows.instances(rows, inputs), revision)
     return _tf_rows.predictions(answers)
