@@ -15,14 +15,14 @@ from backends import catalogue, compilation, package, profiles
 from backends.kubeflow import overlay, plan
 from flowparts.components import REGISTRY
 
-# Of all settings, those that a compiled pipeline depends on and a flag is worth; a profile gives the others.
+# Settings with a flag; the other settings that a compiled pipeline depends on come from a profile.
 _FLAGS = ("registry", "version", "digests", "resources", "node")
 _REGISTRIES = re.compile(r"image: [\"']?(\S+)/flowparts-")
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one call has compiled."""
+    """Result of `compile_all`."""
 
     files: list[Path]
     plans: dict[str, plan.Plan]  # by name of a pipeline for Kubeflow
@@ -30,7 +30,7 @@ class Compiled:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile what the command line asks for; return the exit status."""
+    """Run the command and return the exit status."""
     options = _parser().parse_args(arguments)
     try:
         compiled = compile_all(
@@ -64,15 +64,15 @@ def compile_all(
     A component is the same for every target and is checked against each.
 
     Args:
-        names: Pipelines and components, with hyphens or underscores; all of them when empty.
+        names: Pipelines and components, with hyphens or underscores; empty for all.
         chosen: Settings by their target, "kubeflow" or "vertex". Components take the first target's images.
         out: The folder to write to.
-        embed_source: Whether the components' source stands in the YAML; else the images' own copy runs.
+        embed_source: Whether to embed the components' source in the YAML; otherwise the images' copy runs.
         as_manifest: Whether to write Pipeline and PipelineVersion resources to OUT/manifest/NAME.yaml
             instead; pipelines for the Kubeflow target only.
 
     Raises:
-        ValueError: A name is unknown, or a backend would refuse the result; nothing is written then.
+        ValueError: A name is unknown, or a backend would reject the result; then nothing is written.
     """
     pipelines, components = catalogue.pipelines(), catalogue.components()
     everything = {**components, **pipelines}
@@ -111,7 +111,7 @@ def compile_all(
 
 
 def _require_no_other_registry(texts: Mapping[Path, str]) -> None:
-    """Raise ValueError if a file that was compiled for a registry would name the default images instead."""
+    """Raise ValueError if a file compiled for a registry would be overwritten with the default images."""
     for file in filter(Path.is_file, texts):
         before = set(_REGISTRIES.findall(file.read_text(encoding="utf-8"))) - {REGISTRY}
         if before:
@@ -122,7 +122,7 @@ def _require_no_other_registry(texts: Mapping[Path, str]) -> None:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of each target; secrets of the command line go beside those of the profile."""
+    """Return the settings of each target, with the secrets of the profile and of the command line."""
     targets = [options.target] if options.target else profiles.targets(vars(options))
     if options.secret and len(targets) > 1:
         raise ValueError(
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compile.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="pipelines and components; default: all")
     parser.add_argument(
-        "--target", choices=list(compilation.TARGETS), help="default: that of the profile, else both"
+        "--target", choices=list(compilation.TARGETS), help="default: the target of the profile, else both"
     )
     profiles.add_flags(parser, profiles.Kubeflow, only=_FLAGS)
     package.add_embed_option(parser)
@@ -150,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="REFERENCE",
-        help="a secret that becomes variables of the steps that ask for them; may be repeated. For Kubeflow "
-        "NAME=KEY,KEY: keys, and so variables, of a Kubernetes secret. For Vertex AI "
+        help="a secret for environment variables of the steps that need them; may be repeated. For Kubeflow "
+        "NAME=KEY,KEY: a Kubernetes secret and its keys, which are the variables. For Vertex AI "
         "VARIABLE=projects/PROJECT/secrets/SECRET/versions/VERSION: a version in Secret Manager",
     )
     parser.add_argument(

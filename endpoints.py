@@ -25,7 +25,7 @@ _PLACES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status."""
+    """Run the command and return the exit status."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
     try:
@@ -48,7 +48,7 @@ def _status(options: argparse.Namespace) -> None:
     for revision, share in endpoint.traffic.items():
         role = "current" if revision == endpoint.revision else "previous"
         health = ""
-        if hasattr(module, "crashes"):  # clouds don't tell
+        if hasattr(module, "crashes"):  # not known on clouds
             crashes = sum(module.crashes(endpoint, revision).values())
             health = f"  {crashes} crashes  {module.trouble(endpoint, revision) or 'no trouble'}"
         print(f"  {revision}  {share} %  {role}{health}")
@@ -71,8 +71,8 @@ def _deploy(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
-    """Print the manifests, and as comments what a rollout would do with them."""
-    # First: it refuses targets without manifests, whatever else there is to ask of them.
+    """Print the manifests, with comments on how a rollout would split the traffic."""
+    # First, because it rejects targets without manifests.
     found = operations.manifests(
         options.target, options.model, options.name, options.traffic_fraction, chosen
     )
@@ -84,7 +84,7 @@ def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
         print(f"# {share} % asked for: the new revision gets {given} %")
     if plan.note:
         print(f"# {plan.note}")
-    # Without YAML's anchors for what is in it twice.
+    # The copy has no shared objects, for which YAML would write anchors.
     print(yaml.safe_dump_all(json.loads(json.dumps(found)), sort_keys=False), end="")
 
 
@@ -108,7 +108,7 @@ def _remove(options: argparse.Namespace) -> None:
 
 
 def _where(options: argparse.Namespace) -> dict[str, str]:
-    """Return the options that say where an endpoint is, as far as they are given."""
+    """Return the given options that locate an endpoint."""
     return {place: value for place in _PLACES if (value := getattr(options, place))}
 
 
@@ -143,8 +143,8 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     command(_list, "list", "List the endpoints of a namespace, a region or this machine.", named=False)
-    command(_status, "status", "Show an endpoint's revisions, their shares and what is wrong with them.")
-    deploying = command(_deploy, "deploy", "Deploy a model that is at an address, or on this machine.")
+    command(_status, "status", "Show an endpoint's revisions, their traffic and their problems.")
+    deploying = command(_deploy, "deploy", "Deploy a model from an address or from this machine.")
     deploying.add_argument("model", metavar="MODEL", help="s3://, gs://, pvc://CLAIM/PATH or a directory")
     deploying.add_argument(
         "--traffic-fraction", type=float, default=1.0, help="fraction of the requests, from 0 to 1 (1)"
@@ -156,16 +156,16 @@ def parser() -> argparse.ArgumentParser:
         help="YAML file of the target's options, as pipelines take them",
     )
     deploying.add_argument(
-        "--dry-run", action="store_true", help="show the manifests and the shares, and change nothing"
+        "--dry-run", action="store_true", help="show the manifests and the traffic split, and change nothing"
     )
     deploying.add_argument(
-        "--reset", action="store_true", help="forget the options that the endpoint was deployed with before"
+        "--reset", action="store_true", help="don't keep the options of the endpoint's previous deployment"
     )
-    shifting = command(_shift, "shift", "Give an endpoint's current revision a fraction of the requests.")
+    shifting = command(_shift, "shift", "Shift a fraction of the requests to an endpoint's current revision.")
     shifting.add_argument("traffic_fraction", type=float, metavar="FRACTION", help="from 0 to 1")
-    command(_rollback, "rollback", "Give all requests back to the previous revision.")
-    removing = command(_remove, "remove", "Remove an endpoint with all that was made for it.")
-    removing.add_argument("--even-if-serving", action="store_true", help="although it serves")
+    command(_rollback, "rollback", "Route all requests back to the previous revision.")
+    removing = command(_remove, "remove", "Remove an endpoint and all its resources.")
+    removing.add_argument("--even-if-serving", action="store_true", help="even if the endpoint still serves")
     removing.add_argument("--dry-run", action="store_true", help="show what would be removed")
     return made
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Run the command and return the exit status."""
     options = _parser().parse_args(arguments)
     console = Console()
     try:
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _local_run(options: argparse.Namespace) -> "Callable[..., Run]":
-    """Return what runs a pipeline in this environment or in the images."""
+    """Return a function that runs a pipeline in this environment or in the images."""
     if options.name.endswith((".yaml", ".yml")):
         raise ValueError(
             f"a compiled file runs with --strict, as a backend runs it: run.py --strict {options.name}"
@@ -69,7 +69,7 @@ def _local_run(options: argparse.Namespace) -> "Callable[..., Run]":
 
 
 def _strict_run(options: argparse.Namespace, console: Console) -> "Callable[..., Run]":
-    """Return what runs a pipeline, or a compiled file, as a real backend would."""
+    """Return a function that runs a pipeline, or a compiled file, as a real backend would."""
     from backends.strict import backend, pod
 
     if options.runner == "docker":
@@ -80,8 +80,8 @@ def _strict_run(options: argparse.Namespace, console: Console) -> "Callable[...,
     given = parameters.gather(inputs, options.params, options.parameter, package.documents(text)[0])
     if problem := pod.isolation_problem():
         console.print(
-            f"note: this machine gives steps no root and no user of their own ({problem}), so what they may "
-            "read and write isn't checked"
+            f"note: steps can't have a separate root and user on this machine ({problem}), so their file "
+            "access isn't checked"
         )
     return functools.partial(backend.run, text, given, options.runs, node=options.node or backend.NODE)
 
@@ -134,9 +134,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the pipeline, such as tabular-training; with --strict also a compiled YAML file",
     )
     parameters.add_flags(parser)
-    parser.add_argument("--no-cache", action="store_true", help="run every task anew")
+    parser.add_argument("--no-cache", action="store_true", help="run every task, without cached results")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (%(default)s)"
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (%(default)s)"
     )
     parser.add_argument(
         "--runner",
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         "--node",
         metavar="CPUS MEMORY",
         help='free CPUs and memory of the largest node for --strict, such as "3500m 14Gi"; default: what '
-        "Kubeflow leaves of a node of two CPUs and 8 GiB",
+        "Kubeflow leaves free on a node with two CPUs and 8 GiB",
     )
     parser.add_argument(
         "--images",

@@ -1,4 +1,4 @@
-"""Upload, run and schedule pipelines on Kubeflow or Vertex AI, and watch them there."""
+"""Upload, run, schedule and watch pipelines on Kubeflow or Vertex AI."""
 
 import argparse
 import os
@@ -28,18 +28,18 @@ from flowparts.monitor import notify
 from flowparts.util.names import unknown
 
 LOST_SIGHT = 4
-# As the shell has it for a command that Ctrl-C ended.
+# The shell's exit status for a command that Ctrl-C ended.
 INTERRUPTED = 130
-# Where the same run is found again.
+# Options that the command to follow a run again must repeat.
 _PLACE = ("profile", "config", "endpoint", "namespace", "project", "location")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status.
+    """Run the command and return the exit status.
 
-    0 is success, also of the run that is followed or asked about; 1 is a failed run, 3 a cancelled one; 2
-    means that what was asked for couldn't be done, 4 that the service was lost sight of while a run that goes
-    on was followed.
+    0 means success, also of the run that is followed or shown; 1 that this run failed, 3 that it was
+    cancelled; 2 that the command failed; 4 that the service couldn't be reached any more while the run
+    continued.
     """
     options = parser().parse_args(arguments)
     console = Console()
@@ -97,7 +97,7 @@ def _status(options: argparse.Namespace, chosen: Any, console: Console) -> int:
 def _follow(
     options: argparse.Namespace, service: submission.Service, run: submission.Run, console: Console
 ) -> int:
-    """Show a run until it has ended; return the exit status."""
+    """Show a run until it has ended, and return the exit status."""
     place = "".join(f" --{name} {value}" for name in _PLACE if (value := getattr(options, name, None)))
     again = f"submit.py {options.target} status {run.name} --wait{place}"
     view = LiveView(console)
@@ -112,11 +112,11 @@ def _follow(
                 options.start_timeout,
             )
     except submission.LostSightError as lost:
-        print(f"error: lost sight of {run.name}: {lost}", file=sys.stderr)
-        _say(console, f"{run.name} goes on; follow it again with: {again}")
+        print(f"error: lost contact with {run.name}: {lost}", file=sys.stderr)
+        _say(console, f"{run.name} continues; follow it again with: {again}")
         return LOST_SIGHT
     except KeyboardInterrupt:
-        _say(console, f"{run.name} goes on; follow it again with: {again}")
+        _say(console, f"{run.name} continues; follow it again with: {again}")
         _say(console, f"end it with: submit.py {options.target} cancel {run.name}{place}")
         return INTERRUPTED
     if run.state in ("failed", "cancelled") and notify.channels():
@@ -268,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("status", "cancel"):
-        command.add_argument("name", metavar="RUN", help="the run, as `run` named it, or its ID")
+        command.add_argument("name", metavar="RUN", help="the run's name, as printed by `run`, or its ID")
         if name == "status":
             _add_wait(command)
         return
@@ -281,30 +281,30 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
             type=Path,
             required=True,
             metavar="FILE",
-            help="TOML file: which requests start what",
+            help="TOML file that maps requests to pipelines",
         )
         command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
         command.add_argument("--port", type=int, default=8090, help="0 takes a free one (%(default)s)")
         package.add_embed_option(command)
         return
     command.add_argument("name", metavar="NAME", help="the pipeline, such as tabular-training")
-    command.add_argument("--package", type=Path, metavar="FILE", help="compiled YAML, sent as it is")
+    command.add_argument("--package", type=Path, metavar="FILE", help="compiled YAML to submit unchanged")
     package.add_embed_option(command)
     if name in ("run", "schedule"):
         parameters.add_flags(command)
     if name == "run":
-        command.add_argument("--run-name", metavar="RUN", help="a run of this name isn't started twice")
+        command.add_argument("--run-name", metavar="RUN", help="a run with this name isn't started twice")
         _add_wait(command)
     if name == "schedule":
         command.add_argument(
-            "--wait", action="store_true", help="wait for runs of the former schedule before it is removed"
+            "--wait", action="store_true", help="wait for runs of the old schedule before it is removed"
         )
         command.add_argument("--schedule-name", metavar="SCHEDULE", help="default: the pipeline's name")
         which = command.add_mutually_exclusive_group(required=True)
         which.add_argument(
             "--cron", metavar="FIELDS", help="minute, hour, day of month, month, day of week, in UTC"
         )
-        which.add_argument("--remove", action="store_true", help="end the schedule")
+        which.add_argument("--remove", action="store_true", help="remove the schedule")
 
 
 def _add_watch(command: argparse.ArgumentParser) -> None:
@@ -313,16 +313,16 @@ def _add_watch(command: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=watching.STATES,
         default=list(watching.DEFAULT_STATES),
-        help="what people are notified of (%(default)s)",
+        help="states to notify people about (%(default)s)",
     )
     command.add_argument(
         "--state", type=Path, metavar="FILE", help="state of the watch (runs/watch-TARGET.json)"
     )
-    command.add_argument("--once", action="store_true", help="look once, as a CronJob does")
+    command.add_argument("--once", action="store_true", help="check once and exit, for a CronJob")
     for option, unit, default, what in (
-        ("--interval", "SECONDS", watching.INTERVAL_SECONDS, "between two looks"),
-        ("--waiting-minutes", "MINUTES", watching.WAITING_SECONDS / 60, "that a step may wait to be started"),
-        ("--quiet-hours", "HOURS", watching.QUIET_HOURS, "before the same news is sent again"),
+        ("--interval", "SECONDS", watching.INTERVAL_SECONDS, "between two checks"),
+        ("--waiting-minutes", "MINUTES", watching.WAITING_SECONDS / 60, "that a step may wait to start"),
+        ("--quiet-hours", "HOURS", watching.QUIET_HOURS, "before the same notification is sent again"),
     ):
         text = f"{unit.lower()} {what} (%(default)g)"
         command.add_argument(option, type=float, metavar=unit, default=default, help=text)
@@ -334,7 +334,7 @@ def _add_wait(command: argparse.ArgumentParser) -> None:
         "--start-timeout",
         type=float,
         metavar="SECONDS",
-        help="with --wait, end the run as failed if a step waits longer to be started (default: it may wait)",
+        help="with --wait, end the run as failed if a step waits longer to start (default: no limit)",
     )
     command.add_argument(
         "--reconnect-timeout",
@@ -346,12 +346,12 @@ def _add_wait(command: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = {
-    "upload": (_upload, "keep the pipeline as a version that people start from the UI"),
+    "upload": (_upload, "upload the pipeline as a version that people can run from the UI"),
     "run": (_run, "run the pipeline"),
-    "schedule": (_schedule, "run the pipeline again and again; one schedule for each name"),
+    "schedule": (_schedule, "run the pipeline on a schedule; one schedule per name"),
     "serve-triggers": (_serve_triggers, "start runs when a bucket, a CI job or an alert sends a request"),
     "status": (_status, "show a run"),
-    "cancel": (_cancel, "end a run"),
+    "cancel": (_cancel, "cancel a run"),
     "watch": (_watch, "follow all runs and notify people of those that fail"),
 }
 

@@ -282,14 +282,17 @@ def follow(
                 raise LostSightError(str(fault)) from None
             if lost_since is None:
                 lost_since = now
-                say(f"lost sight of {run.name}, which goes on: {fault}; trying for {reconnect_seconds:g} s")
+                say(
+                    f"lost contact with {run.name}, which continues: {fault}; "
+                    f"retrying for {reconnect_seconds:g} s"
+                )
             time.sleep(POLL_SECONDS)
             continue
         if not found:
             raise ValueError(f"run {run.name} was deleted while it was followed")
         if lost_since is not None:
             lost_since = None
-            say(f"{run.name} is in sight again")
+            say(f"the contact with {run.name} is restored")
         on_change(found)
         if not found.goes_on:
             return found

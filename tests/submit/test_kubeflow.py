@@ -551,6 +551,6 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_end_it(
     assert do("run", "batch-prediction", "--run-name", "nightly", "--wait") == 130
     out = capsys.readouterr().out
     place = f"--endpoint {kubeflow.url}"
-    assert f"nightly goes on; follow it again with: submit.py kubeflow status nightly --wait {place}" in out
+    assert f"nightly continues; follow it again with: submit.py kubeflow status nightly --wait {place}" in out
     assert f"end it with: submit.py kubeflow cancel nightly {place}" in out
     assert kubeflow.runs[0].state == "RUNNING"

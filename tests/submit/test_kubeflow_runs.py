@@ -383,9 +383,11 @@ def test_a_service_that_is_away_for_a_while_does_not_end_the_wait(
     assert do("status", key, "--wait") == 0
     out = capsys.readouterr().out
     assert re.search(
-        r"^lost sight of rec-slow, which goes on: .* gave no answer .*; trying for 600 s$", out, re.MULTILINE
+        r"^lost contact with rec-slow, which continues: .* gave no answer .*; retrying for 600 s$",
+        out,
+        re.MULTILINE,
     )
-    assert "rec-slow is in sight again" in out
+    assert "the contact with rec-slow is restored" in out
 
 
 @pytest.mark.parametrize("kind", ["lost", 503, 401])
@@ -402,9 +404,9 @@ def test_a_run_that_is_lost_sight_of_is_told_how_to_follow_with_a_code_of_its_ow
     kubeflow.get_run = get_run
     assert do("status", key, "--wait", "--reconnect-timeout", "0.05") == 4
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: lost sight of rec-slow: Kubeflow Pipelines at ")
+    assert captured.err.startswith("error: lost contact with rec-slow: Kubeflow Pipelines at ")
     again = f"submit.py kubeflow status rec-slow --wait --endpoint {kubeflow.url}"
-    assert f"rec-slow goes on; follow it again with: {again}" in captured.out
+    assert f"rec-slow continues; follow it again with: {again}" in captured.out
     assert kubeflow.runs[0].state == "RUNNING"
 
 
