@@ -48,7 +48,7 @@ def judge(
 
     Args:
         rows: The whole log: with a window that ended in the past, it would always have stalled.
-        time_column: Column of timestamps or dates, in UTC.
+        time_column: Column of timestamps or dates, in UTC; a date stands for the end of its day.
         stalled_hours: Hours without a new row after which the log counts as stalled; 0 to not judge it.
         now: The present, in UTC.
 
@@ -56,7 +56,7 @@ def judge(
         None if the table has no such column, or no time in it.
 
     Raises:
-        ValueError: The hours are no time.
+        ValueError: stalled_hours is negative or infinite.
     """
     require_hours(stalled_hours)
     dtype = rows.collect_schema().get(time_column) if time_column else None
@@ -65,8 +65,8 @@ def judge(
     newest = tables.collect(rows.select(tables.column(time_column).cast(pl.Datetime("us")).max())).item()
     if newest is None:
         return None
-    # Hours beyond what a timedelta holds are never over.
-    age = (now - newest) / timedelta(hours=1)
+    # In hours, because stalled_hours may be more than a timedelta holds.
+    age = (now - newest) / timedelta(hours=1) - (24 if dtype == pl.Date else 0)
     return Freshness(newest, age > stalled_hours if stalled_hours else None)
 
 
@@ -91,5 +91,5 @@ def blocks(found: Freshness | None) -> list[reports.Block]:
     """Return the warning for the page about a log that has stalled; nothing for another one."""
     if found is None or not found.stalled:
         return []
-    said = f"The log has stopped growing: {found.reason}. What stands below was measured on rows seen before."
+    said = f"The log has stopped growing: {found.reason}. The results below are of rows measured before."
     return [reports.callout(said, "bad")]

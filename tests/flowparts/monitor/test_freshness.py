@@ -17,7 +17,9 @@ NOW = datetime(2026, 3, 10)
         (datetime(2026, 3, 8, 23), 24.0, True),
         (datetime(2026, 3, 8, 23), 0.0, None),
         (datetime(2026, 3, 11), 1.0, False),
-        (date(2026, 3, 9), 23.0, True),
+        (date(2026, 3, 9), 23.0, False),
+        (date(2026, 3, 8), 23.0, True),
+        (date(9999, 12, 31), 23.0, False),
         (datetime(1, 1, 1), 1e300, False),
     ],
 )
