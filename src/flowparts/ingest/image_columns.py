@@ -50,7 +50,8 @@ def write(
     from polars.io.plugins import register_io_source
 
     named = {name: f"image{number}" for number, name in enumerate(columns) if columns[name] is None}
-    converted = pl.scan_parquet(others, glob=False).with_columns(pl.col(PLACE).cast(pl.Int64))
+    # Not cast: only columns as they are in the file let Polars skip row groups by their statistics.
+    converted = pl.scan_parquet(others, glob=False)
     types = converted.collect_schema()
     schema = pl.Schema({name: types[called] if called else pl.Binary() for name, called in columns.items()})
     position, line = map(pl.col, PLACE)
