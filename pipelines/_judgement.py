@@ -72,11 +72,11 @@ def deploy(
     tracking_uri: Any,
     deploy_target: Any,
     endpoint_name: Any,
-    **how: Any,
+    **options: Any,
 ) -> None:
     """Add the steps that roll out a version of a registered model, and note in the registry how that ended.
 
-    `how` is what else `roll_out` takes.
+    `options` holds the other arguments of `roll_out`.
     """
     rolled = roll_out(
         model=model,
@@ -85,7 +85,7 @@ def deploy(
         endpoint_name=endpoint_name,
         run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
         model_version=version,
-        **how,
+        **options,
     ).set_caching_options(False)
     mark_deployed(
         model_name=model_name,

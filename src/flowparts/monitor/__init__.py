@@ -1,1 +1,1 @@
-"""How a deployed model fares: what it sees, how good it still is, and who is told."""
+"""Monitor deployed models: their data, their performance, and notifications about them."""

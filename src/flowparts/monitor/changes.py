@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_POINTS = 6
-# A level lasts for so many points; the last one alone is judged by whoever asks.
+# Minimum points of a level: a single new point is left to the caller to judge.
 _MIN_LENGTH = 2
-# So many points for each change: more levels than that describe the noise.
+# Points of the series per change: more changes than that would fit the noise.
 _POINTS_PER_CHANGE = 4
 # The Bayesian information criterion counts a level and its start for each change: 2 log n. One more log n
 # finds a change in less than 2 of 100 series without any, of 6 to 100 points whose errors are known.

@@ -268,7 +268,7 @@ def _verdict(found: Performance, tolerance: float) -> tuple[bool, str]:
             f"{found.metric} can't be measured on the {found.overall.rows:,} predictions that have a label"
         )
     if found.reference is None:
-        return False, f"there is no reference of {found.metric} to hold {found.overall.score:.4g} against"
+        return False, f"there is no reference to compare {found.metric} {found.overall.score:.4g} with"
     higher = directions.higher_is_better(found.metric)
     bound = found.reference - tolerance if higher else found.reference + tolerance
     newest = next((window for window in reversed(found.windows) if window.score is not None), None)

@@ -70,8 +70,9 @@ def values(drifts: Sequence[ColumnDrift]) -> list[Finding]:
     """Return the values of features that the server gets and training didn't have.
 
     Missing values where training had none, categories that the model treats as unknown, and numbers out of
-    the range are told from 1 % of the rows on, the last from five times the share that chance brings if the
-    training rows were few; other changes of a distribution as `drift.compare` flags them.
+    range are reported from 1 % of the rows on; with few training rows, numbers out of range from five times
+    the fraction expected by chance. Other changes of a distribution are reported if `drift.compare` flags
+    them.
     """
     found = []
     for drift in drifts:
