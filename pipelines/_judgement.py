@@ -1,4 +1,4 @@
-"""Steps that pipelines share after the training."""
+"""Steps that all training pipelines share after the training."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ from kfp import dsl
 from flowparts.components.deploy.roll_out import roll_out
 from flowparts.components.evaluate.check_serving import check_serving
 from flowparts.components.evaluate.evaluate_model import evaluate_model
-from flowparts.components.register.mark_deployed import mark_deployed
 from flowparts.components.register.register_champion import register_champion
 
 
@@ -50,48 +49,13 @@ def judge_and_deploy(
         run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
     ).set_caching_options(False)
     with dsl.If(registered.outputs["deploy"] == True, name="deploy"):  # noqa: E712 kfp builds the condition
-        deploy(
-            model,
-            serving.outputs["predictions"],
-            registered.outputs["version"],
-            model_name=model_name,
-            tracking_uri=tracking_uri,
+        roll_out(
+            model=model,
+            predictions=serving.outputs["predictions"],
             deploy_target=deploy_target,
             endpoint_name=endpoint_name,
             deploy_options=deploy_options,
-        )
+            run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+            model_version=registered.outputs["version"],
+        ).set_caching_options(False)
     return registered
-
-
-def deploy(
-    model: Any,
-    predictions: Any,
-    version: Any,
-    *,
-    model_name: Any,
-    tracking_uri: Any,
-    deploy_target: Any,
-    endpoint_name: Any,
-    **options: Any,
-) -> None:
-    """Add the steps that roll out a version of a registered model, and note in the registry how that ended.
-
-    `options` holds the other arguments of `roll_out`.
-    """
-    rolled = roll_out(
-        model=model,
-        predictions=predictions,
-        deploy_target=deploy_target,
-        endpoint_name=endpoint_name,
-        run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-        model_version=version,
-        **options,
-    ).set_caching_options(False)
-    mark_deployed(
-        model_name=model_name,
-        version=version,
-        promoted=rolled.outputs["promoted"],
-        deploy_target=deploy_target,
-        endpoint_name=endpoint_name,
-        tracking_uri=tracking_uri,
-    ).set_caching_options(False)

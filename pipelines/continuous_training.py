@@ -3,10 +3,7 @@ from kfp import dsl
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.monitor.decide_retraining import decide_retraining
 from flowparts.components.monitor.mark_data_seen import mark_data_seen
-from flowparts.components.predict.batch_predict import batch_predict
-from flowparts.components.register.load_champion import load_champion
 from flowparts.components.validate.validate_table import validate_table
-from flowparts.pipelines._judgement import deploy
 from flowparts.pipelines._training import train_and_judge
 
 
@@ -58,8 +55,7 @@ def continuous_training(
 
     Meant for a schedule or a trigger. The champion is judged on the labelled rows that arrived since the last
     training; if no rule calls for another one, all later steps are skipped. The page of decide-retraining
-    shows which rule did, and why. The training is that of tabular-training, with the same parameters. If the
-    champion's rollout failed in an earlier run, the champion is deployed first, and the next run trains.
+    shows which rule did, and why. The training is that of tabular-training, with the same parameters.
 
     Args:
         source: The raw data: CSV, Parquet or JSON Lines; a path, a glob, a directory, or a URI that starts
@@ -171,7 +167,6 @@ def continuous_training(
         tolerance=tolerance,
         max_age_days=max_age_days,
         request=request,
-        deploy_target=deploy_target,
         tracking_uri=tracking_uri,
     ).set_caching_options(False)
     with dsl.If(decided.outputs["retrain"] == True, name="train"):  # noqa: E712 kfp builds the condition
@@ -204,16 +199,3 @@ def continuous_training(
         # After the registration, so that the rows of a failed run stay new.
         seen = mark_data_seen(mark=decided.outputs["mark"], state_uri=state_uri).set_caching_options(False)
         seen.after(registered)
-    with dsl.If(decided.outputs["deploy"] == True, name="deploy-champion"):  # noqa: E712
-        champion = load_champion(model_name=model_name, tracking_uri=tracking_uri).set_caching_options(False)
-        model = champion.outputs["model"]
-        deploy(
-            model,
-            batch_predict(table=table, model=model).outputs["predictions"],
-            champion.outputs["version"],
-            model_name=model_name,
-            tracking_uri=tracking_uri,
-            deploy_target=deploy_target,
-            endpoint_name=endpoint_name,
-            deploy_options=deploy_options,
-        )

@@ -1,9 +1,9 @@
 from kfp import dsl
 
+from flowparts.components.deploy.roll_out import roll_out
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.components.predict.batch_predict import batch_predict
 from flowparts.components.register.load_champion import load_champion
-from flowparts.pipelines._judgement import deploy
 
 
 @dsl.pipeline(name="deploy-with-canary", display_name="Deploy with a canary")
@@ -79,12 +79,9 @@ def deploy_with_canary(
     ).outputs["table"]
     model = champion.outputs["model"]
     predicted = batch_predict(table=table, model=model)
-    deploy(
-        model,
-        predicted.outputs["predictions"],
-        champion.outputs["version"],
-        model_name=model_name,
-        tracking_uri=tracking_uri,
+    roll_out(
+        model=model,
+        predictions=predicted.outputs["predictions"],
         deploy_target=deploy_target,
         endpoint_name=endpoint_name,
         traffic_fraction=traffic_fraction,
@@ -94,4 +91,6 @@ def deploy_with_canary(
         max_error_rate=max_error_rate,
         max_slowdown=max_slowdown,
         warm_seconds=warm_seconds,
-    )
+        run_id=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        model_version=champion.outputs["version"],
+    ).set_caching_options(False)

@@ -21,18 +21,14 @@ def decide_retraining(
     tolerance: float = 0.0,
     max_age_days: float = 30.0,
     request: Optional[str] = None,
-    deploy_target: Optional[str] = None,
     tracking_uri: Optional[str] = None,
-) -> NamedTuple("Outputs", [("retrain", bool), ("reason", str), ("deploy", bool)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("retrain", bool), ("reason", str)]):  # type: ignore[valid-type]
     """Decide whether to retrain: new data, drift, degraded performance, age, or no champion yet.
 
     The champion is judged on the labelled rows that arrived after the last training and that it hasn't seen:
     they are compared with its training rows, and its predictions for them with their labels. Put
     mark_data_seen after the training, with the same state_uri, so that the same rows trigger only one
     training. Must run with caching off.
-
-    A champion whose rollout failed in an earlier run is deployed first, and a training waits for the next
-    run, unless it was requested or the champion can't judge the rows.
 
     Args:
         table: The current labelled rows, which a training would use.
@@ -54,14 +50,12 @@ def decide_retraining(
         tolerance: How much worse than on the validation rows the champion may be, in its metric's unit.
         max_age_days: Days since the last training for age.
         request: Reason to train regardless of the rules, such as the alert that started the run.
-        deploy_target: Where the pipeline deploys the champion; empty for nowhere. Only decides `deploy`.
         tracking_uri: MLflow server or database; default: the environment's MLFLOW_TRACKING_URI. Without
             either, an SQLite file in the home directory, or in a container no registry and so no champion.
 
     Returns:
         retrain: Whether to train.
         reason: Reason for the decision, in one sentence.
-        deploy: Whether to deploy the champion instead, for a condition.
     """
     from datetime import UTC, datetime
 
@@ -78,9 +72,7 @@ def decide_retraining(
     seen = new_data.seen(state_uri) if state_uri else None
     now = datetime.now(UTC).replace(tzinfo=None)
     with retraining.champion(model_name, tracking_uri or None) as champion:
-        decided = retraining.decide(
-            rows, champion, present, seen, rules, now, request or "", bool(state_uri), bool(deploy_target)
-        )
+        decided = retraining.decide(rows, champion, present, seen, rules, now, request or "", bool(state_uri))
     print(decided.reason)  # noqa: T201
     outputs.write_json(decision.path, decided.to_dict())
     described = tables.description(table.path)
@@ -88,4 +80,4 @@ def decide_retraining(
     outputs.write_text(decision_report.path, page)
     outputs.write_json(mark.path, present.to_dict())
     metadata.describe(decision, {"retrain": decided.retrain, "reason": decided.reason})
-    return decided.retrain, metadata.plain(decided.reason), decided.deploy
+    return decided.retrain, metadata.plain(decided.reason)

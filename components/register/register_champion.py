@@ -42,9 +42,6 @@ def register_champion(
     the model, git commit, pipeline run, task, estimator and key metrics. The step fails if the champion
     changes during the comparison. A retried step registers no second version.
 
-    A version that will be deployed is tagged as pending until mark_deployed. If the rollout failed, a run
-    that trains exactly the same model again deploys it.
-
     Args:
         model: The challenger's model directory; it is stored unchanged.
         test: Raw test rows with the label.
@@ -71,8 +68,7 @@ def register_champion(
             intervals.
         bootstrap_samples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
-        deploy_target: Target that the pipeline deploys a new champion to; empty for none. Only sets `deploy`,
-            and whether the version awaits its deployment.
+        deploy_target: Target that the pipeline deploys a new champion to; empty for none. Only sets `deploy`.
         tracking_uri: MLflow server or database; if not given, the environment's MLFLOW_TRACKING_URI. Without
             either, an SQLite file in the home directory, or in a container no registry: then there is no
             champion, and a promoted model is only this run's artifact.
@@ -82,9 +78,8 @@ def register_champion(
     Returns:
         promote: Whether the challenger becomes the champion.
         reason: Reason for the decision, in one line.
-        version: Version number in the registry; empty if the model isn't registered.
-        deploy: Whether to deploy the model: there is a deploy_target, and it was promoted, or it is the
-            champion and its rollout failed in an earlier run.
+        version: Version number in the registry; empty if nothing was registered.
+        deploy: Whether to deploy the model: it was promoted and there is a deploy_target.
     """
     from tempfile import TemporaryDirectory
 
@@ -115,15 +110,10 @@ def register_champion(
             samples=bootstrap_samples,
             seed=seed,
         )
-    kept = registry.described(model_name, old, tracking_uri) if old and not compared["promote"] else None
     result: Registration = {
         **compared, "model_name": model_name, "champion_version": old, "registry": configured, "version": "",
         "model_fingerprint": registry.fingerprint(model.path), "test_fingerprint": tested["fingerprint"],
-        "awaits_deployment": bool(deploy_target and kept and kept.awaits_deployment), "deploy": False,
     }  # fmt: skip
-    is_champion = bool(kept and kept.model_fingerprint == result["model_fingerprint"])
-    again = result["awaits_deployment"] and is_champion and result["servable"]
-    result["deploy"] = again or bool(result["promote"] and deploy_target)
     page = summary.summary_page(result, described, serving, tested["source"])
     unregistered = f"; not registered: {registry.NOT_CONFIGURED}" * (result["promote"] and not configured)
     print(result["reason"] + unregistered)  # noqa: T201
@@ -137,12 +127,11 @@ def register_champion(
             tracking_uri=tracking_uri,
             experiment=experiment,
             pipeline_run_id=run_id,
-            is_deployed_next=result["deploy"],
         )
         page = summary.summary_page(result, described, serving, tested["source"])
     outputs.write_json(comparison.path, result)
     outputs.write_text(run_summary.path, page)
     metadata.log_metrics(comparison_metrics, champion.scores(result))
     metadata.describe(comparison, {key: result[key] for key in ("promote", "reason", "metric", "version")})
-    version = str(old) if again else result["version"]
-    return result["promote"], metadata.plain(result["reason"]), version, result["deploy"]
+    decision = (result["promote"], metadata.plain(result["reason"]), result["version"])
+    return *decision, bool(result["promote"] and deploy_target)

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,42 +79,6 @@ def test_a_training_follows_only_from_a_reason(tmp_path: Path, monkeypatch: pyte
     assert outputs(third, "register-champion")["promote"] is True
     assert registry.champion_version("churn", uri) == "2"
     assert json.loads(state.read_text())["seen"]["highest"] == "2026-07-28T21:36:00"
-
-
-@pytest.mark.container
-def test_a_champion_whose_roll_out_failed_is_deployed_by_the_next_run(
-    tmp_path: Path, new_endpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    rows(90).write_csv(tmp_path / "log.csv")
-
-    def run(memory: str) -> runner.Run:
-        given = {"source": str(tmp_path / "log.csv"), "label": "left", "time_column": "time"}
-        given |= {
-            "exclude_columns": ["time"],
-            "state_uri": str(tmp_path / "state.json"),
-            "model_name": "churn",
-        }
-        given |= {"deploy_target": "docker", "endpoint_name": name, "deploy_options": {"memory": memory}}
-        return runner.run(continuous_training, {**given, "candidates": QUICK}, tmp_path / "runs")
-
-    name = new_endpoint("continuous")
-    first = run("64Mi")
-    assert [task.name for task in first.failed] == ["roll-out"]
-    assert ran(first)["mark-data-seen"] == "succeeded"
-
-    second = run("1Gi")
-    assert second.succeeded, [(task.name, task.error) for task in second.failed]
-    decided = outputs(second, "decide-retraining")
-    assert (decided["retrain"], decided["deploy"]) == (False, True)
-    assert "the rollout of champion version 1 has not ended: it is deployed now" in decided["reason"]
-    (rolled,) = [dict(task.outputs) for task in second.tasks if "promoted" in task.outputs]
-    assert rolled["promoted"] is True
-    assert rolled["revision"] == f"r{registry.described('churn', '1').model_fingerprint[:12]}"
-
-    third = run("1Gi")
-    assert third.succeeded
-    assert not [task.name for task in third.tasks if "roll-out" in task.name and task.state != "skipped"]
 
 
 def test_it_takes_what_tabular_training_takes() -> None:

@@ -1,8 +1,8 @@
-"""Decide whether to train again, by rules on new data, drift, lost performance and age.
+"""Whether to train again: by new data, drift, lost performance and age, each a rule that may ask for it.
 
-The champion is judged on the rows that came since the last training: they are compared with the baseline of
-its training rows, and its predictions for them with their labels. Rows that one training has seen don't
-trigger another, so that a challenger that lost isn't trained again every day.
+What came since the last training is judged by the champion itself: its rows are compared with the baseline of
+its training rows, and its predictions for them with their labels. A training uses rows up: those that one has
+seen ask for no other, so that a challenger that lost isn't trained again every day.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from flowparts.monitor.drift import ColumnDrift, Rule
 from flowparts.register import registry
 
 REASONS = ("new_data", "drift", "performance", "age")
-# On fewer rows, drift and performance are dominated by chance.
+# Of fewer rows drift and performance are chance.
 MINIMUM_ROWS = 50
 _MOST_NAMED = 5
 _MOST_DAYS = 36_500
@@ -34,11 +34,11 @@ class Rules:
     """When to train again.
 
     Attributes:
-        reasons: Which of `REASONS` may trigger a training.
-        min_new_rows: Minimum rows since the last training for "new_data".
+        reasons: Which of `REASONS` may ask for a training.
+        min_new_rows: Rows that must have come since the last training for "new_data".
         drift: When a column counts as drifted.
         tolerance: How much worse than on its validation rows the champion may be, in the metric's unit.
-        max_age_days: Maximum days since the last training for "age".
+        max_age_days: Days since the last training for "age".
 
     Raises:
         ValueError: A reason isn't known, or a number is out of range.
@@ -53,7 +53,7 @@ class Rules:
     def __post_init__(self) -> None:
         for reason in self.reasons:
             if reason not in REASONS:
-                raise ValueError(f"{reason!r} isn't a reason to train; reasons are: {', '.join(REASONS)}")
+                raise ValueError(f"{reason!r} is no reason to train; reasons are: {', '.join(REASONS)}")
         if self.min_new_rows < 1:
             raise ValueError(f"min_new_rows is {self.min_new_rows}; it must be at least 1")
         performance.check_tolerance(self.tolerance)
@@ -66,24 +66,22 @@ class Rules:
 
 @dataclass(frozen=True)
 class Champion:
-    """The champion of a registered model.
+    """The model to replace.
 
     Attributes:
         path: Its directory.
         version: Its version in the registry.
-        registered: When that was registered, in UTC.
-        awaits_deployment: Whether it is to be deployed, and no rollout of it has ended.
+        registered: When that was made, in UTC.
     """
 
     path: Path
     version: str
     registered: datetime
-    awaits_deployment: bool = False
 
 
 @contextmanager
 def champion(model_name: str, tracking_uri: str | None) -> Iterator[Champion | None]:
-    """Download the champion of a registered model for the block; None without a champion or a registry.
+    """Fetch the champion of a registered model for a while; None without a champion or a registry.
 
     Raises:
         ValueError: As `registry.champion_version` and `registry.download`.
@@ -96,17 +94,16 @@ def champion(model_name: str, tracking_uri: str | None) -> Iterator[Champion | N
         return
     with TemporaryDirectory() as folder:
         path = registry.download(model_name, version, folder, tracking_uri)
-        about = registry.described(model_name, version, tracking_uri)
-        yield Champion(path, version, about.registered, about.awaits_deployment)
+        yield Champion(path, version, registry.registered_at(model_name, version, tracking_uri))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Result of one rule.
+    """What one rule says.
 
     Attributes:
-        rule: "request", "champion", "deployment", or one of `REASONS`.
-        asks: Whether it triggers a training.
+        rule: "request", "champion", or one of `REASONS`.
+        asks: Whether it asks for a training.
         said: Why, or why not, in words.
     """
 
@@ -117,44 +114,37 @@ class Answer:
 
 @dataclass(frozen=True)
 class Decision:
-    """Result of `decide`.
+    """What `decide` found.
 
     Attributes:
-        answers: Result of each rule.
-        rows: Number of rows on which the champion was judged.
-        drifts: Drift of their columns, the worst first; empty if they weren't compared.
-        score: The champion's performance on these rows; None if it wasn't measured.
-        deploy: Whether the champion is deployed first, whose rollout failed. A training waits for the next
-            run then: its model could overtake the champion, or be rolled out at the same time.
+        answers: What each rule says.
+        rows: Rows on which the champion was judged.
+        drifts: Its columns, the worst first; empty if they weren't compared.
+        score: What was measured on these rows; None if nothing was.
     """
 
     answers: Sequence[Answer]
     rows: int = 0
     drifts: Sequence[ColumnDrift] = field(default=())
     score: performance.Performance | None = None
-    deploy: bool = False
 
     @property
     def retrain(self) -> bool:
-        """Whether to train: a rule triggers it, and there is no champion to deploy first."""
-        return not self.deploy and any(answer.asks for answer in self.answers)
+        """Whether any rule asks for a training."""
+        return any(answer.asks for answer in self.answers)
 
     @property
     def reason(self) -> str:
-        """The verdict in a sentence: what triggers a training, or else why nothing does."""
+        """The verdict in a sentence: what asks for a training, or else why nothing does."""
         asking = [answer.said for answer in self.answers if answer.asks]
-        if self.deploy:
-            said = [answer.said for answer in self.answers if answer.rule == "deployment"]
-            return "; ".join([*said, *(f"the next run trains: {each}" for each in asking)])
         return (
-            "; ".join(asking or [answer.said for answer in self.answers]) or "no rule may trigger a training"
+            "; ".join(asking or [answer.said for answer in self.answers]) or "no rule may ask for a training"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
         return {
             "retrain": self.retrain,
-            "deploy": self.deploy,
             "reason": self.reason,
             "rules": [asdict(answer) for answer in self.answers],
             "judged_rows": self.rows,
@@ -172,21 +162,18 @@ def decide(
     now: datetime,
     request: str = "",
     remembers: bool = True,
-    deploys: bool = False,
 ) -> Decision:
-    """Decide whether to train again, or first to deploy a champion whose rollout failed.
+    """Decide whether to train again.
 
     Args:
         table: The labelled rows that a training would use.
-        champion: The current champion; without one, a training is triggered.
+        champion: The model to replace; None if there is none, which asks for a training.
         mark: How far the rows go.
-        state: What the last training saw; None if nothing has been remembered yet.
+        state: What the last training saw; None if nothing was remembered so far.
         rules: When to train.
         now: The present, in UTC.
-        request: Why a training was requested, whatever the rules say; empty if it wasn't.
+        request: Why somebody asks for a training whatever the rules say; empty if nobody does.
         remembers: Whether trainings are remembered; if not, new rows can't be told from old ones.
-        deploys: Whether a champion that isn't deployed can be. It is unless a training was requested, or the
-            champion can't judge the rows.
 
     Raises:
         ValueError: The mark and the state are of different kinds.
@@ -211,12 +198,7 @@ def decide(
     if "age" in rules.reasons:
         last = max(champion.registered, state.at) if state and state.at else champion.registered
         answers.append(_of_age(last, now, rules.max_age_days))
-    due = False
-    if champion.awaits_deployment:
-        due = deploys and not any(each.asks and each.rule in ("request", "champion") for each in answers)
-        said = f"the rollout of champion version {champion.version} has not ended"
-        answers.append(Answer("deployment", False, f"{said}: it is deployed now" if due else said))
-    return replace(judged, answers=answers, deploy=due)
+    return replace(judged, answers=answers)
 
 
 def _of_news(news: new_data.News | None, least: int) -> Answer:
@@ -241,7 +223,7 @@ def _judged(
     state: new_data.State | None,
     rules: Rules,
 ) -> Decision:
-    """Judge the champion on rows that it hasn't seen."""
+    """Judge the champion by the rows that it hasn't seen."""
     rows = new_data.beyond(table, state.mark) if state else table
     unseen = seen.unseen(champion.path, rows)
     doubt = ""
@@ -251,7 +233,7 @@ def _judged(
         doubt = " (the champion doesn't say which rows it has seen; it may have learned from these)"
     count = tables.row_count(rows)
     if count < MINIMUM_ROWS:
-        said = f"{count} rows are too few to judge by; {MINIMUM_ROWS} are needed"
+        said = f"{count} rows are too few to judge by, {MINIMUM_ROWS} are needed"
         few = [reason for reason in ("drift", "performance") if reason in rules.reasons]
         return Decision([Answer(reason, False, f"{reason}: {said}") for reason in few], count)
     answers: list[Answer] = []
@@ -259,7 +241,7 @@ def _judged(
     score = None
     if "drift" in rules.reasons:
         before = baseline.read(champion.path)
-        # Later rows have later times; that isn't drift.
+        # Later rows have later times: that is no drift.
         features = baselines.features(rows, before, exclude={mark.column or ""})
         window = baselines.of_window(rows, before, [*features, before.facts["label"]])
         drifts = drift.compare(before, window, rules.drift, baseline.roles(before))

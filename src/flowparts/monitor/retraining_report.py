@@ -1,4 +1,4 @@
-"""The page about a decision on retraining: the result of each rule, and the columns that drifted."""
+"""The page about a decision to train again, or not: what each rule says, and what it judged by."""
 
 from flowparts import reports
 from flowparts.monitor import drift_report, over_time
@@ -11,18 +11,17 @@ _RULES = {
     "drift": "drift",
     "performance": "performance",
     "age": "age",
-    "deployment": "deployment",
 }
 
 
 def page(found: Decision, champion: Champion | None, rows: int, subtitle: str) -> str:
-    """Return the HTML page for a result of `retraining.decide`.
+    """Return the HTML page for what `retraining.decide` found.
 
     Args:
         found: The decision.
         champion: The model that was judged, if there is one.
-        rows: Number of rows that a training would use.
-        subtitle: Their source.
+        rows: Rows that a training would use.
+        subtitle: Where they come from.
     """
     tiles: dict[str, object] = {
         "training": "yes" if found.retrain else "no",
@@ -33,7 +32,7 @@ def page(found: Decision, champion: Champion | None, rows: int, subtitle: str) -
     if found.score:
         tiles[found.score.metric] = over_time.number(found.score.overall.score)
         tiles["reference"] = over_time.number(found.score.reference)
-    said = "Training" if found.retrain else "Deployment" if found.deploy else "No training"
+    said = "Training" if found.retrain else "No training"
     answers = [
         {
             "rule": _RULES[answer.rule],
@@ -44,12 +43,9 @@ def page(found: Decision, champion: Champion | None, rows: int, subtitle: str) -
     ]
     blocks = [
         reports.facts(tiles),
-        reports.callout(f"{said}: {found.reason}.", "note" if found.retrain or found.deploy else "good"),
+        reports.callout(f"{said}: {found.reason}.", "note" if found.retrain else "good"),
+        reports.section("Rules", reports.table(answers)),
     ]
-    if champion and champion.awaits_deployment and not found.deploy:
-        text = f"Champion version {champion.version} isn't deployed: an earlier model serves, or none."
-        blocks.append(reports.callout(text, "bad"))
-    blocks.append(reports.section("Rules", reports.table(answers)))
     drifted = [each for each in found.drifts if each.drifted]
     if drifted:
         blocks.append(reports.section("Columns that drifted", drift_report.cards(drifted)))

@@ -114,8 +114,6 @@ class Registration(Comparison):
         version: The challenger's new version; empty if it isn't registered.
         model_fingerprint: Fingerprint of the challenger's files.
         test_fingerprint: Fingerprint of the test table.
-        awaits_deployment: Whether the champion stays and still has to be deployed, since its rollout failed.
-        deploy: Whether the run deploys the challenger.
     """
 
     model_name: str
@@ -124,8 +122,6 @@ class Registration(Comparison):
     version: str
     model_fingerprint: str
     test_fingerprint: str
-    awaits_deployment: bool
-    deploy: bool
 
 
 Side = Literal["challenger", "champion"]

@@ -10,7 +10,6 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +27,6 @@ _log = logging.getLogger("flowparts")
 ALIAS = "champion"
 # Tag of a version with the champion that it was compared with.
 _BEFORE = "champion_before"
-# Tag of a version that is to be deployed: pending until its rollout has ended, then how that ended.
-_DEPLOYMENT, _PENDING = "deployment", "pending"
 NOT_CONFIGURED = (
     "no MLflow registry is configured; give tracking_uri, or set MLFLOW_TRACKING_URI in the environment "
     "of the steps, to an MLflow server or to a database on a mounted volume (sqlite:////mnt/mlflow/mlflow.db)"
@@ -104,44 +101,15 @@ def champion_version(model_name: str, tracking_uri: str | None = None) -> str | 
         return _aliases(client, model_name).get(ALIAS)
 
 
-@dataclass(frozen=True)
-class Version:
-    """A version of a registered model.
-
-    Attributes:
-        registered: When it was registered, in UTC.
-        model_fingerprint: Fingerprint of its files; empty if it has none.
-        awaits_deployment: Whether it was registered to be deployed, and no rollout of it has ended.
-    """
-
-    registered: datetime
-    model_fingerprint: str
-    awaits_deployment: bool
-
-
-def described(model_name: str, version: str, tracking_uri: str | None = None) -> Version:
-    """Return what the registry says about a version.
+def registered_at(model_name: str, version: str, tracking_uri: str | None = None) -> datetime:
+    """Return the time when a version was registered, in UTC.
 
     Raises:
         ValueError: There is no such version, or MLflow can't be reached or refuses.
     """
     with _mlflow(tracking_uri) as client:
-        found = client.get_model_version(model_name, version)
-    return Version(
-        datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).replace(tzinfo=None),
-        found.tags.get("model_fingerprint", ""),
-        found.tags.get(_DEPLOYMENT) == _PENDING,
-    )
-
-
-def note_deployment(model_name: str, version: str, outcome: str, tracking_uri: str | None = None) -> None:
-    """Note how the rollout of a version ended; it no longer awaits one then.
-
-    Raises:
-        ValueError: There is no such version, or MLflow can't be reached or refuses.
-    """
-    with _mlflow(tracking_uri) as client:
-        client.set_model_version_tag(model_name, version, _DEPLOYMENT, outcome)
+        milliseconds = client.get_model_version(model_name, version).creation_timestamp
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).replace(tzinfo=None)
 
 
 def champion_to_beat(
@@ -245,7 +213,6 @@ def register(
     experiment: str = "flowparts",
     pipeline_run_id: str = "",
     compared_with: str | None = None,
-    is_deployed_next: bool = False,
 ) -> str:
     """Log a model with parameters, metrics and reports as a run and register it as champion.
 
@@ -262,7 +229,6 @@ def register(
         pipeline_run_id: The pipeline run that trained the model; empty outside of a pipeline.
         compared_with: The champion that the model was compared with; "" for none. If another version has
             become the champion, nothing is registered. By default this isn't checked.
-        is_deployed_next: Whether a rollout follows, which the version awaits until `note_deployment`.
 
     Returns:
         The version, such as "3".
@@ -304,8 +270,7 @@ def register(
                 client, experiment_id, model, model_name, tags, parameters, metrics, reports
             )
             _ensure_registered_model(client, model_name)
-            own = tags | ({_DEPLOYMENT: _PENDING} if is_deployed_next else {})
-            version = str(client.create_model_version(model_name, source, run_id=run_id, tags=own).version)
+            version = str(client.create_model_version(model_name, source, run_id=run_id, tags=tags).version)
         client.set_registered_model_alias(model_name, ALIAS, version)
     return version
 

@@ -56,18 +56,11 @@ def _decision(comparison: Registration) -> reports.Block:
         tiles["improvement"] = comparison["improvement"]["value"]
         tiles["better in"] = f"{comparison['improvement']['probability_better']:.1%} of resamples"
     tiles["estimator"] = comparison["challenger"]["estimator"]
-    said = reports.Block("<strong>{}</strong><br>{}").format(headline, comparison["reason"])
-    blocks = [reports.callout(said, level), reports.facts(tiles), *_missing_registry(comparison)]
+    text = reports.Block("<strong>{}</strong><br>{}").format(headline, comparison["reason"])
+    blocks = [reports.callout(text, level), reports.facts(tiles), *_missing_registry(comparison)]
     if comparison["champion_problem"]:
         problem = f"Champion version {old} could not be compared: {comparison['champion_problem']}"
         blocks.append(reports.callout(problem, "bad"))
-    if comparison["awaits_deployment"]:
-        text = f"Champion version {old} isn't deployed: its rollout has not ended. "
-        if comparison["deploy"]:
-            text += "This run trained the same model and deploys it."
-        else:
-            text += "The pipeline deploy-with-canary deploys it, or the next run of continuous-training."
-        blocks.append(reports.callout(text, "bad"))
     blocks += [*_rows_scored(comparison), _against_constant(comparison)]
     return reports.Block("\n").join(blocks)
 

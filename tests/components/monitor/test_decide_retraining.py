@@ -77,8 +77,7 @@ def decide(artifact: Callable[..., Any], table: Callable[..., dsl.Dataset], uri:
         found = decide_retraining.python_func(table=table(frame), **made, **asked)
         if trained:
             mark_data_seen.python_func(mark=made["mark"], state_uri=trained)
-        assert found[2] == json.loads(Path(made["decision"].path).read_text())["deploy"]
-        return found[:2]  # type: ignore[no-any-return]
+        return found
 
     return call
 
@@ -196,41 +195,6 @@ def test_a_request_trains_whatever_the_rules_say(decide: Decide, state_uri: str)
     )
 
 
-def test_a_champion_whose_roll_out_failed_is_deployed_before_anything_is_trained(
-    decide: Decide, state_uri: str, model: str, uri: str, tmp_path: Path, artifact: Callable[..., Any]
-) -> None:
-    folder = registry.download(model, "1", tmp_path, uri)
-    awaits = {"tracking_uri": uri, "metrics": {}, "reports": {}, "is_deployed_next": True}
-    version = registry.register(folder, "deployed", **awaits)
-    asked = {"model_name": "deployed", "state_uri": state_uri, "reasons": ["new_data"]}
-    said = f"the rollout of champion version {version} has not ended"
-
-    def deploys() -> bool:
-        return bool(json.loads(Path(artifact("decision").path).read_text())["deploy"])
-
-    news = "no data was seen before, and there are 1,000 rows"
-    first = decide(rows(1_000), deploy_target="docker", **asked)
-    assert first == (False, f"{said}: it is deployed now; the next run trains: {news}")
-    assert deploys()
-    # Without a target it can only be said.
-    assert decide(rows(1_000), trained=state_uri, **asked) == (True, news)
-    assert "isn&#39;t deployed: an earlier model serves" in Path(artifact("report").path).read_text()
-    retrain, reason = decide(rows(1_000), **asked)
-    assert not retrain
-    assert reason.endswith(f"; {said}")
-    # A champion that can't judge the rows, or isn't wanted any more, isn't deployed.
-    assert decide(rows(1_000), deploy_target="docker", request="by hand", **asked)[0]
-    assert decide(
-        rows(1_000).drop("amount"), deploy_target="docker", **asked | {"reasons": ["drift"], "state_uri": ""}
-    )[0]
-    registry.note_deployment("deployed", version, "rolled back on docker, endpoint churn", uri)
-    assert decide(rows(1_000), deploy_target="docker", **asked) == (
-        False,
-        "no row lies beyond time 2026-04-11T15:00:00",
-    )
-    assert not deploys()
-
-
 def test_a_table_that_the_champion_cant_judge_asks_for_a_training(decide: Decide) -> None:
     retrain, reason = decide(rows(1_000).drop("amount"))
     assert retrain
@@ -242,7 +206,7 @@ def test_a_table_that_the_champion_cant_judge_asks_for_a_training(decide: Decide
     [
         (
             {"reasons": ["luck"]},
-            "'luck' isn't a reason to train; reasons are: new_data, drift, perf",
+            "'luck' is no reason to train; reasons are: new_data, drift, perf",
         ),
         ({"min_new_rows": 0}, "min_new_rows is 0; it must be at least 1"),
         ({"max_age_days": float("nan")}, "max_age_days is nan; it must be a number of days above 0"),

@@ -7,7 +7,6 @@ import pytest
 from kfp import dsl
 
 from flowparts import models
-from flowparts.components.register.mark_deployed import mark_deployed
 from flowparts.components.register.register_champion import register_champion
 from flowparts.register import registry
 from flowparts.util import outputs
@@ -103,45 +102,6 @@ def test_first_model_then_a_better_one_then_the_same_again(
     assert "no improvement" in found["reason"]
     assert found["champion_version"] == "2"
     assert registry.champion_version("tumours", uri) == "2"
-
-
-def test_a_champion_whose_roll_out_failed_is_deployed_when_it_is_trained_again(
-    compare: Callable[..., Any],
-    trained: Callable[..., dsl.Model],
-    sklearn_rows: Callable[..., Any],
-    database: str,
-) -> None:
-    from sklearn.linear_model import LogisticRegression
-
-    rows, test = sklearn_rows("breast_cancer", "malignant")
-    model = trained(rows, "malignant", LogisticRegression(max_iter=1000), name="strong")
-    other = trained(rows, "malignant", LogisticRegression(C=0.9, max_iter=1000), name="other")
-    options = {"model_name": "rolled out", "deploy_target": "docker"}
-    (_, _, version, deploy), found, page = compare(model, test, **options)
-    assert (version, deploy, found["deploy"]) == ("1", True, True)
-    # Its rollout failed. Another model that is no better can't be deployed in its place.
-    (promote, _, version, deploy), _, page = compare(other, test, **options)
-    assert (promote, version, deploy) == (False, "", False)
-    assert "deploy-with-canary deploys it" in page.read_text()
-    # Nor can a server that doesn't work.
-    assert compare(model, test, servable=False, **options)[0][3] is False
-    (promote, _, version, deploy), _, page = compare(model, test, **options)
-    assert (promote, version, deploy) == (False, "1", True)
-    assert "This run trained the same model and deploys it." in page.read_text()
-    assert compare(model, test, model_name="rolled out")[0][3] is False
-    mark_deployed.python_func(
-        model_name="rolled out",
-        version="1",
-        promoted=False,
-        deploy_target="docker",
-        endpoint_name="tumours",
-        tracking_uri=database,
-    )
-    tags = client_of(database).get_model_version("rolled out", "1").tags
-    assert tags["deployment"] == "rolled back on docker, endpoint tumours"
-    (_, _, version, deploy), _, page = compare(model, test, **options)
-    assert (version, deploy) == ("", False)
-    assert "its rollout has not ended" not in page.read_text()
 
 
 def test_a_regression_is_compared_by_rmse_against_a_ceiling(
