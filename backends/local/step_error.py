@@ -3,8 +3,10 @@
 import re
 import signal
 from collections.abc import Sequence
+from itertools import takewhile
 
-# The last line with an exception; the lines after it belong to its message.
+# The last line with an exception; the lines after it belong to its message, up to a log of kfp's executor: a
+# container's standard output, which that goes to, may come after its standard error.
 _ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)$")
 # A line of Kubeflow's launcher or driver: severity and day, time, thread, file.
 _GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]*\] ?(.*)")
@@ -19,7 +21,8 @@ def error_in(lines: Sequence[str]) -> str:
     """Return the message of the last exception in a step's output, on one line; empty for none."""
     for index in range(len(lines) - 1, -1, -1):
         if match := _ERROR.match(lines[index]):
-            return " ".join([match[2], *(line.strip() for line in lines[index + 1 :] if line.strip())])
+            rest = takewhile(lambda line: not line.startswith("[KFP Executor "), lines[index + 1 :])
+            return " ".join([match[2], *(line.strip() for line in rest if line.strip())])
     return ""
 
 

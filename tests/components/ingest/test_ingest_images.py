@@ -70,7 +70,7 @@ def test_a_folder_is_a_label_and_the_bytes_stay_as_they_are(ingest: Callable[...
     assert frame["image"].to_list() == [(tree / path).read_bytes() for path in frame["path"]]
     reasons = dict(rejected.rows())
     assert "damaged" in reasons["dog/cut.png"]
-    assert "no image" in reasons["dog/notes.txt"]
+    assert "isn't an image" in reasons["dog/notes.txt"]
     assert "empty" in reasons["dog/empty.png"]
     assert "isn't in a folder" in reasons["loose.png"]
 

@@ -287,7 +287,7 @@ def left_behind(tuning: Tuning) -> list[str]:
         (
             TRAIN.with_columns(group=pl.int_range(pl.len()) % 3),
             {"folds": 4, "group_by": "group"},
-            "has 3 different values of 'group', fewer than the 4 folds",
+            "has 3 distinct values of 'group', fewer than the 4 folds",
         ),
         (
             TRAIN,
