@@ -227,12 +227,22 @@ def _untried(untried: Mapping[str, str]) -> list[reports.Block]:
 
 
 def _verdict(ranked: Sequence[Mapping[str, Any]], choice: Choice, rows: str) -> str:
-    best = reports.format_number(choice.scores[0])
-    text = f"{ranked[0]['estimator']} has the best {choice.metric} on {rows}, {best}"
+    name, best = ranked[0]["estimator"], reports.format_number(choice.scores[0])
+    text = f"{name} has the best {choice.metric} on {rows}, {best}"
     if len(ranked) == 1:
         return f"{text}; it was the only candidate."
-    lead = abs(choice.scores[0] - choice.scores[1])
+    other = ranked[1]["estimator"]
+    lead = (choice.scores[0] - choice.scores[1]) * (1 if higher_is_better(choice.metric) else -1)
+    if lead < 0:
+        # A model made of the others comes first whatever its score, which calibration may lower.
+        behind = reports.format_number(-lead)
+        return (
+            f"The {choice.metric} of {name} on {rows} is {best}, {behind} behind that of {other}, the best "
+            "single one."
+        )
     if lead == 0:
+        if "weight" in ranked[1] and "weight" not in ranked[0]:  # made of the others
+            return f"{text}, equal to {other}."
         rule = "the smaller one" if _size(ranked[0]) != _size(ranked[1]) else "the first by name"
-        return f"{text}, equal to {ranked[1]['estimator']}; {rule} was taken."
-    return f"{text}, {reports.format_number(lead)} ahead of {ranked[1]['estimator']}."
+        return f"{text}, equal to {other}; {rule} was taken."
+    return f"{text}, {reports.format_number(lead)} ahead of {other}."

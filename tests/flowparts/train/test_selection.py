@@ -49,6 +49,23 @@ def test_the_page_says_which_direction_is_better_and_how_far_ahead_the_winner_is
     assert "classification of y: candidates compared" in page
 
 
+@pytest.mark.parametrize(
+    ("metric", "score", "verdict"),
+    [
+        ("roc_auc", 0.7, "The roc_auc of Final on the validation table is 0.7, 0.2 behind that of A, the"),
+        ("log_loss", 0.7, "The log_loss of Final on the validation table is 0.7, 0.2 behind that of A, the"),
+        ("accuracy", 0.9, "Final has the best accuracy on the validation table, 0.9, equal to A."),
+    ],
+)
+def test_a_model_made_of_the_others_is_called_the_best_only_if_it_is(
+    metric: str, score: float, verdict: str
+) -> None:
+    member = candidate("A", roc_auc=0.9, log_loss=0.5, accuracy=0.9)
+    found = [candidate("Final", **{metric: score}), member | {"weight": 1.0}]
+    choice = selection.Choice(metric, [0, 1], [score, member["validation"][metric]])
+    assert verdict in selection.selection_report(found, choice)
+
+
 def test_the_page_of_a_single_candidate_says_so() -> None:
     page = selection.selection_report(
         [candidate("A", roc_auc=0.7)], selection.rank([candidate("A", roc_auc=0.7)])
