@@ -105,15 +105,16 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
         RequestError: A tensor is missing or has another datatype or shape, or the number of bytes is wrong.
     """
     inputs = []
-    place, has_unknown = 0, False
+    place = unknown = 0
     for tensor in request.inputs:
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
             if len(request.inputs) == 1 or tensor.name in signature.features:
                 inputs.append(_of_json(tensor))
-            elif not has_unknown:
-                # One says that there are such; thousands of them would keep the loop busy.
-                has_unknown = True
+            elif unknown < 2:
+                # Two say that there are such, and that none stands for all columns; thousands would keep the
+                # loop busy.
+                unknown += 1
                 inputs.append(tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, _unread))
             continue
         left = len(binary) - place

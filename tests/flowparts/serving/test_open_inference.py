@@ -15,6 +15,9 @@ import tritonclient.http as over_http
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
+from flowparts.serving import open_inference
+from flowparts.serving.refusals import RequestError
+from flowparts.serving.signature import Signature
 from tests.flowparts.serving.conftest import Server, same, start, train, wait
 
 TYPES = {
@@ -229,6 +232,15 @@ def test_a_column_of_another_length_than_its_shape_says_is_refused(
     ]
     status, body, _ = of_numbers.call("/v2/models/plans/infer", {"inputs": inputs})
     assert (status, body["error"]) == (400, message)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_only_a_matrix_that_comes_alone_stands_for_all_columns(rows: int) -> None:
+    tensor = {"name": "a", "shape": [rows, 2], "datatype": "FP64", "data": [1.0, 2.0] * rows}
+    body = json.dumps({"inputs": [tensor, tensor | {"name": "b"}, tensor | {"name": "c"}]}).encode()
+    signature = Signature({"x": "number", "y": "number"}, ["x", "y"], None)
+    with pytest.raises(RequestError, match=rf"tensor 'a' has shape \[{rows}, 2\]; a column is of shape"):
+        open_inference.rows(*open_inference.read(body, None), signature, 100)
 
 
 def test_a_matrix_may_be_typed_contents(of_numbers: Server, of_matrix: Any) -> None:
