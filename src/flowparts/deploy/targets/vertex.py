@@ -411,11 +411,11 @@ class _Place:
         self,
         what: str,
         resource: str,
-        remote: Callable[[], bool],
+        is_done: Callable[[], bool],
         start: Callable[[], Any],
         timeout_seconds: float,
     ) -> None:
-        """Wait until something exists; start its creation unless an operation is in progress."""
+        """Wait until something is done; start it unless an operation is in progress."""
         from google.api_core.exceptions import Conflict
         from requests.exceptions import RequestException
 
@@ -431,7 +431,7 @@ class _Place:
                     raise vertex_api.failed(operation.error)
             elif running := self._running(resource):
                 return f"{_operation(running)} is under way already"
-            if remote():
+            if is_done():
                 return ""
             if begun:
                 return f"{_operation(begun)} is done, and its result isn't visible yet"
