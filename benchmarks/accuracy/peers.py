@@ -80,6 +80,8 @@ def _plain(estimator: Any, train: pd.DataFrame, test: pd.DataFrame, what: Task, 
             continue
         kind = pd.CategoricalDtype(values)
         rows[name], others[name] = rows[name].astype(kind), others[name].astype(kind)
+    # LightGBM takes no names with some characters, such as commas.
+    rows.columns = others.columns = pd.Index([f"x{number}" for number in range(len(rows.columns))])
     estimator.fit(rows, label)
     used = type(estimator).__name__
     if what.task == "regression":
@@ -114,10 +116,12 @@ def h2o(train: pd.DataFrame, test: pd.DataFrame, what: Task) -> Found:
     with tempfile.TemporaryDirectory() as scratch:
         files = [f"{scratch}/{name}.csv" for name in ("train", "test")]
         for frame, file in zip((train, test), files, strict=True):
-            frame.to_csv(file, index=False)
-        rows = h2o.import_file(files[0])
+            # H2O ends a row where a text has a line break.
+            frame.replace(r"[\r\n]+", " ", regex=True).to_csv(file, index=False)
+        # Where all is text, H2O would take the names for a row.
+        rows = h2o.import_file(files[0], header=1)
         kinds = {name: kind for name, kind in rows.types.items() if name != what.label}
-        others = h2o.import_file(files[1], col_types=kinds)
+        others = h2o.import_file(files[1], header=1, col_types=kinds)
     if what.task == "classification":
         rows[what.label] = rows[what.label].asfactor()
     search = H2OAutoML(
