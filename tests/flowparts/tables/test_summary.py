@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from flowparts import tables
 from flowparts.tables import summary
 from flowparts.tables.summary import Summary
 
@@ -231,3 +232,12 @@ def test_a_file_that_is_no_summary_is_one_sentence(tmp_path: Path) -> None:
     pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "baseline")
     with pytest.raises(ValueError, match="isn't a summary of a table"):
         summary.read(tmp_path / "baseline")
+
+
+def test_a_table_is_read_in_small_chunks(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    tables.write(pl.DataFrame({"a": range(30_000)}), tmp_path / "table")
+    with pl.Config(verbose=True):
+        found = summary.summarise(tables.scan(tmp_path / "table"))
+    assert found.rows == 30_000
+    # Many chunks wait for the summary, so its memory is a multiple of theirs.
+    assert "ideal_morsel_size: 4000," in capfd.readouterr().err
