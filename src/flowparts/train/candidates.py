@@ -247,16 +247,7 @@ def train_best(
             on these rows and has the metric on them.
     """
     options = candidates[0].options
-    learned, features = preprocess.fit(
-        train_table,
-        label=label,
-        task=task,
-        exclude_columns=exclude_columns,
-        weight_column=options.weight_column,
-        seed=options.seed,
-    )
-    rows = estimators.examples(features.lazy(), learned, options.weight_column)
-    del features
+    learned, rows = learn(train_table, label, task, exclude_columns, options)
     transformed = preprocess.transform(validation_table, learned, "the validation table")
     held_out = estimators.examples(transformed, learned, options.weight_column)
     found: list[dict[str, Any]] = []
@@ -308,6 +299,25 @@ class _Counter:
     def write(self, data: Any) -> int:
         self.bytes += (size := memoryview(data).nbytes)
         return size
+
+
+def learn(
+    table: pl.LazyFrame, label: str, task: str, exclude_columns: Sequence[str], options: Options
+) -> tuple[Preprocessor, estimators.Examples]:
+    """Learn the preprocessing of a table and make its features.
+
+    Raises:
+        ValueError: As `preprocess.fit`.
+    """
+    learned, features = preprocess.fit(
+        table,
+        label=label,
+        task=task,
+        exclude_columns=exclude_columns,
+        weight_column=options.weight_column,
+        seed=options.seed,
+    )
+    return learned, estimators.examples(features.lazy(), learned, options.weight_column)
 
 
 def _predictions(estimator: Any, rows: estimators.Examples, learned: Preprocessor) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from flowparts.evaluate import directions, metrics
 from flowparts.models import fitted_estimators, mlmodel
 from flowparts.prepare.preprocess import Preprocessor
 from flowparts.tables import casts
-from flowparts.train import budgets, calibration, candidates, estimators, failures, stages, trainers
+from flowparts.train import budgets, calibration, candidates, estimators, failures, trainers
 from flowparts.train.calibration import Calibration, Threshold
 from flowparts.train.candidates import Trained
 from flowparts.train.held_out import Floats, HeldOut
@@ -162,7 +162,7 @@ def fit(
             final[:, place], held_out.truth == place, threshold, place, held_out.weights
         )
     whole = rows.table if rows.validation is None else casts.stacked(rows.table, rows.validation)
-    learned, examples = stages.learn(
+    learned, examples = candidates.learn(
         whole, problem.label, problem.task, problem.exclude_columns, problem.options
     )
     # Scores on rows that a model has seen are of no use, so a few are enough for its latency.

@@ -11,7 +11,7 @@ from flowparts import tables
 from flowparts.prepare import preprocess
 from flowparts.prepare.folds import Fold
 from flowparts.prepare.preprocess import Preprocessor
-from flowparts.train import estimators
+from flowparts.train import candidates, estimators
 from flowparts.train.candidates import Options
 
 # Fractions of the training rows for the first stages on large tables, and the fewest rows of such a stage.
@@ -170,28 +170,9 @@ def _stage(
     options: Options,
     what: str = "the validation table",
 ) -> Stage:
-    learned, rows = learn(table, label, task, exclude_columns, options)
+    learned, rows = candidates.learn(table, label, task, exclude_columns, options)
     transformed = preprocess.transform(validation, learned, what)
     return Stage(learned, rows, estimators.examples(transformed, learned, options.weight_column))
-
-
-def learn(
-    table: pl.LazyFrame, label: str, task: str, exclude_columns: Sequence[str], options: Options
-) -> tuple[Preprocessor, estimators.Examples]:
-    """Learn the preprocessing of a table and make its features.
-
-    Raises:
-        ValueError: As `preprocess.fit`.
-    """
-    learned, features = preprocess.fit(
-        table,
-        label=label,
-        task=task,
-        exclude_columns=exclude_columns,
-        weight_column=options.weight_column,
-        seed=options.seed,
-    )
-    return learned, estimators.examples(features.lazy(), learned, options.weight_column)
 
 
 def _rows(examples: estimators.Examples, chosen: pl.Series) -> estimators.Examples:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.train import candidates, estimators, stages, trainers
+from flowparts.train import candidates, estimators, trainers
 from flowparts.train.candidates import Trained
 from flowparts.train.networks import checkpoints
 from flowparts.train.problem import FOLDS, Compared, Problem
@@ -228,7 +228,7 @@ def _final(judged: Objective, best: Trial, table: pl.LazyFrame, settings: Settin
             judged.candidate(best.configuration), last.learned, last.train, last.validation
         )
         return trained, last.learned, last.train
-    learned, rows = stages.learn(
+    learned, rows = candidates.learn(
         table, settings.label, settings.task, settings.exclude_columns, settings.options
     )
     configuration = replace(

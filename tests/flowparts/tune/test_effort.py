@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from flowparts import models, tables
 from flowparts.models import engines
-from flowparts.train import ensemble, portfolio, problem, stages, trainers
+from flowparts.train import candidates, ensemble, portfolio, problem, trainers
 from flowparts.train.candidates import Options
 from flowparts.train.problem import Problem
 from flowparts.tune import effort
@@ -246,7 +246,7 @@ def test_the_rows_of_a_search_are_examined_and_divided_once(
 
     counted(trainers, "examined")
     counted(problem, "assign")
-    counted(stages, "learn")
+    counted(candidates, "learn")
     Training(tmp_path / "model", waves(300), effort="standard")
     # The preprocessing of each of five folds, and that of the model.
     assert {name: calls.count(name) for name in calls} == {"examined": 1, "assign": 1, "learn": 6}
