@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 from flowparts.models import fitted_estimators, onnx_export
 from flowparts.models.adjusted import FLOOR, CalibratedProbabilities, DecisionThreshold
 from flowparts.models.onnx_graph import Graph
-from flowparts.train import ensemble, stages
+from flowparts.train import candidates, ensemble
 from flowparts.train.candidates import Options, build, train
 from flowparts.util import weights
 
@@ -26,7 +26,7 @@ def rows(labels: list[Any]) -> pl.DataFrame:
 
 def fitted(labels: list[Any], names: list[str]) -> tuple[Any, Any, Any]:
     """Return the mean of estimators, what made their features, and the features."""
-    learned, examples = stages.learn(rows(labels).lazy(), "label", "classification", (), Options())
+    learned, examples = candidates.learn(rows(labels).lazy(), "label", "classification", (), Options())
     parameters: dict[str, Any] = {"LGBM": {"n_estimators": 5}, "XGB": {"n_estimators": 5}}
     members = [
         train(
