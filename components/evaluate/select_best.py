@@ -39,7 +39,7 @@ def select_best(
     choice = selection.rank(found, metric)
     winner = choice.order[0]
     before = [] if earlier is None else found[-1].get("candidates") or []
-    with outputs.whole(model.path) as partial:
+    with outputs.atomic(model.path) as partial:
         trees.copy(all_candidates[winner].path, partial)
         stored = models.annotate(partial, {"candidates": selection.ranking(found, choice, before)})
     metadata.describe(model, stored)

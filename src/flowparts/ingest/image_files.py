@@ -73,7 +73,7 @@ def read(
     """
     with tempfile.TemporaryDirectory() as scratch, _listing(source, Path(scratch), options) as found:
         schema = {"path": pl.String(), "image": pl.Binary(), "label": found.label_type, **_SIZES}
-        with outputs.whole(table) as partial:
+        with outputs.atomic(table) as partial:
             partial.mkdir()
             parts, bad = _Parts(partial, schema), []
             done = 0

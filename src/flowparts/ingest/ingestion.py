@@ -184,8 +184,8 @@ def ingest(
     options = options or Options()
     with (
         tempfile.TemporaryDirectory(prefix="flowparts-") as scratch_name,
-        outputs.whole(table) as partial_table,
-        outputs.whole(rejected) as partial_rejected,
+        outputs.atomic(table) as partial_table,
+        outputs.atomic(rejected) as partial_rejected,
     ):
         scratch = Path(scratch_name)
         files = sources.fetch(source, _folder(scratch, "remote"))

@@ -83,7 +83,7 @@ def drop_unlabeled(file: Path, label: str, on_missing_label: str, source: str) -
 
 def rewrite(file: Path, frame: pl.LazyFrame) -> None:
     """Replace the rows of a file by rows derived from them."""
-    with outputs.whole(file.with_suffix(".rewritten")) as rewritten:
+    with outputs.atomic(file.with_suffix(".rewritten")) as rewritten:
         tables.write_part(frame, rewritten)
     file.with_suffix(".rewritten").replace(file)
 

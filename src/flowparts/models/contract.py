@@ -205,7 +205,7 @@ def save(
     framework = fitted_estimators.framework(estimator)
     described = {**metadata, "framework": framework, "categories": preprocessor.categories}
     stored = _stored(described, task, label, classes, preprocessor.features)
-    with outputs.whole(path) as partial:
+    with outputs.atomic(path) as partial:
         partial.mkdir()
         weights.dump(pipeline, partial / _WEIGHTS)
         if train_features is not None:
@@ -275,7 +275,7 @@ def save_onnx(
     stored = _stored({"framework": "onnx", **metadata}, task, label, classes, features)
     missing = [name for name in features if example[name].null_count()]
     nullable = preprocessor.nullable if preprocessor else missing
-    with outputs.whole(path) as partial:
+    with outputs.atomic(path) as partial:
         partial.mkdir()
         (partial / onnx_graph.FILE).write_bytes(whole)
         _write_requirements(partial, [["onnxruntime"], *([["pillow"]] if image_size else [])])

@@ -61,7 +61,7 @@ def carry_over(learned: str | Path, model: str | Path) -> mlmodel.Card:
     if not (Path(learned) / FILE).is_file():
         return models.metadata(model)
     _, facts = _read(Path(learned) / FILE)
-    with outputs.whole(Path(model) / FILE) as partial:
+    with outputs.atomic(Path(model) / FILE) as partial:
         shutil.copyfile(Path(learned) / FILE, partial)
     return models.annotate(model, facts["split"])
 
@@ -101,7 +101,7 @@ def write(
     limit = int(smallest[-1]) if len(smallest) == MOST_HASHES else 2**64 - 1
     facts = {"columns": columns, "limit": limit, "split": split}
     kept = (smallest % _STORED).cast(pl.UInt32).unique().sort().alias("hash").to_frame()
-    with outputs.whole(Path(folder) / FILE) as partial:
+    with outputs.atomic(Path(folder) / FILE) as partial:
         kept.write_parquet(partial, compression="zstd", metadata={_FACTS_KEY: json.dumps(facts)})
     return split
 

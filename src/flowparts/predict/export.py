@@ -33,7 +33,7 @@ def write_file(frame: pl.LazyFrame, destination: str, file_format: str | None = 
     local = sources.local_path(destination)
     if local is not None:
         outputs.require_no_directory(local)
-        with outputs.whole(local) as partial:
+        with outputs.atomic(local) as partial:
             _write(frame, partial, chosen)
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -112,7 +112,7 @@ class Preprocessor:
         }
         # A list preserves the columns' order, since keys are sorted when JSON is written.
         facts["features"] = [[name, kind] for name, kind in self.features.items()]
-        with outputs.whole(path) as partial:
+        with outputs.atomic(path) as partial:
             partial.mkdir()
             weights.dump(self.transformer, partial / "transformer.skops")
             outputs.write_json(partial / "preprocessor.json", facts)

@@ -195,7 +195,7 @@ def fetch_champion(model_name: str, path: str | Path, tracking_uri: str | None =
             f"{masked(resolve_uri(tracking_uri))}; train and register one first, or "
             "correct the name or the URI"
         )
-    with outputs.whole(path) as partial:
+    with outputs.atomic(path) as partial:
         partial.mkdir()
         download(model_name, version, partial, tracking_uri)
         # MLflow adds this file to every download; without it the files are the registered ones.
@@ -380,7 +380,7 @@ def _build(database: Path) -> None:
         return
     from mlflow.store.db import utils
 
-    with outputs.whole(database) as partial:
+    with outputs.atomic(database) as partial:
         _remove_journals(partial)
         engine = utils.create_sqlalchemy_engine(f"sqlite:///{partial}")
         try:

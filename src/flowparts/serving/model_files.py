@@ -51,7 +51,7 @@ def place(model: str, directory: Path, digest: str = "") -> None:
     Raises:
         ValueError: As `fetch`, or the files have another digest.
     """
-    with outputs.whole(directory) as partial:
+    with outputs.atomic(directory) as partial:
         partial.mkdir()
         fetch(model, partial)
         trees.require_digest(partial, digest, model)

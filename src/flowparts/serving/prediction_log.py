@@ -215,7 +215,7 @@ class PredictionLog:
             table = self._table(part)
             moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             name = f"part-{moment}-{uuid.uuid4().hex[:12]}.parquet"
-            with outputs.whole(self._directory / f"date={day}" / name) as partial:
+            with outputs.atomic(self._directory / f"date={day}" / name) as partial:
                 table.write_parquet(partial, compression="zstd")
 
     def _table(self, kept: Sequence[Kept]) -> "pl.DataFrame":

@@ -46,7 +46,7 @@ def lay_out(model: str, directory: Path, digest: str = "") -> None:
         ValueError: There is no model, it has no SavedModel, it can't be read, or its files have another
             digest.
     """
-    with tempfile.TemporaryDirectory() as scratch, outputs.whole(directory) as partial:
+    with tempfile.TemporaryDirectory() as scratch, outputs.atomic(directory) as partial:
         try:
             fetched = model_files.fetch(model, Path(scratch))
             trees.require_digest(fetched, digest, model)

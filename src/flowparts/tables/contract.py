@@ -127,7 +127,7 @@ def write(
     Returns:
         The table's description, as `description` returns it.
     """
-    with outputs.whole(path) as partial:
+    with outputs.atomic(path) as partial:
         partial.mkdir()
         write_part(frame, partial / "part-00000.parquet")
     return record(path, source, facts)
@@ -267,7 +267,7 @@ def record(path: str | Path, source: str = "", further: Mapping[str, Any] | None
         The description, which `description` returns from now on.
     """
     described = cast(Description, {**_measured(path), "source": source, **(further or {})})
-    with outputs.whole(Path(path) / _FACTS_FILE) as partial:
+    with outputs.atomic(Path(path) / _FACTS_FILE) as partial:
         empty = pl.DataFrame(schema=scan(path).collect_schema())
         empty.write_parquet(partial, metadata={_FACTS_KEY: json.dumps(described)})
     return described

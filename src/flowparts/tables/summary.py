@@ -269,7 +269,7 @@ class Summary:
             for name, column in self.columns.items()
         ]
         facts = json.dumps({"version": _VERSION, **self.facts}, sort_keys=True)
-        with outputs.whole(path) as partial:
+        with outputs.atomic(path) as partial:
             pl.DataFrame(rows, _FILE).write_parquet(
                 partial, compression="zstd", compression_level=9, metadata={_FACTS_KEY: facts}
             )

@@ -3,9 +3,8 @@
 import functools
 import inspect
 import math
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ import polars as pl
 
 from flowparts.models import fitted_estimators
 from flowparts.prepare.preprocess import Preprocessor, label_values
-from flowparts.train import constraints
+from flowparts.train import constraints, estimator_parameters
 from flowparts.util import errors
 from flowparts.util.names import hint
 
@@ -22,11 +21,6 @@ _SUFFIXES = {"classification": "Classifier", "regression": "Regressor"}
 _LINEAR = {"classification": "LogisticRegression", "regression": "Ridge"}
 # With fewer values, threads cost more than they save, most of all if candidates train side by side.
 _VALUES_WORTH_THREADS = 200_000
-# Parameters that take estimators; users give names of estimators.
-_NESTED = ("estimator", "final_estimator")
-# Parameters of XGBoost's objectives that its constructor doesn't name.
-_XGBOOST_NUMBERS = ("quantile_alpha", "huber_slope", "tweedie_variance_power")
-_NESTED_LISTS = ("estimators",)
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def resolve(name: str, task: str) -> type:
         kind = next(kind for other, kind in _KINDS.items() if other != task)
         raise ValueError(
             f"estimator {name!r} is a {kind}, but the task is {task}"
-            + (f"; use {kin!r}" if kin in fitting else _near(found, fitting))
+            + (f"; use {kin!r}" if kin in fitting else estimator_parameters.near(found, fitting))
         )
     raise ValueError(
         f"estimator {name!r} is unknown for {task}; {hint(found, [*fitting, *families])}"
@@ -119,9 +113,9 @@ def build(
     defaults: dict[str, Any] = {}
     if _takes_random_state(cls):
         defaults["random_state"] = seed
-    if _is_booster(cls):
+    if estimator_parameters.is_booster(cls):
         quiet_and_steady = {"verbosity": -1, "deterministic": True, "force_row_wise": True}
-        defaults |= {"verbosity": 0} if _library(cls) == "xgboost" else quiet_and_steady
+        defaults |= {"verbosity": 0} if estimator_parameters.library(cls) == "xgboost" else quiet_and_steady
     if class_weight is not None:
         if task != "classification":
             raise ValueError(f"class_weight {class_weight!r} is for classification; the task is {task}")
@@ -168,13 +162,13 @@ def fit(
     from flowparts.prepare.transformers import EncodedLabels
 
     constraints.apply(estimator, train.columns)
-    name, library = type(estimator).__name__, _library(type(estimator))
+    name, library = type(estimator).__name__, estimator_parameters.library(type(estimator))
     options: dict[str, Any] = {}
     weights = _weights(estimator, train, class_weight)
     if weights is not None:
         options["sample_weight"] = weights
     threads = joblib.cpu_count() if train.matrix.size >= _VALUES_WORTH_THREADS else 1
-    if _is_booster(type(estimator)) and estimator.n_jobs is None:
+    if estimator_parameters.is_booster(type(estimator)) and estimator.n_jobs is None:
         estimator.set_params(n_jobs=threads)
     if early_stopping_rounds is not None:
         options |= _validation_options(estimator, train, validation, early_stopping_rounds)
@@ -255,44 +249,7 @@ def check_parameters(cls: type, parameters: Mapping[str, Any], task: str, seed: 
     Raises:
         ValueError: A parameter is unknown, missing, of a wrong type or out of range.
     """
-    signature = inspect.signature(cls).parameters
-    allowed = _parameter_names(cls)
-    for parameter in parameters:
-        if parameter not in allowed:
-            raise ValueError(
-                f"estimator {cls.__name__!r} has no parameter {parameter!r}"
-                f"; {hint(parameter, _listed(cls))}it has: {', '.join(_listed(cls))}"
-            )
-    checked = {
-        parameter: _checked(cls, parameter, value, task, seed) for parameter, value in parameters.items()
-    }
-    for parameter, description in signature.items():
-        required = description.default is inspect.Parameter.empty and description.kind is not (
-            inspect.Parameter.VAR_KEYWORD
-        )
-        if required and parameter not in checked:
-            what = "estimator names" if parameter in _NESTED_LISTS else "name of an estimator"
-            raise ValueError(f"estimator {cls.__name__!r} needs the parameter {parameter!r}: give the {what}")
-    return checked
-
-
-def _checked(cls: type, parameter: str, value: Any, task: str, seed: int) -> Any:
-    if constraints.names_columns(parameter, value):
-        return constraints.checked(parameter, value)
-    if parameter in _NESTED and isinstance(value, str | Mapping):
-        return _nested(value, task, seed)
-    if parameter in _NESTED_LISTS and isinstance(value, Sequence) and not isinstance(value, str):
-        return [(f"{index}", _nested(item, task, seed)) for index, item in enumerate(value)]
-    if _library(cls) == "xgboost" and parameter in _XGBOOST_NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(
-                f"{parameter} of estimator {cls.__name__!r} must be one number, not {value!r}: "
-                "a model has one prediction for a row"
-            )
-        return float(value)
-    if _is_booster(cls):
-        return _checked_by_annotation(cls, parameter, value)
-    return _checked_by_constraints(cls, parameter, value)
+    return estimator_parameters.check(cls, parameters, functools.partial(_nested, task=task, seed=seed))
 
 
 def _nested(value: Any, task: str, seed: int) -> Any:
@@ -306,111 +263,10 @@ def _nested(value: Any, task: str, seed: int) -> Any:
     )
 
 
-def _checked_by_constraints(cls: type, parameter: str, value: Any) -> Any:
-    """Check against the constraints that scikit-learn's estimators declare."""
-    from sklearn.utils._param_validation import make_constraint
-
-    declared = getattr(cls, "_parameter_constraints", {}).get(parameter)
-    if declared is None or declared == "no_validation":
-        return _whole(value)
-    constraints = [make_constraint(constraint) for constraint in declared]
-    candidates = [value]
-    if isinstance(value, float) and value.is_integer():
-        candidates.append(int(value))
-    elif isinstance(value, list | dict):
-        inner = _whole(value)
-        # Ints inside a list may arrive as floats, and nothing that takes floats refuses ints.
-        candidates = [inner, tuple(inner)] if isinstance(value, list) else [inner]
-    for candidate in candidates:
-        if any(constraint.is_satisfied_by(candidate) for constraint in constraints):
-            return candidate
-    wanted = [str(constraint) for constraint in constraints if not constraint.hidden]
-    raise ValueError(
-        f"parameter {parameter!r} of {cls.__name__} must be {' or '.join(wanted)}, not {value!r}"
-        + (_near(value, _options(constraints)) if isinstance(value, str) else "")
-    )
-
-
-def _checked_by_annotation(cls: type, parameter: str, value: Any) -> Any:
-    """Check against the type annotations of XGBoost's and LightGBM's constructors."""
-    annotation = _annotations(cls).get(parameter, Any)
-    accepted = set(typing.get_args(annotation)) if _is_union(annotation) else {annotation}
-    if Any in accepted:
-        return _whole(value)
-    simple = tuple(kind for kind in accepted if kind in (int, float, str, bool, type(None)))
-    if isinstance(value, bool):
-        fits = bool in simple
-    elif isinstance(value, float) and value.is_integer() and float not in simple and int in simple:
-        return int(value)
-    elif isinstance(value, int):
-        fits = int in simple or float in simple
-    else:
-        fits = isinstance(value, simple)
-    if not fits and isinstance(value, list | dict) and len(accepted) > len(simple):
-        return _whole(value)
-    if not fits:
-        names = sorted("None" if kind is type(None) else kind.__name__ for kind in simple)
-        raise ValueError(
-            f"parameter {parameter!r} of {cls.__name__} must be {' or '.join(names) or annotation}, "
-            f"not {value!r}"
-        )
-    return value
-
-
-def _whole(value: Any) -> Any:
-    """Turn whole floats into ints, inside lists and dicts too."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    return value
-
-
-def _annotations(cls: type) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        if base.__module__.partition(".")[0] in ("xgboost", "lightgbm") and "__init__" in vars(base):
-            found |= typing.get_type_hints(base.__init__)  # type: ignore[misc]
-    return {name: kind for name, kind in found.items() if name not in ("return", "kwargs")}
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def _listed(cls: type) -> list[str]:
-    if _is_booster(cls):
-        return sorted(_annotations(cls))
-    return [name for name in inspect.signature(cls).parameters if not name.startswith("_")]
-
-
-def _parameter_names(cls: type) -> list[str]:
-    names = _listed(cls)
-    if _library(cls) == "xgboost":
-        return [*names, *_XGBOOST_NUMBERS]
-    if _library(cls) == "lightgbm":
-        from lightgbm.basic import _ConfigAliases
-
-        # LightGBM takes all training parameters, not only those of the constructor.
-        aliases = _ConfigAliases._get_all_param_aliases()
-        names = [
-            *names,
-            *sorted({name for key, known in aliases.items() for name in (key, *known)} - set(names)),
-        ]
-    return names
-
-
-def _options(constraints: Iterable[Any]) -> list[str]:
-    options = [option for constraint in constraints for option in getattr(constraint, "options", ())]
-    return [option for option in options if isinstance(option, str)]
-
-
 def stops_early(cls: type) -> bool:
     """Return whether an estimator can stop early on validation rows."""
     return cls.__name__.startswith(("XGBClassifier", "XGBRegressor", "HistGradientBoosting")) or (
-        _library(cls) == "lightgbm"
+        estimator_parameters.library(cls) == "lightgbm"
     )
 
 
@@ -421,9 +277,9 @@ def rounds(estimator: Any) -> dict[str, int]:
         estimator: Trained by `fit` with early stopping.
     """
     inner = fitted_estimators.bare(estimator)
-    if _library(type(inner)) == "xgboost":
+    if estimator_parameters.library(type(inner)) == "xgboost":
         return {"n_estimators": int(inner.best_iteration) + 1}
-    if _library(type(inner)) == "lightgbm":
+    if estimator_parameters.library(type(inner)) == "lightgbm":
         return {"n_estimators": int(inner.best_iteration_) or int(inner.n_estimators)}
     return {"max_iter": int(inner.n_iter_)}
 
@@ -457,9 +313,9 @@ def _early_stopping(cls: type, rounds: int) -> dict[str, Any]:
             f"estimator {cls.__name__!r} can't stop early on the validation table; leave out "
             "early_stopping_rounds, or use HistGradientBoosting, XGB or LGBM"
         )
-    if _library(cls) == "xgboost":
+    if estimator_parameters.library(cls) == "xgboost":
         return {"early_stopping_rounds": rounds}
-    if _library(cls) == "lightgbm":
+    if estimator_parameters.library(cls) == "lightgbm":
         return {}
     return {"early_stopping": True, "n_iter_no_change": rounds}
 
@@ -468,7 +324,7 @@ def _validation_options(estimator: Any, train: Examples, validation: Examples, r
     """Return the arguments of an estimator's `fit` for early stopping on the validation rows."""
     import numpy as np
 
-    library = _library(type(estimator))
+    library = estimator_parameters.library(type(estimator))
     if library == "sklearn":
         options = {"X_val": validation.matrix, "y_val": validation.label}
         if validation.weights is not None:
@@ -532,17 +388,4 @@ def _classes(*tasks: str) -> dict[str, Any]:
 
 
 def _takes_random_state(cls: type) -> bool:
-    return "random_state" in inspect.signature(cls).parameters or _is_booster(cls)
-
-
-def _is_booster(cls: type) -> bool:
-    return _library(cls) in ("xgboost", "lightgbm")
-
-
-def _library(cls: type) -> str:
-    return cls.__module__.partition(".")[0]
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    suggestion = hint(word, known)
-    return f"; {suggestion.rstrip()}" if suggestion else ""
+    return "random_state" in inspect.signature(cls).parameters or estimator_parameters.is_booster(cls)

@@ -12,7 +12,7 @@ from flowparts.util import errors
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path for a file or directory that appears at `path` only if the block succeeds.
 
     An earlier output stays until the new one replaces it. Leftovers of an interrupted attempt are removed
@@ -55,7 +55,7 @@ def require_no_directory(path: str | Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file that appears whole or not at all."""
-    with whole(path) as partial:
+    with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ def test_a_file_appears_with_its_parents(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
-        with outputs.whole(tmp_path / "table") as partial:
+        with outputs.atomic(tmp_path / "table") as partial:
             partial.mkdir()
             (partial / "part").write_text("half")
             raise RuntimeError("stopped")
@@ -34,7 +34,7 @@ def test_a_killed_write_leaves_no_output_and_can_be_run_again(tmp_path: Path) ->
     code = """
 import os, signal, sys
 from flowparts.util import outputs
-with outputs.whole(sys.argv[1]) as partial:
+with outputs.atomic(sys.argv[1]) as partial:
     partial.mkdir()
     (partial / "stale").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -42,7 +42,7 @@ with outputs.whole(sys.argv[1]) as partial:
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "table")])
     assert killed.returncode == -9
     assert not (tmp_path / "table").exists()
-    with outputs.whole(tmp_path / "table") as partial:
+    with outputs.atomic(tmp_path / "table") as partial:
         partial.mkdir()
         (partial / "part").write_text("whole")
     assert names(tmp_path) == ["table"]
@@ -51,7 +51,7 @@ with outputs.whole(sys.argv[1]) as partial:
 
 def test_an_earlier_output_is_replaced_not_mixed(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        with outputs.whole(tmp_path / "table") as partial:
+        with outputs.atomic(tmp_path / "table") as partial:
             partial.mkdir()
             (partial / name).touch()
     assert names(tmp_path / "table") == ["second"]
@@ -59,7 +59,7 @@ def test_an_earlier_output_is_replaced_not_mixed(tmp_path: Path) -> None:
 
 def test_an_earlier_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     def replace(fail: bool) -> None:
-        with outputs.whole(tmp_path / "table") as table, outputs.whole(tmp_path / "text") as text:
+        with outputs.atomic(tmp_path / "table") as table, outputs.atomic(tmp_path / "text") as text:
             table.mkdir()
             (table / "part").write_text("new")
             text.write_text("new")
@@ -82,7 +82,7 @@ def test_an_earlier_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
 def test_an_output_that_was_taken_away_by_a_killed_attempt_comes_back(tmp_path: Path) -> None:
     (tmp_path / ".table.earlier").mkdir()
     (tmp_path / ".table.earlier" / "part").touch()
-    with pytest.raises(RuntimeError, match="stopped"), outputs.whole(tmp_path / "table"):
+    with pytest.raises(RuntimeError, match="stopped"), outputs.atomic(tmp_path / "table"):
         raise RuntimeError("stopped")
     assert names(tmp_path) == ["table"]
     assert names(tmp_path / "table") == ["part"]
@@ -111,7 +111,7 @@ def test_a_directory_above_is_never_replaced(
         monkeypatch.setattr(Path, "rename", refuse)
     target = tmp_path / path if path.startswith("home") else path
     sentence = "end the path with the name of the output"
-    with pytest.raises(ValueError, match=sentence), outputs.whole(target) as partial:
+    with pytest.raises(ValueError, match=sentence), outputs.atomic(target) as partial:
         partial.mkdir()
     assert names(tmp_path) == ["home", "important"]
     assert names(tmp_path / "home") == ["a"]
@@ -122,7 +122,7 @@ def test_a_mount_that_refuses_renames_gets_a_copy(tmp_path: Path, monkeypatch: p
         raise OSError("Operation not permitted")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with outputs.whole(tmp_path / "table") as partial:
+    with outputs.atomic(tmp_path / "table") as partial:
         partial.mkdir()
         (partial / "part").write_text("whole")
     outputs.write_text(tmp_path / "text", "whole")
@@ -139,7 +139,7 @@ def test_where_renames_are_refused_an_earlier_directory_is_replaced_not_mixed(
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "old").touch()
     monkeypatch.setattr(Path, "rename", refuse)
-    with outputs.whole(tmp_path / "table") as partial:
+    with outputs.atomic(tmp_path / "table") as partial:
         partial.mkdir()
         (partial / "new").touch()
     assert names(tmp_path) == ["table"]
@@ -162,7 +162,7 @@ def test_a_copy_that_fails_half_way_gives_the_earlier_directory_back(
         raise OSError("No space left on device")
 
     def replace() -> None:
-        with outputs.whole(tmp_path / "table") as partial:
+        with outputs.atomic(tmp_path / "table") as partial:
             partial.mkdir()
             (partial / "new").touch()
 
@@ -179,7 +179,7 @@ def test_a_copy_that_fails_half_way_gives_the_earlier_directory_back(
 def test_what_a_killed_attempt_had_replaced_is_removed_by_the_next(tmp_path: Path) -> None:
     for folder in (".table.earlier", "table"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(RuntimeError, match="stopped"), outputs.whole(tmp_path / "table"):
+    with pytest.raises(RuntimeError, match="stopped"), outputs.atomic(tmp_path / "table"):
         raise RuntimeError("stopped")
     assert names(tmp_path) == ["table"]
 

@@ -73,7 +73,7 @@ class Checkpoints:
             _log.info("training: another process stores the states of an equal training")
             return
         with self._local() as folder:
-            with outputs.whole(folder / f"{_PREFIX}{epoch:06}") as partial:
+            with outputs.atomic(folder / f"{_PREFIX}{epoch:06}") as partial:
                 partial.mkdir()
                 model.save(partial / "model.keras")
                 if best is not None:

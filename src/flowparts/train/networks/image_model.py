@@ -258,7 +258,7 @@ def save(
     onnx_export.rename(graph.graph, {graph.graph.input[0].name: column})
     pixels = images.pixels(network.held_out[column].to_list(), size)
     expected = predictions(network.model.predict({"image": pixels}, verbose=0), classes)
-    with tempfile.TemporaryDirectory() as scratch, outputs.whole(path) as partial:
+    with tempfile.TemporaryDirectory() as scratch, outputs.atomic(path) as partial:
         servable = Path(scratch) / "saved_model"
         _write_saved_model(network.model, column, size, classes, servable)
         served = saved_model.predict(servable, {column: pixels}, _PIXELS)

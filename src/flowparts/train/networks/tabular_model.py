@@ -297,7 +297,7 @@ def save(
     rows = pl.concat([network.held_out, _strange(network.held_out)])
     columns = encoding.columns(rows, learned)
     expected = predictions(answer(whole, columns), goal.classes)
-    with outputs.whole(path) as partial:
+    with outputs.atomic(path) as partial:
         stored = models.save_onnx(
             partial,
             graph,
