@@ -82,7 +82,7 @@ def main() -> None:
     large, small = (WORK / str(rows) for rows in (options.rows, options.rows // 10))
     prepare(small, large)
 
-    lines = ["| case | rows | against | speed | memory | ours | peer | aim | holds |", "|" + "---|" * 9]
+    lines = ["| case | rows | against | speed | memory | ours | peer | goal | met |", "|" + "---|" * 9]
     print(*lines, sep="\n")
     peaks: dict[str, dict[Path, float]] = {}
     for case in CASES:
@@ -195,7 +195,7 @@ def line(case: Case, data: Path, ours: Measure, peer: Measure, aimed: bool) -> s
 
 
 def growth(peaks: dict[str, dict[Path, float]], small: Path, large: Path) -> str:
-    lines = ["| case | growth | MB | aim | holds |", "|---|---|---|---|---|"]
+    lines = ["| case | growth | MB | goal | met |", "|---|---|---|---|---|"]
     for name, peak in peaks.items():
         ratio = peak[large] / peak[small]
         lines.append(
@@ -235,7 +235,7 @@ def whole_run() -> str:
     run_seconds, script_seconds = median(runs).seconds, median(scripts).seconds
     overhead = (run_seconds - script_seconds) / tasks
     return (
-        "| tasks | run.py | plain script | overhead per task | aim | holds |\n|---|---|---|---|---|---|\n"
+        "| tasks | run.py | plain script | overhead per task | goal | met |\n|---|---|---|---|---|---|\n"
         f"| {tasks} | {run_seconds:.1f} s | {script_seconds:.1f} s | {overhead:.2f} s | "
         f"≤ {MAX_OVERHEAD_SECONDS} s | {'yes' if overhead <= MAX_OVERHEAD_SECONDS else 'no'} |"
     )

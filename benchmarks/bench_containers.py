@@ -95,7 +95,7 @@ def steps() -> list[str]:
         rows.append(f"| step: {label} | {ours_seconds:.2f} s | {peer_seconds:.1f} s | {ratio:.0f} x |")
     return [
         *rows,
-        f"| of which the two imports by themselves | {imports():.2f} s | | the same on both sides |",
+        f"| of which the two imports | {imports():.2f} s | | the same on both sides |",
     ]
 
 

@@ -55,7 +55,7 @@ PANELS: dict[str, Sequence[Panel]] = {
                 "sum by (job, le) (rate(flowparts_request_seconds_bucket{JOB}[5m])))"
                 for quantile in (0.5, 0.95, 0.99)
             },
-            "Upper bounds of 50, 95 and 99 % of the requests.",
+            "Median, 95th and 99th percentile of the request duration.",
         ),
         Panel(
             "Errors",
@@ -65,7 +65,7 @@ PANELS: dict[str, Sequence[Panel]] = {
                 '(rate(flowparts_requests_total{JOB, code!="200"}[5m]))'
                 " / on (job) group_left () sum by (job) (rate(flowparts_requests_total{JOB}[5m]))"
             },
-            "Share of the requests by status.",
+            "Fraction of the requests that ended with each error status.",
         ),
         Panel(
             "Saturation",
@@ -87,7 +87,7 @@ PANELS: dict[str, Sequence[Panel]] = {
                 "{{job}} {{class}}": "sum by (job, class) (rate(flowparts_predictions_total{JOB}[5m]))"
                 " / on (job) group_left () sum by (job) (rate(flowparts_predictions_total{JOB}[5m]))"
             },
-            "Share of the rows.",
+            "Fraction of the predicted rows.",
         ),
         Panel(
             "Requests by version",
@@ -98,7 +98,7 @@ PANELS: dict[str, Sequence[Panel]] = {
                 " sum by (job, instance) (rate(flowparts_requests_total{JOB}[5m])))"
                 " / on () group_left () sum(rate(flowparts_requests_total{JOB}[5m]))"
             },
-            "Share of each version: while a canary runs, the new one's grows step by step.",
+            "Fraction of the requests by version. During a rollout, the new version's grows step by step.",
         ),
         Panel(
             "Servers by version",
@@ -116,14 +116,14 @@ PANELS: dict[str, Sequence[Panel]] = {
                 "{{job}} {{metric}}, evaluation": "flowparts_evaluation_metric"
                 '{JOB, metric!~"rows|.*_(low|high)"}',
             },
-            "Metrics on predictions whose labels have arrived, and of the evaluation.",
+            "Metrics of predictions whose labels have arrived, and of the evaluation before deployment.",
             lowest=None,
         ),
         Panel(
             "Performance by slice",
             "short",
             {"{{job}} {{metric}} {{column}} {{value}}": "flowparts_performance_slice{JOB}"},
-            "Metrics of the slices that measure_performance was given.",
+            "Metrics of the slices that measure_performance measures.",
             lowest=None,
         ),
         Panel(
@@ -133,7 +133,7 @@ PANELS: dict[str, Sequence[Panel]] = {
                 "{{job}} {{metric}}": "flowparts_estimated_performance{JOB}",
                 "{{job}} {{metric}}, error of past estimates": "flowparts_estimate_error{JOB}",
             },
-            "Metrics of the newest window before its labels arrive, and how far off earlier estimates were.",
+            "Metrics of the newest window, estimated before labels arrive, and the error of past estimates.",
         ),
     ),
     "A/B test": (
@@ -141,8 +141,8 @@ PANELS: dict[str, Sequence[Panel]] = {
             "Effect of the new revision",
             "short",
             {"{{job}} {{column}} {{part}}": "flowparts_ab_test_effect{JOB}"},
-            "Mean of the new revision less the current one's, with the ends of its confidence sequence: an "
-            "interval without 0 is an effect.",
+            "Difference of the means, new minus current revision, with its confidence interval. If the "
+            "interval excludes 0, there is an effect.",
             lowest=None,
         ),
         Panel(
@@ -150,9 +150,9 @@ PANELS: dict[str, Sequence[Panel]] = {
             "short",
             {
                 "{{job}} {{column}}": "flowparts_ab_test_p_value{JOB}",
-                "{{job}} shares of the units": "flowparts_ab_test_mismatch_p_value{JOB}",
+                "{{job}} assignment of units": "flowparts_ab_test_mismatch_p_value{JOB}",
             },
-            "Of no effect on the outcome, and of units shared as planned: below 0.01 the test is invalid.",
+            "Of the outcome's effect, and of the assignment of units: below 0.01, the test is invalid.",
         ),
         Panel(
             "Units",
@@ -167,13 +167,13 @@ PANELS: dict[str, Sequence[Panel]] = {
             "Drift by column",
             "percentunit",
             {"{{job}} {{column}}": "topk(10, flowparts_drift_effect{JOB})"},
-            "Share of rows that moved, of the ten columns that moved most.",
+            "Fraction of rows that changed, for the ten columns with the largest change.",
         ),
         Panel(
             "Population stability index",
             "short",
             {"{{job}} {{column}}": "topk(10, flowparts_drift_psi{JOB})"},
-            "From 0.2 a distribution is commonly called another one.",
+            "By convention, a change of 0.2 or more is large.",
         ),
         Panel(
             "Drifted and skewed columns",
@@ -187,13 +187,13 @@ PANELS: dict[str, Sequence[Panel]] = {
             "Missing values",
             "percentunit",
             {"{{job}} {{column}}": "topk(10, flowparts_null_rate{JOB})"},
-            "Share of nulls, of the ten columns with most.",
+            "Fraction of nulls, for the ten columns with the most.",
         ),
         Panel(
             "Age of the newest prediction",
             "s",
             {"{{job}}": "time() - max by (job) (flowparts_log_newest_timestamp_seconds{JOB})"},
-            "Rises between two measurements; a log that has stopped growing never falls back.",
+            "Rises between measurements. If it never falls again, the log has stopped growing.",
         ),
     ),
 }

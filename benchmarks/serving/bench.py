@@ -247,7 +247,7 @@ def memory_of(process: psutil.Process) -> tuple[float, int]:
 
 def soak(ours: list[str], work: Path, result: Result, options: argparse.Namespace) -> str:
     """Hold 80 % of the capacity for minutes; return what became of errors, latency and memory."""
-    lines = [SOAK, "| rows | held | minutes | failed | p99 | memory after 10 % | at the end |",
+    lines = [SOAK, "| rows | load | minutes | failed | p99 | memory after 10 % | at the end |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for rows in ROWS:
         request = body("instances", rows, work)
@@ -276,16 +276,16 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
     lines = [
         "# Benchmark of the model server",
         "",
-        "Our server beside others with the same scikit-learn pipeline (20 mixed columns, 100 boosted trees),",
-        f"each with one worker, on loopback: {options.connections} connections that each send a request when",
-        f"the one before is answered, {options.seconds} s a measurement after 1 s of warming up, one server",
-        "after another. `make bench-serving` measures and writes this page; with SOAK=10 it only",
-        "holds 80 % of our capacity for ten minutes, with each size of request.",
+        "Our server compared with others that serve the same scikit-learn pipeline (20 mixed columns, 100",
+        f"boosted trees), each with one worker, on loopback. {options.connections} connections each send the next",
+        f"request when the previous one is answered. Each measurement takes {options.seconds} s after a warm-up",
+        "of 1 s; servers are measured one after another. `make bench-serving` measures and writes this page;",
+        "with SOAK=10 it only runs at 80 % of our capacity, for ten minutes with each request size.",
         "",
         f"Measured on {os.cpu_count()} cores with {psutil.virtual_memory().total / 2**30:.0f} GiB of memory,",
         f"Python {platform.python_version()}; our engine: {engine}. Memory is that of all processes of a",
-        "server, shared pages once. Every server has OMP_NUM_THREADS=1: behind FastAPI and KServe",
-        "scikit-learn's default was no faster on two idle cores, and much slower on busy ones.",
+        "server, shared pages counted once. Every server has OMP_NUM_THREADS=1: behind FastAPI and KServe,",
+        "scikit-learn's default was no faster on two idle cores and much slower on busy ones.",
         "",
         "| server | requests/s, 1 row | ours / it | p99 | requests/s, 32 rows | ours / it | p99 | memory |",
         "|---|---|---|---|---|---|---|---|",
@@ -297,10 +297,10 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
             cells.append(f"{result.load[rows]['p99_ms']:.1f} ms")
         lines.append("| " + " | ".join([*cells, f"{result.memory_mb:.0f} MB"]) + " |")
     failed = sum(int(cell["failed"]) for result in results.values() for cell in result.load.values())
-    lines += ["", f"Requests that failed: {failed}.", ""]
+    lines += ["", f"Failed requests: {failed}.", ""]
     peers = [results[name] for name in MODEL_SERVERS if name in results]
     if len(peers) == len(MODEL_SERVERS) and "hello-world FastAPI" in results:
-        lines += ["| aim | found | holds |", "|---|---|---|"]
+        lines += ["| goal | measured | met |", "|---|---|---|"]
         for rows, factor in zip(ROWS, (10, 7), strict=True):
             found = ours.rate(rows) / max(peer.rate(rows) for peer in peers)
             lines.append(
@@ -315,9 +315,9 @@ def report(results: dict[str, Result], again: Result, engine: str, options: argp
     if servers:
         lines += [
             "",
-            "What our HTTP server alone is worth, with the same handlers, batching and engine behind others:",
+            "Our HTTP server alone, compared with others in front of the same handlers, batching and engine:",
         ]
-        lines += ["", "| aim | found | holds |", "|---|---|---|"]
+        lines += ["", "| goal | measured | met |", "|---|---|---|"]
         for rows in ROWS:
             found = ours.rate(rows) / max(server.rate(rows) for server in servers)
             lines.append(aim(f"{rows} rows: ≥ 1.3x the best of uvicorn and granian", found, 1.3))

@@ -135,7 +135,7 @@ def test_drift_reaches_the_webhook_and_its_end_does_too(watched: Watched) -> Non
     alert = watched.until(lambda: watched.hook.alerts)[0]
     assert alert["labels"]["alertname"] == "FlowpartsDrift"
     assert alert["labels"]["job"] == "churn"
-    assert alert["annotations"]["summary"] == "2 columns of churn have drifted"
+    assert alert["annotations"]["summary"] == "2 columns of churn drifted"
     watched.drift(0)
     resolved = watched.until(lambda: [each for each in watched.hook.alerts if each["status"] == "resolved"])
     assert {each["labels"]["alertname"] for each in resolved} == {"FlowpartsDrift"}

@@ -170,7 +170,7 @@ def test_fifty_windows_without_drift_are_quiet_and_a_planted_one_fires(tmp_path:
         "exp_alerts": [
             {
                 "exp_labels": {"job": "churn", "model": "churn", "severity": "ticket"},
-                "exp_annotations": {"summary": "1 columns of churn have drifted"},
+                "exp_annotations": {"summary": "1 column of churn drifted"},
             }
         ],
     }
