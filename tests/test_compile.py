@@ -38,7 +38,7 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
     }
 
 
-def test_what_was_compiled_for_a_registry_is_not_overwritten_without_one(
+def test_files_compiled_for_a_registry_are_not_overwritten_by_ones_without(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = ["split_table", "--out", str(tmp_path)]
@@ -71,7 +71,7 @@ def test_what_was_compiled_for_a_registry_is_not_overwritten_without_one(
         ),
     ],
 )
-def test_a_wrong_option_is_answered_with_a_sentence_and_nothing_is_written(
+def test_a_wrong_option_gives_a_one_line_error_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], sentence: str
 ) -> None:
     assert compile_command.main([*arguments, "--out", str(tmp_path / "out")]) == 1
@@ -240,16 +240,14 @@ def test_vertex_gets_limits_only(tmp_path: Path, config: list[str]) -> None:
     }
 
 
-def test_an_unknown_profile_is_answered_with_a_sentence(
-    config: list[str], capsys: pytest.CaptureFixture
-) -> None:
+def test_an_unknown_profile_gives_a_one_line_error(config: list[str], capsys: pytest.CaptureFixture) -> None:
     assert compile_command.main(["batch-prediction", *config, "--profile", "taem"]) == 1
     assert (
         capsys.readouterr().err == "error: unknown profile 'taem'; did you mean 'team'? known: team, cloud\n"
     )
 
 
-def test_what_may_go_wrong_is_told_beside_what_is_compiled(
+def test_warnings_are_printed_beside_the_compiled_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     ingest_table = catalogue.components()["ingest_table"]

@@ -323,7 +323,7 @@ RECORDS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name[:4])
-def test_a_decision_record_has_its_form(record: Path) -> None:
+def test_a_decision_record_has_the_required_sections(record: Path) -> None:
     text = record.read_text("utf-8")
     number = int(record.name[:4])
     assert text.startswith(f"# {number}. ")

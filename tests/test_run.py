@@ -49,7 +49,7 @@ def test_lists_the_pipelines_with_their_parameters_and_descriptions(capsys: pyte
         (["--strict", "tabular-training", "--runner", "docker"], "leave out --runner docker"),
     ],
 )
-def test_a_wrong_call_is_answered_with_a_sentence_and_runs_nothing(
+def test_a_wrong_call_gives_a_one_line_error_and_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], sentence: str
 ) -> None:
     assert run_command.main([*arguments, "--runs", str(tmp_path / "runs")]) == 2
@@ -69,7 +69,7 @@ def test_a_wrong_call_is_answered_with_a_sentence_and_runs_nothing(
     ],
     ids=["missing file", "missing label"],
 )
-def test_what_a_user_gets_wrong_first_is_told_with_task_sentence_and_log(
+def test_a_users_first_mistake_is_reported_with_task_error_and_log(
     tmp_path: Path, parameters: list[str], task: str, sentence: str
 ) -> None:
     arguments = [word for parameter in parameters for word in ("-p", parameter)]
@@ -88,7 +88,7 @@ def test_what_a_user_gets_wrong_first_is_told_with_task_sentence_and_log(
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_compiled_file_of_ones_own_is_checked_in_one_command(
+def test_a_users_compiled_file_is_checked_by_one_command(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     @dsl.component(base_image="registry.example/base:1", install_kfp_package=False)

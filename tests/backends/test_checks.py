@@ -140,7 +140,7 @@ def loop_over_artifacts(spec: dict[str, Any]) -> None:
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 @pytest.mark.parametrize("check", [overlay.check, document.check], ids=["kubeflow", "vertex"])
-def test_a_refusal_is_told_in_a_sentence(
+def test_a_refusal_gives_a_one_line_error(
     breakage: Callable[[dict[str, Any]], None], sentence: str, check: Callable[[str], None]
 ) -> None:
     spec = copy.deepcopy(compiled())

@@ -175,7 +175,7 @@ UNREADABLE = {
 @pytest.mark.parametrize(
     ("name", "content"), [(name, content) for name, contents in UNREADABLE.items() for content in contents]
 )
-def test_what_is_said_of_a_source_names_only_parameters_that_the_pipeline_has(
+def test_hints_about_a_source_name_only_existing_parameters(
     pipeline: str, name: str, content: bytes, tmp_path: Path
 ) -> None:
     ports = {port for each in catalogue.components().values() for port in each.component_spec.inputs or {}}

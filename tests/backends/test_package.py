@@ -128,7 +128,7 @@ def test_nested_pipelines_are_written_once_however_often_they_are_used() -> None
     assert sorted(sources) == ["destination", "source"]
 
 
-def test_what_runs_stands_in_the_image_and_ports_are_described_where_a_person_sees_them() -> None:
+def test_code_is_in_the_image_and_ports_are_described_in_the_interfaces() -> None:
     @dsl.pipeline(name="mine")
     def mine(source: str = "file:///a") -> None:
         """Split a table.
@@ -190,7 +190,7 @@ def test_a_default_with_line_breaks_stays_a_default() -> None:
     assert parameters["text"]["defaultValue"] == "one\ncomponents:\n\n  two"
 
 
-def test_a_number_that_json_lacks_is_answered_with_a_sentence() -> None:
+def test_a_number_that_json_lacks_gives_a_one_line_error() -> None:
     @dsl.pipeline(name="no-number")
     def no_number(number: float = float("nan")) -> None:
         say(text="a", number=number)

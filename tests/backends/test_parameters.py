@@ -55,13 +55,13 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("settings=[", "parameter 'settings' is not valid YAML or JSON"),
     ],
 )
-def test_a_wrong_parameter_is_answered_with_a_sentence(pair: str, sentence: str) -> None:
+def test_a_wrong_parameter_gives_a_one_line_error(pair: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{sentence.replace('?', '[?]')}"):
         parameters.gather(INPUTS, None, [pair])
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", None], ids=["list", "broken", "missing"])
-def test_an_unreadable_file_is_answered_with_a_sentence(tmp_path: Path, content: str | None) -> None:
+def test_an_unreadable_file_gives_a_one_line_error(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "parameters.yaml"
     if content is not None:
         file.write_text(content)

@@ -37,6 +37,6 @@ def test_scalars_have_the_types_that_json_gives_them(text: str, value: Any) -> N
         ("[1", "expected"),
     ],
 )
-def test_what_json_lacks_is_refused_in_a_sentence(text: str, message: str) -> None:
+def test_values_without_a_json_form_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plain_yaml.load(text)

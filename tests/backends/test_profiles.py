@@ -88,7 +88,7 @@ def test_without_a_file_there_are_defaults(tmp_path: Path, monkeypatch: pytest.M
         (CONFIG, {"node_selector": "{a"}, "--node-selector is not valid YAML"),
     ],
 )
-def test_what_is_wrong_is_answered_with_a_sentence(
+def test_invalid_input_gives_a_one_line_error(
     config: Path, content: str, flags: dict[str, str], sentence: str
 ) -> None:
     config.write_text(content)

@@ -70,7 +70,7 @@ def test_overrides_every_step_and_single_ones(spec: dict[str, Any]) -> None:
     assert container["resources"]["memoryLimit"] == pytest.approx(8 * 2**30 / 1e9)
 
 
-def test_the_own_entry_of_a_numbered_step_wins(spec: dict[str, Any]) -> None:
+def test_the_entry_of_a_numbered_step_wins_over_the_general_one(spec: dict[str, Any]) -> None:
     resources.override(spec, {"train": {"cpu_limit": "1"}, "train-2": {"cpu_limit": "4"}})
     assert (read(spec)["exec-train"].cpu_limit, read(spec)["exec-train-2"].cpu_limit) == (1.0, 4.0)
 
@@ -94,7 +94,7 @@ def test_a_lower_limit_lowers_the_request_with_it(spec: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_answered_with_a_sentence(
+def test_invalid_input_gives_a_one_line_error(
     spec: dict[str, Any], given: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -227,7 +227,7 @@ def test_a_failing_step_says_why(started: Backend, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.needs("too-large")
-def test_a_step_that_fits_no_node_is_told_with_the_reason_and_can_be_cancelled(
+def test_a_step_that_fits_no_node_is_reported_with_the_reason_and_can_be_cancelled(
     started: Backend, capsys: pytest.CaptureFixture
 ) -> None:
     def told() -> str:

@@ -194,7 +194,7 @@ def test_a_step_that_takes_more_than_its_memory_limit_is_stopped_and_told_why(
     assert "more memory than its limit, 0.19 GiB" in failed.error
 
 
-def test_a_failing_step_tells_its_own_error_and_a_second_run_comes_from_the_cache(
+def test_a_failing_step_shows_its_error_and_a_second_run_uses_the_cache(
     containers: docker.Containers, tmp_path: Path
 ) -> None:
     record = runner.run(refusing, {}, tmp_path, containers=containers)

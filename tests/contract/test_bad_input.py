@@ -143,7 +143,7 @@ FILES: dict[str, tuple[str, bytes | None, list[str]]] = {
 
 
 @pytest.mark.parametrize(("name", "content", "words"), FILES.values(), ids=FILES)
-def test_a_bad_file_is_answered(
+def test_a_bad_file_is_refused(
     name: str, content: bytes | None, words: list[str], call: Call, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -152,7 +152,7 @@ def test_a_bad_file_is_answered(
         call.ingest_table(source=str(tmp_path / name))
 
 
-def test_bad_rows_can_be_set_apart_instead(call: Call, tmp_path: Path) -> None:
+def test_bad_rows_can_be_quarantined_instead(call: Call, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(b"a,b\n1,2\n3\n4,5,6\n7,gr\xf6\xdfe\n8,9\n")
     made = call.ingest_table(source=str(tmp_path / "rows.csv"), on_bad_rows="quarantine")
     assert call.returned == (2, 3)
@@ -217,7 +217,7 @@ READS_WHAT_RULES_ASK = {"validate_table"}
     "damage", [no_rows, no_directory, no_files, truncated, damaged_pages, not_parquet, parts_of_two_tables]
 )
 @pytest.mark.parametrize(("component", "port"), list(dataset_ports()))
-def test_a_bad_table_is_answered(
+def test_a_bad_table_is_refused(
     component: str, port: str, damage: Callable[[Path, Path], None], recorded: Recorded, tmp_path: Path
 ) -> None:
     step = recorded.step(component).inside(tmp_path, recorded.outside)
@@ -267,7 +267,7 @@ JUDGES_MODELS = {"check_serving"}
 
 @pytest.mark.parametrize("damage", [missing, unreadable])
 @pytest.mark.parametrize(("component", "port"), list(artifact_ports()))
-def test_a_bad_artifact_is_answered(
+def test_a_bad_artifact_is_refused(
     component: str, port: str, damage: Callable[[Path], None], recorded: Recorded, tmp_path: Path
 ) -> None:
     step = recorded.step(component).inside(tmp_path, recorded.outside)
@@ -358,7 +358,7 @@ LABELS: dict[str, tuple[pl.Expr, str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("label", "task", "words"), LABELS.values(), ids=LABELS)
-def test_a_label_that_can_not_be_learned_is_answered(
+def test_a_label_that_cannot_be_learned_is_refused(
     label: pl.Expr,
     task: str,
     words: list[str],
@@ -380,7 +380,7 @@ TEST_LABELS: dict[str, tuple[pl.Expr, list[str]]] = {
 
 @pytest.mark.parametrize(("label", "words"), TEST_LABELS.values(), ids=TEST_LABELS)
 @pytest.mark.parametrize("component", ["evaluate_model", "register_champion"])
-def test_a_label_that_can_not_be_scored_is_answered(
+def test_a_label_that_cannot_be_scored_is_refused(
     component: str,
     label: pl.Expr,
     words: list[str],
@@ -471,7 +471,7 @@ SPLITS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("options", "words"), SPLITS.values(), ids=SPLITS)
-def test_a_bad_split_is_answered(
+def test_a_bad_split_is_refused(
     options: dict[str, Any], words: list[str], call: Call, tmp_path: Path
 ) -> None:
     table = store(customers(), tmp_path / "customers")
@@ -508,7 +508,7 @@ TRAININGS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("options", "words"), TRAININGS.values(), ids=TRAININGS)
-def test_a_bad_training_option_is_answered(
+def test_a_bad_training_option_is_refused(
     options: dict[str, Any], words: list[str], chain: Chain, call: Call
 ) -> None:
     with answered(call.folder / "train_sklearn", *words):
@@ -521,7 +521,9 @@ SERVED = [name for name, part in COMPONENTS.items() if "tracking_uri" in (part.c
 
 
 @pytest.mark.parametrize("component", SERVED)
-def test_an_unreachable_server_is_answered_soon(component: str, recorded: Recorded, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_quickly(
+    component: str, recorded: Recorded, tmp_path: Path
+) -> None:
     step = recorded.step(component).inside(tmp_path, recorded.outside)
     step.executor_input["inputs"]["parameterValues"]["tracking_uri"] = NOWHERE
     started = time.monotonic()

@@ -47,7 +47,7 @@ def test_holds_cuda_only_in_a_variant_for_it(image: images.Image) -> None:
 
 
 @every_image
-def test_leaves_out_what_it_says(image: images.Image) -> None:
+def test_excluded_packages_are_not_installed(image: images.Image) -> None:
     excludes = image.folder / "excludes.txt"
     left_out = images.requested(excludes) if excludes.exists() else set()
     assert not left_out & {name for name, _ in images.locked(image.lock)}

@@ -355,7 +355,7 @@ def refused_by_all(model: Path, message: str) -> None:
 
 
 @pytest.mark.parametrize("what", OF_GRAPHS)
-def test_a_hostile_graph_or_description_is_one_sentence(
+def test_a_hostile_graph_or_description_gives_a_one_line_error(
     what: str, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model"
@@ -372,7 +372,7 @@ def test_a_hostile_graph_or_description_is_one_sentence(
 
 
 @pytest.mark.parametrize("what", OF_WEIGHTS)
-def test_hostile_weights_are_one_sentence(
+def test_hostile_weights_give_a_one_line_error(
     what: str, native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model"

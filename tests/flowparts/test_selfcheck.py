@@ -18,7 +18,7 @@ def test_finds_the_modules_of_a_distribution(name: str) -> None:
     assert selfcheck.import_problem(name) == ""
 
 
-def test_tells_what_is_not_installed() -> None:
+def test_reports_missing_packages() -> None:
     assert "No package metadata was found for nowhere" in selfcheck.import_problem("nowhere")
 
 

@@ -209,7 +209,9 @@ OF_ITS_CLOUD = "iamcredentials.googleapis.com"
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
-def test_nothing_is_looked_up_and_nothing_is_left_at_home(program: str, model: Path, tmp_path: Path) -> None:
+def test_no_host_is_resolved_and_no_file_is_left_in_the_home_directory(
+    program: str, model: Path, tmp_path: Path
+) -> None:
     if not isolated():
         pytest.skip("needs a network namespace of its own: unshare --net --mount, as root")
     home, given = tmp_path / "home", tmp_path / "given"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 
-def test_mutations_give_a_result_or_a_sentence() -> None:
+def test_mutations_give_a_result_or_a_one_line_error() -> None:
     # In a process of its own: the protocol's messages can't be loaded beside those of a client for it.
     ended = subprocess.run(
         [sys.executable, Path(__file__).with_name("mutate.py")],

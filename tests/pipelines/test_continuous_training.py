@@ -42,7 +42,7 @@ def outputs(record: runner.Run, task: str) -> dict[str, Any]:
     return next(dict(each.outputs) for each in record.tasks if each.name == task)
 
 
-def test_a_training_follows_only_from_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_starts_only_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, state, source = (
         f"sqlite:///{tmp_path / 'mlflow.db'}",
         tmp_path / "state.json",

@@ -42,7 +42,7 @@ def served(record: runner.Run) -> Endpoint:
     return endpoints.read(result(record)["endpoint"].path)
 
 
-def test_a_new_champion_is_rolled_out_beside_the_one_that_its_training_deployed(
+def test_a_new_champion_is_rolled_out_beside_the_previous_one(
     tmp_path: Path,
     new_endpoint: Callable[[str], str],
     save_model: Callable[..., dict[str, Any]],

@@ -52,7 +52,7 @@ def test_rows_that_moved_are_found_published_and_notified(runs: Path, tmp_path: 
     assert "measure-performance" not in [task.name for task in record.tasks if task.state == "succeeded"]
 
 
-def test_a_log_that_has_stopped_growing_is_told_once(runs: Path, tmp_path: Path, hook: Hook) -> None:
+def test_a_log_that_has_stopped_growing_is_reported_once(runs: Path, tmp_path: Path, hook: Hook) -> None:
     wine = pl.read_parquet(WINE)
     moments = [datetime(2026, 3, 1) + timedelta(hours=number) for number in range(wine.height)]
     wine.with_columns(pl.Series("time", moments)).write_parquet(tmp_path / "log.parquet")

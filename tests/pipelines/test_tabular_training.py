@@ -96,7 +96,7 @@ def test_default_run_registers_a_servable_model_and_a_second_one_reuses_the_cach
     assert len(open_page(index).find_elements("css selector", "tbody tr")) == 2
 
 
-def test_a_network_meets_the_champion_of_scikit_learn_on_the_same_rows(
+def test_a_network_is_compared_with_a_scikit_learn_champion_on_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(tmp_path, monkeypatch, candidates=QUICK)

@@ -22,7 +22,7 @@ def commands(workflow: str, job: str) -> str:
     return "\n".join(step.get("run", "") for step in steps(workflow, job))
 
 
-def test_the_linter_has_no_finding() -> None:
+def test_the_linter_has_no_findings() -> None:
     """Actions pinned by commit, few permissions, no code from outside, no credentials left behind."""
     linter = Path(sys.executable).parent / "zizmor"
     report = subprocess.run([linter, "--offline", ROOT / ".github"], capture_output=True, text=True)

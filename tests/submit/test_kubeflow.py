@@ -174,7 +174,9 @@ def test_a_run_of_a_name_that_exists_is_followed_instead_of_started_again(
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", 500, 502, 503, 504, 429])
-def test_a_passing_fault_starts_a_run_exactly_once(kubeflow: KubeflowServer, do: Do, kind: int | str) -> None:
+def test_a_transient_error_starts_a_run_exactly_once(
+    kubeflow: KubeflowServer, do: Do, kind: int | str
+) -> None:
     kubeflow.troubles = [
         # After a 500 a workflow may run of which the server keeps nothing.
         *([] if kind == 500 else [Trouble(kind, "POST", "/runs$")]),
@@ -187,7 +189,7 @@ def test_a_passing_fault_starts_a_run_exactly_once(kubeflow: KubeflowServer, do:
 
 
 @pytest.mark.parametrize("command", ["run", "schedule"])
-def test_what_starts_a_workflow_is_not_sent_again_after_a_500(
+def test_a_request_that_starts_a_workflow_is_not_retried_after_a_500(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, command: str
 ) -> None:
     kubeflow.troubles = [Trouble(500, "POST", "runs$", times=9, message="Incorrect string value")]
@@ -235,7 +237,7 @@ def test_a_run_that_the_server_can_never_start_is_asked_for_once(
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", 503])
-def test_a_passing_fault_makes_a_schedule_exactly_once(
+def test_a_transient_error_creates_a_schedule_exactly_once(
     kubeflow: KubeflowServer, do: Do, kind: int | str
 ) -> None:
     kubeflow.troubles = [Trouble(kind, "POST", "/recurringruns$")]
@@ -253,7 +255,7 @@ def test_a_passing_fault_makes_a_schedule_exactly_once(
         (409, r"has this already \(409\): the server's words"),
     ],
 )
-def test_a_lasting_fault_is_said_at_once_and_not_tried_again(
+def test_a_permanent_error_is_reported_at_once_without_retries(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, status: int, sentence: str
 ) -> None:
     kubeflow.troubles = [Trouble(status, "POST", "/runs$", times=9, message="the server's words")]
@@ -274,7 +276,7 @@ def test_a_lasting_fault_is_said_at_once_and_not_tried_again(
         ("log in", "doesn't know who is asking (401): it sent its log-in page; set FLOWPARTS_TOKEN"),
     ],
 )
-def test_a_fault_that_stays_is_said_in_the_end(
+def test_a_persistent_error_is_reported_after_the_retries(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, kind: int | str, sentence: str
 ) -> None:
     kubeflow.troubles = [Trouble(kind, "GET", "/pipelines$", times=99, message="busy")]
@@ -299,7 +301,7 @@ def test_following_survives_faults(kubeflow: KubeflowServer, do: Do) -> None:
     assert do("run", "batch-prediction", "--wait") == 0
 
 
-def test_nobody_at_the_address_is_said(do: Do, capsys: pytest.CaptureFixture) -> None:
+def test_an_address_without_a_server_is_reported(do: Do, capsys: pytest.CaptureFixture) -> None:
     assert submit.main(["kubeflow", "upload", "batch-prediction", "--endpoint", "http://127.0.0.1:9"]) == 2
     assert (
         "can't be reached; is the address right, and kubectl port-forward running?" in capsys.readouterr().err
@@ -308,7 +310,7 @@ def test_nobody_at_the_address_is_said(do: Do, capsys: pytest.CaptureFixture) ->
     assert "give --endpoint, FLOWPARTS_ENDPOINT or a profile" in capsys.readouterr().err
 
 
-def test_in_a_cluster_the_address_is_known(
+def test_the_address_is_found_automatically_inside_a_cluster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
@@ -318,9 +320,7 @@ def test_in_a_cluster_the_address_is_known(
     )
 
 
-def test_a_certificate_of_ones_own_authority_is_trusted_when_it_is_given(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_given_certificate_authority_is_trusted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
@@ -356,7 +356,7 @@ def test_a_run_is_shown_after_its_version_was_deleted(
         (["--node-selector", "pool"], "setting 'node_selector' takes a mapping"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_sent(
+def test_invalid_options_are_reported_before_anything_is_sent(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, arguments: list[str], sentence: str
 ) -> None:
     assert do("run", "batch-prediction", *arguments) == 2
@@ -411,7 +411,7 @@ def test_a_schedule_is_made_kept_changed_and_removed(
     assert [each.display_name for each in kubeflow.recurring] == ["second"]
 
 
-def test_a_schedule_whose_run_goes_on_is_disabled_and_stays_until_the_run_has_ended(
+def test_a_schedule_with_a_run_in_progress_is_disabled_and_removed_after_the_run(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture
 ) -> None:
     def schedule(*arguments: str) -> str:
@@ -451,7 +451,7 @@ def test_a_schedule_whose_run_goes_on_is_disabled_and_stays_until_the_run_has_en
     assert (len(looks), kubeflow.recurring) == (3, [])
 
 
-def test_a_schedule_that_can_not_be_changed_goes_on_as_it_was(kubeflow: KubeflowServer, do: Do) -> None:
+def test_a_schedule_whose_change_fails_stays_as_it_was(kubeflow: KubeflowServer, do: Do) -> None:
     assert do("schedule", "batch-prediction", "--cron", "30 6 * * *") == 0
     kubeflow.troubles = [Trouble(400, "POST", "/recurringruns$")]
     assert do("schedule", "batch-prediction", "--cron", "30 7 * * *") == 2
@@ -461,7 +461,7 @@ def test_a_schedule_that_can_not_be_changed_goes_on_as_it_was(kubeflow: Kubeflow
 
 
 @pytest.mark.parametrize("cron", ["* * * *", "0 30 6 * * *", "every day"])
-def test_a_cron_of_other_than_five_fields_is_refused(
+def test_a_cron_expression_needs_five_fields(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, cron: str
 ) -> None:
     assert do("schedule", "batch-prediction", "--cron", cron) == 2
@@ -512,7 +512,7 @@ def test_a_namespace_goes_where_kubeflow_serves_many_users(kubeflow: KubeflowSer
     assert kubeflow.sent("GET", "/runs$")[0].query["namespace"] == "team"
 
 
-def test_what_kubernetes_gives_to_steps_comes_from_the_profile(
+def test_kubernetes_settings_of_steps_come_from_the_profile(
     kubeflow: KubeflowServer, do: Do, tmp_path: Path
 ) -> None:
     config = tmp_path / "flowparts.toml"

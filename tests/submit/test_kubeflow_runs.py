@@ -117,7 +117,7 @@ def test_a_run_is_shown_as_it_was(
 
 
 @pytest.mark.parametrize("name", ["terminated-one-step", "terminated-in-exit-handler"])
-def test_a_run_that_somebody_ended_is_cancelled_though_the_api_says_failed(
+def test_a_terminated_run_is_reported_as_cancelled_though_the_api_says_failed(
     shown: Callable[..., Any], name: str
 ) -> None:
     _, text = shown(name)
@@ -161,7 +161,7 @@ def test_a_run_that_somebody_ended_is_cancelled_though_the_api_says_failed(
         ),
     ],
 )
-def test_a_failure_beside_the_program_is_told_with_its_reason(
+def test_a_failure_beside_the_program_is_reported_with_its_reason(
     kubeflow: KubeflowServer, shown: Callable[..., Any], name: str, sentences: list[str]
 ) -> None:
     kubeflow.logs = {node: next(iter(texts.values())) for node, texts in LOGS.items()}
@@ -172,7 +172,7 @@ def test_a_failure_beside_the_program_is_told_with_its_reason(
 
 
 @pytest.mark.parametrize("where", ["archive", "the API's own path", "Kubernetes", "artifact"])
-def test_the_failed_step_s_own_sentence_is_found_wherever_it_is(
+def test_the_failed_steps_error_is_found_wherever_it_is_stored(
     kubeflow: KubeflowServer, shown: Callable[..., Any], where: str
 ) -> None:
     node, pod = "rec-fail-cckg8-194544459", "rec-fail-cckg8-system-container-impl-194544459"
@@ -232,7 +232,7 @@ def test_a_workflow_that_argo_compressed_is_told_to_its_end(
     assert re.search(r"^failed: \S+/summarize-run\n  'classes' is missing$", text, re.MULTILINE)
 
 
-def test_where_the_older_path_is_off_the_details_are_told_and_what_they_do_not_say(
+def test_without_the_older_api_the_available_details_are_shown(
     kubeflow: KubeflowServer, shown: Callable[..., Any]
 ) -> None:
     kubeflow.serves_workflows = False
@@ -270,7 +270,7 @@ def test_where_the_older_path_is_off_the_details_are_told_and_what_they_do_not_s
         ("running", {"… slow": ""}),
     ],
 )
-def test_a_step_that_can_not_start_waits_with_the_reason(
+def test_a_step_that_cannot_start_waits_with_the_reason(
     shown: Callable[..., Any], name: str, said: dict[str, str]
 ) -> None:
     code, text = shown(name)
@@ -278,7 +278,7 @@ def test_a_step_that_can_not_start_waits_with_the_reason(
     assert " is running" in text
 
 
-def test_an_image_that_can_not_be_pulled_is_named(shown: Callable[..., Any]) -> None:
+def test_an_image_that_cannot_be_pulled_is_named(shown: Callable[..., Any]) -> None:
     _, text = shown("image-cannot-be-pulled")
     said = steps(text)["○ noimage"]
     assert said.startswith(
@@ -300,7 +300,7 @@ def test_an_image_that_can_not_be_pulled_is_named(shown: Callable[..., Any]) -> 
         ),
     ],
 )
-def test_what_else_a_pod_waits_for_is_told(
+def test_other_reasons_for_a_waiting_pod_are_reported(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, argo: str, said: str
 ) -> None:
     key = kubeflow.replay("never-scheduled-cpu-request")
@@ -313,7 +313,7 @@ def test_what_else_a_pod_waits_for_is_told(
     assert steps(capsys.readouterr().out) == {"○ quick": said}
 
 
-def test_a_workflow_that_nobody_takes_up_waits(
+def test_a_workflow_without_a_controller_is_waiting(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture
 ) -> None:
     key = kubeflow.replay("running")
@@ -334,7 +334,7 @@ def test_a_pod_that_was_made_just_now_waits_without_a_reason(
     assert steps(text) == {"○ quick": "waiting"}
 
 
-def test_a_run_whose_step_can_not_start_in_time_is_ended_as_failed(
+def test_a_run_whose_step_cannot_start_in_time_is_ended_as_failed(
     kubeflow: KubeflowServer, shown: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The reason is said then, however short the time.
@@ -391,7 +391,7 @@ def test_a_service_that_is_away_for_a_while_does_not_end_the_wait(
 
 
 @pytest.mark.parametrize("kind", ["lost", 503, 401])
-def test_a_run_that_is_lost_sight_of_is_told_how_to_follow_with_a_code_of_its_own(
+def test_a_lost_connection_says_how_to_follow_the_run_with_its_own_exit_code(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, kind: str | int
 ) -> None:
     key = kubeflow.replay("running")
@@ -410,7 +410,7 @@ def test_a_run_that_is_lost_sight_of_is_told_how_to_follow_with_a_code_of_its_ow
     assert kubeflow.runs[0].state == "RUNNING"
 
 
-def test_a_run_s_page_and_parameters_are_shown_without_what_opens_doors(
+def test_a_runs_page_and_parameters_are_shown_without_secrets(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture
 ) -> None:
     key = kubeflow.replay(
@@ -431,7 +431,7 @@ def test_a_run_s_page_and_parameters_are_shown_without_what_opens_doors(
     assert "\n  rows = 5\n" in out
 
 
-def test_a_request_that_never_goes_well_is_not_sent_again(
+def test_a_request_that_always_fails_is_not_retried(
     kubeflow: KubeflowServer, do: Do, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = kubeflow.replay("running")
@@ -441,7 +441,7 @@ def test_a_request_that_never_goes_well_is_not_sent_again(
     assert len(kubeflow.sent("POST", ":terminate")) == 1
 
 
-def test_a_terminal_shows_reasons_whole_while_the_run_goes_on() -> None:
+def test_a_terminal_shows_complete_reasons_during_the_run() -> None:
     waits_for = "0/1 nodes are available: 1 node(s) had untolerated taint(s), 1 Insufficient nvidia.com/gpu"
     tasks = [
         submission.Task(

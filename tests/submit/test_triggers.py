@@ -118,7 +118,7 @@ def test_equal_requests_at_once_start_one_run(kubeflow: KubeflowServer, ask: Ask
     assert len(kubeflow.sent("POST", "/runs$")) == 1
 
 
-def test_a_run_that_goes_on_stands_for_the_next_span_of_time_too(
+def test_a_run_in_progress_also_counts_for_the_next_time_span(
     kubeflow: KubeflowServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kubeflow.story = [("RUNNING", [])]
@@ -156,7 +156,7 @@ def test_a_request_that_asks_for_something_else_starts_nothing(
     assert not kubeflow.sent("POST", "/runs$")
 
 
-def test_a_service_that_is_down_is_told_and_the_next_request_starts_the_run(
+def test_an_unavailable_service_is_reported_and_the_next_request_starts_the_run(
     kubeflow: KubeflowServer, tmp_path: Path
 ) -> None:
     with _serving(kubeflow, _file(tmp_path, drift=DRIFT)) as ask:
@@ -166,7 +166,7 @@ def test_a_service_that_is_down_is_told_and_the_next_request_starts_the_run(
         assert "Kubeflow Pipelines at" in answer["error"]
 
 
-def test_a_fault_that_nobody_expected_is_told_too(
+def test_an_unexpected_error_is_reported(
     kubeflow: KubeflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find(*_: Any) -> None:
@@ -190,7 +190,7 @@ def test_slow_clients_dont_keep_others_out(ask: Ask, monkeypatch: pytest.MonkeyP
         connection.close()
 
 
-def test_a_strangers_words_write_no_lines_of_their_own(ask: Ask) -> None:
+def test_text_from_clients_cannot_inject_log_lines(ask: Ask) -> None:
     ask("/triggers/a%0Ab", ALERT)
     assert all("\n" not in line for line in ask.said)  # type: ignore[attr-defined]
 
@@ -220,7 +220,7 @@ def test_a_strangers_words_write_no_lines_of_their_own(ask: Ask) -> None:
         ({"pipeline": "batch-prediction", "only_if": {"status": "firing"}}, "JSON pointers"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_at_the_start(
+def test_a_mistake_in_the_file_is_reported_at_the_start(
     tmp_path: Path, table: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

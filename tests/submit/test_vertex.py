@@ -135,7 +135,7 @@ def test_a_run_of_a_name_that_exists_is_followed_instead_of_started_again(
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", 500, 502, 503, 504, 429])
-def test_a_passing_fault_starts_a_run_exactly_once(vertex: VertexServer, do: Do, kind: int | str) -> None:
+def test_a_transient_error_starts_a_run_exactly_once(vertex: VertexServer, do: Do, kind: int | str) -> None:
     vertex.troubles = [Trouble(kind, "POST", "/pipelineJobs$")]
     assert do("run", "batch-prediction") == 0
     assert len(vertex.jobs) == 1
@@ -145,7 +145,9 @@ def test_a_passing_fault_starts_a_run_exactly_once(vertex: VertexServer, do: Do,
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", 503])
-def test_a_passing_fault_makes_a_schedule_exactly_once(vertex: VertexServer, do: Do, kind: int | str) -> None:
+def test_a_transient_error_creates_a_schedule_exactly_once(
+    vertex: VertexServer, do: Do, kind: int | str
+) -> None:
     vertex.troubles = [Trouble(kind, "POST", "/schedules$")]
     assert do("schedule", "batch-prediction", "--cron", "30 6 * * *") == 0
     assert len(vertex.schedules) == 1
@@ -161,7 +163,7 @@ def test_a_passing_fault_makes_a_schedule_exactly_once(vertex: VertexServer, do:
         (409, r"has this already \(409\): the server's words"),
     ],
 )
-def test_a_lasting_fault_is_said_at_once_and_not_tried_again(
+def test_a_permanent_error_is_reported_at_once_without_retries(
     vertex: VertexServer, do: Do, capsys: pytest.CaptureFixture, status: int, sentence: str
 ) -> None:
     vertex.troubles = [Trouble(status, "POST", "/pipelineJobs$", times=9, message="the server's words")]
@@ -182,7 +184,7 @@ def test_a_lasting_fault_is_said_at_once_and_not_tried_again(
         ("late", "gave no answer (ReadTimeout)"),
     ],
 )
-def test_a_fault_that_stays_is_said_in_the_end(
+def test_a_persistent_error_is_reported_after_the_retries(
     vertex: VertexServer, do: Do, capsys: pytest.CaptureFixture, kind: int | str, sentence: str
 ) -> None:
     vertex.troubles = [Trouble(kind, "GET", "/pipelineJobs/", times=99, message="busy")]
@@ -197,7 +199,7 @@ def test_following_survives_faults(vertex: VertexServer, do: Do) -> None:
     assert do("run", "batch-prediction", "--wait") == 0
 
 
-def test_missing_settings_and_credentials_are_said(
+def test_missing_settings_and_credentials_are_reported(
     vertex: VertexServer, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def error(*arguments: str) -> str:
@@ -214,7 +216,7 @@ def test_missing_settings_and_credentials_are_said(
     assert not vertex.requests
 
 
-def test_a_wrong_parameter_is_said_before_anything_is_sent(
+def test_a_wrong_parameter_is_reported_before_anything_is_sent(
     vertex: VertexServer, do: Do, capsys: pytest.CaptureFixture
 ) -> None:
     assert do("run", "batch-prediction", "-p", "model_nam=a") == 2
@@ -249,7 +251,7 @@ def test_a_schedule_is_made_kept_changed_and_removed(
     assert not vertex.schedules
 
 
-def test_a_schedule_that_can_not_be_changed_goes_on_as_it_was(vertex: VertexServer, do: Do) -> None:
+def test_a_schedule_whose_change_fails_stays_as_it_was(vertex: VertexServer, do: Do) -> None:
     assert do("schedule", "batch-prediction", "--cron", "30 6 * * *") == 0
     vertex.troubles = [Trouble(400, "POST", "/schedules$")]
     assert do("schedule", "batch-prediction", "--cron", "30 7 * * *") == 2
@@ -277,13 +279,13 @@ def test_a_template_is_uploaded_once_whatever_the_commit(
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost", 503])
-def test_a_passing_fault_uploads_a_template_once(vertex: VertexServer, do: Do, kind: int | str) -> None:
+def test_a_transient_error_uploads_a_template_once(vertex: VertexServer, do: Do, kind: int | str) -> None:
     vertex.troubles = [Trouble(kind, "POST", "/templates$")]
     assert do("upload", "batch-prediction", "--templates", f"{vertex.url}/templates") == 0
     assert len(vertex.tags["batch-prediction"]) == 1
 
 
-def test_an_upload_that_is_not_allowed_is_said(
+def test_an_upload_that_is_not_allowed_is_reported(
     vertex: VertexServer, do: Do, capsys: pytest.CaptureFixture
 ) -> None:
     vertex.troubles = [Trouble(403, "POST", "/templates$", message="no permission")]
@@ -291,7 +293,7 @@ def test_an_upload_that_is_not_allowed_is_said(
     assert f"Artifact Registry ({vertex.url}/templates) doesn't allow this (403)" in capsys.readouterr().err
 
 
-def test_nobody_at_the_address_is_said(vertex: VertexServer, capsys: pytest.CaptureFixture) -> None:
+def test_an_address_without_a_server_is_reported(vertex: VertexServer, capsys: pytest.CaptureFixture) -> None:
     place = ("--endpoint", "http://127.0.0.1:9", "--project", "project", "--location", "europe-west4")
     assert submit.main(["vertex", "status", "nightly", *place]) == 2
     assert "can't be reached; check the network and the location" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def spec(pipeline: str) -> dict[str, Any]:
     return {"pipelineInfo": {"name": pipeline}, "root": {"dag": {"tasks": {}}}, "components": {}}
 
 
-def test_a_failed_run_is_told_once_with_its_step_cause_and_page(
+def test_a_failed_run_is_reported_once_with_its_step_cause_and_page(
     kubeflow: KubeflowServer, hook: Hook, watch: Callable[..., int]
 ) -> None:
     kubeflow.logs = {node: next(iter(texts.values())) for node, texts in LOGS.items()}
@@ -75,7 +75,7 @@ def test_a_failed_run_is_told_once_with_its_step_cause_and_page(
         ("workflow-too-large", "Request entity too large: limit is 3145728"),
     ],
 )
-def test_what_no_exit_handler_is_told_is_told_with_its_cause(
+def test_failures_invisible_to_exit_handlers_are_reported_with_their_cause(
     name: str, error: str, kubeflow: KubeflowServer, hook: Hook, watch: Callable[..., int]
 ) -> None:
     kubeflow.logs = {node: next(iter(texts.values())) for node, texts in LOGS.items()}
@@ -90,7 +90,7 @@ def test_what_no_exit_handler_is_told_is_told_with_its_cause(
     ("name", "cause"),
     [("image-cannot-be-pulled", "ImagePullBackOff"), ("never-scheduled-cpu-request", "Insufficient cpu")],
 )
-def test_a_step_that_cannot_start_is_told_once(
+def test_a_step_that_cannot_start_is_reported_once(
     name: str, cause: str, kubeflow: KubeflowServer, hook: Hook, watch: Callable[..., int]
 ) -> None:
     kubeflow.replay(name)
@@ -111,7 +111,7 @@ def test_a_step_that_cannot_start_is_told_once(
         (["succeeded", "cancelled"], ["churn cancelled", "churn succeeded"]),
     ],
 )
-def test_people_choose_what_they_are_told(
+def test_users_choose_which_states_are_notified(
     states: list[str],
     titles: list[str],
     kubeflow: KubeflowServer,
@@ -124,9 +124,7 @@ def test_people_choose_what_they_are_told(
     assert sorted(hook.titles) == titles
 
 
-def test_the_first_look_tells_nothing_of_the_past(
-    kubeflow: KubeflowServer, hook: Hook, tmp_path: Path
-) -> None:
+def test_the_first_poll_reports_no_past_runs(kubeflow: KubeflowServer, hook: Hook, tmp_path: Path) -> None:
     kubeflow.replay("workflow-too-large")
     arguments = ["--endpoint", kubeflow.url, "--state", str(tmp_path / "watch.json"), "--once"]
     submit.main(["kubeflow", "watch", *arguments])
@@ -134,7 +132,7 @@ def test_the_first_look_tells_nothing_of_the_past(
     assert hook.requests == []
 
 
-def test_a_run_that_fails_while_it_is_watched_is_told_though_a_hundred_came_after_it(
+def test_a_watched_run_that_fails_is_reported_even_after_a_hundred_newer_ones(
     kubeflow: KubeflowServer, hook: Hook, watch: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kubeflow.replay("running")
@@ -211,7 +209,7 @@ def test_without_a_channel_nothing_is_watched(
 
 
 @pytest.mark.parametrize(("state", "count"), [("FAILED", 1), ("SUCCEEDED", 0)])
-def test_a_run_that_is_waited_for_is_told_if_it_fails(
+def test_a_run_that_is_waited_for_is_reported_if_it_fails(
     state: str, count: int, kubeflow: KubeflowServer, hook: Hook
 ) -> None:
     kubeflow.story = [("RUNNING", []), (state, [])]

@@ -46,13 +46,13 @@ def test_a_new_component_and_a_new_pipeline_pass_every_check(tmp_path: Path) -> 
         ("prepare/split_table", "there is a part named split_table already"),
     ],
 )
-def test_a_bad_name_is_answered(name: str, sentence: str, tmp_path: Path) -> None:
+def test_a_bad_name_is_refused(name: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=sentence):
         authoring.new_component(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_part_is_answered() -> None:
+def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"split_tabel.*split_table"):
         authoring.check("prepare/split_tabel")
 
@@ -115,7 +115,7 @@ def imported(text: str, folder: Path) -> ModuleType:
     ],
     ids=["image", "name", "import", "description", "output"],
 )
-def test_a_mistake_is_told_at_the_import(right: str, wrong: str, sentence: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_at_the_import(right: str, wrong: str, sentence: str, tmp_path: Path) -> None:
     imported(GOOD, tmp_path)
     assert right in GOOD
     with pytest.raises(ValueError, match=sentence):

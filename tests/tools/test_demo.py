@@ -48,7 +48,7 @@ def test_the_page_tells_the_story() -> None:
     assert text.count("<svg") == 4
 
 
-def test_a_missing_program_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
         pytest.raises(ValueError, match="prometheus-pushgateway is missing; `make system` installs it"),
@@ -57,7 +57,7 @@ def test_a_missing_program_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pass
 
 
-def test_a_missing_docker_engine_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_missing_docker_engine_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     # A program of its own: where no engine runs, docker's library leaves a socket open.
     done = subprocess.run(
         [sys.executable, "-m", "tools.demo", f"--out={tmp_path / 'demo'}"],

@@ -81,7 +81,9 @@ def test_builds_with_the_first_client_on_the_path_that_knows_buildkit(
 @pytest.mark.parametrize(
     "changed", ["containers/base/requirements.txt", "src/flowparts/step.py", "components/prepare/split.py"]
 )
-def test_the_tag_follows_the_content(changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tag_depends_on_the_content(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("containers/base/requirements.txt", "src/flowparts/step.py", "components/prepare/split.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("a")
@@ -143,9 +145,7 @@ def hold(engine: Path, reference: str, number: int, base: str = images.BASE_IMAG
     return str(described["Id"])
 
 
-def test_what_was_built_before_stays_described_as_long_as_the_engine_has_it(
-    engine: Path, tmp_path: Path
-) -> None:
+def test_earlier_images_stay_in_the_record_while_the_engine_has_them(engine: Path, tmp_path: Path) -> None:
     first = hold(engine, "r/flowparts-zoo:1", 1)
     second = hold(engine, "r/flowparts-bee:1", 2)
     assert set(images.push(["bee"], "r", "1", tmp_path)) == {"flowparts-zoo", "flowparts-bee"}
@@ -264,7 +264,7 @@ def test_debian_packages_are_those_of_the_base_images_moment(tmp_path: Path) -> 
     assert install.endswith("--no-install-recommends libgomp1 haproxy")
 
 
-def test_a_stand_in_image_leaves_this_machine_by_no_option(
+def test_a_stand_in_image_can_never_be_pushed_elsewhere(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def pushed(registry: str, *options: str) -> int:

@@ -67,7 +67,7 @@ def test_a_named_cluster_gets_the_named_images_whatever_the_context(images: Path
     assert calls(programs) == ["kind load docker-image --name mine flowparts/flowparts-sklearn:1"]
 
 
-def test_a_node_that_is_this_machine_gets_them_through_containerd(images: Path, programs: Path) -> None:
+def test_a_local_node_gets_the_images_through_containerd(images: Path, programs: Path) -> None:
     program(programs, "docker", "echo all the layers")
     program(programs, "ctr", 'case "$*" in "namespaces "*) echo k8s.io ;; *) cat >&2 ;; esac')
     assert load.main(["base", "--images", str(images)]) == 0
@@ -78,7 +78,7 @@ def test_a_node_that_is_this_machine_gets_them_through_containerd(images: Path, 
     }
 
 
-def test_what_isnt_there_is_said(images: Path, programs: Path, capsys: pytest.CaptureFixture) -> None:
+def test_missing_files_are_reported(images: Path, programs: Path, capsys: pytest.CaptureFixture) -> None:
     def refused(*arguments: str) -> str:
         assert load.main([*arguments, "--images", str(images)]) == 1
         return capsys.readouterr().err

@@ -138,12 +138,12 @@ def test_an_example_compiles(name: str, component: PythonComponent, tmp_path: Pa
     assert f"image: {container.image}" in (tmp_path / "example.yaml").read_text()
 
 
-def test_a_call_is_shown_as_it_stands_in_the_pipeline() -> None:
+def test_a_call_is_shown_as_written_in_the_pipeline() -> None:
     called = site.uses("split_table")["tabular_training"]
     assert called.startswith("parts = split_table(\n    table=table,\n")
 
 
-def test_a_page_that_sphinx_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_sphinx_refuses_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = subprocess.run
 
     def refuse(command: list[str], **options: Any) -> Any:

@@ -69,14 +69,14 @@ def executors(text: str) -> dict[str, Any]:
     return found
 
 
-def test_without_settings_steps_are_only_kept_from_being_root(tmp_path: Path) -> None:
+def test_without_settings_steps_only_run_as_non_root(tmp_path: Path) -> None:
     text = kubeflow.with_settings(compiled(False, tmp_path), Kubeflow())
     kubeflow.check(text)
     restricted = {"securityContext": {"runAsNonRoot": True}}
     assert executors(text) == {"exec-prepare": restricted, "exec-train": restricted}
 
 
-def test_what_an_author_says_of_a_steps_user_and_images_of_others_stay(tmp_path: Path) -> None:
+def test_the_authors_user_setting_and_foreign_images_are_kept(tmp_path: Path) -> None:
     @dsl.component(base_image="registry.example/theirs:1", install_kfp_package=False)
     def foreign() -> None:
         pass

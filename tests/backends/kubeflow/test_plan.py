@@ -93,7 +93,7 @@ def branches(deploy: str = "", mode: str = "short", candidates: list = [1, 2, 3]
         produce(item=candidate)
 
 
-def test_goes_the_way_of_the_default_parameters_and_the_longest() -> None:
+def test_follows_the_path_of_the_default_parameters_and_the_longest_path() -> None:
     whole = planned(branches)
     # Drivers of the root, the branches, each of them, the deployment, the loop, its iterations; five steps.
     assert len(whole.usual.pods) == 1 + 1 + 3 + 1 + 1 + 3 + 2 * (1 + 1 + 3)
@@ -104,7 +104,7 @@ def test_goes_the_way_of_the_default_parameters_and_the_longest() -> None:
     assert whole.longest.status_bytes > whole.usual.status_bytes
 
 
-def test_a_branch_that_a_step_decides_on_goes_the_longest_way() -> None:
+def test_a_branch_decided_by_a_step_counts_as_its_longest_path() -> None:
     @dsl.pipeline(name="decided")
     def decided() -> None:
         verdict = decide().output
@@ -119,7 +119,7 @@ def test_a_branch_that_a_step_decides_on_goes_the_longest_way() -> None:
     assert len(whole.usual.pods) == 1 + 2 + 1 + 2 + 4
 
 
-def test_a_lone_branch_that_a_step_decides_on_is_a_rare_one() -> None:
+def test_a_single_branch_decided_by_a_step_counts_as_rarely_taken() -> None:
     @dsl.pipeline(name="rare")
     def rare() -> None:
         with dsl.If(decide().output == True, name="deploy"):  # noqa: E712 kfp builds the condition
@@ -177,7 +177,7 @@ def test_each_iteration_makes_the_list_that_is_collected_longer() -> None:
     assert many[0] - few[0] > 28 * 700
 
 
-def test_tells_what_is_asked_for_at_once_and_by_the_largest_step() -> None:
+def test_reports_total_requests_and_those_of_the_largest_step() -> None:
     @dsl.pipeline(name="sizes")
     def sizes() -> None:
         small = produce().set_cpu_request("250m").set_memory_request("1Gi")
@@ -194,7 +194,7 @@ def test_tells_what_is_asked_for_at_once_and_by_the_largest_step() -> None:
     )
 
 
-def test_an_importer_is_no_more_than_a_driver() -> None:
+def test_an_importer_costs_a_driver_only() -> None:
     @dsl.component(**IMAGE)
     def read_one(table: Input[Dataset]) -> None:
         pass

@@ -125,7 +125,7 @@ def large_argument() -> None:
     ],
     ids=lambda value: getattr(getattr(value, "pipeline_func", None), "__name__", ""),
 )
-def test_what_fails_is_refused_before_an_upload(pipeline: Any, sentence: str) -> None:
+def test_an_invalid_pipeline_is_refused_before_the_upload(pipeline: Any, sentence: str) -> None:
     text = compiled(pipeline)
     with pytest.raises(ValueError, match=f"refused: .*{sentence}"):
         overlay.check(text)
@@ -210,7 +210,7 @@ def large_input() -> None:
     ],
     ids=lambda value: getattr(getattr(value, "pipeline_func", None), "__name__", ""),
 )
-def test_what_may_go_wrong_is_told_in_a_line(pipeline: Any, sentence: str) -> None:
+def test_warnings_take_one_line(pipeline: Any, sentence: str) -> None:
     text = compiled(pipeline)
     overlay.check(text)
     found = overlay.warnings(text)
@@ -218,7 +218,7 @@ def test_what_may_go_wrong_is_told_in_a_line(pipeline: Any, sentence: str) -> No
     assert all(warning.startswith("warned: ") and "\n" not in warning for warning in found)
 
 
-def test_one_of_what_is_never_cached_is_fine() -> None:
+def test_a_single_uncached_step_is_allowed() -> None:
     @dsl.pipeline(name="fine")
     def fine(mode: str = "") -> None:
         with dsl.If(mode == "a", name="a"):
@@ -250,7 +250,7 @@ def test_a_group_that_others_read_from_needs_no_name() -> None:
 @pytest.mark.parametrize(
     ("iterations", "words"), [(8, "kB; use fewer steps"), (12, "so the API's details of a run stop changing")]
 )
-def test_a_workflow_that_grows_large_is_told(iterations: int, words: str) -> None:
+def test_a_workflow_that_grows_large_is_reported(iterations: int, words: str) -> None:
     @dsl.pipeline(name="grown")
     def grown() -> None:
         with dsl.ParallelFor(list(range(iterations)), name="many"):

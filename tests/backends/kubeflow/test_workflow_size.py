@@ -60,7 +60,7 @@ def write(table: Output[Dataset], page: Output[HTML], scores: Output[Metrics], r
     return "text"
 
 
-def test_imagines_an_executor_input() -> None:
+def test_estimates_an_executor_input() -> None:
     spec = package.documents(package.compiled(write, str))[0]
     imagined = workflow_size.executor_input(
         "rec-io", "io-write", spec["components"]["comp-write"], {"rows": 2}, {}
@@ -76,6 +76,6 @@ def test_a_list_of_artifacts_is_as_long_as_its_loop() -> None:
     assert len(imagined["inputs"]["artifacts"]["models"]["artifacts"]) == 4
 
 
-def test_quotes_as_go_does() -> None:
+def test_strings_are_quoted_as_in_go() -> None:
     # json.Marshal of a text that holds JSON: "{\"a\":\"\u003cé\\n\"}", é in two bytes.
     assert workflow_size.quoted({"a": "<é\n"}) == len(r'"{\"a\":\"\u003cé\\n\"}"'.encode())

@@ -30,7 +30,7 @@ def test_a_step_with_a_remote_input_has_a_network(inputs: dict[str, Any]) -> Non
     "inputs",
     [{"source": "sample://wine"}, {"source": "/data/rows.csv"}, {"tracking_uri": "sqlite:////data/x.db"}, {}],
 )
-def test_any_other_step_has_none(inputs: dict[str, Any]) -> None:
+def test_other_steps_have_no_network(inputs: dict[str, Any]) -> None:
     assert "--network=none" in step(**inputs)
 
 

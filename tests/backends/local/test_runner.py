@@ -130,7 +130,7 @@ def test_a_failing_step_shows_the_page_that_it_wrote(tmp_path: Path) -> None:
     assert list(runner.reports(record)) == ["score"]
 
 
-def test_a_failing_step_tells_its_own_error_and_the_log(tmp_path: Path) -> None:
+def test_a_failing_step_shows_its_error_and_its_log(tmp_path: Path) -> None:
     record = runner.run(small, {"settings": [{"fail": "error"}, {}]}, tmp_path)
     assert not record.succeeded
     (failed,) = record.failed
@@ -147,7 +147,7 @@ def test_a_killed_step_is_told_by_its_exit_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["os._exit", "sys.exit"])
-def test_a_step_that_ends_without_a_word_has_failed(tmp_path: Path, how: str) -> None:
+def test_a_step_that_ends_without_a_result_has_failed(tmp_path: Path, how: str) -> None:
     record = runner.run(small, {"settings": [{"fail": how}]}, tmp_path)
     assert [task.error for task in record.failed] == [
         "the step ended with exit code 0 before it was done, as by os._exit or sys.exit"
@@ -177,7 +177,7 @@ def test_a_pipeline_with_an_importer_runs(tmp_path: Path) -> None:
     assert record.tasks[-1].outputs["Output"] == "a,b"
 
 
-def test_what_opens_doors_is_in_no_file_of_a_run(tmp_path: Path) -> None:
+def test_no_file_of_a_run_holds_a_secret(tmp_path: Path) -> None:
     source = "https://user:hunter2@example.com/a.csv?X-Amz-Signature=5ec2e7&part=1"
     record = runner.run(small, {"source": source, "settings": [{"fail": "error"}]}, tmp_path)
     run_page.write(record)
@@ -218,7 +218,7 @@ def test_a_damaged_entry_of_the_cache_is_made_again(tmp_path: Path, content: str
 
 
 @pytest.mark.parametrize("damage", ["b", ""], ids=["cut", "emptied"])
-def test_an_artifact_that_something_changed_since_is_made_again(tmp_path: Path, damage: str) -> None:
+def test_a_modified_artifact_invalidates_the_cache(tmp_path: Path, damage: str) -> None:
     first = runner.run(small, {"settings": [{}]}, tmp_path)
     Path(first.tasks[0].outputs["rows"].path).write_text(damage)
     again = runner.run(small, {"settings": [{}]}, tmp_path)

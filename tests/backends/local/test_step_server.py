@@ -122,14 +122,14 @@ def test_a_step_with_variables_of_its_own_gets_them_in_a_process_of_its_own(
     assert not found(lines)["preloaded"]
 
 
-def test_a_command_that_is_no_component_runs_as_it_is(server: step_server.StepServer) -> None:
+def test_a_command_that_is_not_a_component_runs_as_it_is(server: step_server.StepServer) -> None:
     lines: list[str] = []
     assert server.run(["sh", "-c", "echo $FLOWPARTS_TEST; exit 4"], VARIABLES, lines.append) == 4
     assert lines == ["given\n"]
 
 
 @pytest.mark.parametrize(("how", "code"), [("well", 0), ("error", 1), ("exit", 3), ("kill", 137)])
-def test_a_step_ends_and_says_the_same_either_way(
+def test_a_step_gives_the_same_result_in_a_process_and_in_the_server(
     how: str, code: int, server: step_server.StepServer
 ) -> None:
     def said(start: Callable[..., int]) -> list[str]:
@@ -210,7 +210,7 @@ def test_without_the_server_steps_run_as_processes(server: step_server.StepServe
     assert not found(lines)["preloaded"]
 
 
-def test_server_and_steps_end_with_the_one_who_started_them(tmp_path: Path) -> None:
+def test_the_step_server_and_its_steps_end_with_their_parent(tmp_path: Path) -> None:
     script = tmp_path / "start.py"
     script.write_text(
         "import json, os, signal, sys\n"

@@ -217,7 +217,7 @@ def rec_fail(text: str = "no"):
         quick()
 
 
-def test_a_failed_step_stops_what_needs_it_and_the_exit_task_hears_of_it(tmp_path: Path) -> None:
+def test_a_failed_step_skips_dependent_steps_and_reaches_the_exit_task(tmp_path: Path) -> None:
     record = run(rec_fail, tmp_path)
     assert states(record) == {"fails": "failed", "quick-3": "succeeded", "note": "succeeded"}
     assert not record.succeeded
@@ -281,7 +281,7 @@ def test_optional_inputs_defaults_and_placeholders_reach_the_program(tmp_path: P
     ) in said(record, "inputs")
 
 
-def test_a_loop_gathers_what_its_turns_gave_in_order(tmp_path: Path) -> None:
+def test_a_loop_collects_the_outputs_of_its_iterations_in_order(tmp_path: Path) -> None:
     @dsl.component(**IMAGE)
     def square(item: dict, page: Output[Dataset]) -> int:
         from pathlib import Path
@@ -353,7 +353,7 @@ def rec_oneof(text: str = "yes"):
     shows(text=dsl.OneOf(chosen.output, other.output))
 
 
-def test_one_of_two_branches_runs_and_is_not_found_when_it_came_from_the_cache(tmp_path: Path) -> None:
+def test_only_one_branch_runs_and_its_cached_group_has_no_outputs(tmp_path: Path) -> None:
     first = run(rec_oneof, tmp_path)
     assert states(first) == {"quick": "succeeded", "quick-2": "succeeded", "shows": "succeeded"}
     assert "shows from if" in said(first, "shows")
@@ -427,7 +427,7 @@ def rec_values(case: str):
         ("link", "writes", "/d/z in output 'd' is a link to a folder", "is a directory"),
     ],
 )
-def test_what_fails_on_the_backend_fails_here_with_a_sentence(
+def test_errors_of_the_backend_give_a_one_line_error_here(
     tmp_path: Path, case: str, step: str, sentence: str, words: str
 ) -> None:
     record = run(rec_values, tmp_path, {"case": case})
@@ -438,7 +438,7 @@ def test_what_fails_on_the_backend_fails_here_with_a_sentence(
     assert ("reads" in states(record)) == (step == "reads")
 
 
-def test_a_path_with_another_end_stays_and_a_whole_float_arrives_as_int(tmp_path: Path) -> None:
+def test_a_path_keeps_its_suffix_and_a_whole_float_becomes_an_int(tmp_path: Path) -> None:
     record = run(rec_values, tmp_path, {"case": "suffix"})
     assert record.succeeded
     assert re.search(
@@ -472,7 +472,7 @@ def test_an_output_parameter_must_be_written(tmp_path: Path) -> None:
 
 
 @isolated
-def test_a_step_runs_as_the_images_user_on_a_root_it_can_not_write_to(
+def test_a_step_runs_as_the_images_user_on_a_root_it_cannot_write_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dsl.component(**IMAGE)
@@ -538,7 +538,7 @@ def test_a_step_runs_as_the_images_user_on_a_root_it_can_not_write_to(
     assert stat.S_IMODE(Path(stored, "file").stat().st_mode) == 0o666
 
 
-def test_a_pod_that_fits_no_node_is_said_at_once(tmp_path: Path) -> None:
+def test_a_pod_that_fits_no_node_is_reported_at_once(tmp_path: Path) -> None:
     @dsl.pipeline(name="large")
     def large():
         quick(text="a").set_cpu_limit("2")

@@ -35,7 +35,7 @@ def value(name: str) -> str:
         (f"{value('s')} == 'a\\'b'", False),
     ],
 )
-def test_conditions_as_the_sdk_writes_them(text: str, holds: bool) -> None:
+def test_conditions_written_by_the_sdk_are_evaluated(text: str, holds: bool) -> None:
     assert condition(text, INPUTS) is holds
 
 
@@ -61,7 +61,7 @@ def test_text_with_a_single_quote_stops_the_group() -> None:
     ],
     ids=["missing", "order", "no bool", "two texts", "name", "function", "no number", "not", "empty", "open"],
 )
-def test_what_can_not_be_evaluated_stops_the_group(text: str) -> None:
+def test_a_condition_that_cannot_be_evaluated_stops_the_group(text: str) -> None:
     with pytest.raises(BackendError, match="can't be evaluated"):
         condition(text, INPUTS)
 

@@ -57,14 +57,14 @@ def test_a_command_sees_only_its_folders_and_writes_only_to_them(tmp_path: Path,
         shutil.rmtree(folder)
 
 
-def test_a_killed_command_ends_as_a_shell_says_it(tmp_path: Path) -> None:
+def test_a_killed_command_has_the_exit_code_of_a_shell(tmp_path: Path) -> None:
     pod = Pod(tmp_path, {"PATH": os.defpath})
     lines: list[str] = []
     assert pod.run(["sh", "-c", "echo before; kill -9 $$"], lines.append) == 137
     assert lines == ["before\n"]
 
 
-def test_where_there_is_no_root_a_command_has_folders_of_its_own_all_the_same(
+def test_a_command_without_a_root_filesystem_still_has_its_own_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strict_pod, "isolation_problem", lambda: "not allowed")

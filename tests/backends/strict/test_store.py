@@ -83,7 +83,7 @@ def test_a_link_to_a_folder_fails_the_step(store: ObjectStore, written: Path) ->
     assert "is a directory" in raised.value.words
 
 
-def test_what_sorts_after_a_link_to_nowhere_is_lost_and_said(store: ObjectStore, written: Path) -> None:
+def test_a_broken_link_is_reported(store: ObjectStore, written: Path) -> None:
     for name in ("a.txt", "z.txt"):
         (written / name).touch()
     (written / "m").symlink_to("nowhere")
@@ -91,14 +91,14 @@ def test_what_sorts_after_a_link_to_nowhere_is_lost_and_said(store: ObjectStore,
     assert tree(store.path(URI)) == ["a.txt"]
 
 
-def test_a_file_that_its_user_can_not_read_fails_the_step(store: ObjectStore, written: Path) -> None:
+def test_a_file_that_the_images_user_cannot_read_fails_the_step(store: ObjectStore, written: Path) -> None:
     (written / "secret").touch(mode=0o000)
     with pytest.raises(BackendError, match="can't be read") as raised:
         store.upload(written, URI, "d")
     assert raised.value.words.endswith("permission denied")
 
 
-def test_a_bucket_that_the_run_does_not_have_is_said(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_bucket_that_the_run_lacks_is_reported(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"would download s3://models/churn/1 .* put the files in"):
         store.download("s3://models/churn/1", tmp_path / "read")
     store.path("s3://models/churn/1").mkdir(parents=True)

@@ -116,7 +116,7 @@ def test_an_output_parameter_reaches_the_next_step_as_on_the_backend(returned: A
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step["step"])
-def test_what_recorded_steps_wrote_is_read_as_recorded(step: dict[str, Any]) -> None:
+def test_outputs_of_recorded_steps_are_read_as_recorded(step: dict[str, Any]) -> None:
     written = step["executor_output_written_by_the_program"]
     if written is None:  # it failed
         return
@@ -127,7 +127,7 @@ def test_what_recorded_steps_wrote_is_read_as_recorded(step: dict[str, Any]) -> 
         assert values.stored(item.get("metadata", {}), port, session) == artifact["custom_properties"]
 
 
-def test_what_is_not_given_has_its_default_and_whole_floats_are_ints() -> None:
+def test_omitted_parameters_have_defaults_and_whole_floats_become_ints() -> None:
     found = values.submitted(INPUTS, {"s": 'it\'s "quoted" äö {{x}}', "n": 2.5})
     assert found == {
         "s": 'it\'s "quoted" äö {{x}}',
@@ -203,7 +203,7 @@ def test_source_with_a_template_of_argo_is_refused_also_in_a_comment(source: str
         ("{{inputs.parameters.component}}", ""),
     ],
 )
-def test_what_argo_evaluates_in_a_value_is_found(value: Any, found: str) -> None:
+def test_argo_templates_in_values_are_detected(value: Any, found: str) -> None:
     assert values.template_in(value) == found
 
 

@@ -53,7 +53,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
-def test_a_bad_option_is_answered_before_anything_is_deployed(
+def test_a_bad_option_is_refused_before_anything_is_deployed(
     options: dict[str, Any],
     words: str,
     wine_model: Callable[[float], dsl.Model],

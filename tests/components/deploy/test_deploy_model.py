@@ -44,7 +44,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("given", "words"), WRONG.values(), ids=WRONG)
-def test_what_the_target_does_not_take_is_answered(
+def test_an_option_that_the_target_lacks_is_refused(
     given: dict[str, Any],
     words: str,
     wine_model: Callable[[float], dsl.Model],

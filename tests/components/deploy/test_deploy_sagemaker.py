@@ -28,7 +28,7 @@ def test_a_model_is_deployed_tried_promoted_and_rolled_back(
     try_canary(deploy_sagemaker, first, second, storage=f"s3://{ARCHIVES}/models", **OPTIONS)
 
 
-def test_a_model_without_a_bucket_for_its_archive_is_answered(
+def test_a_model_without_a_bucket_for_its_archive_is_refused(
     sagemaker_ai: SageMakerService, served: tuple[Served, Served], artifact: Callable[..., Any]
 ) -> None:
     model = dsl.Model(uri=str(served[0].path))

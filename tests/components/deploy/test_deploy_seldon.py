@@ -47,7 +47,7 @@ def test_a_model_is_deployed_tried_and_rolled_back(
     assert endpoints.read(back.path).traffic == {first[1]: 100}
 
 
-def test_a_model_that_no_server_can_fetch_is_answered(
+def test_a_model_that_no_server_can_fetch_is_refused(
     cluster: KubernetesApi, artifact: Callable[..., Any]
 ) -> None:
     with pytest.raises(ValueError, match="can't fetch the model from '/models/1'; put it where its pods can"):

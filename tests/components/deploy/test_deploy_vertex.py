@@ -29,7 +29,7 @@ def test_a_model_is_deployed_tried_promoted_and_rolled_back(
     try_canary(deploy_vertex, first, second, endpoint_name="churn", image=IMAGE, timeout_seconds=20.0)
 
 
-def test_a_model_that_is_not_in_a_bucket_of_google_cloud_is_answered(
+def test_a_model_that_is_not_in_a_bucket_of_google_cloud_is_refused(
     vertex_ai: VertexService, artifact: Callable[..., Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"reads models from gs:// only, not ./models/1.; copy it"):

@@ -14,7 +14,7 @@ def example(s3: str) -> None:
     remove_endpoint(deploy_target="kubernetes", endpoint_name="removed", even_if_serving=True).after(deployed)
 
 
-def test_an_endpoint_is_removed_when_it_is_meant(cluster: KubernetesApi) -> None:
+def test_a_serving_endpoint_is_removed_only_on_explicit_request(cluster: KubernetesApi) -> None:
     made = deploy.target("kubernetes").deploy("s3://models/1", "churn", image="registry.example/server:1")
     with pytest.raises(ValueError, match=f"endpoint 'churn' serves .{made.revision} 100 %.; say even"):
         remove_endpoint.python_func("kubernetes", "churn")

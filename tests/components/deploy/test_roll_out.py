@@ -158,7 +158,7 @@ def world(
     return world
 
 
-def test_what_serves_already_is_watched_and_stays(world: World) -> None:
+def test_an_already_deployed_model_is_probed_and_kept(world: World) -> None:
     step = world.step("first-again", linear(1.0)).run()
     assert step.returned[0]
     assert step.endpoint == world.serving
@@ -210,7 +210,7 @@ def test_a_model_that_is_slow_is_rolled_back(world: World) -> None:
     assert "2 times is allowed" in reason
 
 
-def test_a_rollout_that_is_told_to_end_is_rolled_back(world: World) -> None:
+def test_a_terminated_rollout_is_rolled_back(world: World) -> None:
     step = world.step("ended", linear(0.2), seconds=60.0)
     code, said = step.until("stage 1 of 3", signal.SIGTERM)
     assert world.serving
@@ -221,7 +221,7 @@ def test_a_rollout_that_is_told_to_end_is_rolled_back(world: World) -> None:
     world.assert_serves(world.serving)
 
 
-def test_a_deployment_that_is_told_to_end_is_undone(world: World) -> None:
+def test_a_terminated_deployment_is_undone(world: World) -> None:
     # With a tenth of a processor the server takes long to start.
     step = world.step("ended-early", linear(0.15), deploy_options={"cpu": "100m", "memory": "1Gi"})
     code, said = step.until("the server loads the model", signal.SIGTERM)

@@ -64,7 +64,7 @@ def test_a_broken_model_is_not_servable_and_the_step_succeeds(
     assert json.loads(Path(metrics.path).read_text()) == {"servable": 0}
 
 
-def test_bad_options_give_a_sentence(
+def test_bad_options_give_a_one_line_error(
     model: dsl.Model, table: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
     metrics = artifact("serving_metrics", dsl.Metrics)

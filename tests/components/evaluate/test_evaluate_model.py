@@ -184,7 +184,7 @@ def test_the_same_input_gives_the_same_files(cancer: Any, table: Any, artifact: 
         pytest.param(lambda t: t, {"bootstrap_samples": 3}, "bootstrap_samples is 3", id="few resamples"),
     ],
 )
-def test_bad_input_to_a_classification_is_answered_in_a_sentence_and_writes_nothing(
+def test_bad_input_to_a_classification_gives_a_one_line_error_and_writes_nothing(
     cancer: Any, table: Any, artifact: Any, change: Any, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     model, test = cancer
@@ -275,7 +275,7 @@ def test_one_row_can_be_evaluated(diabetes: Any, table: Any, artifact: Any, open
         ),
     ],
 )
-def test_bad_input_to_a_regression_is_answered_in_a_sentence_and_writes_nothing(
+def test_bad_input_to_a_regression_gives_a_one_line_error_and_writes_nothing(
     diabetes: Any, table: Any, artifact: Any, change: Any, message: str, tmp_path: Path
 ) -> None:
     model, test = diabetes
@@ -298,7 +298,7 @@ def test_user_interfaces_get_no_template_and_little_of_many_classes(
     assert len(stored(shown)["classes"]) == 30
 
 
-def test_a_metric_of_another_task_is_answered(diabetes: Any, table: Any, artifact: Any) -> None:
+def test_a_metric_of_another_task_is_refused(diabetes: Any, table: Any, artifact: Any) -> None:
     model, test = diabetes
     with pytest.raises(ValueError, match="metric 'accuracy' does not fit regression"):
         run(artifact, model, table(test, "test"), metric="accuracy")

@@ -77,7 +77,7 @@ def test_an_unknown_metric_writes_nothing(candidates: Any, artifact: Any, tmp_pa
     assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"guess", "linear", "tree"}
 
 
-def test_a_candidate_that_is_no_model_is_named(candidates: Any, artifact: Any) -> None:
+def test_a_candidate_that_is_not_a_model_is_named(candidates: Any, artifact: Any) -> None:
     gone = dsl.Model(name="gone", uri="/nowhere/model")
     with pytest.raises(ValueError, match="no model at /nowhere/model"):
         run(artifact, [*candidates[0], gone])

@@ -93,9 +93,7 @@ def test_a_table_names_images_by_uri_and_by_path_beside_it(
     assert ["gone.png" in rejected["reason"][0], rejected["reason"][1]] == [True, "it has no label"]
 
 
-def test_a_row_of_such_a_table_that_cannot_be_read_is_a_bad_image(
-    ingest: Callable[..., Any], tree: Path
-) -> None:
+def test_an_unreadable_row_of_an_image_table_is_a_bad_image(ingest: Callable[..., Any], tree: Path) -> None:
     (tree / "list.csv").write_text("uri,label\ncat/a.png,cat\ndog/b.jpg,dog,brown\n")
     frame, rejected, counts = ingest(source=str(tree / "list.csv"), on_bad_images="quarantine")
     assert counts == (1, 1)
@@ -126,12 +124,12 @@ BAD = {
 
 
 @pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD)
-def test_bad_input_is_answered(options: dict[str, Any], words: str, ingest: Callable[..., Any]) -> None:
+def test_bad_input_is_refused(options: dict[str, Any], words: str, ingest: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=words):
         ingest(**options)
 
 
-def test_a_tree_without_a_good_image_is_answered(ingest: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_tree_without_a_good_image_is_refused(ingest: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "in/x").mkdir(parents=True)
     (tmp_path / "in/x/a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"no usable image .*; the first one, x/a.png: it isn't an image"):

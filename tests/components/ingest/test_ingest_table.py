@@ -156,7 +156,7 @@ def test_only_a_window_up_to_the_newest_row_is_kept(
         ({"window_days": 7.0, "time_column": "at"}, "time column 'at' has no values in .*; pass another"),
     ],
 )
-def test_a_window_that_cant_be_taken_is_a_sentence_and_writes_nothing(
+def test_an_invalid_window_gives_a_one_line_error_and_writes_nothing(
     ingest: Callable[..., Any], tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     source = tmp_path / "data.csv"
@@ -178,7 +178,7 @@ def test_a_window_that_cant_be_taken_is_a_sentence_and_writes_nothing(
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_a_label_that_training_could_not_use_is_said_at_once(
+def test_a_label_unusable_for_training_is_reported_at_once(
     ingest: Callable[..., Any], tmp_path: Path, form: str, options: dict[str, Any], message: str
 ) -> None:
     frame = pl.DataFrame(

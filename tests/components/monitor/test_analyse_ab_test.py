@@ -154,7 +154,7 @@ def test_outcomes_that_arrive_later_are_joined(run: Run) -> None:
     assert [each["state"] for each in made["found"]["guardrails"]] == ["holds", "holds"]
 
 
-def test_a_request_that_was_sent_again_has_one_outcome(run: Run) -> None:
+def test_a_retried_request_has_one_outcome(run: Run) -> None:
     log = answers(600)
     again = pl.concat([log, log.head(200).with_columns(pl.col("time") + timedelta(days=1))])
     labels = log.select("request_id", "row", "bought")
@@ -178,7 +178,7 @@ def test_rows_of_one_unit_count_as_one(run: Run) -> None:
     assert run(often)["found"]["effect"]["high"] < once["high"]
 
 
-def test_units_with_several_rows_have_the_variance_of_a_jackknife() -> None:
+def test_the_variance_of_units_with_several_rows_equals_the_jackknifes() -> None:
     random = np.random.default_rng(5)
     user = np.sort(random.integers(0, 900, 5_000))
     level = random.normal(0, 1, 900)[user]
@@ -298,7 +298,7 @@ def _sequence(values: np.ndarray, new: np.ndarray, looks: np.ndarray) -> tuple[n
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_cant_be_compared_is_told_in_a_sentence(
+def test_an_incomparable_log_gives_a_one_line_error(
     run: Run, artifact: Callable[..., Any], log: pl.DataFrame, given: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -40,7 +40,7 @@ def test_a_table_becomes_a_small_file(
         (["id", "age"], "exclude_columns names every column"),
     ],
 )
-def test_columns_that_can_not_be_left_out_are_one_sentence(
+def test_columns_that_cannot_be_left_out_give_a_one_line_error(
     excluded: list[str], sentence: str, table: Callable[..., dsl.Dataset], artifact: Callable[..., Any]
 ) -> None:
     baseline = artifact("baseline")

@@ -187,7 +187,7 @@ def test_a_champion_that_may_have_learned_from_the_rows_is_doubted(
     assert "doesn't say which rows it has seen; it may have learned from these" in reason
 
 
-def test_a_request_trains_whatever_the_rules_say(decide: Decide, state_uri: str) -> None:
+def test_an_explicit_request_trains_regardless_of_the_rules(decide: Decide, state_uri: str) -> None:
     decide(rows(1_000), trained=state_uri, state_uri=state_uri)
     assert decide(rows(1_000), state_uri=state_uri, request="FlowpartsDrift") == (
         True,
@@ -217,7 +217,7 @@ def test_a_table_that_the_champion_cant_judge_asks_for_a_training(decide: Decide
         ({"model_name": "a/b"}, "model name 'a/b' is not valid in MLflow"),
     ],
 )
-def test_bad_input_is_a_sentence_and_writes_nothing(
+def test_bad_input_gives_a_one_line_error_and_writes_nothing(
     decide: Decide, tmp_path: Path, given: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -161,7 +161,7 @@ def test_a_log_that_has_stopped_growing_is_reported(
     assert (found["newest"], found["stalled"]) == (newest.isoformat(), stalled)
 
 
-def test_without_hours_or_times_nothing_is_said_of_the_log(
+def test_without_hours_or_times_the_logs_freshness_is_not_reported(
     run: Run, trained: dsl.Model, table: Callable[..., dsl.Dataset]
 ) -> None:
     unjudged = run(table=table(logged(trained, rows(1_000, 8))), model=trained)
@@ -172,7 +172,7 @@ def test_without_hours_or_times_nothing_is_said_of_the_log(
     assert timeless["returned"][3:] == (False, "")
 
 
-def test_bad_input_is_one_sentence_and_nothing_is_written(
+def test_bad_input_gives_a_one_line_error_and_nothing_is_written(
     run: Run,
     trained: dsl.Model,
     table: Callable[..., dsl.Dataset],
@@ -221,7 +221,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         ]
 
 
-def test_all_null_windows_and_thousands_of_categories_are_told_as_drift(
+def test_all_null_windows_and_thousands_of_categories_are_reported_as_drift(
     run: Run, table: Callable[..., dsl.Dataset]
 ) -> None:
     number = pl.int_range(6_000, eager=True)

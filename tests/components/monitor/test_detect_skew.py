@@ -79,7 +79,7 @@ def logged(model: dsl.Model, sent: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def test_a_server_that_sees_what_training_saw_has_no_skew(run: Run, trained: dsl.Model) -> None:
+def test_a_server_with_training_data_has_no_skew(run: Run, trained: dsl.Model) -> None:
     made = run(logged(trained, rows(1_500, 3)))
     skewed, reason, columns = made["returned"]
     assert (skewed, columns) == (False, [])
@@ -90,7 +90,7 @@ def test_a_server_that_sees_what_training_saw_has_no_skew(run: Run, trained: dsl
     assert sent["flowparts_skewed_columns"] == 0
 
 
-def test_each_kind_of_skew_is_told_with_its_share(
+def test_each_kind_of_skew_is_reported_with_its_share(
     run: Run, trained: dsl.Model, open_page: Callable[[Path], Any]
 ) -> None:
     third = pl.int_range(pl.len()) % 3 == 0
@@ -126,14 +126,16 @@ def test_answers_that_a_batch_does_not_repeat_are_counted(run: Run, trained: dsl
     )
 
 
-def test_a_feature_of_another_type_is_told_and_the_others_are_compared(run: Run, trained: dsl.Model) -> None:
+def test_a_feature_of_another_type_is_reported_and_the_others_are_compared(
+    run: Run, trained: dsl.Model
+) -> None:
     log = logged(trained, rows(500, 6)).with_columns(pl.col("amount").cast(pl.String))
     skewed, reason, columns = run(log)["returned"]
     assert (skewed, columns) == (True, ["amount"])
     assert reason == "amount: the server gets string values, training had number values"
 
 
-def test_of_a_masked_feature_nothing_is_compared(run: Run, trained: dsl.Model) -> None:
+def test_masked_features_are_not_compared(run: Run, trained: dsl.Model) -> None:
     log = logged(trained, rows(500, 7)).drop("plan").with_columns(masked_plan=pl.lit("3f"))
     made = run(log)
     assert made["returned"][0] is False
@@ -142,7 +144,7 @@ def test_of_a_masked_feature_nothing_is_compared(run: Run, trained: dsl.Model) -
     assert "masks one" in Path(made["skew_report"].path).read_text()
 
 
-def test_a_log_of_another_model_is_one_sentence(
+def test_a_log_of_another_model_gives_a_one_line_error(
     run: Run, trained: dsl.Model, artifact: Callable[..., Any]
 ) -> None:
     log = logged(trained, rows(100, 8))
@@ -153,7 +155,7 @@ def test_a_log_of_another_model_is_one_sentence(
     assert not Path(artifact("skew").path).exists()
 
 
-def test_all_null_windows_thousands_of_categories_and_empty_logs_are_told(
+def test_all_null_windows_thousands_of_categories_and_empty_logs_are_reported(
     run: Run, trained: dsl.Model, artifact: Callable[..., Any]
 ) -> None:
     log = logged(trained, rows(3_000, 9))

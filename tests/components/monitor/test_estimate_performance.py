@@ -157,7 +157,7 @@ def test_labels_alone_calibrate_and_the_page_says_if_nothing_could_be_checked(
         (lambda log, known: (log, known), {"since": "2027-01-01"}, "no row has a 'time' from 2027-01-01"),
     ],
 )
-def test_what_cant_be_estimated_is_said_in_a_sentence(
+def test_a_log_without_an_estimate_gives_a_one_line_error(
     run: Run,
     model: dsl.Model,
     artifact: Callable[..., Any],

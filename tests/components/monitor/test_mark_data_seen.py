@@ -22,7 +22,7 @@ def example(outside: str, source: str = "sample://breast_cancer"):
     seen.after(used)
 
 
-def test_what_is_no_mark_is_not_remembered(artifact: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_invalid_mark_is_not_remembered(artifact: Callable[..., Any], tmp_path: Path) -> None:
     state_uri = tmp_path / "seen.json"
     mark = artifact("mark")
     with pytest.raises(ValueError, match="the mark is missing"):
@@ -34,7 +34,7 @@ def test_what_is_no_mark_is_not_remembered(artifact: Callable[..., Any], tmp_pat
     assert not state_uri.exists()
 
 
-def test_a_state_file_that_cant_be_written_is_a_sentence(
+def test_a_state_file_that_cant_be_written_gives_a_one_line_error(
     artifact: Callable[..., Any], tmp_path: Path
 ) -> None:
     mark = artifact("mark")

@@ -96,7 +96,7 @@ def run(
     return call
 
 
-def test_a_model_that_holds_is_measured_in_windows_and_said_to_hold(run: Run, model: dsl.Model) -> None:
+def test_a_stable_model_is_measured_by_window_and_reported_as_stable(run: Run, model: dsl.Model) -> None:
     answered = rows(300 * DAYS, 3)
     log, labels = served(model, answered)
     # Labels come in another order, as numbers of another type, and some not yet.
@@ -162,7 +162,7 @@ def test_predictions_without_times_are_one_window(run: Run, model: dsl.Model) ->
     assert [window["name"] for window in found["windows"]] == ["all"]
 
 
-def test_the_positive_class_is_the_one_that_the_model_was_judged_by(run: Run, model: dsl.Model) -> None:
+def test_the_positive_class_is_that_of_the_models_evaluation(run: Run, model: dsl.Model) -> None:
     models.annotate(model.path, {"positive_class": 0})
     log, labels = served(model, rows(2_000, 11))
     kept = log.join(labels, on=["request_id", "row"])
@@ -214,7 +214,7 @@ def test_the_confidence_that_is_stored_is_that_of_the_intervals(run: Run, model:
 
 
 @pytest.mark.parametrize("key", [["request_id", "row"], ["customer"]])
-def test_a_request_that_was_sent_again_counts_once(run: Run, model: dsl.Model, key: list[str]) -> None:
+def test_a_retried_request_counts_once(run: Run, model: dsl.Model, key: list[str]) -> None:
     log, labels = served(model, rows(900, 13))
     customers = pl.format("c{}", pl.int_range(pl.len()))
     log, labels = log.with_columns(customer=customers), labels.with_columns(customer=customers)
@@ -306,7 +306,7 @@ def test_few_labels_that_are_older_than_their_predictions_are_counted(run: Run, 
         ),
     ],
 )
-def test_what_cant_be_measured_is_told_in_a_sentence(
+def test_an_unmeasurable_log_gives_a_one_line_error(
     run: Run,
     model: dsl.Model,
     artifact: Callable[..., Any],

@@ -60,7 +60,7 @@ def test_rows_are_new_until_a_run_that_used_them_has_succeeded(look: Look, colum
     assert look(rows(130), column)[:2] == (False, 0)
 
 
-def test_by_fingerprint_a_changed_value_counts_and_the_order_does_not(look: Look) -> None:
+def test_the_fingerprint_changes_with_values_but_not_with_row_order(look: Look) -> None:
     look(rows(100))
     assert look(rows(100).reverse())[0] is False
     new, count, reason = look(rows(100).with_columns(x=pl.lit(0.6)))
@@ -111,7 +111,7 @@ def test_a_mark_beyond_all_rows_is_told_for_what_it_may_be(look: Look) -> None:
     )
 
 
-def test_an_empty_source_is_a_sentence(look: Look, state_uri: str) -> None:
+def test_an_empty_source_gives_a_one_line_error(look: Look, state_uri: str) -> None:
     with pytest.raises(ValueError, match="no rows"):
         look(rows(0))
     assert not Path(state_uri).exists()
@@ -149,7 +149,7 @@ def test_a_state_file_in_a_store_is_read_and_written(
         ('{"seen": {"rows": 1, "column": "id", "highest": "2026-03-01"}}', "id", "'id' of another type"),
     ],
 )
-def test_what_cant_be_compared_is_said_in_a_sentence(
+def test_an_incomparable_table_gives_a_one_line_error(
     look: Look, state_uri: str, kept: str | None, column: str, sentence: str
 ) -> None:
     if kept:

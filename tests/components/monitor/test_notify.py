@@ -125,7 +125,7 @@ def test_without_tls_nothing_is_sent(mail: MailServer, capsys: pytest.CaptureFix
     assert mail.log_ins == mail.messages == []
 
 
-def test_a_certificate_that_nobody_signed_is_refused(
+def test_an_untrusted_certificate_is_refused(
     mail: MailServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
@@ -142,7 +142,7 @@ def test_a_certificate_that_nobody_signed_is_refused(
         (["never"], 0, 1, "can't send mail"),
     ],
 )
-def test_mail_is_tried_again_only_where_that_helps(
+def test_mail_is_retried_only_where_that_helps(
     replies: list[str],
     count: int,
     attempts: int,
@@ -190,7 +190,7 @@ def test_a_webhook_that_fails_or_never_answers_fails_nothing(
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_told_and_fail_nothing(
+def test_settings_that_make_no_sense_are_reported_and_fail_nothing(
     variables: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for name, value in variables.items():
@@ -226,16 +226,14 @@ def test_the_same_news_about_the_same_thing_is_sent_once_however_long_ago(
     assert [message["run"] for message in hook.taken] == ["1", "3"]
 
 
-def test_what_was_not_sent_is_not_remembered(
-    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unsent_notices_are_not_recorded(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
     hook.troubles = [Trouble(500, "POST", "/hook", times=3)]
     assert sent(notices_uri=str(tmp_path / "told.json")) == 0
     assert sent(notices_uri=str(tmp_path / "told.json")) == 1
 
 
-def test_a_damaged_file_of_notices_is_told_and_the_notice_is_sent(
+def test_a_damaged_file_of_notices_is_reported_and_the_notice_is_sent(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")

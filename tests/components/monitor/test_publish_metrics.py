@@ -169,7 +169,7 @@ def test_rejected_points_are_reported(publish: Callable[..., int], collector: Co
         ({"metric_labels": {"instance": "a"}}, "label 'instance'"),
     ],
 )
-def test_what_cannot_be_published_is_told_in_one_sentence(
+def test_an_unpublishable_value_gives_a_one_line_error(
     arguments: dict[str, Any], sentence: str, publish: Callable[..., int], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=sentence) as raised:

@@ -133,7 +133,7 @@ def test_darker_images_drift_and_others_do_not(
     assert json.loads(Path(artifact("skew").path).read_text())["scored_rows"] == 320
 
 
-def test_a_network_on_a_table_is_watched_as_any_model_is(tmp_path: Path, step: Callable[..., Any]) -> None:
+def test_a_network_on_a_table_is_monitored_like_any_model(tmp_path: Path, step: Callable[..., Any]) -> None:
     small = {"units": 16, "layers": 1, "epochs": 10, "batch_size": 32, "learning_rate": 0.02}
     train, validation = customers(600, 1), customers(300, 2)
     model = trained(tmp_path, train, validation, train_keras_tabular, label="left", **small)

@@ -76,7 +76,7 @@ def test_a_regression_gets_one_number_a_row(predict: Any, trained: Any, sklearn_
     ],
     ids=["column vanished", "wrong type", "empty", "no such key", "name taken"],
 )
-def test_a_table_that_does_not_fit_is_answered_with_a_sentence_and_nothing_is_written(
+def test_a_table_that_does_not_fit_gives_a_one_line_error_and_nothing_is_written(
     predict: Any, wine: pl.DataFrame, tmp_path: Any, change: Any, options: dict, sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

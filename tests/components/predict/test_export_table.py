@@ -33,7 +33,7 @@ def test_a_format_may_be_given(table: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["~/a b.csv", "file://{}/a%20b.csv", "file://localhost{}/a%20b.csv"])
-def test_a_destination_is_what_it_is_as_a_source(
+def test_a_destination_accepts_the_same_addresses_as_a_source(
     form: str, table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -79,7 +79,7 @@ def test_an_object_store_gets_the_file(
         ("nowhere://bucket/rows.csv", "can't write nowhere://bucket/rows.csv"),
     ],
 )
-def test_an_impossible_destination_is_answered_with_a_sentence(
+def test_an_impossible_destination_gives_a_one_line_error(
     table: Any, destination: str, sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
@@ -89,7 +89,7 @@ def test_an_impossible_destination_is_answered_with_a_sentence(
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # botocore's own
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_unreachable_store_is_told_in_one_sentence(
+def test_an_unreachable_store_gives_a_one_line_error(
     table: Any, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"):

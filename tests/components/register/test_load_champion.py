@@ -33,7 +33,7 @@ def test_the_champion_and_the_schema_of_its_rows_are_fetched(
     assert [column["name"] for column in columns] == models.metadata(registered.path)["features"]
 
 
-def test_no_champion_is_answered_with_a_sentence_and_nothing_is_written(
+def test_no_champion_gives_a_one_line_error_and_nothing_is_written(
     champion: tuple[dsl.Model, str], artifact: Any
 ) -> None:
     model, schema = artifact("fetched", dsl.Model), artifact("schema")

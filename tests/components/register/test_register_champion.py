@@ -160,7 +160,7 @@ def test_nothing_is_written_when_the_server_is_not_there(
     assert not (tmp_path / "artifacts" / "run summary").exists()
 
 
-def test_a_model_that_can_not_serve_is_never_promoted(
+def test_a_model_that_cannot_serve_is_never_promoted(
     compare: Callable[..., Any], trained: Callable[..., dsl.Model], sklearn_rows: Callable[..., Any]
 ) -> None:
     from sklearn.linear_model import LogisticRegression
@@ -229,7 +229,7 @@ def test_a_version_holds_what_tells_where_it_comes_from(
     assert sorted(reports) == ["reports/evaluation.html", "reports/summary.html"]
 
 
-def test_a_step_that_is_tried_again_decides_as_before_and_makes_no_second_version(
+def test_a_step_that_is_retried_decides_as_before_and_makes_no_second_version(
     compare: Callable[..., Any],
     trained: Callable[..., dsl.Model],
     sklearn_rows: Callable[..., Any],
@@ -278,7 +278,7 @@ def test_of_two_runs_at_once_only_the_first_makes_a_champion(
     assert versions(uri) == ["1"]
 
 
-def test_a_name_that_no_model_can_have_is_told(
+def test_a_name_that_no_model_can_have_is_reported(
     compare: Callable[..., Any], trained: Callable[..., dsl.Model], sklearn_rows: Callable[..., Any]
 ) -> None:
     from sklearn.linear_model import LogisticRegression
@@ -357,7 +357,7 @@ def test_a_model_that_was_not_checked_may_be_promoted_and_the_page_says_so(
     assert "not checked" in open_page(page).find_element("tag name", "body").text
 
 
-def test_an_evaluation_that_is_not_there_is_told_before_anything_is_compared(
+def test_a_missing_evaluation_is_reported_before_anything_is_compared(
     compare: Callable[..., Any], trained: Callable[..., dsl.Model], sklearn_rows: Callable[..., Any]
 ) -> None:
     from sklearn.linear_model import LogisticRegression

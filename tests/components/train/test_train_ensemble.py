@@ -113,7 +113,7 @@ def test_without_a_validation_table_members_are_cross_validated(training: Traini
     )
 
 
-def test_what_was_split_in_time_is_cross_validated_in_time(training: Training) -> None:
+def test_tables_split_by_time_are_cross_validated_by_time(training: Training) -> None:
     shutil.rmtree(training.train.path)
     rows = TRAIN.with_columns(when=pl.int_range(TRAIN.height))
     tables.write(rows, training.train.path, facts={"time_column": "when"})
@@ -162,7 +162,7 @@ def test_the_same_seed_gives_the_same_model(training: Training) -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_option_is_answered_before_a_row_is_read(
+def test_a_bad_option_is_refused_before_a_row_is_read(
     options: dict[str, Any], sentence: str, training: Training
 ) -> None:
     for part in (training.train, training.validation):

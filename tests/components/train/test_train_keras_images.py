@@ -196,7 +196,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD)
-def test_bad_input_is_answered(options: dict[str, Any], words: str, train: Callable[..., Path]) -> None:
+def test_bad_input_is_refused(options: dict[str, Any], words: str, train: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match=words):
         train(**options)
 

@@ -98,7 +98,7 @@ def bought(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(tmp_path_factory.mktemp("bought"), **LABELS["classification"])
 
 
-def test_a_model_of_raw_rows_comes_out(trained: Trained) -> None:
+def test_the_output_is_a_model_of_raw_rows(trained: Trained) -> None:
     loaded = models.load(trained.model.path)
     predicted = loaded.predict(VALIDATION)
     if loaded.task == "classification":
@@ -179,7 +179,7 @@ def test_a_seed_decides_what_is_learned(bought: Trained, tmp_path: Path) -> None
     assert not predicted(other).equals(predicted(bought))
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_network(
+def test_a_killed_training_resumes_from_its_checkpoint_with_the_same_result(
     bought: Trained, tmp_path: Path
 ) -> None:
     step, log = as_step(bought.folder, checkpoint_seconds=0.0), tmp_path / "log"

@@ -101,7 +101,7 @@ def step(artifact: Callable[..., Any]) -> Step:
         ("LGBM", {"n_estimators": 30.0}, "lightgbm"),
     ],
 )
-def test_a_model_of_raw_rows_comes_out(
+def test_the_output_is_a_model_of_raw_rows(
     step: Step, estimator: str, parameters: dict[str, Any], framework: str
 ) -> None:
     model, metrics = step.run(estimator, parameters=parameters)
@@ -162,7 +162,7 @@ def test_weights_class_weight_and_early_stopping_go_together(step: Step) -> None
         ({"estimator": "Linear", "weight_column": "mean radius"}, "was not given to fit_preprocessor"),
     ],
 )
-def test_a_bad_option_gives_a_sentence_and_no_output(
+def test_a_bad_option_gives_a_one_line_error_and_no_output(
     step: Step, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -197,7 +197,7 @@ def test_every_option_of_a_network_may_be_given_by_its_name() -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_option_is_answered_before_a_row_is_read(
+def test_a_bad_option_is_refused_before_a_row_is_read(
     options: dict[str, Any], sentence: str, artifact: Callable[..., Any], tmp_path: Path
 ) -> None:
     nowhere = dsl.Dataset(name="gone", uri=str(tmp_path / "gone"))

@@ -100,7 +100,7 @@ def test_a_later_round_knows_what_all_earlier_rounds_have_tried(
     assert suggested(winner, space=space) == suggested(winner, space=space)
 
 
-def test_a_model_of_another_space_is_answered(
+def test_a_model_of_another_space_is_refused(
     save_model: Callable[..., Any], artifact: Callable[..., Any], tmp_path: Path
 ) -> None:
     best = artifact("best", dsl.Model)
@@ -121,6 +121,6 @@ def test_a_model_of_another_space_is_answered(
     ],
     ids=["trials", "seed", "space"],
 )
-def test_a_bad_option_is_answered(options: dict[str, Any], sentence: str) -> None:
+def test_a_bad_option_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         suggested(**options)

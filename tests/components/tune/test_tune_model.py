@@ -62,7 +62,7 @@ class Tuning:
         return made
 
 
-def test_what_was_split_in_time_is_cross_validated_in_time(artifact: Callable[..., Any]) -> None:
+def test_tables_split_by_time_are_cross_validated_by_time(artifact: Callable[..., Any]) -> None:
     scores = []
     for name, facts, options in (
         ("asked", {}, {"time_column": "when"}),
@@ -259,7 +259,7 @@ def test_how_many_processors_there_are_changes_nothing(
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_option_is_answered_before_a_row_is_read(
+def test_a_bad_option_is_refused_before_a_row_is_read(
     options: dict[str, Any], sentence: str, tuning: Tuning
 ) -> None:
     for part in (tuning.train, tuning.validation):
@@ -301,7 +301,7 @@ def left_behind(tuning: Tuning) -> list[str]:
     ],
     ids=["rows", "one class", "groups", "all fail"],
 )
-def test_bad_rows_are_answered_and_leave_nothing_behind(
+def test_bad_rows_are_refused_and_leave_nothing_behind(
     rows: pl.DataFrame, options: dict[str, Any], sentence: str, artifact: Callable[..., Any]
 ) -> None:
     tuning = Tuning(artifact, rows)

@@ -130,7 +130,7 @@ class Recorder:
         pass
 
 
-def test_what_was_split_in_time_is_cross_validated_in_time(
+def test_tables_split_by_time_are_cross_validated_by_time(
     tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
@@ -233,7 +233,7 @@ def test_if_all_trials_fail_the_sentence_groups_the_causes_and_nothing_is_left(
     assert sorted(path.name for path in Path(tuning.train.path).parent.iterdir()) == ["train", "validation"]
 
 
-def test_a_step_that_is_told_to_end_takes_its_trials_with_it(tuning: Tuning, cluster: KubernetesApi) -> None:
+def test_a_terminated_step_removes_its_trials(tuning: Tuning, cluster: KubernetesApi) -> None:
     cluster.katib.scenario = "waiting"
 
     def end() -> None:
@@ -276,7 +276,7 @@ def test_a_result_counts_though_katib_found_no_number_in_the_log(
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_option_is_answered_before_a_row_is_read(
+def test_a_bad_option_is_refused_before_a_row_is_read(
     options: dict[str, Any], sentence: str, artifact: Callable[..., Any], cluster: KubernetesApi
 ) -> None:
     tuning = Tuning.__new__(Tuning)
@@ -287,7 +287,7 @@ def test_a_bad_option_is_answered_before_a_row_is_read(
     assert cluster.requests == []
 
 
-def test_a_store_that_is_not_there_is_answered(tuning: Tuning, cluster: KubernetesApi) -> None:
+def test_a_missing_store_is_refused(tuning: Tuning, cluster: KubernetesApi) -> None:
     with pytest.raises(
         ValueError, match=r"the folder s3://nowhere/flowparts-\w+ of the study can't be used; may"
     ):

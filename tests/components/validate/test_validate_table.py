@@ -54,7 +54,7 @@ def validate(
     return run
 
 
-def test_a_valid_table_passes_with_a_calm_page(
+def test_a_valid_table_passes_with_a_page_without_warnings(
     check: Callable[..., Any], open_page: Callable[[Path], Any]
 ) -> None:
     returned, anomalies, report = check(GOOD)
@@ -117,7 +117,7 @@ def test_infers_the_schema_when_none_is_given(
     assert "No schema was given" in page.find_element("css selector", ".callout.note").text
 
 
-def test_an_inferred_schema_is_what_a_later_table_is_held_to(validate: Callable[..., Any]) -> None:
+def test_a_later_table_is_validated_against_the_inferred_schema(validate: Callable[..., Any]) -> None:
     _, made = validate(AGES)
     with pytest.raises(ValueError, match="column 'age': maximum, expected at most 42"):
         validate(AGES * 10, schema=made["table_schema"])

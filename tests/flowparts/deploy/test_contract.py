@@ -134,7 +134,7 @@ def test_a_second_revision_gets_its_share_is_promoted_and_rolled_back(platform: 
     assert platform.module.rollback(promoted).traffic == back.traffic
 
 
-def test_a_share_is_a_percentage_and_needs_another_revision(platform: Platform) -> None:
+def test_a_traffic_percentage_needs_a_previous_revision(platform: Platform) -> None:
     made = platform.bring(0)
     with pytest.raises(ValueError, match="percent must be a whole number from 0 to 100, not 101"):
         platform.module.shift(made, 101)
@@ -156,7 +156,7 @@ def test_an_endpoint_that_has_changed_since_is_left_alone(platform: Platform) ->
     assert found.traffic == second.traffic
 
 
-def test_an_endpoint_that_is_not_there_is_answered(platform: Platform) -> None:
+def test_a_missing_endpoint_is_refused(platform: Platform) -> None:
     made = platform.bring(0)
     operations.remove(platform.target, platform.name, {}, even_if_serving=True)
     with pytest.raises(ValueError, match=f"there is no endpoint '{platform.name}' .*; deploy a model first"):

@@ -189,7 +189,7 @@ def test_a_rolling_restart_of_all_servers_loses_none_of_a_thousand_requests(
     assert [client.lost for client in clients] == [[], [], []]
 
 
-def test_a_model_that_does_not_load_is_told_and_removed_while_the_previous_serves(
+def test_a_model_that_does_not_load_is_reported_and_removed_while_the_previous_serves(
     first: Endpoint, made: dict[str, Path], engine: Any
 ) -> None:
     before, stored = containers_of(engine, first), volumes_of(engine, first)
@@ -300,7 +300,7 @@ def test_a_server_that_is_killed_is_replaced_and_costs_no_more_than_what_it_was_
     assert sum(client.answered.total() for client in clients) > before
 
 
-def test_a_splitter_that_is_gone_is_started_again_with_what_it_was_told(
+def test_a_missing_splitter_is_restarted_with_its_configuration(
     made: dict[str, Path], engine: Any, new_endpoint: Callable[[str], str]
 ) -> None:
     name = new_endpoint("headless")
@@ -329,7 +329,7 @@ def test_a_step_that_is_killed_before_the_splitter_reads_is_taken_up_by_the_next
     assert shares(promoted, 20) == {canary.revision: 20}
 
 
-def test_an_endpoint_that_is_not_there_is_answered(new_endpoint: Callable[[str], str]) -> None:
+def test_a_missing_endpoint_is_refused(new_endpoint: Callable[[str], str]) -> None:
     gone = Endpoint("docker", new_endpoint("gone"), "http://127.0.0.1:9", "r1", {"r1": 100, "r0": 0}, "r0")
     for act in (lambda: host.shift(gone, 50), lambda: host.rollback(gone)):
         with pytest.raises(ValueError, match=r"there is no endpoint 'gone-.*deploy a model first"):
@@ -338,9 +338,7 @@ def test_an_endpoint_that_is_not_there_is_answered(new_endpoint: Callable[[str],
         host.predict(gone, ROWS)
 
 
-def test_an_image_that_is_not_there_is_named(
-    made: dict[str, Path], new_endpoint: Callable[[str], str]
-) -> None:
+def test_a_missing_image_is_named(made: dict[str, Path], new_endpoint: Callable[[str], str]) -> None:
     with pytest.raises(ValueError, match="image nobody/flowparts-serving:9 is not on this Docker engine"):
         host.deploy(str(made["first"]), new_endpoint("imageless"), image="nobody/flowparts-serving:9")
 
@@ -353,7 +351,7 @@ def test_without_an_engine_the_sentence_says_what_to_do(
         host.deploy(str(made["first"]), "wine")
 
 
-def test_what_a_killed_run_of_the_tests_left_behind_is_removed_and_nothing_else(engine: Any) -> None:
+def test_only_leftovers_of_killed_test_runs_are_removed(engine: Any) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     names = [f"left-of-{ended.pid}-0123abcd", endpoints.new_name("kept"), f"somebodys-{ended.pid}-0123abcd"]

@@ -74,7 +74,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
-def test_what_is_no_endpoint_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_endpoint_is_refused(
+    change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=words):
         replace(CANARY, **change)
     if "traffic" in change:
@@ -140,7 +142,9 @@ STATES = {
 
 
 @pytest.mark.parametrize(("before", "revision", "expected"), STATES.values(), ids=STATES)
-def test_deploying(before: Endpoint, revision: str, expected: Any) -> None:
+def test_deploying_sets_the_revisions_and_their_traffic(
+    before: Endpoint, revision: str, expected: Any
+) -> None:
     after = before.deploying(revision, 20)
     assert (after.revision, after.previous_revision, after.traffic) == expected
     assert after.deploying(revision, 20) == after

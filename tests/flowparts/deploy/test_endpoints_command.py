@@ -64,7 +64,7 @@ def test_a_dry_run_shows_the_plan_and_the_manifests(
         (["deploy", "docker", "churn", "/nowhere", "--dry-run"], "the target docker has no manifests"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
+def test_impossible_options_give_a_one_line_error(
     arguments: list[str], words: str, api: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert endpoints.main(arguments) == 2

@@ -20,7 +20,7 @@ def guarded(model: Path) -> Iterator[Server]:
     running.stop()
 
 
-def test_the_token_goes_in_a_header_of_its_own_and_its_lack_is_told(
+def test_the_token_goes_in_a_header_of_its_own_and_its_lack_is_reported(
     api: KubernetesApi,
     guarded: Server,
     records: list[dict[str, Any]],

@@ -46,7 +46,7 @@ def test_a_deployment_changes_only_the_options_that_it_names(api: KubernetesApi,
     assert kubernetes.rollback(shifted).settings == first.settings
 
 
-def test_what_an_endpoint_no_longer_has_is_taken_away(api: KubernetesApi, first: Endpoint) -> None:
+def test_objects_that_an_endpoint_no_longer_needs_are_removed(api: KubernetesApi, first: Endpoint) -> None:
     made = bring_up("kubernetes", SECOND, gateway="", max_replicas=0)
     assert api.names("httproutes") == api.names("horizontalpodautoscalers") == []
     assert made.url == "http://churn.team.svc"
@@ -60,7 +60,7 @@ def test_reset_leaves_the_options_that_are_named_alone(api: KubernetesApi, first
     assert api.get("deployments", f"churn-{made.revision}")["spec"]["replicas"] == 2
 
 
-def test_a_plan_is_made_with_what_the_endpoint_has(api: KubernetesApi, first: Endpoint) -> None:
+def test_a_plan_uses_the_endpoints_options(api: KubernetesApi, first: Endpoint) -> None:
     with operations.changing("kubernetes", "churn", {}) as chosen:
         assert operations.plan("kubernetes", "churn", [10], chosen).shares == {10: 10}
 

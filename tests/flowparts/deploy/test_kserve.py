@@ -56,7 +56,7 @@ def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
     assert served(api) == {FIRST: 100}
 
 
-def test_the_server_has_no_keys_and_knative_needs_no_features(api: KubernetesApi) -> None:
+def test_the_server_has_no_credentials_and_knative_needs_no_feature_flags(api: KubernetesApi) -> None:
     deploy("pvc://claim/churn/1", environment_from="keys", service_account="models")
     (server,) = predictor(api)["containers"]
     environment = {entry["name"]: entry for entry in server["env"]}
@@ -127,7 +127,7 @@ def test_a_rollback_from_all_requests_needs_no_room_for_another_pod(api: Kuberne
     assert served(api) == {FIRST: 100}
 
 
-def test_what_knative_has_cleared_away_is_deployed_again(api: KubernetesApi) -> None:
+def test_a_revision_removed_by_knative_is_deployed_again(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     made = deploy(SECOND)
     del api.objects["revisions", "churn-predictor-00001"]
@@ -154,7 +154,7 @@ def test_a_node_that_is_full_for_a_moment_does_not_end_the_wait(
     assert served(api) == {SECOND: 100}
 
 
-def test_the_loser_of_two_deployments_at_once_leaves_the_other_ones_service(
+def test_the_loser_of_two_concurrent_deployments_keeps_the_winners_service(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply, winner = KnativeService._apply, []
@@ -238,7 +238,7 @@ def test_a_revision_that_comes_up_after_its_time_gets_nothing(
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 3])
-def test_a_step_that_is_killed_and_tried_again_ends_as_if_it_had_not_been(
+def test_a_killed_and_retried_step_gives_the_result_of_an_undisturbed_one(
     killed_at: int, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(FIRST)
@@ -265,7 +265,7 @@ def test_a_step_that_is_killed_and_tried_again_ends_as_if_it_had_not_been(
     assert max(shares.get(bad, 0) for shares in api.shared) <= 10
 
 
-def test_a_killed_deployment_of_a_model_that_crashes_is_no_state(
+def test_a_killed_deployment_of_a_crashing_model_does_not_count_as_deployed(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(FIRST)
@@ -281,7 +281,7 @@ def test_a_killed_deployment_of_a_model_that_crashes_is_no_state(
     assert served(api) == {THIRD: 10, FIRST: 90}
 
 
-def test_what_comes_up_after_its_step_was_killed_is_what_serves(
+def test_a_revision_that_becomes_ready_after_its_step_was_killed_serves(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(FIRST)
@@ -355,7 +355,7 @@ def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesAp
     assert api.names("inferenceservices") == []
 
 
-def test_what_keeps_kserve_from_making_the_revision_is_told(
+def test_kserves_reason_for_a_missing_revision_is_reported(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -381,7 +381,7 @@ def test_the_server_is_probed_and_has_time_to_end(api: KubernetesApi) -> None:
     assert predictor(api)["timeout"] == 60
 
 
-def test_a_cluster_without_kserve_is_told(api: KubernetesApi) -> None:
+def test_a_cluster_without_kserve_is_reported(api: KubernetesApi) -> None:
     api.unknown.add("serving.kserve.io/v1beta1")
     with pytest.raises(
         ValueError, match=r"the cluster knows no InferenceService of serving.kserve.io/v1beta1"
@@ -389,7 +389,7 @@ def test_a_cluster_without_kserve_is_told(api: KubernetesApi) -> None:
         deploy(FIRST)
 
 
-def test_what_somebody_else_made_is_left_alone(api: KubernetesApi) -> None:
+def test_foreign_objects_are_left_alone(api: KubernetesApi) -> None:
     server = {
         "name": "kserve-container",
         "image": "registry.example/theirs:1",
@@ -403,7 +403,7 @@ def test_what_somebody_else_made_is_left_alone(api: KubernetesApi) -> None:
     assert api.get("inferenceservices", "churn")["spec"] == spec
 
 
-def test_missing_permission_is_told(api: KubernetesApi) -> None:
+def test_missing_permission_is_reported(api: KubernetesApi) -> None:
     api.denied.add(("patch", "inferenceservices"))
     with pytest.raises(ValueError, match="no permission to PATCH"):
         deploy(FIRST)
@@ -452,7 +452,7 @@ def test_kserves_own_client_knows_every_field(api: KubernetesApi, kserve_python:
     assert "V1beta1PredictorSpec has no field canaryPercent" in check(manifest).stderr
 
 
-def test_servers_with_another_model_are_found_out_and_taken_back(
+def test_servers_with_a_wrong_model_are_detected_and_rolled_back(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []

@@ -115,7 +115,7 @@ def test_a_canary_is_promoted_in_steps_and_no_request_is_lost(replicas: int, api
     assert api.lost == 0
 
 
-def test_one_step_to_all_requests_goes_by_the_canary_too(api: KubernetesApi) -> None:
+def test_a_rollout_straight_to_100_percent_also_uses_a_canary(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     api.scenario = "slow"
     made = deploy(SECOND)
@@ -169,7 +169,7 @@ def test_another_canary_takes_the_place_of_the_one_that_was_tried(api: Kubernete
 
 
 @pytest.mark.parametrize("killed_at", range(1, 8))
-def test_a_step_that_is_killed_is_taken_up_where_it_was(
+def test_a_killed_step_resumes_where_it_was(
     killed_at: int, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(FIRST)
@@ -196,7 +196,7 @@ def test_a_step_that_is_killed_is_taken_up_where_it_was(
     assert api.lost == 0
 
 
-def test_a_first_revision_whose_step_was_killed_is_no_state(
+def test_a_first_revision_of_a_killed_step_does_not_count_as_deployed(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.scenario = "crash"
@@ -244,7 +244,7 @@ def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesAp
         assert api.names(plural) == []
 
 
-def test_the_loser_of_two_deployments_at_once_leaves_the_other_ones_service(
+def test_the_loser_of_two_concurrent_deployments_keeps_the_winners_service(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask, winner = StandardService._ask, []
@@ -364,7 +364,7 @@ def test_requests_go_to_the_services_of_the_revisions(
     ]
 
 
-def test_servers_with_another_model_are_found_out_and_taken_back(api: KubernetesApi) -> None:
+def test_servers_with_a_wrong_model_are_detected_and_rolled_back(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     api.digest = "e" * 16
     with pytest.raises(ValueError, match=f"have the model {'e' * 16}, not {'f' * 16}; {first.revision} ser"):

@@ -167,7 +167,7 @@ def test_the_policy_admits_the_gateway_and_the_step_that_probes(
     assert admitted(api) == ["pipelines"]
 
 
-def test_a_policy_that_keeps_the_api_server_out_is_told(api: KubernetesApi) -> None:
+def test_a_network_policy_that_blocks_the_api_server_is_reported(api: KubernetesApi) -> None:
     said = "error trying to reach service: dial tcp 10.244.1.7:8080: i/o timeout"
     error = ApiException(status=503, reason="Service Unavailable")
     error.body = json.dumps({"kind": "Status", "message": said})
@@ -198,7 +198,7 @@ def test_options_keep_to_what_the_environment_of_the_step_allows(
     assert not api.names("deployments")
 
 
-def test_what_the_environment_allows_and_defaults_are_deployed(
+def test_allowed_values_and_defaults_are_deployed(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in {
@@ -212,7 +212,7 @@ def test_what_the_environment_allows_and_defaults_are_deployed(
     assert api.names("deployments")
 
 
-def test_a_model_on_a_volume_is_mounted_and_its_server_has_no_way_out(api: KubernetesApi) -> None:
+def test_a_model_on_a_volume_is_mounted_and_its_server_has_no_network_access(api: KubernetesApi) -> None:
     made = deploy("pvc://models/churn/1")
     pod = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]["spec"]
     assert {"name": "models", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}} in pod[
@@ -382,7 +382,7 @@ GATEWAY = {
 }
 
 
-def test_what_a_ready_pod_was_warned_of_while_it_started_is_no_trouble(api: KubernetesApi) -> None:
+def test_startup_warnings_of_a_ready_pod_are_ignored(api: KubernetesApi) -> None:
     made = deploy(FIRST)
     for name in api.names("pods"):
         api.warn(name, "Unhealthy", "Startup probe failed: connection refused")
@@ -392,7 +392,7 @@ def test_what_a_ready_pod_was_warned_of_while_it_started_is_no_trouble(api: Kube
     assert "Startup probe failed" in kubernetes.trouble(made, made.revision)
 
 
-def test_a_gateway_shares_exactly(api: KubernetesApi) -> None:
+def test_a_gateway_splits_traffic_exactly(api: KubernetesApi) -> None:
     api.put("gateways", GATEWAY)
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     first = deploy(FIRST, gateway="public")
@@ -427,9 +427,7 @@ def test_beside_a_gateway_the_plain_service_selects_the_stable_revision_only(
         ("*.models.example.com", "https://churn.models.example.com:443/team/churn"),
     ],
 )
-def test_requests_bear_the_name_that_the_gateway_listens_to(
-    hostname: str, url: str, api: KubernetesApi
-) -> None:
+def test_requests_send_the_host_name_of_the_gateway(hostname: str, url: str, api: KubernetesApi) -> None:
     listener = {"name": "web", "port": 443, "protocol": "HTTPS", "hostname": hostname}
     api.put("gateways", {**GATEWAY, "spec": {**GATEWAY["spec"], "listeners": [listener]}})
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
@@ -459,7 +457,7 @@ def test_pods_stay_until_the_gateway_has_taken_the_route(
     assert all(taken)
 
 
-def test_a_gateway_that_is_not_there_is_told(api: KubernetesApi) -> None:
+def test_a_missing_gateway_is_reported(api: KubernetesApi) -> None:
     with pytest.raises(ValueError, match="the gateway elsewhere/public is not there or has no address"):
         deploy(FIRST, gateway="elsewhere/public")
 
@@ -505,7 +503,7 @@ def test_a_first_revision_that_does_not_come_up_leaves_nothing(api: KubernetesAp
     assert api.versions() == {}
 
 
-def test_where_requests_cannot_be_shared_they_go_as_before(api: KubernetesApi) -> None:
+def test_traffic_stays_as_it_was_if_it_cannot_be_split(api: KubernetesApi) -> None:
     def around() -> dict[tuple[str, str], Any]:
         return {key: thing["spec"] for key, thing in api.objects.items() if key[1] in ("churn", "public")}
 
@@ -524,7 +522,7 @@ def test_where_requests_cannot_be_shared_they_go_as_before(api: KubernetesApi) -
     assert kubernetes.shift(first, 100).traffic == first.traffic
 
 
-def test_a_route_that_the_gateway_refuses_is_told_and_taken_back(
+def test_a_route_that_the_gateway_refuses_is_reported_and_taken_back(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.put("gateways", GATEWAY)
@@ -563,7 +561,7 @@ def test_a_retry_joins_the_rollout_that_is_under_way(
     assert api.get("deployments", deployment)["metadata"]["generation"] == generation
 
 
-def test_missing_permission_is_told(api: KubernetesApi) -> None:
+def test_missing_permission_is_reported(api: KubernetesApi) -> None:
     api.denied.add(("patch", "deployments"))
     with pytest.raises(
         ValueError, match=r"no permission to PATCH .*/deployments/churn-.* give this step's service acc"
@@ -589,13 +587,15 @@ def test_fields_of_another_manager_are_left_alone_and_told(api: KubernetesApi) -
     assert api.get("services", "churn")["spec"] == theirs["spec"]
 
 
-def test_a_cluster_without_the_kind_is_told(api: KubernetesApi) -> None:
+def test_a_cluster_without_the_kind_is_reported(api: KubernetesApi) -> None:
     api.unknown.add("autoscaling/v2")
     with pytest.raises(ValueError, match="the cluster knows no HorizontalPodAutoscaler of autoscaling/v2"):
         deploy(FIRST, max_replicas=4)
 
 
-def test_what_only_explains_needs_no_permission(api: KubernetesApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_permissions_for_diagnostics_never_fail_a_deployment(
+    api: KubernetesApi, caplog: pytest.LogCaptureFixture
+) -> None:
     api.denied.add(("list", "events"))
     api.scenario = "slow"
     made = deploy(FIRST)
@@ -612,7 +612,7 @@ def test_crashes_of_a_revisions_pods_are_counted(api: KubernetesApi) -> None:
     assert sorted(kubernetes.crashes(made, made.revision).values()) == [4, 4]
 
 
-def test_an_api_that_is_not_there_is_told(
+def test_an_unreachable_api_is_reported(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     file = tmp_path / "elsewhere"
@@ -622,14 +622,14 @@ def test_an_api_that_is_not_there_is_told(
         deploy(FIRST)
 
 
-def test_no_configuration_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_missing_configuration_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="no Kubernetes cluster is configured"):
         deploy(FIRST)
 
 
-def test_expired_credentials_are_told(
+def test_expired_credentials_are_reported(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     file = tmp_path / "kubeconfig"
@@ -652,7 +652,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
-def test_a_wrong_option_is_told_before_anything_is_done(
+def test_a_wrong_option_is_reported_before_anything_is_done(
     options: dict[str, Any], words: str, api: KubernetesApi
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -660,7 +660,7 @@ def test_a_wrong_option_is_told_before_anything_is_done(
     assert api.requests == []
 
 
-def test_an_endpoint_that_is_gone_is_told(api: KubernetesApi) -> None:
+def test_a_removed_endpoint_is_reported(api: KubernetesApi) -> None:
     made = deploy(FIRST)
     api.delete("deployments", f"churn-{made.revision}")
     with pytest.raises(
@@ -715,7 +715,7 @@ def test_a_third_revision_gets_no_request_before_it_is_found_good(api: Kubernete
     assert answering(api) == {first.revision, second.revision}
 
 
-def test_what_a_killed_step_has_left_gets_no_requests(
+def test_leftovers_of_a_killed_step_get_no_requests(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any) -> None:

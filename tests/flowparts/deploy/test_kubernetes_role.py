@@ -40,7 +40,7 @@ def granted() -> set[tuple[str, str, str, str]]:
     }
 
 
-def test_they_are_what_deploying_probing_and_rolling_back_needs(
+def test_the_documented_permissions_are_those_that_deployments_need(
     api: KubernetesApi,
     server: Server,
     records: list[Any],

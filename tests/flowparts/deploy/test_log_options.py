@@ -31,7 +31,7 @@ def test_the_server_gets_its_options_and_the_key_of_the_masks(monkeypatch: pytes
     assert log_options.variables({}, "/mnt/log") == {}
 
 
-def test_values_are_taken_as_pipelines_hand_them_on() -> None:
+def test_values_are_accepted_as_pipelines_pass_them() -> None:
     given = {
         "directory": "/log",
         "keys": ["order_id", "user"],

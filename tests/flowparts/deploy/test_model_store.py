@@ -40,7 +40,7 @@ def test_a_model_is_copied_once_under_its_digest(bucket: Any, model: Path, tmp_p
     assert written(bucket) == before
 
 
-def test_a_copy_that_was_cut_short_is_made_whole(bucket: Any, model: Path) -> None:
+def test_an_interrupted_copy_is_completed(bucket: Any, model: Path) -> None:
     address = model_store.stored(str(model))
     digest = address.rpartition("/")[2]
     bucket.rm(f"champions/team/{digest}/MLmodel")
@@ -48,7 +48,7 @@ def test_a_copy_that_was_cut_short_is_made_whole(bucket: Any, model: Path) -> No
     assert bucket.exists(f"champions/team/{digest}/MLmodel")
 
 
-def test_files_that_are_not_the_models_are_told(bucket: Any, model: Path) -> None:
+def test_files_of_another_model_are_reported(bucket: Any, model: Path) -> None:
     address = model_store.stored(str(model))
     bucket.pipe_file(f"{address}/further", b"x")
     with pytest.raises(ValueError, match=f"{address} holds other files than the model of that digest"):
@@ -71,7 +71,7 @@ def test_a_volume_that_is_mounted_here_is_a_store(
     assert registry.fingerprint(tmp_path / digest) == digest
 
 
-def test_what_a_cluster_can_fetch_already_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_reachable_by_the_cluster_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(model_store.STORE, "s3://champions")
     assert model_store.stored("gs://models/churn/1") == "gs://models/churn/1"
     monkeypatch.delenv(model_store.STORE)
@@ -86,7 +86,7 @@ def test_what_a_cluster_can_fetch_already_stays_where_it_is(monkeypatch: pytest.
         ("s3://no-such-bucket", "can't be copied to s3://no-such-bucket/.*; may this step write there"),
     ],
 )
-def test_a_store_that_cannot_be_written_is_told(
+def test_a_store_that_cannot_be_written_is_reported(
     store: str, words: str, s3_server: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(model_store.STORE, store)

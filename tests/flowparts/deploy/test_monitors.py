@@ -100,7 +100,7 @@ def series(api: KubernetesApi, monitor: Object) -> Iterator[tuple[str, str]]:
             yield labels["job"], labels["flowparts_revision"]
 
 
-def test_metrics_bear_the_endpoint_and_the_revision(watched: Watched) -> None:
+def test_metrics_have_endpoint_and_revision_labels(watched: Watched) -> None:
     first = watched.bring(FIRST)
     canary = watched.bring(SECOND, percent=50)
     # Of another endpoint, whose name begins alike.
@@ -156,7 +156,7 @@ def test_the_option_installs_the_rules_with_the_labels_that_prometheus_selects_b
     assert rule["metadata"]["labels"]["release"] == "kube-prometheus-stack"
 
 
-def test_the_rules_go_with_the_last_endpoint_that_asked_for_them(watched: Watched) -> None:
+def test_the_rules_are_removed_with_the_last_endpoint_that_uses_them(watched: Watched) -> None:
     other = deploy.target("kubernetes")
     watched.bring(FIRST, monitoring=True)
     other.deploy(FIRST, "other", **OPTIONS, monitoring=True)
@@ -230,7 +230,7 @@ def test_a_deployment_that_fails_leaves_monitor_and_rules_as_they_were(watched: 
     assert watched.api.names("prometheusrules") == []
 
 
-def test_somebody_elses_monitor_stays_as_it_is(watched: Watched) -> None:
+def test_a_foreign_monitor_is_left_unchanged(watched: Watched) -> None:
     kind = {"servicemonitors": "ServiceMonitor", "podmonitors": "PodMonitor"}[watched.plural]
     endpoints = "endpoints" if kind == "ServiceMonitor" else "podMetricsEndpoints"
     theirs = {

@@ -90,9 +90,7 @@ def writers() -> Iterator[Writers]:
         made.kill(0)
 
 
-def test_an_endpoint_serves_what_its_record_says_whoever_writes_and_is_killed(
-    api: KubernetesApi, writers: Writers
-) -> None:
+def test_an_endpoint_always_serves_what_its_record_says(api: KubernetesApi, writers: Writers) -> None:
     for _ in range(WRITERS):
         writers.start()
     bad: Counter[str] = Counter()
@@ -194,7 +192,7 @@ def test_a_step_whose_clock_is_wrong_takes_no_lease_from_one_that_lives(
         kubernetes.deploy(FIRST, "churn", **OPTIONS)
 
 
-def test_what_one_block_does_is_one_change(api: KubernetesApi, quick: None) -> None:
+def test_all_writes_of_a_block_are_one_change(api: KubernetesApi, quick: None) -> None:
     with one_writer():
         first = kubernetes.deploy(FIRST, "churn", **OPTIONS)
         assert api.names("leases") == ["churn-writer"]
@@ -205,7 +203,7 @@ def test_what_one_block_does_is_one_change(api: KubernetesApi, quick: None) -> N
     assert api.names("leases") == []
 
 
-def test_a_step_that_was_held_up_writes_nothing_more(
+def test_a_step_that_lost_its_lease_writes_nothing_more(
     api: KubernetesApi, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = kubernetes.deploy(FIRST, "churn", **OPTIONS)

@@ -93,7 +93,7 @@ def test_options_get_the_types_that_the_target_takes() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_wrong_by_itself_is_refused_before_the_platform_is_asked(
+def test_invalid_options_are_refused_before_the_platform_is_contacted(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked(*_: Any, **__: Any) -> Any:
@@ -120,7 +120,7 @@ def test_what_is_wrong_by_itself_is_refused_before_the_platform_is_asked(
         ("sagemaker", {"role": "admin"}, "role must be the ARN of a role"),
     ],
 )
-def test_what_only_a_cloud_has_is_refused_before_it_is_asked(
+def test_cloud_only_options_are_refused_before_any_request(
     target: str, wrong: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deploy.target(target), "writing", lambda *_, **__: pytest.fail("it was asked"))

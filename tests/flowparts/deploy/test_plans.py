@@ -20,7 +20,7 @@ def options(**further: Any) -> dict[str, Any]:
     return {"image": IMAGE, "timeout_seconds": 30.0, **further}
 
 
-def test_a_share_by_pods_is_said_before_and_a_gateway_is_offered_where_there_may_be_one(
+def test_a_traffic_split_by_pods_is_announced_and_a_gateway_is_suggested(
     api: KubernetesApi,
 ) -> None:
     assert operations.plan("kubernetes", "churn", WISHED, options()).shares == dict.fromkeys(WISHED, 100)
@@ -37,7 +37,7 @@ def test_a_share_by_pods_is_said_before_and_a_gateway_is_offered_where_there_may
     assert kubernetes.deploy(SECOND, "churn", percent=10, **options(replicas=2)).percent == 33
 
 
-def test_a_share_that_comes_out_twice_is_tried_once(api: KubernetesApi) -> None:
+def test_stages_with_equal_traffic_are_tried_once(api: KubernetesApi) -> None:
     kubernetes.deploy(FIRST, "churn", **options(replicas=1))
     plan = operations.plan("kubernetes", "churn", WISHED, options(replicas=1))
     assert plan.shares == {10: 50, 50: 50, 100: 100}
@@ -66,7 +66,7 @@ def test_kserve_without_anything_that_shares_is_said_to_be_so(has_knative: bool,
     assert ("watched without requests of clients" in plan.note) is not has_knative
 
 
-def test_a_platform_that_shares_exactly_needs_no_plan() -> None:
+def test_a_platform_with_exact_traffic_splits_needs_no_plan() -> None:
     assert operations.plan("docker", "churn", WISHED, {}).shares == {10: 10, 50: 50, 100: 100}
 
 
@@ -98,6 +98,6 @@ def manifests_of() -> Callable[..., list[str]]:
     return made
 
 
-def test_what_is_no_cluster_has_no_manifests() -> None:
+def test_targets_outside_clusters_have_no_manifests() -> None:
     with pytest.raises(ValueError, match="the target docker has no manifests"):
         operations.manifests("docker", FIRST, "churn", 1.0, {})

@@ -84,7 +84,7 @@ def test_the_server_alone_writes_to_a_folder_of_the_claim(deployed: Callable[...
     assert "prediction-log" not in str(deployed())
 
 
-def test_its_user_may_write_there_and_starts_without_walking_through_it(
+def test_its_user_can_write_to_the_volume_without_a_recursive_chown(
     deployed: Callable[..., Object], request: pytest.FixtureRequest
 ) -> None:
     security = deployed(prediction_log=LOG).get("securityContext", {})
@@ -155,7 +155,7 @@ def test_all_replicas_write_one_table_which_is_read_as_a_table(
     assert isinstance(found.schema["time"], pl.Datetime)
 
 
-def test_a_server_that_seldon_rules_writes_its_log(
+def test_a_server_managed_by_seldon_writes_its_log(
     api: KubernetesApi, model: Path, records: list[Any], tmp_path: Path
 ) -> None:
     made = deploy.target("seldon").deploy(MODEL, "churn", **OPTIONS, prediction_log=LOG)
@@ -205,7 +205,7 @@ def test_a_wrong_log_is_refused_before_anything_is_asked(
 @pytest.mark.parametrize(
     ("variable", "allowed"), [("FLOWPARTS_ALLOWED_CLAIMS", "team-*"), ("FLOWPARTS_ALLOWED_SECRETS", "")]
 )
-def test_it_keeps_to_what_the_environment_of_the_step_allows(
+def test_the_allow_list_of_the_environment_applies(
     variable: str, allowed: str, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {**LOG, "mask": "email", "secret": "log-key"}
@@ -219,7 +219,7 @@ def test_it_keeps_to_what_the_environment_of_the_step_allows(
     assert PodLog.of(given)
 
 
-def test_a_claim_that_is_not_there_is_told_before_anything_is_made(
+def test_a_missing_claim_is_reported_before_anything_is_created(
     deployed: Callable[..., Object], api: KubernetesApi
 ) -> None:
     api.delete("persistentvolumeclaims", "logs")
@@ -249,7 +249,7 @@ def test_pods_must_be_able_to_write_to_the_claim_together(
 
 
 @pytest.mark.parametrize("target", deploy.target_names())
-def test_a_target_without_it_says_so(target: str) -> None:
+def test_a_target_without_the_option_says_so(target: str) -> None:
     kind = deploy.target(target).Options
     if target == "docker" or issubclass(kind, Logged):
         return

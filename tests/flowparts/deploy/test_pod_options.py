@@ -26,7 +26,7 @@ EXPECTED = {
 }
 
 
-def test_they_are_in_the_pods_of_a_deployment(api: KubernetesApi) -> None:
+def test_the_pod_options_are_in_a_deployments_pods(api: KubernetesApi) -> None:
     made = kubernetes.deploy(MODEL, "churn", **OPTIONS, pods={**PLACED, **LABELLED})
     template = api.get("deployments", f"churn-{made.revision}")["spec"]["template"]
     assert template["spec"].items() >= EXPECTED.items()
@@ -44,7 +44,7 @@ def test_the_labels_of_the_endpoint_win(api: KubernetesApi) -> None:
     assert template["metadata"]["labels"]["flowparts/revision"] == made.revision
 
 
-def test_they_are_in_kserves_predictor(api: KubernetesApi) -> None:
+def test_the_pod_options_are_in_kserves_predictor(api: KubernetesApi) -> None:
     api.unknown.add("serving.knative.dev/v1")
     kserve.deploy(MODEL, "churn", **OPTIONS, pods={**PLACED, **LABELLED})
     predictor = api.get("inferenceservices", "churn")["spec"]["predictor"]
@@ -69,7 +69,7 @@ def test_seldon_takes_what_a_pod_specification_has(api: KubernetesApi) -> None:
         ({"labels": {"cost": 7}}, "labels of the option 'pods' must be texts by name"),
     ],
 )
-def test_what_is_none_of_them_is_refused(given: dict[str, Any], words: str) -> None:
+def test_invalid_pod_options_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PodOptions.of(given)
     assert operations.options("kubernetes", {"pods": given})

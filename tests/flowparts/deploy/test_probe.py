@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Responses, Responses | None, list[Any], bool, str]] = {
 
 
 @pytest.mark.parametrize(("current", "previous", "different", "healthy", "words"), CASES.values(), ids=CASES)
-def test_verdict(
+def test_the_verdict_follows_the_rules(
     current: Responses, previous: Responses | None, different: list[Any], healthy: bool, words: str
 ) -> None:
     rules = Rules(max_slowdown=2.1) if current.server_ms else Rules()
@@ -110,7 +110,7 @@ def test_verdict(
         raise ValueError(reason)
 
 
-def test_what_a_server_died_of_is_part_of_the_reason() -> None:
+def test_the_reason_includes_why_a_server_died() -> None:
     for unhealthy in (responses(5, crashes=1), responses(5, 0, 3)):
         _, reason = probe.judge(
             unhealthy, None, [], 0, Rules(), "its server ended with exit code 3: no memory"
@@ -119,7 +119,7 @@ def test_what_a_server_died_of_is_part_of_the_reason() -> None:
 
 
 @pytest.mark.parametrize(("requests", "factor"), [(30, 100.0), (200, 10.0)])
-def test_a_busy_machine_makes_nothing_slow_and_hides_nothing_that_is(requests: int, factor: float) -> None:
+def test_a_busy_machine_causes_no_false_slowdown_and_hides_no_real_one(requests: int, factor: float) -> None:
     """Latencies vary a hundredfold, in bursts that hit both revisions, as on an overloaded host."""
     called_slow, slower_medians = 0, 0
     for seed in range(300):
@@ -155,7 +155,7 @@ def of_pairs(pairs: Sequence[tuple[bool, bool, bool]], revision: str) -> Respons
     return found
 
 
-def test_a_watch_ends_early_only_where_nothing_that_may_come_would_make_the_revision_healthy() -> None:
+def test_a_probe_ends_early_only_if_the_verdict_can_no_longer_change() -> None:
     """A decision after each pair is held against all that may follow: at its best and at its worst."""
     generator, requests, rules = np.random.default_rng(1), 30, Rules(max_error_rate=0.1)
     decided = {"lost": 0, "slow": 0}
@@ -205,12 +205,12 @@ def test_crashes_are_what_has_grown_on_each_server_meanwhile() -> None:
     ("rules", "words"),
     [({"max_error_rate": 1.0}, "max_error_rate must be"), ({"max_slowdown": 0.5}, "max_slowdown must be")],
 )
-def test_rules_that_make_no_sense_are_answered(rules: dict[str, float], words: str) -> None:
+def test_rules_that_make_no_sense_are_refused(rules: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Rules(**rules)
 
 
-def test_a_probe_of_nothing_is_answered() -> None:
+def test_a_probe_of_nothing_is_refused() -> None:
     for requests, seconds, rows in [(0, 1.0, 1), (1, 0.0, 1), (1, 1.0, 0)]:
         with pytest.raises(ValueError, match="must be more than 0"):
             probe.check_options(requests, seconds, rows)

@@ -42,7 +42,7 @@ def test_an_endpoint_is_removed_with_all_that_was_made_for_it(target: str, api: 
         operations.remove(target, "churn", {})
 
 
-def test_what_a_killed_first_deployment_has_left_is_removed(
+def test_leftovers_of_a_killed_first_deployment_are_removed(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any) -> None:
@@ -56,7 +56,7 @@ def test_what_a_killed_first_deployment_has_left_is_removed(
     assert not holdings(api)
 
 
-def test_what_somebody_else_made_stays(api: KubernetesApi) -> None:
+def test_foreign_objects_are_kept(api: KubernetesApi) -> None:
     theirs = {
         "apiVersion": "v1",
         "kind": "Service",

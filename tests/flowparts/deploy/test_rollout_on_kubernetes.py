@@ -57,7 +57,7 @@ def pods(api: KubernetesApi, revision: str) -> int:
 
 
 @pytest.mark.parametrize("traffic_fraction", [0.1, 1.0])
-def test_the_previous_revision_stays_warm_until_the_new_one_is_judged(
+def test_the_previous_revision_stays_warm_until_the_verdict(
     traffic_fraction: float,
     api: KubernetesApi,
     server: Server,
@@ -128,7 +128,7 @@ def test_a_revision_tells_which_run_has_deployed_which_version(
     }
 
 
-def test_why_pods_crash_under_the_watch_is_asked_before_they_are_removed(
+def test_the_reason_for_crashing_pods_is_read_before_they_are_removed(
     api: KubernetesApi,
     server: Server,
     first: Endpoint,
@@ -157,7 +157,7 @@ def test_why_pods_crash_under_the_watch_is_asked_before_they_are_removed(
     assert verdicts == ["kept", "broken", "not judged", "not judged"]
 
 
-def test_the_watch_ends_when_a_wrong_prediction_has_decided_it(
+def test_a_wrong_prediction_ends_the_probe_early(
     api: KubernetesApi, server: Server, model: Path, first: Endpoint
 ) -> None:
     api.backend = lambda service: server.url
@@ -182,7 +182,7 @@ def test_the_watch_ends_when_a_wrong_prediction_has_decided_it(
     assert f"The watch ended after {sent} of 1000 requests" in rollout.rollout_page(result, LONG)
 
 
-def test_the_watch_ends_when_a_crash_has_decided_it(
+def test_a_crash_ends_the_probe_early(
     api: KubernetesApi, server: Server, first: Endpoint, roll_out: Callable[..., rollout.Rollout]
 ) -> None:
     def backend(service: str) -> str:
@@ -197,7 +197,7 @@ def test_the_watch_ends_when_a_crash_has_decided_it(
     assert stage.verdict.undone > 900
 
 
-def test_what_servers_measure_themselves_comes_through_the_proxy(
+def test_server_side_timings_pass_the_proxy(
     api: KubernetesApi, server: Server, first: Endpoint, roll_out: Callable[..., rollout.Rollout]
 ) -> None:
     api.backend = lambda service: server.url
@@ -242,7 +242,7 @@ def test_a_revision_that_crashes_is_replaced_by_one_that_does_not(
     assert result.endpoint.percent == 100
 
 
-def test_a_bad_parameter_is_answered_before_anything_is_deployed(
+def test_a_bad_parameter_is_refused_before_anything_is_deployed(
     api: KubernetesApi, model: Path, first: Endpoint
 ) -> None:
     before = api.versions()

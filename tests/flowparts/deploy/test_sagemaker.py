@@ -127,7 +127,7 @@ def test_the_address_is_amazons_where_no_other_is_given(
     assert place.url == "https://runtime.sagemaker.eu-central-1.amazonaws.com/endpoints/churn/invocations"
 
 
-def test_the_same_again_changes_nothing_and_other_settings_are_another_revision(
+def test_redeploying_changes_nothing_and_other_settings_are_a_new_revision(
     sagemaker_ai: SageMakerService, first: Served
 ) -> None:
     made = bring(first)
@@ -205,7 +205,7 @@ def test_a_revision_keeps_the_instances_that_it_was_given_since(
     assert sagemaker_ai.endpoints["churn"].counts == {made.revision: 5, canary.revision: 1}
 
 
-def test_weights_that_were_changed_by_hand_are_shares_all_the_same(
+def test_manually_changed_weights_are_read_as_percentages(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
@@ -243,7 +243,7 @@ def test_a_deployment_that_fails_gives_the_cause_and_leaves_what_served(
     assert bring(second, percent=10).traffic[made.revision] == 90
 
 
-def test_what_the_servers_logged_last_is_told_with_the_failure(
+def test_the_last_log_line_of_the_servers_is_part_of_the_failure(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
@@ -266,7 +266,7 @@ def test_what_the_servers_logged_last_is_told_with_the_failure(
     )
 
 
-def test_a_first_deployment_that_fails_leaves_nothing_and_can_be_tried_again(
+def test_a_first_deployment_that_fails_leaves_nothing_and_can_be_retried(
     sagemaker_ai: SageMakerService, first: Served
 ) -> None:
     sagemaker_ai.failure = PING
@@ -280,7 +280,7 @@ def test_a_first_deployment_that_fails_leaves_nothing_and_can_be_tried_again(
     assert len(objects(BUCKET)) == len(set(objects(BUCKET)))
 
 
-def test_an_endpoint_that_has_failed_is_told_and_deployed_anew(
+def test_an_endpoint_that_has_failed_is_reported_and_deployed_anew(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
@@ -301,7 +301,7 @@ def test_an_endpoint_that_has_failed_is_told_and_deployed_anew(
     assert sagemaker_ai.held()[1] == [f"churn-{made.revision}"]
 
 
-def test_a_share_that_can_not_be_changed_is_told(
+def test_a_share_that_cannot_be_changed_is_reported(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
@@ -313,7 +313,7 @@ def test_a_share_that_can_not_be_changed_is_told(
 
 
 @pytest.mark.parametrize("state", ["OutOfService", "UpdateRollbackFailed"])
-def test_an_endpoint_in_no_usable_state_is_told(
+def test_an_endpoint_in_an_unusable_state_is_reported(
     state: str, sagemaker_ai: SageMakerService, first: Served
 ) -> None:
     made = bring(first)
@@ -341,7 +341,7 @@ def test_a_request_whose_connection_is_cut_is_acted_on_once(
 
 
 @pytest.mark.parametrize("begun", ["CreateEndpoint", "UpdateEndpoint"])
-def test_a_second_try_waits_for_what_the_first_has_begun(
+def test_a_retry_waits_for_the_operation_of_the_first_attempt(
     begun: str, sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     model = first
@@ -361,7 +361,7 @@ def test_a_second_try_waits_for_what_the_first_has_begun(
     assert [each for each in sagemaker_ai.writes() if not each.startswith("Delete")] == before
 
 
-def test_a_second_try_removes_what_the_first_has_made_for_nothing(
+def test_a_retry_removes_the_unused_objects_of_the_first_attempt(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
@@ -375,7 +375,7 @@ def test_a_second_try_removes_what_the_first_has_made_for_nothing(
     assert [len(held) for held in sagemaker_ai.held()] == [1, 1]
 
 
-def test_progress_is_told_while_it_takes_long(
+def test_long_operations_report_progress(
     sagemaker_ai: SageMakerService,
     first: Served,
     caplog: pytest.LogCaptureFixture,
@@ -420,7 +420,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize(("where", "said", "words"), REFUSALS.values(), ids=REFUSALS)
-def test_a_refusal_is_told_and_leaves_what_served(
+def test_a_refusal_is_reported_and_leaves_what_served(
     where: str, said: str, words: str, sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
@@ -431,7 +431,7 @@ def test_a_refusal_is_told_and_leaves_what_served(
     assert sagemaker_ai.weights("churn") == made.traffic
 
 
-def test_a_step_that_may_not_tidy_up_has_deployed_all_the_same(
+def test_a_step_without_permission_to_clean_up_still_deploys(
     sagemaker_ai: SageMakerService, first: Served, second: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     bring(first)
@@ -441,9 +441,7 @@ def test_a_step_that_may_not_tidy_up_has_deployed_all_the_same(
     assert "unused objects of endpoint churn stay: " in caplog.text
 
 
-def test_an_endpoint_that_is_gone_or_of_something_else_is_told(
-    sagemaker_ai: SageMakerService, first: Served
-) -> None:
+def test_a_removed_or_foreign_endpoint_is_reported(sagemaker_ai: SageMakerService, first: Served) -> None:
     made = bring(first)
     sagemaker_ai.endpoints["churn"].configuration = "by-hand"
     with pytest.raises(
@@ -505,7 +503,9 @@ def test_a_probe_compares_both_revisions_with_the_offline_model(
     assert (found.current.requests, found.previous.requests) == (10, 10)
 
 
-def test_an_answer_that_is_no_prediction_is_told(sagemaker_ai: SageMakerService, first: Served) -> None:
+def test_an_answer_that_is_not_a_prediction_is_reported(
+    sagemaker_ai: SageMakerService, first: Served
+) -> None:
     made = bring(first)
     other = Other()
     sagemaker_ai.servers = dict.fromkeys(sagemaker_ai.servers, other.url)
@@ -651,7 +651,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
-def test_a_bad_option_is_answered_before_anything_is_sent(
+def test_a_bad_option_is_refused_before_anything_is_sent(
     options: dict[str, Any], words: str, sagemaker_ai: SageMakerService, first: Served
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -684,7 +684,7 @@ MISSING: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 
 
 @pytest.mark.parametrize(("without", "words"), MISSING.values(), ids=MISSING)
-def test_what_is_missing_is_told(
+def test_missing_settings_and_credentials_are_reported(
     without: Callable[[pytest.MonkeyPatch], None],
     words: str,
     sagemaker_ai: SageMakerService,
@@ -700,7 +700,7 @@ def test_what_is_missing_is_told(
     assert "\n" not in str(raised.value)
 
 
-def test_a_bucket_that_is_not_there_is_told(sagemaker_ai: SageMakerService, first: Served) -> None:
+def test_a_missing_bucket_is_reported(sagemaker_ai: SageMakerService, first: Served) -> None:
     with pytest.raises(
         ValueError, match=r"NoSuchBucket, .*; make the bucket, or give another one as storage$"
     ):
@@ -708,7 +708,9 @@ def test_a_bucket_that_is_not_there_is_told(sagemaker_ai: SageMakerService, firs
     assert sagemaker_ai.writes() == []
 
 
-def test_a_bucket_that_may_not_be_written_to_is_told(sagemaker_ai: SageMakerService, first: Served) -> None:
+def test_a_bucket_that_may_not_be_written_to_is_reported(
+    sagemaker_ai: SageMakerService, first: Served
+) -> None:
     policy = {
         "Effect": "Deny",
         "Principal": "*",

@@ -133,7 +133,7 @@ def test_a_first_experiment_that_does_not_get_ready_leaves_nothing(
     assert api.names("models") == api.names("servers") == api.names("experiments") == []
 
 
-def test_what_somebody_else_made_is_left_alone(api: KubernetesApi) -> None:
+def test_foreign_objects_are_left_alone(api: KubernetesApi) -> None:
     metadata = {"name": "churn", "namespace": "team"}
     theirs = {"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Experiment", "metadata": metadata}
     api.put("experiments", {**theirs, "spec": {"candidates": [{"name": "theirs", "weight": 100}]}}, "helm")
@@ -147,7 +147,7 @@ def test_a_model_on_a_volume_is_refused(api: KubernetesApi) -> None:
         deploy("pvc://models/churn")
 
 
-def test_a_cluster_without_seldon_is_told(api: KubernetesApi) -> None:
+def test_a_cluster_without_seldon_is_reported(api: KubernetesApi) -> None:
     api.unknown.add("mlops.seldon.io/v1alpha1")
     with pytest.raises(ValueError, match=r"the cluster knows no Experiment of mlops.seldon.io/v1alpha1"):
         deploy(FIRST)
@@ -178,7 +178,7 @@ def test_requests_for_the_experiment_or_a_revision_reach_what_the_agent_had_load
     assert asked == [f"churn-{revision}" for revision in (first.revision, made.revision, first.revision)]
 
 
-def test_another_model_at_the_same_address_is_another_revision(api: KubernetesApi) -> None:
+def test_a_changed_model_at_the_same_address_is_a_new_revision(api: KubernetesApi) -> None:
     first = deploy(FIRST, digest="0" * 16)
     second = deploy(FIRST, digest="f" * 16)
     assert second.previous_revision == first.revision != second.revision
@@ -192,7 +192,7 @@ def test_servers_with_another_model_get_no_requests(api: KubernetesApi) -> None:
     assert weights(api) == {f"churn-{first.revision}": 100}
 
 
-def test_a_mesh_that_does_not_lead_there_is_told_and_does_not_stop_a_deployment(
+def test_an_unreachable_mesh_is_reported_without_failing_the_deployment(
     api: KubernetesApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(*_: Any) -> None:

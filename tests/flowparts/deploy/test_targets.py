@@ -49,7 +49,7 @@ def test_processors_are_written_as_in_kubernetes(cpu: str, number: float) -> Non
 
 
 @pytest.mark.parametrize("cpu", ["0", "-1", "two", "", "1.5.0", "0m"])
-def test_what_is_no_number_of_processors_is_answered(cpu: str) -> None:
+def test_an_invalid_number_of_cpus_is_refused(cpu: str) -> None:
     with pytest.raises(ValueError, match="is not a number of processors"):
         common.cpus(cpu)
 
@@ -62,13 +62,13 @@ def test_memory_is_written_as_in_kubernetes(memory: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("memory", ["", "2", "2GB", "12Mi", "-2Gi", "much"])
-def test_what_is_no_amount_of_memory_is_answered(memory: str) -> None:
+def test_an_invalid_amount_of_memory_is_refused(memory: str) -> None:
     with pytest.raises(ValueError, match="is not an amount such as '512Mi'"):
         common.memory_bytes(memory)
 
 
 @pytest.mark.parametrize("name", ["", "Churn", "churn_model", "1churn", "churn-", "a" * 39])
-def test_a_name_that_some_platform_refuses_is_answered(name: str) -> None:
+def test_a_name_that_some_platform_refuses_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="must start with a letter"):
         common.check_name(name)
     common.check_name("churn-2")
@@ -94,7 +94,7 @@ def test_equal_files_are_the_same_revision_and_others_another(
         common.revision(tmp_path)
 
 
-def test_a_uri_that_holds_nothing_is_answered(s3_server: str) -> None:
+def test_a_uri_that_holds_nothing_is_refused(s3_server: str) -> None:
     with (
         pytest.raises(ValueError, match=r"there is nothing at s3://revisions/nothing"),
         common.local_copy("s3://revisions/nothing"),
@@ -165,7 +165,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("status", "body", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_prediction_is_answered(
+def test_an_invalid_prediction_is_refused(
     status: int, body: bytes, words: str, answering: Callable[[int, bytes], str]
 ) -> None:
     with pytest.raises(ValueError, match=words):

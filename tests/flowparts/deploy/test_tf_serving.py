@@ -139,7 +139,7 @@ def test_the_ports_and_metrics_are_the_servers_own(
     assert "--monitoring_config_file=/etc/tf-serving/monitoring.txt" in server["args"]
 
 
-def test_requests_are_gathered_as_asked_for(api: KubernetesApi, read_as: Callable[[str, str], Any]) -> None:
+def test_requests_are_batched_by_the_options(api: KubernetesApi, read_as: Callable[[str, str], Any]) -> None:
     made = deploy(FIRST, cpu="1500m", max_batch_size=64, batch_timeout_micros=500, max_enqueued_batches=7)
     batching = read_as("BatchingParameters", files_of(api, made)["batching.txt"])
     assert batching.max_batch_size.value == 64
@@ -156,14 +156,14 @@ def test_requests_are_gathered_as_asked_for(api: KubernetesApi, read_as: Callabl
     assert volume["configMap"] == {"name": f"churn-{made.revision}"}
 
 
-def test_without_batching_the_server_is_told_of_none(api: KubernetesApi) -> None:
+def test_without_batching_the_server_gets_no_batching_options(api: KubernetesApi) -> None:
     made = deploy(FIRST, max_batch_size=0)
     assert list(files_of(api, made)) == ["monitoring.txt"]
     (server,) = pod_of(api, made)["containers"]
     assert not [argument for argument in server["args"] if "batching" in argument]
 
 
-def test_a_model_on_a_volume_is_laid_out_without_a_way_out(api: KubernetesApi) -> None:
+def test_a_model_on_a_volume_is_prepared_without_network_access(api: KubernetesApi) -> None:
     pod = pod_of(api, deploy("pvc://models/churn/1"))
     (lay_out,), (server,) = pod["initContainers"], pod["containers"]
     assert lay_out["args"][0] == "/mnt/models/churn/1"
@@ -249,7 +249,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
-def test_a_wrong_option_is_told_before_anything_is_done(
+def test_a_wrong_option_is_reported_before_anything_is_done(
     options: dict[str, Any], words: str, api: KubernetesApi
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -437,7 +437,7 @@ def test_a_probe_finds_a_network_healthy_and_another_model_behind_its_address_no
     assert "rows otherwise than the model offline" in found.reason
 
 
-def test_what_the_server_refuses_is_told(
+def test_a_refusal_of_the_server_is_reported(
     api: KubernetesApi, behind: Callable[[Path], TfServingServer], trained: Path
 ) -> None:
     behind(trained)

@@ -97,7 +97,7 @@ def test_a_model_is_registered_and_deployed_with_what_it_needs(
     )
 
 
-def test_the_same_again_changes_nothing_and_other_settings_are_another_revision(
+def test_redeploying_changes_nothing_and_other_settings_are_a_new_revision(
     vertex_ai: VertexService, first: Served
 ) -> None:
     made = bring(first)
@@ -176,7 +176,7 @@ def test_a_deployment_that_fails_gives_the_cause_and_leaves_what_served(
     assert bring(second, percent=10).traffic[made.revision] == 90
 
 
-def test_a_first_deployment_that_fails_can_be_tried_again(vertex_ai: VertexService, first: Served) -> None:
+def test_a_first_deployment_that_fails_can_be_retried(vertex_ai: VertexService, first: Served) -> None:
     vertex_ai.failure = (9, "Model server exited unexpectedly")
     with pytest.raises(ValueError, match=r"exited unexpectedly$"):
         bring(first)
@@ -203,7 +203,7 @@ def test_a_request_whose_connection_is_cut_is_acted_on_once(
 
 
 @pytest.mark.parametrize("stage", ["/endpoints$", "models:upload$", ":deployModel$"])
-def test_a_second_try_waits_for_what_the_first_has_begun(
+def test_a_retry_waits_for_the_operation_of_the_first_attempt(
     stage: str, vertex_ai: VertexService, first: Served
 ) -> None:
     begin = vertex_ai.begin
@@ -227,7 +227,7 @@ def test_a_second_try_waits_for_what_the_first_has_begun(
     assert len(vertex_ai.sent("POST", stage)) == 1
 
 
-def test_progress_is_told_while_it_takes_long(
+def test_long_operations_report_progress(
     vertex_ai: VertexService, first: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common, "_SAY_EVERY_SECONDS", 0.05)
@@ -239,7 +239,7 @@ def test_progress_is_told_while_it_takes_long(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_what_passes_is_tried_again(status: int, vertex_ai: VertexService, first: Served) -> None:
+def test_transient_errors_are_retried(status: int, vertex_ai: VertexService, first: Served) -> None:
     vertex_ai.troubles += [
         Trouble(status, "GET", "/endpoints/churn$"),
         Trouble(status, "POST", ":deployModel$"),
@@ -270,7 +270,7 @@ REFUSALS: dict[str, tuple[Trouble, str]] = {
 
 
 @pytest.mark.parametrize(("trouble", "words"), REFUSALS.values(), ids=REFUSALS)
-def test_a_refusal_is_told_and_leaves_what_served(
+def test_a_refusal_is_reported_and_leaves_what_served(
     trouble: Trouble,
     words: str,
     vertex_ai: VertexService,
@@ -287,9 +287,7 @@ def test_a_refusal_is_told_and_leaves_what_served(
     assert {name: share for name, share in vertex_ai.split("churn").items() if share} == made.traffic
 
 
-def test_an_endpoint_that_is_gone_or_of_something_else_is_told(
-    vertex_ai: VertexService, first: Served
-) -> None:
+def test_a_removed_or_foreign_endpoint_is_reported(vertex_ai: VertexService, first: Served) -> None:
     made = bring(first)
     endpoint = vertex_ai.endpoints[made_path := f"{PARENT}/endpoints/churn"]
     endpoint.labels = {}
@@ -311,7 +309,7 @@ def canary(endpoint: Endpoint) -> Endpoint:
     return endpoint.deploying("rcafecafecafe", 10)
 
 
-def test_what_was_deployed_by_hand_is_left_alone(vertex_ai: VertexService, first: Served) -> None:
+def test_a_manual_deployment_is_left_alone(vertex_ai: VertexService, first: Served) -> None:
     made = bring(first)
     endpoint = vertex_ai.endpoints[f"{PARENT}/endpoints/churn"]
     endpoint.deployed_models.append({"id": "7", "display_name": "by-hand"})
@@ -373,7 +371,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("options", "words"), WRONG.values(), ids=WRONG)
-def test_a_bad_option_is_answered_before_anything_is_sent(
+def test_a_bad_option_is_refused_before_anything_is_sent(
     options: dict[str, Any], words: str, vertex_ai: VertexService, first: Served
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -414,7 +412,7 @@ MISSING: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 
 
 @pytest.mark.parametrize(("without", "words"), MISSING.values(), ids=MISSING)
-def test_what_is_missing_is_told(
+def test_missing_settings_and_credentials_are_reported(
     without: Callable[[pytest.MonkeyPatch], None],
     words: str,
     vertex_ai: VertexService,
@@ -450,7 +448,7 @@ def test_an_endpoint_is_removed_with_its_models_and_not_by_accident(
         operations.remove("vertex", "churn", {})
 
 
-def test_a_removal_that_was_killed_goes_on(
+def test_a_killed_removal_is_completed_by_the_next_one(
     vertex_ai: VertexService, first: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring(first)
@@ -471,7 +469,7 @@ def test_a_removal_that_was_killed_goes_on(
     assert vertex_ai.versions == {}
 
 
-def test_what_somebody_else_made_stays(vertex_ai: VertexService, first: Served) -> None:
+def test_foreign_objects_are_kept(vertex_ai: VertexService, first: Served) -> None:
     bring(first)
     for thing in (*vertex_ai.endpoints.values(), *vertex_ai.versions.values()):
         thing.labels = {"managed-by": "somebody"}

@@ -162,7 +162,7 @@ def test_the_metrics_of_a_slice_are_those_of_its_rows(trained: Any) -> None:
     assert {each.value: each.metrics for each in found.slices}["true"] == alone.metrics
 
 
-def test_slicing_by_the_label_or_twice_by_one_column_works(trained: Any) -> None:
+def test_slices_may_use_the_label_or_repeat_a_column(trained: Any) -> None:
     model = trained(rows(200, seed=1), LogisticRegression())
     found = evaluation.evaluate(model, rows(100).lazy(), ["label", "x", "x"], samples=20)
     assert [each.column for each in found.slices] == ["label"] * 2 + ["x"] * 4
@@ -205,7 +205,7 @@ def test_many_classes_show_the_most_frequent_ones(trained: Any) -> None:
     assert page.count("Shown are the 8 most frequent of 30 classes with a curve.") == 2
 
 
-def test_a_perfect_model_has_no_mistakes_to_show(trained: Any, open_page: Any, tmp_path: Path) -> None:
+def test_a_perfect_model_shows_no_mistakes(trained: Any, open_page: Any, tmp_path: Path) -> None:
     clear = pl.DataFrame({"x": [-3.0, 3.0] * 40, "label": [False, True] * 40})
     found = evaluation.evaluate(trained(clear, LogisticRegression()), clear.lazy(), samples=20)
     assert found.examples == []
@@ -253,7 +253,7 @@ def test_a_biased_regression_is_called_so(trained: Any) -> None:
     )
 
 
-def test_a_model_that_finds_no_positive_gets_no_tick(trained: Any) -> None:
+def test_a_model_that_finds_no_positive_is_not_marked_good(trained: Any) -> None:
     random = np.random.default_rng(0)
     rows = pl.DataFrame(
         {"x": random.normal(size=1_500), "label": np.where(np.arange(1_500) % 60 == 0, "yes", "no")}
@@ -266,7 +266,7 @@ def test_a_model_that_finds_no_positive_gets_no_tick(trained: Any) -> None:
     assert 'class="callout good"' not in page
 
 
-def test_probabilities_of_what_is_rare_are_held_to_how_rare_it_is(trained: Any) -> None:
+def test_probabilities_of_rare_classes_are_judged_relative_to_their_rarity(trained: Any) -> None:
     random = np.random.default_rng(1)
     rows = pl.DataFrame(
         {"x": random.normal(size=40_000), "label": np.where(random.random(40_000) < 0.02, "yes", "no")}

@@ -279,7 +279,7 @@ def test_improvement_points_the_same_way_for_losses_and_for_scores() -> None:
         assert (won.probability_better, lost.probability_better) == (1.0, 0.0)
 
 
-def test_a_model_is_not_better_than_itself() -> None:
+def test_a_model_compared_with_itself_is_not_better() -> None:
     truth, predictions, classes = classified(3)
     result = metrics.paired_bootstrap(
         "roc_auc", "classification", truth, predictions, predictions, classes, samples=40
@@ -373,7 +373,7 @@ def test_losses_are_better_when_lower() -> None:
     assert [metrics.higher_is_better(name) for name in ("roc_auc", "r2", "log_loss", "rmse")] == [1, 1, 0, 0]
 
 
-def test_an_unknown_metric_is_answered_with_the_near_match() -> None:
+def test_an_unknown_metric_is_refused_with_the_near_match() -> None:
     with pytest.raises(
         ValueError, match=r"metric 'roc_acu' is unknown; did you mean 'roc_auc'\? metrics are:"
     ):
@@ -429,7 +429,7 @@ TWO = pl.DataFrame({"prediction": [0, 1], "probability_0": [0.9, 0.1], "probabil
         pytest.param("regression", [1.0, math.nan], TWO, None, "missing or infinite in 1 of 2", id="NaN"),
     ],
 )
-def test_bad_input_is_answered_in_a_sentence(
+def test_bad_input_gives_a_one_line_error(
     task: str, truth: list[Any], predictions: pl.DataFrame, classes: list[Any] | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

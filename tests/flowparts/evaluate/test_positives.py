@@ -29,7 +29,7 @@ def test_positive_is_the_later_class_unless_the_earlier_one_is_rare(counts: Any,
 
 
 @pytest.mark.parametrize("counts", [{"a": 9}, {"a": 1, "b": 99, "c": 99}, {1.5: 1, 2.5: 2, 3.5: 50}])
-def test_without_two_classes_none_is_positive(counts: Any) -> None:
+def test_without_two_classes_there_is_no_positive_class(counts: Any) -> None:
     assert positives.find(rows(counts), "a|b") is None
     facts = positives.training_facts(rows(counts), "a|b", "classification")
     assert facts == {"metric": "roc_auc", "metric_reason": "", "positive_class": None}

@@ -114,6 +114,6 @@ def test_a_crash_in_the_servers_process_is_a_reason(model: Path, monkeypatch: py
         ((1, 0.0), "timeout_seconds must be more than 0, not 0"),
     ],
 )
-def test_wrong_options_give_a_sentence(options: tuple[int, float], message: str) -> None:
+def test_wrong_options_give_a_one_line_error(options: tuple[int, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         serving_check.check_options(*options)

@@ -105,7 +105,7 @@ def test_compressed_text_is_read_like_plain_text(kind: str, compress: Any, read:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_delimiter_is_told_from_the_header(delimiter: str, read: Ingest) -> None:
+def test_the_delimiter_is_detected_from_the_header(delimiter: str, read: Ingest) -> None:
     table, _ = read(MIXED.write_csv(separator=delimiter).encode())
     assert_frame_equal(table, MIXED)
 
@@ -237,7 +237,7 @@ def test_types_are_inferred_over_rows_far_behind_the_first(
     assert table["a"][-1] == value
 
 
-def test_what_looks_like_a_code_stays_text(read: Ingest) -> None:
+def test_numeric_codes_stay_text(read: Ingest) -> None:
     table, _ = read(b"zip,big,mixed\n00501,123456789012345678901,1_000\n10001,1,2\n")
     assert table.schema == {"zip": pl.String(), "big": pl.String(), "mixed": pl.String()}
     assert table["zip"].to_list() == ["00501", "10001"]
@@ -391,7 +391,7 @@ def test_null_values_hold_for_json_and_parquet_too(
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_whole_numbers_stay_such_where_a_model_takes_numbers(kind: str, read: Ingest) -> None:
+def test_whole_numbers_stay_integers_for_numeric_inputs(kind: str, read: Ingest) -> None:
     ages = [*range(200), None]
     frame = pl.DataFrame({"age": ages, "size": [1.5, *ages[1:]], "id": [f"{n}" for n in range(201)]})
     expected = {"age": "number", "size": "number", "id": "string"}
@@ -407,7 +407,7 @@ def test_whole_numbers_stay_such_where_a_model_takes_numbers(kind: str, read: In
     assert read(codes, **options)[0]["age"].to_list() == [7.0, 8.0]
 
 
-def test_a_missing_word_makes_no_text_of_numbers_and_no_class_of_a_label(read: Ingest) -> None:
+def test_a_word_for_missing_neither_turns_numbers_into_text_nor_becomes_a_class(read: Ingest) -> None:
     lines = [f'{{"x": {number}, "y": "{"no" if number % 2 else "yes"}"}}' for number in range(30)]
     lines += ['{"x": "N\\/A", "y": "yes"}', '{"x": -1, "y": "NA"}', '{"x": "k. \\u00c4.", "y": "no"}']
     content = "\n".join(lines).encode()
@@ -555,7 +555,9 @@ def test_folders_that_stand_for_columns_become_columns(kind: str, read: Ingest, 
         assert rejected["line"].to_list() == [3]
 
 
-def test_columns_may_be_called_what_the_place_of_a_row_is(read: Ingest, refused: Callable[..., str]) -> None:
+def test_columns_may_have_the_names_of_internal_position_columns(
+    read: Ingest, refused: Callable[..., str]
+) -> None:
     frame = pl.DataFrame(
         {name: ["1", "x"] for name in ("position", "line", "start", "length", "place", "bad")}
     )
@@ -654,7 +656,7 @@ def test_only_the_first_bad_rows_are_listed(refused: Callable[..., str]) -> None
     assert "; and 995 more." in sentence
 
 
-def test_quarantine_sets_bad_rows_apart_and_keeps_the_rest(read: Ingest) -> None:
+def test_quarantine_removes_bad_rows_and_keeps_the_rest(read: Ingest) -> None:
     table, rejected = read(RAGGED, column_types={"amount": "number"}, on_bad_rows="quarantine")
     assert table.rows() == [(1, "ann", 1.5), (2, "bo\nb", 2.0), (6, "ff", 7.0)]
     assert rejected.drop("file").rows() == [
@@ -678,7 +680,7 @@ def test_bad_rows_of_many_files_are_found_in_their_file(read: Ingest, tmp_path: 
     ]
 
 
-def test_bad_json_lines_are_set_apart(read: Ingest, refused: Callable[..., str]) -> None:
+def test_bad_json_lines_are_quarantined(read: Ingest, refused: Callable[..., str]) -> None:
     lines = b'{"a": 1}\n{"a": 2,}\n[3]\n\n{"a": "x"}\n'
     sentence = refused(lines, "data.jsonl", column_types={"a": "integer"})
     assert sentence.startswith("3 bad rows: data.jsonl line 2 is not valid JSON: ")
@@ -768,7 +770,7 @@ def test_given_type_is_kept_and_nothing_is_rounded_into_it(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_input_is_answered_with_one_sentence(
+def test_bad_input_gives_a_one_line_error(
     content: bytes, name: str, sentence: str, refused: Callable[..., str]
 ) -> None:
     assert sentence in refused(content, name)
@@ -788,7 +790,7 @@ def test_missing_source_is_refused(refused: Callable[..., str]) -> None:
     assert refused("nowhere.csv") == "there is no file or directory at nowhere.csv"
 
 
-def test_named_type_of_an_unknown_column_is_answered_with_the_near_match(refused: Callable[..., str]) -> None:
+def test_named_type_of_an_unknown_column_is_refused_with_the_near_match(refused: Callable[..., str]) -> None:
     for kind in ("csv", "jsonl", "parquet"):
         content = _write(pl.DataFrame({"amount": [1]}), kind)
         assert refused(content, f"data.{kind}", column_types={"amuont": "number"}) == (
@@ -876,7 +878,9 @@ def _broken(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "csv.gz", "jsonl.zst"])
 @FUZZ
 @given(data=st.data())
-def test_broken_file_gives_a_table_or_a_sentence(kind: str, data: st.DataObject, tmp_path: Path) -> None:
+def test_broken_file_gives_a_table_or_a_one_line_error(
+    kind: str, data: st.DataObject, tmp_path: Path
+) -> None:
     content = bytearray(_broken(kind))
     for _ in range(data.draw(st.integers(0, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -897,7 +901,7 @@ def test_broken_file_gives_a_table_or_a_sentence(kind: str, data: st.DataObject,
 
 @FUZZ
 @given(content=st.binary(min_size=1, max_size=300), kind=st.sampled_from(["csv", "jsonl"]))
-def test_arbitrary_bytes_give_a_table_or_a_sentence(content: bytes, kind: str, tmp_path: Path) -> None:
+def test_arbitrary_bytes_give_a_table_or_a_one_line_error(content: bytes, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"data.{kind}"
     path.write_bytes(content)
     assert "\n" not in _sentence(path, tmp_path / "out", "quarantine")

@@ -85,7 +85,7 @@ def test_quote_that_never_closes_costs_one_line_only(tmp_path: Path) -> None:
     ],
     ids=["after-quote", "latin-1", "nul", "long"],
 )
-def test_line_that_cannot_be_read_is_set_apart_with_its_reason(
+def test_an_unreadable_line_is_quarantined_with_its_reason(
     content: bytes, reason: str, tmp_path: Path
 ) -> None:
     good, bad = _screened(tmp_path, b"a,b\n0,w\n" + content + b"2,y\n")
@@ -108,7 +108,7 @@ def test_every_line_ending_is_taken(end: bytes, tmp_path: Path) -> None:
         max_size=8,
     )
 )
-def test_what_the_csv_module_writes_is_good_unless_ragged(rows: list[list[str]], tmp_path: Path) -> None:
+def test_csv_module_output_is_accepted_unless_ragged(rows: list[list[str]], tmp_path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerows([["a", "b"], *rows])
@@ -140,7 +140,7 @@ def test_any_bytes_end_up_as_good_or_bad_rows(content: bytes, tmp_path: Path) ->
     ],
     ids=["syntax", "array", "latin-1", "surrogate", "deep", "digits", "long"],
 )
-def test_line_that_is_no_json_object_is_set_apart(line: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_json_object_is_quarantined(line: bytes, reason: str, tmp_path: Path) -> None:
     good, bad = _screened(tmp_path, b'{"a": 1}\n\n' + line + b'\r\n{"a": 2}\n', kind="jsonl")
     assert [json.loads(text) for text in good] == [{"a": 1}, {"a": 2}]
     assert [number for number, _, _ in bad] == [3]

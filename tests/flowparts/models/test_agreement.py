@@ -7,7 +7,7 @@ from flowparts.models import agreement
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), None])
-def test_what_json_cannot_hold_is_sent_as_missing(value: float | None) -> None:
+def test_values_without_a_json_form_are_sent_as_null(value: float | None) -> None:
     assert agreement.to_records(pl.DataFrame({"x": [value]}, schema={"x": pl.Float64})) == [{"x": None}]
 
 

@@ -61,7 +61,7 @@ def test_a_model_keeps_its_training_rows_and_what_it_predicts_for_others(
     assert (model / seen.FILE).is_file()
 
 
-def test_a_model_without_a_baseline_is_one_sentence(
+def test_a_model_without_a_baseline_gives_a_one_line_error(
     parts: tuple[Path, Path], save_model: Callable[..., Any], tmp_path: Path
 ) -> None:
     save_model(

@@ -152,12 +152,12 @@ def test_unseen_categories_and_missing_values_are_scored(saved: Path) -> None:
     assert models.load(saved).predict(frame).null_count().sum_horizontal().item() == 0
 
 
-def test_a_missing_column_gives_a_sentence(saved: Path) -> None:
+def test_a_missing_column_gives_a_one_line_error(saved: Path) -> None:
     with pytest.raises(ValueError, match="feature column 'town' is not in the table; columns are: x, visits"):
         models.load(saved).predict(raw().drop("town"))
 
 
-def test_a_value_that_does_not_fit_gives_a_sentence(saved: Path) -> None:
+def test_a_value_that_does_not_fit_gives_a_one_line_error(saved: Path) -> None:
     frame = raw().with_columns(visits=pl.lit("often"))
     with pytest.raises(ValueError, match="'visits' must hold integer values, as in training, not 'often'"):
         models.load(saved).predict(frame)
@@ -295,7 +295,9 @@ def test_a_tampered_model_is_refused(saved: Path, tmp_path: Path) -> None:
         ("- 1", "was not saved by flowparts"),
     ],
 )
-def test_what_is_no_model_gives_a_sentence(tmp_path: Path, content: str | None, message: str) -> None:
+def test_an_artifact_that_is_not_a_model_gives_a_one_line_error(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / "MLmodel").write_text(content)
     for read in (models.load, models.metadata):
@@ -303,7 +305,7 @@ def test_what_is_no_model_gives_a_sentence(tmp_path: Path, content: str | None, 
             read(tmp_path)
 
 
-def test_weights_that_are_no_pipeline_give_a_sentence(saved: Path, tmp_path: Path) -> None:
+def test_weights_of_another_kind_give_a_one_line_error(saved: Path, tmp_path: Path) -> None:
     from sklearn.linear_model import Ridge
 
     shutil.copytree(saved, tmp_path / "m")

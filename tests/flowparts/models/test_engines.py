@@ -44,7 +44,7 @@ def test_columns_of_json_values_are_scored_as_the_table_is(model: Path) -> None:
     np.testing.assert_allclose(found["probability_yes"], expected["probability_yes"].to_numpy(), atol=1e-6)
 
 
-def test_a_value_that_does_not_fit_gives_a_sentence(model: Path) -> None:
+def test_a_value_that_does_not_fit_gives_a_one_line_error(model: Path) -> None:
     row = {"size": [1.0], "kind": ["x"], "new": [True], "at": ["yesterday"]}
     with pytest.raises(ValueError, match=r"'at' must hold timestamp values in ISO 8601 .*, not 'yesterday'"):
         engines.load(model).predict_columns(row)

@@ -148,7 +148,7 @@ def test_any_rows_are_scored_as_the_original_scores_them(
     assert not differ.any()
 
 
-def test_what_was_compared_is_recorded_with_the_model(model: Path) -> None:
+def test_the_comparison_is_recorded_with_the_model(model: Path) -> None:
     found = models.metadata(model)["onnx"]
     assert found["agrees"], found["reason"]
     assert found["rows"] > 1_000
@@ -201,7 +201,7 @@ def test_a_graph_that_predicts_otherwise_is_not_kept_and_the_model_is_served_as_
     ]
 
 
-def test_where_probabilities_tie_the_served_class_is_the_estimators(tmp_path: Path) -> None:
+def test_ties_in_probability_give_the_estimators_class(tmp_path: Path) -> None:
     # modified_huber cuts probabilities off at 0 and 1, so that many tie; the decision function still tells.
     rows = table(600)
     saved(tmp_path / "model", rows, "level", "SGDClassifier", loss="modified_huber", random_state=0)

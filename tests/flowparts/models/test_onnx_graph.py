@@ -173,7 +173,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("what", broken())
-def test_an_unusable_graph_is_refused_in_one_sentence(
+def test_an_unusable_graph_is_refused_in_one_line(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -195,7 +195,7 @@ def test_an_unusable_graph_is_refused_in_one_sentence(
         assert "\n" not in str(refused.value)
 
 
-def test_a_missing_graph_is_said(tmp_path: Path) -> None:
+def test_a_missing_graph_is_reported(tmp_path: Path) -> None:
     path = save(tmp_path / "m", of_columns(["a"]), pl.DataFrame({"a": [1.0]}), {"a": "number"})
     (path / onnx_graph.FILE).unlink()
     with pytest.raises(ValueError, match="the ONNX graph is missing: there is no file at"):

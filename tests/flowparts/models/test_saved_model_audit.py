@@ -84,7 +84,7 @@ def test_an_operation_that_may_do_more_than_compute_is_refused_by_its_name(what:
     assert "\n" not in str(refused.value)
 
 
-def test_a_write_is_refused_wherever_it_is_called_from(tmp_path: Path) -> None:
+def test_a_write_operation_is_refused_in_any_function(tmp_path: Path) -> None:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def inner(given: Any) -> Any:
         tf.io.write_file("/tmp/pwned", given[0])
@@ -167,7 +167,7 @@ def asset_outside(graph: Any) -> None:
     [saver_fed, saver_asked, saver_awaited, saver_at_start, restoring_saves, fixed_path, signature_saves,
      named_twice, asset_outside],
 )  # fmt: skip
-def test_what_loads_and_saves_variables_is_out_of_a_request_s_reach(
+def test_requests_cannot_reach_the_functions_that_load_and_save_variables(
     edit: Callable[[Any], Any], model: Path
 ) -> None:
     change(model, edit)
@@ -188,7 +188,7 @@ def test_a_file_that_no_saved_model_has_is_refused(name: str, model: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"not one", b"\x12\x05abc"])
-def test_what_is_no_saved_model_is_one_sentence(content: bytes, model: Path) -> None:
+def test_a_folder_without_a_saved_model_gives_a_one_line_error(content: bytes, model: Path) -> None:
     (model / "saved_model.pb").write_bytes(content)
     with pytest.raises(ValueError, match="is not a SavedModel"):
         saved_model_audit.check(model)

@@ -90,7 +90,7 @@ def test_equal_rows_that_differ_in_the_label_only_are_not_told_apart(remembering
     assert unseen(model, rows) == (rows["a"] == 1).to_list()
 
 
-def test_of_many_rows_a_bounded_sketch_vouches_for_a_part(
+def test_the_sketch_of_a_large_table_covers_a_bounded_sample(
     remembering: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seen, "MOST_HASHES", 500)
@@ -103,7 +103,7 @@ def test_of_many_rows_a_bounded_sketch_vouches_for_a_part(
     assert len(pl.read_parquet(model / seen.FILE)) == 500
 
 
-def test_a_model_that_says_nothing_and_a_damaged_sketch(remembering: Any) -> None:
+def test_a_model_without_a_sketch_and_a_damaged_sketch_are_handled(remembering: Any) -> None:
     model = remembering(table(100))
     facts = pl.read_parquet_metadata(model / seen.FILE)["flowparts"]
     assert json.loads(facts)["columns"] == ["a", "b", "id", "t", "y"]

@@ -42,7 +42,7 @@ def test_precise_windows_count_for_more() -> None:
     assert changes.find(values, errors) == [4]
 
 
-def test_noise_that_lasts_is_no_row_of_changes() -> None:
+def test_persistent_noise_is_not_reported_as_changes() -> None:
     random = np.random.default_rng(1)
     series = np.zeros(100)
     for place in range(1, 100):
@@ -50,7 +50,7 @@ def test_noise_that_lasts_is_no_row_of_changes() -> None:
     assert len(changes.find(series)) <= 2
 
 
-def test_what_the_errors_allow_is_no_change() -> None:
+def test_differences_within_the_errors_are_not_changes() -> None:
     series = [0.0] * 10 + [1.0] * 10
     assert changes.find(series) == [10]
     assert changes.find(series, [0.01] * 20) == [10]

@@ -88,7 +88,7 @@ def test_missing_values_are_compared_as_shares() -> None:
     assert few.p_value == pytest.approx(2 * 1.5 * stats.fisher_exact([[1, 19], [8, 12]]).pvalue)
 
 
-def test_infinity_is_missing_to_a_model_and_so_it_is_here() -> None:
+def test_infinity_counts_as_missing_as_in_models() -> None:
     found = one([1.0, 2.0] * 500, [1.0, float("inf")] * 500)
     assert found.measures["null_rate"] == 0.5
     assert found.drifted
@@ -109,7 +109,7 @@ def test_equal_tables_have_not_drifted() -> None:
         assert not found.reasons
 
 
-def test_of_many_rows_a_trifle_is_significant_but_not_told() -> None:
+def test_a_significant_but_tiny_change_of_many_rows_is_not_reported() -> None:
     random = np.random.default_rng(4)
     first, second = random.normal(0, 1, 200_000), random.normal(0.03, 1, 200_000)
     found = one(first, second)
@@ -118,7 +118,7 @@ def test_of_many_rows_a_trifle_is_significant_but_not_told() -> None:
     assert one(first, second, minimum_effect=0.005).drifted
 
 
-def test_of_few_rows_a_large_difference_may_be_chance() -> None:
+def test_a_large_difference_on_few_rows_may_be_chance() -> None:
     found = one([1.0, 2.0, 3.0, 4.0], [2.5, 3.5, 4.5, 5.5])
     assert found.effect == 0.5
     assert not found.drifted
@@ -173,7 +173,7 @@ def test_unchanged_data_is_flagged_at_most_as_often_as_stated() -> None:
     ],
     ids=["mean", "variance", "out of range", "nulls", "all null", "categories"],
 )
-def test_one_column_of_many_that_drifted_is_told_and_comes_first(
+def test_one_column_of_many_that_drifted_is_reported_and_comes_first(
     change: pl.Expr, column: str, words: str
 ) -> None:
     random = np.random.default_rng(6)
@@ -212,13 +212,13 @@ def test_times_are_compared_in_days() -> None:
         ),
     ],
 )
-def test_tables_that_can_not_be_compared_are_one_sentence(
+def test_tables_that_cannot_be_compared_give_a_one_line_error(
     before: dict[str, list[object]], now: dict[str, list[object]], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         compared(pl.DataFrame(before), pl.DataFrame(now))
 
 
-def test_options_out_of_range_are_one_sentence() -> None:
+def test_options_out_of_range_give_a_one_line_error() -> None:
     with pytest.raises(ValueError, match="minimum_effect must be at least 0 and less than 1, not 1"):
         one([1], [1], minimum_effect=1)

@@ -124,7 +124,7 @@ def test_harder_rows_degrade_the_model_and_concept_drift_is_not_seen_until_label
     assert checked.error > 0.25
 
 
-def test_an_estimate_that_was_off_before_has_to_be_worse_by_more_than_that() -> None:
+def test_an_estimate_must_degrade_by_more_than_its_past_error() -> None:
     reference = answers(amounts(4_000, 6))
     auc = roc_auc_score(reference["state"] == "stayed", reference["probability_stayed"])
     past = answers(amounts(600, 11)).with_columns(

@@ -30,7 +30,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"labels": {f"l{n}": "" for n in range(11)}}, "has 11 labels; at most 10"),
     ],
 )
-def test_what_no_server_takes_is_refused(values: dict[str, Any], sentence: str) -> None:
+def test_values_that_no_metrics_server_accepts_are_refused(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Measurement(**{"name": "rows", "value": 1, **values})
 
@@ -63,13 +63,13 @@ def test_the_same_series_twice_and_too_many_are_refused_and_nothing_is_written(t
         ({"measurements": [{"name": "a", "value": 1}] * 2}, "measurement a occurs twice"),
     ],
 )
-def test_another_file_is_refused_in_one_sentence(content: Any, sentence: str, tmp_path: Path) -> None:
+def test_another_file_is_refused_in_one_line(content: Any, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=sentence) as caught:
         measurements.read(str(tmp_path / "file"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the file of measurements is missing"):
         measurements.read(str(tmp_path / "none"))

@@ -88,7 +88,7 @@ def test_a_regression_has_each_decile_in_each_fold() -> None:
         ),
     ],
 )
-def test_what_can_not_be_divided_is_one_sentence(
+def test_an_indivisible_table_gives_a_one_line_error(
     rows: pl.DataFrame, number: int, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

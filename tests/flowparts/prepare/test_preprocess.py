@@ -101,7 +101,7 @@ def test_times_that_span_a_year_tell_the_season() -> None:
     np.testing.assert_allclose(waves["born_year_cos"], [1, -1, np.nan], atol=1e-3)
 
 
-def test_what_was_saved_before_there_were_waves_makes_the_features_that_it_made(tmp_path: Path) -> None:
+def test_models_saved_before_calendar_waves_make_the_same_features(tmp_path: Path) -> None:
     moments = tables.to_pandas(pl.DataFrame({"at": [START, START + datetime.timedelta(days=900), None]}))
     before = TimestampFeatures().fit(moments)
     for name in ("waves", "yearly_"):
@@ -196,7 +196,7 @@ def test_feature_names_never_clash() -> None:
     assert len(set(features.columns)) == len(preprocessor.feature_names) + 1
 
 
-def test_it_survives_the_disk(tmp_path: Path) -> None:
+def test_it_is_unchanged_after_saving_and_loading(tmp_path: Path) -> None:
     frame = mixed()
     preprocessor, _ = fit(frame, weight_column="weight")
     preprocessor.save(tmp_path / "p")
@@ -256,7 +256,7 @@ BAD: list[tuple[str, pl.DataFrame, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("frame", "options", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )
-def test_bad_input_gives_a_sentence(frame: pl.DataFrame, options: dict[str, Any], message: str) -> None:
+def test_bad_input_gives_a_one_line_error(frame: pl.DataFrame, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(frame, **options)
 
@@ -274,7 +274,7 @@ def test_bad_input_gives_a_sentence(frame: pl.DataFrame, options: dict[str, Any]
         (mixed(9).with_columns(bought=pl.lit(None)), "'bought' is missing in 9 rows of the table"),
     ],
 )
-def test_a_table_that_does_not_fit_gives_a_sentence(other: pl.DataFrame, message: str) -> None:
+def test_a_table_that_does_not_fit_gives_a_one_line_error(other: pl.DataFrame, message: str) -> None:
     preprocessor, _ = fit(mixed())
     with pytest.raises(ValueError, match=message):
         preprocess.transform(other.lazy(), preprocessor)

@@ -196,7 +196,7 @@ def test_equal_rows_stay_together_on_demand_even_if_their_labels_differ() -> Non
         assert abs(piece.height / frame.height - share) < 0.05
 
 
-def test_few_values_that_tell_the_label_are_spread() -> None:
+def test_columns_of_few_values_that_determine_the_label_are_split_by_row() -> None:
     frame = pl.DataFrame({"a": [0, 0, 1, 1] * 50, "b": [0, 1, 0, 1] * 50})
     frame = frame.with_columns(label=pl.col("a") ^ pl.col("b"))
     assert [piece.height for piece in parts(frame, stratify_by="label")] == [140, 30, 30]
@@ -287,7 +287,7 @@ def test_numbers_are_stratified_by_decile() -> None:
             assert abs(members - 200 * share) <= 2
 
 
-def test_time_puts_the_oldest_first_and_ties_on_one_side() -> None:
+def test_a_split_by_time_keeps_order_and_ties_together() -> None:
     train, validation, test = parts(people(), time_column="at")
     assert train["at"].max() < validation["at"].min()  # type: ignore[operator]
     assert validation["at"].max() < test["at"].min()  # type: ignore[operator]
@@ -314,7 +314,7 @@ def test_any_table_comes_out_whole(values: list[tuple[str | None, int]], seed: i
     assert Counter(pl.concat(divided).rows()) == Counter(frame.rows())
 
 
-def test_a_share_of_none_gets_no_rows() -> None:
+def test_a_part_with_fraction_zero_gets_no_rows() -> None:
     assert [piece.height > 0 for piece in parts(people(), (0.8, 0.2, 0.0), key=["id"])] == [True, True, False]
     assert [piece.height > 0 for piece in parts(people(), (0.8, 0.0, 0.2), key=["id"])] == [True, False, True]
     assert parts(people(), (0.7, 0.3, 0.0), stratify_by="label")[2].is_empty()
@@ -355,26 +355,26 @@ def test_a_column_named_part_is_kept() -> None:
         (SHARES, {"time_column": "one"}, "column 'one' has too few distinct values"),
     ],
 )
-def test_a_wrong_option_gives_a_sentence(
+def test_a_wrong_option_gives_a_one_line_error(
     fractions: tuple[float, float, float], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         split.assign(people().lazy().with_columns(one=1), fractions, **options)
 
 
-def test_a_missing_time_gives_a_sentence() -> None:
+def test_a_missing_time_gives_a_one_line_error() -> None:
     frame = people().with_columns(pl.when(pl.col("id") > 3).then(pl.col("at")).alias("at"))
     with pytest.raises(ValueError, match="time column 'at' is missing in 4 rows"):
         split.assign(frame.lazy(), SHARES, time_column="at")
 
 
-def test_a_stratum_for_each_row_gives_a_sentence() -> None:
+def test_a_stratum_for_each_row_gives_a_one_line_error() -> None:
     frame = people().with_columns(pl.col("id").cast(pl.String))
     with pytest.raises(ValueError, match="'id' has 2000 distinct values in 2000 rows, such as '0', too many"):
         split.assign(frame.lazy(), SHARES, stratify_by="id")
 
 
-def test_too_few_rows_give_a_sentence() -> None:
+def test_too_few_rows_give_a_one_line_error() -> None:
     with pytest.raises(
         ValueError, match=r"part \(0.15 of 1 rows\) would be empty: the table has too few rows"
     ):
@@ -423,7 +423,7 @@ def test_rows_in_no_order_are_split_at_random(frame: pl.LazyFrame) -> None:
     assert strategy == split.Strategy(None, "at random, by hash")
 
 
-def test_rows_of_one_entity_after_the_other_are_split_by_time_with_a_word() -> None:
+def test_rows_grouped_by_entity_are_split_by_time_with_a_warning() -> None:
     start = datetime.datetime(2024, 1, 1)
     days = [start + datetime.timedelta(days=day) for day in range(200)]
     panel = pl.LazyFrame(
@@ -443,7 +443,7 @@ def test_rows_of_one_entity_after_the_other_are_split_by_time_with_a_word() -> N
     assert not split.choose(log, SHARES, time_column="auto", label="label").warning
 
 
-def test_a_key_comes_before_the_order_in_time_and_that_is_told() -> None:
+def test_a_key_wins_over_time_order_with_a_warning() -> None:
     strategy = split.choose(ordered(), SHARES, key=["born"], time_column="auto", label="label")
     assert (strategy.time_column, strategy.described) == (None, "by born, by hash")
     assert "the rows are ordered by 'at', but split by born" in strategy.warning
@@ -451,7 +451,7 @@ def test_a_key_comes_before_the_order_in_time_and_that_is_told() -> None:
     assert not asked.warning
 
 
-def test_a_split_by_time_that_training_can_not_use_is_not_chosen() -> None:
+def test_a_split_by_time_that_training_cannot_use_is_not_chosen() -> None:
     last = pl.when(pl.int_range(pl.len()) > 350).then(pl.lit("new")).otherwise("label")
     strategy = split.choose(ordered(label=last), SHARES, time_column="auto", label="label")
     assert strategy.time_column is None
@@ -495,6 +495,6 @@ def test_a_rare_class_that_would_leave_a_single_one_stops_the_run() -> None:
         split.without_rare_classes(labels(a=50, b=2), "^y$", 0)
 
 
-def test_a_label_of_which_hardly_a_value_is_common_is_left_to_the_split() -> None:
+def test_a_label_of_mostly_rare_values_is_left_to_the_split() -> None:
     frame = labels(a=4, **{f"id {number}": 1 for number in range(40)})
     assert split.without_rare_classes(frame, "^y$")[0].collect().height == 45

@@ -36,7 +36,7 @@ def fitted(texts: list[str | None], y: Any, kind: str = "binary") -> tuple[TextF
     return features, features.fit_transform(frame, y), frame
 
 
-def test_they_are_those_of_scikit_learn() -> None:
+def test_text_features_equal_those_of_scikit_learn() -> None:
     texts, labels = opinions()
     features, _, frame = fitted(texts, labels)
     there = [text for text in texts if text is not None]
@@ -66,7 +66,7 @@ def test_scores_of_training_rows_do_not_leak_their_label() -> None:
     assert np.corrcoef(features.transform(frame)[:, -1], labels)[0, 1] > 0.5
 
 
-def test_all_but_the_scores_of_training_rows_are_made_as_those_of_others() -> None:
+def test_training_rows_get_the_features_of_other_rows_except_their_scores() -> None:
     texts, labels = opinions()
     features, crossed, frame = fitted(texts, labels)
     assert (features.transform(frame)[:, :-1] == crossed[:, :-1]).all()
@@ -93,7 +93,7 @@ def test_the_most_frequent_terms_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("texts", [[None] * 9, ["", " "] * 5, [f"w{place}" for place in range(9)]], ids=len)
-def test_text_that_has_no_term_in_common_says_nothing(texts: list[str | None]) -> None:
+def test_text_without_common_terms_gives_no_features(texts: list[str | None]) -> None:
     features, crossed, frame = fitted(texts, np.arange(len(texts)) % 2)
     assert not crossed.any()
     assert not features.transform(frame).any()
@@ -149,7 +149,7 @@ def test_text_that_repeats_is_encoded_by_its_label_too() -> None:
     assert learned.feature_names[1] == "said_words_1"
 
 
-def test_of_few_rows_no_words_are_learned() -> None:
+def test_no_words_are_learned_from_few_rows() -> None:
     frame = pl.DataFrame({"said": TEXTS, "x": range(600), "y": LABELS}).head(150)
     learned, _ = preprocess.fit(frame.lazy(), label="y", task="classification")
     assert learned.feature_names == ["x"]

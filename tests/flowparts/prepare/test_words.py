@@ -27,7 +27,7 @@ def test_terms_are_folded_words_and_pairs(text: str, expected: set[str]) -> None
     assert words.terms(text) == expected
 
 
-def test_what_comes_late_in_a_text_is_not_looked_at() -> None:
+def test_text_beyond_the_limit_is_ignored() -> None:
     kept = "a " * (words.MAX_CHARACTERS // 2)
     assert words.terms(kept + "late") == words.terms(kept) == {"a", "a a"}
     # A ligature that stands for 18 letters is counted before it is folded.

@@ -156,7 +156,7 @@ def test_decision_without_a_champion(changed: dict[str, Any], promote: bool, rea
     assert reason in why
 
 
-def test_a_good_classifier_takes_a_bad_ones_place_and_not_the_other_way(fitted: MakeModel) -> None:
+def test_a_good_classifier_replaces_a_bad_one_but_not_vice_versa(fitted: MakeModel) -> None:
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
 
@@ -203,7 +203,7 @@ def test_the_same_model_again_is_no_improvement(fitted: MakeModel) -> None:
     assert (found["promote"], "no improvement" in found["reason"]) == (False, True)
 
 
-def test_a_small_lead_on_few_rows_may_be_chance(fitted: MakeModel) -> None:
+def test_a_small_difference_on_few_rows_may_be_chance(fitted: MakeModel) -> None:
     from sklearn.linear_model import LogisticRegression
 
     train, test = bundled("breast_cancer", "malignant")
@@ -330,12 +330,12 @@ def test_a_champion_is_compared_on_the_rows_that_it_has_not_seen(fitted: MakeMod
         ({"metric": "roc"}, r"metric 'roc' is unknown; did you mean 'roc_auc'\?"),
     ],
 )
-def test_wrong_rules_are_told_before_anything_is_read(options: dict[str, Any], message: str) -> None:
+def test_wrong_rules_are_reported_before_anything_is_read(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         champion.compare("/no/model", None, pl.LazyFrame(), **options)
 
 
-def test_a_table_or_metric_that_does_not_fit_the_challenger_is_told(fitted: MakeModel) -> None:
+def test_a_table_or_metric_that_does_not_fit_the_challenger_is_reported(fitted: MakeModel) -> None:
     from sklearn.linear_model import LogisticRegression
 
     train, test = bundled("breast_cancer", "malignant")

@@ -183,7 +183,7 @@ def test_without_a_uri_everything_lies_in_the_home_directory(
     assert not list(work.iterdir())
 
 
-def test_a_uri_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_uri_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment:5000")
     assert registry.resolve_uri("http://given:5000") == "http://given:5000"
     assert registry.resolve_uri() == "http://environment:5000"
@@ -323,14 +323,14 @@ def test_credentials_of_the_home_directory_stay_too(
     assert set(received) == {"Basic bWU6czNjcmV0"}
 
 
-def test_a_password_in_a_tracking_uri_is_never_told() -> None:
+def test_a_password_in_a_tracking_uri_is_never_shown() -> None:
     for uri in ("http://me:hid/den@127.0.0.1:1", "sqlite://me:hidden@/", "ftp://me:hidden@host"):
         with pytest.raises(ValueError, match=r"MLflow|tracking URI") as raised:
             registry.champion_version("any", uri)
         assert "hid" not in str(raised.value)
 
 
-def test_a_server_that_is_not_there_is_said_at_once() -> None:
+def test_a_missing_server_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         uri = f"http://user:hidden@127.0.0.1:{unused.getsockname()[1]}"
@@ -355,12 +355,12 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
     assert time.monotonic() - started < 7
 
 
-def test_a_page_that_is_no_mlflow_server_is_told(mlflow_server: str) -> None:
+def test_an_address_without_an_mlflow_server_is_reported(mlflow_server: str) -> None:
     with pytest.raises(ValueError, match=r"can't be used: API request to .* failed"):
         registry.champion_version("any", f"{mlflow_server}/elsewhere")
 
 
-def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "notes.db"
     file.write_text("nothing of a database " * 100)
     with pytest.raises(ValueError, match=r"notes\.db can't be opened: file is not a database"):
@@ -375,13 +375,13 @@ def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
         ("ftp://host/x", "can't be used"),
     ],
 )
-def test_a_wrong_uri_is_told(uri: str, message: str) -> None:
+def test_a_wrong_uri_is_reported(uri: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         registry.champion_version("any", uri)
 
 
 @pytest.mark.parametrize("wrong", ["", "a/b", "a:b", "it's", "../up", "50%"])
-def test_a_name_that_no_model_can_have_is_told_before_anything_is_opened(
+def test_a_name_that_no_model_can_have_is_reported_before_anything_is_opened(
     wrong: str, saved: Callable[..., Path]
 ) -> None:
     for call in (
@@ -392,7 +392,7 @@ def test_a_name_that_no_model_can_have_is_told_before_anything_is_opened(
             call()
 
 
-def test_a_version_whose_files_are_gone_is_told(saved: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_version_whose_files_are_gone_is_reported(saved: Callable[..., Path], tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     register(saved(), "lost", uri)
     shutil.rmtree(tmp_path / "artifacts")

@@ -30,7 +30,9 @@ Change = Callable[[dict[str, Any]], Any]
     ids=lambda value: str(value)[:30],
 )
 @pytest.mark.parametrize("address", ["/predict", "/v1/models/plans:predict", "/invocations"])
-def test_bodies_that_are_no_request(server: Server, address: str, body: bytes, message: str) -> None:
+def test_bodies_that_are_not_requests_are_refused(
+    server: Server, address: str, body: bytes, message: str
+) -> None:
     status, answer, _ = server.call(address, body)
     assert status == 400
     assert message in answer["error"]
@@ -130,7 +132,7 @@ def test_other_content_types_and_compressed_bodies(server: Server, records: Any)
 
 
 @pytest.mark.parametrize("timeout", ["", "soon", "-1", "1.5", "9" * 10])
-def test_a_deadline_that_is_none(server: Server, records: Any, timeout: str) -> None:
+def test_an_invalid_deadline_is_refused(server: Server, records: Any, timeout: str) -> None:
     status, answer, _ = server.call("/predict", {"instances": records[:1]}, {"x-request-timeout-ms": timeout})
     assert status == 400
     assert "X-Request-Timeout-Ms" in answer["error"]
@@ -141,7 +143,9 @@ def test_a_deadline_that_is_none(server: Server, records: Any, timeout: str) -> 
     [("/nowhere", "GET", 404), ("/v2/models/other/infer", "POST", 404), ("/predict", "GET", 405),
      ("/predict", "DELETE", 405), ("/v2", "POST", 405), ("/%zz", "GET", 404), ("/predict", "OPTIONS", 405)],
 )  # fmt: skip
-def test_addresses_and_methods_that_are_none(server: Server, path: str, method: str, status: int) -> None:
+def test_invalid_addresses_and_methods_are_refused(
+    server: Server, path: str, method: str, status: int
+) -> None:
     found, answer, headers = server.call(path, method=method)
     assert found == status
     assert path.split("?")[0] in answer["error"] or "%" in path
@@ -156,14 +160,14 @@ def test_addresses_and_methods_that_are_none(server: Server, path: str, method: 
      b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
      b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"],
 )  # fmt: skip
-def test_what_is_no_http(server: Server, raw: bytes) -> None:
+def test_data_that_is_not_http_is_refused(server: Server, raw: bytes) -> None:
     answer = talk(server, raw)
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer
     assert b'{"error": "the request is not valid HTTP' in answer
     assert b"connection: close\r\n" in answer
 
 
-def test_a_proxy_is_what_the_server_is_not(server: Server) -> None:
+def test_proxy_requests_are_refused(server: Server) -> None:
     assert talk(server, b"CONNECT x:443 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 

@@ -104,7 +104,7 @@ def test_rows_that_were_scored_wait_no_more() -> None:
     assert batched(script, rows=10, waiting=3)[1] == [[0], [2, 4, 6], [8], [10, 12]]
 
 
-def test_tells_how_long_the_engine_has_been_at_its_batch() -> None:
+def test_reports_how_long_the_current_batch_has_taken() -> None:
     seen = []
 
     def script(batcher: Batcher, _: Engine, outcomes: list[Any]) -> None:
@@ -148,7 +148,7 @@ def test_a_bad_row_is_refused_alone_and_a_broken_engine_is_not_taken_for_one() -
     ]
 
 
-def test_what_takes_too_long_is_answered_once_and_left_out_if_it_still_waits() -> None:
+def test_a_timed_out_request_is_answered_once_and_removed_from_the_queue() -> None:
     async def main() -> None:
         engine, outcomes = Engine(), list[Any]()
         batcher = Batcher(engine.predict, 10, 10, lambda *_: None)

@@ -122,7 +122,7 @@ def test_a_rolling_restart_under_load_loses_no_request(
     assert load.lost == []
 
 
-def test_what_was_asked_before_sigterm_is_answered(
+def test_requests_before_sigterm_are_answered(
     serve: Callable[..., Server], model: Path, records: Any
 ) -> None:
     server = serve(model, "--drain-seconds=0", "--max-batch-rows=1", code=SLOW)
@@ -271,7 +271,7 @@ def metric(server: Server, name: str) -> str:
     return next(line.rpartition(" ")[2] for line in lines if line.startswith(name))
 
 
-def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
+def test_requests_beyond_the_queue_are_refused_at_once_and_the_rest_answered(
     serve: Callable[..., Server], model: Path, records: Any
 ) -> None:
     server = serve(model, "--max-waiting-rows=4", "--max-batch-rows=1", code=SLOW)
@@ -340,7 +340,7 @@ def described(model: Path, part: str, **other: str) -> None:
     ids=["weights", "MLmodel", "example", "example's types", "everything", "identity", "signature",
          "signature's JSON"],
 )  # fmt: skip
-def test_a_model_that_cannot_be_served_is_one_sentence_and_a_failure(
+def test_a_model_that_cannot_be_served_gives_a_one_line_error_and_a_failure(
     serve: Callable[..., Server], model: Path, tmp_path: Path, damage: Any, message: str, workers: int
 ) -> None:
     broken = tmp_path / "m"
@@ -367,7 +367,7 @@ def test_a_model_with_other_files_than_were_deployed_is_not_served(
     assert "have changed since they were deployed" in other.lines[-1]["message"]
 
 
-def test_a_taken_port_is_one_sentence(serve: Callable[..., Server], model: Path) -> None:
+def test_a_taken_port_gives_a_one_line_error(serve: Callable[..., Server], model: Path) -> None:
     [port] = free_ports(1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
@@ -411,7 +411,7 @@ def test_of_servers_started_at_once_on_a_port_one_ends_with_one_sentence(
     assert wrong == {f"the server can't listen on 127.0.0.1:{port}: Address already in use"}
 
 
-def test_a_host_that_is_none_is_one_sentence(serve: Callable[..., Server], model: Path) -> None:
+def test_an_invalid_host_gives_a_one_line_error(serve: Callable[..., Server], model: Path) -> None:
     server = serve(model, "--host=nonsense.invalid", "--port=8080", ready=False)
     assert server.process.wait(60) == 1
     server.reader.join()

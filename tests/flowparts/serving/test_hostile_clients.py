@@ -66,7 +66,7 @@ def test_unknown_tensors_take_no_memory() -> None:
 
 
 @pytest.mark.parametrize("row", [b"{}", b"[]", b'{"f0":1}'])
-def test_rows_beyond_the_limit_are_counted_and_not_made(row: bytes) -> None:
+def test_rows_beyond_the_limit_are_counted_without_being_parsed(row: bytes) -> None:
     body = b'{"instances":[' + b",".join([row] * 100_000) + b"]}"
     # A row of this model takes 500 bytes.
     assert peak(lambda: OPEN.rows_of_json(body, 10_000)) < 10_000_000
@@ -74,7 +74,7 @@ def test_rows_beyond_the_limit_are_counted_and_not_made(row: bytes) -> None:
         OPEN.rows_of_json(body, 10_000)
 
 
-def test_rows_beyond_the_limit_are_not_even_read() -> None:
+def test_rows_beyond_the_limit_are_not_read() -> None:
     # What follows the first row too many is no JSON, and nobody looks.
     body = b'{"instances":[' + b"{}," * 10_001 + b"?" * 100_000
     with pytest.raises(RequestError, match="more than the 10000 rows"):
@@ -88,14 +88,14 @@ def test_a_limit_of_many_rows_is_held_as_well() -> None:
         OPEN.rows_of_json(body, 29_999)
 
 
-def test_text_with_many_braces_is_no_reason_to_refuse_it() -> None:
+def test_text_with_many_braces_is_accepted() -> None:
     signature = Signature({"a": "string"}, [], None)
     text = "{[" * 50_000
     assert signature.rows_of_json(json.dumps({"instances": [{"a": text}]}).encode(), 10) == [(text,)]
 
 
 @pytest.mark.parametrize("line", [b"\n", b"1\n", b",\n"])
-def test_lines_of_csv_beyond_the_limit_are_not_made(line: bytes) -> None:
+def test_csv_rows_beyond_the_limit_are_not_parsed(line: bytes) -> None:
     signature = Signature({"a": "number"}, [], None)
     assert peak(lambda: comma_separated.rows(line * 500_000, signature, 1000)) < 10_000_000
 
@@ -144,7 +144,7 @@ def test_typed_contents_are_counted_before_they_become_objects(guarded: Server) 
     assert "has 50000 values, but its shape asks for 1" in call(guarded, fitting).details()
 
 
-def test_what_a_call_has_sent_does_not_stay(guarded: Server) -> None:
+def test_the_memory_of_a_calls_body_is_freed(guarded: Server) -> None:
     sent = field(1, b"model") + field(7, b"x" * 1_900_000)
     for _ in range(10):
         call(guarded, sent)
@@ -177,7 +177,7 @@ def test_parts_of_parts_are_counted_before_they_are_made(sent: bytes, what: str,
     assert re.search(f"the message has more than [0-9,]+ {what}", refused.details())
 
 
-def test_a_shape_of_many_dimensions_is_told_in_short(guarded: Server) -> None:
+def test_a_shape_of_many_dimensions_is_reported_in_short(guarded: Server) -> None:
     column = field(1, b"member") + field(2, b"BOOL")
     refused = call(guarded, field(1, b"model") + field(5, column + field(3, b"\1" * 30_000)))
     assert "has shape [1, 1, 1] and on" in refused.details()
@@ -211,7 +211,7 @@ def test_images_of_a_request_have_a_limit_in_all(kind: str, affordable: int) -> 
         images.require_affordable([one] * (affordable + 1))
 
 
-def test_what_is_no_image_is_not_counted() -> None:
+def test_values_that_are_not_images_are_not_counted() -> None:
     images.require_affordable([b"", b"x", picture(10, "WEBP")[:20]])
 
 
@@ -259,7 +259,7 @@ def test_http_1_0_needs_no_host_and_is_never_told_to_continue(server: Server, re
     [b"5;" + b"x" * 400_000, b"5\r\nhello\r\n0\r\n" + b"x: y\r\n" * 100_000, b"0\r\nx: " + b"y" * 400_000],
     ids=["extension", "trailers", "trailer"],
 )
-def test_what_surrounds_chunks_has_a_limit(server: Server, endless: bytes) -> None:
+def test_chunk_extensions_and_trailers_have_a_limit(server: Server, endless: bytes) -> None:
     with connected(server) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         try:
@@ -290,7 +290,7 @@ def test_offers_of_another_protocol_one_after_another_are_answered(server: Serve
 # Clients without the token, and too many of them.
 
 
-def test_a_body_without_the_token_is_not_kept(guarded: Server) -> None:
+def test_a_body_without_the_token_is_discarded(guarded: Server) -> None:
     before = resident(guarded)
     connections = [connected(guarded) for _ in range(60)]
     for connection in connections:
@@ -301,7 +301,7 @@ def test_a_body_without_the_token_is_not_kept(guarded: Server) -> None:
         connection.close()
 
 
-def test_a_client_without_the_token_that_waits_for_leave_gets_none(guarded: Server) -> None:
+def test_expect_100_continue_without_the_token_is_refused(guarded: Server) -> None:
     answer = talk(guarded, HEAD + b"Content-Length: 1900000\r\nExpect: 100-continue\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
 
@@ -428,7 +428,7 @@ worker._SECONDS_TO_FINISH, worker.SECONDS_TO_END = 1, 2
 """
 
 
-def test_a_model_that_hangs_is_neither_alive_nor_in_the_way_of_the_end(
+def test_a_hanging_model_fails_liveness_and_does_not_block_shutdown(
     serve: Callable[..., Server], model: Path, records: Any
 ) -> None:
     server = serve(model, "--timeout-seconds=0.2", code=HANGS)
@@ -444,7 +444,7 @@ def test_a_model_that_hangs_is_neither_alive_nor_in_the_way_of_the_end(
 SLEEPS = "import time, flowparts.models.engines; flowparts.models.engines.load = lambda *_: time.sleep(600)"
 
 
-def test_a_model_that_takes_too_long_to_load_is_one_sentence(
+def test_a_model_that_takes_too_long_to_load_gives_a_one_line_error(
     serve: Callable[..., Server], model: Path
 ) -> None:
     server = serve(model, "--load-seconds=0.5", code=SLEEPS, ready=False)
@@ -484,9 +484,7 @@ def test_a_worker_that_hangs_is_replaced(serve: Callable[..., Server], model: Pa
     assert server.stop() == 0
 
 
-def test_a_worker_that_hangs_does_not_keep_the_server_from_its_end(
-    serve: Callable[..., Server], model: Path
-) -> None:
+def test_a_hanging_worker_does_not_block_shutdown(serve: Callable[..., Server], model: Path) -> None:
     quick = "from flowparts.serving import worker; worker.SECONDS_TO_END = 1"
     server = serve(model, "--workers=2", code=quick)
     psutil.Process(server.process.pid).children()[0].suspend()
@@ -497,7 +495,7 @@ def test_a_worker_that_hangs_does_not_keep_the_server_from_its_end(
 BIG = "from flowparts.serving import limits; limits.memory_bytes = lambda: 1 << 28"
 
 
-def test_a_model_that_takes_more_memory_than_there_is_is_one_sentence(
+def test_a_model_larger_than_the_memory_gives_a_one_line_error(
     serve: Callable[..., Server], model: Path
 ) -> None:
     greedy = (

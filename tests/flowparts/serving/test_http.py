@@ -90,7 +90,7 @@ def test_a_request_may_come_byte_by_byte(server: Server, records: Any) -> None:
         assert answers(connection, 1)[0][0] == 200
 
 
-def test_a_slow_client_keeps_nobody_waiting(server: Server, records: Any) -> None:
+def test_a_slow_client_does_not_delay_others(server: Server, records: Any) -> None:
     body = json.dumps({"instances": records[:1]}).encode()
     slow = [connected(server) for _ in range(50)]
     for each in slow:
@@ -113,7 +113,7 @@ def test_chunked_bodies_are_read(server: Server, records: Any) -> None:
         assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
 
 
-def test_a_client_that_only_listens_any_more_is_answered(server: Server, records: Any) -> None:
+def test_a_half_closed_connection_is_answered(server: Server, records: Any) -> None:
     with connected(server) as connection:
         connection.sendall(request(json.dumps({"instances": records}).encode()))
         connection.shutdown(socket.SHUT_WR)
@@ -121,7 +121,7 @@ def test_a_client_that_only_listens_any_more_is_answered(server: Server, records
         assert connection.recv(10) == b""
 
 
-def test_all_that_came_before_a_client_only_listens_is_answered(server: Server, records: Any) -> None:
+def test_requests_before_a_half_close_are_answered(server: Server, records: Any) -> None:
     sent = request(json.dumps({"instances": records}).encode()) * 30
     with connected(server) as connection:
         connection.sendall(sent + request(b"{"))
@@ -214,7 +214,7 @@ def test_a_connection_closes_when_the_client_says_so(server: Server) -> None:
                 assert connection.recv(10) == b""
 
 
-def test_a_client_that_waits_for_leave_to_send_gets_it(server: Server, records: Any) -> None:
+def test_expect_100_continue_is_answered(server: Server, records: Any) -> None:
     whole = request(json.dumps({"instances": records[:1]}).encode(), headers="Expect: 100-continue\r\n")
     head, _, body = whole.partition(b"\r\n\r\n")
     with connected(server) as connection:
@@ -259,7 +259,7 @@ def test_connections_that_the_kernel_has_made_are_answered_when_the_server_stops
     assert set(asyncio.run(stopped_with_clients_waiting())) == {b"HTTP/1.1 200"}
 
 
-def test_what_is_read_before_the_next_one_is_answered_keeps_its_place() -> None:
+def test_pipelined_requests_are_answered_in_order() -> None:
     application, transport = Answering(), mock.Mock(is_closing=lambda: False)
     server = mock.Mock(application=application, date=b"", body_bytes=0, max_body_bytes=10**9)
     connection = Connection(server)
@@ -275,7 +275,7 @@ def test_what_is_read_before_the_next_one_is_answered_keeps_its_place() -> None:
     assert written == [b"/later", b"/second", b"/third", b"refused"]
 
 
-def test_small_requests_do_not_wait_for_all_large_ones_that_have_come() -> None:
+def test_small_requests_wait_for_at_most_one_large_request() -> None:
     application = Answering()
 
     async def ask() -> None:
@@ -346,7 +346,7 @@ def test_a_client_that_sends_much_at_once_is_read_a_part_at_a_time() -> None:
     assert application.asked == ["/large"]
 
 
-def test_a_read_of_many_chunks_is_parsed_a_part_in_each_turn() -> None:
+def test_a_large_read_is_parsed_in_parts_across_iterations() -> None:
     async def send() -> list[int]:
         server = HttpServer(Answering())
         connection = Connection(server)
@@ -364,7 +364,7 @@ def test_a_read_of_many_chunks_is_parsed_a_part_in_each_turn() -> None:
     assert last == 40_000
 
 
-def test_not_all_connections_are_looked_at_for_each_one_that_needs_room() -> None:
+def test_making_room_for_a_connection_does_not_scan_all_connections() -> None:
     looked = 0
 
     class Half:

@@ -53,7 +53,7 @@ def test_requests_rows_and_refusals_are_counted_over_all_workers(
     assert found[f"flowparts_model_info{{engine=onnxruntime,name=m,version={version}}}"] == 1
 
 
-def test_a_worker_goes_on_where_the_one_before_stopped_and_has_nothing_in_flight(tmp_path: Path) -> None:
+def test_a_new_worker_continues_the_counters_with_nothing_in_flight(tmp_path: Path) -> None:
     for _ in range(2):
         numbers = Metrics(tmp_path, 0, [True, False])
         numbers.started()

@@ -49,7 +49,9 @@ def test_a_model_in_object_storage_is_downloaded_whole_and_served(
         ("file:///nowhere", "there is no model directory at file:///nowhere"),
     ],
 )
-def test_where_no_model_is_gives_a_sentence(bucket: str, tmp_path: Path, uri: str, message: str) -> None:
+def test_a_directory_without_a_model_gives_a_one_line_error(
+    bucket: str, tmp_path: Path, uri: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=r"no|nothing") as caught:
         model_files.fetch(uri, tmp_path)
     assert message in str(caught.value)
@@ -60,7 +62,7 @@ def test_a_directory_is_served_where_it_is(model: Path, tmp_path: Path) -> None:
     assert model_files.fetch(model.as_uri(), tmp_path) == model
 
 
-def test_what_fetches_a_model_in_a_pod_leaves_it_whole_or_not_at_all(bucket: str, tmp_path: Path) -> None:
+def test_the_download_of_a_model_in_a_pod_is_atomic(bucket: str, tmp_path: Path) -> None:
     run = [sys.executable, "-m", "flowparts.serving.model_files"]
     subprocess.run([*run, bucket, str(tmp_path / "model")], check=True)
     assert (tmp_path / "model" / "MLmodel").is_file()

@@ -167,7 +167,7 @@ def of_matrix(of_numbers: Server) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("datatype", "dtype"), [("FP64", "f8"), ("FP32", "f4"), ("INT32", "i4")])
 @pytest.mark.parametrize("library", [over_http, over_grpc])
-def test_a_matrix_stands_for_all_columns_where_they_are_numbers(
+def test_a_numeric_matrix_is_accepted_for_all_numeric_columns(
     of_numbers: Server, of_matrix: Any, library: Any, datatype: str, dtype: str
 ) -> None:
     port = of_numbers.port if library is over_http else of_numbers.grpc_port
@@ -235,7 +235,7 @@ def test_a_column_of_another_length_than_its_shape_says_is_refused(
 
 
 @pytest.mark.parametrize("rows", [0, 2])
-def test_only_a_matrix_that_comes_alone_stands_for_all_columns(rows: int) -> None:
+def test_a_matrix_must_be_the_only_input_to_stand_for_all_columns(rows: int) -> None:
     tensor = {"name": "a", "shape": [rows, 2], "datatype": "FP64", "data": [1.0, 2.0] * rows}
     body = json.dumps({"inputs": [tensor, tensor | {"name": "b"}, tensor | {"name": "c"}]}).encode()
     signature = Signature({"x": "number", "y": "number"}, ["x", "y"], None)
@@ -387,7 +387,9 @@ def test_only_the_outputs_that_are_asked_for_come(client: Any, records: Any) -> 
         (lambda library, inputs: [visits(library, "FP64", [[1.0, 2.0]]), *inputs[2:]], "has shape [1, 2]"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_gets_a_sentence(client: Any, records: Any, change: Any, message: str) -> None:
+def test_an_unsuitable_input_gives_a_one_line_error(
+    client: Any, records: Any, change: Any, message: str
+) -> None:
     library, found = client
     inputs = tensors(library, records[1:2])
     with pytest.raises(InferenceServerException) as caught:
@@ -439,7 +441,7 @@ def test_text_that_does_not_add_up_is_refused(server: Server, raw: bytes) -> Non
     assert "tensor 'town'" in body["error"]
 
 
-def test_a_message_that_is_none_is_refused(serve: Callable[..., Server], model: Path) -> None:
+def test_an_invalid_protobuf_message_is_refused(serve: Callable[..., Server], model: Path) -> None:
     server = serve(model, "--name=plans")
     with pytest.raises(grpc.RpcError, match="the call's message is no ModelInferRequest") as caught:
         call(server, "ModelInfer", b"\xff")

@@ -85,7 +85,7 @@ def test_a_collector_gets_the_numbers_that_prometheus_gets(
     assert {name: received[name] for name in told} == pytest.approx(told)
 
 
-def test_numbers_are_sent_again_and_again_and_a_collector_that_fails_changes_nothing(
+def test_metrics_are_sent_periodically_and_a_failing_collector_changes_nothing(
     serve: Callable[..., Server], model: Path, records: Any, collector: Collector
 ) -> None:
     collector.rejects = 1

@@ -85,7 +85,7 @@ def test_a_fraction_of_the_requests_is_logged_after_a_time_and_workers_share_a_t
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_directory_that_cannot_be_made_is_one_sentence(
+def test_a_directory_that_cannot_be_made_gives_a_one_line_error(
     serve: Callable[..., Server], model: Path, tmp_path: Path, workers: int
 ) -> None:
     (tmp_path / "file").touch()
@@ -97,7 +97,7 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(
     assert wrong == {f"the prediction log can't be at {log}: Not a directory"}
 
 
-def test_what_comes_while_a_file_is_written_is_kept_and_what_is_too_much_is_told(
+def test_rows_that_arrive_during_a_write_are_kept_and_dropped_ones_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written: list[int] = []
@@ -222,7 +222,7 @@ def test_masked_columns_hold_hashes_that_are_equal_for_equal_values(
         (["--prediction-log-mask=twon"], "--prediction-log-mask names 'twon'"),
     ],
 )
-def test_what_can_not_be_masked_is_one_sentence(
+def test_masking_an_unknown_column_gives_a_one_line_error(
     options: list[str], sentence: str, serve: Callable[..., Server], model: Path, tmp_path: Path
 ) -> None:
     secret = {"FLOWPARTS_SERVING_PREDICTION_LOG_SECRET": "s3cret"} if "twon" in options[0] else {}
@@ -280,7 +280,7 @@ def test_servers_that_delete_the_same_day_at_once_lose_no_rows(
     assert not old.exists()
 
 
-def test_what_a_killed_server_has_left_of_an_old_day_is_deleted(tmp_path: Path) -> None:
+def test_leftovers_of_an_old_day_from_a_killed_server_are_deleted(tmp_path: Path) -> None:
     old = tmp_path / "log" / "date=2020-01-01"
     old.mkdir(parents=True)
     (old / ".part-2.parquet.partial").touch()

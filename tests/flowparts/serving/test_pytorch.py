@@ -15,9 +15,7 @@ FILES = Path(__file__).parent / "pytorch"
 CLASSES = ["cool", "mild", "warm"]
 
 
-def test_it_is_served_and_scores_tables_as_it_did_in_pytorch(
-    serve: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_the_served_model_scores_tables_as_in_pytorch(serve: Callable[..., Server], tmp_path: Path) -> None:
     exported = (FILES / "network.onnx").read_bytes()
     wine = load_wine()
     rows = pl.DataFrame(wine.data, schema=wine.feature_names).with_columns(

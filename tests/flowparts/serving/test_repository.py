@@ -68,7 +68,7 @@ def index(client: Any) -> dict[str, str]:
     return {model["name"]: model["state"] for model in found}
 
 
-def test_an_address_that_is_none_is_told_where_the_models_are_listed(repository: Server) -> None:
+def test_an_unknown_path_is_told_where_the_models_are_listed(repository: Server) -> None:
     status, body, _ = repository.call("/predict", {})
     assert (status, body["error"]) == (404, "there is nothing at /predict; /v1/models lists the models")
 
@@ -130,7 +130,7 @@ def test_a_loaded_model_is_left_alone_until_its_files_change(
     assert set(predictions[0]) == {"prediction"}
 
 
-def test_what_can_not_be_loaded_gets_a_sentence_and_what_is_loaded_stays(
+def test_a_model_that_fails_to_load_gives_a_one_line_error_and_loaded_ones_stay(
     client: Any, repository: Server, directory: Path, model: Path, records: Any
 ) -> None:
     folder = place(model, directory, "plans")
@@ -205,7 +205,7 @@ def test_the_token_guards_the_repository(serve: Callable[..., Server], directory
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-def test_a_wrong_method_is_answered_and_the_connection_goes_on(repository: Server, verb: str) -> None:
+def test_a_wrong_method_is_answered_and_the_connection_stays_open(repository: Server, verb: str) -> None:
     path = f"/v2/repository/models/plans_1/{verb}"
     with urllib3.HTTPConnectionPool("127.0.0.1", repository.port, maxsize=1, timeout=10) as pool:
         answers = [pool.request("GET", address, retries=False) for address in (path, "/v2/health/live")]

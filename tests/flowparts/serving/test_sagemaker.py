@@ -113,7 +113,7 @@ def test_named_columns_may_come_in_any_order_beside_others(
         (b"1,1,true,Paris,yesterday,2000-01-01\n", "'yesterday'"),
     ],
 )
-def test_bad_csv_gets_a_sentence(runtime: Any, body: bytes, message: str) -> None:
+def test_bad_csv_gives_a_one_line_error(runtime: Any, body: bytes, message: str) -> None:
     with pytest.raises(botocore.exceptions.ClientError) as caught:
         runtime.invoke_endpoint(EndpointName="plans", ContentType="text/csv", Body=body)
     assert caught.value.response["OriginalStatusCode"] == 400
@@ -129,7 +129,7 @@ def test_a_value_may_be_the_name_of_a_column(server: Server, records: Any) -> No
     assert answer == server.call("/predict", {"instances": [record]})[1]
 
 
-def test_words_for_a_missing_value_are_missing_as_in_files(server: Server, records: Any) -> None:
+def test_words_for_missing_values_count_as_missing_as_in_files(server: Server, records: Any) -> None:
     record = {**records[0], "town": "NA", "visits": "NULL", "member": "n/a"}
     answer = server.call("/invocations", text([record], header=True), {"content-type": "text/csv"})[1]
     missing = {**records[0], "town": None, "visits": None, "member": None}

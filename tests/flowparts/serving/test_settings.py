@@ -41,6 +41,6 @@ def test_options_come_from_the_command_line_then_the_environment_then_the_platfo
         (["--model=m", "--log-requests=perhaps"], "--log-requests must be true or false, not 'perhaps'"),
     ],
 )
-def test_wrong_options_give_a_sentence(arguments: list[str], message: str) -> None:
+def test_wrong_options_give_a_one_line_error(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         server_settings.parse(arguments, {})

@@ -22,7 +22,7 @@ def vertex(serve: Callable[..., Server], model: Path) -> Server:
     )  # fmt: skip
 
 
-def test_its_addresses_answer(vertex: Server, records: Any, expected: Any) -> None:
+def test_its_documented_paths_answer(vertex: Server, records: Any, expected: Any) -> None:
     assert vertex.call(HEALTH)[0] == 200
     status, body, _ = vertex.call(PREDICT, {"instances": records, "parameters": {}})
     assert status == 200

@@ -51,7 +51,7 @@ def test_an_empty_table_keeps_its_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [None, "empty", "file"])
-def test_no_table_is_answered_with_a_sentence(tmp_path: Path, make: str | None) -> None:
+def test_no_table_gives_a_one_line_error(tmp_path: Path, make: str | None) -> None:
     path = tmp_path / "table"
     if make == "empty":
         path.mkdir()
@@ -76,7 +76,7 @@ def in_chunks(frame: pl.LazyFrame) -> pl.DataFrame:
     ],
     ids=["collect", "fingerprint", "write", "in chunks", "batches"],
 )
-def test_damage_behind_an_intact_footer_is_told_in_one_sentence(read: Any, tmp_path: Path) -> None:
+def test_damage_behind_an_intact_footer_gives_a_one_line_error(read: Any, tmp_path: Path) -> None:
     tables.write(pl.DataFrame({"a": range(5000)}), tmp_path / "table")
     file = tmp_path / "table" / "part-00000.parquet"
     content = file.read_bytes()
@@ -142,7 +142,7 @@ def test_a_missing_column_is_named_with_its_role_and_the_columns_there_are() -> 
         tables.require_columns(pl.DataFrame({"a": [1], "b": [2]}), ["a", "price"], "label column")
 
 
-def test_an_empty_table_is_answered_with_a_sentence() -> None:
+def test_an_empty_table_gives_a_one_line_error() -> None:
     with pytest.raises(ValueError, match=r"^the training table has no rows, and needs at least one$"):
         tables.require_rows(MIXED.clear().lazy(), "the training table")
 
@@ -188,7 +188,7 @@ def test_chunks_are_worked_on_in_order_and_the_log_says_how_far(
     assert lazy.head(3).collect()["b"].to_list() == [0, 2, 4]
 
 
-def test_a_long_pass_over_a_table_is_told_in_the_log(
+def test_a_long_pass_over_a_table_logs_its_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.01)
@@ -214,7 +214,7 @@ def test_a_table_says_in_its_files_what_it_is(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "table").height == pd.read_parquet(tmp_path / "table").shape[0] == 3
 
 
-def test_a_derived_table_says_what_was_known_of_the_rows_past_and_its_own_size(tmp_path: Path) -> None:
+def test_a_derived_table_keeps_provenance_and_records_its_own_size(tmp_path: Path) -> None:
     split = {"split": "by group", "split_warning": "", "kept_together": ["id"], "time_column": ""}
     past = {"rows_left_out": ["2 rows without a label"], **split}
     tables.write(MIXED, tmp_path / "train", "train part of sample://mixed", past)
@@ -236,7 +236,7 @@ def test_a_table_that_was_written_elsewhere_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1"], ids=["empty", "torn"])
-def test_a_damaged_description_is_told_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_description_gives_a_one_line_error(content: bytes, tmp_path: Path) -> None:
     tables.write(MIXED, tmp_path / "table")
     (tmp_path / "table" / "part-facts.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"part-facts.parquet doesn't describe its table .*again$"):

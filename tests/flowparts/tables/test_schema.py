@@ -305,7 +305,7 @@ def test_a_mistake_in_an_edited_schema_is_explained(content: Any, message: str) 
         ('{"version": 3}', r"must be 1, not 3 \(in .*schema.json\)"),
     ],
 )
-def test_a_file_that_is_no_schema_is_refused_with_its_path(
+def test_a_file_that_is_not_a_schema_is_refused_with_its_path(
     tmp_path: Path, text: str | None, message: str
 ) -> None:
     file = tmp_path / "schema.json"

@@ -186,7 +186,7 @@ def test_of_many_images_those_with_the_smallest_hashes_are_measured(monkeypatch:
         (pl.DataFrame({"image": [b"no picture"]}), "image column 'image': it isn't an image"),
     ],
 )
-def test_what_can_not_be_measured_is_one_sentence(rows: pl.DataFrame, sentence: str) -> None:
+def test_unmeasurable_input_gives_a_one_line_error(rows: pl.DataFrame, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         summary.summarise(rows.lazy())
 
@@ -222,7 +222,7 @@ def test_dates_and_timestamps_are_the_same_moments() -> None:
     assert dates.add(moments).kind == "timestamp"
 
 
-def test_a_file_that_is_no_summary_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_summary_gives_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the baseline is missing: there is no file at"):
         summary.read(tmp_path / "baseline", "the baseline")
     (tmp_path / "baseline").write_bytes(b"PAR1 nothing PAR1")

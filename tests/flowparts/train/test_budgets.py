@@ -29,14 +29,16 @@ from flowparts.train import budgets
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
 )
-def test_what_does_not_scale_is_refused_by_rows_with_a_way_out(estimator: object, rows: int) -> None:
+def test_estimators_that_do_not_scale_are_refused_for_many_rows_with_an_alternative(
+    estimator: object, rows: int
+) -> None:
     budgets.require_rows(estimator, rows)
     with pytest.raises(ValueError, match=rf"takes at most {rows:,} training rows, not {rows + 1:,}, because"):
         budgets.require_rows(estimator, rows + 1)
 
 
 @pytest.mark.parametrize("estimator", [LogisticRegression(), LinearSVC(), RandomForestClassifier()])
-def test_what_scales_takes_any_number_of_rows(estimator: object) -> None:
+def test_estimators_that_scale_accept_any_number_of_rows(estimator: object) -> None:
     budgets.require_rows(estimator, 10**9)
 
 
@@ -50,7 +52,7 @@ def test_a_forest_whose_time_is_up_ends_and_leaves_the_signal_as_it_was() -> Non
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_block_that_is_done_in_time_is_left_alone() -> None:
+def test_a_block_within_its_time_limit_is_not_interrupted() -> None:
     with budgets.limited(60):
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -104,7 +104,7 @@ def test_any_rows_give_finite_probabilities_that_are_never_worse(
     assert result.log_losses[result.method] <= result.log_losses["none"]
 
 
-def test_a_part_is_calibrated_by_the_others_alone() -> None:
+def test_each_part_is_calibrated_on_the_other_parts_only() -> None:
     probabilities, truth = rows(900, 0.4, 0.7)
     parts = np.arange(900) // 300
     first = calibrate(probabilities, truth, parts).probabilities[:300]
@@ -181,7 +181,7 @@ def test_no_other_threshold_is_better(rule: dict[str, Any], seed: int) -> None:
         assert found.before[rule["metric"]] == pytest.approx(worth(rule, truth, predicted))
 
 
-def test_a_precision_that_no_threshold_reaches_is_said_with_the_highest() -> None:
+def test_a_precision_that_no_threshold_reaches_is_reported_with_the_highest() -> None:
     truth = np.array([True, False] * 20)
     with pytest.raises(ValueError, match=r"no threshold has a precision of 0.9 .* the highest is 0.5"):
         choose_threshold(np.full(40, 0.3), truth, {"min_precision": 0.9}, 1)

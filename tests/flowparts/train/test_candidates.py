@@ -35,12 +35,12 @@ def test_an_entry_is_a_name_or_a_mapping_with_or_without_parameters() -> None:
     ],
     ids=["none", "text", "number", "no name", "typo", "list", "unknown", "parameter"],
 )
-def test_a_bad_entry_is_answered_before_anything_is_trained(entries: Any, sentence: str) -> None:
+def test_a_bad_entry_is_refused_before_anything_is_trained(entries: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         candidates.build(entries, "classification", candidates.Options())
 
 
-def test_what_all_have_in_common_is_checked_for_each() -> None:
+def test_common_options_are_checked_for_every_candidate() -> None:
     options = candidates.Options(early_stopping_rounds=5)
     with pytest.raises(ValueError, match=r"LogisticRegression.* can't stop early"):
         candidates.build(["LGBM", "Linear"], "classification", options)
@@ -135,7 +135,7 @@ def test_a_single_candidate_has_no_limit_unless_it_says_so() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, True, "9", float("inf"), float("nan")])
-def test_seconds_are_a_number_of_more_than_none(seconds: Any) -> None:
+def test_seconds_must_be_positive(seconds: Any) -> None:
     with pytest.raises(ValueError, match="the seconds of candidate 1 must be a number more than 0"):
         candidates.build([{"estimator": "Linear", "seconds": seconds}], "regression", candidates.Options())
 

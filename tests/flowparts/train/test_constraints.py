@@ -105,7 +105,7 @@ def test_a_search_gives_constraints_to_the_part_of_the_rows_that_a_trial_sees() 
         ("Linear", {"monotone_constraints": {"income": 1}}, "has no parameter .monotone_constraints."),
     ],
 )  # fmt: skip
-def test_a_wrong_constraint_gives_a_sentence(
+def test_a_wrong_constraint_gives_a_one_line_error(
     estimator: str, parameters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

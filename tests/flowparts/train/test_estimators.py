@@ -151,7 +151,9 @@ def test_parameters_get_the_types_the_estimator_wants(
         ("Voting", {"estimators": [3]}, "an estimator is given by its name or a dict"),
     ],
 )
-def test_a_wrong_parameter_gives_a_sentence(name: str, parameters: dict[str, Any], message: str) -> None:
+def test_a_wrong_parameter_gives_a_one_line_error(
+    name: str, parameters: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         estimators.build(name, C, parameters)
 
@@ -172,14 +174,14 @@ def test_a_wrong_parameter_gives_a_sentence(name: str, parameters: dict[str, Any
         ("Linear", C, {"class_weight": "even"}, "class_weight must be 'balanced', not 'even'"),
     ],
 )
-def test_more_than_the_estimator_can_do_gives_a_sentence(
+def test_more_than_the_estimator_can_do_gives_a_one_line_error(
     name: str, task: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         estimators.build(name, task, **options)
 
 
-def test_class_weight_given_twice_gives_a_sentence() -> None:
+def test_class_weight_given_twice_gives_a_one_line_error() -> None:
     with pytest.raises(ValueError, match="class_weight is given twice"):
         estimators.build("Linear", C, {"class_weight": "balanced"}, class_weight="balanced")
 
@@ -293,14 +295,14 @@ def test_estimators_inside_estimators_are_given_by_name() -> None:
         ("LGBM", {"num_leaves": 1}, "estimator 'LGBMClassifier' can't be trained on this table: "),
     ],
 )
-def test_what_a_library_refuses_becomes_a_sentence(
+def test_an_error_of_a_library_becomes_a_one_line_error(
     name: str, parameters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         trained(name, parameters)
 
 
-def test_a_weight_column_the_preprocessor_did_not_keep_gives_a_sentence() -> None:
+def test_a_weight_column_the_preprocessor_did_not_keep_gives_a_one_line_error() -> None:
     preprocessor, features = preprocess.fit(table().lazy(), label="y", task=C)
     with pytest.raises(ValueError, match="weight column 'w' was not given to fit_preprocessor"):
         estimators.examples(features.lazy(), preprocessor, "w")

@@ -17,7 +17,7 @@ def test_a_message_names_three_causes_and_counts_the_others() -> None:
     assert failures.in_short([*MANY, ("SVC", "a")]).endswith("Ridge: no; and 1 more cause")
 
 
-def test_only_long_reasons_are_cut_and_a_single_one_may_be_longer_than_several() -> None:
+def test_long_reasons_are_shortened_less_if_there_are_few() -> None:
     alone = failures.in_short([("LGBM", "x" * 290)])
     assert alone == f"LGBM: {'x' * 290}"
     both = failures.in_short([("LGBM", "x" * 290), ("XGB", "y" * 290)])

@@ -49,7 +49,7 @@ def test_no_forest_takes_more_memory_than_its_bound(
     assert 700_000 < size["bounded"] < 1_050_000
 
 
-def test_what_a_user_gave_is_left_alone() -> None:
+def test_values_given_by_the_user_are_kept() -> None:
     given = {"max_leaf_nodes": None, "max_samples": None, "max_features": 1.0}
     assert forests.bounds(RandomForestRegressor(200, **given), given, ROWS, COLUMNS, 1) == {}
 

@@ -57,9 +57,7 @@ def test_the_page_says_which_direction_is_better_and_how_far_ahead_the_winner_is
         ("accuracy", 0.9, "Final has the best accuracy on the validation table, 0.9, equal to A."),
     ],
 )
-def test_a_model_made_of_the_others_is_called_the_best_only_if_it_is(
-    metric: str, score: float, verdict: str
-) -> None:
+def test_an_ensemble_is_called_best_only_if_it_is(metric: str, score: float, verdict: str) -> None:
     member = candidate("A", roc_auc=0.9, log_loss=0.5, accuracy=0.9)
     found = [candidate("Final", **{metric: score}), member | {"weight": 1.0}]
     choice = selection.Choice(metric, [0, 1], [score, member["validation"][metric]])
@@ -97,7 +95,7 @@ def test_of_equal_scores_the_smaller_model_is_chosen_and_the_page_says_why() -> 
     assert ">MB</th>" in page
 
 
-def test_how_long_predictions_took_decides_nothing_for_it_depends_on_the_machine() -> None:
+def test_latency_does_not_decide_because_it_depends_on_the_machine() -> None:
     quick, slow = (
         candidate(name, roc_auc=0.9) | {"megabytes": 1.5, "milliseconds": latency}
         for name, latency in (("C", 3.0), ("A", 400.0))
@@ -141,7 +139,7 @@ def test_how_long_predictions_took_decides_nothing_for_it_depends_on_the_machine
         ),
     ],
 )
-def test_bad_input_is_answered_in_a_sentence(candidates: list[Any], metric: str | None, message: str) -> None:
+def test_bad_input_gives_a_one_line_error(candidates: list[Any], metric: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         selection.rank(candidates, metric)
 

@@ -80,7 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Training:
     return Training(tmp_path_factory.mktemp("trained") / "model", waves())
 
 
-def test_the_best_is_trained_again_on_all_rows_and_judged_by_what_it_did_before(trained: Training) -> None:
+def test_the_best_is_retrained_on_all_rows_and_keeps_its_held_out_scores(trained: Training) -> None:
     facts = trained.facts
     assert facts["estimator"] == "LGBMClassifier"
     assert facts["effort"] == "quick"
@@ -182,7 +182,7 @@ def test_small_tables_of_nothing_but_text_are_learned_from(tmp_path: Path) -> No
     assert made.facts["validation"]["roc_auc"] > 0.9
 
 
-def test_what_the_split_kept_together_stays_in_one_fold(tmp_path: Path) -> None:
+def test_rows_kept_together_by_the_split_stay_in_one_fold(tmp_path: Path) -> None:
     # Each customer has one label, so a fold that has seen a customer knows it.
     rng = np.random.default_rng(0)
     customer = np.repeat(np.arange(60), 8)
@@ -357,7 +357,7 @@ def test_columns_of_another_type_in_the_validation_rows_are_cast_before_both_are
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_option_is_answered_before_a_row_is_read(
+def test_a_bad_option_is_refused_before_a_row_is_read(
     options: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

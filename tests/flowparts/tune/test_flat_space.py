@@ -92,7 +92,7 @@ def test_the_rounding_of_a_logarithm_stays_inside_the_range() -> None:
 
 
 @pytest.mark.parametrize("value", ["nan", "", "1e9", "unavailable", None])
-def test_a_value_that_is_no_choice_is_named(value: str | None) -> None:
+def test_a_value_that_is_not_a_choice_is_named(value: str | None) -> None:
     with pytest.raises(
         ValueError, match=r"the tuner gave .* for alpha, which isn't a number from 0.001 to 1000"
     ):
@@ -101,7 +101,7 @@ def test_a_value_that_is_no_choice_is_named(value: str | None) -> None:
         flat_space.configuration(SPACES, {"estimator": "SVM"})
 
 
-def test_a_space_without_a_choice_is_answered() -> None:
+def test_a_space_without_a_choice_is_refused() -> None:
     fixed = space.check({"Ridge": {"alpha": 1.0}}, "regression")
     with pytest.raises(ValueError, match="the space of 'Ridge' leaves nothing to choose; give at least one"):
         flat_space.flat(fixed)

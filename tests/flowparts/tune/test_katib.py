@@ -104,7 +104,7 @@ def test_an_image_that_is_not_there_ends_the_search_at_once(cluster: KubernetesA
     assert "\n" not in str(e.value)
 
 
-def test_what_katib_accepts_and_never_works_on_is_reported(
+def test_an_experiment_that_katib_never_starts_is_reported(
     cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.katib.scenario = "stuck"
@@ -116,7 +116,7 @@ def test_what_katib_accepts_and_never_works_on_is_reported(
         Katib().search(search())
 
 
-def test_what_the_suggestion_service_refuses_is_reported(cluster: KubernetesApi) -> None:
+def test_a_refusal_of_the_suggestion_service_is_reported(cluster: KubernetesApi) -> None:
     cluster.katib.scenario = "suggestion"
     with pytest.raises(
         ValueError, match=r"Katib ran no trial of .*: Validation failed: ValidateAlgorithmSettings"
@@ -124,7 +124,7 @@ def test_what_the_suggestion_service_refuses_is_reported(cluster: KubernetesApi)
         Katib().search(search())
 
 
-def test_a_search_that_hangs_ends(cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_search_is_ended(cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.katib.looks = {"flowparts-1a2b3c4d5e6f": -(10**6)}
     monkeypatch.setattr(Katib, "_limit", lambda *_: 0.2)
     with pytest.raises(
@@ -151,7 +151,7 @@ def test_an_experiment_that_somebody_deletes_is_missed(cluster: KubernetesApi) -
     thread.join()
 
 
-def test_what_an_earlier_try_has_started_is_followed(cluster: KubernetesApi) -> None:
+def test_an_experiment_of_an_earlier_attempt_is_followed(cluster: KubernetesApi) -> None:
     cluster.katib.scenario = "crash"
     first = Katib().search(search())
     posted = [request for request in cluster.requests if request[0] == "POST"]
@@ -228,7 +228,7 @@ def test_an_api_that_is_not_there_is_unreachable(
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_option_is_answered(options: dict[str, Any], sentence: str) -> None:
+def test_a_bad_option_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         platforms.platform("katib", options)
 

@@ -48,7 +48,7 @@ def test_a_space_of_every_kind_is_read() -> None:
     assert not by_name["drop_rate"].applies({"boosting_type": "gbdt"})
 
 
-def test_who_can_stop_early_is_who_takes_the_option() -> None:
+def test_early_stopping_applies_to_the_estimators_with_that_option() -> None:
     for name in ("LGBM", "XGB", "HistGradientBoosting", "RandomForest", "Linear", "XGBRF"):
         able = estimators.stops_early(estimators.resolve(name, "classification"))
         try:
@@ -118,7 +118,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("given", "sentence"), BAD.values(), ids=BAD)
-def test_a_bad_space_is_one_sentence(given: Any, sentence: str) -> None:
+def test_a_bad_space_gives_a_one_line_error(given: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as raised:
         space.check(given, "regression" if "Ridge" in given else "classification")
     assert "\n" not in str(raised.value)

@@ -153,7 +153,7 @@ def test_seconds_end_a_study_and_count_what_a_killed_try_took(
     assert len(trials) < len(more) < 1.6 * len(trials)
 
 
-def test_what_matters_is_what_the_score_follows_from(tmp_path: Path) -> None:
+def test_importance_reflects_the_parameters_that_determine_the_score(tmp_path: Path) -> None:
     trials = run(tmp_path, 60)
     found = suggest.importances(SPACES[1], trials, False, 0)
     assert set(found) <= {"num_leaves", "boosting_type"}

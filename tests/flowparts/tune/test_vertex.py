@@ -95,7 +95,7 @@ def test_a_job_that_fails_as_a_whole_is_reported(service: VertexService) -> None
         Vertex().search(search())
 
 
-def test_what_an_earlier_try_has_started_is_followed_and_what_was_cancelled_is_not(
+def test_a_job_of_an_earlier_attempt_is_followed_unless_cancelled(
     service: VertexService,
 ) -> None:
     service.fares = "infeasible"
@@ -140,6 +140,6 @@ def test_a_service_that_is_not_there_is_unreachable(
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_option_is_answered(options: dict[str, Any], sentence: str) -> None:
+def test_a_bad_option_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         platforms.platform("vertex", options)

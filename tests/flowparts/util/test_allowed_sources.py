@@ -60,12 +60,14 @@ def test_a_clouds_credentials_are_not_asked_for(address: str, tmp_path: Path) ->
         sources.fetch(address, tmp_path)
 
 
-def test_neither_are_they_by_a_redirect(server: str, tmp_path: Path) -> None:
+def test_files_are_not_reached_by_a_redirect(server: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"169\.254\.169\.254 is a link-local or metadata address"):
         sources.fetch(f"{server}/to/http://169.254.169.254/a.csv", tmp_path)
 
 
-def test_neither_are_they_by_a_name(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_not_reached_by_a_host_name(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # What a name stands for is looked at when the connection is made, so it doesn't matter who resolved it.
     import socket
 
@@ -117,9 +119,7 @@ def test_sources_keep_to_the_list_of_the_environment(
         sources.fetch_tree(source, tmp_path)
 
 
-def test_a_link_out_of_an_allowed_folder_is_no_way_around(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_out_of_an_allowed_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link.csv").symlink_to("/etc/hostname")
     (tmp_path / "data" / "a.csv").write_text("a\n1\n")
@@ -138,7 +138,7 @@ def test_redirects_keep_to_the_list_as_well(
         sources.fetch(f"{server}/to/{server.replace('127.0.0.1', 'localhost')}/a.csv", tmp_path)
 
 
-def test_a_table_from_elsewhere_names_no_file_of_this_machine(server: str, tmp_path: Path) -> None:
+def test_an_external_table_cannot_name_local_files(server: str, tmp_path: Path) -> None:
     options = image_files.Options("path", "label", "quarantine")
     with pytest.raises(ValueError, match="a remote table must not name a file on this machine"):
         image_files.read(f"{server}/images.csv?table", tmp_path / "t", tmp_path / "r", options)

@@ -9,7 +9,7 @@ from flowparts.util.ending import EndedError
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_is_raised_once_and_where_the_step_waits(number: signal.Signals) -> None:
+def test_a_signal_raises_once_at_the_next_pause(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with ending.in_order():
         os.kill(os.getpid(), number)
@@ -21,7 +21,7 @@ def test_a_signal_is_raised_once_and_where_the_step_waits(number: signal.Signals
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_ends_a_pause_that_is_under_way() -> None:
+def test_a_signal_interrupts_a_pause() -> None:
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
     with ending.in_order():
         timer.start()
@@ -30,7 +30,7 @@ def test_a_signal_ends_a_pause_that_is_under_way() -> None:
     timer.join()
 
 
-def test_what_was_begun_is_finished_after_disarming() -> None:
+def test_cleanup_is_not_interrupted_after_disarming() -> None:
     with ending.in_order():
         ending.disarm()
         os.kill(os.getpid(), signal.SIGTERM)

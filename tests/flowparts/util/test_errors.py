@@ -23,7 +23,7 @@ def test_a_password_is_masked_before_the_line_is_cut() -> None:
     assert errors.first_line(OSError(f"can't open {address}")) == "can't open s3://***@host/table"
 
 
-def test_what_is_missing_is_told_apart_from_what_is_damaged(tmp_path: Path) -> None:
+def test_missing_files_are_distinguished_from_damaged_ones(tmp_path: Path) -> None:
     with pytest.raises(errors.MissingError):
         outputs.read_json(tmp_path / "none.json", "the schema")
     (tmp_path / "half.json").write_text("{")

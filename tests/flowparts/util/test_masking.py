@@ -22,7 +22,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize(("text", "shown"), SHOWN.values(), ids=SHOWN)
-def test_what_opens_doors_is_not_shown(text: str, shown: str) -> None:
+def test_secrets_are_not_shown(text: str, shown: str) -> None:
     assert masked(text) == shown
 
 

@@ -37,7 +37,7 @@ def test_scalars_and_short_text_stay_and_lists_are_counted() -> None:
 
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, float("nan"), float("inf")])
-def test_what_a_backend_refuses_or_changes_is_left_out(value: Any) -> None:
+def test_metadata_that_backends_refuse_or_change_is_dropped(value: Any) -> None:
     assert described({"value": value, "rows": 1}) == {"rows": 1}
 
 

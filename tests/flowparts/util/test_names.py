@@ -24,7 +24,7 @@ def test_a_list_of_texts_may_hold_whole_numbers(values: Any, found: list[str]) -
 
 
 @pytest.mark.parametrize("value", [True, None, 0.5, ["a"], {"a": 1}])
-def test_what_is_no_text_is_refused(value: Any) -> None:
+def test_values_that_are_not_text_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"exclude_columns must hold texts only, not .*; put it in quotes"):
         names.texts(["a", value], "exclude_columns")
 

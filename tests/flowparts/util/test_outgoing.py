@@ -26,7 +26,7 @@ def send(address: str, **options: bool) -> bytes:
     return outgoing.send("POST", address, b"text", {}, "the hook", **options)
 
 
-def test_the_answer_is_returned(hook: Hook) -> None:
+def test_the_response_body_is_returned(hook: Hook) -> None:
     assert send(f"{hook.url}/secret") == b"taken"
 
 
@@ -45,7 +45,7 @@ def test_a_redirect_is_not_followed(hook: Hook) -> None:
 
 
 @pytest.mark.parametrize(("repeatable", "attempts"), [(True, 3), (False, 1)])
-def test_what_was_perhaps_received_is_sent_again_only_if_that_does_no_harm(
+def test_a_possibly_received_request_is_retried_only_if_repeatable(
     repeatable: bool, attempts: int, hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outgoing, "TIMEOUT_SECONDS", 0.2)
@@ -58,6 +58,6 @@ def test_what_was_perhaps_received_is_sent_again_only_if_that_does_no_harm(
 @pytest.mark.parametrize(
     "address", ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/", "http://[::ffff:169.254.169.254]"]
 )
-def test_where_clouds_give_out_credentials_nothing_is_sent(address: str) -> None:
+def test_no_request_reaches_cloud_metadata_servers(address: str) -> None:
     with pytest.raises(ValueError, match="clouds give out credentials"):
         send(address)

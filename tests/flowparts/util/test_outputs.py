@@ -176,7 +176,7 @@ def test_a_copy_that_fails_half_way_gives_the_earlier_directory_back(
     assert names(tmp_path / "table") == ["old"]
 
 
-def test_what_a_killed_attempt_had_replaced_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_replacement_are_removed_by_the_next_attempt(tmp_path: Path) -> None:
     for folder in (".table.earlier", "table"):
         (tmp_path / folder).mkdir()
     with pytest.raises(RuntimeError, match="stopped"), outputs.atomic(tmp_path / "table"):
@@ -200,7 +200,7 @@ def test_json_refuses_values_that_json_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [None, "{", "\udcff", "[" * 100_000], ids=["missing", "broken", "not text", "too deep"]
 )
-def test_unreadable_json_is_answered_with_a_sentence(tmp_path: Path, content: str | None) -> None:
+def test_unreadable_json_gives_a_one_line_error(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "schema.json"
     if content is not None:
         file.write_bytes(content.encode("utf-8", "surrogateescape"))

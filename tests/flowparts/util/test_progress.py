@@ -41,7 +41,7 @@ def test_long_work_is_reported_until_it_ends(
     assert len(caplog.messages) == said
 
 
-def test_short_work_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_operations_report_no_progress(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "flowparts"), progress.reported("work", lambda: 1, 1, "rows"):
         pass
     assert not caplog.messages
@@ -71,7 +71,7 @@ PASSES: dict[str, tuple[Callable[[pl.LazyFrame, Path], Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("work", "said"), PASSES.values(), ids=PASSES)
-def test_every_pass_over_a_large_table_is_told(
+def test_every_pass_over_a_large_table_reports_progress(
     work: Callable[[pl.LazyFrame, Path], Any],
     said: list[str],
     tmp_path: Path,

@@ -76,7 +76,7 @@ def test_samples_on_disk_are_what_their_script_makes(fetched: Path) -> None:
         assert pl.read_parquet(file.path).equals(make.frame(name))
 
 
-def test_unknown_sample_is_answered_with_the_near_match(fetched: Path) -> None:
+def test_unknown_sample_is_refused_with_the_near_match(fetched: Path) -> None:
     with pytest.raises(ValueError, match=r"no sample 'breast_cancr'; did you mean 'breast_cancer'"):
         sources.fetch("sample://breast_cancr", fetched)
 
@@ -131,7 +131,7 @@ def test_file_url_is_a_local_path(data: Path, fetched: Path) -> None:
     ],
     ids=["empty", "missing", "glob", "scheme"],
 )
-def test_source_that_leads_nowhere_is_one_sentence(source: str, message: str, fetched: Path) -> None:
+def test_a_missing_source_gives_a_one_line_error(source: str, message: str, fetched: Path) -> None:
     with pytest.raises(ValueError, match=message):
         sources.fetch(source, fetched)
 
@@ -188,7 +188,7 @@ def test_user_and_query_are_not_shown() -> None:
     assert masking.shown("s3://bucket/what?.csv") == "s3://bucket/what?.csv"
 
 
-def test_http_failures_are_one_sentence_each(web: str, fetched: Path) -> None:
+def test_each_http_failure_gives_a_one_line_error(web: str, fetched: Path) -> None:
     with pytest.raises(ValueError, match=r"there is nothing at http://127.0.0.1:\d+/missing.csv$"):
         sources.fetch(f"{web}/missing.csv?token=1", fetched)
     with pytest.raises(ValueError, match="no permission to read"):
@@ -196,7 +196,7 @@ def test_http_failures_are_one_sentence_each(web: str, fetched: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_unreachable_web_server_is_one_sentence(scheme: str, fetched: Path) -> None:
+def test_unreachable_web_server_gives_a_one_line_error(scheme: str, fetched: Path) -> None:
     with pytest.raises(
         ValueError, match=r"can't be read; check that the address is right and the server is up"
     ):
@@ -276,7 +276,7 @@ def test_a_tree_is_copied_whole_or_where_a_name_leads_out_of_it_not_at_all(s3: s
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_s3_gives_a_one_line_error(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
@@ -285,7 +285,7 @@ def test_unreachable_s3_is_one_sentence(fetched: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("source", ["gs://bucket/a.csv", "gs://bucket/*.csv"])
-def test_unreachable_cloud_storage_is_one_sentence_at_once(
+def test_unreachable_cloud_storage_gives_a_one_line_error_at_once(
     source: str, fetched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_ports(1)[0]}")

@@ -100,7 +100,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("make", "message"), HOSTILE.values(), ids=list(HOSTILE))
-def test_what_is_no_file_of_the_directory_is_neither_copied_packed_nor_sent(
+def test_files_outside_the_directory_are_never_copied_packed_or_sent(
     make: Callable[[Path], None], message: str, home: Path, tmp_path: Path
 ) -> None:
     make(home / "odd")
@@ -121,7 +121,7 @@ def test_a_link_to_a_folder_above_inside_the_directory_ends(home: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["..", "../secrets", "a/../../..", "a//b", "/etc"])
-def test_a_volume_is_not_left_by_a_model_s_path(path: str) -> None:
+def test_a_model_path_cannot_leave_the_volume(path: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"the name {path!r} leads out")):
         ServerPod(f"pvc://claim/{path}", "plans", "registry/image:1", "1", "2Gi")
 
@@ -131,7 +131,7 @@ def test_a_model_s_path_on_a_volume_may_be_anything_below_it(path: str) -> None:
     assert ServerPod(f"pvc://claim{path}", "plans", "registry/image:1", "1", "2Gi").mounted
 
 
-def test_a_mount_is_not_left_by_a_model_s_path(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def test_a_model_path_cannot_leave_the_mount(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setattr("flowparts.deploy.common._MOUNTS", {"gs": home})
     assert common.mounted("gs://folder/") == home / "folder"
     assert common.mounted("gs://nothing") is None

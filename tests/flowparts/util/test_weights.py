@@ -64,13 +64,13 @@ def test_a_type_outside_the_list_is_refused_when_written(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x05\x06" + b"\0" * 18])
-def test_a_damaged_file_gives_a_sentence(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_gives_a_one_line_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.skops").write_bytes(content)
     with pytest.raises(ValueError, match="is not a valid skops file"):
         weights.load(tmp_path / "w.skops")
 
 
-def test_a_missing_file_gives_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_gives_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the weights are missing"):
         weights.load(tmp_path / "w.skops")
 

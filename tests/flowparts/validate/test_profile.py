@@ -174,7 +174,7 @@ def test_columns_without_any_finite_value_are_described() -> None:
     profile.render(profile.profile(frame.lazy()))
 
 
-def test_what_deserves_a_look_is_named() -> None:
+def test_suspicious_columns_are_named() -> None:
     rows = 500
     random = np.random.default_rng(0)
     frame = pl.DataFrame(

@@ -50,9 +50,7 @@ def test_nothing_is_left_of_a_run_that_has_ended(place: str, model: object) -> N
     assert not Path(place).exists()
 
 
-def test_of_equal_trainings_one_writes_and_another_follows_when_it_ends(
-    tmp_path: Path, model: object
-) -> None:
+def test_of_equal_concurrent_trainings_only_one_writes_checkpoints(tmp_path: Path, model: object) -> None:
     first, second = (Checkpoints(str(tmp_path), RUN) for _ in range(2))
     first.write(3, model, {"best": 0.5})
     second.write(1, model, {"best": 0.9})
@@ -67,7 +65,7 @@ def test_of_equal_trainings_one_writes_and_another_follows_when_it_ends(
     assert found[1] == {"best": 0.7}
 
 
-def test_a_process_that_was_killed_holds_nothing_back(tmp_path: Path, model: object) -> None:
+def test_a_killed_process_holds_no_lock(tmp_path: Path, model: object) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path),))
     process.start()
     process.join(60)

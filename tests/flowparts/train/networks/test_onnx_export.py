@@ -42,7 +42,7 @@ def test_a_graph_answers_as_its_network_does() -> None:
     np.testing.assert_allclose(answers, trained({"picture": pictures}).numpy(), atol=1e-6)
 
 
-def test_a_layer_that_onnx_has_no_counterpart_of_is_told() -> None:
+def test_a_layer_without_an_onnx_counterpart_is_reported() -> None:
     import keras
 
     text = keras.Input((1,), name="text", dtype="string")
