@@ -183,8 +183,11 @@ class Cluster:
         found: list[Manifest] = self._json("GET", self._path(api_version, kind), query=query)["items"]
         return found
 
-    def delete(self, api_version: str, kind: str, name: str) -> None:
-        """Delete an object and its dependents, if it exists; objects created by others stay."""
+    def delete(self, api_version: str, kind: str, name: str, version: str = "") -> None:
+        """Delete an object and its dependents, if it exists; objects created by others stay.
+
+        With a resourceVersion, an object that has changed since stays, too.
+        """
         found = self.get(api_version, kind, name) or {}
         if dry_run() is not None:
             return
@@ -194,11 +197,16 @@ class Cluster:
         self.deleted.append(f"{kind} {name}")
         if self.pretends:
             return
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": found["metadata"]["uid"]}}
+        # Of an object that is gone, another one may have the name by now.
+        preconditions = {
+            "uid": found["metadata"]["uid"],
+            **({"resourceVersion": version} if version else {}),
+        }
+        options = {"propagationPolicy": "Background", "preconditions": preconditions}
         try:
             self._json("DELETE", self._path(api_version, kind, name), options, missing=None)
-        except ChangedError:  # it is gone, and another object has its name
-            _log.info("%s %s was recreated in the meantime, and stays", kind, name)
+        except ChangedError:
+            _log.info("%s %s was changed or recreated in the meantime, and stays", kind, name)
 
     def note(self, kind: str, name: str, reason: str, message: str, labels: Mapping[str, str]) -> None:
         """Label a Deployment and write an Event about it, unless it has the labels already."""

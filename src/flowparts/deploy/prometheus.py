@@ -5,7 +5,8 @@ See https://prometheus-operator.dev/docs/api-reference/api/ for the fields.
 
 import logging
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ from typing import Any
 import yaml
 
 from flowparts.deploy.cluster import Cluster, Manifest
+from flowparts.deploy.common import dry_run
 from flowparts.deploy.options import InCluster
+from flowparts.util.errors import RefusedError
 
 SERVICES, PODS, RULE = "ServiceMonitor", "PodMonitor", "PrometheusRule"
 # One for all endpoints of a namespace: its rules distinguish them by the label job.
 RULE_NAME = "flowparts"
 _API = "monitoring.coreos.com/v1"
-# Marks the monitors of endpoints with rules; the rules are removed with the last of them.
-_WITH_RULES = {"flowparts/rules": "true"}
+# Label of a monitor: whether its endpoint has the rules, which are removed with the last one that has them.
+# Monitors of earlier versions lack the label, whether or not their endpoints have the rules.
+_HAS_RULES = "flowparts/rules"
+# Annotation of the rules: the endpoint that began to use them last.
+_LAST_USER = "flowparts/last-user"
 _GROUPS = Path(__file__).parent / "rules.yml"
 
 _log = logging.getLogger("flowparts")
@@ -117,13 +123,13 @@ class Monitor:
                     "the option monitoring"
                 )
         self._before = self._found()
-        self._apply(spec, {**chosen.monitor_labels, **_WITH_RULES})
+        monitor = self._apply(spec, chosen.monitor_labels, with_rules=True)
         self._installed = True
         try:
-            self._apply_rules(chosen.monitor_labels)
+            self._apply_rules(chosen.monitor_labels, monitor)
         except ValueError:
             with suppress(ValueError):  # the first error names the cause
-                self.undo()
+                self._restore()
             raise
 
     def finish(self, chosen: InCluster, spec: Manifest) -> None:
@@ -135,9 +141,9 @@ class Monitor:
             return
         try:
             if self.is_possible:
-                had_rules = _has_rules(self._found())
-                self._apply(spec, chosen.monitor_labels)
-                if had_rules:
+                before = self._found()
+                self._apply(spec, chosen.monitor_labels, with_rules=False)
+                if before and _has_rules(before) != "false":
                     self._remove_rules()
         except ValueError as error:
             _log.warning("Prometheus won't read the metrics of endpoint %s: %s", self.endpoint, error)
@@ -146,48 +152,85 @@ class Monitor:
         """Undo `install`."""
         if not self._installed:
             return
-        if self._before:
-            self._apply(self._before["spec"], self._before["metadata"].get("labels", {}))
-        else:
-            self.cluster.delete(_API, self.kind, self.name)
-        if not _has_rules(self._before):
+        self._restore()
+        if self._before is None or _has_rules(self._before) == "false":
             self._remove_rules()
 
     def remove(self) -> None:
-        """Remove the monitor, and the rules if no other endpoint of the namespace uses them."""
-        if not self.is_possible:
-            return
-        had_rules = _has_rules(self._found())
-        self.cluster.delete(_API, self.kind, self.name)
-        if had_rules:
-            self._remove_rules()
+        """Remove the monitor, and the rules if no other endpoint of the namespace uses them.
+
+        The endpoint itself is gone by then, so a missing permission is only a warning, which names what may
+        be left.
+        """
+        with self._tolerating_refusals(self.kind, self.name):
+            found = self._found() if self.is_possible else None
+            if found:
+                self.cluster.delete(_API, self.kind, self.name)
+                if _has_rules(found) != "false":
+                    self._remove_rules()
+
+    def _restore(self) -> None:
+        """Give the monitor its specification and labels of before `install`."""
+        if self._before:
+            metadata = self._before["metadata"]
+            self._apply(self._before["spec"], metadata.get("labels", {}))
+        else:
+            self.cluster.delete(_API, self.kind, self.name)
 
     def _found(self) -> Manifest | None:
         return self.cluster.get(_API, self.kind, self.name)
 
-    def _apply(self, spec: Manifest, labels: dict[str, str]) -> None:
+    def _apply(self, spec: Manifest, labels: dict[str, str], *, with_rules: bool | None = None) -> Manifest:
+        marked = {} if with_rules is None else {_HAS_RULES: str(with_rules).lower()}
         metadata = {
             "name": self.name,
             "namespace": self.cluster.namespace,
-            "labels": {**labels, **self.cluster.labels(self.endpoint)},
+            "labels": {**labels, **marked, **self.cluster.labels(self.endpoint)},
         }
-        self.cluster.apply({"apiVersion": _API, "kind": self.kind, "metadata": metadata, "spec": spec})
+        return self.cluster.apply({"apiVersion": _API, "kind": self.kind, "metadata": metadata, "spec": spec})
 
-    def _apply_rules(self, labels: dict[str, str]) -> None:
+    def _apply_rules(self, labels: dict[str, str], monitor: Manifest) -> None:
         # Existing labels, by which Prometheus found them so far, stay.
         found = self.cluster.get(_API, RULE, RULE_NAME) or {"metadata": {}}
         kept = found["metadata"].get("labels", {})
-        self.cluster.apply(rule({**kept, **labels, **self.cluster.managed()}, self.cluster.namespace))
+        manifest = rule({**kept, **labels, **self.cluster.managed()}, self.cluster.namespace)
+        if dry_run() is None:
+            # Another value for each new user gives the rules another resourceVersion, so an endpoint that
+            # leaves doesn't delete them if it listed the monitors before this one was there.
+            user = found["metadata"].get("annotations", {}).get(_LAST_USER)
+            if not user or _has_rules(self._before) != "true":
+                user = f"{self.name} {monitor['metadata']['resourceVersion']}"
+            manifest["metadata"]["annotations"] = {_LAST_USER: user}
+        self.cluster.apply(manifest)
 
     def _remove_rules(self) -> None:
-        asking = {**self.cluster.managed(), **_WITH_RULES}
-        for kind in (SERVICES, PODS):
-            found = self.cluster.find(_API, kind, asking) if self.cluster.serves(_API, kind) else []
-            if any((kind, each["metadata"]["name"]) != (self.kind, self.name) for each in found):
+        """Remove the rules unless the monitor of another endpoint has them, or may have them."""
+        with self._tolerating_refusals(RULE, RULE_NAME):
+            found = self.cluster.get(_API, RULE, RULE_NAME)  # before the monitors are listed
+            if not found:
                 return
-        self.cluster.delete(_API, RULE, RULE_NAME)
+            for kind in (SERVICES, PODS):
+                if not self.cluster.serves(_API, kind):
+                    continue
+                for monitor in self.cluster.find(_API, kind, self.cluster.managed()):
+                    is_other = (kind, monitor["metadata"]["name"]) != (self.kind, self.name)
+                    if is_other and _has_rules(monitor) != "false":
+                        return
+            self.cluster.delete(_API, RULE, RULE_NAME, found["metadata"]["resourceVersion"])
+
+    @contextmanager
+    def _tolerating_refusals(self, kind: str, name: str) -> Iterator[None]:
+        """Turn a refusal by the API into a warning about an object that may be left."""
+        try:
+            yield
+        except RefusedError as error:
+            if not self.cluster.pretends:  # then the removal follows, and says it
+                _log.warning(
+                    "%s %s may be left in namespace %s; delete it if no endpoint needs it: %s",
+                    *(kind, name, self.cluster.namespace, error),
+                )
 
 
-def _has_rules(monitor: Manifest | None) -> bool:
-    labels = (monitor or {}).get("metadata", {}).get("labels", {})
-    return bool(_WITH_RULES.items() <= labels.items())
+def _has_rules(monitor: Manifest | None) -> str:
+    """Return what a monitor's label says; empty without one."""
+    return str((monitor or {}).get("metadata", {}).get("labels", {}).get(_HAS_RULES, ""))

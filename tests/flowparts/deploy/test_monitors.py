@@ -14,6 +14,7 @@ import yaml
 
 from flowparts import deploy
 from flowparts.deploy import operations
+from flowparts.deploy.cluster import Cluster
 from flowparts.deploy.endpoint import Endpoint
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi, Object
 
@@ -28,6 +29,8 @@ TARGETS = {
     "KServe in Standard mode": ("kserve", "podmonitors", "churn-kserve", "http"),
     "Seldon": ("seldon", "podmonitors", "churn-seldon", "server-http"),
 }
+
+KINDS = {"servicemonitors": "ServiceMonitor", "podmonitors": "PodMonitor"}
 
 
 @dataclass
@@ -172,6 +175,83 @@ def test_the_rules_are_removed_with_the_last_endpoint_that_uses_them(watched: Wa
     assert watched.monitor()
 
 
+@pytest.mark.parametrize("listed", ["servicemonitors", "podmonitors"])
+def test_an_endpoint_deployed_while_another_is_removed_keeps_the_rules(
+    listed: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.bring(FIRST, monitoring=True)
+    find = Cluster.find
+
+    def find_too_early(cluster: Cluster, version: str, kind: str, labels: Any) -> list[Object]:
+        found = find(cluster, version, kind, labels)
+        if f"{kind.lower()}s" == listed and not cluster.pretends:
+            monkeypatch.setattr(Cluster, "find", find)
+            deploy.target("kubernetes").deploy(FIRST, "other", **OPTIONS, monitoring=True)
+        return found
+
+    monkeypatch.setattr(Cluster, "find", find_too_early)
+    watched.remove()
+    assert watched.monitor() is None
+    assert watched.api.get("servicemonitors", "other")
+    assert watched.api.names("prometheusrules") == ["flowparts"]
+    # They go with the other one; a repeated deployment changes nothing.
+    before = watched.api.versions()
+    deploy.target("kubernetes").deploy(FIRST, "other", **OPTIONS, monitoring=True)
+    assert watched.api.versions() == before
+    operations.remove("kubernetes", "other", {}, even_if_serving=True)
+    assert watched.api.names("prometheusrules") == []
+
+
+def test_an_endpoint_deployed_by_an_earlier_version_keeps_the_rules(watched: Watched) -> None:
+    deploy.target("kubernetes").deploy(FIRST, "older", **OPTIONS, monitoring=True)
+    # Earlier versions didn't note at a monitor whether its endpoint has the rules.
+    key, label = ("servicemonitors", "older"), "flowparts/rules"
+    del watched.api.objects[key]["metadata"]["labels"][label]
+    del watched.api.owners[key]["flowparts"]["metadata", "labels", label]
+    watched.bring(FIRST, monitoring=True)
+    watched.remove()
+    assert watched.api.names("prometheusrules") == ["flowparts"]
+    operations.remove("kubernetes", "older", {}, even_if_serving=True)
+    assert watched.api.names("prometheusrules") == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "denied", "left"),
+    [
+        ("get", "monitors", "{kind} {name}"),
+        ("delete", "monitors", "{kind} {name}"),
+        ("get", "prometheusrules", "PrometheusRule flowparts"),
+        ("list", "servicemonitors", "PrometheusRule flowparts"),
+        ("list", "podmonitors", "PrometheusRule flowparts"),
+        ("delete", "prometheusrules", "PrometheusRule flowparts"),
+    ],
+)
+def test_without_monitoring_permissions_a_removal_warns_what_may_be_left(
+    verb: str, denied: str, left: str, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.bring(FIRST, monitoring=True)
+    watched.api.denied.add((verb, watched.plural if denied == "monitors" else denied))
+    watched.remove()
+    named = left.format(kind=KINDS[watched.plural], name=watched.name)
+    (said,) = [record.getMessage() for record in caplog.records if "may be left" in record.getMessage()]
+    assert said.startswith(
+        f"{named} may be left in namespace team; delete it if no endpoint needs it: no perm"
+    )
+    monitoring = {"servicemonitors", "podmonitors", "prometheusrules"}
+    assert {key[0] for key in watched.written()} <= monitoring | {"revisions"}
+
+
+def test_a_removal_without_rules_lists_no_monitors(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.bring(FIRST)
+    for plural in ("servicemonitors", "podmonitors"):
+        watched.api.denied.add(("list", plural))
+    watched.remove()
+    assert watched.monitor() is None
+    assert "may be left" not in caplog.text
+
+
 def test_a_removal_tells_what_it_will_remove_and_leaves_nothing(watched: Watched) -> None:
     watched.bring(FIRST, monitoring=True)
     before = watched.written()
@@ -231,7 +311,7 @@ def test_a_deployment_that_fails_leaves_monitor_and_rules_as_they_were(watched: 
 
 
 def test_a_foreign_monitor_is_left_unchanged(watched: Watched) -> None:
-    kind = {"servicemonitors": "ServiceMonitor", "podmonitors": "PodMonitor"}[watched.plural]
+    kind = KINDS[watched.plural]
     endpoints = "endpoints" if kind == "ServiceMonitor" else "podMetricsEndpoints"
     theirs = {
         "apiVersion": "monitoring.coreos.com/v1",
