@@ -400,8 +400,7 @@ class KubernetesApi:
             standard_name(name, stable): {**stable, "minReplicas": max(stable["minReplicas"] - taken, 1)}
         }
         for entry in entries:
-            # What a canary doesn't say, the stable predictor says for it.
-            wanted[standard_name(name, entry["predictor"])] = {**stable, **entry["predictor"]}
+            wanted[standard_name(name, entry["predictor"])] = merged(stable, entry["predictor"])
         route = self.objects.get(("httproutes", name))
         weights = {
             backend["name"]: backend.get("weight", 100)
@@ -452,7 +451,11 @@ class KubernetesApi:
             **predictor["labels"],
         }
         assert all(len(value) < 64 for value in labels.values())
-        template = {"metadata": {"labels": labels}, "spec": {"containers": predictor["containers"]}}
+        pod = {
+            part: value for part, value in predictor.items() if part not in custom_resources.KSERVE_PREDICTOR
+        }
+        annotations = predictor.get("annotations", {})
+        template = {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod}
         for plural, kind, spec in (
             ("deployments", "Deployment", {"replicas": predictor["minReplicas"], "template": template}),
             ("services", "Service", {"selector": {"app": labels["app"]}}),
@@ -529,6 +532,21 @@ class KubernetesApi:
         after = copy.deepcopy(wanted)
         after["metadata"] = {**(before or {}).get("metadata", {}), **after["metadata"]}
         return (201 if is_new else 200), self.store(key, after)
+
+
+def merged(stable: Object, canary: Object) -> Object:
+    """Return a canary's predictor as KServe's buildCanaryPredictor does, by mergo.Merge with WithOverride.
+
+    Mappings are merged key by key. Of anything else, lists too, the canary's replaces the stable one's as a
+    whole, unless it is empty, zero or false.
+    """
+    made = dict(stable)
+    for name, value in canary.items():
+        if isinstance(value, dict) and isinstance(stable.get(name), dict):
+            made[name] = merged(stable[name], value)
+        elif value:
+            made[name] = value
+    return made
 
 
 def standard_name(service: str, predictor: Object) -> str:

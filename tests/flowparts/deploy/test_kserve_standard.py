@@ -115,6 +115,27 @@ def test_a_canary_is_promoted_in_steps_and_no_request_is_lost(replicas: int, api
     assert api.lost == 0
 
 
+def test_fields_that_a_canary_inherits_from_the_stable_revision_are_logged(
+    api: KubernetesApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = {"node_selector": {"pool": "models"}, "labels": {"team": "growth"}}
+    taint = {"tolerations": [{"key": "models", "operator": "Exists"}]}
+    first = deploy(FIRST, pods=pool | taint)
+    made = deploy(SECOND, percent=10, pods={"labels": {"owner": "risk"}})
+    (said,) = [record.getMessage() for record in caplog.records if "KServe merges" in record.getMessage()]
+    assert f"until revision {made.revision} becomes the stable one" in said
+    assert f"they have labels.team, nodeSelector, tolerations of revision {first.revision}" in said
+    template = api.get("deployments", f"churn-{made.revision[:9]}-predictor")["spec"]["template"]
+    assert template["spec"]["tolerations"] == taint["tolerations"]
+    assert {"team": "growth", "owner": "risk"}.items() <= template["metadata"]["labels"].items()
+    kserve.release(kserve.shift(made, 100))
+    template = api.get("deployments", f"churn-{made.revision[:9]}-predictor")["spec"]["template"]
+    assert not {"tolerations", "nodeSelector"} & set(template["spec"])
+    caplog.clear()
+    deploy(THIRD, percent=10, pods={"labels": {"owner": "risk"}})
+    assert "KServe merges" not in caplog.text
+
+
 def test_a_rollout_straight_to_100_percent_also_uses_a_canary(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     api.scenario = "slow"

@@ -11,7 +11,7 @@ from tritonclient.grpc import InferenceServerClient
 from flowparts import deploy, tables
 from flowparts.components.ingest.ingest_table import ingest_table
 from flowparts.deploy import operations
-from flowparts.deploy.pod_log import Logged, PodLog
+from flowparts.deploy.pod_log import PodLog
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi, Object
 from tests.flowparts.serving.conftest import start, wait
 from tests.flowparts.serving.test_repository import place
@@ -113,6 +113,22 @@ def test_another_log_is_another_revision(api: KubernetesApi) -> None:
         first.revision,
         logged.revision,
     )
+
+
+@pytest.mark.parametrize(("stable", "canary"), [(LOG, {}), ({}, LOG)], ids=["without", "with"])
+def test_a_canary_writes_its_own_log_or_none(
+    stable: dict[str, Any], canary: dict[str, Any], api: KubernetesApi
+) -> None:
+    api.unknown.add("serving.knative.dev/v1")  # only without Knative does KServe merge the two
+    target = deploy.target("kserve")
+    first = target.deploy(MODEL, "churn", **OPTIONS, prediction_log=stable)
+    made = target.deploy(MODEL, "churn", **OPTIONS, percent=10, prediction_log=canary)
+    for revision, wanted in ((first.revision, stable), (made.revision, canary)):
+        pod = api.get("deployments", f"churn-{revision[:9]}-predictor")["spec"]["template"]["spec"]
+        names = [volume["name"] for volume in pod["volumes"]]
+        (server,) = pod["containers"]
+        assert names == ["tmp", *(["prediction-log"] if wanted else [])]
+        assert ("PREDICTION_LOG" in str(server)) == bool(wanted)
 
 
 def test_removing_the_endpoint_leaves_the_claim(api: KubernetesApi) -> None:
@@ -250,9 +266,12 @@ def test_pods_must_be_able_to_write_to_the_claim_together(
 
 @pytest.mark.parametrize("target", deploy.target_names())
 def test_a_target_without_the_option_says_so(target: str) -> None:
-    kind = deploy.target(target).Options
-    if target == "docker" or issubclass(kind, Logged):
-        return
     given = {"prediction_log": LOG, **({"role": "arn"} if target == "sagemaker" else {})}
-    with pytest.raises(ValueError, match=f"target {target} has no prediction log of this project; use the"):
+    if target in ("docker", "kubernetes", "kserve", "seldon"):
+        assert operations.options(target, given)["prediction_log"] == LOG
+        return
+    with pytest.raises(
+        ValueError,
+        match=f"target {target} has no prediction log of this project; .* deploy to docker, kubernetes, ks",
+    ):
         operations.options(target, given)

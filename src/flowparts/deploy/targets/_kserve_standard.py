@@ -11,6 +11,7 @@ A canary becomes the predictor without a restart if `predictor.name` takes its n
 pods of the previous one, so this is done only once they get no requests.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ _SHARED_BY = (
 # Digits of a revision in a predictor's name: with the longest endpoint name, KServe's label
 # isvc.{endpoint}-{name}-predictor reaches the limit of 63 characters.
 _NAME_LENGTH = 9
+
+_log = logging.getLogger("flowparts")
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,13 @@ class StandardService(Service):
         self, form: Form, percent: int, predictors: dict[str, Manifest], timeout_seconds: float
     ) -> Form:
         """Start a canary's pods and then set its percentage; return the requested state."""
+        stable, canary = (self.known(revision, predictors) for revision in (form.base, form.canary))
+        if inherited := _inherited(stable, canary):
+            _log.warning(
+                "KServe merges a canary into the stable predictor: until revision %s becomes the stable one, "
+                "which restarts its pods, they have %s of revision %s",
+                *(form.canary, ", ".join(inherited), form.base),
+            )
         pods = _pods(_count(predictors, form.base), max(form.percent, percent))
         self._ask(form, predictors, pods)
         self._wait(form.canary, pods, timeout_seconds)
@@ -380,6 +390,23 @@ class StandardService(Service):
 
     def _route(self) -> Manifest | None:
         return self.cluster.get(*ROUTE, self.name) if self.cluster.serves(*ROUTE) else None
+
+
+def _inherited(stable: Manifest, canary: Manifest) -> list[str]:
+    """Return what a canary's pods get from the stable predictor, because its own doesn't have it.
+
+    KServe merges mappings key by key. Anything else that isn't empty in the canary's replaces the stable
+    one's.
+    """
+    found = []
+    for name, value in stable.items():
+        if not value:
+            continue
+        if not canary.get(name):
+            found.append(name)
+        elif isinstance(value, dict):
+            found += [f"{name}.{key}" for key in value if key not in canary[name]]
+    return sorted(found)
 
 
 def _other(asked: Endpoint, base: str) -> str:
