@@ -45,7 +45,7 @@ def detect_drift(
         table: Later rows: a table or a prediction log.
         drift: Results as JSON: for each column effect, adjusted p-value, PSI, KS, Jensen-Shannon,
             Wasserstein, chi-square, missing values, new and vanished values, fraction out of range. Also the
-            time of the newest row, and whether the log has stalled.
+            time of the newest row, whether the log has stalled, and how many rows are dated in the future.
         drift_report: HTML page with both distributions of each column, the worst first.
         measurements: Measurements for publish_metrics.
         baseline: Baseline to compare with, from baseline_table; give exactly one of baseline, reference and
@@ -59,7 +59,7 @@ def detect_drift(
         false_alarm_rate: Fraction of windows of unchanged data in which any column may be flagged.
         minimum_effect: Fraction of rows that must have changed for a column to be flagged.
         stalled_hours: Hours without a new row in time_column after which the log counts as stalled; 0 for no
-            such check. There is none either if until is given.
+            such check. There is none either if until is given. Rows dated in the future don't count as new.
 
     Returns:
         drifted: Whether any column is flagged.
@@ -99,6 +99,7 @@ def detect_drift(
             "drifted_fraction": fraction,
             "newest": fresh.newest.isoformat() if fresh else None,
             "stalled": fresh.stalled if fresh else None,
+            "future_rows": fresh.future_rows if fresh else 0,
             "columns": [each.to_dict() for each in found],
         },
     )

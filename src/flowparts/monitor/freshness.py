@@ -13,22 +13,32 @@ import polars as pl
 from flowparts import reports, tables
 from flowparts.monitor.measurements import Measurement
 
+# How far clocks may differ; a date may be tomorrow's, in a time zone ahead of UTC.
+_TOLERANCE = timedelta(minutes=5)
+_TOLERANCE_OF_DATES = timedelta(days=1)
+
 
 @dataclass(frozen=True)
 class Freshness:
     """How new the rows of a log are.
 
     Attributes:
-        newest: Time of the newest row, in UTC.
+        newest: Time of the newest row, in UTC: of those that aren't dated in the future, if there are any.
         stalled: Whether no row has come for too long; None if that wasn't judged.
+        future_rows: Number of rows that are dated in the future.
+        is_future: Whether all rows are.
     """
 
     newest: datetime
     stalled: bool | None
+    future_rows: int = 0
+    is_future: bool = False
 
     @property
     def reason(self) -> str:
         """The newest row's time, in a sentence that stays the same until another row comes."""
+        if self.is_future:
+            return f"all rows are dated in the future, up to {self.newest.isoformat(timespec='minutes')} UTC"
         return f"no row is newer than {self.newest.isoformat(timespec='minutes')} UTC"
 
 
@@ -62,12 +72,23 @@ def judge(
     dtype = rows.collect_schema().get(time_column) if time_column else None
     if not time_column or not isinstance(dtype, pl.Date | pl.Datetime):
         return None
-    newest = tables.collect(rows.select(tables.column(time_column).cast(pl.Datetime("us")).max())).item()
+    moment = tables.column(time_column).cast(pl.Datetime("us"))
+    limit = now + (_TOLERANCE_OF_DATES if dtype == pl.Date else _TOLERANCE)
+    (past, newest, future_rows) = tables.collect(
+        rows.select(
+            pl.when(moment <= limit).then(moment).max().alias("past"),
+            moment.max().alias("newest"),
+            (moment > limit).sum().alias("future_rows"),
+        )
+    ).row(0)
     if newest is None:
         return None
+    if past is None:
+        # None of them shows that rows still come.
+        return Freshness(newest, True if stalled_hours else None, future_rows, is_future=True)
     # In hours, because stalled_hours may be more than a timedelta holds.
-    age = (now - newest) / timedelta(hours=1) - (24 if dtype == pl.Date else 0)
-    return Freshness(newest, age > stalled_hours if stalled_hours else None)
+    age = (now - past) / timedelta(hours=1) - (24 if dtype == pl.Date else 0)
+    return Freshness(past, age > stalled_hours if stalled_hours else None, future_rows)
 
 
 def measurements(found: Freshness | None) -> list[Measurement]:
@@ -88,8 +109,21 @@ def measurements(found: Freshness | None) -> list[Measurement]:
 
 
 def blocks(found: Freshness | None) -> list[reports.Block]:
-    """Return the warning for the page about a log that has stalled; nothing for another one."""
-    if found is None or not found.stalled:
-        return []
-    said = f"The log has stopped growing: {found.reason}. The results below are of rows measured before."
-    return [reports.callout(said, "bad")]
+    """Return what the page says of a log that has stalled, and of rows that are dated in the future."""
+    said = []
+    if found and found.stalled:
+        said.append(
+            reports.callout(
+                f"The log has stopped growing: {found.reason}. The results below are of rows measured "
+                "before.",
+                "bad",
+            )
+        )
+    if found and found.future_rows:
+        said.append(
+            reports.callout(
+                f"Rows that are dated in the future: {found.future_rows:,}. They don't count as new; check "
+                "the clocks and time zones of what writes the log."
+            )
+        )
+    return said

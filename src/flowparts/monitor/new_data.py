@@ -157,17 +157,18 @@ def seen(state_uri: str) -> State | None:
 def remember(state_uri: str, mark: Mark) -> None:
     """Remember that the data of a mark was seen, and the day; a higher mark is kept.
 
-    Runs that end at the same time may overwrite each other's mark. If the lower one remains, a later run sees
-    some rows again, but misses none.
+    In an object store, runs that end at the same time may overwrite each other's mark. If the lower one
+    remains, a later run sees some rows again, but misses none.
 
     Raises:
         ValueError: The file can't be read or written, or holds something else.
     """
-    before = seen(state_uri)
-    if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
-        mark = before.mark
-    # The day is enough for the age of a training, and a repeated step writes the same.
-    kept.write(state_uri, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
+    with kept.locked(state_uri):
+        before = seen(state_uri)
+        if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
+            mark = before.mark
+        # The day is enough for the age of a training, and a repeated step writes the same.
+        kept.write(state_uri, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
 
 
 def parse(found: Any, where: str) -> Mark:

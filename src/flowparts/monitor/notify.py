@@ -8,13 +8,14 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flowparts.monitor import notices, told
 from flowparts.monitor.notices import Notice
-from flowparts.util import outgoing
+from flowparts.util import kept, outgoing
 
 # Each holds an address, which is itself a secret for Slack and Teams.
 WEBHOOK = "FLOWPARTS_NOTIFY_WEBHOOK"
@@ -84,7 +85,8 @@ def send(notice: Notice, environment: Mapping[str, str] = os.environ) -> int:
 def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float, about: str = "") -> int:
     """Send a notice unless it was sent before; return the number of channels that accepted it.
 
-    A file that can't be read or written is reported, and the notice is sent: twice is better than never.
+    Of two runs with the same file and notice at once, one sends it. A file that can't be read or written is
+    reported, and the notice is sent: twice is better than never.
 
     Args:
         notice: The notice.
@@ -93,23 +95,27 @@ def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float
         about: Subject of the notice, such as the newest row of a log; the same notice about the same subject
             is never sent again.
     """
-    try:
-        if notices_uri and told.recently(notices_uri, notice.digest, quiet_hours * 3600):
-            print(f"not notified again within {quiet_hours:g} hours: {notice.title}", file=sys.stderr)  # noqa: T201
-            return 0
-        if notices_uri and about and told.recently(notices_uri, notice.digest_about(about), math.inf):
-            print(f"not notified again, since {about}: {notice.title}", file=sys.stderr)  # noqa: T201
-            return 0
-    except ValueError as error:
-        print(f"the file of sent notices is not used: {error}", file=sys.stderr)  # noqa: T201
-        notices_uri = None
-    sent = send(notice)
-    try:
-        if notices_uri and sent:
-            told.remember(notices_uri, notice.digest, *([notice.digest_about(about)] if about else []))
-    except ValueError as error:
-        print(f"the notice is not remembered: {error}", file=sys.stderr)  # noqa: T201
-    return sent
+    if not notices_uri:
+        return send(notice)
+    with ExitStack() as held:
+        try:
+            held.enter_context(kept.locked(notices_uri))
+            if told.recently(notices_uri, notice.digest, quiet_hours * 3600):
+                print(f"not notified again within {quiet_hours:g} hours: {notice.title}", file=sys.stderr)  # noqa: T201
+                return 0
+            if about and told.recently(notices_uri, notice.digest_about(about), math.inf):
+                print(f"not notified again, since {about}: {notice.title}", file=sys.stderr)  # noqa: T201
+                return 0
+        except ValueError as error:
+            print(f"the file of sent notices is not used: {error}", file=sys.stderr)  # noqa: T201
+            return send(notice)
+        sent = send(notice)
+        try:
+            if sent:
+                told.remember(notices_uri, notice.digest, *([notice.digest_about(about)] if about else []))
+        except ValueError as error:
+            print(f"the notice is not remembered: {error}", file=sys.stderr)  # noqa: T201
+        return sent
 
 
 def _post(notice: Notice, name: str, environment: Mapping[str, str]) -> None:

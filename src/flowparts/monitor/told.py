@@ -1,4 +1,7 @@
-"""Remember which notices were sent, so that the same news isn't sent repeatedly."""
+"""Remember which notices were sent, so that the same news isn't sent repeatedly.
+
+Who asks, sends and remembers holds `kept.locked` for the file meanwhile: of two runs at once, one sends.
+"""
 
 import math
 import time
@@ -25,7 +28,7 @@ def recently(notices_uri: str, digest: str, quiet_seconds: float) -> bool:
 
 
 def remember(notices_uri: str, *digests: str) -> None:
-    """Record that notices with these digests were sent now; the file and errors are those of `recently`."""
+    """Record that notices with these digests were sent now; the file and errors are as for `recently`."""
     times = {**_read(notices_uri), **dict.fromkeys(digests, time.time())}
     latest = dict(sorted(times.items(), key=lambda entry: entry[1])[-_MAX_ENTRIES:])
     kept.write(notices_uri, {"told": latest})

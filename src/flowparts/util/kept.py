@@ -44,35 +44,53 @@ def foreign(uri: str, what: str) -> ValueError:
     return ValueError(f"{masked(uri)} isn't {what}; name another file, or remove this one")
 
 
-def write(uri: str, value: Any) -> None:
-    """Replace the file's content by a value; readers see the old content or the new, never a mixture.
+@contextmanager
+def locked(uri: str) -> Iterator[None]:
+    """Run the block for one process at a time, so that what it writes takes account of what others wrote.
 
-    Of two concurrent writers, the later one wins.
+    The lock is on the file's folder, and ends with the process. In an object store, and in one that is
+    mounted as a folder, there are no locks: of two concurrent writers, the later one wins.
 
     Raises:
-        ValueError: The file can't be written.
+        ValueError: The folder can't be created or read.
     """
     local = sources.local_path(uri)
-    if local is not None:
-        with _one_at_a_time(Path(local).parent):
-            outputs.write_json(local, value)
+    if local is None:
+        yield
         return
-    with tempfile.TemporaryDirectory() as folder:
-        outputs.write_json(Path(folder) / "kept", value)
-        try:
-            sources.filesystem(uri.partition("://")[0]).put_file(str(Path(folder) / "kept"), uri)
-        except Exception as error:  # each store's client raises its own exceptions
-            raise ValueError(f"can't write {masked(f'{uri}: {type(error).__name__}: {error}')}") from None
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder until the block or the process ends; two writers would share a partial file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
+    folder = Path(local).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(uri, error) from None
     try:
         with suppress(OSError):  # mounted object stores don't support locks
             fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
         os.close(opened)
+
+
+def write(uri: str, value: Any) -> None:
+    """Replace the file's content by a value, in a block of `locked`.
+
+    Readers see the old content or the new, never a mixture.
+
+    Raises:
+        ValueError: The file can't be written.
+    """
+    local = sources.local_path(uri)
+    try:
+        if local is not None:
+            outputs.write_json(local, value)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            outputs.write_json(Path(folder) / "kept", value)
+            sources.filesystem(uri.partition("://")[0]).put_file(str(Path(folder) / "kept"), uri)
+    except Exception as error:  # each store's client raises its own exceptions
+        raise _unwritable(uri, error) from None
+
+
+def _unwritable(uri: str, error: Exception) -> ValueError:
+    return ValueError(f"can't write {masked(f'{uri}: {type(error).__name__}: {error}')}")

@@ -1,5 +1,6 @@
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,36 @@ def test_the_same_news_about_the_same_thing_is_sent_once_however_long_ago(
     assert sent(**told, about="until 09:00", run="4") == 0
     assert sent(**told | {"quiet_hours": 24.0}, about="until 18:00", run="5") == 0
     assert [message["run"] for message in hook.taken] == ["1", "3"]
+
+
+def test_of_two_concurrent_runs_one_sends_the_notice(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
+    monkeypatch.setattr(outgoing, "TIMEOUT_SECONDS", 30.0)
+    drifted = {"state": "drifted", "step": "", "error": "", "notices_uri": str(tmp_path / "told.json")}
+    other = threading.Thread(target=lambda: sent(**drifted, run="2"))
+
+    def take(request: Request) -> Answer:
+        if not other.ident:  # the first notice is being sent, and isn't recorded yet
+            other.start()
+            other.join(0.5)
+        return Answer("ok", content_type="text/plain")
+
+    monkeypatch.setattr(hook, "take", take)
+    assert sent(**drifted, run="1") == 1
+    other.join()
+    assert [message["run"] for message in hook.taken] == ["1"]
+
+
+def test_an_unwritable_file_is_reported_and_the_notice_sent(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("FLOWPARTS_NOTIFY_WEBHOOK", f"{hook.url}/hook/T0K3N")
+    (tmp_path / "file").touch()
+    assert sent(notices_uri=str(tmp_path / "file" / "told.json")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the file of sent notices is not used: can't write" in line
 
 
 def test_unsent_notices_are_not_recorded(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
