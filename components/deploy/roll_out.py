@@ -68,18 +68,21 @@ def roll_out(
     from flowparts.util import metadata, outputs
 
     watch = rollout.Watch(requests, seconds, probe.Rules(max_error_rate, max_slowdown))
-    result = rollout.roll_out(
-        model.uri,
-        models.metadata(model.path),
-        tables.scan(predictions.path),
-        target=deploy_target,
-        name=endpoint_name,
-        traffic_fraction=traffic_fraction,
-        options=deploy_options or {},
-        watch=watch,
-        warm_seconds=warm_seconds,
-        origin={"run": run_id or "", "model-version": model_version or ""},
-    )
+    try:
+        result = rollout.roll_out(
+            model.uri,
+            models.metadata(model.path),
+            tables.scan(predictions.path),
+            target=deploy_target,
+            name=endpoint_name,
+            traffic_fraction=traffic_fraction,
+            options=deploy_options or {},
+            watch=watch,
+            warm_seconds=warm_seconds,
+            origin={"run": run_id or "", "model-version": model_version or ""},
+        )
+    except ValueError as error:
+        raise ValueError(rollout.with_way_out(str(error), model_version)) from None
     measured = rollout.measures(result)
     metadata.log_metrics(rollout_metrics, measured)
     outputs.write_text(rollout_report.path, rollout.rollout_page(result, watch))

@@ -168,6 +168,17 @@ def roll_out(
     return rollout
 
 
+def with_way_out(reason: str, version: str | None) -> str:
+    """Return why a registered model isn't deployed, after how to deploy it: no later run does so.
+
+    The way out comes first, because notices cut long reasons.
+    """
+    if not version:
+        return reason
+    way_out = "once this is fixed, run deploy-with-canary"
+    return f"version {version} is registered but not deployed; {way_out}: {reason}"
+
+
 def check_warm_seconds(warm_seconds: float) -> None:
     """Raise ValueError unless warm_seconds is valid."""
     if not 0 <= warm_seconds < math.inf:

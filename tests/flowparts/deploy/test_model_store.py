@@ -6,8 +6,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from kfp import dsl
 
 from flowparts import models
+from flowparts.components.deploy.roll_out import roll_out
 from flowparts.deploy import model_store, probe, rollout
 from flowparts.register import registry
 from flowparts.util import sources
@@ -105,6 +107,32 @@ def test_a_model_of_this_machine_is_rolled_out_on_a_cluster(
     (deployment,) = api.names("deployments")
     address = f"s3://champions/team/{registry.fingerprint(model)}"
     assert address in str(api.get("deployments", deployment))
+
+
+def test_a_failed_rollout_of_a_registered_model_says_how_to_deploy_it(
+    bucket: Any,
+    api: KubernetesApi,
+    model: Path,
+    artifact: Callable[..., Any],
+    table: Callable[..., dsl.Dataset],
+) -> None:
+    api.scenario = "crash"
+    answered = pl.concat([rows().head(20), models.load(model).predict(rows().head(20))], how="horizontal")
+    with pytest.raises(
+        ValueError,
+        match=r"^version 12 is registered but not deployed; .* run deploy-with-canary: revision r\w+ of",
+    ):
+        roll_out.python_func(
+            model=dsl.Model(uri=str(model)),
+            predictions=table(answered, "predictions"),
+            endpoint=artifact("endpoint"),
+            rollout_metrics=artifact("rollout_metrics", dsl.Metrics),
+            rollout_report=artifact("rollout_report", dsl.HTML),
+            deploy_target="kubernetes",
+            endpoint_name="churn",
+            deploy_options={"image": IMAGE, "timeout_seconds": 0.3},
+            model_version="12",
+        )
 
 
 @pytest.fixture
