@@ -45,13 +45,13 @@ def _status(options: argparse.Namespace) -> None:
     endpoint = _find(options)
     print(f"{endpoint.name} on {endpoint.target}: {endpoint.url}")
     module: Any = deploy.target(options.target)
-    for revision, share in endpoint.traffic.items():
+    for revision, percent in endpoint.traffic.items():
         role = "current" if revision == endpoint.revision else "previous"
         health = ""
         if hasattr(module, "crashes"):  # not known on clouds
             crashes = sum(module.crashes(endpoint, revision).values())
-            health = f"  {crashes} crashes  {module.trouble(endpoint, revision) or 'no trouble'}"
-        print(f"  {revision}  {share} %  {role}{health}")
+            health = f"  {crashes} crashes  {module.diagnose(endpoint, revision) or 'no problems'}"
+        print(f"  {revision}  {percent} %  {role}{health}")
     for name, value in endpoint.settings.items():
         print(f"  {name}: {value}")
 
@@ -77,11 +77,11 @@ def _show(options: argparse.Namespace, chosen: dict[str, Any]) -> None:
         options.target, options.model, options.name, options.traffic_fraction, chosen
     )
     first = percent_of(options.traffic_fraction)
-    shares = [first, *(step for step in STEPS if step > first)]
+    percentages = [first, *(step for step in STEPS if step > first)]
     with common.without_changes(), operations.changing(options.target, options.name, chosen) as kept:
-        plan = operations.plan(options.target, options.name, shares, kept)
-    for share, given in plan.shares.items():
-        print(f"# {share} % asked for: the new revision gets {given} %")
+        plan = operations.plan(options.target, options.name, percentages, kept)
+    for percent, given in plan.percentages.items():
+        print(f"# {percent} % asked for: the new revision gets {given} %")
     if plan.note:
         print(f"# {plan.note}")
     # The copy has no shared objects, for which YAML would write anchors.
@@ -102,7 +102,7 @@ def _remove(options: argparse.Namespace) -> None:
         options.name,
         _where(options),
         even_if_serving=options.even_if_serving,
-        pretend=options.dry_run,
+        dry_run=options.dry_run,
     )
     print("\n".join(removed))
 
@@ -122,7 +122,7 @@ def _find(options: argparse.Namespace) -> Endpoint:
 
 
 def _shares(endpoint: Endpoint) -> str:
-    return ", ".join(f"{revision} {share} %" for revision, share in endpoint.traffic.items())
+    return ", ".join(f"{revision} {percent} %" for revision, percent in endpoint.traffic.items())
 
 
 def parser() -> argparse.ArgumentParser:

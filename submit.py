@@ -27,7 +27,7 @@ from backends.local.live_view import LiveView
 from flowparts.monitor import notify
 from flowparts.util.names import unknown
 
-LOST_SIGHT = 4
+CONNECTION_LOST = 4
 # The shell's exit status for a command that Ctrl-C ended.
 INTERRUPTED = 130
 # Options that the command to follow a run again must repeat.
@@ -86,7 +86,7 @@ def _status(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     service = _service(options, chosen)
     run = _found(options, service)
     _describe(run, console)
-    if options.wait and run.goes_on:
+    if options.wait and run.in_progress:
         return _follow(options, service, run, console)
     view = LiveView(console)
     with view:
@@ -111,10 +111,10 @@ def _follow(
                 options.reconnect_timeout,
                 options.start_timeout,
             )
-    except submission.LostSightError as lost:
+    except submission.ConnectionLostError as lost:
         print(f"error: lost contact with {run.name}: {lost}", file=sys.stderr)
         _say(console, f"{run.name} continues; follow it again with: {again}")
-        return LOST_SIGHT
+        return CONNECTION_LOST
     except KeyboardInterrupt:
         _say(console, f"{run.name} continues; follow it again with: {again}")
         _say(console, f"end it with: submit.py {options.target} cancel {run.name}{place}")
@@ -148,7 +148,7 @@ def _watch(options: argparse.Namespace, chosen: Any, console: Console) -> int:
 def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     service = _service(options, chosen)
     run = _found(options, service)
-    if run.goes_on:
+    if run.in_progress:
         service.cancel(run)
         _say(console, f"run {run.name}: cancelling", run.url)
     else:
@@ -242,7 +242,7 @@ def _conclude(run: submission.Run, console: Console) -> int:
         console.print(Text(f"failed: {run.error}", "bold red"), soft_wrap=True)
     if run.state == "failed" and not run.failed and not run.error:
         _say(console, "failed: the service gives no reason; the run's page may show more")
-    _say(console, f"{run.name} {'is ' if run.goes_on else ''}{run.state}", run.url)
+    _say(console, f"{run.name} {'is ' if run.in_progress else ''}{run.state}", run.url)
     return submission.EXIT_CODES.get(run.state, 0)
 
 

@@ -43,7 +43,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"it holds {value}, which is no number in JSON; write it in quotes if it is text")
+        raise ValueError(f"it holds {value}, which isn't a JSON number; quote it if it is text")
     if value is None or isinstance(value, str | int | float):
         return value
     raise ValueError(f"it holds a {type(value).__name__}, which JSON doesn't have; write it in quotes")

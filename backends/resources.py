@@ -10,7 +10,7 @@ from flowparts.util.names import unknown
 _CPU = re.compile(r"\d+m|\d*\.?\d+")
 _MEMORY = re.compile(r"(\d+)(?:([KMGTPE])(i?))?")
 # A memory of 4, meant as four gigabytes, would be four bytes.
-_LEAST_MEMORY = 4 * 2**20
+_MIN_MEMORY = 4 * 2**20
 # By the key of a setting, the field of a compiled container and the one of older SDKs, in CPUs and GB.
 _FIELDS = {
     "cpu_request": ("resourceCpuRequest", "cpuRequest"),
@@ -30,20 +30,20 @@ class Resources:
     memory_limit: int | None = None
 
     @property
-    def cpus_asked(self) -> float:
+    def cpus_requested(self) -> float:
         """CPUs that a node must have free; Kubernetes uses a limit without a request as the request."""
         return (self.cpu_limit if self.cpu_request is None else self.cpu_request) or 0.0
 
     @property
-    def memory_asked(self) -> int:
+    def memory_requested(self) -> int:
         """Memory that a node must have free, in bytes."""
         return (self.memory_limit if self.memory_request is None else self.memory_request) or 0
 
-    def asked(self) -> str:
+    def requests(self) -> str:
         """Return the requests in words."""
-        return _words(self.cpus_asked, self.memory_asked)
+        return _words(self.cpus_requested, self.memory_requested)
 
-    def allowed(self) -> str:
+    def limits(self) -> str:
         """Return the limits in words."""
         return _words(self.cpu_limit, self.memory_limit)
 
@@ -98,7 +98,7 @@ def memory_bytes(text: str) -> int:
         raise ValueError(f"memory {text!r} must be a whole number with a unit such as 512Mi or 4Gi")
     number, unit, binary = found.groups()
     size: int = int(number) * (1024 if binary else 1000) ** (" KMGTPE".index(unit) if unit else 0)
-    if size < _LEAST_MEMORY:
+    if size < _MIN_MEMORY:
         raise ValueError(f"memory {text!r} is {size:,} bytes; give a unit such as Mi or Gi")
     return size
 

@@ -104,7 +104,7 @@ class Run:
     pipeline: str = ""  # its name, where the service says so
 
     @property
-    def goes_on(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether the run has not ended."""
         return self.state in ("running", "cancelling")
 
@@ -115,11 +115,11 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Glimpse:
-    """A run as in a list of runs, without its steps."""
+class RunSummary:
+    """An entry of a list of runs, without the steps."""
 
     key: str
-    goes_on: bool
+    in_progress: bool
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Service(Protocol):
     def recent(self) -> list[str]:
         """Return the names of the latest runs."""
 
-    def latest(self) -> list[Glimpse]:
+    def latest(self) -> list[RunSummary]:
         """Return the latest 100 runs, newest first."""
 
     def cancel(self, run: Run) -> None:
@@ -184,7 +184,7 @@ class Service(Protocol):
         """Remove a schedule."""
 
 
-class LostSightError(Exception):
+class ConnectionLostError(Exception):
     """A followed run continues, but the service can't be reached any more."""
 
 
@@ -269,7 +269,7 @@ def follow(
             failed. None for no limit.
 
     Raises:
-        LostSightError: The service couldn't be reached for that long, or no longer accepts this user.
+        ConnectionLostError: The service couldn't be reached for that long, or no longer accepts this user.
         ValueError: The run was deleted.
     """
     lost_since = None
@@ -279,7 +279,7 @@ def follow(
         except faults.Fault as fault:
             now = time.monotonic()
             if not fault.transient or (lost_since is not None and now - lost_since >= reconnect_seconds):
-                raise LostSightError(str(fault)) from None
+                raise ConnectionLostError(str(fault)) from None
             if lost_since is None:
                 lost_since = now
                 say(
@@ -294,7 +294,7 @@ def follow(
             lost_since = None
             say(f"the contact with {run.name} is restored")
         on_change(found)
-        if not found.goes_on:
+        if not found.in_progress:
             return found
         late = [
             task

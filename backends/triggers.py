@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
-class Taken:
+class Extraction:
     """A parameter whose value comes from the request.
 
     Attributes:
@@ -63,7 +63,7 @@ class Trigger:
     name: str
     pipeline: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    take: Mapping[str, Taken] = field(default_factory=dict)
+    take: Mapping[str, Extraction] = field(default_factory=dict)
     only_if: Mapping[str, str] = field(default_factory=dict)
     at_most_every_seconds: int = 3600
 
@@ -136,7 +136,9 @@ def _trigger(name: str, table: Any, file: Path) -> Trigger:
         raise ValueError(f"{where} must name a pipeline")
     if table.get("at_most_every_seconds", 1) < 1:
         raise ValueError(f"{where}: at_most_every_seconds must be at least 1")
-    take = {parameter: _taken(where, parameter, value) for parameter, value in table.get("take", {}).items()}
+    take = {
+        parameter: _extraction(where, parameter, value) for parameter, value in table.get("take", {}).items()
+    }
     if both := sorted(take.keys() & table.get("parameters", {}).keys()):
         raise ValueError(f"{where} has the parameter {both[0]!r} in parameters and in take; keep one")
     for pointer, text in table.get("only_if", {}).items():
@@ -145,9 +147,9 @@ def _trigger(name: str, table: Any, file: Path) -> Trigger:
     return Trigger(name, **{**table, "take": take})
 
 
-def _taken(where: str, parameter: str, table: Any) -> Taken:
+def _extraction(where: str, parameter: str, table: Any) -> Extraction:
     try:
-        taken = Taken(**table)
+        taken = Extraction(**table)
         re.compile(taken.pattern)
         valid = taken.pointer.startswith("/") and taken.template.count("{}") == 1
     except (TypeError, AttributeError, re.error) as error:
@@ -222,7 +224,7 @@ def start(prepared: Prepared, service: Runner, body: Any, now: float) -> dict[st
     # end.
     for number in (span, span - 1):
         run = service.find(_run_name(trigger, digest, number))
-        if run and (number == span or run.goes_on):
+        if run and (number == span or run.in_progress):
             return {"run": run.name, "url": run.url, "state": run.state, "started": False}
     run = service.run(prepared.package, given, _run_name(trigger, digest, span))
     return {"run": run.name, "url": run.url, "state": run.state, "started": True}
@@ -232,7 +234,7 @@ def _run_name(trigger: Trigger, digest: str, span: int) -> str:
     return f"{trigger.name}-{digest}-{span}"
 
 
-def _value(body: Any, name: str, how: Taken) -> str:
+def _value(body: Any, name: str, how: Extraction) -> str:
     value = _at(body, how.pointer)
     if not isinstance(value, str):
         raise RequestError(400, f"the parameter {name} is text at {how.pointer} of the body; there is none")

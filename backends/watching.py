@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends import faults
-from backends.submission import Glimpse, Run, Service, Task
+from backends.submission import Run, RunSummary, Service, Task
 from flowparts.monitor import notify
 from flowparts.monitor.notices import Notice
 from flowparts.util import outputs
@@ -63,7 +63,7 @@ def read(file: Path, place: str) -> WatchState | None:
     return state
 
 
-def look(
+def poll(
     service: Service, state: WatchState | None, place: str, states: Collection[str], waiting_seconds: float
 ) -> tuple[WatchState, list[Notice]]:
     """Poll all runs once; return the new state and the notices to send.
@@ -79,11 +79,11 @@ def look(
     """
     latest = service.latest()
     if state is None:
-        state = WatchState(place, told=[each.key for each in latest if not each.goes_on])
+        state = WatchState(place, told=[each.key for each in latest if not each.in_progress])
     known = set(state.told)
-    glimpsed = {each.key for each in latest}
+    listed = {each.key for each in latest}
     # Long runs are no longer among the latest.
-    asked = [*latest, *(Glimpse(key, True) for key in state.open if key not in glimpsed)]
+    asked = [*latest, *(RunSummary(key, True) for key in state.open if key not in listed)]
     found: list[Notice] = []
     told, still_open, waiting = list(state.told), [], {}
     for each in reversed(asked):
@@ -92,7 +92,7 @@ def look(
         run = service.find(each.key)
         if run is None:  # the run was deleted
             continue
-        if run.goes_on:
+        if run.in_progress:
             still_open.append(each.key)
             waiting[each.key] = state.waiting.get(each.key, [])
             late = [task for task in run.tasks if task.state == "waiting" and task.seconds >= waiting_seconds]
@@ -137,7 +137,7 @@ def watch(
     state = read(file, place)
     while True:
         try:
-            state, news = look(service, state, place, states, waiting_seconds)
+            state, news = poll(service, state, place, states, waiting_seconds)
         except faults.Fault as fault:
             if interval_seconds is None or not fault.transient:
                 raise

@@ -15,8 +15,8 @@ from tools import readme
 
 ROOT = Path(__file__).parents[1]
 _TEMPLATES = Path(__file__).parent / "templates"
-# The contract tests. Some run all components, which takes minutes and needs services; with FLOWPARTS_CHECK
-# they only run the example of one component.
+# The contract tests. Some run every component, which takes minutes and needs services; with FLOWPARTS_CHECK
+# they run the example of one component only.
 _RULES = {
     "component": ("test_components.py", "test_metadata.py", "test_bad_input.py", "test_killed_steps.py"),
     "pipeline": ("test_pipelines.py",),
@@ -35,9 +35,7 @@ def new_component(name: str, root: Path = ROOT) -> list[Path]:
     """
     stage, _, function = name.partition("/")
     if not (_is_name(stage) and _is_name(function)):
-        raise ValueError(
-            f"{name!r} is no stage and name; write verb_object in snake case, as in prepare/drop_outliers"
-        )
+        raise ValueError(f"{name!r} must be STAGE/NAME in snake case, such as prepare/drop_outliers")
     _require_free(function)
     (root / "components" / stage).mkdir(exist_ok=True)
     (root / "components" / stage / "__init__.py").touch()
@@ -62,7 +60,7 @@ def new_pipeline(name: str, root: Path = ROOT) -> list[Path]:
     """
     function = name.replace("-", "_")
     if not _is_name(function):
-        raise ValueError(f"{name!r} is no name of a pipeline; write words with hyphens, as in customer-churn")
+        raise ValueError(f"{name!r} must be words with hyphens, such as customer-churn")
     _require_free(function)
     hyphened = function.replace("_", "-")
     return _write(
@@ -80,7 +78,7 @@ def check(name: str) -> int:
     The catalogue in README.md must be up to date, too.
 
     Raises:
-        ValueError: There is no such part, or it violates a rule that is checked on import.
+        ValueError: It doesn't exist, or violates a rule that is checked on import.
     """
     kind, file, test = _files(name)
     python = sys.executable
@@ -123,7 +121,7 @@ def _is_name(text: str) -> bool:
 
 def _require_free(name: str) -> None:
     if name in catalogue.components() or name in catalogue.pipelines():
-        raise ValueError(f"there is a part named {name} already; take another name")
+        raise ValueError(f"the name {name} is taken by another component or pipeline; choose a different one")
 
 
 def _write(files: dict[Path, str], words: dict[str, str]) -> list[Path]:
@@ -135,7 +133,7 @@ def _write(files: dict[Path, str], words: dict[str, str]) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status."""
+    """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.authoring", description=__doc__)
     parser.add_argument("do", choices=["new-component", "new-pipeline", "check"])
     parser.add_argument("name", metavar="NAME", help="such as prepare/drop_outliers, or a pipeline's name")
@@ -153,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     subprocess.run([*ruff, "check", "-q", "--fix", *names], cwd=ROOT, check=True)  # noqa: S603
     subprocess.run([*ruff, "format", "-q", *names], cwd=ROOT, check=True)  # noqa: S603
     readme.write()
-    print("\n".join([*names, "README.md, whose catalogue has a new line"]))  # noqa: T201
+    print("\n".join([*names, "README.md (its catalogue)"]))  # noqa: T201
     print(f"next: edit them, then make check NAME={options.name}")  # noqa: T201
     return 0
 

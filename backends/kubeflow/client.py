@@ -21,6 +21,7 @@ from kfp_server_api.models.v2beta1_get_healthz_response import V2beta1GetHealthz
 
 from backends import faults
 from backends.profiles import Kubeflow
+from flowparts.util.shortening import shorten
 
 # To connect, and to wait for an answer.
 TIMEOUT_SECONDS = (10, 60)
@@ -81,7 +82,7 @@ class KubeflowClient:
         made: Callable[[], _Answer | None] | None = None,
         starts: bool = False,
     ) -> _Answer:
-        """Send a request with retries; see `faults.answered`.
+        """Send a request with retries; see `faults.with_retries`.
 
         Args:
             ask: Sends the request.
@@ -93,19 +94,17 @@ class KubeflowClient:
         def fault_of(error: Exception) -> faults.Fault | None:
             fault = self._fault(error)
             if starts and fault and fault.status == 500 and fault.transient:
-                sentence = (
-                    f"{fault.sentence.partition('; try again')[0]}; its workflow may run all the same: "
-                )
+                sentence = f"{fault.message.partition('; try again')[0]}; its workflow may run all the same: "
                 return dataclasses.replace(
                     fault,
                     transient=False,
-                    sentence=sentence + "look into the cluster before you start it again",
+                    message=sentence + "look into the cluster before you start it again",
                 )
             return fault
 
         # The client prints links to the objects that it creates.
         with contextlib.redirect_stdout(io.StringIO()):
-            return faults.answered(ask, fault_of, made)
+            return faults.with_retries(ask, fault_of, made)
 
     def read(self, path: str) -> Any:
         """Get JSON from a path without a method in kfp's client.
@@ -168,7 +167,7 @@ class KubeflowClient:
             return faults.Fault(
                 f"{service} gave no answer ({type(cause).__name__}); try again, and see what it has done",
                 transient=True,
-                perhaps_done=True,
+                may_be_done=True,
             )
         return None
 
@@ -213,7 +212,7 @@ def _said(body: str) -> str:
     try:
         parsed = json.loads(body)
     except ValueError:
-        return body[:300]
+        return shorten(body, 300)
     if not isinstance(parsed, dict):
         return body
     return str(parsed.get("message") or parsed.get("error_message") or parsed.get("error") or body)

@@ -13,7 +13,7 @@ from kfp.compiler.pipeline_spec_builder import write_pipeline_spec_to_file
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from backends import catalogue, checks, package, resources, secrets_of_steps
+from backends import catalogue, checks, package, resources, step_secrets
 from backends.kubeflow import plan, rules
 from backends.profiles import Kubeflow
 from backends.submission import Package
@@ -65,7 +65,7 @@ def with_settings(text: str, settings: Kubeflow) -> str:
     Raises:
         ValueError: The resources name an unknown step or are malformed, or no step asks for a secret.
     """
-    secrets_of_steps.require_asked(key for keys in settings.secrets.values() for key in keys)
+    step_secrets.require_requested(key for keys in settings.secrets.values() for key in keys)
     spec, *overlays = package.documents(text)
     if settings.resources:
         resources.override(spec, settings.resources, catalogue.components())
@@ -133,7 +133,7 @@ def _executor_config(settings: Kubeflow, container: dict[str, Any]) -> dict[str,
                 "optional": False,
             }
             for name, keys in settings.secrets.items()
-            if (asked := secrets_of_steps.asked(container, keys))
+            if (asked := step_secrets.requested(container, keys))
         ],
         "imagePullSecret": [
             {"secretName": name, "secretNameParameter": _constant(name)}

@@ -93,7 +93,7 @@ class Plan:
         """The step with the largest memory request, and of those the most CPUs."""
         return max(
             self.steps,
-            key=lambda name: (self.steps[name].memory_asked, self.steps[name].cpus_asked),
+            key=lambda name: (self.steps[name].memory_requested, self.steps[name].cpus_requested),
             default="",
         )
 
@@ -129,8 +129,8 @@ def table(plans: Mapping[str, Plan]) -> str:
     rows = [["on Kubeflow", "steps", "levels", "pods", "overhead", "YAML", "workflow", "asks for at most"]]
     for name, plan in plans.items():
         step = plan.steps.get(plan.largest_step, resources.Resources())
-        limit = f", limit {step.allowed()}" if step.allowed() else ""
-        rows.append([name, *_numbers(plan, plan.usual), f"{step.asked()} ({plan.largest_step}{limit})"])
+        limit = f", limit {step.limits()}" if step.limits() else ""
+        rows.append([name, *_numbers(plan, plan.usual), f"{step.requests()} ({plan.largest_step}{limit})"])
         if plan.longest != plan.usual:
             rows.append(["  with every branch", *_numbers(plan, plan.longest), ""])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -146,14 +146,14 @@ def table(plans: Mapping[str, Plan]) -> str:
 
 def _numbers(plan: Plan, way: Way) -> list[str]:
     size = plan.workflow_bytes(way)
-    share = round(100 * size / workflow_size.MAX_WORKFLOW_BYTES)
+    percent = round(100 * size / workflow_size.MAX_WORKFLOW_BYTES)
     return [
         str(way.path.steps),
         str(way.path.levels),
         str(len(way.pods)),
         f"{way.path.seconds} s",
         f"{plan.yaml_bytes / 1000:.0f} kB",
-        f"{size / 1000:.0f} kB {share:3} %",
+        f"{size / 1000:.0f} kB {percent:3} %",
     ]
 
 
@@ -264,7 +264,12 @@ class _Backend:
             path,
             (
                 Pod(start.seconds, middle, *_DRIVER),
-                Pod(middle, end, max(asked.cpus_asked, _LAUNCHER[0]), max(asked.memory_asked, _LAUNCHER[1])),
+                Pod(
+                    middle,
+                    end,
+                    max(asked.cpus_requested, _LAUNCHER[0]),
+                    max(asked.memory_requested, _LAUNCHER[1]),
+                ),
             ),
             workflow_size.of_step(patch, specifications),
             (patch, name),

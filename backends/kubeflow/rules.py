@@ -45,11 +45,11 @@ def errors(spec: Mapping[str, Any], whole: plan.Plan) -> Iterator[str]:
         except BackendError:
             pass  # type mismatches only show in a run
     for name, step in whole.steps.items():
-        if step.cpus_asked > (step.cpu_limit or math.inf) or step.memory_asked > (
+        if step.cpus_requested > (step.cpu_limit or math.inf) or step.memory_requested > (
             step.memory_limit or math.inf
         ):
             yield (
-                f"step {name!r} asks for {step.asked()} and may use {step.allowed()}; "
+                f"step {name!r} asks for {step.requests()} and may use {step.limits()}; "
                 "set its requests no higher than its limits"
             )
     size, name = whole.longest.largest_argument
@@ -72,10 +72,10 @@ def unfit(whole: plan.Plan, node: str) -> Iterator[str]:
     """
     free = resources.node(node)
     for name, step in whole.steps.items():
-        if step.cpus_asked > free.cpus_asked or step.memory_asked > free.memory_asked:
+        if step.cpus_requested > free.cpus_requested or step.memory_requested > free.memory_requested:
             yield (
-                f"step {name!r} asks for {step.asked()} and the largest node has {free.asked()}, so it would "
-                "wait for ever; lower its requests in the setting `resources`"
+                f"step {name!r} asks for {step.requests()} and the largest node has {free.requests()}, so it "
+                "would wait for ever; lower its requests in the setting `resources`"
             )
 
 

@@ -17,7 +17,7 @@ from backends import faults
 from backends.kubeflow.client import KubeflowClient
 from backends.kubeflow.runs import KubeflowRuns
 from backends.profiles import Kubeflow
-from backends.submission import Glimpse, Package, RequestedSchedule, Run, Schedule, images_in
+from backends.submission import Package, RequestedSchedule, Run, RunSummary, Schedule, images_in
 
 # A run that was due just before its schedule was disabled appears about three seconds later.
 SETTLE_SECONDS = 5.0
@@ -98,7 +98,7 @@ class KubeflowService:
         listed = self._ask(lambda: self._client.list_runs(page_size=20, sort_by="created_at desc"))
         return [run.display_name for run in listed.runs or []]
 
-    def latest(self) -> list[Glimpse]:
+    def latest(self) -> list[RunSummary]:
         """Return the latest 100 runs, newest first."""
         listed = self._ask(
             lambda: self._client.list_runs(
@@ -106,7 +106,7 @@ class KubeflowService:
             )
         )
         return [
-            Glimpse(run.run_id, self._runs.state(run) in ("running", "cancelling"))
+            RunSummary(run.run_id, self._runs.state(run) in ("running", "cancelling"))
             for run in listed.runs or []
         ]
 

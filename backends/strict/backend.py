@@ -188,14 +188,14 @@ class _Workflow:
             return self.run_step(name, task, component, group, prefix)
         try:
             inputs, artifacts = self.driver.resolve(name, task, component, group)
-            goes_on = strict_driver.triggered(task, inputs)
-            items = strict_driver.items(task, inputs) if goes_on else None
+            is_triggered = strict_driver.triggered(task, inputs)
+            items = strict_driver.items(task, inputs) if is_triggered else None
         except BackendError as failure:
             self.problems.append(f"{prefix}{name}: {failure}")
             return "Failed"
         dag = component["dag"]
         made = self.execution(name, group, inputs, artifacts, dag=dag)
-        if not goes_on:
+        if not is_triggered:
             made.state = "CANCELED"
             return "Skipped"
         if items is None:

@@ -37,8 +37,8 @@ def refuse_unschedulable(step: str, container: Mapping[str, Any], free: Resource
     """
     wanted = resources.of(container)
     short = [
-        *(["cpu"] if wanted.cpus_asked > free.cpus_asked else []),
-        *(["memory"] if wanted.memory_asked > free.memory_asked else []),
+        *(["cpu"] if wanted.cpus_requested > free.cpus_requested else []),
+        *(["memory"] if wanted.memory_requested > free.memory_requested else []),
     ]
     accelerator = container.get("resources", {}).get("accelerator", {})
     if accelerator.get("resourceCount") or accelerator.get("count"):
@@ -47,10 +47,10 @@ def refuse_unschedulable(step: str, container: Mapping[str, Any], free: Resource
         words = (
             f"Unschedulable: 0/1 nodes are available: {', '.join(f'1 Insufficient {what}' for what in short)}"
         )
-        asked = wanted.asked() if set(short) <= {"cpu", "memory"} else short[-1]
+        asked = wanted.requests() if set(short) <= {"cpu", "memory"} else short[-1]
         raise BackendError(
-            f"{step!r} asks for {asked} and the largest node has {free.asked()} free, so it would wait for "
-            f"ever ({words.partition(' ')[2]}); lower its requests, or give a larger node with --node",
+            f"{step!r} asks for {asked} and the largest node has {free.requests()} free, so it would wait "
+            f"for ever ({words.partition(' ')[2]}); lower its requests, or give a larger node with --node",
             f"{words}.",
         )
 

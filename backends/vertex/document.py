@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backends import catalogue, checks, package, resources, secrets_of_steps
+from backends import catalogue, checks, package, resources, step_secrets
 from backends.profiles import Vertex
 from flowparts.util.secrets import SCHEME
 
@@ -93,10 +93,10 @@ def _add_secrets(spec: dict[str, Any], secrets: Mapping[str, str]) -> None:
     The specification has no field for secrets: the variables hold references, and the step starts through
     `flowparts.util.secrets`, which reads them.
     """
-    secrets_of_steps.require_asked(secrets)
+    step_secrets.require_requested(secrets)
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor.get("container", {})
-        asked = secrets_of_steps.asked(container, secrets)
+        asked = step_secrets.requested(container, secrets)
         if not asked:
             continue
         command = container["command"]

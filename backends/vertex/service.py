@@ -26,15 +26,16 @@ from requests.exceptions import ConnectTimeout, HTTPError, RequestException
 from backends import faults, graph
 from backends.profiles import Vertex
 from backends.submission import (
-    Glimpse,
     Package,
     RequestedSchedule,
     Run,
+    RunSummary,
     Schedule,
     Task,
     images_in,
     uniquely_named,
 )
+from flowparts.util.shortening import shorten
 
 TIMEOUT_SECONDS = 60
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
@@ -145,10 +146,10 @@ class VertexService:
         """Return the names of the latest runs."""
         return [_key(job) for job in self._listed(20)]
 
-    def latest(self) -> list[Glimpse]:
+    def latest(self) -> list[RunSummary]:
         """Return the latest 100 runs, newest first."""
         return [
-            Glimpse(_key(job), _STATES.get(job.state, "running") in ("running", "cancelling"))
+            RunSummary(_key(job), _STATES.get(job.state, "running") in ("running", "cancelling"))
             for job in self._listed(100)
         ]
 
@@ -317,7 +318,7 @@ class VertexService:
     def _ask(self, ask: Callable[[], _Answer], made: Callable[[], _Answer | None] | None = None) -> _Answer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the libraries emit warnings about themselves
-            return faults.answered(ask, self._fault, made)
+            return faults.with_retries(ask, self._fault, made)
 
     def _fault(self, error: Exception) -> faults.Fault | None:
         service = f"Vertex AI ({self._parent})"
@@ -328,7 +329,9 @@ class VertexService:
             return faults.from_status(service, int(error.code), said, _HINTS)
         if isinstance(error, HTTPError) and error.response is not None:
             service = f"Artifact Registry ({self._settings.templates})"
-            return faults.from_status(service, error.response.status_code, error.response.text[:300], _HINTS)
+            return faults.from_status(
+                service, error.response.status_code, shorten(error.response.text, 300), _HINTS
+            )
         if isinstance(error, ConnectTimeout) or re.search("NewConnection|NameResolution", repr(error)):
             return faults.Fault(
                 f"{service} can't be reached; check the network and the location", transient=True
@@ -337,7 +340,7 @@ class VertexService:
             return faults.Fault(
                 f"{service} gave no answer ({type(error).__name__}); try again, and see what it has done",
                 transient=True,
-                perhaps_done=True,
+                may_be_done=True,
             )
         return None
 

@@ -27,8 +27,8 @@ def test_scalars_have_the_types_that_json_gives_them(text: str, value: Any) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (".nan", "it holds nan, which is no number in JSON"),
-        ("[1e400]", "it holds inf, which is no number in JSON"),
+        (".nan", "it holds nan, which isn't a JSON number"),
+        ("[1e400]", "it holds inf, which isn't a JSON number"),
         ("!!set {a}", "it holds a set, which JSON doesn't have"),
         ("!!timestamp 2024-01-01", "it holds a date, which JSON doesn't have"),
         ("{true: 1}", "it has the key True; write it in quotes"),

@@ -43,9 +43,9 @@ def test_reads_what_a_step_asks_for_and_may_use(spec: dict[str, Any]) -> None:
         "exec-train-2": Resources(memory_limit=2**30),
     }
     # As Kubernetes takes a limit that stands alone.
-    assert read(spec)["exec-train-2"].memory_asked == 2**30
-    assert read(spec)["exec-train"].asked() == "100m CPU 512 Mi"
-    assert read(spec)["exec-train"].allowed() == "2 CPU 4 Gi"
+    assert read(spec)["exec-train-2"].memory_requested == 2**30
+    assert read(spec)["exec-train"].requests() == "100m CPU 512 Mi"
+    assert read(spec)["exec-train"].limits() == "2 CPU 4 Gi"
 
 
 def test_reads_packages_of_older_sdks_and_leaves_what_a_parameter_says_open() -> None:

@@ -90,7 +90,7 @@ class Backend:
     def ended(self, key: str) -> submission.Run:
         """Return a run when it has ended."""
         return self.eventually(
-            lambda: None if (run := self.run(key)).goes_on else run, f"{self.name(key)} to end"
+            lambda: None if (run := self.run(key)).in_progress else run, f"{self.name(key)} to end"
         )
 
     def eventually(self, look: Callable[[], _Seen | None], what: str, seconds: float = RUN_SECONDS) -> _Seen:

@@ -94,8 +94,8 @@ def test_runs_beside_kubeflow_on_a_laptops_node(name: str, pipeline: BaseCompone
     # Even all that may run at the same time, so that nothing waits.
     cpus, memory = plan.of(text).longest.asked_at_once()
     free = resources.node(backend.NODE)
-    assert cpus <= free.cpus_asked
-    assert memory <= free.memory_asked
+    assert cpus <= free.cpus_requested
+    assert memory <= free.memory_requested
 
 
 @every_pipeline

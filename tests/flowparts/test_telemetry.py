@@ -132,7 +132,7 @@ from flowparts.util import secrets, sources
 secret = {"KEY": f"{secrets.SCHEME}projects/told/secrets/a/versions/1", secrets.ENDPOINT: address}
 for ask in (
     lambda: sources.fetch("s3://bucket/a.csv", Path(sys.argv[1], "s3")),
-    lambda: deploy.target("sagemaker").remove("told", pretend=True),
+    lambda: deploy.target("sagemaker").remove("told", dry_run=True),
     lambda: secrets.resolve(secret),
 ):
     try:

@@ -41,9 +41,9 @@ def test_a_new_component_and_a_new_pipeline_pass_every_check(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("drop_gaps", "is no stage and name; write verb_object in snake case, as in prepare/drop_outliers"),
-        ("prepare/DropGaps", "is no stage and name"),
-        ("prepare/split_table", "there is a part named split_table already"),
+        ("drop_gaps", "must be STAGE/NAME in snake case, such as prepare/drop_outliers"),
+        ("prepare/DropGaps", "must be STAGE/NAME"),
+        ("prepare/split_table", "the name split_table is taken"),
     ],
 )
 def test_a_bad_name_is_refused(name: str, sentence: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Deployment targets: one module each, found by name, with the functions of `Target`.
 
-Abilities of only some platforms are separate protocols: `Planning`, `Telling`, `Releasing`.
+What only some platforms support are separate protocols: `SupportsPlanning`, `SupportsDiagnosis`,
+`SupportsRelease`.
 """
 
 import importlib
@@ -69,31 +70,31 @@ class Target(Protocol):
         Vertex AI and SageMaker refuse concurrent changes themselves.
         """
 
-    def remove(self, name: str, *, pretend: bool = False, **where: Any) -> list[str]:
-        """Remove an endpoint with everything created for it, or only pretend to; return what."""
+    def remove(self, name: str, *, dry_run: bool = False, **where: Any) -> list[str]:
+        """Remove an endpoint with everything created for it; with `dry_run`, only return what."""
 
 
 @runtime_checkable
-class Planning(Protocol):
+class SupportsPlanning(Protocol):
     """Targets whose actual traffic split can differ from the requested one."""
 
-    def plan(self, name: str, shares: Sequence[int], **given: Any) -> "Plan":
+    def plan(self, name: str, percentages: Sequence[int], **given: Any) -> "Plan":
         """Return the traffic that a revision would actually get in each stage."""
 
 
 @runtime_checkable
-class Telling(Protocol):
+class SupportsDiagnosis(Protocol):
     """Targets that report the state of servers: all but Vertex AI and SageMaker."""
 
     def crashes(self, endpoint: Endpoint, revision: str) -> Mapping[str, int]:
         """Return how often each server of a revision has crashed."""
 
-    def trouble(self, endpoint: Endpoint, revision: str) -> str:
+    def diagnose(self, endpoint: Endpoint, revision: str) -> str:
         """Return why a server has crashed or doesn't run: exit code, out of memory, last log line."""
 
 
 @runtime_checkable
-class Releasing(Protocol):
+class SupportsRelease(Protocol):
     """Targets that can stop the servers of a revision and start them again: clusters."""
 
     def release(self, endpoint: Endpoint) -> None:

@@ -28,7 +28,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from flowparts.util import ending
+from flowparts.util import termination
 
 SECONDS = 20.0
 _RENEW_SECONDS = 4.0
@@ -124,7 +124,7 @@ class Lease:
                     if found:
                         _log.warning("%s was being changed by %s, which has ended", self._what, found.holder)
                     return wanted, made
-                ending.check()
+                termination.check()
                 continue
             first = first or found
             waited = time.monotonic() - start
@@ -138,7 +138,7 @@ class Lease:
             if not said:
                 _log.info("%s is being changed by %s; waiting", self._what, found.holder)
                 said = True
-            ending.pause(_LOOK_SECONDS)
+            termination.pause(_LOOK_SECONDS)
 
     def _renew(self) -> None:
         with self._lock:
@@ -197,7 +197,7 @@ def writing(store: Store, what: str, wait_seconds: float = 0.0) -> Iterator[Leas
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def hold_until_end() -> Iterator[None]:
     """Keep every lease that is taken in this block until its end: a rollout is one change."""
     global _keeping
     _keeping += 1

@@ -20,6 +20,7 @@ from typing import Any
 from flowparts.deploy import _lease, server_time
 from flowparts.deploy.common import dry_run, fetch, log_text, predictions, require_allowed
 from flowparts.util.errors import MissingError, RefusedError, UnreachableError
+from flowparts.util.shortening import one_line
 
 NAME_LABEL = "app.kubernetes.io/name"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -96,9 +97,9 @@ class Cluster:
         # By how much the API server's clock is ahead of this machine's.
         self._ahead = timedelta()
         self._lease: _lease.Lease | None = None
-        # What was deleted, or would be if this only pretends.
+        # What was deleted, or would be in a dry run.
         self.deleted: list[str] = []
-        self.pretends = False
+        self.is_dry_run = False
 
     @contextmanager
     def writing(self, name: str, wait_seconds: float = 0.0) -> Iterator[None]:
@@ -195,7 +196,7 @@ class Cluster:
             return
         self._check_lease()
         self.deleted.append(f"{kind} {name}")
-        if self.pretends:
+        if self.is_dry_run:
             return
         # Of an object that is gone, another one may have the name by now.
         preconditions = {
@@ -317,7 +318,7 @@ class Cluster:
         answer = self.ask_service(service, path, {"instances": list(rows)})
         return predictions(answer, len(rows), f"service {service}")
 
-    def trouble(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
+    def diagnose(self, labels: Mapping[str, str], *makers: str) -> tuple[str, bool]:
         """Return why pods with these labels don't run, and whether that is permanent.
 
         The reason is what their containers wait for or exited with and the last line of a crashed container's
@@ -428,7 +429,7 @@ class Cluster:
             missing = options.pop("missing")
             try:
                 return json.loads(self._text(method, path, *arguments, **options))
-            except _NotThereError:
+            except _NotFoundError:
                 return missing
         return json.loads(self._text(method, path, *arguments, **options))
 
@@ -462,7 +463,7 @@ class Cluster:
             )
             if date := answer.headers.get("Date"):
                 self._ahead = parsedate_to_datetime(date) - datetime.now(UTC)
-            server_time.note(answer.headers)
+            server_time.record(answer.headers)
             return str(answer.data.decode("utf-8", "replace"))
         except ApiException as error:
             raise _sentence(error, method, path) from None
@@ -474,7 +475,7 @@ class Cluster:
             ) from None
 
 
-class _NotThereError(MissingError):
+class _NotFoundError(MissingError):
     """The object doesn't exist."""
 
 
@@ -531,7 +532,7 @@ class _LeaseObject:
         }
         try:
             made = self._there.replace(lease) if version else self._there.create(lease)
-        except (ChangedError, _NotThereError):
+        except (ChangedError, _NotFoundError):
             return ""
         return str(made["metadata"]["resourceVersion"])
 
@@ -582,7 +583,7 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
     except (ValueError, KeyError, TypeError):
         said = _line(str(error.reason))
     if error.status == 404:
-        return _NotThereError(f"the cluster has nothing at {path} ({said})")
+        return _NotFoundError(f"the cluster has nothing at {path} ({said})")
     proxied = _PROXIED.search(path)
     if error.status == 401 and proxied and is_servers:
         return RefusedError(
@@ -625,4 +626,4 @@ def _token() -> dict[str, str]:
 
 def _line(text: str) -> str:
     """Return text on one line of at most 400 characters."""
-    return " ".join(text.split())[:400]
+    return one_line(text, 400)

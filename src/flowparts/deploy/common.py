@@ -23,8 +23,9 @@ from flowparts import __version__
 from flowparts.deploy import _lease, server_time
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.serving import model_files
-from flowparts.util import ending, trees
+from flowparts.util import termination, trees
 from flowparts.util.errors import RefusedError, UnreachableError
+from flowparts.util.shortening import shorten
 
 # Together with a revision, a StatefulSet's name may have 52 characters: a label of its pods has eleven more.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,36}[a-z0-9])?")
@@ -45,7 +46,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
-_LEAST_MEMORY = 64 * 2**20
+_MIN_MEMORY = 64 * 2**20
 
 
 # Where Kubeflow and Vertex AI mount input artifacts.
@@ -75,7 +76,7 @@ _LOOK_EVERY_SECONDS = 0.5
 _LOOK_EVERY_FRACTION = 0.05
 
 
-_LOOK_EVERY_SECONDS_MOST = 10.0
+_MAX_LOOK_EVERY_SECONDS = 10.0
 
 
 _ANSWER_SECONDS = 30.0
@@ -97,25 +98,25 @@ class Plan:
     """The traffic that a rollout would actually give.
 
     Attributes:
-        shares: Requested percentage of the requests to the percentage that a revision would get.
+        percentages: Requested percentage of the requests to the percentage that a revision would get.
         note: Why they differ and how to avoid it, in one sentence; empty if they don't.
     """
 
-    shares: Mapping[int, int]
+    percentages: Mapping[int, int]
     note: str = ""
 
     def stages(self) -> list[int]:
         """Return the percentages to request in turn: 0 for those that give none, and no duplicates."""
         asked: list[int] = []
-        for share, given in self.shares.items():
-            if not asked or given != self.shares.get(asked[-1], 0):
-                asked.append(share if given else 0)
+        for percent, given in self.percentages.items():
+            if not asked or given != self.percentages.get(asked[-1], 0):
+                asked.append(percent if given else 0)
         return asked
 
 
 def one_writer() -> AbstractContextManager[None]:
     """Make a block a single change of an endpoint, without other steps in between."""
-    return _lease.kept()
+    return _lease.hold_until_end()
 
 
 # The variable in which servers in clouds keep the options of their revision, for lack of another record.
@@ -128,7 +129,7 @@ _kept_options: ContextVar[Mapping[str, Any] | None] = ContextVar("kept_options",
 _origin: ContextVar[Mapping[str, str] | None] = ContextVar("origin", default=None)
 
 
-def taken_by(function: Callable[..., object], given: Mapping[str, Any]) -> dict[str, Any]:
+def accepted_by(function: Callable[..., object], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a target that one of its functions takes, such as namespace or region."""
     ports = inspect.signature(function).parameters
     return {option: value for option, value in given.items() if option in ports}
@@ -310,7 +311,7 @@ def await_served(ask: Callable[[], Any], wanted: str, revision: str) -> None:
 
     try:
         wait(f"the model of revision {revision}", look, _SERVED_SECONDS)
-    except ending.EndedError:
+    except termination.TerminatedError:
         raise
     except ValueError as error:
         if has_answered:
@@ -386,7 +387,7 @@ def memory_bytes(memory: str) -> int:
     """
     match = _MEMORY.fullmatch(memory)
     number = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
-    if number < _LEAST_MEMORY:
+    if number < _MIN_MEMORY:
         raise ValueError(f"memory {memory!r} is not an amount such as '512Mi' or '2Gi', 64Mi at least")
     return number
 
@@ -408,7 +409,7 @@ def not_deployed(
         undo: Restores the endpoint; raises ValueError if it can't. Not called if another step has taken the
             endpoint over.
     """
-    ending.disarm()
+    termination.disarm()
     failed = f"revision {revision} of endpoint {name!r} is not deployed: {error}"
     if isinstance(error, _lease.LostError):
         return ValueError(failed)
@@ -473,7 +474,7 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interrup
 
     Raises:
         ValueError: It isn't ready in time, or never will be.
-        EndedError: The step got SIGTERM.
+        TerminatedError: The step got SIGTERM.
     """
     if dry_run() is not None:
         return
@@ -486,10 +487,10 @@ def wait(what: str, look: Callable[[], str], timeout_seconds: float, *, interrup
         if time.monotonic() - said >= _SAY_EVERY_SECONDS:
             _log.info("%s: %s, %.0f of at most %g s", what, state, waited, timeout_seconds)
             said = time.monotonic()
-        pause = min(max(_LOOK_EVERY_SECONDS, waited * _LOOK_EVERY_FRACTION), _LOOK_EVERY_SECONDS_MOST)
+        pause = min(max(_LOOK_EVERY_SECONDS, waited * _LOOK_EVERY_FRACTION), _MAX_LOOK_EVERY_SECONDS)
         pause = min(pause, timeout_seconds - waited)
         if interruptible:
-            ending.pause(pause)
+            termination.pause(pause)
         else:
             time.sleep(pause)
 
@@ -561,13 +562,13 @@ def fetch(url: str, body: Any = None, headers: Mapping[str, str] | None = None) 
     )
     try:
         with _opener().open(request, timeout=_ANSWER_SECONDS) as answer:
-            server_time.note(answer.headers)
+            server_time.record(answer.headers)
             return json.load(answer)
     except urllib.error.HTTPError as error:
         text = error.read(2000).decode(errors="replace")
         # A proxy's page is for browsers.
-        said = log_text(_TAG.sub(" ", text) if text.lstrip().startswith("<") else text)[:300]
-        raise RefusedError(f"{url} answered {error.code}: {said}") from None
+        said = log_text(_TAG.sub(" ", text) if text.lstrip().startswith("<") else text)
+        raise RefusedError(f"{url} answered {error.code}: {shorten(said, 300)}") from None
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(f"{url} gave no answer: {error}") from None
     except ValueError:

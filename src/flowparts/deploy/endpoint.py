@@ -160,8 +160,8 @@ def publish(endpoint: Endpoint, artifact: Written) -> tuple[str, str, float]:
         Its URL, its current revision and that revision's fraction of the requests, which deployments return.
     """
     write(endpoint, artifact.path)
-    shares = sorted(endpoint.traffic.items(), key=lambda item: -item[1])
-    shown = {"traffic": ", ".join(f"{revision} {percent} %" for revision, percent in shares)}
+    traffic = sorted(endpoint.traffic.items(), key=lambda item: -item[1])
+    shown = {"traffic": ", ".join(f"{revision} {percent} %" for revision, percent in traffic)}
     metadata.describe(artifact, {**endpoint.to_dict(), **shown})
     return endpoint.url, endpoint.revision, endpoint.percent / 100
 
@@ -192,13 +192,13 @@ def _problems(endpoint: Endpoint) -> Any:
     if previous == endpoint.revision:
         yield f"revision and previous_revision are both {previous!r}"
     traffic = endpoint.traffic
-    if not isinstance(traffic, Mapping) or not all(type(share) is int for share in traffic.values()):
+    if not isinstance(traffic, Mapping) or not all(type(percent) is int for percent in traffic.values()):
         yield f"traffic must be an object of revisions and whole percentages, not {traffic!r}"
         return
     revisions = {endpoint.revision} if previous is None else {endpoint.revision, previous}
     if set(traffic) != revisions:
         yield f"traffic must name {', '.join(sorted(revisions))}, not {', '.join(sorted(traffic))}"
-    if sum(traffic.values()) != 100 or not all(0 <= share <= 100 for share in traffic.values()):
+    if sum(traffic.values()) != 100 or not all(0 <= percent <= 100 for percent in traffic.values()):
         yield f"the shares of traffic must be from 0 to 100 and add up to 100, not {dict(traffic)}"
     if not isinstance(endpoint.settings, Mapping):
         yield f"settings must be an object, not {endpoint.settings!r}"

@@ -15,6 +15,7 @@ from flowparts.deploy import common
 from flowparts.register import registry
 from flowparts.util import sources, trees
 from flowparts.util.masking import masked
+from flowparts.util.shortening import shorten
 
 STORE = "FLOWPARTS_MODEL_STORE"
 MOUNT = "FLOWPARTS_MODEL_STORE_PATH"
@@ -92,7 +93,7 @@ def _to_bucket(path: str, address: str) -> bool:
     except Exception as error:
         raise ValueError(
             f"the model can't be copied to {address}; may this step write there, and is the server up? "
-            f"({type(error).__name__}: {masked(' '.join(str(error).split()))[:200]})"
+            f"({type(error).__name__}: {shorten(str(masked(' '.join(str(error).split()))), 200)})"
         ) from None
     if found != sizes:
         raise ValueError(f"{address} holds other files than the model of that digest; remove them")

@@ -103,7 +103,7 @@ def changing(
     # endpoint's replicas.
     is_whole = reset or "replicas" in named
     target.Options(**{key: named[key] for key in named if is_whole or key != "max_replicas"})
-    with common.one_writer(), target.writing(endpoint, **common.taken_by(target.writing, named)) as before:
+    with common.one_writer(), target.writing(endpoint, **common.accepted_by(target.writing, named)) as before:
         if before and before.target == name and not reset:
             named = {**_options_of(before), **named}
         kept = {"options": {key: named[key] for key in sorted(named) if key not in _PASSING}}
@@ -114,7 +114,7 @@ def changing(
 def _options_of(endpoint: Endpoint) -> dict[str, Any]:
     """Return the options that an endpoint was deployed with, by their present names."""
     options = dict(endpoint.settings.get("options", {}))
-    # Endpoints that an earlier version deployed call the fraction of logged requests share.
+    # Endpoints that an earlier version deployed call the fraction of logged requests "share".
     if "share" in (log := options.get("prediction_log") or {}):
         options["prediction_log"] = {"fraction" if name == "share" else name: log[name] for name in log}
     return options
@@ -128,19 +128,19 @@ def _with_previous(kept: dict[str, Any], before: Mapping[str, Any]) -> dict[str,
     return {**kept, **{key: before[key] for key in ("previous_options",) if key in before}}
 
 
-def plan(name: str, endpoint: str, shares: Sequence[int], given: Mapping[str, Any]) -> common.Plan:
+def plan(name: str, endpoint: str, percentages: Sequence[int], given: Mapping[str, Any]) -> common.Plan:
     """Return the percentages that a target would actually give a new revision in each stage.
 
     Args:
         name: The target.
         endpoint: Name of the endpoint.
-        shares: The requested percentages.
+        percentages: The requested percentages.
         given: The target's options, as returned by `options`.
     """
     target = deploy.target(name)
-    if not isinstance(target, deploy.Planning):
-        return common.Plan({share: share for share in shares})
-    return target.plan(endpoint, shares, **given)
+    if not isinstance(target, deploy.SupportsPlanning):
+        return common.Plan({percent: percent for percent in percentages})
+    return target.plan(endpoint, percentages, **given)
 
 
 class NoEndpointError(MissingError):
@@ -153,7 +153,7 @@ def remove(
     given: Mapping[str, Any],
     *,
     even_if_serving: bool = False,
-    pretend: bool = False,
+    dry_run: bool = False,
 ) -> list[str]:
     """Remove an endpoint with everything created for it.
 
@@ -162,7 +162,7 @@ def remove(
         endpoint: Name of the endpoint.
         given: The target's options that locate it, such as namespace or region, and wait_seconds.
         even_if_serving: Remove it even if it serves.
-        pretend: Remove nothing.
+        dry_run: Remove nothing.
 
     Returns:
         What was removed, or would be.
@@ -173,17 +173,17 @@ def remove(
     """
     target = deploy.target(name)
     common.check_name(endpoint)
-    where = common.taken_by(target.remove, given)
-    with target.writing(endpoint, **common.taken_by(target.writing, given)) as before:
-        held = target.remove(endpoint, **where, pretend=True)
+    where = common.accepted_by(target.remove, given)
+    with target.writing(endpoint, **common.accepted_by(target.writing, given)) as before:
+        held = target.remove(endpoint, **where, dry_run=True)
         if not held:
             raise NoEndpointError(f"there is no endpoint {endpoint!r} on {name}")
-        if pretend:
+        if dry_run:
             return held
         if before and not even_if_serving:
-            shares = ", ".join(f"{revision} {share} %" for revision, share in before.traffic.items())
+            traffic = ", ".join(f"{revision} {percent} %" for revision, percent in before.traffic.items())
             raise ValueError(
-                f"endpoint {endpoint!r} serves ({shares}); say even_if_serving (--even-if-serving on the "
+                f"endpoint {endpoint!r} serves ({traffic}); say even_if_serving (--even-if-serving on the "
                 f"command line) to remove it anyway, with {', '.join(held)}"
             )
         for thing in held:
@@ -202,7 +202,7 @@ def endpoints(name: str, given: Mapping[str, Any]) -> list[Endpoint]:
         ValueError: The platform can't be reached or refuses.
     """
     target = deploy.target(name)
-    return target.endpoints(**common.taken_by(target.endpoints, given))
+    return target.endpoints(**common.accepted_by(target.endpoints, given))
 
 
 def manifests(

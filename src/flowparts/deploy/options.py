@@ -11,7 +11,7 @@ from typing import Any, get_origin, get_type_hints
 from flowparts.deploy.pod_options import PodOptions
 from flowparts.util.names import unknown
 
-_MOST_REPLICAS = 100
+_MAX_REPLICAS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:
             raise ValueError(f"percent must be from 0 to 100, not {self.percent}")
-        if not 1 <= self.replicas <= _MOST_REPLICAS:
-            raise ValueError(f"replicas must be from 1 to {_MOST_REPLICAS}, not {self.replicas}")
+        if not 1 <= self.replicas <= _MAX_REPLICAS:
+            raise ValueError(f"replicas must be from 1 to {_MAX_REPLICAS}, not {self.replicas}")
         if not self.timeout_seconds > 0:
             raise ValueError(f"timeout_seconds must be more than 0, not {self.timeout_seconds:g}")
 
@@ -172,7 +172,7 @@ def checked(target: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str,
 
 def _typed(target: str, option: str, value: Any, known: Mapping[str, Any]) -> Any:
     if option == "traffic_fraction":
-        raise ValueError("'traffic_fraction' is no option of a target; give it to the step itself")
+        raise ValueError("'traffic_fraction' isn't a target's option; pass it to the step itself")
     if option == "prediction_log" and option not in known:
         raise ValueError(
             f"the target {target} has no prediction log of this project; use the platform's own log of "

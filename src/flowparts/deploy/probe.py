@@ -21,7 +21,7 @@ from flowparts import deploy, reports, tables
 from flowparts.deploy import common, server_time
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.models import agreement
-from flowparts.util import ending, progress
+from flowparts.util import progress, termination
 
 _PERCENTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
 # Smaller differences of latency are noise, whatever their ratio.
@@ -33,7 +33,7 @@ _SHOWN = 5
 # latencies vary: of a pair of requests at one moment, each is the slower one equally often.
 _FALSE_ALARMS = 1 / 1000
 # Minimum number of pairs for that; they are sent even after the time is over.
-_LEAST_PAIRS = 10
+_MIN_PAIRS = 10
 # How often to check whether crashes or the latencies so far have decided the verdict.
 _LOOK_EVERY_SECONDS = 1.0
 # Maximum points per revision in a chart.
@@ -102,7 +102,9 @@ class Responses:
 
     def measures(self) -> dict[str, Any]:
         """Return requests, error_rate, crashes and latency_ms_* (milliseconds)."""
-        latencies = {f"latency_ms_{name}": self.latency_ms(share) for name, share in _PERCENTILES.items()}
+        latencies = {
+            f"latency_ms_{name}": self.latency_ms(quantile) for name, quantile in _PERCENTILES.items()
+        }
         crashes = {} if self.crashes is None else {"crashes": self.crashes}
         return {"requests": self.requests, "error_rate": self.error_rate, **latencies, **crashes}
 
@@ -180,7 +182,7 @@ def probe(
 
     Raises:
         ValueError: An option is invalid, or a column is missing.
-        EndedError: The step got SIGTERM.
+        TerminatedError: The step got SIGTERM.
     """
     check_options(requests, seconds, sample_rows)
     check_predictions(model, predictions)
@@ -201,15 +203,15 @@ def probe(
     start = looked = time.monotonic()
     with progress.reported(f"probing {endpoint.name}", lambda: current.requests, requests, "requests"):
         for number in range(requests):
-            ending.pause(start + number * seconds / requests - time.monotonic())
+            termination.pause(start + number * seconds / requests - time.monotonic())
             moment = time.monotonic() - start
-            if moment > seconds and number >= _LEAST_PAIRS:
+            if moment > seconds and number >= _MIN_PAIRS:
                 break
             index = number % len(records)
             # Each revision goes first equally often, because the first request of a pair may find the CPU
             # idle.
             for each in asked if number % 2 else reversed(asked):
-                ending.check()
+                termination.check()
                 try:
                     answer, each.latencies_ms[moment], server_ms = _ask(
                         target, endpoint, records[index], each.revision
@@ -236,9 +238,9 @@ def probe(
     if not current.crashes:
         current.crashes = _more(ends, crashes(endpoint))
     # Asked now, because a rollback removes the servers with their logs.
-    trouble = _trouble(endpoint) if current.errors or current.crashes else ""
+    problem = _diagnosis(endpoint) if current.errors or current.crashes else ""
     found = [different[index] for index in sorted(different)]
-    broken, reason = judge(current, previous, found, len(answers), rules, trouble)
+    broken, reason = judge(current, previous, found, len(answers), rules, problem)
     _log.info(reason)
     return Verdict(not broken, reason, current, previous, found, broken, undone)
 
@@ -246,7 +248,7 @@ def probe(
 def crashes(endpoint: Endpoint) -> Mapping[str, int] | None:
     """Return how often each server of the current revision has crashed; None if it isn't reported."""
     target = deploy.target(endpoint.target)
-    if not isinstance(target, deploy.Telling):
+    if not isinstance(target, deploy.SupportsDiagnosis):
         return None
     try:
         return target.crashes(endpoint, endpoint.revision)
@@ -261,7 +263,7 @@ def judge(
     different: Sequence[Mapping[str, Any]],
     compared: int,
     rules: Rules,
-    trouble: str = "",
+    problem: str = "",
 ) -> tuple[str, str]:
     """Decide whether a revision is healthy.
 
@@ -271,7 +273,7 @@ def judge(
         different: The compared rows that differ from the offline prediction.
         compared: Number of compared rows.
         rules: The limits of a healthy revision.
-        trouble: What is wrong with its servers by the platform; empty if nothing is known.
+        problem: What is wrong with its servers by the platform; empty if nothing is known.
 
     Returns:
         The first limit that it violates (errors, crashes, predictions or latency; empty if it is healthy),
@@ -279,7 +281,7 @@ def judge(
     """
     who = f"revision {current.revision}"
     last = current.errors[max(current.errors)] if current.errors else "none was sent"
-    why = f"; {trouble}" if trouble else ""
+    why = f"; {problem}" if problem else ""
     # A previous revision without any answer, such as one kept without servers, doesn't excuse errors.
     before = previous if previous and previous.latencies_ms else None
     allowed = rules.max_error_rate + (before.error_rate if before else 0.0)
@@ -334,7 +336,7 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
             "traffic": f"{endpoint.traffic[each.revision]}%",
             "requests": each.requests,
             "without a prediction": len(each.errors),
-            **{f"{name}, ms": each.latency_ms(share) for name, share in _PERCENTILES.items()},
+            **{f"{name}, ms": each.latency_ms(quantile) for name, quantile in _PERCENTILES.items()},
             "median of the server's own clock, ms": (
                 statistics.median(each.server_ms.values()) if each.server_ms else None
             ),
@@ -342,8 +344,8 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
         for each in responses
     ]
     percentiles = {
-        f"{each.revision} {name}": each.latency_ms(share)
-        for name, share in _PERCENTILES.items()
+        f"{each.revision} {name}": each.latency_ms(quantile)
+        for name, quantile in _PERCENTILES.items()
         for each in responses
     }
     return reports.page(
@@ -542,12 +544,12 @@ def _ask(
     for _ in range(_TRIES):
         began = time.perf_counter()
         try:
-            with server_time.heard() as heard:
+            with server_time.recorded() as times:
                 (answer,) = target.predict(endpoint, [record], revision)
         except common.AnotherRevisionError as error:
             missed = error
             continue
-        return answer, 1000 * (time.perf_counter() - began), heard[-1] if heard else None
+        return answer, 1000 * (time.perf_counter() - began), times[-1] if times else None
     raise missed
 
 
@@ -563,13 +565,13 @@ def _chance(heads: int, tosses: int) -> float:
     return sum(map(math.exp, logs))
 
 
-def _trouble(endpoint: Endpoint) -> str:
+def _diagnosis(endpoint: Endpoint) -> str:
     """Return why servers of the current revision crashed or don't run; empty if it isn't reported."""
     target = deploy.target(endpoint.target)
-    if not isinstance(target, deploy.Telling):
+    if not isinstance(target, deploy.SupportsDiagnosis):
         return ""
     try:
-        return target.trouble(endpoint, endpoint.revision)
+        return target.diagnose(endpoint, endpoint.revision)
     except ValueError as error:
         _log.warning("can't get the state of %s: %s", endpoint.revision, error)
         return ""

@@ -224,7 +224,7 @@ class Monitor:
         try:
             yield
         except RefusedError as error:
-            if not self.cluster.pretends:  # then the removal follows, and says it
+            if not self.cluster.is_dry_run:  # then the removal follows, and says it
                 _log.warning(
                     "%s %s may be left in namespace %s; delete it if no endpoint needs it: %s",
                     *(kind, name, self.cluster.namespace, error),

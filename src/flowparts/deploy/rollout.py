@@ -20,7 +20,7 @@ from flowparts.deploy import operations, probe
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.options import percent_of
 from flowparts.models import agreement
-from flowparts.util import ending
+from flowparts.util import termination
 
 # Percentages of the stages after the first.
 STEPS = (50, 100)
@@ -141,7 +141,7 @@ def roll_out(
     probe.check_predictions(metadata, predictions)
     # Read before anything is deployed: an invalid table leaves the endpoint unchanged.
     sample = agreement.sample(predictions, watch.sample_rows).lazy()
-    with ending.in_order(), operations.changing(target, name, named, origin) as chosen:
+    with termination.deferred(), operations.changing(target, name, named, origin) as chosen:
         plan = operations.plan(target, name, [percent, *(step for step in STEPS if step > percent)], chosen)
         stages = plan.stages()
         if plan.note:
@@ -153,13 +153,13 @@ def roll_out(
         try:
             _climb(platform, rollout, metadata, sample, watch)
         except Exception as error:
-            ending.disarm()
+            termination.disarm()
             rollout.reason = str(error)
             rollout.problem = f"the rollout of revision {live.revision} was interrupted: {error}"
             if not isinstance(error, ValueError):
                 _roll_back(platform, rollout)
                 raise
-        ending.disarm()
+        termination.disarm()
         if not rollout.promoted:
             _roll_back(platform, rollout)
     _log.info("endpoint %s: %s", name, headline(rollout))
@@ -205,7 +205,7 @@ def _climb(
     """Probe a revision in each stage, until it is unhealthy or has all requests."""
     crashes = probe.crashes(rollout.endpoint)
     for number, share in enumerate(rollout.shares, 1):
-        ending.check()
+        termination.check()
         if (number > 1 or share == 100) and rollout.endpoint.percent < 100:
             rollout.endpoint = platform.shift(rollout.endpoint, share)
         live = rollout.endpoint
@@ -255,14 +255,14 @@ def _release(platform: deploy.Target, promoted: Endpoint, warm_seconds: float) -
 
     SIGTERM ends the wait.
     """
-    if not isinstance(platform, deploy.Releasing) or promoted.previous_revision is None:
+    if not isinstance(platform, deploy.SupportsRelease) or promoted.previous_revision is None:
         return
-    with ending.in_order():
+    with termination.deferred():
         if warm_seconds:
             _log.info("revision %s keeps its servers for %g s", promoted.previous_revision, warm_seconds)
-        with suppress(ending.EndedError):
-            ending.pause(warm_seconds)
-        ending.disarm()
+        with suppress(termination.TerminatedError):
+            termination.pause(warm_seconds)
+        termination.disarm()
         try:
             platform.release(promoted)
         except ValueError as error:

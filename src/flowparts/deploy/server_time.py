@@ -9,23 +9,23 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _PREDICT = re.compile(r"\bpredict\s*;\s*dur\s*=\s*(\d+(?:\.\d+)?)")
-_heard: ContextVar[list[float] | None] = ContextVar("server_times", default=None)
+_times: ContextVar[list[float] | None] = ContextVar("server_times", default=None)
 
 
 @contextmanager
-def heard() -> Iterator[list[float]]:
+def recorded() -> Iterator[list[float]]:
     """Collect the milliseconds that servers report in the answers to requests sent in the block."""
     times: list[float] = []
-    token = _heard.set(times)
+    token = _times.set(times)
     try:
         yield times
     finally:
-        _heard.reset(token)
+        _times.reset(token)
 
 
-def note(headers: Mapping[str, str]) -> None:
+def record(headers: Mapping[str, str]) -> None:
     """Record the time from an answer's headers; header names are case-insensitive."""
-    times = _heard.get()
+    times = _times.get()
     found = _PREDICT.search(headers.get("server-timing") or "")
     if times is not None and found:
         times.append(float(found[1]))

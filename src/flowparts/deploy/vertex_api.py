@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from flowparts.util.errors import RefusedError, UnreachableError
+from flowparts.util.shortening import one_line
 
 ANSWER_SECONDS = 30.0
 # Maximum length of Google's message in an error; the log has all of it.
@@ -137,4 +138,4 @@ def failed(status: Any) -> ValueError:
 
 def line(text: str) -> str:
     """Return Google's message on one line, without the request that the client prepends."""
-    return " ".join(re.sub(r"^[A-Z]+ https?://\S+: ", "", str(text)).split())[:_SAID]
+    return one_line(re.sub(r"^[A-Z]+ https?://\S+: ", "", str(text)), _SAID)

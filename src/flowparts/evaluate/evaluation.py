@@ -29,9 +29,9 @@ MAX_TEXTS = 20
 MAX_MONTHS = 24
 MAX_CLASSES = 30
 # User interfaces plot from the artifact's metadata, which must stay small.
-_MOST_CLASSES_SHOWN = 10
-_MOST_POINTS_SHOWN = 18
-_LONGEST_NAME_SHOWN = 30
+_MAX_CLASSES_SHOWN = 10
+_MAX_POINTS_SHOWN = 18
+_MAX_NAME_CHARACTERS = 30
 EXAMPLE_ROWS = 10
 EXAMPLE_COLUMNS = 6
 
@@ -239,15 +239,15 @@ def log_curves(artifact: "ClassificationMetrics", found: Mapping[str, Any]) -> N
         found: What `curves` returned.
     """
     matrix = np.array(found["confusion_matrix"])
-    order = np.argsort(-matrix.sum(axis=1), kind="stable")[:_MOST_CLASSES_SHOWN]
+    order = np.argsort(-matrix.sum(axis=1), kind="stable")[:_MAX_CLASSES_SHOWN]
     shown = sorted(order.tolist())
-    names = [plain(found["classes"][index])[:_LONGEST_NAME_SHOWN] for index in shown]
+    names = [plain(found["classes"][index])[:_MAX_NAME_CHARACTERS] for index in shown]
     artifact.log_confusion_matrix(names, matrix[np.ix_(shown, shown)].tolist())
     if len(found["classes"]) > 2:
         return
     for roc in found["roc"].values():
         points = len(roc["threshold"])
-        places = np.unique(np.linspace(0, points - 1, _MOST_POINTS_SHOWN).round().astype(int))
+        places = np.unique(np.linspace(0, points - 1, _MAX_POINTS_SHOWN).round().astype(int))
         thinned = [
             [round(roc[name][place], 4) for place in places]
             for name in ("false_positive_rate", "true_positive_rate", "threshold")
@@ -313,7 +313,7 @@ def _values(column: pl.Series, by_rows: bool) -> list[tuple[str, Mask]]:
 def _quartiles(column: pl.Series) -> list[tuple[str, Mask]]:
     """Group numbers by their quartiles; equal quartiles make fewer groups."""
     numbers = column.cast(pl.Float64)
-    quantiles = [numbers.quantile(share, "lower") for share in (0.25, 0.5, 0.75)]
+    quantiles = [numbers.quantile(fraction, "lower") for fraction in (0.25, 0.5, 0.75)]
     cuts = sorted({cut for cut in quantiles if cut is not None and cut != numbers.max()})
     edges = [-np.inf, *cuts, np.inf]
     names = [f"up to {_text(cuts[0])}"] if cuts else ["all"]

@@ -22,7 +22,7 @@ _CLOSE = 0.02
 # The same for rare classes, as a fraction of their rate.
 _CLOSE_FRACTION = 0.2
 # If chance alone can reach this fraction of the rarer class' rate, the rows don't suffice.
-_MOST_NOISE = 0.5
+_MAX_NOISE = 0.5
 _SURE = 0.95
 _MEANING = {
     "accuracy": "fraction of correct predictions",
@@ -278,7 +278,7 @@ def _trust_callout(evaluation: Evaluation) -> reports.Block:
     close, noise = _CLOSE, 1.0
     if len(evaluation.classes) == 2:
         # For a rare class, an error as large as its rate isn't small, however few percentage points it is.
-        close, noise = min(_CLOSE, _CLOSE_FRACTION * rate), _MOST_NOISE * rate
+        close, noise = min(_CLOSE, _CLOSE_FRACTION * rate), _MAX_NOISE * rate
     points = f"{100 * error:.1f} percentage points on average (chance alone: up to {100 * chance:.1f})"
     if error > max(chance, close):
         return reports.callout(

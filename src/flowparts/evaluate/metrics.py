@@ -294,11 +294,11 @@ def against_constant(
         answer: Any = float(floats(truth).mean())
         constant = pl.DataFrame({"prediction": pl.repeat(answer, len(truth), eager=True)})
     else:
-        shares = np.bincount(encode(truth, classes), minlength=len(classes)) / len(truth)
-        answer = classes[int(shares.argmax())]
+        frequencies = np.bincount(encode(truth, classes), minlength=len(classes)) / len(truth)
+        answer = classes[int(frequencies.argmax())]
         names = [name for name in predictions.columns if name.startswith("probability_")]
         predicted = pl.Series("prediction", [answer], dtype=predictions["prediction"].dtype)
-        probable = [pl.Series(name, [share]) for name, share in zip(names, shares, strict=True)]
+        probable = [pl.Series(name, [frequency]) for name, frequency in zip(names, frequencies, strict=True)]
         one = pl.DataFrame([predicted, *probable])
         constant = one.select(pl.all().repeat_by(len(truth)).explode())
     require_fitting(metric, task)
@@ -629,8 +629,8 @@ def _balanced_accuracy(rows: _Classified, weights: Counts) -> float:
 def _macro(matrix: Floats, denominators: Floats, factor: float = 1.0) -> float:
     """Average factor * hits / denominator over the classes in truth or prediction; 0 / 0 counts as 0."""
     hits = np.diag(matrix)
-    shares = np.divide(factor * hits, denominators, out=np.zeros_like(hits), where=denominators > 0)
-    return float(shares[(matrix.sum(axis=0) + matrix.sum(axis=1)) > 0].mean())
+    ratios = np.divide(factor * hits, denominators, out=np.zeros_like(hits), where=denominators > 0)
+    return float(ratios[(matrix.sum(axis=0) + matrix.sum(axis=1)) > 0].mean())
 
 
 def _precision(rows: _Classified, weights: Counts) -> float:

@@ -26,9 +26,9 @@ def find(table: pl.LazyFrame, label: str) -> tuple[Any, float] | None:
     values = values.drop_nulls().sort("class")
     if values.height != 2:
         return None
-    shares = [count / values["len"].sum() for count in values["len"]]
-    chosen = 0 if shares[0] < RARE else 1
-    return values["class"][chosen], shares[chosen]
+    fractions = [count / values["len"].sum() for count in values["len"]]
+    chosen = 0 if fractions[0] < RARE else 1
+    return values["class"][chosen], fractions[chosen]
 
 
 def training_facts(table: pl.LazyFrame, label: str, task: str, metric: str | None = None) -> dict[str, Any]:
@@ -49,12 +49,12 @@ def training_facts(table: pl.LazyFrame, label: str, task: str, metric: str | Non
     facts = {"metric": metric or directions.PRIMARY[task], "metric_reason": "", "positive_class": None}
     if found is None:
         return facts
-    facts["positive_class"], share = found
-    if not metric and share < RARE:
+    facts["positive_class"], fraction = found
+    if not metric and fraction < RARE:
         facts["metric"] = "average_precision"
         facts["metric_reason"] = (
-            f"The metric is average_precision because {share:.2%} of the training rows are positive (class "
-            f"{found[0]!r}), less than {RARE:.0%}: roc_auc counts the many easy negatives and looks good "
-            "even if most alarms are false. Guessing scores the fraction of positives."
+            f"The metric is average_precision because {fraction:.2%} of the training rows are positive "
+            f"(class {found[0]!r}), less than {RARE:.0%}: roc_auc counts the many easy negatives and looks "
+            "good even if most alarms are false. Guessing scores the fraction of positives."
         )
     return facts

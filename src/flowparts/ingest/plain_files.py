@@ -19,8 +19,8 @@ from flowparts.ingest.csv_head import Header
 from flowparts.util import text_types
 
 # In larger files the cost of planning no longer matters, and here all values are held in memory.
-MOST_BYTES = 4 << 20
-LEAST_COLUMNS = 100
+MAX_BYTES = 4 << 20
+MIN_COLUMNS = 100
 
 _INTEGER = r"^-?(0|[1-9][0-9]{0,14})$"
 _NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$"
@@ -54,7 +54,7 @@ def read_csv(
     Returns:
         The table; None if the meaning of a value isn't certain.
     """
-    if len(header.names) < LEAST_COLUMNS or path.stat().st_size > MOST_BYTES:
+    if len(header.names) < MIN_COLUMNS or path.stat().st_size > MAX_BYTES:
         return None
     text = _content(path)
     if text is None or '"' in text or (not header.lines and text.startswith("\ufeff")):
@@ -115,7 +115,7 @@ def read_jsonl(
     Returns:
         The table; None if the meaning of a value isn't certain.
     """
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         return None
     text = _content(path)
     # Python accepts escaped lone surrogates, which can't be stored.
@@ -125,7 +125,7 @@ def read_jsonl(
     try:
         first = _pairs(lines[0])
         names = [name for name, _ in first]
-        if len(names) < LEAST_COLUMNS or len({*names}) < len(names) or not all(names):
+        if len(names) < MIN_COLUMNS or len({*names}) < len(names) or not all(names):
             return None
         rows = [first, *map(_pairs, lines[1:])]
         if any([name for name, _ in row] != names for row in rows):
@@ -152,11 +152,11 @@ def read_parquet(path: Path, types_of: Callable[[Sequence[str]], Mapping[str, st
     Returns:
         The table; None if a value must be converted.
     """
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         return None
     try:
         schema = pl.read_parquet_schema(path)
-        known = len(schema) >= LEAST_COLUMNS and {*schema.values()} <= _STORED
+        known = len(schema) >= MIN_COLUMNS and {*schema.values()} <= _STORED
         if not known or types_of(list(schema)):
             return None
         table = pl.read_parquet(path, glob=False, hive_partitioning=False)

@@ -12,13 +12,13 @@ from flowparts.util import outputs
 
 _log = logging.getLogger("flowparts")
 
-_MOST_DAYS = 36_500
+_MAX_DAYS = 36_500
 
 
 def check_window(window_days: float, time_column: str | None) -> None:
     """Raise ValueError unless a window is valid; 0 days stand for all rows."""
-    if not 0 <= window_days <= _MOST_DAYS:
-        raise ValueError(f"window_days must be from 0 (all rows) to {_MOST_DAYS:,}, not {window_days:g}")
+    if not 0 <= window_days <= _MAX_DAYS:
+        raise ValueError(f"window_days must be from 0 (all rows) to {_MAX_DAYS:,}, not {window_days:g}")
     if window_days and not time_column:
         raise ValueError(
             f"window_days={window_days:g} needs time_column; pass the column with the time of each row"

@@ -27,9 +27,9 @@ _GIVEN = "given number"
 
 # Minimum number of values for some to be bad, and the maximum fraction of bad ones.
 _MIN_VALUES = 20
-_MOST_BAD = 1 / 20
+_MAX_BAD = 1 / 20
 # The same if all bad values are one text, which then marks missing values.
-_MOST_MARKS = 1 / 2
+_MAX_MARKS = 1 / 2
 
 _Counts = Mapping[str, int]
 
@@ -241,5 +241,5 @@ def _without_codes(
 
 
 def _may_be_bad(kind: Kind, marks: bool) -> bool:
-    most = _MOST_MARKS if marks and kind.name != "boolean" else _MOST_BAD
+    most = _MAX_MARKS if marks and kind.name != "boolean" else _MAX_BAD
     return kind.values >= _MIN_VALUES and kind.bad <= most * kind.values

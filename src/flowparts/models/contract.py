@@ -267,7 +267,9 @@ def save_onnx(
     learned: dict[str, Any] = {"types": [list(pair) for pair in features.items()]}
     if image_size:
         learned["image_size"] = asdict(image_size)
-    whole = onnx_graph.described(graph, raw_features.describe(preprocessor) if preprocessor else learned)
+    whole = onnx_graph.with_description(
+        graph, raw_features.describe(preprocessor) if preprocessor else learned
+    )
     raw = casts.conform(example, features).to_dict(as_series=False)
     predicted = len(onnx_graph.Graph(whole, classes).predict(raw)["prediction"])
     if predicted != example.height:
@@ -314,7 +316,7 @@ def _load_pipeline(path: str | Path) -> tuple[Any, dict[str, str]]:
     try:
         return pipeline, dict(pipeline.named_steps["columns"].types)
     except (AttributeError, KeyError, TypeError):
-        raise ValueError(f"the weights at {path} are no pipeline that flowparts saved") from None
+        raise ValueError(f"the weights at {path} aren't a pipeline saved by flowparts") from None
 
 
 def metadata(path: str | Path) -> mlmodel.Card:

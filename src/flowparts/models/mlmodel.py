@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from flowparts.util import errors, trees
+from flowparts.util.shortening import one_line
 
 # Seldon recognises a model's directory by this file; its agent writes its own name for the model there.
 SETTINGS = ("model-settings.json", '{"name": "model"}\n')
@@ -95,7 +96,7 @@ def read(path: str | Path) -> dict[str, Any]:
         found = yaml.load(text, Loader=yaml.CSafeLoader)
     # Invalid numbers and dates raise Python's ValueError.
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"{file} is not valid YAML: {one_line(error, 300)}") from None
     metadata = found.get("metadata") if isinstance(found, dict) else None
     if not isinstance(metadata, dict) or not metadata.keys() >= _EXPECTED:
         raise ValueError(

@@ -26,7 +26,7 @@ _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _IR_VERSION = 8
 _SAMPLE_ROWS = 2_000
 # Converters process nodes one by one in Python: with more than this, an export takes minutes.
-_MOST_NODES = 500_000
+_MAX_NODES = 500_000
 # Features are scaled, so these are far out, and beyond 32-bit arithmetic.
 _EXTREMES = (0.0, 1e3, -1e3, 3.4e38, -3.4e38)
 _NUMBERS = [None, 0.0, -0.0, 1.0, -1.0, 1e9, -1e9, 1e300, -1e300, 1e-300]
@@ -103,8 +103,8 @@ def export(
         return None, Parity(agrees=False, reason=f"{_name(estimator)} has no probabilities of its own")
     trees = [thresholds for thresholds in map(_thresholds, _parts(estimator)) if thresholds is not None]
     nodes = sum(map(len, trees))
-    if nodes > _MOST_NODES:
-        reason = f"its trees have {nodes:,} nodes; at most {_MOST_NODES:,} are exported"
+    if nodes > _MAX_NODES:
+        reason = f"its trees have {nodes:,} nodes; at most {_MAX_NODES:,} are exported"
         return None, Parity(agrees=False, reason=reason)
     learned = raw_features.describe(preprocessor)
     raw = _probes(preprocessor)
@@ -141,7 +141,9 @@ def _best(
     unit = agreement.scale(expected.head(usual), "regression" if classes is None else "classification")
     for precision in ("float32", "float64"):
         try:
-            graph = onnx_graph.described(_convert(estimator, precision, rows.shape[1], classes), learned)
+            graph = onnx_graph.with_description(
+                _convert(estimator, precision, rows.shape[1], classes), learned
+            )
             online = onnx_graph.Graph(graph, classes).predict_matrix(rows)
         # Converters and the runtime raise all kinds of exceptions.
         except Exception as error:

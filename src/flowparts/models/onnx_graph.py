@@ -1,19 +1,17 @@
 """Score raw values with a model.onnx, by ONNX Runtime and NumPy alone.
 
-A graph takes either one float32 matrix of features, with metadata about how they are made from raw columns
-(`raw_features`), or the raw columns themselves, one input each:
+A graph takes either one float32 matrix of features, with metadata that says how to compute them from the raw
+columns (`raw_features`), or the raw columns themselves, one input each:
 
-- a floating-point input gets numbers and booleans, and microseconds since 1970 for a time; NaN for a missing
-  one;
-- a text input gets text, empty for a missing one; a time as ISO 8601;
-- a uint8 input gets the pixels of an image column, decoded and resized as the graph's metadata says
-  ("image_size": height, width and channels): images, height, width, channels; none may be missing;
-- an int64 or boolean input gets whole numbers or booleans, and microseconds since 1970 for a time; none may
-  be missing.
+- a floating-point input takes numbers and booleans; times as microseconds since 1970; missing values as NaN;
+- a text input takes text; times as ISO 8601; missing values as empty text;
+- a uint8 input takes the pixels of an image column, decoded and resized to the metadata's "image_size"
+  (height, width, channels), in the shape (images, height, width, channels); no missing values;
+- an int64 or boolean input takes integers or booleans; times as microseconds since 1970; no missing values.
 
-Other inputs are vectors, or matrices of one column. It gives "probabilities" (rows, classes in order; or
-rows, 1: of the second of two classes) or, for a regressor, "prediction" (one number per row); and "label"
-(index of the class) if the predicted class isn't simply the most probable.
+Other inputs are vectors, or matrices of one column. A classifier's output is "probabilities", of shape
+(rows, classes), or (rows, 1) with those of the second of two classes; and "label", the class's index, if the
+predicted class isn't always the most probable one. A regressor's output is "prediction", one number per row.
 """
 
 import hashlib
@@ -32,11 +30,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 FILE = "model.onnx"
-# The entry of the graph's metadata for the description of `described`.
+# The entry of the graph's metadata for the description that `with_description` adds.
 _ENTRY = "flowparts"
 _MATRIX = "features"
 _FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-_WHOLE = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+_EXACT = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 _TEXT = "tensor(string)"
 
 
@@ -103,11 +101,13 @@ class Graph:
 
     def predict_table(self, rows: "pl.DataFrame") -> dict[str, npt.NDArray[Any]]:
         """Score rows of a table from `casts.conform`, as `predict` does for plain values."""
-        columns = {column.name: column.to_list() for column in rows.iter_columns() if not self._takes(column)}
+        columns = {
+            column.name: column.to_list() for column in rows.iter_columns() if not self._accepts(column)
+        }
         if self._features is not None:
             return self.predict(columns)
-        whole = {column.name: self._whole(column) for column in rows.iter_columns() if self._takes(column)}
-        return self._run({**self._feed(columns), **whole})
+        arrays = {column.name: self._array(column) for column in rows.iter_columns() if self._accepts(column)}
+        return self._run({**self._feed(columns), **arrays})
 
     def predict_matrix(self, matrix: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Score rows of features."""
@@ -129,7 +129,9 @@ class Graph:
 
     def _pixels(self, name: str, values: Sequence[Any], size: images.Size) -> npt.NDArray[Any]:
         if any(value is None for value in values):
-            raise ValueError(f"feature column {name!r} may not be missing in this model")
+            raise ValueError(
+                f"feature column {name!r} must have a value: the model's graph can't represent a missing one"
+            )
         try:
             return images.pixels(values, size)
         except ValueError as error:
@@ -145,8 +147,8 @@ class Graph:
             feed[name] = self._shaped(name, values)
         return feed
 
-    def _takes(self, column: "pl.Series") -> bool:
-        """Return whether an input takes a column as an array: numbers and times as numbers, text as text."""
+    def _accepts(self, column: "pl.Series") -> bool:
+        """Return whether a column can be converted as an array, without a list of Python values."""
         if column.name not in self._inputs:
             return False
         import polars as pl
@@ -155,7 +157,7 @@ class Graph:
         numeric = column.dtype.is_numeric() or column.dtype.is_temporal() or column.dtype == pl.Boolean
         return (kind in _FLOATS and numeric) or (kind == _TEXT and column.dtype == pl.String)
 
-    def _whole(self, column: "pl.Series") -> npt.NDArray[Any]:
+    def _array(self, column: "pl.Series") -> npt.NDArray[Any]:
         import polars as pl
 
         kind = self._inputs[column.name].type
@@ -175,12 +177,14 @@ def _as_input(name: str, values: Sequence[Any], kind: str) -> npt.NDArray[Any]:
             moments = np.array(values, dtype="datetime64[us]")
             values = np.where(np.isnat(moments), np.nan, moments.astype(np.int64)).tolist()
         return _finite(np.array(values, dtype=float), kind)
-    if kind in _WHOLE:
+    if kind in _EXACT:
         if any(value is None for value in values):
-            raise ValueError(f"feature column {name!r} may not be missing in this model")
+            raise ValueError(
+                f"feature column {name!r} must have a value: the model's graph can't represent a missing one"
+            )
         if values and hasattr(values[0], "year"):
             return np.array(values, dtype="datetime64[us]").astype(np.int64)
-        return np.array(values).astype(_WHOLE[kind])
+        return np.array(values).astype(_EXACT[kind])
     return np.array(["" if value is None else _text(value) for value in values], dtype=object)
 
 
@@ -193,7 +197,7 @@ def _text(value: Any) -> str:
     return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
 
 
-def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
+def with_description(graph: bytes, learned: Mapping[str, Any]) -> bytes:
     """Add the description that `Graph` needs to an ONNX file; equal graphs give equal bytes.
 
     The exporter's notes are dropped: PyTorch writes stack traces, with paths of the machine.
@@ -213,7 +217,7 @@ def described(graph: bytes, learned: Mapping[str, Any]) -> bytes:
     # Protobuf's error; its module depends on how protobuf was built.
     except Exception as error:
         raise ValueError(f"the ONNX graph can't be read: {errors.first_line(error)}") from None
-    _forget_notes(model)
+    _drop_notes(model)
     onnx.helper.set_model_props(model, {_ENTRY: json.dumps(learned, allow_nan=False)})
     content: bytes = model.SerializeToString(deterministic=True)
     return content
@@ -234,9 +238,9 @@ def require_self_contained(graph: bytes) -> None:
         model = onnx.load_model_from_string(graph)
     except Exception as error:
         raise ValueError(f"the ONNX graph can't be read: {errors.first_line(error)}") from None
-    waiting: list[Any] = [model]
-    while waiting:
-        message = waiting.pop()
+    pending: list[Any] = [model]
+    while pending:
+        message = pending.pop()
         if isinstance(message, onnx.TensorProto) and (
             message.external_data or message.data_location == onnx.TensorProto.EXTERNAL
         ):
@@ -246,16 +250,16 @@ def require_self_contained(graph: bytes) -> None:
             )
         for part, value in message.ListFields():
             if part.message_type:
-                waiting.extend([value] if hasattr(value, "ListFields") else value)
+                pending.extend([value] if hasattr(value, "ListFields") else value)
 
 
-def _forget_notes(message: Any) -> None:
+def _drop_notes(message: Any) -> None:
     for part, value in message.ListFields():
         if part.name in ("doc_string", "metadata_props"):
             message.ClearField(part.name)
         elif part.message_type:
             for inner in [value] if hasattr(value, "ListFields") else value:
-                _forget_notes(inner)
+                _drop_notes(inner)
 
 
 def read(path: str | Path, sha256: str | None = None) -> bytes:

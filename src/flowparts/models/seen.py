@@ -20,12 +20,12 @@ from flowparts.models import mlmodel
 from flowparts.util import errors, outputs
 
 FILE = "seen_rows.parquet"
-MOST_HASHES = 1_000_000
+MAX_HASHES = 1_000_000
 
 _FACTS_KEY = "flowparts"
 _STORED = 2**32
 # With more rows per distinct row than this, equal rows are combinations of few values, not copies.
-_MOST_COPIES = 10
+_MAX_COPIES = 10
 # Metadata about the origin of the rows.
 _TOLD = ("split", "split_warning", "rows_left_out")
 
@@ -97,8 +97,8 @@ def write(
     hashes = pl.concat([frame.select(wanted).pipe(tables.collect) for frame in frames])
     if not key and _are_cases(hashes):
         hashes = hashes.filter(pl.col("features").is_unique())
-    smallest = hashes["row"].unique().sort().head(MOST_HASHES)
-    limit = int(smallest[-1]) if len(smallest) == MOST_HASHES else 2**64 - 1
+    smallest = hashes["row"].unique().sort().head(MAX_HASHES)
+    limit = int(smallest[-1]) if len(smallest) == MAX_HASHES else 2**64 - 1
     facts = {"columns": columns, "limit": limit, "split": split}
     kept = (smallest % _STORED).cast(pl.UInt32).unique().sort().alias("hash").to_frame()
     with outputs.atomic(Path(folder) / FILE) as partial:
@@ -152,4 +152,4 @@ def _hash(columns: Sequence[str], frame: pl.LazyFrame) -> pl.Expr:
 
 def _are_cases(hashes: pl.DataFrame) -> bool:
     distinct = hashes["features"].n_unique()
-    return hashes["row"].n_unique() > distinct or hashes.height > _MOST_COPIES * distinct
+    return hashes["row"].n_unique() > distinct or hashes.height > _MAX_COPIES * distinct

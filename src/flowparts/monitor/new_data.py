@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.util import kept, times
+from flowparts.util import state_files, times
 
 _WHAT = "a state file of the data that was seen"
 _KEY, _AT = "seen", "at"
@@ -143,14 +143,14 @@ def seen(state_uri: str) -> State | None:
     Raises:
         ValueError: It can't be read, or holds something else.
     """
-    found = kept.read(state_uri, _WHAT)
+    found = state_files.read(state_uri, _WHAT)
     if found is None:
         return None
     mark = parse(found, state_uri)
     at = found.get(_AT)
     moment = times.parse(at) if isinstance(at, str) else None
     if at is not None and moment is None:
-        raise kept.foreign(state_uri, _WHAT)
+        raise state_files.unexpected_content(state_uri, _WHAT)
     return State(mark, moment)
 
 
@@ -163,12 +163,12 @@ def remember(state_uri: str, mark: Mark) -> None:
     Raises:
         ValueError: The file can't be read or written, or holds something else.
     """
-    with kept.locked(state_uri):
+    with state_files.locked(state_uri):
         before = seen(state_uri)
         if before is not None and before.mark.column == mark.column and _higher(before.mark, mark):
             mark = before.mark
         # The day is enough for the age of a training, and a repeated step writes the same.
-        kept.write(state_uri, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
+        state_files.write(state_uri, {**mark.to_dict(), _AT: datetime.now(UTC).date().isoformat()})
 
 
 def parse(found: Any, where: str) -> Mark:
@@ -180,7 +180,7 @@ def parse(found: Any, where: str) -> Mark:
         if isinstance(parsed.highest, str) and times.parse(parsed.highest) is None:
             raise TypeError
     except (TypeError, LookupError):
-        raise kept.foreign(where, _WHAT) from None
+        raise state_files.unexpected_content(where, _WHAT) from None
     return parsed
 
 

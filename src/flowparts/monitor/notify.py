@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from flowparts.monitor import notices, told
 from flowparts.monitor.notices import Notice
-from flowparts.util import kept, outgoing
+from flowparts.util import outgoing, state_files
 
 # Each holds an address, which is itself a secret for Slack and Teams.
 WEBHOOK = "FLOWPARTS_NOTIFY_WEBHOOK"
@@ -99,7 +99,7 @@ def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float
         return send(notice)
     with ExitStack() as held:
         try:
-            held.enter_context(kept.locked(notices_uri))
+            held.enter_context(state_files.locked(notices_uri))
             if told.recently(notices_uri, notice.digest, quiet_hours * 3600):
                 print(f"not notified again within {quiet_hours:g} hours: {notice.title}", file=sys.stderr)  # noqa: T201
                 return 0

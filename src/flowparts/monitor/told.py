@@ -1,12 +1,13 @@
 """Remember which notices were sent, so that the same news isn't sent repeatedly.
 
-Who asks, sends and remembers holds `kept.locked` for the file meanwhile: of two runs at once, one sends.
+Who asks, sends and records a notice holds `state_files.locked` on the file, so that of two concurrent runs
+only one sends it.
 """
 
 import math
 import time
 
-from flowparts.util import kept
+from flowparts.util import state_files
 
 # Thousands of notices take a few hundred kB; the oldest are dropped first.
 _MAX_ENTRIES = 5_000
@@ -31,14 +32,14 @@ def remember(notices_uri: str, *digests: str) -> None:
     """Record that notices with these digests were sent now; the file and errors are as for `recently`."""
     times = {**_read(notices_uri), **dict.fromkeys(digests, time.time())}
     latest = dict(sorted(times.items(), key=lambda entry: entry[1])[-_MAX_ENTRIES:])
-    kept.write(notices_uri, {"told": latest})
+    state_files.write(notices_uri, {"told": latest})
 
 
 def _read(notices_uri: str) -> dict[str, float]:
-    found = kept.read(notices_uri, _WHAT)
+    found = state_files.read(notices_uri, _WHAT)
     if found is None:
         return {}
     try:
         return {str(digest): float(at) for digest, at in found["told"].items()}
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise kept.foreign(notices_uri, _WHAT) from None
+        raise state_files.unexpected_content(notices_uri, _WHAT) from None

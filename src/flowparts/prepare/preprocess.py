@@ -20,20 +20,20 @@ _FOLDS = 5
 # A text column is an identifier if it has at least this many rows, and more than this fraction of its values
 # are distinct.
 _MIN_ROWS_ID = 20
-_MOST_DIFFERENT = 0.9
+_MAX_DIFFERENT = 0.9
 ALL_DIFFERENT = "holds text whose values are nearly all distinct"
 # A text column is free text if its values have this many words on average, and there are enough rows for
 # words to recur.
 _MIN_ROWS_WORDS = 200
 _MIN_WORDS = 3.0
 # Names of people and places identify rows, and hardly any of their words is in lower case.
-_MOST_CAPITALIZED = 0.9
+_MAX_CAPITALIZED = 0.9
 _WORD = r"\S*\p{L}\S*"
 _CAPITALIZED = r"\b\p{Lu}(?:\P{Lu}|$)"
 _ROWS_READ = 10_000
 # With fewer rows, the relation between a missing value and the label is chance.
 _MIN_ROWS_MISSING = 10
-_MIN_SHARE_MISSING = 0.01
+_MIN_FRACTION_MISSING = 0.01
 _EXAMPLE_ROWS = 5
 
 _log = logging.getLogger("flowparts")
@@ -291,9 +291,7 @@ def examine(
     distinct, nullable = _distinct_values(train, types)
     texts = [name for name, kind in types.items() if kind == "string"]
     # Values that hardly occur twice carry nothing over to other rows, but their words may.
-    hardly_alike = [
-        name for name in texts if rows >= _MIN_ROWS_ID and distinct[name] > _MOST_DIFFERENT * rows
-    ]
+    hardly_alike = [name for name in texts if rows >= _MIN_ROWS_ID and distinct[name] > _MAX_DIFFERENT * rows]
     worded = _free_text(train, texts) if free_text and rows >= _MIN_ROWS_WORDS else []
     dropped = {
         name: _nothing_to_learn(kind, distinct[name], name in nullable) for name, kind in types.items()
@@ -316,7 +314,7 @@ def examine(
             listed(map(repr, alike)),
         )
     missing = [name for name in features if name in nullable]
-    enough = max(_MIN_ROWS_MISSING, _MIN_SHARE_MISSING * rows)
+    enough = max(_MIN_ROWS_MISSING, _MIN_FRACTION_MISSING * rows)
     often = [name for name in missing if types[name] in casts.NUMBERS and nullable[name] >= enough]
     worded = [name for name in worded if name in features]
     return Examined(classes, features, missing, often, distinct, worded, hardly_alike, dropped)
@@ -529,7 +527,7 @@ def _free_text(train: pl.LazyFrame, texts: Sequence[str]) -> list[str]:
         count, capitalized = (
             int(values.str.count_matches(pattern).sum()) for pattern in (_WORD, _CAPITALIZED)
         )
-        if values.len() and count >= _MIN_WORDS * values.len() and capitalized < _MOST_CAPITALIZED * count:
+        if values.len() and count >= _MIN_WORDS * values.len() and capitalized < _MAX_CAPITALIZED * count:
             found.append(column.name)
     return found
 

@@ -14,7 +14,7 @@ PARTS = ("train", "validation", "test")
 REPEATED_ROWS = ("auto", "spread", "together")
 
 # Numbers with more distinct values than this are stratified by decile.
-_MOST_NUMERIC_STRATA = 20
+_MAX_NUMERIC_STRATA = 20
 _DECILES = 10
 # Number of equal ranges in which hashes are counted to find the cuts of a stratum.
 _RANGES = 2**12
@@ -22,22 +22,22 @@ _SLICE_ROWS = 100_000
 # Rows searched for equal hashes at once.
 _BUCKET_ROWS = 1_000_000
 # With more rows than this for each distinct one, equal rows aren't copies: the features have few values.
-_MOST_COPIES = 10
+_MAX_COPIES = 10
 # Rows are ordered by a time if the ranks of neighbours differ by at most this fraction of the difference
 # between random rows. That includes newest first, and blocks of months in any order.
 _IN_ORDER = 0.1
-_LEAST_ROWS_IN_ORDER = 100
-_MOST_CLASSES_NAMED = 3
+_MIN_ROWS_IN_ORDER = 100
+_MAX_CLASSES_NAMED = 3
 # Blocks of rows belong to entities if each has this many rows and they overlap in time: together they span
 # this many times the ranks of all rows, which consecutive blocks span once.
-_LEAST_ROWS_OF_ENTITY = 5
+_MIN_ROWS_OF_ENTITY = 5
 _OVERLAPPING = 1.5
 
 # Rows are near copies if they are equal after rounding to this many digits and ignoring case and white space.
 _DIGITS = 4
 _FIRST_COLUMNS = 4
 # Fewer near copies of training rows in the other parts don't change a score.
-_LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE = 5, 0.01
+_MIN_NEAR_COPIES, _MIN_NEAR_FRACTION = 5, 0.01
 
 AUTO = "auto"
 # One row of a class for each part.
@@ -123,7 +123,7 @@ def near_copies(frame: pl.LazyFrame, parts: pl.Series, columns: Iterable[str]) -
         alike = hash_rows(values, version=1).nchash.xxh3_64(seed=0)
         train, others = _hashes(frame, alike, parts)
         is_near = others.is_in(train.implode())
-        least = max(_LEAST_NEAR_COPIES, _LEAST_NEAR_SHARE * others.len())
+        least = max(_MIN_NEAR_COPIES, _MIN_NEAR_FRACTION * others.len())
         if is_near.sum() < least:
             return ""
     train, equal = _hashes(frame, tables.row_hash(columns), parts)
@@ -192,7 +192,7 @@ def without_rare_classes(
         return frame, []
     left_out = [
         f"{rows} {'row' if rows == 1 else 'rows'} of class {value!r}"
-        for value, rows in rare.head(_MOST_CLASSES_NAMED).iter_rows()
+        for value, rows in rare.head(_MAX_CLASSES_NAMED).iter_rows()
     ]
     if rare.height > len(left_out):
         others = int(rare["rows"].sum()) - int(rare["rows"].head(len(left_out)).sum())
@@ -270,7 +270,7 @@ def _ordering_column(frame: pl.LazyFrame, label: str | None) -> str | None:
     """Return the timestamp or date that best orders the rows, if any does."""
     schema = frame.collect_schema()
     times = [name for name, kind in schema.items() if kind in (pl.Date, pl.Datetime) and name != label]
-    if not times or tables.row_count(frame) < _LEAST_ROWS_IN_ORDER:
+    if not times or tables.row_count(frame) < _MIN_ROWS_IN_ORDER:
         return None
     found: dict[str, float] = {}
     for name in times:
@@ -297,7 +297,7 @@ def _entity_column(frame: pl.LazyFrame, time: str, label: str | None) -> str | N
             continue
         values = tables.select(frame, [name]).pipe(tables.collect).to_series().alias("value")
         distinct = values.n_unique()
-        if not most[0] < distinct <= rows // _LEAST_ROWS_OF_ENTITY or len(values.rle()) != distinct:
+        if not most[0] < distinct <= rows // _MIN_ROWS_OF_ENTITY or len(values.rle()) != distinct:
             continue
         spans = (
             pl.DataFrame([values, rank]).group_by("value").agg(pl.col("rank").max() - pl.col("rank").min())
@@ -318,7 +318,7 @@ def _unfit_for_time(
     if not label:
         return None
     labels = tables.select(frame, [label]).pipe(tables.collect).to_series().alias("label")
-    if labels.dtype.is_float() or labels.n_unique() > _MOST_NUMERIC_STRATA:
+    if labels.dtype.is_float() or labels.n_unique() > _MAX_NUMERIC_STRATA:
         return None
     classes = pl.DataFrame([labels, parts.alias("part")]).group_by("part").agg(pl.col("label").unique())
     seen = {part: set(values) for part, values in classes.iter_rows()}
@@ -542,7 +542,7 @@ def _choice(found: pl.DataFrame) -> str:
         distinct -= rows.height - labels.height
     if distinct == found.height:
         return "none"
-    return "together" if distinct * _MOST_COPIES >= found.height else "spread"
+    return "together" if distinct * _MAX_COPIES >= found.height else "spread"
 
 
 def _joined(found: pl.DataFrame, label: str | None) -> pl.DataFrame:
@@ -650,7 +650,7 @@ def _strata(values: pl.Series, column: str) -> pl.Series:
         values = values.fill_nan(None)
     distinct = values.n_unique()
     if dtype.is_numeric() or dtype.is_temporal():
-        if distinct <= _MOST_NUMERIC_STRATA:
+        if distinct <= _MAX_NUMERIC_STRATA:
             return values.shrink_dtype()
         present = len(values) - values.null_count()
         return ((values.rank("min") - 1) * _DECILES // present).cast(pl.Int8)

@@ -10,13 +10,14 @@ from flowparts import models, tables
 from flowparts.evaluate import directions
 from flowparts.models import seen
 from flowparts.register.comparison import Baseline, Comparison, Entry, Gain, Scored, Side
+from flowparts.util.shortening import one_line
 
 if TYPE_CHECKING:
     from flowparts.evaluate.metrics import Difference
     from flowparts.models import Model
 
 # With fewer unseen rows, chance would decide.
-LEAST_UNSEEN_ROWS = 30
+MIN_UNSEEN_ROWS = 30
 
 
 def check_rules(
@@ -187,13 +188,13 @@ def decide(comparison: Comparison) -> tuple[bool, str]:
             False,
             f"{stays}: {scores}, better by {gain:.4g}, less than the margin {comparison['margin']:.4g}",
         )
-    share = f"better in {better:.1%} of the resamples"
+    resamples = f"better in {better:.1%} of the resamples"
     if better < comparison["confidence"]:
-        return False, f"{stays}: {scores}, may be chance: {share}, {comparison['confidence']:.4g} needed"
+        return False, f"{stays}: {scores}, may be chance: {resamples}, {comparison['confidence']:.4g} needed"
     beats, why = _beats_constant(comparison)
     if comparison["floor"] is None and not beats:
         return False, f"{stays}: {scores}, but {why}"
-    return True, f"promoted: {scores}, {share}"
+    return True, f"promoted: {scores}, {resamples}"
 
 
 def _beats_constant(comparison: Comparison) -> tuple[bool, str]:
@@ -208,8 +209,8 @@ def _beats_constant(comparison: Comparison) -> tuple[bool, str]:
     constant = f"always predicting {_plain(constant_answer(baseline))} ({baseline['score']:.4g})"
     if baseline["value"] > 0 and baseline["probability_better"] >= comparison["confidence"]:
         return True, f"{value}, better than {constant}"
-    share = f"better in {baseline['probability_better']:.1%} of the resamples"
-    return False, f"{value} is no better than {constant}: {share}, {comparison['confidence']:.4g} needed"
+    resamples = f"better in {baseline['probability_better']:.1%} of the resamples"
+    return False, f"{value} is no better than {constant}: {resamples}, {comparison['confidence']:.4g} needed"
 
 
 def constant_answer(baseline: Baseline) -> str:
@@ -283,10 +284,10 @@ def _unseen(
         kept = kept if unseen is None else kept & unseen
     left = int(kept.sum())
     result["seen_rows"] = None if known is None else rows - left
-    if left < min(LEAST_UNSEEN_ROWS, rows):
+    if left < min(MIN_UNSEEN_ROWS, rows):
         raise ValueError(
             f"only {left} of {rows} test rows were not seen by it or the new model in training, "
-            f"{LEAST_UNSEEN_ROWS} are needed"
+            f"{MIN_UNSEEN_ROWS} are needed"
         )
     return kept
 
@@ -308,7 +309,7 @@ def _require_same_target(new: "Model", old: "Model") -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error, 300)
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 

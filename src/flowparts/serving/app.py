@@ -195,7 +195,7 @@ class App:
             head += _CHALLENGE
         if refusal.reason == "method" and request:
             head += b"allow: %b\r\n" % ", ".join(self._methods(request.path) or ()).encode()
-        return Response(_json({"error": refusal.sentence}), refusal.status, head)
+        return Response(_json({"error": refusal.message}), refusal.status, head)
 
     def authorized(self, authorization: bytes, own: bytes = b"") -> bool:
         """Return whether a request may predict.

@@ -40,7 +40,7 @@ def fetch(model: str, directory: Path) -> Path:
     return directory
 
 
-def place(model: str, directory: Path, digest: str = "") -> None:
+def download(model: str, directory: Path, digest: str = "") -> None:
     """Download a model to a directory, which appears complete or not at all.
 
     Args:
@@ -59,6 +59,6 @@ def place(model: str, directory: Path, digest: str = "") -> None:
 
 if __name__ == "__main__":
     try:
-        place(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+        download(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
     except ValueError as error:
         sys.exit(str(error))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _TYPES = {"boolean": "Boolean", "integer": "Float64", "number": "Float64", "image": "Binary"}
 # Files' worth of rows to hold in memory if writing is slower than requests; more are dropped and reported.
-_MOST_FILES_WAITING = 10
+_MAX_FILES_WAITING = 10
 _DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 # Unfinished files of killed servers too.
 _FILE = re.compile(r"part-.*\.parquet|\.part-.*\.parquet\.partial")
@@ -138,7 +138,7 @@ class PredictionLog:
         if not self._contents.keys:
             asked = replace(asked, body=b"")
         with self._changed:
-            if self._kept_rows > self._files.rows * _MOST_FILES_WAITING:
+            if self._kept_rows > self._files.rows * _MAX_FILES_WAITING:
                 self._dropped_rows += len(rows)
                 return
             self._kept.append((time.time(), asked, rows, answer))

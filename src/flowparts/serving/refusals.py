@@ -29,13 +29,13 @@ class RequestError(Exception):
 
     Attributes:
         reason: A key of `REASONS`.
-        sentence: The message: what is wrong and how to fix it.
+        message: What is wrong and how to fix it.
     """
 
-    def __init__(self, reason: str, sentence: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
         self.reason = reason
-        self.sentence = sentence
+        self.message = message
 
     @property
     def status(self) -> int:

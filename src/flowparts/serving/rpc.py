@@ -124,7 +124,7 @@ class Service:
                 if refusal:
                     self._metrics.rejected(refusal.reason)
             # Raises the exception that ends the call.
-            return await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.sentence)
+            return await context.abort(getattr(grpc.StatusCode, refusal.grpc_code), refusal.message)
 
         return answer
 
@@ -260,7 +260,9 @@ def _read(message: Any, content: bytes, most_values: int = 0) -> Any:
     try:
         return message.FromString(content)
     except DecodeError:
-        raise RequestError("malformed", f"the call's message is no {message.DESCRIPTOR.name}") from None
+        raise RequestError(
+            "malformed", f"the call's message isn't a valid {message.DESCRIPTOR.name}"
+        ) from None
 
 
 def _require_affordable(descriptor: Any, content: bytes, most_values: int) -> None:

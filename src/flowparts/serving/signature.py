@@ -42,7 +42,7 @@ class _Counted(msgspec.Struct):
 
 
 # Maximum number of rows for the counting structure.
-_MOST_COUNTED = 20_000
+_MAX_COUNTED = 20_000
 _counted = msgspec.json.Decoder(_Counted)
 
 
@@ -212,14 +212,14 @@ def _require_rows(body: bytes, max_rows: int) -> None:
         RequestError: As `decoded`, or there are too many.
     """
     try:
-        _counter(min(max_rows, _MOST_COUNTED)).decode(body)
+        _counter(min(max_rows, _MAX_COUNTED)).decode(body)
         return
     except msgspec.ValidationError as error:
         if not str(error).startswith("Expected `array` of at most length"):
             return  # parsing the rows reports what is wrong
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
-    if max_rows > _MOST_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
+    if max_rows > _MAX_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
         return
     raise RequestError(
         "too_many_rows", f"the request has more than the {max_rows} rows that are taken at once"

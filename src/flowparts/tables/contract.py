@@ -25,14 +25,14 @@ os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 # Maximum number of columns that an error message names.
-_MOST_NAMED = 10
+_MAX_NAMED = 10
 
 # Small row groups need less memory for reading and writing; a multiple of DuckDB's vector size.
 ROW_GROUP_ROWS = 61_440
 
 # Maximum number of columns for row groups of this size; in wider tables they have fewer rows.
 _GROUP_COLUMNS = 64
-_LEAST_GROUP_ROWS = 2_048
+_MIN_GROUP_ROWS = 2_048
 
 # Rows that Python code gets at once.
 _CHUNK_ROWS = 25_000
@@ -154,7 +154,7 @@ def write_part(frame: pl.LazyFrame | pl.DataFrame, file: str | Path, rows: int |
 def group_rows(columns: int) -> int:
     """Return the number of rows in a row group, by a file's number of columns."""
     rows = ROW_GROUP_ROWS * _GROUP_COLUMNS // max(columns, _GROUP_COLUMNS)
-    return max(_LEAST_GROUP_ROWS, rows // _LEAST_GROUP_ROWS * _LEAST_GROUP_ROWS)
+    return max(_MIN_GROUP_ROWS, rows // _MIN_GROUP_ROWS * _MIN_GROUP_ROWS)
 
 
 def has_images(frame: pl.LazyFrame | pl.DataFrame) -> bool:
@@ -373,7 +373,7 @@ def require_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], 
     for name in columns:
         if name not in present:
             near = hint(name, present, cutoff=0.7)
-            named = listed(present, _MOST_NAMED)
+            named = listed(present, _MAX_NAMED)
             raise ValueError(f"{role} {name!r} is not in the table; {near}columns are: {named}")
 
 

@@ -35,7 +35,7 @@ ORDERED = ("integer", "number", "timestamp", "date")
 
 _TEXT_CHARACTERS = 60
 # Maximum number of images to measure.
-_MOST_IMAGES = 2_000
+_MAX_IMAGES = 2_000
 _ROWS_AT_ONCE = 65_536
 # Polars reads chunks of this many rows, and many of them ahead of the summary; larger ones are no faster.
 _ROWS_AHEAD = 4_000
@@ -471,7 +471,7 @@ def _image_statistics(frame: pl.LazyFrame, name: str) -> pl.LazyFrame:
     """Measure the images of a column, one row each; see `summarise`."""
     image = tables.select(frame, [name])
     hashes = image.select(tables.row_hash([name]).alias("hash")).pipe(tables.collect)["hash"]
-    limit = hashes.bottom_k(_MOST_IMAGES).max()
+    limit = hashes.bottom_k(_MAX_IMAGES).max()
     chosen = image.filter(tables.row_hash([name]) <= limit)
     found: dict[str, list[float | None]] = {measure: [] for measure in images.STATISTICS}
     for batch in tables.batches(chosen, 100):

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable
 
-# Causes in a message, and characters of all of them.
-_MOST_CAUSES, _MOST_CHARACTERS = 3, 300
+from flowparts.util.shortening import shorten
+
+# Causes in a message, and characters of each: the estimator and what it refuses must be readable.
+_MAX_CAUSES, _MAX_CHARACTERS = 3, 300
 
 
 def causes(failures: Iterable[tuple[str, str]]) -> list[str]:
@@ -23,13 +25,11 @@ def causes(failures: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def in_short(failures: Iterable[tuple[str, str]]) -> str:
-    """Return the most frequent causes as part of a sentence, long ones cut."""
+    """Return the most frequent causes as part of a sentence, long ones shortened."""
     found = causes(failures)
-    shown = found[:_MOST_CAUSES]
-    limit = _MOST_CHARACTERS // max(1, len(shown))
-    cut = [each if len(each) <= limit else f"{each[:limit]}..." for each in shown]
+    shown = [shorten(cause, _MAX_CHARACTERS) for cause in found[:_MAX_CAUSES]]
     more = len(found) - len(shown)
-    return "; ".join([*cut, *([f"and {more} more cause{'s'[: more > 1]}"] if more else [])])
+    return "; ".join([*shown, *([f"and {more} more cause{'s'[: more > 1]}"] if more else [])])
 
 
 def _times(name: str, count: int) -> str:

@@ -255,7 +255,7 @@ class _Following:
     def _trouble(self, found: Manifest) -> tuple[str, bool]:
         """Return why a trial's pod doesn't run, without its name, and whether waiting can't help."""
         name = found["metadata"]["name"]
-        said, is_hopeless = self._cluster.trouble({_OF_TRIAL: name}, name)
+        said, is_hopeless = self._cluster.diagnose({_OF_TRIAL: name}, name)
         if logged := _LOGGED.match(said):
             said = logged[1]
         # Without names, so that equal causes are counted together.
@@ -281,7 +281,7 @@ class _Following:
         suggestion = self._cluster.get(*_SUGGESTION, name) or {}
         said = condition(suggestion, "Failed").get("message")
         algorithm = experiment["spec"]["algorithm"]["algorithmName"]
-        trouble, _ = self._cluster.trouble({_OF_SUGGESTION: name}, name, f"{name}-{algorithm}")
+        trouble, _ = self._cluster.diagnose({_OF_SUGGESTION: name}, name, f"{name}-{algorithm}")
         state = condition(experiment, "Failed").get("message")
         return said or trouble or state or "is its controller running?"
 

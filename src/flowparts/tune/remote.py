@@ -27,7 +27,7 @@ from flowparts.tune import flat_space, objective, study, tuning
 from flowparts.tune.objective import Objective, Trial
 from flowparts.tune.study import Budget
 from flowparts.tune.tuning import Settings, Tuned
-from flowparts.util import ending, errors, sources, trees
+from flowparts.util import errors, sources, termination, trees
 from flowparts.util.errors import MissingError, UnreachableError
 from flowparts.util.masking import masked
 
@@ -244,7 +244,7 @@ def _tuned(
     search = Search(name, folder.address, settings, rows.metric, maximizes)
     try:
         folder.write(settings, platform.trial_seconds, *files)
-        with ending.in_order():
+        with termination.deferred():
             attempts = platform.search(search)
         trials = [_trial(number, attempt, folder, settings) for number, attempt in enumerate(attempts)]
         study.require_success(trials, settings.budget)

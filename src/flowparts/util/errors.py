@@ -6,8 +6,9 @@ one-line message and without a traceback.
 """
 
 from flowparts.util.masking import masked
+from flowparts.util.shortening import shorten
 
-_MOST_CHARACTERS = 300
+_MAX_CHARACTERS = 300
 
 
 class MissingError(ValueError):
@@ -28,5 +29,5 @@ def first_line(error: BaseException) -> str:
     An error without text is named by its class.
     """
     lines = (line.strip() for line in str(error).splitlines())
-    # Masked before truncation: a password without its "@" is no longer recognized as one.
-    return str(masked(next(filter(None, lines), type(error).__name__)))[:_MOST_CHARACTERS]
+    # Masked before it is shortened: a password without its "@" is no longer recognized as one.
+    return shorten(str(masked(next(filter(None, lines), type(error).__name__))), _MAX_CHARACTERS)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from flowparts.util import outputs
+from flowparts.util.shortening import shorten
 
 # Maximum size of all entries together, as JSON.
 MAX_BYTES = 2_000
@@ -76,8 +77,7 @@ def plain(text: str) -> str:
 
 def _short(value: Any) -> str | int | float | bool | None:
     if isinstance(value, str):
-        text = plain(value)
-        return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 3] + "..."
+        return shorten(plain(value), _MAX_CHARACTERS)
     if isinstance(value, bool):
         return value
     if isinstance(value, int):

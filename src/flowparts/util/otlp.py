@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from flowparts import __version__
 from flowparts.util import outgoing
+from flowparts.util.shortening import one_line
 
 WHAT = "the OTLP endpoint"
 # "api-key=KEY,other=VALUE" with values percent-encoded.
@@ -63,7 +64,7 @@ def send(made: Any, address: str, headers: Mapping[str, str], what: str) -> None
     except Exception:  # some endpoints answer success with a body in another format
         return
     if partial.rejected_data_points:
-        reason = " ".join(partial.error_message.split())[:200]
+        reason = one_line(partial.error_message, 200)
         raise ValueError(
             f"{WHAT} rejected {partial.rejected_data_points} of {what}: {reason or 'no reason given'}"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flowparts.util import allowed_sources, masking
+from flowparts.util.shortening import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -77,7 +78,7 @@ def send(
         except (OSError, ValueError, _client_error()) as error:
             answer = b""
             refusal = _not_allowed(error)
-            problem = " ".join(str(refusal or error).split())[:200] or type(error).__name__
+            problem = one_line(refusal or error, 200) or type(error).__name__
             transient = refusal is None
         if not problem:
             return answer
@@ -117,5 +118,5 @@ def _not_allowed(error: BaseException | None) -> BaseException | None:
 
 
 def _reason(answer: bytes) -> str:
-    text = " ".join(answer.decode(errors="replace").split())
-    return f" ({text[:120]})" if text and text.isprintable() and not text.startswith("<") else ""
+    text = one_line(answer.decode(errors="replace"), 200)
+    return f" ({text})" if text and text.isprintable() and not text.startswith("<") else ""

@@ -34,9 +34,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _COPY_BYTES = 1 << 20
 # Tables rarely compress to a twentieth, and zip bombs to a thousandth. Small files have no such limit.
-_MOST_UNPACKED_PER_BYTE = 200
+_MAX_UNPACKED_PER_BYTE = 200
 _UNPACKED_BYTES_THAT_ARE_FINE = 100_000_000
-_MOST_UNPACKED_GB = "FLOWPARTS_MOST_UNPACKED_GB"
+_MAX_UNPACKED_GB = "FLOWPARTS_MOST_UNPACKED_GB"
 # Folder that Hive, Spark and others create for the rows with one value of a column, and its name for null.
 _PARTITION = re.compile("([^=/]+)=(.*)")
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -216,8 +216,8 @@ def decompressed(file: File, directory: Path) -> File:
 
 
 def _unpack(packed: Any, unpacked: Any, file: File) -> None:
-    limit_gb = os.environ.get(_MOST_UNPACKED_GB)
-    most = max(_UNPACKED_BYTES_THAT_ARE_FINE, _MOST_UNPACKED_PER_BYTE * file.path.stat().st_size)
+    limit_gb = os.environ.get(_MAX_UNPACKED_GB)
+    most = max(_UNPACKED_BYTES_THAT_ARE_FINE, _MAX_UNPACKED_PER_BYTE * file.path.stat().st_size)
     most = min(most, int(float(limit_gb) * 1e9)) if limit_gb else most
     written = 0
     while block := packed.read(_COPY_BYTES):

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from flowparts import tables
 
-_MOST_ROWS = 20_000
-_LEAST_ROWS = 50
-_MOST_BINS = 200
+_MAX_ROWS = 20_000
+_MIN_ROWS = 50
+_MAX_BINS = 200
 # Enough that hardly any bin lacks rows to learn from.
 _ROWS_OF_A_BIN = 10
-_LEAST_ROWS_OF_A_CLASS = 5
-_MOST_NUMBERS = 200
-_MOST_NAMED = 5
+_MIN_ROWS_OF_A_CLASS = 5
+_MAX_NUMBERS = 200
+_MAX_NAMED = 5
 # Real features come close: the best one of breast_cancer has a ROC AUC of 0.97 alone.
 _ALONE = {"roc_auc": 0.995, "r2": 0.99}
 # A computed label leaves rounding errors only; a good fit of real data leaves a thousand times more.
@@ -43,8 +43,8 @@ def warnings(train: pl.LazyFrame, features: Iterable[str], label: str, task: str
         task: "classification" or "regression".
     """
     rows, features = tables.row_count(train), list(features)
-    step = -(-rows // _MOST_ROWS)
-    if rows < _LEAST_ROWS or not features:
+    step = -(-rows // _MAX_ROWS)
+    if rows < _MIN_ROWS or not features:
         return []
     sample = tables.select(train, [*features, label]).gather_every(step).pipe(tables.collect)
     targets, metric = _targets(sample[label], task)
@@ -97,7 +97,7 @@ def _score(values: pl.Series, targets: Floats, metric: str) -> float:
         if metric == "r2":
             spread = ((truth - truth.mean()) ** 2).sum()
             scores.append(1 - ((truth - predicted) ** 2).sum() / spread if spread else 0.0)
-        elif min(_rarer(target[even]), _rarer(truth)) >= _LEAST_ROWS_OF_A_CLASS:
+        elif min(_rarer(target[even]), _rarer(truth)) >= _MIN_ROWS_OF_A_CLASS:
             scores.append(_roc_auc(predicted, truth))
     return float(np.mean(scores)) if scores else 0.0
 
@@ -114,7 +114,7 @@ def _roc_auc(predicted: Floats, truth: Floats) -> float:
 
 def _binned(values: pl.Series) -> NDArray[np.int64]:
     """Encode the values as integers; many distinct numbers or times are put into bins of equal row count."""
-    dtype, bins = values.dtype, min(_MOST_BINS, len(values) // _ROWS_OF_A_BIN)
+    dtype, bins = values.dtype, min(_MAX_BINS, len(values) // _ROWS_OF_A_BIN)
     if (dtype.is_numeric() or dtype.is_temporal()) and values.n_unique() > bins:
         present = len(values) - values.null_count()
         values = (values.rank("min") * bins / (present + 1)).floor()
@@ -129,7 +129,7 @@ def _parts(sample: pl.DataFrame, features: Sequence[str], label: str) -> list[st
         if sample[name].dtype.is_numeric() and sample[name].null_count() == 0 and sample[name].n_unique() > 1
     ]
     truth = np.asarray(sample[label].cast(pl.Float64).to_numpy(), float)
-    if not numeric or len(numeric) > _MOST_NUMBERS or len(truth) < 4 * (len(numeric) + 1):
+    if not numeric or len(numeric) > _MAX_NUMBERS or len(truth) < 4 * (len(numeric) + 1):
         return []
     matrix = np.column_stack([sample[name].cast(pl.Float64).to_numpy() for name in numeric])
     parts = _combination(matrix, truth)
@@ -137,7 +137,7 @@ def _parts(sample: pl.DataFrame, features: Sequence[str], label: str) -> list[st
     if not parts and above.any() and (truth > 0).all():
         places = np.flatnonzero(above)
         parts = [int(places[part]) for part in _combination(np.log(matrix[:, above]), np.log(truth))]
-    return [numeric[part] for part in parts[:_MOST_NAMED]]
+    return [numeric[part] for part in parts[:_MAX_NAMED]]
 
 
 def _combination(matrix: Any, truth: Floats) -> list[int]:

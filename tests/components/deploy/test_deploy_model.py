@@ -39,7 +39,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fraction": ({"deploy_options": {"replicas": 1.5}}, "option 'replicas' of the target docker must be int"),
     "required": ({"deploy_target": "sagemaker"}, "the target sagemaker needs the option 'role'"),
-    "own port": ({"deploy_options": {"traffic_fraction": 0.05}}, "'traffic_fraction' is no option"),
+    "own port": (
+        {"deploy_options": {"traffic_fraction": 0.05}},
+        "'traffic_fraction' isn't a target's option",
+    ),
 }
 
 

@@ -215,7 +215,7 @@ def test_a_terminated_rollout_is_rolled_back(world: World) -> None:
     code, said = step.until("stage 1 of 3", signal.SIGTERM)
     assert world.serving
     assert code == 1
-    assert f"told to end (SIGTERM); it is rolled back, and {world.serving.revision} serves as before" in said
+    assert f"terminated (SIGTERM); it is rolled back, and {world.serving.revision} serves as before" in said
     assert endpoints.read(step.artifacts["endpoint"].path).traffic == {world.serving.revision: 100}
     assert "rolled back at 10 %" in step.report.read_text()
     world.assert_serves(world.serving)
@@ -227,7 +227,7 @@ def test_a_terminated_deployment_is_undone(world: World) -> None:
     code, said = step.until("the server loads the model", signal.SIGTERM)
     assert world.serving
     assert code == 1
-    assert f"told to end (SIGTERM); {world.serving.revision} keeps serving" in said
+    assert f"terminated (SIGTERM); {world.serving.revision} keeps serving" in said
     assert not step.report.exists()
     world.assert_serves(world.serving)
 

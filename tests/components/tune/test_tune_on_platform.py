@@ -243,7 +243,7 @@ def test_a_terminated_step_removes_its_trials(tuning: Tuning, cluster: Kubernete
 
     thread = threading.Thread(target=end)
     thread.start()
-    with pytest.raises(ValueError, match=r"the step was told to end \(SIGTERM\)"):
+    with pytest.raises(ValueError, match=r"the step was terminated \(SIGTERM\)"):
         tuning.run(trials=2)
     thread.join()
     assert cluster.names("katib_experiments") == cluster.names("katib_trials") == []

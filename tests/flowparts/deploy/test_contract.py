@@ -201,7 +201,7 @@ def test_an_endpoint_that_serves_is_removed_only_on_purpose(platform: Platform) 
     tried = platform.bring(1, traffic_fraction=0.5)
     with pytest.raises(ValueError, match=rf"endpoint '{platform.name}' serves \(.* 50 %.*\); say even_if"):
         operations.remove(platform.target, platform.name, {})
-    held = operations.remove(platform.target, platform.name, {}, pretend=True)
+    held = operations.remove(platform.target, platform.name, {}, dry_run=True)
     assert [each.traffic for each in platform.found()] == [tried.traffic]
     removed = operations.remove(platform.target, platform.name, {}, even_if_serving=True)
     assert sorted(removed) == sorted(held)

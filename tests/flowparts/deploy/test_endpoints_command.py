@@ -36,7 +36,7 @@ def test_an_endpoint_is_deployed_shown_and_rolled_back(
     assert line.startswith("churn  http")
     assert {f"{first} 50 %", f"{second} 50 %"} <= set(line.strip().split("  ")[-1].split(", "))
     status = said(capsys, "status", target, "churn")
-    assert f"{second}  50 %  current  0 crashes  no trouble" in status
+    assert f"{second}  50 %  current  0 crashes  no problems" in status
     assert "namespace: team" in status
     assert f"{second} 100 %" in said(capsys, "shift", target, "churn", "1")
     assert said(capsys, "rollback", target, "churn") == f"{first} 100 %\n"

@@ -62,7 +62,7 @@ def test_reset_leaves_the_options_that_are_named_alone(api: KubernetesApi, first
 
 def test_a_plan_uses_the_endpoints_options(api: KubernetesApi, first: Endpoint) -> None:
     with operations.changing("kubernetes", "churn", {}) as chosen:
-        assert operations.plan("kubernetes", "churn", [10], chosen).shares == {10: 10}
+        assert operations.plan("kubernetes", "churn", [10], chosen).percentages == {10: 10}
 
 
 def test_the_options_of_an_earlier_version_are_taken_by_their_present_names(

@@ -386,10 +386,10 @@ def test_startup_warnings_of_a_ready_pod_are_ignored(api: KubernetesApi) -> None
     made = deploy(FIRST)
     for name in api.names("pods"):
         api.warn(name, "Unhealthy", "Startup probe failed: connection refused")
-    assert kubernetes.trouble(made, made.revision) == ""
+    assert kubernetes.diagnose(made, made.revision) == ""
     api.born_as[f"churn-{made.revision}"] = "starting"
     api.step()
-    assert "Startup probe failed" in kubernetes.trouble(made, made.revision)
+    assert "Startup probe failed" in kubernetes.diagnose(made, made.revision)
 
 
 def test_a_gateway_splits_traffic_exactly(api: KubernetesApi) -> None:

@@ -184,7 +184,7 @@ def test_an_endpoint_deployed_while_another_is_removed_keeps_the_rules(
 
     def find_too_early(cluster: Cluster, version: str, kind: str, labels: Any) -> list[Object]:
         found = find(cluster, version, kind, labels)
-        if f"{kind.lower()}s" == listed and not cluster.pretends:
+        if f"{kind.lower()}s" == listed and not cluster.is_dry_run:
             monkeypatch.setattr(Cluster, "find", find)
             deploy.target("kubernetes").deploy(FIRST, "other", **OPTIONS, monitoring=True)
         return found
@@ -255,7 +255,7 @@ def test_a_removal_without_rules_lists_no_monitors(
 def test_a_removal_tells_what_it_will_remove_and_leaves_nothing(watched: Watched) -> None:
     watched.bring(FIRST, monitoring=True)
     before = watched.written()
-    told = operations.remove(watched.target, "churn", {}, pretend=True)
+    told = operations.remove(watched.target, "churn", {}, dry_run=True)
     assert watched.written() == before
     assert {"PrometheusRule flowparts"} < set(told)
     watched.remove()

@@ -65,7 +65,7 @@ def test_no_target_takes_what_makes_no_sense(target: str) -> None:
             kind(**{**needed, wrong: value})
     if "max_replicas" in get_type_hints(kind):
         with pytest.raises(ValueError, match="max_replicas must be 0 or at least the 3 replicas, not 2"):
-            kind(replicas=3, max_replicas=2)
+            kind(**{"replicas": 3, "max_replicas": 2})
 
 
 def test_options_get_the_types_that_the_target_takes() -> None:
@@ -87,7 +87,7 @@ def test_options_get_the_types_that_the_target_takes() -> None:
     with pytest.raises(ValueError, match="the target sagemaker needs the option 'role'"):
         operations.options("sagemaker", {})
     with pytest.raises(
-        ValueError, match="'traffic_fraction' is no option of a target; give it to the step itself"
+        ValueError, match="'traffic_fraction' isn't a target's option; pass it to the step itself"
     ):
         operations.options("docker", {"traffic_fraction": 0.1})
 

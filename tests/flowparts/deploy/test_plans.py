@@ -23,10 +23,10 @@ def options(**further: Any) -> dict[str, Any]:
 def test_a_traffic_split_by_pods_is_announced_and_a_gateway_is_suggested(
     api: KubernetesApi,
 ) -> None:
-    assert operations.plan("kubernetes", "churn", WISHED, options()).shares == dict.fromkeys(WISHED, 100)
+    assert operations.plan("kubernetes", "churn", WISHED, options()).percentages == dict.fromkeys(WISHED, 100)
     kubernetes.deploy(FIRST, "churn", **options(replicas=2))
     plan = operations.plan("kubernetes", "churn", WISHED, options(replicas=2))
-    assert plan.shares == {10: 33, 50: 50, 100: 100}
+    assert plan.percentages == {10: 33, 50: 50, 100: 100}
     assert plan.note == (
         "without a Gateway the share is a ratio of pods, so 10 % is 33 %; more replicas bring it nearer, and "
         "a Gateway, which this cluster knows, makes it exact (option gateway)"
@@ -40,7 +40,7 @@ def test_a_traffic_split_by_pods_is_announced_and_a_gateway_is_suggested(
 def test_stages_with_equal_traffic_are_tried_once(api: KubernetesApi) -> None:
     kubernetes.deploy(FIRST, "churn", **options(replicas=1))
     plan = operations.plan("kubernetes", "churn", WISHED, options(replicas=1))
-    assert plan.shares == {10: 50, 50: 50, 100: 100}
+    assert plan.percentages == {10: 50, 50: 50, 100: 100}
     assert plan.stages() == [10, 100]
 
 
@@ -49,7 +49,7 @@ def test_a_gateway_gives_what_is_asked_for(api: KubernetesApi) -> None:
     api.set_status(("gateways", "public"), {"addresses": [{"value": "192.0.2.7"}]})
     kubernetes.deploy(FIRST, "churn", **options(gateway="gateways/public"))
     plan = operations.plan("kubernetes", "churn", WISHED, options(gateway="gateways/public"))
-    assert (plan.shares, plan.note) == ({10: 10, 50: 50, 100: 100}, "")
+    assert (plan.percentages, plan.note) == ({10: 10, 50: 50, 100: 100}, "")
 
 
 @pytest.mark.parametrize("has_knative", [True, False])
@@ -67,7 +67,7 @@ def test_kserve_without_anything_that_shares_is_said_to_be_so(has_knative: bool,
 
 
 def test_a_platform_with_exact_traffic_splits_needs_no_plan() -> None:
-    assert operations.plan("docker", "churn", WISHED, {}).shares == {10: 10, 50: 50, 100: 100}
+    assert operations.plan("docker", "churn", WISHED, {}).percentages == {10: 10, 50: 50, 100: 100}
 
 
 @pytest.mark.parametrize("target", ["kubernetes", "kserve", "seldon"])

@@ -33,7 +33,7 @@ def test_an_endpoint_is_removed_with_all_that_was_made_for_it(target: str, api: 
     full = api.versions()
     with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 50 %.*\); say even_if_serving"):
         operations.remove(target, "churn", {})
-    said = operations.remove(target, "churn", {}, pretend=True)
+    said = operations.remove(target, "churn", {}, dry_run=True)
     assert api.versions() == full
     assert operations.remove(target, "churn", {}, even_if_serving=True) == said
     assert any(made.revision in thing for thing in said) or target == "kserve"

@@ -12,7 +12,7 @@ from flowparts import models
 from flowparts.deploy import probe, rollout
 from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.targets import kubernetes
-from flowparts.util import ending
+from flowparts.util import termination
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 from tests.flowparts.serving.conftest import Server, rows
 
@@ -95,7 +95,7 @@ def test_a_promoted_revision_can_be_rolled_back_by_another_step_while_the_previo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept: list[tuple[float, int, bool]] = []
-    pause = ending.pause
+    pause = termination.pause
 
     def noted(seconds: float) -> None:
         if seconds < 3600:
@@ -106,7 +106,7 @@ def test_a_promoted_revision_can_be_rolled_back_by_another_step_while_the_previo
         kubernetes.shift(live, 50)
         return None
 
-    monkeypatch.setattr(ending, "pause", noted)
+    monkeypatch.setattr(termination, "pause", noted)
     api.backend = lambda service: server.url
     assert roll_out(warm_seconds=3600.0).promoted
     assert kept == [(3600.0, 3, False)]

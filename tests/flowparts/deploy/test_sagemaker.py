@@ -735,7 +735,7 @@ def test_an_endpoint_is_removed_with_all_that_was_made_and_not_by_accident(
     full = sagemaker_ai.writes()
     with pytest.raises(ValueError, match=rf"endpoint 'churn' serves \(.*{canary.revision} 10 %.*\); say"):
         operations.remove("sagemaker", "churn", {})
-    said = operations.remove("sagemaker", "churn", {}, pretend=True)
+    said = operations.remove("sagemaker", "churn", {}, dry_run=True)
     assert sagemaker_ai.writes() == full
     assert operations.remove("sagemaker", "churn", {}, even_if_serving=True) == said
     assert "endpoint churn" in said

@@ -21,8 +21,10 @@ def test_a_target_is_found_by_its_name_and_offers_what_all_do() -> None:
         for function in ("deploy", "shift", "rollback", "predict", "endpoints", "writing", "remove"):
             assert callable(getattr(target, function)), f"{name} has no {function}"
         on_clouds = name in ("vertex", "sagemaker")
-        assert isinstance(target, deploy.Telling) is not on_clouds
-        assert isinstance(target, deploy.Releasing) is (not on_clouds and name not in ("docker", "seldon"))
+        assert isinstance(target, deploy.SupportsDiagnosis) is not on_clouds
+        assert isinstance(target, deploy.SupportsRelease) is (
+            not on_clouds and name not in ("docker", "seldon")
+        )
     with pytest.raises(
         ValueError, match=r"unknown deployment target 'dockr'; did you mean 'docker'\? known: "
     ):

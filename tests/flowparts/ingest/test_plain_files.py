@@ -39,7 +39,7 @@ def both(
     monkeypatch.setattr(tables, "write_part", lambda *given: (taken.append(given), write(*given)))
     results = []
     for least in (1, 10**9):
-        monkeypatch.setattr(plain_files, "LEAST_COLUMNS", least)
+        monkeypatch.setattr(plain_files, "MIN_COLUMNS", least)
         try:
             found, _ = ingest.ingest(str(source), folder / f"{least}", folder / "rejected", options)
             table = tables.scan(folder / f"{least}")
@@ -164,7 +164,7 @@ def test_a_column_that_must_be_there_is_missed_by_either_way(
 
 
 def test_wide_files_are_read_the_quick_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = pl.DataFrame({f"c{place}": [0.5, 1.25] for place in range(plain_files.LEAST_COLUMNS)})
+    frame = pl.DataFrame({f"c{place}": [0.5, 1.25] for place in range(plain_files.MIN_COLUMNS)})
     monkeypatch.setattr("flowparts.ingest.ingestion._database", None)
     for ending, write in {
         "csv": frame.write_csv,

@@ -17,6 +17,7 @@ from sklearn.utils import all_estimators
 
 from flowparts import models
 from flowparts.models import fitted_estimators
+from flowparts.models.contract import PipelineModel
 from flowparts.prepare import preprocess
 from flowparts.tables.schema import Schema
 from flowparts.train import estimators
@@ -262,7 +263,9 @@ def test_equal_trainings_give_equal_files(tmp_path: Path) -> None:
 
 
 def test_the_saved_model_says_nothing_about_processors(saved: Path) -> None:
-    assert models.load(saved).pipeline[-1].n_jobs is None
+    loaded = models.load(saved)
+    assert isinstance(loaded, PipelineModel)
+    assert loaded.pipeline[-1].n_jobs is None
 
 
 def test_a_tampered_model_is_refused(saved: Path, tmp_path: Path) -> None:
@@ -310,7 +313,7 @@ def test_weights_of_another_kind_give_a_one_line_error(saved: Path, tmp_path: Pa
 
     shutil.copytree(saved, tmp_path / "m")
     weights.dump(Ridge(), tmp_path / "m" / "model.skops")
-    with pytest.raises(ValueError, match="no pipeline that flowparts saved"):
+    with pytest.raises(ValueError, match="aren't a pipeline saved by flowparts"):
         models.load(tmp_path / "m")
 
 

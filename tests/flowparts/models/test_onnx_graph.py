@@ -98,7 +98,7 @@ def test_text_times_and_whole_numbers_go_in_as_themselves(tmp_path: Path) -> Non
     assert models.load(path).predict(rows)["prediction"].to_list() == [1_000_012]
     columns = {"size": ["7"], "at": ["1970-01-01T00:00:02"]}
     assert engines.load(path).predict_columns(columns)["prediction"].tolist() == [2_000_007]
-    with pytest.raises(ValueError, match="feature column 'at' may not be missing in this model"):
+    with pytest.raises(ValueError, match="feature column 'at' must have a value"):
         engines.load(path).predict_columns({"size": ["7"], "at": [None]})
 
 
@@ -293,7 +293,7 @@ def test_a_damaged_description_of_text_is_refused(texts: Any) -> None:
         "types": [["said", "string"]],
         "texts": [[*WORDS, [0, 0], [1, 1]]],
     }
-    fine = onnx_graph.Graph(onnx_graph.described(content, learned), None)
+    fine = onnx_graph.Graph(onnx_graph.with_description(content, learned), None)
     assert fine.predict({"said": ["good", None]})["prediction"].tolist() == [2, 0]
     with pytest.raises(ValueError, match="the metadata of the ONNX graph is damaged: "):
-        onnx_graph.Graph(onnx_graph.described(content, {**learned, "texts": texts}), None)
+        onnx_graph.Graph(onnx_graph.with_description(content, {**learned, "texts": texts}), None)

@@ -93,7 +93,7 @@ def test_equal_rows_that_differ_in_the_label_only_are_not_told_apart(remembering
 def test_the_sketch_of_a_large_table_covers_a_bounded_sample(
     remembering: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seen, "MOST_HASHES", 500)
+    monkeypatch.setattr(seen, "MAX_HASHES", 500)
     rows = table(10_000)
     model = remembering(rows.head(5_000), exclude=["id"])
     found = unseen(model, rows)

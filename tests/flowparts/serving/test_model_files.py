@@ -76,10 +76,10 @@ def test_files_that_have_changed_since_they_were_deployed_are_refused(bucket: st
     (tmp_path / "as-deployed").mkdir()
     model_files.fetch(bucket, tmp_path / "as-deployed")
     digest = trees.digest(tmp_path / "as-deployed")
-    model_files.place(bucket, tmp_path / "same", digest)
+    model_files.download(bucket, tmp_path / "same", digest)
     with pytest.raises(
         ValueError,
         match=f"files at {bucket} have changed since they were deployed: their digest is {digest}, not 0",
     ):
-        model_files.place(bucket, tmp_path / "other", "0" * 16)
+        model_files.download(bucket, tmp_path / "other", "0" * 16)
     assert not (tmp_path / "other").exists()

@@ -443,8 +443,9 @@ def test_text_that_does_not_add_up_is_refused(server: Server, raw: bytes) -> Non
 
 def test_an_invalid_protobuf_message_is_refused(serve: Callable[..., Server], model: Path) -> None:
     server = serve(model, "--name=plans")
-    with pytest.raises(grpc.RpcError, match="the call's message is no ModelInferRequest") as caught:
+    with pytest.raises(grpc.RpcError, match="the call's message isn't a valid ModelInferRequest") as caught:
         call(server, "ModelInfer", b"\xff")
+    assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert b'code="400",protocol="grpc"} 1.0' in server.call("/metrics")[1]
     server.stop()
@@ -464,4 +465,5 @@ def test_an_unknown_call_is_refused(server: Server) -> None:
         call = channel.unary_unary("/inference.GRPCInferenceService/Nothing")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=10)
+    assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED

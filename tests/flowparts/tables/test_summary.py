@@ -170,7 +170,7 @@ def test_images_are_described_by_size_and_light() -> None:
 
 
 def test_of_many_images_those_with_the_smallest_hashes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "_MOST_IMAGES", 5)
+    monkeypatch.setattr(summary, "_MAX_IMAGES", 5)
     rows = pl.DataFrame({"image": [picture(level) for level in range(20)]})
     found = summary.summarise(rows.lazy()).columns["image.red"]
     again = summary.summarise(rows.reverse().lazy()).columns["image.red"]

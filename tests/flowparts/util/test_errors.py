@@ -11,7 +11,7 @@ from flowparts.util import errors, outputs, sources
     [
         (ValueError("\n  it broke \nhere"), "it broke"),
         (KeyError(), "KeyError"),
-        (OSError("x" * 400), "x" * 300),
+        (OSError("x" * 400), "x" * 297 + "..."),
     ],
 )
 def test_the_first_line_of_an_error_is_short_and_never_empty(error: Exception, line: str) -> None:

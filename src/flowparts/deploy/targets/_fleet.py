@@ -67,7 +67,7 @@ class Fleet:
         return cls(Cluster(endpoint.settings["namespace"]), endpoint.target, kind, endpoint.name, **settings)
 
     @classmethod
-    def asked(cls, target: str, kind: type[ModelPod], name: str, chosen: Routed) -> "Fleet":
+    def of_options(cls, target: str, kind: type[ModelPod], name: str, chosen: Routed) -> "Fleet":
         """Return the fleet for options."""
         cluster = Cluster(chosen.namespace)
         return cls(cluster, target, kind, name, chosen.replicas, chosen.max_replicas, chosen.gateway)
@@ -130,15 +130,17 @@ class Fleet:
             )
         return after
 
-    def plan(self, shares: Sequence[int]) -> common.Plan:
+    def plan(self, percentages: Sequence[int]) -> common.Plan:
         """Return the traffic that a new revision would get beside the current one."""
         before = self.state()
         if before is None:
-            return common.Plan(dict.fromkeys(shares, 100))
-        given = {share: self.measured(before.deploying("next", share)).percent for share in shares}
-        if all(share == given[share] for share in shares):
+            return common.Plan(dict.fromkeys(percentages, 100))
+        given = {percent: self.measured(before.deploying("next", percent)).percent for percent in percentages}
+        if all(percent == given[percent] for percent in percentages):
             return common.Plan(given)
-        differing = ", ".join(f"{share} % is {given[share]} %" for share in shares if share != given[share])
+        differing = ", ".join(
+            f"{percent} % is {given[percent]} %" for percent in percentages if percent != given[percent]
+        )
         note = (
             f"without a Gateway the share is a ratio of pods, so {differing}; more replicas bring it nearer"
         )
@@ -181,9 +183,9 @@ class Fleet:
         """Return how often each container of a revision's pods has crashed."""
         return self.cluster.crashes({**self.labels, _REVISION: revision})
 
-    def trouble(self, revision: str) -> str:
+    def diagnose(self, revision: str) -> str:
         """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
-        return self.cluster.trouble({**self.labels, _REVISION: revision}, self._of(revision))[0]
+        return self.cluster.diagnose({**self.labels, _REVISION: revision}, self._of(revision))[0]
 
     @property
     def where(self) -> str:
@@ -302,14 +304,16 @@ class Fleet:
             # Above its minimum, the autoscaler decides.
             if count and not self.max_replicas:
                 self.cluster.scale(self._of(revision), count)
-        for revision, share in given.traffic.items():
-            said = "" if share == asked.traffic[revision] else f", for {asked.traffic[revision]} % asked for"
+        for revision, percent in given.traffic.items():
+            said = (
+                "" if percent == asked.traffic[revision] else f", for {asked.traffic[revision]} % asked for"
+            )
             self.cluster.note(
                 "Deployment",
                 self._of(revision),
                 "Share",
-                f"{revision} gets {share} % of the requests{said}",
-                {_SHARE: str(share)},
+                f"{revision} gets {percent} % of the requests{said}",
+                {_SHARE: str(percent)},
             )
         return given
 
@@ -395,20 +399,20 @@ class Fleet:
 
         At 0 % the revision keeps its pods: it gets no requests, and can take over at once.
         """
-        full, share = self.replicas, asked.percent
+        full, percent = self.replicas, asked.percent
         if self.max_replicas and asked.previous_revision:
             # The new revision must be able to take over from one that the autoscaler has enlarged.
             full = min(self.max_replicas, max(full, self._placed(asked.previous_revision)))
-        if asked.previous_revision is None or share == 100:
+        if asked.previous_revision is None or percent == 100:
             current, previous = full, 0
-        elif share == 0:
+        elif percent == 0:
             current, previous = 1, full
         elif self.gateway:
             current = previous = full
-        elif share <= 50:
-            current, previous = max(1, round(full * share / (100 - share))), full
+        elif percent <= 50:
+            current, previous = max(1, round(full * percent / (100 - percent))), full
         else:
-            current, previous = full, max(1, round(full * (100 - share) / share))
+            current, previous = full, max(1, round(full * (100 - percent) / percent))
         return {revision: current if revision == asked.revision else previous for revision in asked.traffic}
 
     def _placed(self, revision: str) -> int:
@@ -433,8 +437,8 @@ class Fleet:
         refused = condition(deployment, "ReplicaFailure")
         if refused.get("status") == "True":
             raise ValueError(f"its pods are refused: {refused.get('message', refused.get('reason'))}")
-        why, hopeless = self.cluster.trouble({**self.labels, _REVISION: revision}, self._of(revision))
-        if hopeless:
+        why, is_terminal = self.cluster.diagnose({**self.labels, _REVISION: revision}, self._of(revision))
+        if is_terminal:
             raise ValueError(why)
         return f"{ready} of {count} pods of {revision} are ready" + (f" ({why})" if why else "")
 
@@ -471,7 +475,7 @@ class Fleet:
         return [revision for revision in revisions if revision not in asked.traffic]
 
     def _route(self, asked: Endpoint) -> None:
-        serving = [revision for revision, share in asked.traffic.items() if share]
+        serving = [revision for revision, percent in asked.traffic.items() if percent]
         if len(serving) > 1 and not self.gateway:
             self._clear(asked)  # the Service then selects all pods of the endpoint
         if self.gateway and asked.previous_revision and asked.percent < 100:
@@ -528,8 +532,8 @@ class Fleet:
             "matches": [{"path": path}],
             "filters": [{"type": "URLRewrite", "urlRewrite": rewrite}],
             "backendRefs": [
-                {"name": self._of(revision), "port": 80, "weight": share}
-                for revision, share in asked.traffic.items()
+                {"name": self._of(revision), "port": 80, "weight": percent}
+                for revision, percent in asked.traffic.items()
             ],
         }
         return {"parentRefs": [parent], "rules": [rule]}
@@ -636,7 +640,7 @@ class Platform:
     def plan(
         self,
         name: str,
-        shares: Sequence[int],
+        percentages: Sequence[int],
         *,
         replicas: int = 2,
         max_replicas: int = 0,
@@ -646,12 +650,12 @@ class Platform:
     ) -> common.Plan:
         """Return the traffic that a revision would get: without a Gateway, by the ratio of pods."""
         cluster = Cluster(namespace)
-        return Fleet(cluster, self.target, self.kind, name, replicas, max_replicas, gateway).plan(shares)
+        return Fleet(cluster, self.target, self.kind, name, replicas, max_replicas, gateway).plan(percentages)
 
-    def remove(self, name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-        """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
+    def remove(self, name: str, *, namespace: str = "", dry_run: bool = False) -> list[str]:
+        """Remove an endpoint with all its revisions; with `dry_run`, only return its objects."""
         cluster = Cluster(namespace)
-        cluster.pretends = pretend
+        cluster.is_dry_run = dry_run
         fleet = self._fleet(cluster, name)
         with cluster.writing(name):
             state = fleet.state()
@@ -690,9 +694,9 @@ class Platform:
         """Return how often each container of a revision's pods has crashed."""
         return Fleet.of(endpoint, self.kind).crashes(revision)
 
-    def trouble(self, endpoint: Endpoint, revision: str) -> str:
+    def diagnose(self, endpoint: Endpoint, revision: str) -> str:
         """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
-        return Fleet.of(endpoint, self.kind).trouble(revision)
+        return Fleet.of(endpoint, self.kind).diagnose(revision)
 
     def release(self, endpoint: Endpoint) -> None:
         """Scale a previous revision without traffic to zero; a rollback scales it up again."""

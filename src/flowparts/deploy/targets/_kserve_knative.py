@@ -49,12 +49,12 @@ class KnativeService(Service):
             "timeout": END_SECONDS,
         }
 
-    def check_share(self, share: int) -> None:
+    def check_percent(self, percent: int) -> None:
         """Accept every percentage."""
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
         """Return the endpoint from the last step, and its revisions' predictors."""
-        (endpoint, predictors), found = self.record(), self.found()
+        (endpoint, predictors), found = self.record(), self.fetch()
         if not endpoint or not found:
             return None, {}
         serving = self._revision(_status(found).get("latestRolledoutRevision"))
@@ -86,7 +86,7 @@ class KnativeService(Service):
             self._bring_up(before, predictors, after.revision, timeout_seconds)
             self._apply(after.revision, _canary(after), predictors)
             self._wait(after.revision, after.traffic, timeout_seconds)
-        made = replace(after, url=self.found().get("status", {}).get("url", after.url))
+        made = replace(after, url=self.fetch().get("status", {}).get("url", after.url))
         self.keep(made, predictors, newest)
         return made
 
@@ -99,7 +99,7 @@ class KnativeService(Service):
         """Send rows to the InferenceService's URL, or to that of a revision's tag."""
         return common.ask(f"{self._url(endpoint, revision)}/v1/models/{endpoint.name}:predict", rows)
 
-    def tell(self, endpoint: Endpoint, path: str) -> Any:
+    def request_server(self, endpoint: Endpoint, path: str) -> Any:
         """Get JSON at a path from the servers of the current revision."""
         # A revision with all traffic needs no own address, and may have none.
         revision = endpoint.revision if endpoint.percent < 100 else ""
@@ -117,7 +117,7 @@ class KnativeService(Service):
         """
         if after.previous_revision is not None:
             return ""
-        status = _status(self.found())
+        status = _status(self.fetch())
         created, rolled = status.get("latestCreatedRevision"), status.get("latestRolledoutRevision")
         newest = self._revision(created)
         if newest == after.revision or newest not in predictors:
@@ -134,7 +134,7 @@ class KnativeService(Service):
         Knative gives the newest one's percentage to the newest that is ready, which may be the one to
         replace.
         """
-        status = _status(self.found())
+        status = _status(self.fetch())
         newest = status.get("latestCreatedRevision")
         is_ready = newest == status.get("latestReadyRevision")
         has_all = newest == status.get("latestRolledoutRevision")
@@ -143,14 +143,14 @@ class KnativeService(Service):
         self._apply(revision, 0, predictors)
         self._wait(revision, {_stable(before): 100}, timeout_seconds)
 
-    def _apply(self, revision: str, share: int | None, predictors: dict[str, Manifest]) -> None:
+    def _apply(self, revision: str, percent: int | None, predictors: dict[str, Manifest]) -> None:
         """Make a revision's predictor the newest one, with a percentage; None if it is the only one."""
-        canary = {} if share is None else {"canaryTrafficPercent": share}
+        canary = {} if percent is None else {"canaryTrafficPercent": percent}
         self.apply({"predictor": {**predictors[revision], **canary}}, _TAGS)
 
     def _url(self, endpoint: Endpoint, revision: str) -> str:
         """Return the service's or a revision's address; in the cluster, the internal one."""
-        found = self.found()
+        found = self.fetch()
         if not revision:
             inside = found.get("status", {}).get("address", {}).get("url", endpoint.url)
             return str(inside if in_cluster() else endpoint.url)
@@ -166,7 +166,7 @@ class KnativeService(Service):
 
     def _look(self, revision: str, traffic: Mapping[str, int]) -> str:
         """Return "" when the newest revision is the requested one and ready, with the requested traffic."""
-        found = self.found()
+        found = self.fetch()
         if (asked := label(found["spec"]["predictor"])) != revision:
             raise ValueError(f"another step has deployed revision {asked} meanwhile")
         status = found.get("status", {})
@@ -175,40 +175,42 @@ class KnativeService(Service):
             raise ValueError(f"KServe runs it in mode {mode} although it was asked for Knative's")
         predictor = _status(found)
         if self._revision(predictor.get("latestCreatedRevision")) != revision:
-            why, _ = self.cluster.trouble({REVISION: revision}, self.name)
+            why, _ = self.cluster.diagnose({REVISION: revision}, self.name)
             if why.startswith("ServerlessModeRejected"):
                 raise ValueError(why)
             return why or "KServe has not made the revision yet"
         ready = condition(found, "Ready")
         if predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]:
-            shares = self._shares(predictor)
-            if shares == +Counter(traffic) and ready.get("status") == "True" and status.get("url"):
+            percentages = self._percentages(predictor)
+            if percentages == +Counter(traffic) and ready.get("status") == "True" and status.get("url"):
                 return ""
-            return f"it is ready and has {shares[revision]} of {traffic.get(revision, 0)} % of the requests"
+            return (
+                f"it is ready and has {percentages[revision]} of {traffic.get(revision, 0)} % of the requests"
+            )
         newest = predictor["latestCreatedRevision"]
-        why, hopeless = self.cluster.trouble({REVISION: revision}, self.name, newest)
+        why, is_terminal = self.cluster.diagnose({REVISION: revision}, self.name, newest)
         predicting = condition(found, "PredictorReady")
         if predicting.get("status") == "False" and not why:
             why = f"{predicting.get('reason')}: {predicting.get('message')}"
         of_revision = self.cluster.get(*KNATIVE, newest) or {}
-        if hopeless or condition(of_revision, "Ready").get("reason") == _GIVEN_UP:
+        if is_terminal or condition(of_revision, "Ready").get("reason") == _GIVEN_UP:
             raise ValueError(why)
         return why or "its pods are starting"
 
     def _look_back(self, revision: str) -> str:
         """Return "" when a revision other than the newest has all traffic."""
-        found = self.found()
-        shares = self._shares(_status(found))
-        if shares == {revision: 100} and found["status"].get("url"):
+        found = self.fetch()
+        percentages = self._percentages(_status(found))
+        if percentages == {revision: 100} and found["status"].get("url"):
             return ""
-        return f"it has {shares[revision]} of 100 % of the requests"
+        return f"it has {percentages[revision]} of 100 % of the requests"
 
-    def _shares(self, status: Manifest) -> Counter[str]:
+    def _percentages(self, status: Manifest) -> Counter[str]:
         """Return each of our revisions' percentage of the traffic."""
-        shares: Counter[str] = Counter()
+        percentages: Counter[str] = Counter()
         for entry in status.get("traffic", []):
-            shares[self._revision(entry["revisionName"])] += entry["percent"]
-        return +shares
+            percentages[self._revision(entry["revisionName"])] += entry["percent"]
+        return +percentages
 
     def _revision(self, knative_revision: str | None) -> str:
         """Return our revision for one of Knative's, by its pods' label."""

@@ -73,12 +73,12 @@ class Service(ABC):
         """Return the part of an InferenceService that defines a pod's revision."""
 
     @abstractmethod
-    def check_share(self, share: int) -> None:
+    def check_percent(self, percent: int) -> None:
         """Raise ValueError unless a revision can get this percentage."""
 
-    def plan(self, shares: Sequence[int]) -> Plan:
+    def plan(self, percentages: Sequence[int]) -> Plan:
         """Return the traffic that a revision would get beside the current one."""
-        return Plan({share: share for share in shares})
+        return Plan({percent: percent for percent in percentages})
 
     @abstractmethod
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
@@ -103,7 +103,7 @@ class Service(ABC):
         """Send rows by the V1 protocol, by the traffic split or to a given revision."""
 
     @abstractmethod
-    def tell(self, endpoint: Endpoint, path: str) -> Any:
+    def request_server(self, endpoint: Endpoint, path: str) -> Any:
         """Get JSON at a path from the servers of the current revision."""
 
     @abstractmethod
@@ -130,13 +130,13 @@ class Service(ABC):
         }
         return prometheus.by_pods(self.name, ours, self.metrics_port, REVISION)
 
-    def found(self) -> Manifest:
+    def fetch(self) -> Manifest:
         """Return the InferenceService; empty if it doesn't exist."""
         return self.cluster.get(API, KIND, self.name) or {}
 
-    def asked(self) -> str:
+    def applied_revision(self) -> str:
         """Return the last applied revision; empty if there is none."""
-        return label(self.found().get("spec", {}).get("predictor", {}))
+        return label(self.fetch().get("spec", {}).get("predictor", {}))
 
     def undo(
         self,
@@ -150,7 +150,11 @@ class Service(ABC):
         Raises:
             ValueError: Another step has deployed to the endpoint since, and this would undo its work.
         """
-        if (now := self.asked()) and now != revision and (before is None or now not in before.traffic):
+        if (
+            (now := self.applied_revision())
+            and now != revision
+            and (before is None or now not in before.traffic)
+        ):
             raise ValueError(f"another step has deployed revision {now} since, which stays")
         if before:
             self.restore(before, predictors, max(timeout_seconds, UNDO_SECONDS))

@@ -84,25 +84,25 @@ class StandardService(Service):
             "timeout": END_SECONDS,
         }
 
-    def check_share(self, share: int) -> None:
+    def check_percent(self, percent: int) -> None:
         """Refuse a percentage if nothing splits the traffic.
 
         Raises:
             ValueError: There is no route with weights.
         """
-        if 0 < share < 100 and self.weights() is None:
+        if 0 < percent < 100 and self.weights() is None:
             raise ValueError(f"{self._unshared}; give traffic_fraction 0 or 1, or {_SHARED_BY}")
 
-    def plan(self, shares: Sequence[int]) -> common.Plan:
+    def plan(self, percentages: Sequence[int]) -> common.Plan:
         """Return the traffic that a revision would get: none or all if nothing splits it."""
         if self.weights() is not None:
-            return super().plan(shares)
-        given = {share: share if share == 100 else 0 for share in shares}
+            return super().plan(percentages)
+        given = {percent: percent if percent == 100 else 0 for percent in percentages}
         note = (
             f"{self._unshared}, so the revision is watched without requests of clients before it gets all; "
             f"for a canary {_SHARED_BY}"
         )
-        return common.Plan(given, note if any(share != given[share] for share in shares) else "")
+        return common.Plan(given, note if any(percent != given[percent] for percent in percentages) else "")
 
     def state(self) -> tuple[Endpoint | None, dict[str, Manifest]]:
         """Return the requested endpoint of the service, and the recorded predictors."""
@@ -113,8 +113,8 @@ class StandardService(Service):
         if form.canary:
             tried = form.canary if form.canary != endpoint.previous_revision else form.base
             other = form.base if tried == form.canary else form.canary
-            share = form.percent if tried == form.canary else 100 - form.percent
-            traffic = {tried: share, other: 100 - share}
+            percent = form.percent if tried == form.canary else 100 - form.percent
+            traffic = {tried: percent, other: 100 - percent}
             endpoint = replace(endpoint, revision=tried, previous_revision=other, traffic=traffic)
         elif endpoint.traffic.get(form.base) != 100:
             endpoint = replace(endpoint, revision=form.base, previous_revision=None, traffic={form.base: 100})
@@ -140,9 +140,9 @@ class StandardService(Service):
         """Request the previous state; its pods still exist."""
         form = self._form()
         other = _other(before, form.base)
-        share = before.traffic[other] if other else 0
-        self._select(other if share == 100 else form.base)
-        self._ask(Form(form.base, other, share), predictors)
+        percent = before.traffic[other] if other else 0
+        self._select(other if percent == 100 else form.base)
+        self._ask(Form(form.base, other, percent), predictors)
         self._wait_for_route(before.traffic, timeout_seconds)
 
     def release(self, endpoint: Endpoint) -> None:
@@ -186,7 +186,7 @@ class StandardService(Service):
             return common.ask(f"{endpoint.url}/{path}", rows)
         return self.cluster.predict(service, path, rows)
 
-    def tell(self, endpoint: Endpoint, path: str) -> Any:
+    def request_server(self, endpoint: Endpoint, path: str) -> Any:
         """Get JSON at a path from the servers of the current revision."""
         return self.cluster.ask_service(self._of(endpoint.revision), path)
 
@@ -199,9 +199,9 @@ class StandardService(Service):
         if not route:
             return None
         rules = [rule["backendRefs"] for rule in route["spec"]["rules"]]
-        shares = [_percentages(backends) for backends in rules]
+        percentages = [_percentages(backends) for backends in rules]
         # While KServe changes one rule after the other, the weights are undefined.
-        return shares[0] if all(share == shares[0] for share in shares) else {}
+        return percentages[0] if all(percent == percentages[0] for percent in percentages) else {}
 
     def _steer(self, asked: Endpoint, predictors: dict[str, Manifest], timeout_seconds: float) -> None:
         """Move from the current to the requested state without an interruption."""
@@ -319,7 +319,7 @@ class StandardService(Service):
 
     def _form(self) -> Form:
         """Return the requested state of the service."""
-        spec = self.found().get("spec", {})
+        spec = self.fetch().get("spec", {})
         if not spec:
             return Form()
         for entry in spec.get("canary", []):
@@ -331,7 +331,7 @@ class StandardService(Service):
         return f"{self.name}-{revision[:_NAME_LENGTH]}-predictor"
 
     def _url(self) -> str:
-        status = self.found().get("status", {})
+        status = self.fetch().get("status", {})
         if self.weights() is not None and status.get("url"):
             return str(status["url"])
         return f"http://{self._kept}.{self.cluster.namespace}.svc"
@@ -353,8 +353,8 @@ class StandardService(Service):
         refused = condition(deployment, "ReplicaFailure")
         if refused.get("status") == "True":
             raise ValueError(_refused(str(refused.get("message", refused.get("reason")))))
-        why, hopeless = self.cluster.trouble(self.pods_of(revision), self.name, self._of(revision))
-        if hopeless:
+        why, is_terminal = self.cluster.diagnose(self.pods_of(revision), self.name, self._of(revision))
+        if is_terminal:
             raise ValueError(why)
         return why or f"{ready} of {count} pods are ready"
 
@@ -363,7 +363,7 @@ class StandardService(Service):
         common.wait(what, self._look_at_service, timeout_seconds)
 
     def _look_at_service(self) -> str:
-        found = self.found()
+        found = self.fetch()
         ready = condition(found, "Ready")
         if ready.get("status") == "True":
             return ""
@@ -371,16 +371,18 @@ class StandardService(Service):
         told = next((entry for entry in bad if entry["type"] != "Ready"), ready)
         return f"KServe says {told.get('type', 'nothing')}: {told.get('message') or told.get('reason')}"
 
-    def _wait_for_route(self, shares: Mapping[str, int], timeout_seconds: float = _ROUTE_SECONDS) -> None:
+    def _wait_for_route(
+        self, percentages: Mapping[str, int], timeout_seconds: float = _ROUTE_SECONDS
+    ) -> None:
         """Wait until the route has these weights; without a route, return at once."""
         what = f"the route of endpoint {self.name!r}"
-        common.wait(what, lambda: self._look_at_route(shares), timeout_seconds)
+        common.wait(what, lambda: self._look_at_route(percentages), timeout_seconds)
 
-    def _look_at_route(self, shares: Mapping[str, int]) -> str:
+    def _look_at_route(self, percentages: Mapping[str, int]) -> str:
         given = self.weights()
         if given is None:
             return ""
-        asked = {self._of(revision): share for revision, share in shares.items() if share}
+        asked = {self._of(revision): percent for revision, percent in percentages.items() if percent}
         if given != asked:
             weights = ", ".join(f"{service} {weight} %" for service, weight in given.items())
             return f"its weights are {weights or 'changing'}"
@@ -411,9 +413,9 @@ def _inherited(stable: Manifest, canary: Manifest) -> list[str]:
 
 def _other(asked: Endpoint, base: str) -> str:
     """Return the revision that must be beside the predictor; empty for none."""
-    for revision, share in asked.traffic.items():
+    for revision, percent in asked.traffic.items():
         # The previous one, without traffic, is restored from the record if it is needed.
-        if revision != base and (share or revision == asked.revision):
+        if revision != base and (percent or revision == asked.revision):
             return revision
     return ""
 

@@ -29,6 +29,7 @@ from flowparts.deploy.targets import _splitter
 from flowparts.deploy.targets._splitter import State
 from flowparts.util import trees
 from flowparts.util.errors import RefusedError, UnreachableError
+from flowparts.util.shortening import shorten
 
 if TYPE_CHECKING:
     from docker.client import DockerClient
@@ -168,20 +169,20 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         return host.apply(after, state.servers if state else {})
 
 
-def remove(name: str, *, pretend: bool = False) -> list[str]:
+def remove(name: str, *, dry_run: bool = False) -> list[str]:
     """Remove an endpoint with everything that belongs to it, and return what was removed.
 
     Args:
         name: The endpoint.
-        pretend: Remove nothing, and return what would be removed.
+        dry_run: Remove nothing, and return what would be removed.
 
     Raises:
         ValueError: No engine answers.
     """
     with _engine() as engine, _writing(name):
         host = _Host(engine, name)
-        held = host.holdings()
-        if not pretend:
+        held = host.resources()
+        if not dry_run:
             host.remove()
         return held
 
@@ -206,7 +207,7 @@ def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
         return {server.id: _ends(server) for server in _Host(engine, endpoint.name).servers(revision)}
 
 
-def trouble(endpoint: Endpoint, revision: str) -> str:
+def diagnose(endpoint: Endpoint, revision: str) -> str:
     """Return how the servers of a revision crashed last, and how often; empty if none has.
 
     Raises:
@@ -427,7 +428,7 @@ class _Host:
             splitter = self._start_splitter(image_id, port)
         elif splitter.status != "running":
             splitter.start()
-        elif self._told(endpoint) != state.to_json():
+        elif self._active_state(endpoint) != state.to_json():
             splitter.kill("USR2")
 
         def look() -> str:
@@ -435,13 +436,15 @@ class _Host:
             if splitter.status != "running":
                 raise ValueError(f"the splitter of endpoint {self.name!r} {_ending(splitter)}")
             return (
-                "" if self._told(endpoint) == state.to_json() else "the splitter is loading its configuration"
+                ""
+                if self._active_state(endpoint) == state.to_json()
+                else "the splitter is loading its configuration"
             )
 
         common.wait(f"endpoint {self.name!r}", look, _RELOAD_SECONDS)
 
     @staticmethod
-    def _told(endpoint: Endpoint) -> str:
+    def _active_state(endpoint: Endpoint) -> str:
         """Return the splitter's active state; empty if it doesn't answer."""
         return _get(f"{endpoint.url}{_splitter.TRAFFIC_PATH}")
 
@@ -466,7 +469,7 @@ class _Host:
             if volume.name not in names:
                 volume.remove(force=True)
 
-    def holdings(self) -> list[str]:
+    def resources(self) -> list[str]:
         """Return everything that belongs to the endpoint."""
         kinds = {
             "container": self.engine.containers.list(all=True, filters=self._mine),
@@ -608,7 +611,7 @@ def _digest(*values: Any) -> str:
 
 
 def _shares(endpoint: Endpoint) -> str:
-    return ", ".join(f"{revision} {share} %" for revision, share in endpoint.traffic.items())
+    return ", ".join(f"{revision} {percent} %" for revision, percent in endpoint.traffic.items())
 
 
 def _port_in(url: str) -> int:
@@ -665,7 +668,7 @@ def _lines(container: "Container", **period: Any) -> list[str]:
 def _last_line(container: "Container", **period: Any) -> str:
     """Return a container's last log line; for JSON, its message."""
     lines = _lines(container, **period)
-    return common.log_text(lines[-1])[:_SAID] if lines else "its log is empty"
+    return shorten(common.log_text(lines[-1]), _SAID) if lines else "its log is empty"
 
 
 def _ends(container: "Container") -> int:

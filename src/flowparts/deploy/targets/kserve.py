@@ -60,7 +60,7 @@ def _deploy(cluster: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
     after = Endpoint("kserve", name, f"http://{name}", pod.revision, {pod.revision: 100})
     if before:
         after = before.deploying(pod.revision, chosen.percent)
-        service.check_share(after.percent)
+        service.check_percent(after.percent)
     settings = {"namespace": service.cluster.namespace, "mode": service.mode, **common.kept_options()}
     after = replace(after, settings=settings)
     monitor, watched = service.monitor(), service.watched()
@@ -76,7 +76,7 @@ def _deploy(cluster: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
         made = service.move(before, after, predictors, chosen.timeout_seconds)
         if pod.digest:
             path = pod.digest_path.format(name=name)
-            common.await_served(lambda: service.tell(made, path), pod.digest, pod.revision)
+            common.await_served(lambda: service.request_server(made, path), pod.digest, pod.revision)
     except ValueError as error:
         kept = before.traffic if before else []
         raise common.not_deployed(name, pod.revision, error, kept, undo) from None
@@ -86,10 +86,10 @@ def _deploy(cluster: Cluster, pod: StoredPod, chosen: Options) -> Endpoint:
     return made
 
 
-def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
+def remove(name: str, *, namespace: str = "", dry_run: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions; with `dry_run`, only return its objects."""
     cluster = Cluster(namespace)
-    cluster.pretends = pretend
+    cluster.is_dry_run = dry_run
     with cluster.writing(name):
         service = _service(cluster, name)
         service.remove()
@@ -112,7 +112,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
         state, predictors = service.state()
         before = common.unchanged(endpoint, state, service.where)
         after = before.with_percent(percent)
-        service.check_share(after.percent)
+        service.check_percent(after.percent)
         return service.move(before, after, predictors)
 
 
@@ -143,16 +143,16 @@ def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
     return service.cluster.crashes(service.pods_of(revision))
 
 
-def trouble(endpoint: Endpoint, revision: str) -> str:
+def diagnose(endpoint: Endpoint, revision: str) -> str:
     """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
     service = _of(endpoint)
-    return service.cluster.trouble(service.pods_of(revision))[0]
+    return service.cluster.diagnose(service.pods_of(revision))[0]
 
 
-def plan(name: str, shares: Sequence[int], *, namespace: str = "", **_: Any) -> common.Plan:
+def plan(name: str, percentages: Sequence[int], *, namespace: str = "", **_: Any) -> common.Plan:
     """Return the traffic that a revision would get: none or all without Knative and a Gateway."""
     service = _service(Cluster(namespace), name)
-    return service.plan(shares) if service.state()[0] else common.Plan(dict.fromkeys(shares, 100))
+    return service.plan(percentages) if service.state()[0] else common.Plan(dict.fromkeys(percentages, 100))
 
 
 def endpoints(namespace: str = "") -> list[Endpoint]:

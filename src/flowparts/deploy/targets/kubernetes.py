@@ -12,7 +12,7 @@ from flowparts.deploy.targets._fleet import Fleet, Platform
 _platform = Platform("kubernetes", ServerPod)
 endpoints, plan, remove, writing = _platform.endpoints, _platform.plan, _platform.remove, _platform.writing
 shift, rollback, release = _platform.shift, _platform.rollback, _platform.release
-crashes, trouble = _platform.crashes, _platform.trouble
+crashes, diagnose = _platform.crashes, _platform.diagnose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     """
     chosen = Options(**given)
     pod = ServerPod.of(model, name, chosen, chosen.service_account)
-    fleet = Fleet.asked("kubernetes", ServerPod, name, chosen)
+    fleet = Fleet.of_options("kubernetes", ServerPod, name, chosen)
     if pod.log:
         pod.log.require_claim(fleet.cluster)
     return fleet.deploy(pod, chosen)

@@ -29,6 +29,7 @@ from flowparts.deploy.endpoint import Endpoint
 from flowparts.deploy.options import Options as CommonOptions
 from flowparts.util import trees
 from flowparts.util.errors import RefusedError, UnreachableError
+from flowparts.util.shortening import one_line, shorten
 
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
@@ -128,7 +129,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
                     archive = remote.store(directory, bucket, f"{prefix}{name}/{revision}/model.tar.gz")
                     model_name = remote.create_model(revision, archive, server, chosen.role)
                     variants = {revision: {"VariantName": revision, "ModelName": model_name, **instances}}
-                return remote.told(remote.apply(after, variants, chosen.timeout_seconds))
+                return remote.with_options(remote.apply(after, variants, chosen.timeout_seconds))
         except ValueError as error:
             raise common.not_deployed(name, revision, error, remote.serving) from None
 
@@ -142,7 +143,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     with _refusals():
         remote = _Place(endpoint.settings["region"], endpoint.name)
         state = common.unchanged(endpoint, remote.current(), remote.where)
-        return remote.told(remote.apply(state.with_percent(percent)))
+        return remote.with_options(remote.apply(state.with_percent(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -160,7 +161,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         after = common.rolled_back(endpoint, state, remote.where)
         if state and state.previous_revision == after.revision:
             remote.apply(state.with_percent(0))
-        return remote.told(remote.apply(after))
+        return remote.with_options(remote.apply(after))
 
 
 def endpoints(*, region: str = "") -> list[Endpoint]:
@@ -177,7 +178,7 @@ def endpoints(*, region: str = "") -> list[Endpoint]:
         for remote in (_Place(region, name) for name in names):
             with suppress(ValueError):  # created by something else
                 if state := remote.state(remote.settled(_CHANGE_SECONDS)):
-                    found.append(remote.told(state))
+                    found.append(remote.with_options(state))
         return found
 
 
@@ -191,17 +192,17 @@ def writing(name: str, *, region: str = "") -> Iterator[Endpoint | None]:
     with _refusals():
         remote = _Place(region, name)
         state = remote.state(remote.settled(_CHANGE_SECONDS))
-        before = remote.told(state) if state else None
+        before = remote.with_options(state) if state else None
     yield before
 
 
-def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
+def remove(name: str, *, region: str = "", dry_run: bool = False) -> list[str]:
     """Remove an endpoint with its configurations and models; return what was removed. Archives in S3 stay.
 
     Args:
         name: The endpoint.
         region: AWS region; empty for the environment's.
-        pretend: Remove nothing, and return what would be removed.
+        dry_run: Remove nothing, and return what would be removed.
 
     Raises:
         ValueError: SageMaker refuses.
@@ -212,8 +213,8 @@ def remove(name: str, *, region: str = "", pretend: bool = False) -> list[str]:
         if described and not remote.is_own(described):
             described = None
         held = [f"endpoint {name}"] if described else []
-        held += [f"{kind.replace('_', ' ')} {each}" for kind, each in remote.made()]
-        if not pretend:
+        held += [f"{kind.replace('_', ' ')} {each}" for kind, each in remote.created()]
+        if not dry_run:
             if described:
                 remote.sagemaker.delete_endpoint(EndpointName=name)
                 remote.settled(_CHANGE_SECONDS)
@@ -311,9 +312,9 @@ class _Place:
                 f"endpoint {self.name!r} {self.where} was made by something else; deploy to another name"
             )
         current = configuration[1]
-        share = round(100 * weights[current] / (sum(weights.values()) or 1)) if len(weights) > 1 else 100
+        percent = round(100 * weights[current] / (sum(weights.values()) or 1)) if len(weights) > 1 else 100
         previous = next((revision for revision in weights if revision != current), None)
-        traffic = {current: share, **({previous: 100 - share} if previous else {})}
+        traffic = {current: percent, **({previous: 100 - percent} if previous else {})}
         self.serving = [revision for revision, part in traffic.items() if part]
         return Endpoint("sagemaker", self.name, self.url, current, traffic, previous, self.settings)
 
@@ -359,7 +360,7 @@ class _Place:
         self._make("model", name, PrimaryContainer=container, ExecutionRoleArn=role)
         return name
 
-    def told(self, endpoint: Endpoint) -> Endpoint:
+    def with_options(self, endpoint: Endpoint) -> Endpoint:
         """Return an endpoint with its current revision's options."""
         model = self._described("model", f"{self.name}-{endpoint.revision}") or {}
         return common.with_noted_options(endpoint, model.get("PrimaryContainer", {}).get("Environment", {}))
@@ -408,8 +409,8 @@ class _Place:
 
     def _weigh(self, after: Endpoint) -> None:
         weights = [
-            {"VariantName": revision, "DesiredWeight": float(share)}
-            for revision, share in after.traffic.items()
+            {"VariantName": revision, "DesiredWeight": float(percent)}
+            for revision, percent in after.traffic.items()
         ]
         with _repeated():
             self.sagemaker.update_endpoint_weights_and_capacities(
@@ -421,8 +422,8 @@ class _Place:
     ) -> None:
         variants = {**self._variants(described), **new}
         wanted = [
-            {**variants[revision], "InitialVariantWeight": float(share)}
-            for revision, share in after.traffic.items()
+            {**variants[revision], "InitialVariantWeight": float(percent)}
+            for revision, percent in after.traffic.items()
         ]
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
         # SageMaker allows 63 characters: 38 of the endpoint's name, 13 of the revision, two hyphens.
@@ -455,14 +456,14 @@ class _Place:
         used = {variant["ModelName"] for variant in self._variants(described).values()}
         used |= {described["EndpointConfigName"]} if described else set()
         try:
-            for kind, name in self.made():
+            for kind, name in self.created():
                 if name not in used:
                     _log.info("removing %s %s", kind.replace("_", " "), name)
                     getattr(self.sagemaker, f"delete_{kind}")(**{_KEYS[kind]: name})
         except (BotoCoreError, ClientError) as error:
             _log.warning("unused objects of endpoint %s stay: %s", self.name, _line(error))
 
-    def made(self) -> list[tuple[str, str]]:
+    def created(self) -> list[tuple[str, str]]:
         """Return the endpoint's configurations and models, each with its kind."""
         kinds = {
             "endpoint_config": ("EndpointConfigs", rf"{_REVISION}-[0-9a-f]+"),
@@ -514,7 +515,7 @@ class _Place:
                 events = logs.get_log_events(**group, **stream)["events"]
                 lines = [event["message"] for event in events if event["message"].strip()]
                 if lines:
-                    return f"; revision {revision} has logged: {common.log_text(lines[-1])[:_SAID]}"
+                    return f"; revision {revision} has logged: {shorten(common.log_text(lines[-1]), _SAID)}"
         return ""
 
     def _client(self, service: str) -> Any:
@@ -574,7 +575,9 @@ def _refusals() -> Iterator[None]:
         code, message = str(said.get("Code", "")), said.get("Message", "")
         if code == "ModelError":
             original = str(error.response.get("OriginalMessage") or message)
-            raise RefusedError(f"the model server refuses: {common.log_text(original)[:_SAID]}") from None
+            raise RefusedError(
+                f"the model server refuses: {shorten(common.log_text(original), _SAID)}"
+            ) from None
         way = f"; {_WAYS[code]}" if code in _WAYS else ""
         raise RefusedError(f"AWS refuses {error.operation_name}: {code}, {_line(message)}{way}") from None
     except NoCredentialsError:
@@ -596,4 +599,4 @@ def _reason(described: Mapping[str, Any]) -> str:
 
 
 def _line(text: object) -> str:
-    return " ".join(str(text).split())[:_SAID]
+    return one_line(text, _SAID)

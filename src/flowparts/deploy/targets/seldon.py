@@ -106,10 +106,10 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         return after
 
 
-def remove(name: str, *, namespace: str = "", pretend: bool = False) -> list[str]:
-    """Remove an endpoint with all its revisions, or only pretend to; return its objects."""
+def remove(name: str, *, namespace: str = "", dry_run: bool = False) -> list[str]:
+    """Remove an endpoint with all its revisions; with `dry_run`, only return its objects."""
     cluster = Cluster(namespace)
-    cluster.pretends = pretend
+    cluster.is_dry_run = dry_run
     fleet = _Fleet(cluster, name)
     with cluster.writing(name):
         cluster.delete(_API, "Experiment", name)
@@ -159,10 +159,10 @@ def crashes(endpoint: Endpoint, revision: str) -> dict[str, int]:
     return fleet.cluster.crashes(fleet.pods_of(revision))
 
 
-def trouble(endpoint: Endpoint, revision: str) -> str:
+def diagnose(endpoint: Endpoint, revision: str) -> str:
     """Return why pods of a revision don't run or have crashed; empty if nothing is wrong."""
     fleet = _Fleet.of(endpoint)
-    return fleet.cluster.trouble(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
+    return fleet.cluster.diagnose(fleet.pods_of(revision), f"{endpoint.name}-{revision}")[0]
 
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
@@ -262,16 +262,16 @@ class _Fleet:
 
     def steer(self, asked: Endpoint, timeout_seconds: float = 600.0) -> None:
         """Split the traffic, and wait until it is applied."""
-        self.share(asked)
+        self.set_weights(asked)
         what = f"the experiment of endpoint {self.name!r}"
         common.wait(what, lambda: self._state_of("Experiment", self.name), timeout_seconds)
 
-    def share(self, asked: Endpoint) -> None:
+    def set_weights(self, asked: Endpoint) -> None:
         """Apply the Experiment."""
         candidates = [
-            {"name": f"{self.name}-{revision}", "weight": share}
-            for revision, share in asked.traffic.items()
-            if share
+            {"name": f"{self.name}-{revision}", "weight": percent}
+            for revision, percent in asked.traffic.items()
+            if percent
         ]
         written = {_STATE: json.dumps(asdict(asked), sort_keys=True)}
         self._apply("Experiment", self.name, {"candidates": candidates}, self.labels, annotations=written)
@@ -279,7 +279,7 @@ class _Fleet:
     def undo(self, revision: str, before: Endpoint | None) -> None:
         """Restore the traffic split, then remove a new revision."""
         if before:
-            self.share(before)
+            self.set_weights(before)
         else:
             self.cluster.delete(_API, "Experiment", self.name)
         if before is None or revision not in before.traffic:
@@ -303,8 +303,8 @@ class _Fleet:
         """Return "" when a revision's Model is ready, else its state."""
         own = f"{self.name}-{revision}"
         state = self._state_of("Model", own)
-        why, hopeless = self.cluster.trouble(self.pods_of(revision), own) if state else ("", False)
-        if hopeless:
+        why, is_terminal = self.cluster.diagnose(self.pods_of(revision), own) if state else ("", False)
+        if is_terminal:
             raise ValueError(why)
         return why or state
 

@@ -28,7 +28,7 @@ _IMAGE = "tensorflow/serving:2.21.0"
 _platform = Platform("tf_serving", TensorFlowServingPod)
 endpoints, plan, remove, writing = _platform.endpoints, _platform.plan, _platform.remove, _platform.writing
 shift, rollback, release = _platform.shift, _platform.rollback, _platform.release
-crashes, trouble = _platform.crashes, _platform.trouble
+crashes, diagnose = _platform.crashes, _platform.diagnose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
     # If the step can read the model too, check it before the pods do.
     if seen := common.mounted(model):
         saved_model_files.require(seen)
-    return Fleet.asked("tf_serving", TensorFlowServingPod, name, chosen).deploy(pod, chosen)
+    return Fleet.of_options("tf_serving", TensorFlowServingPod, name, chosen).deploy(pod, chosen)
 
 
 def predict(endpoint: Endpoint, rows: list[dict[str, Any]], revision: str = "") -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
         )
     with vertex_api.refusals():
         remote = _Place(chosen.project, chosen.location, name)
-        before = remote.state(remote.made(chosen.timeout_seconds))
+        before = remote.state(remote.get_or_create(chosen.timeout_seconds))
     after = Endpoint("vertex", name, remote.url, revision, {revision: 100})
     if before:
         after = before.deploying(revision, chosen.percent)
@@ -99,7 +99,7 @@ def deploy(model: str, name: str, **given: Any) -> Endpoint:
             if revision not in _numbers(remote.endpoint()):
                 remote.upload(model, revision, server, chosen.timeout_seconds)
                 remote.bring_up(revision, resources, chosen.service_account, chosen.timeout_seconds)
-            return remote.told(remote.apply(after))
+            return remote.with_options(remote.apply(after))
     except ValueError as error:
         raise common.not_deployed(name, revision, error, before.traffic if before else []) from None
 
@@ -113,7 +113,7 @@ def shift(endpoint: Endpoint, percent: int) -> Endpoint:
     with vertex_api.refusals():
         remote = _Place.of(endpoint)
         state = common.unchanged(endpoint, remote.state(remote.endpoint()), remote.where)
-        return remote.told(remote.apply(state.with_percent(percent)))
+        return remote.with_options(remote.apply(state.with_percent(percent)))
 
 
 def rollback(endpoint: Endpoint) -> Endpoint:
@@ -126,7 +126,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     with vertex_api.refusals():
         remote = _Place.of(endpoint)
         after = common.rolled_back(endpoint, remote.state(remote.endpoint()), remote.where)
-        return remote.told(remote.apply(after))
+        return remote.with_options(remote.apply(after))
 
 
 def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
@@ -141,7 +141,7 @@ def endpoints(*, project: str = "", location: str = "") -> list[Endpoint]:
         for each in vertex_api.call(place.endpoints.list_endpoints, parent=place.parent):
             remote = _Place(project, location, str(each.name).rpartition("/")[2])
             if _is_own(each) and (state := remote.state(each)):
-                found.append(remote.told(state))
+                found.append(remote.with_options(state))
         return found
 
 
@@ -156,26 +156,26 @@ def writing(name: str, *, project: str = "", location: str = "") -> Iterator[End
         remote = _Place(project, location, name)
         found = remote.endpoint()
         state = remote.state(found) if found and _is_own(found) else None
-        before = remote.told(state) if state else None
+        before = remote.with_options(state) if state else None
     yield before
 
 
-def remove(name: str, *, project: str = "", location: str = "", pretend: bool = False) -> list[str]:
+def remove(name: str, *, project: str = "", location: str = "", dry_run: bool = False) -> list[str]:
     """Remove an endpoint with its deployed and registered models, and return what was removed.
 
     Args:
         name: The endpoint.
         project: Google Cloud project; empty for the environment's.
         location: Region; empty for GOOGLE_CLOUD_LOCATION or CLOUD_ML_REGION.
-        pretend: Remove nothing, and return what would be removed.
+        dry_run: Remove nothing, and return what would be removed.
 
     Raises:
         ValueError: Vertex AI refuses.
     """
     with vertex_api.refusals():
         remote = _Place(project, location, name)
-        held = remote.holdings()
-        if not pretend:
+        held = remote.resources()
+        if not dry_run:
             remote.remove()
         return held
 
@@ -252,7 +252,7 @@ class _Place:
         previous = revisions[1] if len(revisions) > 1 else None
         return Endpoint("vertex", self.name, self.url, revisions[0], traffic, previous, settings)
 
-    def made(self, timeout_seconds: float) -> "aiplatform_v1.Endpoint":
+    def get_or_create(self, timeout_seconds: float) -> "aiplatform_v1.Endpoint":
         """Return the endpoint, creating it if necessary, after pending operations."""
         wanted = {"display_name": self.name, "labels": _MANAGED}
         self._bring(
@@ -337,11 +337,11 @@ class _Place:
             raise ValueError(
                 f"endpoint {self.name!r} has lost one of {', '.join(after.traffic)}; deploy its model again"
             )
-        split = {numbers[revision]: share for revision, share in after.traffic.items() if share}
+        split = {numbers[revision]: percent for revision, percent in after.traffic.items() if percent}
         labels = {key: value for key, value in found.labels.items() if key != _PREVIOUS}
         labels |= {_CURRENT: after.revision}
         labels |= {_PREVIOUS: after.previous_revision} if after.previous_revision else {}
-        before = {number: share for number, share in found.traffic_split.items() if share}
+        before = {number: percent for number, percent in found.traffic_split.items() if percent}
         if (before, dict(found.labels)) != (split, labels):
             wanted = {"name": self.path, "traffic_split": split, "labels": labels, "etag": found.etag}
             mask = {"paths": ["traffic_split", "labels"]}
@@ -352,13 +352,13 @@ class _Place:
         serving = {revision: numbers[revision] for revision in after.traffic}
         return replace(after, settings={**self.settings, "deployed_models": serving})
 
-    def told(self, endpoint: Endpoint) -> Endpoint:
+    def with_options(self, endpoint: Endpoint) -> Endpoint:
         """Return an endpoint with its current revision's options."""
         found = vertex_api.or_none(self.models.get_model, name=f"{self.model_path}@{endpoint.revision}")
         variables = {each.name: each.value for each in found.container_spec.env} if found else {}
         return common.with_noted_options(endpoint, variables)
 
-    def holdings(self) -> list[str]:
+    def resources(self) -> list[str]:
         """Return everything that belongs to the endpoint."""
         found, model = self._own()
         held = [f"revision {revision}" for revision in _numbers(found)]
@@ -369,8 +369,8 @@ class _Place:
         """Remove everything that belongs to the endpoint; idempotent."""
         found, model = self._own()
         if found:
-            shares = found.traffic_split
-            deployed = sorted(_numbers(found).items(), key=lambda each: shares.get(each[1], 0))
+            percentages = found.traffic_split
+            deployed = sorted(_numbers(found).items(), key=lambda each: percentages.get(each[1], 0))
             for revision, number in deployed:
                 # Only the last one can be undeployed with its traffic.
                 last = deployed[-1][1]

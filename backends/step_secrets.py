@@ -9,7 +9,7 @@ from backends import catalogue
 from flowparts.components import SECRETS
 
 
-def require_asked(variables: Iterable[str]) -> None:
+def require_requested(variables: Iterable[str]) -> None:
     """Raise ValueError if no component asks for one of the variables, so that no step would get it."""
     catalogue.components()  # importing them fills SECRETS
     for variable in variables:
@@ -20,7 +20,7 @@ def require_asked(variables: Iterable[str]) -> None:
             )
 
 
-def asked(container: Mapping[str, Any], variables: Iterable[str]) -> list[str]:
+def requested(container: Mapping[str, Any], variables: Iterable[str]) -> list[str]:
     """Return the variables that a compiled step asks for.
 
     Args:

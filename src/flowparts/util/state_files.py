@@ -36,10 +36,10 @@ def read(uri: str, what: str) -> Any:
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError):
-        raise foreign(uri, what) from None
+        raise unexpected_content(uri, what) from None
 
 
-def foreign(uri: str, what: str) -> ValueError:
+def unexpected_content(uri: str, what: str) -> ValueError:
     """Return the error for a file with unexpected content."""
     return ValueError(f"{masked(uri)} isn't {what}; name another file, or remove this one")
 

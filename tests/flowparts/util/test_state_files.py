@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from flowparts.util import kept
+from flowparts.util import state_files
 
 ADD = """
 import sys
-from flowparts.util import kept
+from flowparts.util import state_files
 
 uri, name = sys.argv[1:]
 for number in range(30):
-    with kept.locked(uri):
-        kept.write(uri, {**(kept.read(uri, "a test") or {}), f"{name}{number}": 1})
+    with state_files.locked(uri):
+        state_files.write(uri, {**(state_files.read(uri, "a test") or {}), f"{name}{number}": 1})
 """
 
 
@@ -23,7 +23,9 @@ def test_concurrent_writers_lose_no_entry(tmp_path: Path) -> None:
     uri = str(tmp_path / "new" / "kept.json")
     writers = [subprocess.Popen([sys.executable, "-c", ADD, uri, name]) for name in "abc"]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
-    assert kept.read(uri, "a test").keys() == {f"{name}{number}" for name in "abc" for number in range(30)}
+    assert state_files.read(uri, "a test").keys() == {
+        f"{name}{number}" for name in "abc" for number in range(30)
+    }
     assert [path.name for path in Path(uri).parent.iterdir()] == ["kept.json"]
 
 
@@ -32,8 +34,8 @@ def test_an_unwritable_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
     uri = str(tmp_path / "file" / "kept.json")
     with (
         pytest.raises(ValueError, match=r"can't write .*kept\.json: (NotADirectory|FileExists)Error"),
-        kept.locked(uri),
+        state_files.locked(uri),
     ):
         pass
     with pytest.raises(ValueError, match=r"can't write .*kept\.json: "):
-        kept.write(uri, {})
+        state_files.write(uri, {})

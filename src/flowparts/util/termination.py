@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_EVERY_SECONDS = 0.2
 
 
-class EndedError(ValueError):
+class TerminatedError(ValueError):
     """The step received a signal to end."""
 
 
@@ -27,8 +27,8 @@ class _Notice:
 
 
 @contextmanager
-def in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGINT raise EndedError once, at the next `check` or `pause` of the block.
+def deferred() -> Iterator[None]:
+    """Let SIGTERM and SIGINT raise TerminatedError once, at the next `check` or `pause` of the block.
 
     Has no effect outside of the main thread, since other threads can't handle signals.
     """
@@ -55,14 +55,14 @@ def disarm() -> None:
 
 
 def check() -> None:
-    """Raise EndedError if the step received a signal to end."""
+    """Raise TerminatedError if the step received a signal to end."""
     if _Notice.armed and _Notice.received:
         disarm()
-        raise EndedError(f"the step was told to end ({_Notice.received})")
+        raise TerminatedError(f"the step was terminated ({_Notice.received})")
 
 
 def pause(seconds: float) -> None:
-    """Sleep, and raise EndedError as soon as the step receives a signal to end."""
+    """Sleep, and raise TerminatedError as soon as the step receives a signal to end."""
     until = time.monotonic() + seconds
     check()
     while (left := until - time.monotonic()) > 0:
