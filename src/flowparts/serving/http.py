@@ -10,13 +10,12 @@ import re
 import resource
 import socket
 import struct
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from itertools import islice
 from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -35,8 +34,6 @@ _LARGE_BYTES = 1 << 16
 # maximum.
 _LONG_SECONDS, _MAX_PAUSE_SECONDS = 0.02, 0.1
 _ACCEPTED_AT_ONCE = 128
-# Of connections that may be closed to make room; by the next look others have been silent for longer.
-_SPARE_AT_ONCE = 64
 _ACCEPT_PAUSE_SECONDS = 0.1
 _BACKLOG = 2048
 _IDLE_SECONDS = 75.0
@@ -123,8 +120,11 @@ class Server:
     def __init__(self, application: Application, shared: bool = False) -> None:
         self.application = application
         self._shared = shared
-        # In order of arrival.
-        self.connections: dict[Connection, None] = {}
+        # In order of arrival; looking for one to close moves busy ones to the end.
+        self.connections: OrderedDict[Connection, None] = OrderedDict()
+        # Connections that were idle at a tick of the clock, and since when; the longest idle first. The entry
+        # of one that was used again stays until it is looked at or the connection is idle once more.
+        self.unused: OrderedDict[Connection, float] = OrderedDict()
         self.date = b""
         self.loop = asyncio.get_running_loop()
         self.body_bytes = 0
@@ -132,7 +132,6 @@ class Server:
         self._max_connections = min(_MAX_CONNECTIONS, max(_files() - _OTHER_FILES, 16))
         self._closed_for_room = 0
         self._large: deque[Connection] = deque()
-        self._spare: deque[Connection] = deque()
         self._listener: socket.socket | None = None
         self._accepting: set[asyncio.Task[Any]] = set()
         self._ticker: asyncio.TimerHandle | None = None
@@ -201,7 +200,7 @@ class Server:
         """Accept the pending connections; closing the listener first would reset them."""
         with listener:
             if not self._shared:
-                deafen(listener)
+                drop_new_connections(listener)
             while True:
                 try:
                     client, _ = listener.accept()
@@ -226,22 +225,20 @@ class Server:
         self.connections[connection] = None
 
     def _next_spare(self) -> "Connection | None":
-        """Return a connection that may be closed: nothing that it asked is being answered.
+        """Return a connection that may be closed: none of its requests is being answered.
 
-        The oldest one without a request, if the client had time to send one, else the oldest one.
+        The one that has been idle for longest, if the client had time to send a request, else the oldest one.
         """
-        for look_again in (True, False):
-            while self._spare:
-                spare = self._spare.popleft()
-                if spare in self.connections and not spare.busy:
-                    return spare
-            if look_again:
-                # Looking through all of them for each new one would take longer than all else that it needs.
-                unused = (one for one in self.connections if one.idle and not one.new)
-                self._spare.extend(islice(unused, _SPARE_AT_ONCE))
-                if not self._spare:
-                    unanswered = (one for one in self.connections if not one.busy)
-                    self._spare.extend(islice(unanswered, _SPARE_AT_ONCE))
+        while self.unused:
+            connection, since = self.unused.popitem(last=False)
+            if connection.since == since:
+                return connection
+        for _ in range(len(self.connections)):
+            connection = next(iter(self.connections))
+            if not connection.busy:
+                return connection
+            # So that the next look doesn't pass it again.
+            self.connections.move_to_end(connection)
         return None
 
     def answer_in_turn(self, connection: "Connection") -> None:
@@ -277,7 +274,7 @@ class Server:
         self._ticker = self.loop.call_later(1, self._tick)
 
 
-def deafen(listener: socket.socket) -> None:
+def drop_new_connections(listener: socket.socket) -> None:
     """Keep new connections away from a listening socket by a filter that drops all packets."""
     nothing = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
     with suppress(OSError):
@@ -302,8 +299,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_after", "_ahead", "_answering", "_arriving", "_blocked", "_body", "_body_bytes", "_busy", "_ended",
         "_frame_bytes", "_head_bytes", "_headers", "_held", "_large", "_line_bytes", "_method", "_parser",
-        "_read_paused", "_refused", "_request", "_server", "_since", "_transport", "_unread", "_url",
-        "_version", "_wanted", "_work",
+        "_read_paused", "_refused", "_request", "_server", "_transport", "_unread", "_url", "_version",
+        "_wanted", "_work", "since",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -336,6 +333,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """Clean up; nobody waits for an answer any more."""
         self._server.connections.pop(self, None)
+        self._server.unused.pop(self, None)
         self._ahead.clear()
         self._refused = True
         if self._work:
@@ -419,7 +417,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = self._line_bytes = 0
         self._arriving = True
         # Set by the next tick of the server's clock.
-        self._since = 0.0
+        self.since = 0.0
 
     def on_url(self, url: bytes) -> None:
         """Receive a part of the URL."""
@@ -494,7 +492,7 @@ class Connection(asyncio.Protocol):
         if self._refused or self._parser.should_upgrade():
             return
         self._arriving = False
-        self._since = 0.0
+        self.since = 0.0
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
         request = self._request
@@ -523,11 +521,6 @@ class Connection(asyncio.Protocol):
         """Whether no request is being answered or read."""
         return not (self._busy or self._ahead or self._arriving)
 
-    @property
-    def new(self) -> bool:
-        """Whether the server's clock hasn't ticked since the connection was made or its last answer."""
-        return not self._since
-
     def close_if_idle(self) -> None:
         """Close the connection unless a request is being answered or read."""
         if self.idle:
@@ -541,8 +534,12 @@ class Connection(asyncio.Protocol):
         """Close the connection if it is idle for too long or the client is too slow; called every second."""
         if self._busy:
             return
-        self._since = self._since or now
-        elapsed = now - self._since
+        if not self.since:
+            self.since = now
+            if self.idle:
+                self._server.unused[self] = now
+                self._server.unused.move_to_end(self)
+        elapsed = now - self.since
         if self._blocked and elapsed > _IDLE_SECONDS:
             self.abort()
         elif self._arriving and elapsed > _ARRIVAL_SECONDS:

@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 
 from flowparts.serving import logs, worker
-from flowparts.serving.http import deafen
+from flowparts.serving.http import drop_new_connections
 from flowparts.serving.server_settings import Settings
 
-_LONGEST_PAUSE_SECONDS = 5.0
+_MAX_PAUSE_SECONDS = 5.0
 # A worker that has lived this long has not failed at startup.
 _LONG_SECONDS = 60.0
 _SILENT_SECONDS = 20.0
-_MOST_FAILURES = 3
+_MAX_FAILURES = 3
 
 
 def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
@@ -40,12 +40,12 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
     received: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _: received.append(number))
-    lanes = {number: _Lane(shared / f"{worker.ALIVE}{number}") for number in range(settings.workers)}
+    states = {number: _Worker(shared / f"{worker.ALIVE}{number}") for number in range(settings.workers)}
 
     def start(number: int) -> None:
         command = worker.command(settings, listener.fileno(), number, shared, watched)
         workers[number] = subprocess.Popen(command, pass_fds=[listener.fileno(), watched])  # noqa: S603
-        lanes[number].begin()
+        states[number].note_start()
 
     for number in range(settings.workers):
         start(number)
@@ -60,25 +60,25 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
                 process.send_signal(asked)
         if end and now > end - worker.SECONDS_TO_END:
             # The workers answer pending requests and close their sockets.
-            deafen(listener)
+            drop_new_connections(listener)
         for number, process in list(workers.items()):
-            lane, code = lanes[number], process.poll()
+            state, code = states[number], process.poll()
             if code is None:
-                if (end and now > end) or lane.silent(now):
+                if (end and now > end) or state.is_silent(now):
                     logs.say("worker is hanging and gets killed", 40, worker=number)
                     process.kill()
             elif end:
                 del workers[number]
-            elif code == worker.CANNOT_START or lane.hopeless():
+            elif code == worker.CANNOT_START or state.keeps_failing():
                 if code != worker.CANNOT_START and not status:  # once, even if several workers fail
-                    logs.say(_hopeless(code), 40, worker=number)
+                    logs.say(_startup_failure(code), 40, worker=number)
                 status = 1
                 del workers[number]
                 received.append(signal.SIGTERM)
-            elif not lane.due:
-                lane.ended(now)
+            elif not state.due:
+                state.note_end(now)
                 logs.say("worker ended; starting a new one", 30, worker=number, exit_code=code)
-            elif now >= lane.due:
+            elif now >= state.due:
                 start(number)
         time.sleep(0.05)
     os.close(held)
@@ -86,7 +86,7 @@ def run(settings: Settings, listener: socket.socket, shared: Path) -> int:
     return status
 
 
-class _Lane:
+class _Worker:
     """The state of one worker and its successors.
 
     Args:
@@ -101,13 +101,13 @@ class _Lane:
         self._failures = 0
         self.due = 0.0
 
-    def begin(self) -> None:
+    def note_start(self) -> None:
         """Note that a worker starts."""
         self._alive.unlink(missing_ok=True)
         self._touched, self.due = None, 0.0
         self._started = time.monotonic()
 
-    def silent(self, now: float) -> bool:
+    def is_silent(self, now: float) -> bool:
         """Return whether a worker that has served shows no sign of life."""
         try:
             touched = self._alive.stat().st_mtime
@@ -117,21 +117,21 @@ class _Lane:
             self._touched, self._heard = touched, now
         return now - self._heard > _SILENT_SECONDS
 
-    def hopeless(self) -> bool:
+    def keeps_failing(self) -> bool:
         """Return whether workers keep ending before they serve."""
-        return not self.due and not self._alive.exists() and self._failures + 1 >= _MOST_FAILURES
+        return not self.due and not self._alive.exists() and self._failures + 1 >= _MAX_FAILURES
 
-    def ended(self, now: float) -> None:
+    def note_end(self, now: float) -> None:
         """Note that a worker has ended; `due` is when the next one starts."""
         self._failures = 0 if self._alive.exists() else self._failures + 1
         lived = now - self._started
-        self._pause = 0.0 if lived > _LONG_SECONDS else min(2 * self._pause + 0.1, _LONGEST_PAUSE_SECONDS)
+        self._pause = 0.0 if lived > _LONG_SECONDS else min(2 * self._pause + 0.1, _MAX_PAUSE_SECONDS)
         self.due = now + self._pause
 
 
-def _hopeless(code: int) -> str:
+def _startup_failure(code: int) -> str:
     how = f"by signal {-code}" if code < 0 else f"with status {code}"
     return (
-        f"the model can't be loaded: {_MOST_FAILURES} times a worker ended {how} before it served; is there "
+        f"the model can't be loaded: {_MAX_FAILURES} times a worker ended {how} before it served; is there "
         "memory enough, and the model whole?"
     )

@@ -364,26 +364,58 @@ def test_a_large_read_is_parsed_in_parts_across_iterations() -> None:
     assert last == 40_000
 
 
+def test_the_connection_idle_for_longest_is_closed_for_others() -> None:
+    async def crowd() -> list[int]:
+        server = HttpServer(Answering())
+        server._max_connections = 3
+        closed: list[int] = []
+        connections = [Connection(server) for _ in range(5)]
+
+        def arrive(number: int) -> None:
+            transport = mock.Mock(is_closing=lambda: False)
+            transport.abort.side_effect = lambda: closed.append(number)
+            connections[number].connection_made(transport)
+
+        def tick(now: float) -> None:
+            for connection in list(server.connections):
+                connection.check_time(now)
+
+        for number in range(3):
+            arrive(number)
+        tick(1.0)
+        connections[0].data_received(request(path="/again"))
+        tick(2.0)
+        arrive(3)
+        connections[2].data_received(request(path="/now"))
+        arrive(4)
+        return closed
+
+    assert asyncio.run(crowd()) == [1, 0]
+
+
 def test_making_room_for_a_connection_does_not_scan_all_connections() -> None:
     looked = 0
 
     class Half:
-        new = busy = False
+        """A connection of which a part of a request has arrived, or which waits for its answer."""
+
+        def __init__(self, busy: bool) -> None:
+            self._busy = busy
 
         def abort(self) -> None:
             pass
 
         @property
-        def idle(self) -> bool:
+        def busy(self) -> bool:
             nonlocal looked
             looked += 1
-            return False  # a part of a request has come
+            return self._busy
 
     async def flood() -> None:
         server = HttpServer(Answering())
         server._max_connections = 400
-        for _ in range(1200):
-            server.add(Half())  # type: ignore[arg-type]
+        for number in range(1200):
+            server.add(Half(busy=number < 200))  # type: ignore[arg-type]
         assert len(server.connections) == 400
 
     asyncio.run(flood())
