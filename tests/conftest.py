@@ -46,7 +46,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remove what the contract tests have deployed, when the last of their processes has ended."""
     if hasattr(session.config, "workerinput"):
         return
-    file = session.config._tmp_path_factory.getbasetemp() / "recorded" / "endpoints"
+    temporary: pytest.TempPathFactory = vars(session.config)["_tmp_path_factory"]
+    file = temporary.getbasetemp() / "recorded" / "endpoints"
     if file.exists():
         from flowparts.deploy.targets import docker
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp.dsl.base_component import BaseComponent
@@ -53,7 +54,8 @@ def test_file_holds_one_function_of_its_name_with_a_short_body(name: str, compon
 def test_every_port_is_described(name: str, component: PythonComponent) -> None:
     spec = component.component_spec
     assert spec.description
-    for port, details in {**(spec.inputs or {}), **(spec.outputs or {})}.items():
+    ports: dict[str, Any] = {**(spec.inputs or {}), **(spec.outputs or {})}
+    for port, details in ports.items():
         assert details.description, f"{name}: {port} has no description"
 
 

@@ -116,7 +116,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         prometheus = stack.enter_context(services.prometheus(folder, folder / "prometheus.yml"))
 
-        rows = itertools.cycle(_records.__wrapped__())
+        rows = itertools.cycle(_records.__wrapped__())  # type: ignore[attr-defined]
 
         def send() -> None:
             for _ in range(20):

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 class Cluster(KubeflowServer):
     """Has a run for each schedule, and lets everything be removed."""
 
+    report: Path
+    said: str
+
     routes = (
         *KubeflowServer.routes,
         ("DELETE", "/apis/v2beta1/(runs|experiments|pipelines)/([^/:]+)", "remove"),

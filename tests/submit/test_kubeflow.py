@@ -12,7 +12,7 @@ import yaml
 from kfp import dsl
 
 import submit
-from backends import package, submission
+from backends import package
 from tests.stand_in import Trouble
 from tests.submit.kubeflow_server import KubeflowServer
 from tools import images
@@ -547,7 +547,7 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_end_it(
         raise KeyboardInterrupt
 
     kubeflow.story = [("RUNNING", [])]
-    monkeypatch.setattr(submission.time, "sleep", interrupt)
+    monkeypatch.setattr("time.sleep", interrupt)
     assert do("run", "batch-prediction", "--run-name", "nightly", "--wait") == 130
     out = capsys.readouterr().out
     place = f"--endpoint {kubeflow.url}"

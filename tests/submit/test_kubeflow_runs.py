@@ -449,12 +449,13 @@ def test_a_terminal_shows_complete_reasons_during_the_run() -> None:
         ),
         submission.Task("train", "waiting", 90.0, waits_for, waits_for),
     ]
-    screen = Console(file=io.StringIO(), force_terminal=True, width=80, legacy_windows=False)
+    drawn = io.StringIO()
+    screen = Console(file=drawn, force_terminal=True, width=80, legacy_windows=False)
     with LiveView(screen) as view:
         view.update(submission.Run("nightly", "key", "running", "", tasks))
         view._live.refresh()
-        drawn = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.file.getvalue())
-    shown = " ".join(drawn.split())
+        text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", drawn.getvalue())
+    shown = " ".join(text.split())
     assert waits_for.split()[-1] in shown
     assert "schema" in shown
 

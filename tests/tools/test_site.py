@@ -150,7 +150,7 @@ def test_a_page_that_sphinx_refuses_is_reported(tmp_path: Path, monkeypatch: pyt
         (Path(command[-2]) / "kaputt.md").write_text("[nowhere](missing.md)")
         return run(command, **options)
 
-    monkeypatch.setattr(site.subprocess, "run", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     with pytest.raises(ValueError, match=r"Sphinx can't make the site: docs/[\s\S]*missing.md"):
         site.build(tmp_path, tmp_path / "site", REGISTRY, __version__, None)
     assert not (tmp_path / "site").exists()

@@ -246,7 +246,7 @@ def _ks_p_value(distance: float, n: int) -> float:
     importing scipy.stats takes longer than comparing all columns.
     """
     if n < _MANY_ROWS:
-        from scipy.stats import kstwo  # type: ignore[attr-defined] # made when it is imported
+        from scipy.stats import kstwo
 
         return float(kstwo.sf(distance, n))
     from scipy.special import kolmogorov

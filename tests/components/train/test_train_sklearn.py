@@ -17,6 +17,7 @@ from flowparts.components.prepare.fit_preprocessor import fit_preprocessor
 from flowparts.components.prepare.split_table import split_table
 from flowparts.components.train.train_keras_tabular import train_keras_tabular
 from flowparts.components.train.train_sklearn import train_sklearn
+from flowparts.models.contract import PipelineModel
 from flowparts.prepare import preprocess
 
 FAST = [
@@ -150,7 +151,9 @@ def test_weights_class_weight_and_early_stopping_go_together(step: Step) -> None
     )
     assert models.metadata(model.path)["class_weight"] == "balanced"
     assert model.metadata["early_stopping_rounds"] == 5
-    assert models.load(model.path).pipeline[-1].estimator.best_iteration < 800
+    loaded = models.load(model.path)
+    assert isinstance(loaded, PipelineModel)
+    assert loaded.pipeline[-1].estimator.best_iteration < 800
 
 
 @pytest.mark.parametrize(

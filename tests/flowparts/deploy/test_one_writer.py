@@ -17,6 +17,7 @@ import pytest
 from flowparts.deploy import _lease
 from flowparts.deploy.common import one_writer
 from flowparts.deploy.targets import kubernetes
+from flowparts.deploy.targets._fleet import Fleet
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
 
 LEASE_SECONDS = 2.0
@@ -207,7 +208,7 @@ def test_a_step_that_lost_its_lease_writes_nothing_more(
     api: KubernetesApi, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = kubernetes.deploy(FIRST, "churn", **OPTIONS)
-    look = kubernetes.Fleet._look
+    look = Fleet._look
 
     def held_up(fleet: Any, revision: str, count: int) -> str:
         if "churn-writer" in api.names("leases"):
@@ -217,7 +218,7 @@ def test_a_step_that_lost_its_lease_writes_nothing_more(
                 lease._until = 0.0
         return look(fleet, revision, count)
 
-    monkeypatch.setattr(kubernetes.Fleet, "_look", held_up)
+    monkeypatch.setattr(Fleet, "_look", held_up)
     with pytest.raises(
         ValueError, match="was held up and has lost its right to change endpoint 'churn'"
     ) as raised:
@@ -240,7 +241,7 @@ def test_the_service_is_changed_only_if_its_record_is_what_was_read(
     change: str, api: KubernetesApi, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kubernetes.deploy(FIRST, "churn", **OPTIONS)
-    written = kubernetes.Fleet._written
+    written = Fleet._written
     looks = []
 
     def meanwhile(fleet: Any) -> tuple[str, str]:
@@ -253,7 +254,7 @@ def test_the_service_is_changed_only_if_its_record_is_what_was_read(
                 api.store(("services", "churn"), service)
         return found
 
-    monkeypatch.setattr(kubernetes.Fleet, "_written", meanwhile)
+    monkeypatch.setattr(Fleet, "_written", meanwhile)
     if change == "a note of the cloud":
         made = kubernetes.deploy(SECOND, "churn", **OPTIONS)
         assert api.get("services", "churn")["spec"]["selector"]["flowparts/revision"] == made.revision

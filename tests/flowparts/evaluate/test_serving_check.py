@@ -100,7 +100,7 @@ def test_a_model_that_predicts_otherwise_in_another_process_does_not_serve(
 
 
 def test_a_crash_in_the_servers_process_is_a_reason(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_check.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")
     verdict = serving_check.check(model, raw(), timeout_seconds=60)
     assert verdict == serving_check.Verdict(
         servable=False, reason="the model failed in the server's process: exit code 1"

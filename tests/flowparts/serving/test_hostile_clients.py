@@ -361,6 +361,7 @@ def test_calls_without_the_token_are_refused_before_their_message(guarded: Serve
             with pytest.raises(grpc.RpcError) as refused:
                 # No message of the protocol: the server doesn't come to read it.
                 call(b"\xff" * 100, timeout=10)
+            assert isinstance(refused.value, grpc.Call)
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
         live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
         assert live(b"", timeout=10) == b"\x08\x01"

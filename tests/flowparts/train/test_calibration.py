@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LogisticRegression
 
 from flowparts.evaluate import metrics
+from flowparts.models.adjusted import FLOOR, CalibratedProbabilities
 from flowparts.train import calibration
 from flowparts.train.calibration import calibrate, choose_threshold
 
@@ -26,7 +27,7 @@ def rows(count: int, slope: float, intercept: float, seed: int = 0) -> tuple[Any
 def test_platts_parameters_are_those_of_a_logistic_regression_on_the_log_odds() -> None:
     probabilities, truth = rows(2_000, 0.4, -0.8)
     found = calibration._platt(probabilities, truth, np.ones(2_000))
-    odds = np.log(probabilities + calibration.FLOOR) @ [-1.0, 1.0]
+    odds = np.log(probabilities + FLOOR) @ [-1.0, 1.0]
     expected = LogisticRegression(C=np.inf).fit(odds[:, None], truth)
     assert found["slope"] == pytest.approx(expected.coef_[0, 0], abs=1e-3)
     assert found["intercepts"] == pytest.approx([0.0, expected.intercept_[0]], abs=1e-3)
@@ -39,7 +40,7 @@ def test_the_temperature_has_the_least_log_loss_of_a_grid() -> None:
     probabilities = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
 
     def loss(slope: float) -> float:
-        tempered = calibration.CalibratedProbabilities(None, slope).calibrated(probabilities)
+        tempered = CalibratedProbabilities(None, slope).calibrated(probabilities)
         return float(sklearn_metrics.log_loss(truth, tempered))
 
     best = min(np.linspace(0.05, 2, 196), key=loss)
@@ -76,12 +77,10 @@ def test_isotonic_bends_what_no_slope_can_and_takes_many_rows_of_both_classes() 
     increasing = calibrate(probabilities, truth, allowed=calibration.INCREASING)
     assert list(increasing.log_losses) == ["none", "temperature", "platt"]
     assert increasing.method in calibration.INCREASING
-    kept = calibration.CalibratedProbabilities(None, **increasing.parameters).calibrated(probabilities)[:, 1]
+    kept = CalibratedProbabilities(None, **increasing.parameters).calibrated(probabilities)[:, 1]
     assert (np.diff(kept[np.argsort(second)]) >= 0).all()
     assert len(np.unique(kept)) > 0.99 * len(second)
-    at = calibration.CalibratedProbabilities(None, **found.parameters).calibrated(
-        np.array([[0.8, 0.2], [0.2, 0.8]])
-    )
+    at = CalibratedProbabilities(None, **found.parameters).calibrated(np.array([[0.8, 0.2], [0.2, 0.8]]))
     assert at[:, 1] == pytest.approx([0.1, 0.8], abs=0.05)
     few = calibrate(probabilities[:1_500], truth[:1_500])
     assert calibration.ISOTONIC not in few.log_losses
@@ -110,9 +109,7 @@ def test_each_part_is_calibrated_on_the_other_parts_only() -> None:
     first = calibrate(probabilities, truth, parts).probabilities[:300]
     truth[:300] = 1 - truth[:300]
     again = calibration._platt(probabilities[300:], truth[300:], np.ones(600))
-    assert first == pytest.approx(
-        calibration.CalibratedProbabilities(None, **again).calibrated(probabilities[:300])
-    )
+    assert first == pytest.approx(CalibratedProbabilities(None, **again).calibrated(probabilities[:300]))
 
 
 def test_a_row_of_weight_two_counts_as_two_rows() -> None:
@@ -123,7 +120,7 @@ def test_a_row_of_weight_two_counts_as_two_rows() -> None:
     repeated, ones = (probabilities[again], truth[again]), np.ones(len(again))
     for fit in (calibration._temperature, calibration._platt, calibration._isotonic):
         fitted, expected = (
-            calibration.CalibratedProbabilities(None, **parameters).calibrated(probabilities)
+            CalibratedProbabilities(None, **parameters).calibrated(probabilities)
             for parameters in (fit(probabilities, truth, weights), fit(*repeated, ones))
         )
         assert fitted == pytest.approx(expected, abs=1e-3)
@@ -132,12 +129,10 @@ def test_a_row_of_weight_two_counts_as_two_rows() -> None:
     mean = np.average(found.probabilities[:, 1], weights=weights)
     assert mean == pytest.approx(np.average(truth, weights=weights), abs=0.01)
     for rule in RULES:
-        chosen, expected = (
-            choose_threshold(values[:, 1], labels == 1, rule, 1, given)
-            for values, labels, given in ((probabilities, truth, weights), (*repeated, None))
-        )
-        assert chosen.value == pytest.approx(expected.value)
-        assert chosen.after == pytest.approx(expected.after)
+        chosen = choose_threshold(probabilities[:, 1], truth == 1, rule, 1, weights)
+        alike = choose_threshold(repeated[0][:, 1], repeated[1] == 1, rule, 1, None)
+        assert chosen.value == pytest.approx(alike.value)
+        assert chosen.after == pytest.approx(alike.after)
 
 
 RULES: list[dict[str, Any]] = [
