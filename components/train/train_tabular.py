@@ -49,8 +49,8 @@ def train_tabular(
         task: What is learned, classification or regression.
         trainer: sklearn for the best of several estimators, or keras for a neural network.
         effort: For sklearn without candidates: how much to try. quick costs about as much as four common
-            estimators: the best of boosted trees of several shapes and a linear model; below 5,000 rows a
-            cross-validated, weighted ensemble. standard adds a search of 30 trials or 10 minutes and a
+            estimators: a weighted mean of boosted trees of several shapes and a linear model, below 5,000
+            rows also of a forest, cross-validated. standard adds a search of 30 trials or 10 minutes and a
             weighted ensemble; thorough has 150 trials or an hour, more estimators, and a cross-validation
             below 50,000 rows.
         candidates: For sklearn: estimators to try instead, each by its name, or as a mapping of estimator (as

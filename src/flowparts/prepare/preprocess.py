@@ -292,7 +292,7 @@ def examine(
     texts = [name for name, kind in types.items() if kind == "string"]
     # Values that hardly occur twice carry nothing over to other rows, but their words may.
     hardly_alike = [name for name in texts if rows >= _MIN_ROWS_ID and distinct[name] > _MAX_DIFFERENT * rows]
-    worded = _free_text(train, texts) if free_text and rows >= _MIN_ROWS_WORDS else []
+    worded = free_text_columns(train, texts) if free_text and rows >= _MIN_ROWS_WORDS else []
     dropped = {
         name: _nothing_to_learn(kind, distinct[name], name in nullable) for name, kind in types.items()
     }
@@ -518,7 +518,7 @@ def _distinct_values(train: pl.LazyFrame, types: Mapping[str, str]) -> tuple[dic
     return distinct, {name: count for name, count in nulls.items() if count}
 
 
-def _free_text(train: pl.LazyFrame, texts: Sequence[str]) -> list[str]:
+def free_text_columns(train: pl.LazyFrame, texts: Sequence[str]) -> list[str]:
     """Return the columns of free text, judging by the first rows of the table."""
     found = []
     head = tables.select(train, texts).head(_ROWS_READ).pipe(tables.collect)

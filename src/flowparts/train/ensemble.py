@@ -5,6 +5,7 @@ https://doi.org/10.1145/1015330.1015432) on the predictions for the held-out row
 then trained on all rows, and become one estimator.
 """
 
+import json
 import logging
 import math
 import time
@@ -117,6 +118,7 @@ def fit(
     threshold: Mapping[str, Any] | None = None,
     max_seconds: float = 0.0,
     picks: int = PICKS,
+    known: Sequence[Member] = (),
 ) -> Ensemble:
     """Try members, find their weights, train those that have one on all rows, and calibrate the mean.
 
@@ -132,6 +134,7 @@ def fit(
         threshold: How to choose a decision threshold, as `calibration.choose_threshold` takes it.
         max_seconds: Seconds after which no further member is tried; 0 for no limit.
         picks: Picks of the greedy selection; 1 for the best member alone.
+        known: Members that were trained and scored on these rows before; such entries aren't trained again.
 
     Raises:
         ValueError: The rows make a threshold or calibration impossible, or no member can be trained on them.
@@ -145,7 +148,7 @@ def fit(
         )
     if threshold or (calibrate and held_out.classes is not None):
         held_out.require_two_classes()
-    tried, left_out = try_members(entries or PORTFOLIO, divided, problem, held_out, max_seconds)
+    tried, left_out = try_members(entries or PORTFOLIO, divided, problem, held_out, max_seconds, known)
     fingerprint = divided[0].learned.training_fingerprint
     # The features of the training rows are no longer needed.
     del divided
@@ -224,6 +227,7 @@ def try_members(
     problem: Problem,
     held_out: HeldOut,
     max_seconds: float = 0.0,
+    known: Sequence[Member] = (),
 ) -> tuple[list[Member], list[dict[str, Any]]]:
     """Train members on each stage; return the trained ones, and facts about those that failed.
 
@@ -233,6 +237,7 @@ def try_members(
         problem: What is learned.
         held_out: What the members are compared on.
         max_seconds: Seconds after which no further member is tried, but for the first; 0 for no limit.
+        known: Members that were trained and scored on these rows before.
 
     Raises:
         ValueError: None could be trained; the message groups the causes.
@@ -240,9 +245,13 @@ def try_members(
     started = time.monotonic()
     members: list[Member] = []
     left_out: list[dict[str, Any]] = []
+    before = {_key(each.name, each.entry["parameters"]): each for each in known}
     for built in candidates.build(
         entries, problem.task, replace(problem.options, early_stopping_rounds=None)
     ):
+        if same := before.get(_key(built.name, built.parameters)):
+            members.append(same)
+            continue
         entry = {"estimator": built.name, "parameters": dict(built.parameters), "seconds": built.seconds}
         try:
             if members and max_seconds and time.monotonic() - started >= max_seconds:
@@ -264,7 +273,7 @@ def try_members(
 
 
 def _try(entry: dict[str, Any], divided: Sequence[Stage], problem: Problem, held_out: HeldOut) -> Member:
-    rounds, parts, found = [], [], []
+    rounds, found = [], []
     for stage in divided:
         candidate = _candidate(entry, problem)
         trained = candidates.train(candidate, stage.learned, stage.train, stage.validation)
@@ -272,17 +281,33 @@ def _try(entry: dict[str, Any], divided: Sequence[Stage], problem: Problem, held
             rounds.append(estimators.rounds(trained.estimator))
         if held_out.classes is not None and not hasattr(trained.estimator, "predict_proba"):
             raise ValueError("it has no probabilities, which an ensemble takes the mean of")
-        found.append(trained)
-        parts.append(_array(trained.predictions, held_out.classes))
-    predicted = np.concatenate(parts)
+        found.append(replace(trained, estimator=None))
+    plain = {name: value for name, value in entry.items() if name != "seconds"}
+    return member(plain, found, rounds, held_out)
+
+
+def member(
+    entry: dict[str, Any], found: Sequence[Trained], rounds: Sequence[dict[str, int]], held_out: HeldOut
+) -> Member:
+    """Return a member that was trained on each stage.
+
+    Args:
+        entry: Its estimator and parameters, as `candidates.build` takes them.
+        found: What was trained on each stage; the estimators aren't needed.
+        rounds: Of each stage, the rounds kept by early stopping; none without it.
+        held_out: The validation rows of all stages.
+
+    Raises:
+        ValueError: It lacks the metric on these rows.
+    """
+    predicted = np.concatenate([_array(each.predictions, held_out.classes) for each in found])
     measured = held_out.measure(predicted)
     if held_out.metric not in measured:
         raise ValueError(f"it has no {held_out.metric} on the held-out rows")
-    plain = {name: value for name, value in entry.items() if name != "seconds"}
     return Member(
-        name=candidate.name,
-        entry=plain,
-        rounds=rounds,
+        name=found[0].facts["estimator"],
+        entry=entry,
+        rounds=list(rounds),
         predicted=predicted,
         metrics=measured,
         interval=held_out.interval(predicted),
@@ -290,6 +315,10 @@ def _try(entry: dict[str, Any], divided: Sequence[Stage], problem: Problem, held
         milliseconds=max(each.milliseconds for each in found),
         megabytes=max(each.facts["megabytes"] for each in found),
     )
+
+
+def _key(name: str, parameters: Mapping[str, Any]) -> str:
+    return json.dumps([name, parameters], sort_keys=True, default=str)
 
 
 def weighted(members: Sequence[Member], held_out: HeldOut, picks: int = PICKS) -> list[Member]:

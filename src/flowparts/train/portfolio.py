@@ -40,7 +40,7 @@ PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"estimator": "ExtraTrees", "parameters": _FOREST},
 )
 # Configurations of each estimator of a search that become members.
-_PER_ESTIMATOR = 2
+PER_ESTIMATOR = 2
 
 
 def members_of_trials(trials: pl.LazyFrame) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def members_of_trials(trials: pl.LazyFrame) -> list[dict[str, Any]]:
     higher = directions.higher_is_better(complete["metric"][0])
     best = complete.sort("score", descending=higher, maintain_order=True)
     best = best.unique(["estimator", "parameters"], keep="first", maintain_order=True)
-    best = best.group_by("estimator", maintain_order=True).head(_PER_ESTIMATOR)
+    best = best.group_by("estimator", maintain_order=True).head(PER_ESTIMATOR)
     return [
         {"estimator": name, "parameters": json.loads(parameters)}
         for name, parameters in best.select("estimator", "parameters").iter_rows()

@@ -1,18 +1,17 @@
 """What is learned from which columns, and which rows estimators are compared on."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
 
 from flowparts.prepare.folds import Fold, assign, check_options
-from flowparts.train import stages, trainers
+from flowparts.train import recurrence, stages, trainers
 from flowparts.train.candidates import Options
 from flowparts.train.stages import Stage
+from flowparts.util import scratch
 
 # Without a validation table.
 FOLDS = 5
@@ -108,25 +107,36 @@ class Problem:
         table: pl.LazyFrame,
         validation: pl.LazyFrame | None,
         parts: Sequence[Fold] | None = None,
+        *,
+        halving: bool = False,
     ) -> Iterator["Compared"]:
         """Examine the training rows, and make the features that estimators are compared on, in files.
+
+        With validation rows, text columns whose values don't recur in them are left out.
 
         Args:
             table: Raw rows to learn from.
             validation: Raw rows to score on; None to cross-validate.
             parts: What `assigned` returned for the table, if that is known.
+            halving: Whether the trials of a search are first trained on fractions of a large table's rows.
 
         Raises:
             ValueError: A table's content makes training impossible.
         """
-        metric, facts = trainers.examined(table, self.metric, self.columns, self.options)
-        what = {**self.columns, "options": self.options}
-        with tempfile.TemporaryDirectory(prefix="flowparts-features-") as folder:
+        problem, new = self, list[str]()
+        if validation is not None:
+            ignored = [self.label, self.options.weight_column or "", *self.exclude_columns]
+            new = recurrence.not_recurring(table, validation, ignored)
+            problem = replace(self, exclude_columns=[*self.exclude_columns, *new])
+        metric, facts = trainers.examined(table, problem.metric, problem.columns, problem.options)
+        facts["warnings"] = [*facts["warnings"], *map(recurrence.warning, new)]
+        what = {**problem.columns, "options": problem.options}
+        with scratch.folder("flowparts-features-") as folder:
             if validation is not None:
-                found = stages.on_validation(table, validation, Path(folder), **what)
+                found = stages.on_validation(table, validation, folder, halving=halving, **what)
             else:
-                found = stages.on_folds(table, parts or self.assigned(table), Path(folder), **what)
-            yield Compared(self, table, validation, metric, facts, found)
+                found = stages.on_folds(table, parts or problem.assigned(table), folder, **what)
+            yield Compared(problem, table, validation, metric, facts, found)
 
 
 @dataclass(frozen=True)
@@ -134,12 +144,12 @@ class Compared:
     """Rows that estimators are compared on.
 
     Attributes:
-        problem: What is learned from them.
+        problem: What is learned from them, and from which columns.
         table: Raw rows to learn from.
         validation: Raw rows to score on; None if they are cross-validated.
         metric: What is optimized.
         facts: What `trainers.examined` found in the training rows.
-        stages: Their features: folds, or shares of the training rows, the last one all of them.
+        stages: Their features: folds, or fractions of the training rows, the last one all of them.
     """
 
     problem: Problem

@@ -15,7 +15,7 @@ from flowparts.train import candidates, estimators
 from flowparts.train.candidates import Options
 
 # Fractions of the training rows for the first stages on large tables, and the fewest rows of such a stage.
-_SHARES = (1 / 9, 1 / 3)
+_FRACTIONS = (1 / 9, 1 / 3)
 _MIN_ROWS = 5_000
 
 
@@ -92,6 +92,7 @@ def on_validation(
     validation: pl.LazyFrame,
     folder: Path,
     *,
+    halving: bool,
     label: str,
     task: str,
     exclude_columns: Sequence[str],
@@ -99,12 +100,14 @@ def on_validation(
 ) -> Stages:
     """Return the stages of trials that are scored on a validation table.
 
-    Large tables are first trained on a ninth and a third of their rows, drawn at random.
+    The last stage has all training rows. Successive halving has stages before it on large tables: a ninth and
+    a third of the rows, drawn at random.
 
     Args:
         table: Raw rows to learn from.
         validation: Raw rows to score on.
         folder: An empty folder for the features.
+        halving: Whether to add the stages of successive halving.
         label: Column to predict.
         task: "classification" or "regression".
         exclude_columns: Columns to exclude from the features.
@@ -118,10 +121,10 @@ def on_validation(
     classes = len(whole.learned.classes or [])
     order = pl.int_range(rows, eager=True).shuffle(seed=options.seed)
     made = Stages(folder)
-    for share in _SHARES:
-        if rows * share < _MIN_ROWS:
+    for fraction in _FRACTIONS if halving else ():
+        if rows * fraction < _MIN_ROWS:
             continue
-        smaller = _rows(whole.train, order.head(round(rows * share)).sort())
+        smaller = _rows(whole.train, order.head(round(rows * fraction)).sort())
         if not classes or smaller.truth.n_unique() == classes:
             made.append(replace(whole, train=smaller), same_validation=len(made) > 0)
     made.append(whole, same_validation=len(made) > 0)

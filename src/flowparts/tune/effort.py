@@ -1,9 +1,8 @@
 """Train the best model of a table by a stated effort, which chooses estimators and parameters.
 
-`quick` takes the member with the best score on the validation rows. On small tables, where that is mostly
-chance, members are cross-validated and weighted instead. `standard` and `thorough` first search for
-parameters; the best configurations join an ensemble of more members. The model is trained on training and
-validation rows together.
+Members are weighted by their predictions for the validation rows, on small tables by cross-validation.
+`standard` and `thorough` first search for parameters; the best configurations join an ensemble of more
+members. The model is trained on training and validation rows together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from flowparts.prepare import preprocess
 from flowparts.prepare.folds import Fold
 from flowparts.tables import casts
 from flowparts.train import calibration, ensemble, ensemble_report, portfolio, selection, trainers
-from flowparts.train.ensemble import Ensemble
+from flowparts.train.ensemble import Ensemble, Member
 from flowparts.train.held_out import HeldOut
 from flowparts.train.problem import Compared, Problem
 from flowparts.tune import objective, tuning
@@ -30,6 +29,8 @@ from flowparts.tune.study import Budget
 SMALL_ROWS = 5_000
 # Each fold costs a training of every member; trained on two thirds of the rows, members rank the same.
 FOLDS, FOLDS_OF_SEARCH = 3, 5
+# On large tables, each member with a weight is trained again on all rows, so `quick` takes few.
+FEW_PICKS = 5
 # Boosting stops after this many rounds without a lower validation loss.
 PATIENCE = 30
 _FORESTS = ("RandomForest", "ExtraTrees")
@@ -122,8 +123,11 @@ def train(
     search = SEARCHES.get(effort)
     rows = _Rows.of(table, validation, problem, search, described or {})
     with ExitStack() as stack:
-        compared = stack.enter_context(rows.problem.compared(rows.table, rows.validation, rows.parts))
-        notes = list(rows.notes)
+        halving = search is not None
+        compared = stack.enter_context(
+            rows.problem.compared(rows.table, rows.validation, rows.parts, halving=halving)
+        )
+        notes, known = list(rows.notes), list[Member]()
         if search:
             settings = tuning.Settings(
                 **vars(rows.problem),
@@ -134,8 +138,9 @@ def train(
             journal = stack.enter_context(
                 tuning.remembered(None, path, tuning.identity(rows.table, rows.validation, settings))
             )
-            trials = tuning.search(compared, settings, journal)
+            trials = tuning.search(compared, settings, journal, keep=portfolio.PER_ESTIMATOR)
             found = portfolio.members_of_trials(tuning.trial_table(trials, compared.metric).lazy())
+            known = _known(trials, HeldOut.of(compared))
             members = [*portfolio.PORTFOLIO, *found]
             notes.append(_searched(trials, search))
         elif rows.validation is None:
@@ -144,9 +149,30 @@ def train(
             members = [each for each in portfolio.PORTFOLIO if each["estimator"] not in _FORESTS]
         several = rows.validation is None or search is not None
         made = ensemble.fit(
-            compared, members, calibrate=_methods(compared), picks=ensemble.PICKS if several else 1
+            compared,
+            members,
+            calibrate=_methods(compared),
+            picks=ensemble.PICKS if several else FEW_PICKS,
+            known=known,
         )
         return _saved(made, path, effort, notes, tables.fingerprint(table), complete)
+
+
+def _known(trials: Sequence[Trial], held_out: HeldOut) -> list[Member]:
+    """Return the best trials as members, which needn't be trained again."""
+    return [
+        ensemble.member(
+            {
+                "estimator": trial.trained[0].facts["estimator"],
+                "parameters": trial.configuration.parameters,
+            },
+            trial.trained,
+            trial.rounds[-len(trial.trained) :],
+            held_out,
+        )
+        for trial in trials
+        if trial.trained
+    ]
 
 
 def _methods(compared: Compared) -> Sequence[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flowparts.evaluate import directions
 from flowparts.train import candidates, estimators
-from flowparts.train.candidates import Candidate, Options
+from flowparts.train.candidates import Candidate, Options, Trained
 from flowparts.train.stages import Stage
 
 STATES = COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
@@ -55,6 +55,8 @@ class Trial:
         reason: Why it failed.
         seconds: Its duration.
         elapsed: Seconds from the start of the study to the end of the trial.
+        trained: Of a complete trial, what was trained on each fold, or on all rows, without the estimators;
+            empty if it was read from a journal, or isn't among the best (see `study.run`).
     """
 
     number: int
@@ -66,6 +68,7 @@ class Trial:
     reason: str = ""
     seconds: float = 0.0
     elapsed: float = 0.0
+    trained: list[Trained] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def score(self) -> float | None:
@@ -73,8 +76,10 @@ class Trial:
         return self.values[-1] if self.state == COMPLETE else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold and `from_dict` takes."""
-        return asdict(self)
+        """Return what JSON can hold and `from_dict` takes: all but `trained`."""
+        stored = asdict(replace(self, trained=[]))
+        del stored["trained"]
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Trial":
@@ -137,13 +142,13 @@ class Objective:
         """
         started = time.monotonic()
         values: list[float] = []
-        scored: list[dict[str, float]] = []
+        found: list[Trained] = []
         rounds: list[dict[str, int]] = []
 
-        def ended(state: str, reason: str = "", metrics: Mapping[str, float] | None = None) -> Trial:
-            spent = time.monotonic() - started
+        def ended(state: str, reason: str = "", **more: Any) -> Trial:
+            spent = round(time.monotonic() - started, 3)
             return Trial(
-                number, configuration, state, values, dict(metrics or {}), rounds, reason, round(spent, 3)
+                number, configuration, state, values, rounds=rounds, reason=reason, seconds=spent, **more
             )
 
         for place, stage in enumerate(self.stages):
@@ -159,20 +164,23 @@ class Objective:
                 late = time.monotonic() - started >= seconds
                 reason = f"took longer than {seconds:.4g} s" if late else str(error) or "it ran out of memory"
                 return ended(FAILED, reason)
-            scored.append(trained.facts["validation"])
             if candidate.options.early_stopping_rounds:
                 rounds.append(estimators.rounds(trained.estimator))
-            found = [each.get(self.metric, math.nan) for each in (scored if self.folds else scored[-1:])]
-            value = sum(found) / len(found)
+            if not self.folds:
+                found.clear()
+            found.append(replace(trained, estimator=None))
+            scored = [each.facts["validation"] for each in found]
+            value = sum(each.get(self.metric, math.nan) for each in scored) / len(scored)
             if not math.isfinite(value):
                 return ended(FAILED, f"has no {self.metric} on the validation rows")
             values.append(value)
             if self._is_pruned(place, value, earlier):
                 return ended(PRUNED)
-        shared = set(scored[0]).intersection(*scored) if self.folds else set(scored[-1])
-        kept = scored if self.folds else scored[-1:]
-        means = {name: sum(each[name] for each in kept) / len(kept) for name in scored[-1] if name in shared}
-        return ended(COMPLETE, metrics=means)
+        shared = set(scored[0]).intersection(*scored)
+        means = {
+            name: sum(each[name] for each in scored) / len(scored) for name in scored[-1] if name in shared
+        }
+        return ended(COMPLETE, metrics=means, trained=found)
 
     def _is_pruned(self, place: int, value: float, earlier: Sequence[Trial]) -> bool:
         # Folds count one each; every larger fraction of the rows is three times the one before.

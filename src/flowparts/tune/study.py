@@ -54,7 +54,7 @@ class Budget:
 
 
 def run(
-    judged: Objective, spaces: Sequence[Space], budget: Budget, journal: Journal, seed: int
+    judged: Objective, spaces: Sequence[Space], budget: Budget, journal: Journal, seed: int, keep: int = 0
 ) -> list[Trial]:
     """Suggest and try configurations until the budget is spent; return the finished trials by number.
 
@@ -69,6 +69,7 @@ def run(
         budget: Limits of the study.
         journal: Where finished trials are stored.
         seed: Seed of the suggestions.
+        keep: Number of the best trials of each estimator whose `trained` is kept in memory.
 
     Raises:
         ValueError: Every trial failed, or none finished in time; the message groups the causes.
@@ -103,9 +104,20 @@ def run(
                 continue
             journal.append(trial)
             trials.append(trial)
+            _forget(trials, trial.configuration.estimator, judged.maximizes, keep)
             _log.info("trial %s: %s", trial.number, _said(trial, judged.metric))
     require_success(trials, budget)
     return trials
+
+
+def _forget(trials: list[Trial], estimator: str, maximizes: bool, keep: int) -> None:
+    """Leave what was trained only in the best of an estimator's trials."""
+    sign = -1 if maximizes else 1
+    kept = [place for place, trial in enumerate(trials) if trial.trained]
+    kept = [place for place in kept if trials[place].configuration.estimator == estimator]
+    kept.sort(key=lambda place: sign * (trials[place].score or 0.0))
+    for place in kept[keep:]:
+        trials[place] = replace(trials[place], trained=[])
 
 
 def _result(pending: "Future[Trial]") -> Trial:

@@ -173,7 +173,7 @@ def tune(
     Raises:
         ValueError: A table's content makes training impossible, or no trial succeeded.
     """
-    with settings.compared(table, validation) as rows:
+    with settings.compared(table, validation, halving=True) as rows:
         trials = search(rows, settings, journal)
         return finish(rows, trials, path, settings, complete)
 
@@ -185,10 +185,10 @@ def judge(rows: Compared, settings: Settings) -> Objective:
     return Objective(settings.task, rows.metric, settings.options, rows.stages, is_crossed, positive)
 
 
-def search(rows: Compared, settings: Settings, journal: Journal) -> list[Trial]:
+def search(rows: Compared, settings: Settings, journal: Journal, keep: int = 0) -> list[Trial]:
     """Run the trials of a study, as `study.run` does."""
     judged = judge(rows, settings)
-    return study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed)
+    return study.run(judged, settings.spaces, settings.budget, journal, settings.options.seed, keep)
 
 
 def finish(

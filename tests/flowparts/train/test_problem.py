@@ -58,15 +58,48 @@ def test_stages_give_the_same_features_each_time_and_to_other_processes(scratch:
             assert (again.train.matrix != 0).any(), "what an estimator writes stays its own"
 
 
-def test_the_shares_of_a_large_table_have_one_file_of_validation_rows(
+def test_the_fractions_of_a_large_table_have_one_file_of_validation_rows(
     monkeypatch: pytest.MonkeyPatch, scratch: Path
 ) -> None:
     monkeypatch.setattr(stages, "_MIN_ROWS", 10)
     with problem().compared(rows(120).lazy(), rows(30).lazy()) as compared:
+        (only,) = compared.stages
+        assert only.train.matrix.shape == (120, COLUMNS), "only a search needs fractions of the rows"
+    with problem().compared(rows(120).lazy(), rows(30).lazy(), halving=True) as compared:
         files = sorted(file.name for file in scratch.glob("*/*"))
         assert files == ["0-train.npy", "0-validation.npy", "1-train.npy", "2-train.npy"]
         first, *others = (stage.validation.matrix for stage in compared.stages)
         assert all((first == each).all() for each in others)
+
+
+def of_hours(first: int, hours: int) -> pl.DataFrame:
+    """Ten rows for each of some hours, with columns of text."""
+    draw, hour = np.random.default_rng(first), np.repeat(np.arange(first, first + hours), 10)
+    return pl.DataFrame(
+        {
+            "hour": [f"h{each}" for each in hour],
+            "town": draw.choice(["Köln", "Paris", "Rom"], 10 * hours),
+            "said": [f"hour {each} of row {place} was good" for place, each in enumerate(hour)],
+            "label": draw.normal(size=10 * hours),
+        }
+    )
+
+
+def test_text_that_does_not_recur_in_the_validation_rows_is_no_feature(
+    scratch: Path,
+) -> None:
+    table, later = of_hours(0, 40).lazy(), of_hours(39, 20).lazy()
+    with problem().compared(table, later) as compared:
+        assert set(compared.stages[0].learned.features) == {"town", "said"}
+        assert compared.problem.exclude_columns == ["hour"], "in whatever is trained later, too"
+        (warning,) = compared.facts["warnings"]
+        assert warning.startswith("column 'hour' is left out of the features: fewer than 10% of its values")
+    with problem().compared(table, of_hours(30, 20).lazy()) as compared:
+        assert set(compared.stages[0].learned.features) == {"hour", "town", "said"}, "half of them recur"
+    with problem().compared(table, later.with_columns(hour=pl.lit(None, pl.String))) as compared:
+        assert "hour" in compared.stages[0].learned.features, "nothing is known of missing ones"
+    with problem(exclude_columns=["town", "said"]).compared(table, later) as compared:
+        assert set(compared.stages[0].learned.features) == {"hour"}, "there is nothing else"
 
 
 def test_folds_follow_the_split_of_their_table_unless_asked_otherwise() -> None:

@@ -82,10 +82,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 def test_the_best_is_retrained_on_all_rows_and_keeps_its_held_out_scores(trained: Training) -> None:
     facts = trained.facts
-    assert facts["estimator"] == "LGBMClassifier"
+    assert {each["estimator"] for each in facts["members"]} == {"LGBMClassifier"}
     assert facts["effort"] == "quick"
     assert facts["training_rows"] == trained.table.height + trained.validation.height
-    assert 1 < facts["parameters"]["n_estimators"] < 200, "the rounds that early stopping kept"
+    rounds = [each["parameters"]["n_estimators"] for each in facts["members"]]
+    assert all(1 < each < 200 for each in rounds), "the rounds that early stopping kept"
     assert facts["training_fingerprint"] == tables.fingerprint(trained.table.lazy())
     (held_out,) = trained.held_out
     assert held_out is not None
@@ -204,6 +205,20 @@ def test_rows_kept_together_by_the_split_stay_in_one_fold(tmp_path: Path) -> Non
     assert scores[1] < 0.7
 
 
+def test_on_large_tables_the_mean_of_members_is_taken_if_it_is_better(tmp_path: Path) -> None:
+    # Trees learn the wave, and the linear model the trend that goes on in the validation rows.
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 6, 900)
+    y = rng.uniform(-3, 3, 900)
+    rows = pl.DataFrame({"x": x, "y": y, "label": x + 2 * np.sin(2 * y) + rng.normal(0, 0.2, 900)})
+    made = Training(tmp_path / "model", rows, task="regression")
+    members = {each["estimator"]: each["weight"] for each in made.facts["members"]}
+    assert made.facts["estimator"] == "VotingRegressor"
+    assert {"LGBMRegressor", "Ridge"} == set(members)
+    best = min(each["score"] for each in made.facts["candidates"] if "Ensemble" not in each["estimator"])
+    assert made.facts["validation"]["rmse"] < 0.9 * best
+
+
 def test_rows_split_by_time_are_never_cross_validated(tmp_path: Path) -> None:
     made = Training(tmp_path / "model", waves(400), described={"time_column": "x"})
     (held_out,) = made.held_out
@@ -250,6 +265,31 @@ def test_the_rows_of_a_search_are_examined_and_divided_once(
     Training(tmp_path / "model", waves(300), effort="standard")
     # The preprocessing of each of five folds, and that of the model.
     assert {name: calls.count(name) for name in calls} == {"examined": 1, "assign": 1, "learn": 6}
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_best_of_a_search_are_not_trained_again_to_be_weighted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    rows_of_search = 700 if small else 0
+    monkeypatch.setitem(
+        effort.SEARCHES, "standard", Search(("Linear", "LGBM"), Budget(trials=4), rows_of_search)
+    )
+    trained: list[tuple[int, str]] = []
+    train = candidates.train
+
+    def counted(candidate: Any, learned: Any, rows: Any, *given: Any) -> Any:
+        trained.append((len(rows.truth), str(candidate.parameters)))
+        return train(candidate, learned, rows, *given)
+
+    monkeypatch.setattr(candidates, "train", counted)
+    made = Training(tmp_path / "model", waves(300), effort="standard")
+    stages = 5 if small else 1
+    used = len(made.facts["members"])
+    assert len(trained) == (4 + len(PORTFOLIO)) * stages + used
+    assert len(set(trained)) >= 4 + len(PORTFOLIO) + used - 1
+    leaders = made.facts["candidates"]
+    assert sum(each["estimator"] in ("LGBMClassifier", "LogisticRegression") for each in leaders) >= 5
 
 
 class Killed(BaseException):

@@ -207,11 +207,13 @@ def test_the_positive_class_is_the_same_in_every_fold() -> None:
     assert trial.score < 0.3
 
 
-def test_a_large_table_is_first_tried_on_shares_of_its_rows(
+def test_a_large_table_is_first_tried_on_fractions_of_its_rows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(stages, "_MIN_ROWS", 10)
-    divided = stages.on_validation(ROWS.lazy(), ROWS.lazy(), tmp_path, **WHAT, options=Options())
+    divided = stages.on_validation(
+        ROWS.lazy(), ROWS.lazy(), tmp_path, halving=True, **WHAT, options=Options()
+    )
     assert [len(stage.train.truth) for stage in divided] == [13, 40, 120]
     for stage in divided:
         assert stage.validation.matrix.shape == (120, 1)
@@ -220,6 +222,28 @@ def test_a_large_table_is_first_tried_on_shares_of_its_rows(
         assert all(
             (round(float(x)) % 3 == 0) == (y == "yes") for x, y in zip(raw, stage.train.truth, strict=True)
         )
+
+
+def test_only_the_best_trials_keep_what_was_trained(tmp_path: Path) -> None:
+    settings = tuning.Settings(
+        **WHAT, options=Options(), space={"Linear": {}, "DecisionTree": {"max_depth": 2}}, budget=Budget(5)
+    )
+    journal = Journal(str(tmp_path), {})
+    with settings.compared(ROWS.lazy(), None) as compared:
+        trials = tuning.search(compared, settings, journal, keep=1)
+        plain = tuning.search(compared, settings, Journal(str(tmp_path), {"other": 1}))
+    kept = [trial for trial in trials if trial.trained]
+    assert sorted(trial.configuration.estimator for trial in kept) == ["DecisionTree", "Linear"]
+    for trial in kept:
+        others = [
+            each.score for each in trials if each.configuration.estimator == trial.configuration.estimator
+        ]
+        assert trial.score == max(score for score in others if score is not None)
+        assert [each.estimator for each in trial.trained] == [None] * 5
+        assert sum(each.predictions.height for each in trial.trained) == ROWS.height
+    assert not any(trial.trained for trial in plain)
+    assert journal.read() == trials, "what was trained is not in the journal, and is no part of a trial"
+    assert not any(trial.trained for trial in journal.read())
 
 
 def test_a_trial_is_pruned_unless_it_is_in_the_best_third_of_those_before() -> None:
