@@ -83,6 +83,8 @@ def roll_out(
         )
     except ValueError as error:
         raise ValueError(rollout.with_way_out(str(error), model_version)) from None
+    if result.problem and result.is_rolled_back:
+        result.problem = rollout.with_way_out(result.problem, model_version)
     measured = rollout.measures(result)
     metadata.log_metrics(rollout_metrics, measured)
     outputs.write_text(rollout_report.path, rollout.rollout_page(result, watch))

@@ -11,6 +11,7 @@ from kfp import dsl
 from flowparts import models
 from flowparts.components.deploy.roll_out import roll_out
 from flowparts.deploy import model_store, probe, rollout
+from flowparts.deploy.targets import kubernetes
 from flowparts.register import registry
 from flowparts.util import sources
 from tests.flowparts.deploy.kubernetes_api import KubernetesApi
@@ -109,30 +110,54 @@ def test_a_model_of_this_machine_is_rolled_out_on_a_cluster(
     assert address in str(api.get("deployments", deployment))
 
 
+@pytest.mark.parametrize(
+    ("failing", "reason"),
+    [
+        ("deployment", r"revision r\w+ of endpoint 'churn' is not deployed"),
+        ("shift", "the rollout of revision"),
+    ],
+)
 def test_a_failed_rollout_of_a_registered_model_says_how_to_deploy_it(
+    failing: str,
+    reason: str,
     bucket: Any,
     api: KubernetesApi,
+    server: Server,
     model: Path,
     artifact: Callable[..., Any],
     table: Callable[..., dsl.Dataset],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    api.scenario = "crash"
+    def refused(*_: Any) -> None:
+        raise ValueError("no node has room for another pod")
+
+    api.backend = lambda service: server.url
+    options = {"image": IMAGE, "replicas": 1, "timeout_seconds": 5.0}
+    if failing == "shift":
+        kubernetes.deploy("s3://models/churn/1", "churn", **options)
+        monkeypatch.setattr(kubernetes, "shift", refused)
+    else:
+        api.scenario, options["timeout_seconds"] = "crash", 0.3
     answered = pl.concat([rows().head(20), models.load(model).predict(rows().head(20))], how="horizontal")
-    with pytest.raises(
-        ValueError,
-        match=r"^version 12 is registered but not deployed; .* run deploy-with-canary: revision r\w+ of",
-    ):
+    page = artifact("rollout_report", dsl.HTML)
+    way_out = "ersion 12 is registered but not deployed; once this is fixed, run deploy-with-canary: "
+    with pytest.raises(ValueError, match=f"^v{way_out}{reason}"):
         roll_out.python_func(
             model=dsl.Model(uri=str(model)),
             predictions=table(answered, "predictions"),
             endpoint=artifact("endpoint"),
             rollout_metrics=artifact("rollout_metrics", dsl.Metrics),
-            rollout_report=artifact("rollout_report", dsl.HTML),
+            rollout_report=page,
             deploy_target="kubernetes",
             endpoint_name="churn",
-            deploy_options={"image": IMAGE, "timeout_seconds": 0.3},
+            deploy_options=options,
+            requests=10,
+            seconds=0.5,
+            max_slowdown=100.0,
             model_version="12",
         )
+    assert Path(page.path).exists() == (failing == "shift")
+    assert failing == "deployment" or way_out in Path(page.path).read_text()
 
 
 @pytest.fixture
