@@ -1,10 +1,15 @@
-"""Twenty columns of mixed kinds, some of which drift; written in parts, so that any number of rows fits."""
+"""Twenty columns of mixed kinds, some of which drift; written in parts, so that any number of rows fits.
+
+The parts are what a step gets: small row groups, as every table of this library has them.
+"""
 
 import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+
+from flowparts import tables
 
 PART_ROWS = 500_000
 
@@ -43,7 +48,7 @@ def write(folder: Path, rows: int, seed: int, shift: float) -> None:
     random = np.random.default_rng(seed)
     for number, start in enumerate(range(0, rows, PART_ROWS)):
         part = columns(random, min(PART_ROWS, rows - start), shift)
-        part.write_parquet(folder / f"part-{number:05}.parquet", compression="zstd")
+        tables.write_part(part, folder / f"part-{number:05}.parquet")
 
 
 if __name__ == "__main__":
