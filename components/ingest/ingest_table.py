@@ -61,8 +61,8 @@ def ingest_table(
         on_missing_label: What to do with rows without a label: drop (and log how many) or fail.
         required_columns: Further columns that the source must have, such as those of slices.
         time_column: Column of timestamps or dates for window_days.
-        window_days: Length in days of the rolling window to keep, which ends with the newest row; 0 to keep
-            all rows.
+        window_days: Length in days of the rolling window to keep, which ends with the newest row that isn't
+            dated in the future; 0 to keep all rows.
 
     Returns:
         rows: Number of rows in the table.

@@ -1,14 +1,14 @@
 """Select the rows of a table to keep: the newest, and those with a label."""
 
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from flowparts import tables
-from flowparts.util import outputs
+from flowparts.util import outputs, times
 
 _log = logging.getLogger("flowparts")
 
@@ -28,7 +28,9 @@ def check_window(window_days: float, time_column: str | None) -> None:
 def keep_newest(file: Path, time_column: str, window_days: float, source: str) -> dict[str, Any]:
     """Drop the rows that are older than a window from a table's only file.
 
-    The window ends with the newest row, not now, so that the same source gives the same table.
+    The window ends with the newest row, not now, so that the same source gives the same table. Rows that are
+    dated in the future are kept, but the window ends before them, unless all are: a single wrong clock would
+    leave out all other rows.
 
     Args:
         file: The file.
@@ -45,12 +47,18 @@ def keep_newest(file: Path, time_column: str, window_days: float, source: str) -
     frame = pl.scan_parquet(file, glob=False)
     tables.require_times(frame, time_column)
     moment = tables.column(time_column).cast(pl.Datetime("us"))
-    newest = tables.collect(frame.select(moment.max())).item()
+    is_date = frame.collect_schema()[time_column] == pl.Date
+    limit = times.latest(datetime.now(UTC).replace(tzinfo=None), is_date)
+    ends = {"newest": moment.max(), "past": pl.when(moment <= limit).then(moment).max()}
+    (newest, past) = tables.collect(frame.select(**ends)).row(0)
     if newest is None:
         raise ValueError(
             f"time column {time_column!r} has no values in {source}, so window_days can't be applied; pass "
             "another column, or window_days=0"
         )
+    if past is not None and past != newest:
+        _log.warning("%s: a row is dated %s, in the future; the window ends with %s", source, newest, past)
+        newest = past
     # Not compared with the window's start, which may be before the year 1.
     inside = pl.lit(newest) - moment < timedelta(days=window_days)
     rows = tables.row_count(frame)

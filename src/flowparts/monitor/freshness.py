@@ -12,10 +12,7 @@ import polars as pl
 
 from flowparts import reports, tables
 from flowparts.monitor.measurements import Measurement
-
-# How far clocks may differ; a date may be tomorrow's, in a time zone ahead of UTC.
-_TOLERANCE = timedelta(minutes=5)
-_TOLERANCE_OF_DATES = timedelta(days=1)
+from flowparts.util import times
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def judge(
     if not time_column or not isinstance(dtype, pl.Date | pl.Datetime):
         return None
     moment = tables.column(time_column).cast(pl.Datetime("us"))
-    limit = now + (_TOLERANCE_OF_DATES if dtype == pl.Date else _TOLERANCE)
+    limit = times.latest(now, dtype == pl.Date)
     (past, newest, future_rows) = tables.collect(
         rows.select(
             pl.when(moment <= limit).then(moment).max().alias("past"),

@@ -5,7 +5,7 @@ Each reader converts many values at once with its own library. These libraries a
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _OFFSET = "( UTC|Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)"
 _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?"
@@ -13,6 +13,21 @@ _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?"
 # " UTC" as BigQuery writes it.
 PATTERN = f" *[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ]{_CLOCK}{_OFFSET}?)? *"
 _TIME = re.compile(PATTERN)
+
+
+# How far clocks may differ; a date may be tomorrow's, in a time zone ahead of UTC.
+_TOLERANCE = timedelta(minutes=5)
+_TOLERANCE_OF_DATES = timedelta(days=1)
+
+
+def latest(now: datetime, of_dates: bool) -> datetime:
+    """Return the latest time of a row that isn't dated in the future, by a clock or time zone that is wrong.
+
+    Args:
+        now: The present, in UTC.
+        of_dates: Whether the rows have dates, which stand for their midnight.
+    """
+    return now + (_TOLERANCE_OF_DATES if of_dates else _TOLERANCE)
 
 
 def parse(text: str) -> datetime | None:

@@ -141,6 +141,21 @@ def test_only_a_window_up_to_the_newest_row_is_kept(
     assert (counts, "rows_left_out" in tables.description(table.path)) == ((5, 0), False)
 
 
+def test_a_row_dated_in_the_future_does_not_move_the_window(
+    ingest: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("at,y\n2026-03-01,a\n2026-03-08,b\n2099-01-01,c\n2026-03-09,d\n")
+    window = {"source": str(source), "time_column": "at", "window_days": 7.0}
+    table, _, counts = ingest(**window)
+    assert tables.scan(table.path).collect()["y"].to_list() == ["b", "c", "d"]
+    said = "a row is dated 2099-01-01 00:00:00, in the future; the window ends with 2026-03-09 00:00:00"
+    assert said in caplog.text
+    source.write_text("at,y\n2099-01-09,a\n2099-01-01,b\n")
+    table, _, counts = ingest(**window)
+    assert counts == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
