@@ -216,6 +216,31 @@ def test_ties_in_probability_give_the_estimators_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("probability", "usual", "agrees"),
+    [(0.2, 3, True), (0.2, 4, False), (0.5, 3, False), (0.9, 4, True)],
+    ids=["as in 64 bits", "a usual row", "as in neither", "as in 32 bits"],
+)
+def test_far_out_a_graph_may_answer_as_the_original_does_in_64_bits(
+    probability: float, usual: int, agrees: bool
+) -> None:
+    def answers(*positive: float) -> pl.DataFrame:
+        named = ["yes" if each > 0.5 else "no" for each in positive]
+        negative = [1 - each for each in positive]
+        return pl.DataFrame(
+            {"prediction": named, "probability_no": negative, "probability_yes": list(positive)}
+        )
+
+    # The sum of the last row overflows in 32 bits.
+    original, exact = answers(0.1, 0.6, 0.7, 0.9), answers(0.1, 0.6, 0.7, 0.2)
+    graph = {
+        name: column.to_numpy() for name, column in answers(0.1, 0.6, 0.7, probability).to_dict().items()
+    }
+    parity = onnx_export._compare(None, [original, exact], graph, usual, ["no", "yes"], 1.0, "float32", "")
+    assert parity.agrees == agrees, parity.reason
+    assert parity.rows == 4
+
+
+@pytest.mark.parametrize(
     ("estimator", "reason"),
     [
         ("KNeighbors", "loops over rows"),
