@@ -237,7 +237,7 @@ def _run_name(trigger: Trigger, digest: str, span: int) -> str:
 def _value(body: Any, name: str, how: Extraction) -> str:
     value = _at(body, how.pointer)
     if not isinstance(value, str):
-        raise RequestError(400, f"the parameter {name} is text at {how.pointer} of the body; there is none")
+        raise RequestError(400, f"the body has no text at {how.pointer}, where the parameter {name} is")
     # Argo would evaluate a template in a parameter's value.
     if not re.fullmatch(how.pattern, value) or "{{" in value:
         raise RequestError(400, f"{how.pointer} is {value[:200]!r}, which isn't allowed for {name}")

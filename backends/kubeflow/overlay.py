@@ -173,7 +173,7 @@ def _check_producers(spec: dict[str, Any]) -> None:
                 if shown != producer:
                     raise ValueError(
                         f"{spec['pipelineInfo']['name']}: {reader!r} reads from {producer!r}, which is shown "
-                        f"as {shown!r}; Kubeflow can't find it then, so give it no name of its own"
+                        f"as {shown!r}; Kubeflow can't find it by that name; remove its display name"
                     )
 
 

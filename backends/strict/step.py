@@ -321,7 +321,7 @@ class Step:
             except FileNotFoundError:
                 raise BackendError(
                     f"output {port!r} was not written; a step must return every output parameter, and None "
-                    "is no value",
+                    "isn't a value",
                     f"{words}open {file}: no such file or directory",
                 ) from None
             except ValueError as error:

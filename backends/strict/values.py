@@ -108,7 +108,7 @@ def submitted(inputs: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any])
     for name, value in values.items():
         if found := template_in(value, _RESOLVED):
             raise SubmissionError(
-                f"parameter {name!r} holds {found!r}, which Argo takes for a template of its own; "
+                f"parameter {name!r} holds {found!r}, which Argo evaluates as a template; "
                 "keep {{ out of parameters",
                 f"failed to resolve {found}",
             )
@@ -120,8 +120,8 @@ def refuse_templates_in_source(executors: Mapping[str, Any]) -> None:
     for label, executor in executors.items():
         if found := template_in(executor, _RESOLVED):
             raise SubmissionError(
-                f"the source of {label.removeprefix('exec-')!r} holds {found!r}, which Argo takes for a "
-                "template of its own, in a comment as well; write it otherwise",
+                f"the source of {label.removeprefix('exec-')!r} holds {found!r}, which Argo evaluates "
+                "as a template, even in a comment; write it differently",
                 f"failed to resolve {found}",
             )
 

@@ -137,7 +137,13 @@ def test_a_run_in_progress_also_counts_for_the_next_time_span(
         ("/triggers/drift", b"{", TOKEN, 400, "the body must be JSON"),
         ("/triggers/drift", b"[" * 100_000, TOKEN, 400, "the body must be JSON"),
         ("/triggers/drift", b" " * 1_000_001, TOKEN, 413, "at most 1,000,000"),
-        ("/triggers/new-data", ALERT, TOKEN, 400, "source is text at /Records/0/s3/object/key"),
+        (
+            "/triggers/new-data",
+            ALERT,
+            TOKEN,
+            400,
+            "no text at /Records/0/s3/object/key, where the parameter source is",
+        ),
         (
             "/triggers/new-data",
             {"Records": [{"s3": {"object": {"key": "../secret.parquet"}}}]},

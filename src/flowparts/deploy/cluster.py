@@ -602,7 +602,7 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
         return ChangedError(f"{path} was changed by something else meanwhile; run this again ({said})")
     if error.status == 409:
         return RefusedError(
-            f"{path} has fields that something else has set otherwise; remove them there, or delete the "
+            f"{path} has fields with other values from another manager; remove them there, or delete the "
             f"object ({said})"
         )
     if proxied and "trying to reach service" in said:

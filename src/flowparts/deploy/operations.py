@@ -183,7 +183,7 @@ def remove(
         if before and not even_if_serving:
             traffic = ", ".join(f"{revision} {percent} %" for revision, percent in before.traffic.items())
             raise ValueError(
-                f"endpoint {endpoint!r} serves ({traffic}); say even_if_serving (--even-if-serving on the "
+                f"endpoint {endpoint!r} serves ({traffic}); set even_if_serving (--even-if-serving on the "
                 f"command line) to remove it anyway, with {', '.join(held)}"
             )
         for thing in held:

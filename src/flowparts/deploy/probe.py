@@ -118,19 +118,19 @@ class Verdict:
         reason: Reason for the verdict, in one sentence.
         current: The current revision's responses.
         previous: The previous revision's; None if there is none.
-        different: Examples of rows with a different prediction: row number, served prediction and offline
+        differences: Examples of rows with a different prediction: row number, served prediction and offline
             prediction.
-        broken: The first limit that it violates: errors, crashes, predictions or latency; empty if none.
-        undone: Number of requests that weren't sent because the verdict was certain.
+        violated: The first limit that it violates: errors, crashes, predictions or latency; empty if none.
+        unsent: Number of requests that weren't sent because the verdict was certain.
     """
 
     healthy: bool
     reason: str
     current: Responses
     previous: Responses | None
-    different: list[dict[str, Any]]
-    broken: str = ""
-    undone: int = 0
+    differences: list[dict[str, Any]]
+    violated: str = ""
+    unsent: int = 0
 
     @property
     def slowdown(self) -> float | None:
@@ -299,8 +299,8 @@ def judge(
         if row["served"] == row["offline"]:  # the same class with other probabilities
             example = f"{row['all that was served']} for {row['all that is offline']}"
         return "predictions", (
-            f"{who} predicts {len(different)} of {compared} rows otherwise than the model offline, such as "
-            f"row {row['row']}: {example}"
+            f"{len(different)} of {compared} predictions of {who} differ from the offline ones, such as row "
+            f"{row['row']}: {example}"
         )
     for clock, now, usual, noise_ms in _clocks(current, before) if before else []:
         if before and (ratio := _slowdown(now, usual, rules, noise_ms)):
@@ -373,14 +373,14 @@ def probe_page(endpoint: Endpoint, verdict: Verdict) -> str:
 
 def early_end(verdict: Verdict) -> list[reports.Block]:
     """Explain why a probe ended early, if it did."""
-    if not verdict.undone:
+    if not verdict.unsent:
         return []
     sent = verdict.current.requests
     return [
         reports.Block(
             "<p>The watch ended after {} of {} requests: nothing could have made the revision healthy any "
             "more.</p>"
-        ).format(sent, sent + verdict.undone)
+        ).format(sent, sent + verdict.unsent)
     ]
 
 
@@ -436,7 +436,7 @@ class _Series:
 def problems(verdicts: Sequence[Verdict]) -> list[reports.Block]:
     """Show examples of rows that differ from the offline predictions, and of failed requests."""
     blocks = []
-    if different := [row for verdict in verdicts for row in verdict.different]:
+    if different := [row for verdict in verdicts for row in verdict.differences]:
         blocks.append(
             reports.section(
                 "Rows that differ from the offline predictions", reports.table(different[:_SHOWN])

@@ -393,7 +393,7 @@ def _rules(rollout: Rollout, watch: Watch) -> list[dict[str, object]]:
     state = reports.tag("kept", "good") if last else reports.tag("not judged")
     rows: list[dict[str, object]] = []
     for rule, limit in allowed.items():
-        is_broken = last is not None and rule == last.broken
+        is_broken = last is not None and rule == last.violated
         row = {"rule": rule, "allowed": limit, "in the last stage": measured.get(rule, "")}
         rows.append({**row, "verdict": reports.tag("broken", "bad") if is_broken else state})
         if is_broken:
@@ -410,6 +410,6 @@ def _measured(verdict: probe.Verdict) -> dict[str, str]:
     return {
         "errors": errors,
         "crashes": "not reported by the platform" if current.crashes is None else str(current.crashes),
-        "predictions": f"{len(verdict.different)} rows differ",
+        "predictions": f"{len(verdict.differences)} rows differ",
         "latency": "nothing to compare with" if slowdown is None else f"{slowdown:.2f} times",
     }

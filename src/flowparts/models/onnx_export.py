@@ -114,7 +114,7 @@ def export(
     expected = preprocess.matrix(table, preprocessor)
     unequal = int((raw_features.RawFeatures(learned).matrix(raw) != expected).any(axis=1).sum())
     if unequal:
-        reason = f"the features of {unequal} of {len(expected)} raw rows are made otherwise than in training"
+        reason = f"the features of {unequal} of {len(expected)} raw rows differ from those in training"
         return None, Parity(agrees=False, reason=reason, rows=len(expected))
     step = max(1, len(sample) // _SAMPLE_ROWS)
     width = expected.shape[1]

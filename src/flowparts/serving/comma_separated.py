@@ -42,7 +42,7 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     lines = [line or [""] for line in lines] if len(names) == 1 else [line for line in lines if line]
     if len(lines) > max_rows:
         raise RequestError(
-            "too_many_rows", f"the request has more than the {max_rows} rows that are taken at once"
+            "too_many_rows", f"the request has more than {max_rows} rows; send them in several requests"
         )
     for number, line in enumerate(lines, first):
         if len(line) != len(names):

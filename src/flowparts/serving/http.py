@@ -573,7 +573,7 @@ class Connection(asyncio.Protocol):
 
     def _too_large(self) -> RequestError:
         most = self._server.application.max_body / 1e6
-        return RequestError("too_large", f"the body is larger than the {most:g} MB that are taken")
+        return RequestError("too_large", f"the body is larger than the maximum of {most:g} MB")
 
     def _refuse(self, refusal: RequestError) -> None:
         """Answer a request that can't be read, after those before it, and close the connection."""

@@ -58,7 +58,7 @@ class Scorer:
         if len(rows) > self._max_rows:
             raise RequestError(
                 "too_many_rows",
-                f"the request has {len(rows)} rows; at most {self._max_rows} are taken at once",
+                f"the request has {len(rows)} rows; send at most {self._max_rows} per request",
             )
         if not self._prediction_log or not asked:
             return self._batcher.submit(rows, seconds, done)

@@ -222,7 +222,7 @@ def _require_rows(body: bytes, max_rows: int) -> None:
     if max_rows > _MAX_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
         return
     raise RequestError(
-        "too_many_rows", f"the request has more than the {max_rows} rows that are taken at once"
+        "too_many_rows", f"the request has more than {max_rows} rows; send them in several requests"
     )
 
 

@@ -133,5 +133,5 @@ def _startup_failure(code: int) -> str:
     how = f"by signal {-code}" if code < 0 else f"with status {code}"
     return (
         f"the model can't be loaded: {_MAX_FAILURES} times a worker ended {how} before it served; is there "
-        "memory enough, and the model whole?"
+        "enough memory, and is the model complete?"
     )

@@ -81,7 +81,7 @@ def rows(inputs: Sequence[Tensor], signature: Signature, max_rows: int) -> list[
     count, width = _extent(first, (1, len(signature.features)) if stands_for_all else (1,))
     if count > max_rows:
         raise RequestError(
-            "too_many_rows", f"the request has {count} rows; at most {max_rows} are taken at once"
+            "too_many_rows", f"the request has {count} rows; send at most {max_rows} per request"
         )
     if width > 1:
         return signature.rows_of_columns(_columns(first, signature, count), count)
@@ -149,8 +149,8 @@ def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list
     if any(_ACCEPTED[other] != _ACCEPTED[kind] for other in others):
         raise RequestError(
             "signature",
-            f"tensor {matrix.name!r} stands for all columns, but they are of several types; send a tensor "
-            "for each",
+            f"tensor {matrix.name!r} holds all columns, but they have different types; send one tensor "
+            "per column",
         )
     width = len(signature.features)
     values = _values(matrix, kind, count, width)

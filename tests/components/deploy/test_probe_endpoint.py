@@ -91,7 +91,7 @@ def test_an_endpoint_is_healthy_while_it_predicts_what_the_model_does_offline(
 
     (healthy, reason, *_), metrics, report = probe(1e-4, "other")
     assert not healthy
-    assert "rows otherwise than the model offline, such as row" in reason
+    assert "differ from the offline ones, such as row" in reason
     assert metrics.metadata["healthy"] == 0
     open_page(Path(report.path))
 

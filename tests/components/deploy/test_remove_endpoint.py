@@ -16,7 +16,7 @@ def example(s3: str) -> None:
 
 def test_a_serving_endpoint_is_removed_only_on_explicit_request(cluster: KubernetesApi) -> None:
     made = deploy.target("kubernetes").deploy("s3://models/1", "churn", image="registry.example/server:1")
-    with pytest.raises(ValueError, match=f"endpoint 'churn' serves .{made.revision} 100 %.; say even"):
+    with pytest.raises(ValueError, match=f"endpoint 'churn' serves .{made.revision} 100 %.; set even"):
         remove_endpoint.python_func("kubernetes", "churn")
     (removed,) = remove_endpoint.python_func(
         "kubernetes", "churn", {"namespace": "team"}, even_if_serving=True

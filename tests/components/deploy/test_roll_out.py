@@ -176,7 +176,7 @@ def test_a_server_that_does_not_come_up_never_gets_a_request(world: World) -> No
 
 def test_a_model_that_predicts_otherwise_than_offline_is_rolled_back(world: World, stale_image: str) -> None:
     step = world.step("stale", linear(0.5), deploy_options={"image": stale_image, "memory": "1Gi"}).run()
-    assert "rows otherwise than the model offline" in world.assert_rolled_back(step)
+    assert "differ from the offline ones" in world.assert_rolled_back(step)
     assert step.measured["stages"] == 1
 
 
@@ -269,11 +269,11 @@ def test_an_unhealthy_first_revision_fails_the_step_and_the_page_is_there(
         "first-stale", linear(0.5), endpoint_name=name, deploy_options={"image": stale_image, "memory": "1Gi"}
     )
     with pytest.raises(
-        ValueError, match=r"rows otherwise than .* there is no revision before it, so it serves"
+        ValueError, match=r"differ from the offline .* there is no revision before it, so it serves"
     ):
         step.run()
     docker.remove(name)  # before its image is removed
-    assert "rows otherwise than" in step.report.read_text()
+    assert "differ from the offline" in step.report.read_text()
 
 
 @contextmanager

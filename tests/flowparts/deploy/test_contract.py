@@ -199,7 +199,7 @@ def test_an_endpoint_is_listed_as_it_is(platform: Platform) -> None:
 def test_an_endpoint_that_serves_is_removed_only_on_purpose(platform: Platform) -> None:
     platform.bring(0)
     tried = platform.bring(1, traffic_fraction=0.5)
-    with pytest.raises(ValueError, match=rf"endpoint '{platform.name}' serves \(.* 50 %.*\); say even_if"):
+    with pytest.raises(ValueError, match=rf"endpoint '{platform.name}' serves \(.* 50 %.*\); set even_if"):
         operations.remove(platform.target, platform.name, {})
     held = operations.remove(platform.target, platform.name, {}, dry_run=True)
     assert [each.traffic for each in platform.found()] == [tried.traffic]

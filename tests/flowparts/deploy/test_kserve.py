@@ -398,7 +398,7 @@ def test_foreign_objects_are_left_alone(api: KubernetesApi) -> None:
     spec = {"predictor": {"minReplicas": 3, "labels": {}, "containers": [server]}}
     theirs = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "spec": spec}
     api.put("inferenceservices", {**theirs, "metadata": {"name": "churn", "namespace": "team"}}, "helm")
-    with pytest.raises(ValueError, match=r'set otherwise; .* conflict.* "helm"'):
+    with pytest.raises(ValueError, match=r'from another manager; .* conflict.* "helm"'):
         deploy(FIRST)
     assert api.get("inferenceservices", "churn")["spec"] == spec
 

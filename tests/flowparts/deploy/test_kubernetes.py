@@ -581,7 +581,7 @@ def test_fields_of_another_manager_are_left_alone_and_told(api: KubernetesApi) -
     }
     api.put("services", theirs, "helm")
     with pytest.raises(
-        ValueError, match=r'set otherwise; .* conflict with "helm" using v1: \.spec\.selector'
+        ValueError, match=r'from another manager; .* conflict with "helm" using v1: \.spec\.selector'
     ):
         deploy(FIRST)
     assert api.get("services", "churn")["spec"] == theirs["spec"]

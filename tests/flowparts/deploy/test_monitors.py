@@ -321,6 +321,6 @@ def test_a_foreign_monitor_is_left_unchanged(watched: Watched) -> None:
     }
     watched.api.put(watched.plural, theirs, "helm")
     before = watched.written()
-    with pytest.raises(ValueError, match="set otherwise"):
+    with pytest.raises(ValueError, match="from another manager"):
         watched.bring(FIRST, monitoring=True)
     assert watched.written() == before

@@ -94,7 +94,7 @@ CASES: dict[str, tuple[Responses, Responses | None, list[Any], bool, str]] = {
         None,
         DIFFERENT,
         False,
-        "1 of 50 rows otherwise .* row 3: 'no' for 'yes'",
+        "1 of 50 predictions of revision r2 differ .* row 3: 'no' for 'yes'",
     ),
 }
 

@@ -31,7 +31,7 @@ def test_an_endpoint_is_removed_with_all_that_was_made_for_it(target: str, api: 
     platform.deploy("s3://models/1", "churn", **IMAGE, **further)
     made = platform.deploy("s3://models/2", "churn", percent=50, **IMAGE, **further)
     full = api.versions()
-    with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 50 %.*\); say even_if_serving"):
+    with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 50 %.*\); set even_if_serving"):
         operations.remove(target, "churn", {})
     said = operations.remove(target, "churn", {}, dry_run=True)
     assert api.versions() == full

@@ -175,10 +175,10 @@ def test_a_wrong_prediction_ends_the_probe_early(
         warm_seconds=0.0,
     )
     (stage,) = result.stages
-    assert stage.verdict.broken == "predictions"
+    assert stage.verdict.violated == "predictions"
     sent = stage.verdict.current.requests
     assert sent < 20
-    assert stage.verdict.undone == 1000 - sent
+    assert stage.verdict.unsent == 1000 - sent
     assert f"The watch ended after {sent} of 1000 requests" in rollout.rollout_page(result, LONG)
 
 
@@ -193,8 +193,8 @@ def test_a_crash_ends_the_probe_early(
 
     api.backend = backend
     (stage,) = roll_out(watch=LONG).stages
-    assert stage.verdict.broken == "crashes"
-    assert stage.verdict.undone > 900
+    assert stage.verdict.violated == "crashes"
+    assert stage.verdict.unsent > 900
 
 
 def test_server_side_timings_pass_the_proxy(

@@ -137,7 +137,7 @@ def test_foreign_objects_are_left_alone(api: KubernetesApi) -> None:
     metadata = {"name": "churn", "namespace": "team"}
     theirs = {"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Experiment", "metadata": metadata}
     api.put("experiments", {**theirs, "spec": {"candidates": [{"name": "theirs", "weight": 100}]}}, "helm")
-    with pytest.raises(ValueError, match=r'set otherwise; .* conflict with "helm"'):
+    with pytest.raises(ValueError, match=r'from another manager; .* conflict with "helm"'):
         deploy(FIRST)
     assert api.get("experiments", "churn")["spec"] == {"candidates": [{"name": "theirs", "weight": 100}]}
 

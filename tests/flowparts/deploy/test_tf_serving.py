@@ -434,7 +434,7 @@ def test_a_probe_finds_a_network_healthy_and_another_model_behind_its_address_no
     turned = offline.with_columns(probability_no="probability_yes", probability_yes="probability_no")
     found = probe.probe(made, model.metadata, turned, **told)
     assert not found.healthy
-    assert "rows otherwise than the model offline" in found.reason
+    assert "differ from the offline ones" in found.reason
 
 
 def test_a_refusal_of_the_server_is_reported(

@@ -433,7 +433,7 @@ def test_an_endpoint_is_removed_with_its_models_and_not_by_accident(
     made = bring(first)
     canary = bring(second, percent=10)
     full = vertex_ai.writes()
-    with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 10 %.*\); say even_if_serving"):
+    with pytest.raises(ValueError, match=r"endpoint 'churn' serves \(.* 10 %.*\); set even_if_serving"):
         operations.remove("vertex", "churn", {})
     said = operations.remove("vertex", "churn", {}, dry_run=True)
     assert vertex_ai.writes() == full

@@ -181,9 +181,12 @@ def test_limits_of_rows_and_bytes(serve: Callable[..., Server], model: Path, rec
     server = serve(model, "--max-rows=3", "--max-body-mb=0.01", "--unknown-fields=reject")
     assert server.call("/predict", {"instances": records[:3]})[0] == 200
     status, answer, _ = server.call("/predict", {"instances": records[:4]})
-    assert (status, answer["error"]) == (400, "the request has more than the 3 rows that are taken at once")
+    assert (status, answer["error"]) == (
+        400,
+        "the request has more than 3 rows; send them in several requests",
+    )
     status, answer, headers = server.call("/predict", {"instances": records * 10})
-    assert (status, answer["error"]) == (413, "the body is larger than the 0.01 MB that are taken")
+    assert (status, answer["error"]) == (413, "the body is larger than the maximum of 0.01 MB")
     assert headers["connection"] == "close"
     # Without its length being said first.
     chunk = b"2000\r\n" + b" " * 0x2000 + b"\r\n"
@@ -193,7 +196,7 @@ def test_limits_of_rows_and_bytes(serve: Callable[..., Server], model: Path, rec
     assert (status, answer["error"]) == (400, "instances[0] has a field that the model doesn't know: 'Town'")
     tensor = {"name": "visits", "shape": [4], "datatype": "FP64", "data": [1, 2, 3, 4]}
     status, answer, _ = server.call("/v2/models/model/infer", {"inputs": [tensor]})
-    assert (status, answer["error"]) == (400, "the request has 4 rows; at most 3 are taken at once")
+    assert (status, answer["error"]) == (400, "the request has 4 rows; send at most 3 per request")
     extra = dict(tensor, name="other", shape=[1], data=[1])
     status, answer, _ = server.call("/v2/models/model/infer", {"inputs": [extra]})
     assert (status, answer["error"][:35]) == (400, "the model has no column 'other'; it")

@@ -332,7 +332,7 @@ def test_a_matrix_of_columns_of_several_types_is_refused(server: Server) -> None
     tensor = {"name": "input-0", "shape": [1, 6], "datatype": "FP64", "data": [0.0] * 6}
     status, body, _ = server.call("/v2/models/plans/infer", {"inputs": [tensor]})
     assert status == 400
-    assert "they are of several types; send a tensor for each" in body["error"]
+    assert "they have different types; send one tensor per column" in body["error"]
 
 
 def test_kserves_own_client_gets_the_offline_predictions(
