@@ -141,7 +141,7 @@ def test_a_parameter_that_a_step_would_refuse_is_refused_at_once(
         if not NUMBERS_OF_ROLLOUTS & {pair.partition("=")[0] for pair in wrong[1]}
     ],
 )
-def test_a_run_that_is_started_elsewhere_fails_before_training_with_the_same_sentence(
+def test_a_run_that_is_started_elsewhere_fails_before_training_with_the_same_error(
     pipeline: str, pairs: list[str], message: str, tmp_path: Path
 ) -> None:
     inputs = catalogue.pipeline(pipeline).component_spec.inputs or {}

@@ -55,7 +55,7 @@ def test_groups_dissolve_into_what_feeds_what() -> None:
     }
 
 
-def test_each_step_stands_below_all_it_waits_for() -> None:
+def test_each_step_is_drawn_below_those_it_waits_for() -> None:
     assert [[step.name for step in row] for row in graph.layers(STEPS)] == [
         ["load"],
         ["fit"],
@@ -73,7 +73,7 @@ def branches(chosen: bool = True) -> None:
         inner(chosen=chosen)
 
 
-def test_steps_of_a_nested_pipeline_used_twice_can_be_told_apart() -> None:
+def test_steps_of_a_nested_pipeline_used_twice_can_be_distinguished() -> None:
     compiled = package.documents(package.compiled(branches, str))[0]
     assert len({step.component for step in graph.steps(compiled)}) == 1
     own = graph.steps(graph.unshared(compiled))
@@ -90,7 +90,7 @@ def named(chosen: bool = True) -> None:
         publish(chosen=chosen)
 
 
-def test_groups_are_told_by_the_names_that_interfaces_show() -> None:
+def test_groups_are_reported_by_their_display_names() -> None:
     compiled = package.documents(package.compiled(named, str))[0]
     assert {step.key: graph.titled(compiled, step.key) for step in graph.steps(compiled)} == {
         "condition-1/for-loop-3/fit": "deploy/sizes/fit",

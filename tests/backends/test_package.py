@@ -152,7 +152,7 @@ def test_code_is_in_the_image_and_ports_are_described_in_the_interfaces() -> Non
     assert "Rows to split." in json.dumps(alone["components"])
 
 
-def test_the_source_stands_in_the_yaml_where_it_is_asked_for() -> None:
+def test_the_source_is_embedded_in_the_yaml_on_request() -> None:
     (spec,) = package.documents(package.compiled(split_table, lambda name: name))
     command = spec["deploymentSpec"]["executors"]["exec-split-table"]["container"]["command"]
     assert "def split_table(" in command[-1]

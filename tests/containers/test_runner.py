@@ -184,7 +184,7 @@ def test_files_belong_to_the_caller_afterwards_and_nothing_temporary_stays(
     assert not left.stdout
 
 
-def test_a_step_that_takes_more_than_its_memory_limit_is_stopped_and_told_why(
+def test_a_step_above_its_memory_limit_is_killed_and_the_reason_reported(
     containers: docker.Containers, tmp_path: Path
 ) -> None:
     record = runner.run(allocating, {}, tmp_path, containers=containers)

@@ -40,7 +40,7 @@ def test_a_table_that_breaks_the_models_schema_is_not_scored(runs: Path, tmp_pat
     assert "batch-predict" not in [task.name for task in record.tasks]
 
 
-def test_without_a_champion_the_sentence_says_what_to_do(runs: Path) -> None:
+def test_without_a_champion_the_error_says_what_to_do(runs: Path) -> None:
     record = runner.run(batch_prediction, {"model_name": "beer"}, runs)
     (failed,) = record.failed
     assert failed.error.startswith("model 'beer' has no version with the alias 'champion'")

@@ -81,7 +81,7 @@ def test_training_starts_only_with_a_reason(tmp_path: Path, monkeypatch: pytest.
     assert json.loads(state.read_text())["seen"]["highest"] == "2026-07-28T21:36:00"
 
 
-def test_it_takes_what_tabular_training_takes() -> None:
+def test_it_accepts_the_parameters_of_tabular_training() -> None:
     """Whoever trains a model with tabular-training can put it on a schedule without other parameters."""
     mine, theirs = (
         {

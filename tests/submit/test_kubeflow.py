@@ -89,7 +89,7 @@ def test_the_same_content_is_uploaded_once_whatever_the_commit(
     assert len(kubeflow.pipelines) == 1
 
 
-def test_without_caching_every_task_of_every_group_runs_anew(kubeflow: KubeflowServer, do: Do) -> None:
+def test_without_caching_every_task_of_every_group_runs_again(kubeflow: KubeflowServer, do: Do) -> None:
     assert do("upload", "tabular-training", "--no-caching") == 0
     assert "enableCache" not in json.dumps(kubeflow.versions[0].pipeline_spec)
     assert do("upload", "tabular-training") == 0

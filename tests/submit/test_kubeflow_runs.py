@@ -212,7 +212,7 @@ def test_a_step_without_any_log_says_so_at_once(kubeflow: KubeflowServer, shown:
     assert len(kubeflow.sent("GET", "/k8s/pod/logs")) == 1
 
 
-def test_a_workflow_that_argo_compressed_is_told_to_its_end(
+def test_a_workflow_compressed_by_argo_is_followed_to_its_end(
     kubeflow: KubeflowServer, shown: Callable[..., Any]
 ) -> None:
     code, text = shown("tabular-training-green-but-compressed")

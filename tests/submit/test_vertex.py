@@ -66,7 +66,7 @@ def test_a_run_says_all_that_was_asked_for(
     assert page in capsys.readouterr().out
 
 
-def test_what_is_sent_is_the_compiled_pipeline(vertex: VertexServer, do: Do, tmp_path: Path) -> None:
+def test_the_compiled_pipeline_is_sent(vertex: VertexServer, do: Do, tmp_path: Path) -> None:
     import compile as compile_command
 
     assert compile_command.main(["batch-prediction", "--target", "vertex", "--out", str(tmp_path)]) == 0

@@ -158,7 +158,7 @@ def test_a_storm_of_failures_is_bounded(
     assert hook.titles[-1] == "21 more runs failed"
 
 
-def test_the_same_failure_of_the_next_run_is_not_told_within_the_quiet_hours(
+def test_the_same_failure_of_the_next_run_is_not_notified_within_the_quiet_hours(
     kubeflow: KubeflowServer, hook: Hook, watch: Callable[..., int]
 ) -> None:
     kubeflow.replay("workflow-too-large", spec("churn"))

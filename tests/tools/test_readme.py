@@ -9,7 +9,7 @@ def test_catalogue_in_the_readme_is_current() -> None:
     assert readme.is_current(), "run `make readme`"
 
 
-def test_another_sentence_makes_the_catalogue_an_older_one(
+def test_a_changed_description_makes_the_catalogue_outdated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = readme.README.read_text(encoding="utf-8")

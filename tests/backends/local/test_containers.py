@@ -73,7 +73,7 @@ def test_memory_is_limited_without_swap() -> None:
     assert not [option for option in step() if "memory" in option]
 
 
-def test_environment_values_do_not_stand_on_the_command_line() -> None:
+def test_environment_values_are_not_on_the_command_line() -> None:
     options = step({"TOKEN": "s3cret"})
     assert "--env=TOKEN" in options
     assert "s3cret" not in " ".join(options)

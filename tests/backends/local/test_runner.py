@@ -82,7 +82,7 @@ def test_a_run_leaves_logs_reports_metrics_and_a_summary(tmp_path: Path) -> None
     assert [task["state"] for task in summary["tasks"]] == ["succeeded"] * 3
 
 
-def test_a_second_run_comes_from_the_cache_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_second_run_uses_the_cache_by_default(tmp_path: Path) -> None:
     runner.run(small, {}, tmp_path)
     assert set(states(runner.run(small, {}, tmp_path)).values()) == {"cached"}
     assert set(states(runner.run(small, {}, tmp_path, use_cache=False)).values()) == {"succeeded"}
@@ -139,7 +139,7 @@ def test_a_failing_step_shows_its_error_and_its_log(tmp_path: Path) -> None:
     assert sorted(states(record).values()) == ["failed", "succeeded", "succeeded"]
 
 
-def test_a_killed_step_is_told_by_its_exit_code(tmp_path: Path) -> None:
+def test_a_killed_step_is_recognized_by_its_exit_code(tmp_path: Path) -> None:
     record = runner.run(small, {"settings": [{"fail": "kill"}]}, tmp_path)
     assert [task.error for task in record.failed] == [
         "the step was killed by SIGKILL (exit code 137), most likely because memory ran out"
@@ -207,7 +207,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_entry_of_the_cache_is_made_again(tmp_path: Path, content: str) -> None:
+def test_a_damaged_cache_entry_is_recomputed(tmp_path: Path, content: str) -> None:
     runner.run(small, {"settings": [{}]}, tmp_path)
     for entry in (tmp_path / ".cache").glob("*.json"):
         entry.write_bytes(content.encode("utf-8", "surrogateescape"))

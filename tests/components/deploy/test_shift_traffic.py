@@ -8,7 +8,7 @@ from flowparts.deploy import endpoint as endpoints
 
 
 @pytest.mark.container
-def test_the_current_revision_gets_the_share_and_the_previous_one_the_rest(
+def test_the_current_revision_gets_the_percentage_and_the_previous_one_the_rest(
     deployed: Callable[..., Any], artifact: Callable[..., Any]
 ) -> None:
     endpoint, shifted = deployed(1.0, 0.1, percent=10), artifact("shifted")

@@ -90,7 +90,7 @@ def test_a_server_with_training_data_has_no_skew(run: Run, trained: dsl.Model) -
     assert sent["flowparts_skewed_columns"] == 0
 
 
-def test_each_kind_of_skew_is_reported_with_its_share(
+def test_each_kind_of_skew_is_reported_with_its_fraction(
     run: Run, trained: dsl.Model, open_page: Callable[[Path], Any]
 ) -> None:
     third = pl.int_range(pl.len()) % 3 == 0

@@ -101,7 +101,7 @@ def test_a_run_that_ends_late_does_not_lower_the_mark(
     assert [path.name for path in Path(state_uri).parent.iterdir()] == ["seen.json"]
 
 
-def test_a_mark_beyond_all_rows_is_told_for_what_it_may_be(look: Look) -> None:
+def test_a_mark_beyond_all_rows_is_reported_with_its_likely_cause(look: Look) -> None:
     look(pl.concat([rows(100), rows(1, first=900_000)]), "time")
     new, _, reason = look(rows(100), "time")
     assert not new

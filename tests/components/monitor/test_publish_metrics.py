@@ -74,7 +74,7 @@ def series(text: str) -> dict[tuple[str, str], float]:
     }
 
 
-def test_the_exposition_is_what_promtool_takes(publish: Callable[..., int], tmp_path: Path) -> None:
+def test_promtool_accepts_the_exposition(publish: Callable[..., int], tmp_path: Path) -> None:
     assert publish() == 2
     text = (tmp_path / "exposition").read_text()
     assert series(text) == {("", one.labels["column"]): one.value for one in DRIFT}

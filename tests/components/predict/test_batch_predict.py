@@ -31,7 +31,7 @@ def predict(table: Any, artifact: Any, model: dsl.Model) -> Any:
     return run
 
 
-def test_predictions_stand_beside_the_keys_in_the_order_of_the_rows(
+def test_predictions_are_listed_beside_the_keys_in_row_order(
     predict: Any, model: dsl.Model, wine: pl.DataFrame
 ) -> None:
     rows = wine.with_row_index("id").sample(fraction=1, shuffle=True, seed=0)

@@ -27,7 +27,9 @@ def test_three_tables_hold_every_row_once(table: Callable[..., Any], artifact: C
     assert tables.description(made["test"].path)["columns"] == ["id", "label"]
 
 
-def test_a_stratified_split_keeps_the_shares(table: Callable[..., Any], artifact: Callable[..., Any]) -> None:
+def test_a_stratified_split_keeps_the_class_frequencies(
+    table: Callable[..., Any], artifact: Callable[..., Any]
+) -> None:
     made = outputs(artifact)
     assert split_table.python_func(table(ROWS), **made, stratify_by="label") == (700, 150, 150)
     train = tables.scan(made["train"].path).collect()

@@ -221,7 +221,7 @@ def test_trials_that_fail_are_reported_by_cause_and_the_best_of_the_others_wins(
         ),
     ],
 )
-def test_if_all_trials_fail_the_sentence_groups_the_causes_and_nothing_is_left(
+def test_if_all_trials_fail_the_error_groups_the_causes_and_nothing_is_left(
     scenario: str, sentence: str, tuning: Tuning, cluster: KubernetesApi
 ) -> None:
     cluster.katib.scenario = scenario

@@ -120,7 +120,7 @@ def test_deploying_the_same_again_changes_nothing(platform: Platform) -> None:
     assert platform.written() == written
 
 
-def test_a_second_revision_gets_its_share_is_promoted_and_rolled_back(platform: Platform) -> None:
+def test_a_second_revision_gets_its_traffic_is_promoted_and_rolled_back(platform: Platform) -> None:
     first = platform.bring(0)
     tried = platform.bring(1, traffic_fraction=0.5)
     assert tried.traffic == {tried.revision: 50, first.revision: 50}

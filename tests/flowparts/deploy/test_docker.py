@@ -250,7 +250,7 @@ def test_another_token_replaces_the_servers(
         host.predict(endpoint, ROWS)
 
 
-def test_no_request_is_lost_and_each_revision_gets_its_share_while_traffic_shifts(
+def test_no_request_is_lost_and_each_revision_gets_its_fraction_while_traffic_shifts(
     first: Endpoint, made: dict[str, Path], engine: Any
 ) -> None:
     with load(first) as clients:
@@ -343,7 +343,7 @@ def test_a_missing_image_is_named(made: dict[str, Path], new_endpoint: Callable[
         host.deploy(str(made["first"]), new_endpoint("imageless"), image="nobody/flowparts-serving:9")
 
 
-def test_without_an_engine_the_sentence_says_what_to_do(
+def test_without_an_engine_the_error_says_what_to_do(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")

@@ -36,7 +36,7 @@ def test_the_file_has_fractions(tmp_path: Path) -> None:
         assert endpoint.read(tmp_path / "endpoint") == tried
 
 
-def test_shares_follow_the_current_revision() -> None:
+def test_traffic_follows_the_current_revision() -> None:
     assert CANARY.percent == 10
     assert CANARY.with_percent(50).traffic == {"r2": 50, "r1": 50}
     promoted = CANARY.with_percent(100)

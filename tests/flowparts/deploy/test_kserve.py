@@ -72,7 +72,7 @@ def test_the_server_has_no_credentials_and_knative_needs_no_feature_flags(api: K
     assert predictor(api)["serviceAccountName"] == "models"
 
 
-def test_a_canary_gets_its_share_and_is_promoted(api: KubernetesApi) -> None:
+def test_a_canary_gets_its_traffic_and_is_promoted(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     made = deploy(SECOND, percent=10)
     assert made.traffic == {made.revision: 10, first.revision: 90}
@@ -104,7 +104,7 @@ def test_a_rollback_never_sends_more_to_the_bad_revision(percent: int, api: Kube
     assert api.names("revisions") == before
 
 
-def test_after_a_rollback_another_canary_shares_with_what_serves(api: KubernetesApi) -> None:
+def test_after_a_rollback_a_new_canary_splits_traffic_with_the_serving_revision(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     kserve.rollback(deploy(SECOND, percent=10))
     api.shared.clear()
@@ -186,7 +186,7 @@ def test_a_canary_that_crashes_while_it_serves_is_rolled_back(api: KubernetesApi
     assert max(shares.get(bad, 0) for shares in api.shared) <= 10
 
 
-def test_another_canary_does_not_give_its_share_to_the_one_before(api: KubernetesApi) -> None:
+def test_a_new_canary_does_not_give_its_traffic_to_the_previous_one(api: KubernetesApi) -> None:
     deploy(FIRST)
     deploy(SECOND, percent=10)
     (before,) = [name for name, share in api.shared[-1].items() if share == 10]
@@ -301,7 +301,7 @@ def test_a_revision_that_becomes_ready_after_its_step_was_killed_serves(
     assert served(api) == {FIRST: 30, THIRD: 70}
 
 
-def test_changing_the_share_loads_no_model_again(api: KubernetesApi) -> None:
+def test_changing_the_traffic_split_reloads_no_model(api: KubernetesApi) -> None:
     deploy(FIRST)
     made = deploy(SECOND, percent=10)
     back = kserve.shift(kserve.shift(made, 100), 50)

@@ -52,7 +52,7 @@ def test_the_first_revision_gets_everything(api: KubernetesApi) -> None:
     assert api.names("horizontalpodautoscalers") == []
 
 
-def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None:
+def test_every_object_fits_the_typed_client(api: KubernetesApi) -> None:
     deploy(FIRST, max_replicas=5, environment_from="s3", service_account="models")
     checked = [
         check_typed(thing, thing["kind"])
@@ -255,7 +255,7 @@ def test_a_server_of_another_model_than_was_asked_for_gets_no_requests(api: Kube
         deploy(SECOND)
 
 
-def test_a_revision_and_its_share_can_be_read_with_kubectl(api: KubernetesApi) -> None:
+def test_a_revision_and_its_traffic_can_be_read_with_kubectl(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     made = deploy(SECOND, percent=10)
     assert api.names("poddisruptionbudgets") == sorted(f"churn-{revision}" for revision in made.traffic)
@@ -286,7 +286,7 @@ def test_a_revision_and_its_share_can_be_read_with_kubectl(api: KubernetesApi) -
     assert api.names("poddisruptionbudgets") == [f"churn-{back.revision}"]
 
 
-def test_the_record_and_the_step_tell_the_same_shares(api: KubernetesApi) -> None:
+def test_the_record_and_the_step_report_the_same_traffic(api: KubernetesApi) -> None:
     deploy(FIRST)
     made = deploy(SECOND, percent=10)
     record = json.loads(api.get("services", "churn")["metadata"]["annotations"]["flowparts/endpoint"])
@@ -313,7 +313,7 @@ SHARES = {
 
 
 @pytest.mark.parametrize(("percent", "expected"), SHARES.items(), ids=str)
-def test_without_a_gateway_the_share_is_a_ratio_of_pods(
+def test_without_a_gateway_traffic_follows_the_ratio_of_pods(
     percent: int, expected: dict[str, int], api: KubernetesApi
 ) -> None:
     first = deploy(FIRST, replicas=4)
@@ -324,7 +324,7 @@ def test_without_a_gateway_the_share_is_a_ratio_of_pods(
     assert selected(api) == ""
 
 
-def test_a_revision_without_a_share_is_up_but_not_selected(api: KubernetesApi) -> None:
+def test_a_revision_without_traffic_is_up_but_not_selected(api: KubernetesApi) -> None:
     first = deploy(FIRST)
     made = deploy(SECOND, percent=0)
     assert pods(api, made) == {made.revision: 1, first.revision: 2}
@@ -569,7 +569,7 @@ def test_missing_permission_is_reported(api: KubernetesApi) -> None:
         deploy(FIRST)
 
 
-def test_fields_of_another_manager_are_left_alone_and_told(api: KubernetesApi) -> None:
+def test_fields_of_another_manager_are_left_alone_and_reported(api: KubernetesApi) -> None:
     theirs = {
         "apiVersion": "v1",
         "kind": "Service",

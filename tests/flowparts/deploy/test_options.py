@@ -52,7 +52,7 @@ def test_the_default_that_a_component_tells_is_the_targets(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_target_takes_what_makes_no_sense(target: str) -> None:
+def test_no_target_accepts_invalid_options(target: str) -> None:
     kind = deploy.target(target).Options
     needed = {"role": "arn:aws:iam::123456789012:role/models"} if target == "sagemaker" else {}
     for wrong, words in {

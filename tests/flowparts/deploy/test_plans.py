@@ -53,7 +53,7 @@ def test_a_gateway_gives_what_is_asked_for(api: KubernetesApi) -> None:
 
 
 @pytest.mark.parametrize("has_knative", [True, False])
-def test_kserve_without_anything_that_shares_is_said_to_be_so(has_knative: bool, api: KubernetesApi) -> None:
+def test_kserve_without_a_traffic_split_is_reported(has_knative: bool, api: KubernetesApi) -> None:
     if not has_knative:
         api.unknown.add("serving.knative.dev/v1")
     kserve.deploy(FIRST, "churn", **options())

@@ -193,7 +193,7 @@ def test_latencies_and_errors_are_summed_up() -> None:
     assert Responses("r1").measures()["error_rate"] == 0
 
 
-def test_crashes_are_what_has_grown_on_each_server_meanwhile() -> None:
+def test_crashes_are_counted_as_the_increase_per_server() -> None:
     assert probe._more({"a": 5, "gone": 3}, {"a": 6, "new": 1, "newer": 0}) == 2
     assert probe._more({"a": 5}, {}) == 0
     # A look that failed says nothing, and so accuses nobody.
@@ -216,7 +216,7 @@ def test_a_probe_of_nothing_is_refused() -> None:
             probe.check_options(requests, seconds, rows)
 
 
-def test_the_same_class_with_another_probability_is_told_by_the_probabilities() -> None:
+def test_equal_classes_with_other_probabilities_are_reported_with_the_probabilities() -> None:
     row = {"row": 1, "served": "pro", "offline": "pro"}
     row |= {
         "all that was served": "{'probability_pro': 0.6}",

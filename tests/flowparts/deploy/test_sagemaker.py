@@ -158,7 +158,7 @@ def test_a_second_model_is_a_variant_beside_the_first_and_what_is_unused_goes(
         sagemaker.shift(made, 50)
 
 
-def test_a_share_changes_in_place_and_a_rollback_moves_the_requests_before_the_instances(
+def test_traffic_changes_in_place_and_a_rollback_moves_requests_before_instances(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     made = bring(first)
@@ -301,7 +301,7 @@ def test_an_endpoint_that_has_failed_is_reported_and_deployed_anew(
     assert sagemaker_ai.held()[1] == [f"churn-{made.revision}"]
 
 
-def test_a_share_that_cannot_be_changed_is_reported(
+def test_a_traffic_split_that_cannot_be_changed_is_reported(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)
@@ -479,7 +479,7 @@ def test_predictions_are_those_of_the_server_behind_the_variant_that_is_asked(
         sagemaker.predict(made, [{**RECORDS[0], "visits": "many"}])
 
 
-def test_clients_that_choose_no_variant_get_the_shares(
+def test_clients_without_a_variant_get_the_traffic_split(
     sagemaker_ai: SageMakerService, first: Served, second: Served
 ) -> None:
     bring(first)

@@ -31,7 +31,7 @@ def shares(configuration: str) -> dict[str, Fraction]:
 
 @pytest.mark.parametrize("percent", [0, 1, 10, 33, 50, 99, 100])
 @pytest.mark.parametrize(("servers", "previous_servers"), [(1, 1), (1, 2), (2, 1)])
-def test_weights_are_the_shares_whatever_the_number_of_servers(
+def test_weights_equal_the_traffic_for_any_number_of_servers(
     percent: int, servers: int, previous_servers: int
 ) -> None:
     found = shares(_splitter.configuration(state(percent, servers, previous_servers)))

@@ -67,7 +67,7 @@ def read_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], An
 # What is applied.
 
 
-def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None:
+def test_every_object_fits_the_typed_client(api: KubernetesApi) -> None:
     deploy(FIRST, max_replicas=5, environment_from="s3", service_account="models")
     checked = [
         check_typed(thing, thing["kind"])
@@ -85,7 +85,7 @@ def test_every_object_is_what_the_typed_client_knows(api: KubernetesApi) -> None
     ]
 
 
-def test_the_server_finds_the_model_where_the_first_container_lays_it(api: KubernetesApi) -> None:
+def test_the_server_finds_the_model_where_the_init_container_puts_it(api: KubernetesApi) -> None:
     pod = pod_of(api, deploy(FIRST, environment_from="s3", memory="1Gi"))
     (lay_out,), (server,) = pod["initContainers"], pod["containers"]
     module = lay_out["command"][-1]

@@ -108,7 +108,7 @@ def test_redeploying_changes_nothing_and_other_settings_are_a_new_revision(
     assert vertex_ai.split("churn") == other.traffic == {other.revision: 20, made.revision: 80}
 
 
-def test_a_second_model_is_a_further_version_and_gets_its_share(
+def test_a_second_model_is_another_version_and_gets_its_traffic(
     vertex_ai: VertexService, first: Served, second: Served
 ) -> None:
     made = bring(first)

@@ -500,7 +500,7 @@ def test_columns_may_differ_only_in_case(kind: str, files: int, read: Ingest, tm
     assert rejected.is_empty()
 
 
-def test_bad_values_of_columns_that_differ_only_in_case_are_told_apart(read: Ingest) -> None:
+def test_bad_values_of_columns_that_differ_only_in_case_are_distinguished(read: Ingest) -> None:
     table, rejected = read(
         b"a,A\n1,x\n2,y\nz,3\n4,4\n", column_types={"a": "integer"}, on_bad_rows="quarantine"
     )

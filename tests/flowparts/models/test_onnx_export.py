@@ -184,7 +184,7 @@ def test_a_feature_at_the_32_bit_neighbour_of_a_threshold_goes_the_right_way() -
     assert found["prediction"].tolist() == ["a", "b"] * 10
 
 
-def test_a_graph_that_predicts_otherwise_is_not_kept_and_the_model_is_served_as_it_is(
+def test_a_graph_with_other_predictions_is_dropped_and_the_model_is_served_natively(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Round to the nearest instead of down, as converters do: some rows change sides.

@@ -82,7 +82,7 @@ def test_a_row_is_known_by_its_key_where_the_split_had_one(remembering: Any) -> 
     assert unseen(model, rows.with_columns(a=pl.col("a") + 1)) == [False] * 200 + [True] * 200
 
 
-def test_equal_rows_that_differ_in_the_label_only_are_not_told_apart(remembering: Any) -> None:
+def test_equal_rows_that_differ_in_the_label_only_are_not_distinguished(remembering: Any) -> None:
     rows = pl.DataFrame({"a": [1, 1, 1, 2, 3] * 20, "b": range(100), "y": np.arange(100.0)}).with_columns(
         b=pl.when(pl.col("a") == 1).then(0).otherwise(pl.col("b"))
     )

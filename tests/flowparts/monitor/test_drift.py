@@ -77,7 +77,7 @@ def test_psi_is_that_of_its_definition_over_tenths_of_the_baseline() -> None:
     assert drift.psi(np.array([10, 0]), np.array([10, 0])) == 0
 
 
-def test_missing_values_are_compared_as_shares() -> None:
+def test_missing_values_are_compared_as_fractions() -> None:
     first, second = [1.0] * 900 + [None] * 100, [1.0] * 350 + [None] * 150
     found = one(first, second)
     expected = stats.chi2_contingency([[900, 100], [350, 150]], correction=False).pvalue

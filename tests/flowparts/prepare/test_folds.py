@@ -21,7 +21,7 @@ def validated(found: list[folds.Fold]) -> list[list[float]]:
     return [ROWS.filter(fold.validation)["x"].to_list() for fold in found]
 
 
-def test_each_row_is_validated_once_with_equal_shares_of_each_class() -> None:
+def test_each_row_is_validated_once_with_equal_fractions_of_each_class() -> None:
     found = folds.assign(ROWS.lazy(), 5, **WHAT)
     assert sorted(row for rows in validated(found) for row in rows) == ROWS["x"].to_list()
     for fold in found:

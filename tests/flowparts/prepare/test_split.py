@@ -49,7 +49,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_no_row_is_lost_or_twice_and_shares_are_close(options: dict[str, Any]) -> None:
+def test_no_row_is_lost_or_repeated_and_fractions_are_close(options: dict[str, Any]) -> None:
     frame = people()
     divided = parts(frame, **options)
     assert_frame_equal(pl.concat(divided).sort("id"), frame)
@@ -143,7 +143,7 @@ def test_copies_of_a_row_under_another_identifier_stay_together() -> None:
     assert set(spread[0]["income"]) & set(spread[2]["income"])
 
 
-def test_excluded_columns_have_no_say_in_where_a_row_goes() -> None:
+def test_excluded_columns_do_not_affect_the_split() -> None:
     frame = people().with_columns(pl.col("label").fill_null("none"))
     renumbered = frame.with_columns(pl.col("id").reverse())
     choices: list[dict[str, Any]] = [{}, {"stratify_by": "label"}]
@@ -224,7 +224,7 @@ def test_groups_stay_together_and_missing_is_one_group() -> None:
     assert sum(map(len, seen)) == len(set.union(*seen))
 
 
-def test_each_stratum_has_its_shares_to_the_row() -> None:
+def test_each_stratum_is_split_exactly_to_the_row() -> None:
     frame = people()
     divided = parts(frame, stratify_by="label")
     total = Counter(frame["label"].to_list())

@@ -131,7 +131,7 @@ OTHERS = {
 }
 
 
-def test_free_text_is_told_from_identifiers(caplog: pytest.LogCaptureFixture) -> None:
+def test_free_text_is_distinguished_from_identifiers(caplog: pytest.LogCaptureFixture) -> None:
     frame = pl.DataFrame({"said": TEXTS, **OTHERS, "y": LABELS})
     learned, features = preprocess.fit(frame.lazy(), label="y", task="classification")
     assert list(learned.features) == ["said"]

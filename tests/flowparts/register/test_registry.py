@@ -225,7 +225,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("breaks", BREAKS.values(), ids=BREAKS)
-def test_a_database_that_was_not_made_whole_is_made_by_the_next_one(breaks: str, tmp_path: Path) -> None:
+def test_an_incomplete_database_is_recreated_by_the_next_process(breaks: str, tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     code = f"""
 import os, resource, signal

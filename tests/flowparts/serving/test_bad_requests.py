@@ -202,7 +202,7 @@ def test_limits_of_rows_and_bytes(serve: Callable[..., Server], model: Path, rec
     assert (status, answer["error"][:35]) == (400, "the model has no column 'other'; it")
 
 
-def test_text_that_training_has_not_seen_is_accepted_unless_the_server_is_told_to_reject_it(
+def test_unseen_text_is_accepted_unless_the_server_rejects_it(
     server: Server, serve: Callable[..., Server], model: Path, records: Any
 ) -> None:
     body = {"instances": [records[1], records[0] | {"town": "Atlantis"}]}
@@ -221,7 +221,7 @@ def test_text_that_training_has_not_seen_is_accepted_unless_the_server_is_told_t
     assert strict.call("/predict", {"instances": records})[0] == 200
 
 
-def test_a_token_guards_predictions_and_what_tells_about_the_model(
+def test_a_token_guards_predictions_and_model_metadata(
     serve: Callable[..., Server], model: Path, records: Any
 ) -> None:
     import tritonclient.grpc as over_grpc

@@ -135,7 +135,7 @@ def test_requests_before_sigterm_are_answered(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_server_told_to_stop_again_and_again_ends_in_order(
+def test_repeated_stop_signals_still_end_the_server_gracefully(
     serve: Callable[..., Server], model: Path, workers: int
 ) -> None:
     server = serve(model, f"--workers={workers}")
@@ -146,9 +146,7 @@ def test_a_server_told_to_stop_again_and_again_ends_in_order(
     assert len(server.say("stopped")) == workers
 
 
-def test_a_server_told_to_stop_while_its_workers_start_ends(
-    serve: Callable[..., Server], model: Path
-) -> None:
+def test_a_server_stopped_while_its_workers_start_ends(serve: Callable[..., Server], model: Path) -> None:
     code = """
 import os, signal, subprocess
 begin = subprocess.Popen
@@ -395,7 +393,7 @@ def test_a_second_server_does_not_share_the_first_ones_grpc_port(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_of_servers_started_at_once_on_a_port_one_ends_with_one_sentence(
+def test_of_servers_started_at_once_on_a_port_one_gives_a_one_line_error(
     serve: Callable[..., Server], model: Path, workers: int
 ) -> None:
     [port] = free_ports(1)

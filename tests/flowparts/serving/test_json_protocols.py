@@ -54,9 +54,7 @@ def test_columns_that_training_lacked_values_of_may_be_left_out_and_any_may_be_n
     assert len(body["predictions"]) == 3
 
 
-def test_fields_that_the_model_does_not_know_are_ignored_unless_the_server_is_told_to_reject_them(
-    server: Server, records: Any
-) -> None:
+def test_unknown_fields_are_ignored_unless_the_server_rejects_them(server: Server, records: Any) -> None:
     status, _, _ = server.call("/predict", {"instances": [records[0] | {"key": 7}], "parameters": {}})
     assert status == 200
 

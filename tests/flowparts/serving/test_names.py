@@ -119,7 +119,7 @@ def test_tensors_get_the_offline_predictions(
     ],
     ids=["number", "text", "unknown", "left out"],
 )
-def test_rows_that_do_not_fit_get_the_usual_sentences(
+def test_rows_that_do_not_fit_get_the_usual_errors(
     odd_server: Server, sent: list[dict[str, Any]], change: dict[str, Any], message: str
 ) -> None:
     row = {name: value for name, value in (sent[1] | change).items() if value is not ...}

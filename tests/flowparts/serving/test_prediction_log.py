@@ -234,7 +234,7 @@ def test_masking_an_unknown_column_gives_a_one_line_error(
     assert "\n" not in wrong
 
 
-def test_days_that_are_too_old_are_deleted_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_days_that_are_too_old_are_deleted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     today = datetime.now(UTC).date()
     days = {age: log / f"date={today - timedelta(days=age)}" for age in (1, 30, 31, 400)}

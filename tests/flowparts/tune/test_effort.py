@@ -101,7 +101,7 @@ def test_the_best_is_retrained_on_all_rows_and_keeps_its_held_out_scores(trained
     assert found == pytest.approx(score, abs=0.05)
 
 
-def test_what_is_served_predicts_the_same(trained: Training) -> None:
+def test_the_served_model_predicts_the_same(trained: Training) -> None:
     rows = waves(50, seed=3)
     expected = models.load(trained.path).predict(rows)["probability_yes"].to_list()
     served = engines.load(trained.path)

@@ -34,7 +34,7 @@ def search(trials: int = 3, parallel: int = 1, **space: Any) -> Search:
     return Search("flowparts-1a2b3c4d5e6f", "s3://studies/flowparts-1a2b3c4d5e6f", settings, "rmse", False)
 
 
-def test_an_experiment_is_what_katib_takes_and_can_work_on(cluster: KubernetesApi) -> None:
+def test_an_experiment_is_valid_for_katib(cluster: KubernetesApi) -> None:
     options = {
         "image": "registry.example/flowparts-sklearn:1",
         "environment_from": "store",

@@ -83,7 +83,7 @@ def test_the_seed_decides_the_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [0, 3, 11, 39])
-def test_what_is_suggested_depends_only_on_the_trials_it_is_shown(tmp_path: Path, known: int) -> None:
+def test_suggestions_depend_only_on_the_given_trials(tmp_path: Path, known: int) -> None:
     trials = run(tmp_path, 40)
     fresh = suggest.Suggester(SPACES, False, 0)
     assert fresh.suggest(known, trials[:known]) == trials[known].configuration
@@ -126,7 +126,7 @@ def test_trials_that_fail_are_counted_by_cause_and_avoided(tmp_path: Path) -> No
     assert len([trial for trial in failed if trial.number >= 20]) < 10
 
 
-def test_if_all_trials_fail_the_sentence_groups_the_causes(tmp_path: Path) -> None:
+def test_if_all_trials_fail_the_error_groups_the_causes(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"all 9 trials failed: \w+ \(\d times\): no \w+, of . rows; \w+ .*: .*rows$"
     ):

@@ -146,7 +146,7 @@ def test_where_renames_are_refused_an_earlier_directory_is_replaced_not_mixed(
     assert names(tmp_path / "table") == ["new"]
 
 
-def test_a_copy_that_fails_half_way_gives_the_earlier_directory_back(
+def test_a_copy_that_fails_halfway_restores_the_earlier_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename

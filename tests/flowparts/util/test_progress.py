@@ -16,7 +16,7 @@ from flowparts.util import progress
 from flowparts.validate import profile
 
 
-def test_line_tells_share_rate_and_time_left() -> None:
+def test_the_line_shows_fraction_rate_and_time_left() -> None:
     assert progress.line("reading a.csv", 120, 480, "MB", 2.0) == (
         "reading a.csv: 120 of 480 MB (25 %), 60 MB/s, 6 s left"
     )

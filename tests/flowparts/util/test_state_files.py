@@ -29,7 +29,7 @@ def test_concurrent_writers_lose_no_entry(tmp_path: Path) -> None:
     assert [path.name for path in Path(uri).parent.iterdir()] == ["kept.json"]
 
 
-def test_an_unwritable_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_file_gives_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     uri = str(tmp_path / "file" / "kept.json")
     with (

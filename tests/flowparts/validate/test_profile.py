@@ -282,7 +282,7 @@ def test_numbers_among_which_are_other_texts_are_named() -> None:
     assert found == [("a", "95 of 100 values are numbers, others are not, such as 'unknown'")]
 
 
-def test_images_are_told_apart_by_their_bytes() -> None:
+def test_images_are_distinguished_by_their_bytes() -> None:
     frame = pl.DataFrame({"image": [b"one", b"two", b"two", None], "label": ["a", "b", "b", "a"]})
     found = profile.profile(frame.lazy())
     image = found["columns"][0]
