@@ -195,8 +195,8 @@ class Cluster:
         if found.get("metadata", {}).get("labels", {}).get(_MANAGED_BY) != MANAGER:
             return
         self._check_lease()
-        self.deleted.append(f"{kind} {name}")
         if self.is_dry_run:
+            self.deleted.append(f"{kind} {name}")
             return
         # Of an object that is gone, another one may have the name by now.
         preconditions = {
@@ -208,6 +208,8 @@ class Cluster:
             self._json("DELETE", self._path(api_version, kind, name), options, missing=None)
         except ChangedError:
             _log.info("%s %s was changed or recreated in the meantime, and stays", kind, name)
+            return
+        self.deleted.append(f"{kind} {name}")
 
     def note(self, kind: str, name: str, reason: str, message: str, labels: Mapping[str, str]) -> None:
         """Label a Deployment and write an Event about it, unless it has the labels already."""
@@ -483,6 +485,10 @@ class ChangedError(RefusedError):
     """An object has changed since it was read, or exists already."""
 
 
+class ForbiddenError(RefusedError):
+    """The step's role lacks a permission."""
+
+
 class UndeclaredFieldError(RefusedError):
     """A manifest has a field that the cluster's version of the kind lacks.
 
@@ -595,7 +601,7 @@ def _sentence(error: Any, method: str, path: str) -> ValueError:
     if error.status == 403 and "exceeded quota" in said:
         return RefusedError(f"the namespace's quota is used up; free some or have it raised ({said})")
     if error.status == 403:
-        return RefusedError(
+        return ForbiddenError(
             f"no permission to {method} {path}; give this step's service account a role for it ({said})"
         )
     if error.status == 409 and not said.startswith("Apply failed"):

@@ -13,10 +13,9 @@ from typing import Any
 
 import yaml
 
-from flowparts.deploy.cluster import Cluster, Manifest
+from flowparts.deploy.cluster import Cluster, ForbiddenError, Manifest
 from flowparts.deploy.common import dry_run
 from flowparts.deploy.options import InCluster
-from flowparts.util.errors import RefusedError
 
 SERVICES, PODS, RULE = "ServiceMonitor", "PodMonitor", "PrometheusRule"
 # One for all endpoints of a namespace: its rules distinguish them by the label job.
@@ -162,7 +161,7 @@ class Monitor:
         The endpoint itself is gone by then, so a missing permission is only a warning, which names what may
         be left.
         """
-        with self._tolerating_refusals(self.kind, self.name):
+        with self._tolerating_missing_permissions(self.kind, self.name):
             found = self._found() if self.is_possible else None
             if found:
                 self.cluster.delete(_API, self.kind, self.name)
@@ -205,7 +204,7 @@ class Monitor:
 
     def _remove_rules(self) -> None:
         """Remove the rules unless the monitor of another endpoint has them, or may have them."""
-        with self._tolerating_refusals(RULE, RULE_NAME):
+        with self._tolerating_missing_permissions(RULE, RULE_NAME):
             found = self.cluster.get(_API, RULE, RULE_NAME)  # before the monitors are listed
             if not found:
                 return
@@ -219,11 +218,11 @@ class Monitor:
             self.cluster.delete(_API, RULE, RULE_NAME, found["metadata"]["resourceVersion"])
 
     @contextmanager
-    def _tolerating_refusals(self, kind: str, name: str) -> Iterator[None]:
-        """Turn a refusal by the API into a warning about an object that may be left."""
+    def _tolerating_missing_permissions(self, kind: str, name: str) -> Iterator[None]:
+        """Turn a missing permission into a warning about an object that may be left."""
         try:
             yield
-        except RefusedError as error:
+        except ForbiddenError as error:
             if not self.cluster.is_dry_run:  # then the removal follows, and says it
                 _log.warning(
                     "%s %s may be left in namespace %s; delete it if no endpoint needs it: %s",

@@ -46,8 +46,8 @@ class Watched:
     def bring(self, model: str, **options: Any) -> Endpoint:
         return deploy.target(self.target).deploy(model, "churn", **{**OPTIONS, **options})
 
-    def remove(self) -> None:
-        operations.remove(self.target, "churn", {}, even_if_serving=True)
+    def remove(self) -> list[str]:
+        return operations.remove(self.target, "churn", {}, even_if_serving=True)
 
     def monitor(self) -> Object | None:
         return self.api.objects.get((self.plural, self.name))
@@ -190,7 +190,7 @@ def test_an_endpoint_deployed_while_another_is_removed_keeps_the_rules(
         return found
 
     monkeypatch.setattr(Cluster, "find", find_too_early)
-    watched.remove()
+    assert "PrometheusRule flowparts" not in watched.remove()
     assert watched.monitor() is None
     assert watched.api.get("servicemonitors", "other")
     assert watched.api.names("prometheusrules") == ["flowparts"]
