@@ -31,8 +31,11 @@ SMALL_ROWS = 5_000
 FOLDS, FOLDS_OF_SEARCH = 3, 5
 # On large tables, each member with a weight is trained again on all rows, so `quick` takes few.
 FEW_PICKS = 5
+# With fewer rows, the best of many trials is mostly chance, so there are this many for each estimator.
+FEW_ROWS, FEW_TRIALS = 1_000, 3
 # Boosting stops after this many rounds without a lower validation loss.
 PATIENCE = 30
+# On large tables they take long and have no weight beside boosted trees.
 _FORESTS = ("RandomForest", "ExtraTrees")
 # Members of `quick` on small tables: fewer, with a high learning rate, since each is trained in every fold.
 _BOOSTING = {"n_estimators": 1_000, "learning_rate": 0.1}
@@ -74,6 +77,12 @@ class Search:
     estimators: tuple[str, ...]
     budget: Budget
     cross_validated_rows: int
+
+    def budget_for(self, rows: "_Rows") -> Budget:
+        """Return the budget, on few rows that of a short search."""
+        if rows.validation is not None or tables.row_count(rows.table) >= FEW_ROWS:
+            return self.budget
+        return replace(self.budget, trials=min(self.budget.trials, FEW_TRIALS * len(self.estimators)))
 
 
 # Usually the number of trials ends a search, so the result doesn't depend on the machine.
@@ -132,7 +141,7 @@ def train(
             settings = tuning.Settings(
                 **vars(rows.problem),
                 space={name: {} for name in search.estimators},
-                budget=search.budget,
+                budget=search.budget_for(rows),
             )
             # Kept until the model is written, so that a step killed before that doesn't search again.
             journal = stack.enter_context(
@@ -141,12 +150,12 @@ def train(
             trials = tuning.search(compared, settings, journal, keep=portfolio.PER_ESTIMATOR)
             found = portfolio.members_of_trials(tuning.trial_table(trials, compared.metric).lazy())
             known = _known(trials, HeldOut.of(compared))
-            members = [*portfolio.PORTFOLIO, *found]
+            members = [*_portfolio(rows, search), *found]
             notes.append(_searched(trials, search))
         elif rows.validation is None:
             members = [*SMALL_MEMBERS, *([LESS_REGULARIZED] if problem.task == "classification" else [])]
         else:
-            members = [each for each in portfolio.PORTFOLIO if each["estimator"] not in _FORESTS]
+            members = _portfolio(rows, None)
         several = rows.validation is None or search is not None
         made = ensemble.fit(
             compared,
@@ -156,6 +165,12 @@ def train(
             known=known,
         )
         return _saved(made, path, effort, notes, tables.fingerprint(table), complete)
+
+
+def _portfolio(rows: "_Rows", search: Search | None) -> list[dict[str, Any]]:
+    """Return the default members: on large tables without forests, unless the search tries forests, too."""
+    has_forests = rows.validation is None or (search and set(_FORESTS) & set(search.estimators))
+    return [each for each in portfolio.PORTFOLIO if has_forests or each["estimator"] not in _FORESTS]
 
 
 def _known(trials: Sequence[Trial], held_out: HeldOut) -> list[Member]:

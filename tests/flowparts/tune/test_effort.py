@@ -267,6 +267,26 @@ def test_the_rows_of_a_search_are_examined_and_divided_once(
     assert {name: calls.count(name) for name in calls} == {"examined": 1, "assign": 1, "learn": 6}
 
 
+def test_on_few_rows_a_search_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(effort.SEARCHES, "standard", Search(("Linear",), Budget(trials=6), 700))
+    assert "A search of 3 trials" in Training(tmp_path / "few", waves(300), effort="standard").page
+    monkeypatch.setattr(effort, "FEW_ROWS", 300)
+    assert "A search of 6 trials" in Training(tmp_path / "more", waves(300), effort="standard").page
+
+
+def test_forests_are_tried_on_small_tables_and_by_searches_of_forests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forests(rows: int, *searched: str) -> bool:
+        monkeypatch.setitem(effort.SEARCHES, "standard", Search(searched, Budget(trials=1), 700))
+        made = Training(tmp_path / "model", waves(rows), effort="standard")
+        return "ExtraTreesClassifier" in [each["estimator"] for each in made.facts["candidates"]]
+
+    assert forests(300, "Linear")
+    assert not forests(900, "Linear")
+    assert forests(900, "Linear", "ExtraTrees")
+
+
 @pytest.mark.parametrize("small", [True, False])
 def test_the_best_of_a_search_are_not_trained_again_to_be_weighted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
@@ -286,8 +306,9 @@ def test_the_best_of_a_search_are_not_trained_again_to_be_weighted(
     made = Training(tmp_path / "model", waves(300), effort="standard")
     stages = 5 if small else 1
     used = len(made.facts["members"])
-    assert len(trained) == (4 + len(PORTFOLIO)) * stages + used
-    assert len(set(trained)) >= 4 + len(PORTFOLIO) + used - 1
+    default = len(PORTFOLIO) if small else len(PORTFOLIO) - 1  # no forest
+    assert len(trained) == (4 + default) * stages + used
+    assert len(set(trained)) >= 4 + default + used - 1
     leaders = made.facts["candidates"]
     assert sum(each["estimator"] in ("LGBMClassifier", "LogisticRegression") for each in leaders) >= 5
 
