@@ -131,7 +131,8 @@ class Problem:
         metric, facts = trainers.examined(table, problem.metric, problem.columns, problem.options)
         facts["warnings"] = [*facts["warnings"], *map(recurrence.warning, new)]
         what = {**problem.columns, "options": problem.options}
-        with scratch.folder("flowparts-features-") as folder:
+        # Not flowparts-features-, as earlier versions named theirs, without the locks that show their use.
+        with scratch.folder("flowparts-compared-") as folder:
             if validation is not None:
                 found = stages.on_validation(table, validation, folder, halving=halving, **what)
             else:
