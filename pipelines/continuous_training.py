@@ -99,7 +99,7 @@ def continuous_training(
         trainer: sklearn for the best of several estimators, or keras for a neural network. A model of one may
             replace a champion of the other.
         effort: How much sklearn tries: quick (about the cost of four usual estimators), standard (a search of
-            30 trials or 10 minutes, and an ensemble) or thorough (150 trials or an hour).
+            up to 30 trials or 10 minutes, and an ensemble) or thorough (up to 150 trials or an hour).
         candidates: Estimators for sklearn to try instead, each a name or a mapping with estimator, parameters
             and seconds (its time limit, 300 by default): classes of scikit-learn, XGBoost or LightGBM, or
             Linear, RandomForest, HistGradientBoosting, XGB or LGBM, which fit both tasks.

@@ -50,9 +50,10 @@ def train_tabular(
         trainer: sklearn for the best of several estimators, or keras for a neural network.
         effort: For sklearn without candidates: how much to try. quick costs about as much as four common
             estimators: a weighted mean of boosted trees of several shapes and a linear model, below 5,000
-            rows also of a forest, cross-validated. standard adds a search of 30 trials or 10 minutes and a
-            weighted ensemble; thorough has 150 trials or an hour, more estimators, and a cross-validation
-            below 50,000 rows.
+            rows also of a forest, cross-validated. standard adds a search of up to 30 trials or 10
+            minutes and weights more members; thorough has up to 150 trials or an hour, more estimators, and a
+            cross-validation below 50,000 rows. Text columns whose values hardly recur in the validation rows
+            are left out, with a warning.
         candidates: For sklearn: estimators to try instead, each by its name, or as a mapping of estimator (as
             for train_sklearn), parameters and seconds (its time limit; 300 if there are several).
         network: For keras: options other than the defaults, as train_keras_tabular takes them, such as
