@@ -62,7 +62,7 @@ WRONG = [
     ("image_training", ["deploy_target=dockr"], "unknown deployment target 'dockr'"),
     ("batch_prediction", ["destination=rows.xls"], "can't tell the format of 'rows.xls'"),
     ("continuous_training", ["trainer=kears"], "unknown trainer 'kears'; did you mean 'keras'"),
-    ("continuous_training", ["reasons=[luck]"], "'luck' isn't a reason to train; reasons are: new_data"),
+    ("continuous_training", ["reasons=[luck]"], "'luck' is no reason to train; reasons are: new_data"),
     ("continuous_training", ["min_new_rows=0"], "min_new_rows is 0; it must be at least 1"),
     ("continuous_training", ["max_age_days=-1"], "max_age_days is -1; it must be a number of days above 0"),
     ("continuous_training", ["window_days=7"], "window_days=7 needs time_column"),

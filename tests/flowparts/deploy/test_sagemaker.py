@@ -733,7 +733,9 @@ def test_an_endpoint_is_removed_with_all_that_was_made_and_not_by_accident(
     bring(first)
     canary = bring(second, percent=10)
     full = sagemaker_ai.writes()
-    with pytest.raises(ValueError, match=rf"endpoint 'churn' serves \(.*{canary.revision} 10 %.*\); say"):
+    with pytest.raises(
+        ValueError, match=rf"endpoint 'churn' serves \(.*{canary.revision} 10 %.*\); set even_if_serving"
+    ):
         operations.remove("sagemaker", "churn", {})
     said = operations.remove("sagemaker", "churn", {}, dry_run=True)
     assert sagemaker_ai.writes() == full
