@@ -27,6 +27,7 @@ def page(made: Ensemble) -> str:
         "Ensemble",
         reports.facts(shown),
         reports.callout(_verdict(made, used), "good"),
+        *selection.warned(made.facts["warnings"]),
         *selection.not_trained(made.left_out),
         reports.callout(
             f"Weights, calibration and threshold were chosen on the {len(held_out.labels):,} rows that are "

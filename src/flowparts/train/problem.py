@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import polars as pl
 
+from flowparts.prepare import preprocess
 from flowparts.prepare.folds import Fold, assign, check_options
 from flowparts.train import recurrence, stages, trainers
 from flowparts.train.candidates import Options
@@ -123,13 +124,18 @@ class Problem:
         Raises:
             ValueError: A table's content makes training impossible.
         """
-        problem, new = self, list[str]()
-        if validation is not None:
-            ignored = [self.label, self.options.weight_column or "", *self.exclude_columns]
-            new = recurrence.not_recurring(table, validation, ignored)
-            problem = replace(self, exclude_columns=[*self.exclude_columns, *new])
-        metric, facts = trainers.examined(table, problem.metric, problem.columns, problem.options)
-        facts["warnings"] = [*facts["warnings"], *map(recurrence.warning, new)]
+        examined = preprocess.examine(
+            table,
+            self.label,
+            self.task,
+            self.exclude_columns,
+            self.options.weight_column,
+            free_text=True,
+        )
+        new = [] if validation is None else recurrence.not_recurring(table, validation, examined)
+        problem = replace(self, exclude_columns=[*self.exclude_columns, *new])
+        metric, facts = trainers.examined(table, problem.metric, problem.columns, problem.options, examined)
+        facts["warnings"] = [*facts["warnings"], *recurrence.warnings(new)]
         what = {**problem.columns, "options": problem.options}
         # Not flowparts-features-, as earlier versions named theirs, without the locks that show their use.
         with scratch.folder("flowparts-compared-") as folder:

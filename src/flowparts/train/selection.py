@@ -97,6 +97,7 @@ def selection_report(
     rows: str = VALIDATION,
     notes: Sequence[str] = (),
     untried: Mapping[str, str] | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Return an HTML page: the winner, a bar for each candidate, their metrics, costs and parameters.
 
@@ -108,6 +109,7 @@ def selection_report(
         rows: Which rows the candidates were scored on, in words.
         notes: Further remarks.
         untried: Estimators that weren't tried, each with the reason.
+        warnings: What was found in the rows before the training.
     """
     ranked = [candidates[index] for index in choice.order]
     winner, task, label = ranked[0], str(ranked[0]["task"]), str(ranked[0]["label"])
@@ -118,6 +120,7 @@ def selection_report(
         ),
         reports.callout(_verdict(ranked, choice, rows), "good"),
         *map(reports.callout, notes),
+        *warned(warnings),
         *not_trained(left_out),
         *leaderboard(candidates, choice, rows),
         *_untried(untried or {}),
@@ -170,6 +173,11 @@ def not_trained(left_out: Sequence[Mapping[str, Any]]) -> list[reports.Block]:
     return [
         reports.callout(f"{each['estimator']} is left out: {each['reason']}.", "bad") for each in left_out
     ]
+
+
+def warned(warnings: Sequence[str]) -> list[reports.Block]:
+    """Return the parts of a page that say what was found in the rows before the training."""
+    return [reports.callout(f"Before training: {text}.", "bad") for text in warnings]
 
 
 def training_report(candidate: Mapping[str, Any]) -> str:

@@ -129,6 +129,7 @@ def examined(
     metric: str | None,
     what: Mapping[str, Any],
     options: "candidates.Options",
+    columns: preprocess.Examined | None = None,
     *,
     free_text: bool = True,
 ) -> tuple[str, dict[str, Any]]:
@@ -139,18 +140,21 @@ def examined(
         metric: The metric; chosen by task and class balance if not given.
         what: `label`, `task` and `exclude_columns`.
         options: What all candidates have in common.
+        columns: What `preprocess.examine` found in the training rows, if that is known. Features that `what`
+            excludes don't count.
         free_text: Whether the trainer learns from text of several words.
     """
     from flowparts.validate import leakage
 
     label, task = what["label"], what["task"]
-    columns = preprocess.examine(
+    columns = columns or preprocess.examine(
         table, label, task, what["exclude_columns"], options.weight_column, free_text=free_text
     )
+    features = [name for name in columns.features if name not in what["exclude_columns"]]
     unlike = [name for name, reason in columns.dropped.items() if reason == preprocess.ALL_DIFFERENT]
     warnings = [
         f"column {name!r} is left out of the features: it {preprocess.ALL_DIFFERENT}" for name in unlike
     ]
-    warnings += leakage.warnings(table, columns.features, label, task)
+    warnings += leakage.warnings(table, features, label, task)
     found = positives.training_facts(table, label, task, metric)
     return found["metric"], {**found, "warnings": warnings}

@@ -164,7 +164,8 @@ def train(
             picks=ensemble.PICKS if several else FEW_PICKS,
             known=known,
         )
-        return _saved(made, path, effort, notes, tables.fingerprint(table), complete)
+        untried = _untried(made, effort, rows)
+        return _saved(made, path, effort, notes, untried, tables.fingerprint(table), complete)
 
 
 def _portfolio(rows: "_Rows", search: Search | None) -> list[dict[str, Any]]:
@@ -270,6 +271,7 @@ def _saved(
     path: str | Path,
     effort: str,
     notes: Sequence[str],
+    untried: Mapping[str, str],
     fingerprint: str,
     complete: Complete,
 ) -> tuple[str, str]:
@@ -290,7 +292,8 @@ def _saved(
         made.left_out,
         rows=ensemble_report.scored_on(made),
         notes=[*notes, *_calibrated(made), _HONEST, _REFITTED],
-        untried=_untried(made, effort),
+        untried=untried,
+        warnings=made.facts["warnings"],
     )
     return page, choice.metric
 
@@ -306,14 +309,13 @@ def _calibrated(made: Ensemble) -> list[str]:
     ]
 
 
-def _untried(made: Ensemble, effort: str) -> dict[str, str]:
-    """Return the estimators that only greater efforts try, with the least of these efforts."""
+def _untried(made: Ensemble, effort: str, rows: "_Rows") -> dict[str, str]:
+    """Return the estimators that only greater efforts try on these rows, with the least of these efforts."""
     tried = {each.name for each in made.members} | {each["estimator"] for each in made.left_out}
-    defaults = [str(each["estimator"]) for each in portfolio.PORTFOLIO]
     reasons = {
         name: f"effort {harder!r} tries it"
         for harder, search in reversed(SEARCHES.items())
-        for name in (*defaults, *search.estimators)
+        for name in (*(each["estimator"] for each in _portfolio(rows, search)), *search.estimators)
         if harder != effort and not any(found.startswith(name) for found in tried) and name != "Linear"
     }
     return {**reasons, "neural networks": "trainer 'keras' trains one"}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from flowparts import reports
+from flowparts.train import selection
 from flowparts.tune import objective, study, suggest
 from flowparts.tune.objective import Objective, Trial
 from flowparts.tune.space import Dimension, Space
@@ -16,7 +17,13 @@ _MOST_CHOICES = 20
 
 
 def page(
-    judged: Objective, spaces: Sequence[Space], trials: Sequence[Trial], best: Trial, seed: int, label: str
+    judged: Objective,
+    spaces: Sequence[Space],
+    trials: Sequence[Trial],
+    best: Trial,
+    seed: int,
+    label: str,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Return an HTML page about the trials of a study.
 
@@ -27,6 +34,7 @@ def page(
         best: The best of them.
         seed: Seed of the importances.
         label: The label column.
+        warnings: What was found in the rows before the search.
     """
     metric = judged.metric
     direction = "higher" if judged.maximizes else "lower"
@@ -39,6 +47,7 @@ def page(
             {"best": best.configuration.estimator, metric: best.score, "trials": len(trials), **counts}
         ),
         reports.callout(_verdict(trials, best, judged), "good"),
+        *selection.warned(warnings),
         *(reports.callout(f"failed: {cause}", "bad") for cause in failed[:_MOST_CAUSES]),
         reports.callout(
             "This score was chosen among many trials on the same rows, so it is slightly optimistic; "

@@ -216,7 +216,15 @@ def finish(
         stored["validation_folds"] = settings.folds or FOLDS
     finished = trainers.annotated(rows.facts, complete)
     replace(trained, facts=stored).save(path, learned, examples, finished)
-    page = study_report.page(judged, settings.spaces, trials, best, settings.options.seed, settings.label)
+    page = study_report.page(
+        judged,
+        settings.spaces,
+        trials,
+        best,
+        settings.options.seed,
+        settings.label,
+        rows.facts["warnings"],
+    )
     return Tuned(judged.metric, best, trials, stored["parameters"], page)
 
 

@@ -330,6 +330,8 @@ def test_the_pages_say_how_it_is_calibrated_and_decides() -> None:
     assert "no method clearly lowers the log loss" in ensemble_report.page(left)
     assert "calibrated (platt): the log loss on rows left out falls" in ensemble_report.page(bent)
     assert "no weighted mean is better than LogisticRegression alone" in ensemble_report.page(made)
+    found = replace(made, facts={**made.facts, "warnings": ["column 'a' is suspicious"]})
+    assert "Before training: column &#39;a&#39; is suspicious." in ensemble_report.page(found)
     (said,) = evaluation_report.training_callouts({**made.trained.facts, "metric_reason": ""})
     words = f"The prediction is &#39;c1&#39; from a probability of {made.threshold.value:.4g} on"
     assert words in str(said)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flowparts.train import stages
+from flowparts.train import recurrence, stages
 from flowparts.train.candidates import Options
 from flowparts.train.problem import Problem
 
@@ -100,6 +100,50 @@ def test_text_that_does_not_recur_in_the_validation_rows_is_no_feature(
         assert "hour" in compared.stages[0].learned.features, "nothing is known of missing ones"
     with problem(exclude_columns=["town", "said"]).compared(table, later) as compared:
         assert set(compared.stages[0].learned.features) == {"hour"}, "there is nothing else"
+
+
+def test_text_is_kept_if_too_little_speaks_against_it(scratch: Path) -> None:
+    table, later = of_hours(0, 40), of_hours(60, 20)
+
+    def kept(table: pl.DataFrame, later: pl.DataFrame, **options: Any) -> bool:
+        with problem(**options).compared(table.lazy(), later.lazy()) as compared:
+            return "hour" in compared.stages[0].learned.features
+
+    assert not kept(table, later)
+    assert kept(table, later.head(recurrence.MIN_ROWS - 1)), "a few rows differ by chance"
+    assert not kept(table, later.head(recurrence.MIN_ROWS))
+    some = pl.when(pl.int_range(pl.len()) % 2 == 0).then("hour")
+    assert kept(table.with_columns(hour=some), later.with_columns(hour=some)), "missing values recur"
+    useless = [rows.with_columns(town=pl.lit("Rom"), said=pl.lit("so it is")) for rows in (table, later)]
+    assert kept(*useless), "the others hold a single value"
+
+
+def test_identifiers_and_values_of_another_type_have_their_own_reasons(scratch: Path) -> None:
+    table, later = of_hours(0, 40), of_hours(60, 20)
+    different = pl.format("id {}", pl.int_range(pl.len()))
+    with problem().compared(
+        table.with_columns(hour=different).lazy(), later.with_columns(hour=different).lazy()
+    ) as compared:
+        assert compared.problem.exclude_columns == []
+        (warning,) = compared.facts["warnings"]
+        assert warning.endswith("it holds text whose values are nearly all distinct")
+    for wrong in (pl.lit(["a"]), pl.lit(b"\xff")):
+        with (
+            pytest.raises(ValueError, match="feature column 'hour' must hold string values, as in training"),
+            problem().compared(table.lazy(), later.with_columns(hour=wrong).lazy()),
+        ):
+            pass
+
+
+def test_values_are_looked_for_in_all_training_rows(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recurrence, "_ROWS_READ", 10)
+    with problem().compared(of_hours(0, 40).lazy(), of_hours(30, 20).lazy()) as compared:
+        assert "hour" in compared.stages[0].learned.features
+    assert not caplog.messages
+    with problem().compared(of_hours(0, 40).lazy(), of_hours(60, 20).lazy()) as compared:
+        assert caplog.messages == compared.facts["warnings"]
 
 
 def test_folds_follow_the_split_of_their_table_unless_asked_otherwise() -> None:

@@ -121,12 +121,38 @@ def test_the_page_is_a_leaderboard_that_says_what_was_not_tried(
     assert [each["estimator"] for each in trained.facts["candidates"]].count("LGBMClassifier") == 2
     assert "LogisticRegression" in trained.page
     assert re.findall(r"<td[^>]*>(\w+)</td>\s*<td[^>]*>effort '(\w+)' tries it", trained.page) == [
-        ("ExtraTrees", "standard"),
+        ("ExtraTrees", "thorough"),
         ("RandomForest", "thorough"),
         ("HistGradientBoosting", "thorough"),
         ("XGB", "standard"),
     ]
     assert "ExtraTreesClassifier" not in trained.page
+    small = Training(tmp_path / "small", waves(300)).page
+    assert re.findall(r"<td[^>]*>(\w+)</td>\s*<td[^>]*>effort '(\w+)' tries it", small) == [
+        ("RandomForest", "thorough"),
+        ("HistGradientBoosting", "thorough"),
+        ("XGB", "standard"),
+    ]
+
+
+def test_text_that_does_not_recur_is_named_on_the_page_and_may_be_missing_from_requests(
+    tmp_path: Path,
+) -> None:
+    rows = waves().with_columns(hour=pl.format("h{}", pl.int_range(pl.len()) // 10))
+    made = Training(tmp_path / "model", rows)
+    (warning,) = made.facts["warnings"]
+    assert warning.startswith("column 'hour' is left out of the features")
+    assert f"Before training: {warning}." in made.page
+    model = models.load(made.path)
+    assert list(model.features) == ["x", "y", "town"]
+    assert model.predict(rows).equals(model.predict(rows.drop("hour")))
+    served = engines.load(made.path)
+    assert served.name == "onnxruntime", served.reason
+    with_hours, without = (
+        served.predict_columns({name: each[name].to_list() for name in each.columns})
+        for each in (rows.head(9), rows.head(9).drop("hour"))
+    )
+    assert list(with_hours["probability_yes"]) == list(without["probability_yes"])
 
 
 def test_a_linear_model_wins_on_linear_data(tmp_path: Path) -> None:

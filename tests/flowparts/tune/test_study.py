@@ -224,6 +224,21 @@ def test_a_large_table_is_first_tried_on_fractions_of_its_rows(
         )
 
 
+def test_the_page_says_which_columns_were_left_out_before_the_search(tmp_path: Path) -> None:
+    hours = ROWS.with_columns(hour=pl.format("h{}", pl.int_range(pl.len()) // 10))
+    settings = tuning.Settings(
+        **WHAT, options=Options(), space={"DecisionTree": {"max_depth": 2}}, budget=Budget(1)
+    )
+    tuned = tuning.tune(
+        hours.head(90).lazy(),
+        hours.tail(30).lazy(),
+        tmp_path / "model",
+        settings,
+        Journal(str(tmp_path / "journal"), {}),
+    )
+    assert "Before training: column &#39;hour&#39; is left out of the features: fewer than 10%" in tuned.page
+
+
 def test_only_the_best_trials_keep_what_was_trained(tmp_path: Path) -> None:
     settings = tuning.Settings(
         **WHAT, options=Options(), space={"Linear": {}, "DecisionTree": {"max_depth": 2}}, budget=Budget(5)
