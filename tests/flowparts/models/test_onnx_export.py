@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowparts import models
-from flowparts.models import agreement, engines, onnx_export, onnx_graph
+from flowparts.models import agreement, engines, fitted_estimators, onnx_export, onnx_graph
 from flowparts.prepare import preprocess
 from flowparts.train import estimators
 
@@ -238,6 +238,23 @@ def test_far_out_a_graph_may_answer_as_the_original_does_in_64_bits(
     parity = onnx_export._compare(None, [original, exact], graph, usual, ["no", "yes"], 1.0, "float32", "")
     assert parity.agrees == agrees, parity.reason
     assert parity.rows == 4
+    assert ("1 synthetic ones" in parity.reason) == (probability == 0.2 and agrees)
+
+
+def test_the_example_is_no_synthetic_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, learned, matrix = trained(table(1_000), "value", "Linear")
+    example = preprocess.matrix(learned.example, learned)
+    predictions = fitted_estimators.predictions
+
+    def otherwise(estimator: Any, rows: Any, classes: Any) -> pl.DataFrame:
+        """Predict the example otherwise in 32 bits."""
+        found = predictions(estimator, rows, classes)
+        changed = (rows[:, None] == example).all(axis=2).any(axis=1) & (rows.dtype == np.float32)
+        return found.with_columns(prediction=found["prediction"] + 1e6 * changed)
+
+    monkeypatch.setattr(fitted_estimators, "predictions", otherwise)
+    _, parity = onnx_export.export(fitted, learned, matrix[len(example) :], None)
+    assert parity.reason.startswith(f"the ONNX graph predicts {len(example)} of"), parity.reason
 
 
 @pytest.mark.parametrize(
