@@ -81,21 +81,28 @@ def check(name: str) -> int:
         ValueError: It doesn't exist, or violates a rule that is checked on import.
     """
     kind, file, test = _files(name)
-    python = sys.executable
+    python, ruff = sys.executable, [sys.executable, "-m", "ruff"]
     rules = [f"tests/contract/{rule}" for rule in _RULES[kind]]
-    commands = [
-        [python, "-m", "ruff", "check", file, test],
-        [python, "-m", "ruff", "format", "--check", file, test],
-        [python, "-m", "mypy", f"src/flowparts/{file}"],
+    commands = {
+        "lint": [*ruff, "check", file, test],
+        "format": [*ruff, "format", "--check", file, test],
+        "types": [python, "-m", "mypy", f"src/flowparts/{file}"],
         # Importing schemathesis, which only tests of the server need, takes seconds.
-        [python, "-m", "pytest", "-q", "-p", "no:schemathesis", "-k", Path(file).stem, test, *rules],
-    ]
+        "tests": [python, "-m", "pytest", "-q", "-p", "no:schemathesis", "-k", Path(file).stem, test, *rules],
+    }
     environment = {**os.environ, "FLOWPARTS_CHECK": Path(file).stem}
-    status = max(subprocess.run(command, cwd=ROOT, env=environment).returncode for command in commands)  # noqa: S603
+    failed = [
+        what
+        for what, command in commands.items()
+        if subprocess.run(command, cwd=ROOT, env=environment).returncode  # noqa: S603
+    ]
+    if failed:
+        fix = f"; to format, run .venv/bin/ruff format {file} {test}" if "format" in failed else ""
+        print(f"error: {', '.join(failed)} failed, see above{fix}", file=sys.stderr)  # noqa: T201
     if not readme.is_current():
         print("error: the catalogue in README.md is out of date; run make readme", file=sys.stderr)  # noqa: T201
-        return status or 1
-    return status
+        return 1
+    return bool(failed)
 
 
 def _files(name: str) -> tuple[str, str, str]:
@@ -146,9 +153,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     names = [str(file.relative_to(ROOT)) for file in written]
-    # The order of imports depends on the name.
+    # The order of imports and the width of lines depend on the name.
     ruff = [sys.executable, "-m", "ruff"]
-    subprocess.run([*ruff, "check", "-q", "--fix", *names], cwd=ROOT, check=True)  # noqa: S603
+    subprocess.run([*ruff, "check", "-q", "--fix", "--select=I", *names], cwd=ROOT, check=True)  # noqa: S603
     subprocess.run([*ruff, "format", "-q", *names], cwd=ROOT, check=True)  # noqa: S603
     readme.write()
     print("\n".join([*names, "README.md (its catalogue)"]))  # noqa: T201

@@ -30,12 +30,14 @@ def test_a_new_component_and_a_new_pipeline_pass_every_check(tmp_path: Path) -> 
         assert answer.returncode == 0, answer.stdout + answer.stderr
         return answer.stdout
 
-    made = author("new-component", "prepare/drop_gaps")
-    assert "components/prepare/drop_gaps.py\ntests/components/prepare/test_drop_gaps.py\nREADME.md" in made
-    assert "passed" in author("check", "prepare/drop_gaps")
-    author("new-pipeline", "customer-churn")
-    assert "passed" in author("check", "customer-churn")
-    assert "| [prepare/drop_gaps]" in (tmp_path / "copy" / "README.md").read_text()
+    # Long names: lines of the templates must be wrapped.
+    name, pipeline = "drop_rows_of_customers_with_gaps", "churn-of-customers-with-monthly-contracts"
+    made = author("new-component", f"prepare/{name}")
+    assert f"components/prepare/{name}.py\ntests/components/prepare/test_{name}.py\nREADME.md" in made
+    assert "passed" in author("check", f"prepare/{name}")
+    author("new-pipeline", pipeline)
+    assert "passed" in author("check", pipeline)
+    assert f"| [prepare/{name}]" in (tmp_path / "copy" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,19 @@ def test_a_check_fails_where_the_catalogue_is_older_than_the_part(
     monkeypatch.setattr(readme, "is_current", lambda: False)
     assert authoring.check("prepare/split_table") == 1
     assert "make readme" in capsys.readouterr().err
+
+
+def test_a_check_ends_with_what_failed_and_how_to_format(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], "ruff" in command)
+
+    monkeypatch.setattr("subprocess.run", run)
+    assert authoring.check("prepare/split_table") == 1
+    files = "components/prepare/split_table.py tests/components/prepare/test_split_table.py"
+    sentence = f"lint, format failed, see above; to format, run .venv/bin/ruff format {files}\n"
+    assert capsys.readouterr().err == f"error: {sentence}"
 
 
 GOOD = '''
