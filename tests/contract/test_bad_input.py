@@ -31,7 +31,7 @@ def answered(outputs: Path, *words: str) -> Iterator[None]:
     assert "Traceback" not in sentence
     assert len(sentence) < 400, sentence
     assert [word for word in words if word not in sentence] == [], sentence
-    assert left_in(outputs) == []
+    assert left_in(outputs) == [], "a step that fails leaves outputs; read all inputs before the first write"
 
 
 def left_in(outputs: Path) -> list[str]:
