@@ -11,15 +11,15 @@ from flowparts.components.validate.validate_table import validate_table
 def batch_prediction(
     source: str = "sample://breast_cancer",
     data_version: str = "",
-    null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    null_values: list = [],
     on_bad_rows: str = "fail",
     file_format: str = "",
     delimiter: str = "",
     decimal: str = "",
-    column_names: list = [],  # noqa: B006
-    column_types: dict = {},  # noqa: B006
+    column_names: list = [],
+    column_types: dict = {},
     model_name: str = "tabular-training",
-    key_columns: list = [],  # noqa: B006
+    key_columns: list = [],
     destination: str = "",
     tracking_uri: str = "",
 ) -> None:

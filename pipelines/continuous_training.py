@@ -10,25 +10,25 @@ from flowparts.pipelines._training import train_and_judge
 @dsl.pipeline(name="continuous-training", display_name="Train again when needed")
 def continuous_training(
     source: str = "sample://breast_cancer",
-    null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    null_values: list = [],
     on_bad_rows: str = "fail",
     file_format: str = "",
     delimiter: str = "",
     decimal: str = "",
-    column_names: list = [],  # noqa: B006
-    column_types: dict = {},  # noqa: B006
+    column_names: list = [],
+    column_types: dict = {},
     schema_uri: str = "",
     label: str = "target",
     task: str = "classification",
     on_missing_label: str = "drop",
     min_class_rows: int = 3,
-    exclude_columns: list = [],  # noqa: B006
-    key: list = [],  # noqa: B006
+    exclude_columns: list = [],
+    key: list = [],
     group_by: str = "",
     time_column: str = "",
     window_days: float = 0.0,
     state_uri: str = "",
-    reasons: list = ["new_data", "drift", "performance", "age"],  # noqa: B006
+    reasons: list = ["new_data", "drift", "performance", "age"],
     min_new_rows: int = 1,
     false_alarm_rate: float = 0.05,
     minimum_effect: float = 0.05,
@@ -37,10 +37,10 @@ def continuous_training(
     request: str = "",
     trainer: str = "sklearn",
     effort: str = "quick",
-    candidates: list = [],  # noqa: B006
-    network: dict = {},  # noqa: B006
+    candidates: list = [],
+    network: dict = {},
     metric: str = "",
-    slice_columns: list = [],  # noqa: B006
+    slice_columns: list = [],
     model_name: str = "continuous-training",
     margin: float = 0.0,
     floor: float = 0.0,
@@ -49,7 +49,7 @@ def continuous_training(
     seed: int = 0,
     deploy_target: str = "",
     endpoint_name: str = "continuous-training",
-    deploy_options: dict = {},  # noqa: B006
+    deploy_options: dict = {},
 ) -> None:
     """Retrain on the newest rows of a table when new data, drift, degraded performance or age calls for it.
 

@@ -32,7 +32,7 @@ def image_training(
     seed: int = 0,
     deploy_target: str = "",
     endpoint_name: str = "image-training",
-    deploy_options: dict = {},  # noqa: B006 kfp reads the default, nothing changes it
+    deploy_options: dict = {},
 ) -> None:
     """Train a convolutional network on images, show its mistakes, and register it if it beats the champion.
 

@@ -20,10 +20,10 @@ def monitoring(
     minimum_effect: float = 0.05,
     stalled_hours: float = 24.0,
     labels: str = "",
-    key: list = ["request_id", "row"],  # noqa: B006 kfp reads the default, nothing changes it
+    key: list = ["request_id", "row"],
     label_time_column: str = "",
     window_hours: float = 24.0,
-    slice_columns: list = [],  # noqa: B006
+    slice_columns: list = [],
     tolerance: float = 0.0,
     pushgateway: str = "",
     otlp: str = "",

@@ -9,28 +9,28 @@ from flowparts.pipelines._training import train_and_judge
 def tabular_training(
     source: str = "sample://breast_cancer",
     data_version: str = "",
-    null_values: list = [],  # noqa: B006 kfp reads the default, nothing changes it
+    null_values: list = [],
     on_bad_rows: str = "fail",
     file_format: str = "",
     delimiter: str = "",
     decimal: str = "",
-    column_names: list = [],  # noqa: B006
-    column_types: dict = {},  # noqa: B006
+    column_names: list = [],
+    column_types: dict = {},
     schema_uri: str = "",
     label: str = "target",
     task: str = "classification",
     on_missing_label: str = "drop",
     min_class_rows: int = 3,
-    exclude_columns: list = [],  # noqa: B006
-    key: list = [],  # noqa: B006
+    exclude_columns: list = [],
+    key: list = [],
     group_by: str = "",
     time_column: str = "auto",
     trainer: str = "sklearn",
     effort: str = "quick",
-    candidates: list = [],  # noqa: B006
-    network: dict = {},  # noqa: B006
+    candidates: list = [],
+    network: dict = {},
     metric: str = "",
-    slice_columns: list = [],  # noqa: B006
+    slice_columns: list = [],
     model_name: str = "tabular-training",
     margin: float = 0.0,
     floor: float = 0.0,
@@ -39,7 +39,7 @@ def tabular_training(
     seed: int = 0,
     deploy_target: str = "",
     endpoint_name: str = "tabular-training",
-    deploy_options: dict = {},  # noqa: B006
+    deploy_options: dict = {},
 ) -> None:
     """Train on a table with scikit-learn or Keras, and register the model if it beats the champion.
 
