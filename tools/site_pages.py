@@ -47,10 +47,10 @@ def decisions(folder: Path) -> str:
 def reference() -> dict[str, str]:
     """Return a Markdown page for each subpackage, by name.
 
-    It has the exports in `__all__`, the modules that the documentation's snippets import, and the purpose of
-    each public module.
+    It has the exports in `__all__`, the modules that the documentation's snippets and the templates import,
+    and the purpose of each public module.
     """
-    shown = _imported_by_pages()
+    shown = _imported_by_examples()
     pages = {}
     for room in _rooms():
         package = importlib.import_module(f"flowparts.{room}")
@@ -84,11 +84,11 @@ def _modules(folder: Path) -> Iterator[tuple[str, str]]:
             yield file.stem, " ".join(purpose.partition("\n\n")[0].split())
 
 
-def _imported_by_pages() -> dict[str, set[str]]:
-    """Return for each subpackage the names that the pages' snippets import from it."""
+def _imported_by_examples() -> dict[str, set[str]]:
+    """Return for each subpackage the names that the pages' snippets and the templates import from it."""
     found: dict[str, set[str]] = {}
-    for page in (ROOT / "docs").glob("*.md"):
-        for room, names in re.findall(r"^ *from flowparts\.(\w+) import ([\w, ]+)$", page.read_text(), re.M):
+    for file in (*(ROOT / "docs").glob("*.md"), *(ROOT / "tools/templates").iterdir()):
+        for room, names in re.findall(r"^ *from flowparts\.(\w+) import ([\w, ]+)$", file.read_text(), re.M):
             found.setdefault(room, set()).update(name.strip() for name in names.split(","))
     return found
 
@@ -101,5 +101,6 @@ def _directive(room: str, name: str) -> str:
     elif callable(exported):
         kind, options = "autofunction", ""
     else:
-        kind, options = "autodata", "   :no-value:\n"
+        # Sphinx would show the docstring of the value's type.
+        kind, options = "py:data", f"   :value: {exported!r}\n"
     return f"```{{eval-rst}}\n.. {kind}:: {room}.{name}\n{options}```\n"
