@@ -88,7 +88,9 @@ def dump(fitted: Any, path: str | Path) -> None:
         weights_audit.check(path, TRUSTED_TYPES)
     except ValueError as error:
         Path(path).unlink()
-        raise ValueError(f"a fitted {name} can't be stored: {error}") from None
+        raise ValueError(
+            f"a fitted {name} can't be stored: {error}; choose other parameters or another estimator"
+        ) from None
 
 
 def load(path: str | Path) -> Any:
