@@ -19,6 +19,8 @@ COPY --from=build /opt/flowparts /opt/flowparts
 FROM environment AS serving
 COPY serving/entrypoint.sh /opt/flowparts/serve
 EXPOSE 8080 8081
+# A container is reached from outside.
+ENV FLOWPARTS_SERVING_HOST=0.0.0.0
 # Lets SageMaker choose the port.
 LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
 ENTRYPOINT ["/opt/flowparts/serve"]

@@ -25,7 +25,7 @@ class Settings:
     repository: str = _option("", "directory of models to load on request, instead of one model")
     digest: str = _option("", "required digest of the model's files")
     name: str = _option("model", "the model's name in URLs")
-    host: str = _option("0.0.0.0", "address to listen on")  # noqa: S104 - a container is reached from outside
+    host: str = _option("127.0.0.1", "address to listen on; in the image 0.0.0.0")
     port: int = _option(8080, "HTTP port; 0 takes a free one")
     grpc_port: int = _option(8081, "gRPC port of the Open Inference Protocol; 0 serves no gRPC")
     workers: int = _option(1, "number of processes, each with its own copy of the model")

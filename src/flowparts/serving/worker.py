@@ -152,7 +152,7 @@ async def _serve(
         raise ValueError(cannot_listen("the server", settings.host, port, error)) from None
     what = model.name if model else f"models of {settings.repository}"
     logs.say(
-        f"serving {what} at http://{_bracketed('127.0.0.1' if host == '0.0.0.0' else host)}:{port}",  # noqa: S104
+        f"serving {what} at http://{_bracketed(host)}:{port}",
         worker=number, http_port=port, grpc_port=settings.grpc_port,
     )  # fmt: skip
     live()

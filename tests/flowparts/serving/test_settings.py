@@ -19,6 +19,10 @@ def test_options_come_from_the_command_line_then_the_environment_then_the_platfo
     assert server_settings.parse(["--model=m", "--log-requests"], {}).log_requests
 
 
+def test_only_this_machine_reaches_a_server_by_default() -> None:
+    assert server_settings.parse(["--model=m"], {}).host == "127.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
