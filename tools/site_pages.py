@@ -7,6 +7,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import flowparts
 
@@ -47,15 +48,16 @@ def decisions(folder: Path) -> str:
 def reference() -> dict[str, str]:
     """Return a Markdown page for each subpackage, by name.
 
-    It has the exports in `__all__`, the modules that the documentation's snippets and the templates import,
-    and the purpose of each public module.
+    It has the classes, functions and constants in `__all__`, the modules that the documentation's snippets and
+    the templates import, and the purpose of each public module.
     """
     shown = _imported_by_examples()
     pages = {}
     for room in _rooms():
         package = importlib.import_module(f"flowparts.{room}")
         parts = [f"# flowparts.{room}\n", inspect.getdoc(package) or "", ""]
-        parts += [_directive(f"flowparts.{room}", name) for name in getattr(package, "__all__", [])]
+        exported = [name for name in package.__all__ if not _is_module(getattr(package, name, None))]
+        parts += [_directive(f"flowparts.{room}", name) for name in exported]
         modules = dict(_modules(Path(next(iter(package.__path__)))))
         for name in sorted(shown.get(room, set()) & modules.keys()):
             parts += [
@@ -91,6 +93,11 @@ def _imported_by_examples() -> dict[str, set[str]]:
         for room, names in re.findall(r"^ *from flowparts\.(\w+) import ([\w, ]+)$", file.read_text(), re.M):
             found.setdefault(room, set()).update(name.strip() for name in names.split(","))
     return found
+
+
+def _is_module(exported: Any) -> bool:
+    """Return whether an export of a package is one of its modules, which may not have been imported yet."""
+    return exported is None or inspect.ismodule(exported)
 
 
 def _directive(room: str, name: str) -> str:

@@ -18,6 +18,26 @@ from flowparts.util.names import unknown
 if TYPE_CHECKING:
     from flowparts.deploy.common import Plan
 
+__all__ = [
+    "SupportsDiagnosis",
+    "SupportsPlanning",
+    "SupportsRelease",
+    "Target",
+    "cluster",
+    "common",
+    "endpoint",
+    "model_pod",
+    "operations",
+    "options",
+    "pod_options",
+    "probe",
+    "prometheus",
+    "rollout",
+    "target",
+    "target_names",
+    "vertex_api",
+]
+
 
 class Target(Protocol):
     """The functions that every target has."""

@@ -9,4 +9,12 @@ from flowparts.ingest.ingestion import (
     ingest,
 )
 
-__all__ = ["FORMATS", "ON_BAD_ROWS", "ON_MISSING_LABEL", "SHOWN_CHARACTERS", "Options", "ingest"]
+__all__ = [
+    "FORMATS",
+    "ON_BAD_ROWS",
+    "ON_MISSING_LABEL",
+    "SHOWN_CHARACTERS",
+    "Options",
+    "image_files",
+    "ingest",
+]

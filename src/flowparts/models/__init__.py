@@ -19,16 +19,27 @@ __all__ = [
     "GraphModel",
     "Model",
     "PipelineModel",
+    "adjusted",
+    "agreement",
     "annotate",
+    "baseline",
+    "engines",
+    "fitted_estimators",
     "load",
     "metadata",
+    "mlmodel",
     "save",
     "save_onnx",
+    "saved_model_audit",
+    "scoring",
+    "seen",
 ]
+
+_CONTRACT = ("GraphModel", "Model", "PipelineModel", "annotate", "load", "metadata", "save", "save_onnx")
 
 
 def __getattr__(name: str) -> Any:
     """Import the contract lazily: the server reads MLmodel files without Polars."""
-    if name in __all__:
+    if name in _CONTRACT:
         return getattr(importlib.import_module("flowparts.models.contract"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

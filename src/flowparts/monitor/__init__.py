@@ -1,1 +1,25 @@
 """Monitor deployed models: their data, their performance, and notifications about them."""
+
+__all__ = [
+    "ab_test",
+    "ab_test_report",
+    "baselines",
+    "drift",
+    "drift_report",
+    "estimation",
+    "estimation_report",
+    "freshness",
+    "labels",
+    "measurements",
+    "new_data",
+    "notices",
+    "notify",
+    "performance",
+    "performance_report",
+    "publish",
+    "retraining",
+    "retraining_report",
+    "revisions",
+    "skew",
+    "windows",
+]

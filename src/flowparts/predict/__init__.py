@@ -1,1 +1,3 @@
 """Export of predictions."""
+
+__all__ = ["export"]

@@ -1,1 +1,3 @@
 """Prepare tables for estimators: split and preprocessing."""
+
+__all__ = ["clock", "folds", "preprocess", "split", "transformers", "words"]

@@ -2,3 +2,5 @@
 
 `python -m flowparts.serving --model DIR` starts it; `--help` lists the options.
 """
+
+__all__ = ["model_files", "saved_model_files", "server_settings"]

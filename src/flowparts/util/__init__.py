@@ -1,1 +1,26 @@
 """Helpers for all other packages: files and directories, sources, names, times, masking, progress."""
+
+__all__ = [
+    "errors",
+    "images",
+    "lineage",
+    "masking",
+    "metadata",
+    "names",
+    "otlp",
+    "outgoing",
+    "outputs",
+    "progress",
+    "scratch",
+    "secrets",
+    "shortening",
+    "sources",
+    "sql",
+    "state_files",
+    "termination",
+    "text_types",
+    "times",
+    "trees",
+    "weights",
+    "weights_audit",
+]
