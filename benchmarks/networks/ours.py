@@ -30,10 +30,10 @@ def feed(data: str, batch_size: str) -> dict[str, float]:
     from flowparts import tables
     from flowparts.train.networks import encoding, training
     from flowparts.train.networks.feed import dataset, table_rows
-    from flowparts.train.networks.target import Target
+    from flowparts.train.networks.label_encoding import LabelEncoding
 
     learned = encoding.Encoding.from_dict(json.loads((Path(data) / "encoding.json").read_text()))
-    goal = Target(LABEL, [0, 1])
+    labels = LabelEncoding(LABEL, [0, 1])
     training.start(0)
     start = time.perf_counter()
     rows = table_rows(
@@ -41,8 +41,8 @@ def feed(data: str, batch_size: str) -> dict[str, float]:
         lambda some: encoding.arrays(some, learned),
         learned.features,
         LABEL,
-        goal.numbers,
-        goal.weights,
+        labels.numbers,
+        labels.weights,
         None,
     )
     batches = dataset(rows, int(batch_size), iter([0]))

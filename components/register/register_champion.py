@@ -84,7 +84,7 @@ def register_champion(
     from tempfile import TemporaryDirectory
 
     from flowparts import models, tables
-    from flowparts.register import champion, registry, summary
+    from flowparts.register import champion, registry, summary_page
     from flowparts.register.comparison import Registration
     from flowparts.util import metadata, outputs
 
@@ -114,7 +114,7 @@ def register_champion(
         **compared, "model_name": model_name, "champion_version": old, "registry": configured, "version": "",
         "model_fingerprint": registry.fingerprint(model.path), "test_fingerprint": tested["fingerprint"],
     }  # fmt: skip
-    page = summary.summary_page(result, described, serving, tested["source"])
+    page = summary_page.summary_page(result, described, serving, tested["source"])
     unregistered = f"; not registered: {registry.NOT_CONFIGURED}" * (result["promote"] and not configured)
     print(result["reason"] + unregistered)  # noqa: T201
     if result["promote"] and configured:
@@ -128,7 +128,7 @@ def register_champion(
             experiment=experiment,
             pipeline_run_id=run_id,
         )
-        page = summary.summary_page(result, described, serving, tested["source"])
+        page = summary_page.summary_page(result, described, serving, tested["source"])
     outputs.write_json(comparison.path, result)
     outputs.write_text(run_summary.path, page)
     metadata.log_metrics(comparison_metrics, champion.scores(result))

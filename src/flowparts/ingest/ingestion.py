@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from flowparts import tables
-from flowparts.ingest import image_columns, plain_files, screening, selection, text_inference
+from flowparts.ingest import image_columns, plain_files, row_selection, screening, text_inference
 from flowparts.ingest.screening import BadRows
 from flowparts.ingest.text_files import PLACE, Csv, JsonLines, TextFiles
 from flowparts.ingest.text_inference import Kind
@@ -124,7 +124,7 @@ class Options:
             isinstance(name, str) for name in self.column_names or []
         ):
             raise ValueError(f"column_names must be a list of names, not {self.column_names!r}")
-        selection.check_window(self.window_days, self.time_column)
+        row_selection.check_window(self.window_days, self.time_column)
 
     @property
     def nulls(self) -> Sequence[str]:
@@ -219,9 +219,9 @@ def _selected(file: Path, options: Options, source: str) -> dict[str, Any]:
     older: dict[str, Any] = {}
     unlabeled: dict[str, Any] = {}
     if options.window_days and options.time_column:
-        older = selection.keep_newest(file, options.time_column, options.window_days, source)
+        older = row_selection.keep_newest(file, options.time_column, options.window_days, source)
     if options.label:
-        unlabeled = selection.drop_unlabeled(file, options.label, options.on_missing_label, source)
+        unlabeled = row_selection.drop_unlabeled(file, options.label, options.on_missing_label, source)
     left_out = [*older.get("rows_left_out", []), *unlabeled.get("rows_left_out", [])]
     return {**unlabeled, "rows_left_out": left_out} if left_out else {}
 
@@ -641,7 +641,7 @@ def _copy(database: "duckdb.DuckDBPyConnection", job: _Job, rows: _Rows, on_bad_
     count = _write(database, job, rows.query(on_bad_rows, written_as), len(names), job.target)
     if written_as != names:
         renamed = dict(zip(written_as, names, strict=True))
-        selection.rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
+        row_selection.rewrite(job.target, pl.scan_parquet(job.target, glob=False).rename(renamed))
     return count
 
 

@@ -1,3 +1,3 @@
 """The model registry, and the decision about a new champion."""
 
-__all__ = ["champion", "comparison", "registry", "summary"]
+__all__ = ["champion", "comparison", "registry", "summary_page"]

@@ -115,7 +115,14 @@ def test_the_output_is_a_model_of_raw_rows(trained: Trained) -> None:
 
 
 def test_archive_and_saved_model_answer_as_the_graph_that_is_scored(trained: Trained) -> None:
-    from flowparts.train.networks import archive, encoding, finishing, onnx_export, saved_model, tabular_model
+    from flowparts.train.networks import (
+        archive,
+        encoding,
+        finishing,
+        graph_export,
+        saved_model,
+        tabular_model,
+    )
 
     rows = VALIDATION.with_columns(
         town=pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("☃")).otherwise("town"),
@@ -128,8 +135,8 @@ def test_archive_and_saved_model_answer_as_the_graph_that_is_scored(trained: Tra
     network = archive.load(Path(trained.model.path) / "model.keras")
     answers = finishing.predictions(tabular_model.answer(network, columns), loaded.classes)
     served = pl.DataFrame(saved_model.predict(Path(trained.model.path) / "saved_model", columns))
-    assert onnx_export.difference(scored, answers) < 1e-5
-    assert onnx_export.difference(scored, served) < 1e-5
+    assert graph_export.difference(scored, answers) < 1e-5
+    assert graph_export.difference(scored, served) < 1e-5
     assert set(served.columns) == set(scored.columns)
 
 

@@ -12,7 +12,7 @@ from flowparts import tables
 from flowparts.evaluate import positives
 from flowparts.evaluate.metrics import score
 from flowparts.models import mlmodel
-from flowparts.train.networks import curves, target, training
+from flowparts.train.networks import curves, label_encoding, training
 from flowparts.train.networks.checkpoints import Checkpoints
 from flowparts.util import lineage
 
@@ -22,7 +22,7 @@ class Network:
     """A trained network, of rows or of images.
 
     Attributes:
-        target: The learned encoding of the label.
+        labels: The learned encoding of the label.
         trained: The training's history.
         facts: Metadata of the training.
         checkpoints: Training states, until all is written; None to keep none.
@@ -30,7 +30,7 @@ class Network:
         held_out: Raw rows of the validation table to check exports with.
     """
 
-    target: target.Target
+    labels: label_encoding.LabelEncoding
     trained: training.Trained
     facts: dict[str, Any]
     checkpoints: Checkpoints | None
@@ -43,7 +43,7 @@ N = TypeVar("N", bound=Network)
 
 def facts(
     trained: training.Trained,
-    goal: target.Target,
+    labels: label_encoding.LabelEncoding,
     answers: Any,
     table: pl.LazyFrame,
     validation: pl.LazyFrame,
@@ -52,20 +52,20 @@ def facts(
 
     Args:
         trained: The training's history.
-        goal: The learned encoding of the label.
+        labels: The learned encoding of the label.
         answers: The network's output for the validation table: numbers, or probabilities (rows, classes).
         table: Training rows.
         validation: Validation rows.
     """
-    task = "regression" if goal.classes is None else "classification"
-    judged = positives.training_facts(table, goal.label, task)
-    truth = tables.select(validation, [goal.label]).pipe(tables.collect).to_series().alias("label")
-    predicted = predictions(answers, goal.classes)
+    task = "regression" if labels.classes is None else "classification"
+    judged = positives.training_facts(table, labels.label, task)
+    truth = tables.select(validation, [labels.label]).pipe(tables.collect).to_series().alias("label")
+    predicted = predictions(answers, labels.classes)
     return {
         "best_epoch": trained.best_epoch,
         "epochs_done": len(trained.history["loss"]),
         **judged,
-        "validation": score(task, truth, predicted, goal.classes, judged["positive_class"]),
+        "validation": score(task, truth, predicted, labels.classes, judged["positive_class"]),
     }
 
 

@@ -17,10 +17,10 @@ from flowparts.train.networks import (
     archive,
     feed,
     finishing,
+    graph_export,
     image,
-    onnx_export,
+    label_encoding,
     saved_model,
-    target,
     training,
 )
 from flowparts.train.networks.checkpoints import Checkpoints, place
@@ -168,7 +168,7 @@ def train(
         validation, [column], label, "classification", classes, None, "the validation table"
     )
     _require_images(validation, column)
-    goal = target.learn(table, label, classes, class_weight, None)
+    labels = label_encoding.learn(table, label, classes, class_weight, None)
     fingerprint = tables.fingerprint(tables.select(table, [column, label]))
     spread = training.start(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -187,13 +187,13 @@ def train(
             def convert(some: pl.DataFrame) -> Any:
                 return (
                     {"image": images.pixels(some[column].to_list(), size)},
-                    goal.numbers(some[label]),
-                    goal.weights(some),
+                    labels.numbers(some[label]),
+                    labels.weights(some),
                 )
 
             return feed.Rows(frame, [column, label], convert, _pool_rows(frame, column, size))
 
-        run = {"data": fingerprint, "weights": weights, **asdict(shape), **asdict(options), **asdict(goal)}
+        run = {"data": fingerprint, "weights": weights, **asdict(shape), **asdict(options), **asdict(labels)}
         states = Checkpoints(checkpoints, {**run, "workers": training.workers()}) if checkpoints else None
         seeds = training.Seeds(options.seed)
         learning, watching = rows(table), rows(validation)
@@ -217,13 +217,13 @@ def train(
         "parameters": {**asdict(shape), **options.described(), "size": asdict(size)},
         "started_from": masking.shown(weights) if weights else None,
         "training_fingerprint": fingerprint,
-        **finishing.facts(trained, goal, answers, table, validation),
+        **finishing.facts(trained, labels, answers, table, validation),
     }
     return Network(
         model=model,
         size=size,
         column=column,
-        target=goal,
+        labels=labels,
         trained=trained,
         facts=facts,
         checkpoints=states,
@@ -252,24 +252,24 @@ def save(
     Raises:
         ValueError: An export's predictions differ from the network's.
     """
-    size, classes, column = network.size, list(network.target.classes or []), network.column
+    size, classes, column = network.size, list(network.labels.classes or []), network.column
     shape = (size.height, size.width, size.channels)
-    graph = onnx_export.graph(network.model, {"image": (shape, "uint8")}, "probabilities")
-    onnx_export.rename(graph.graph, {graph.graph.input[0].name: column})
+    graph = graph_export.graph(network.model, {"image": (shape, "uint8")}, "probabilities")
+    graph_export.rename(graph.graph, {graph.graph.input[0].name: column})
     pixels = images.pixels(network.held_out[column].to_list(), size)
     expected = predictions(network.model.predict({"image": pixels}, verbose=0), classes)
     with tempfile.TemporaryDirectory() as scratch, outputs.atomic(path) as partial:
         servable = Path(scratch) / "saved_model"
         _write_saved_model(network.model, column, size, classes, servable)
         served = saved_model.predict(servable, {column: pixels}, _PIXELS)
-        onnx_export.require_parity(expected, pl.DataFrame(served), "SavedModel")
+        graph_export.require_parity(expected, pl.DataFrame(served), "SavedModel")
         stored = models.save_onnx(
             partial,
             graph.SerializeToString(deterministic=True),
             features={column: "image"},
             example=network.example,
             task="classification",
-            label=network.target.label,
+            label=network.labels.label,
             classes=classes,
             metadata={
                 **network.facts,
@@ -286,7 +286,7 @@ def save(
         )
         shutil.copytree(servable, partial / "saved_model")
         archive.save(network.model, partial / "model.keras")
-        onnx_export.require_parity(expected, models.load(partial).predict(network.held_out), "ONNX")
+        graph_export.require_parity(expected, models.load(partial).predict(network.held_out), "ONNX")
         if complete:
             complete(partial)
             stored = models.metadata(partial)
@@ -322,7 +322,7 @@ def _decoding_difference(network: Network, expected: pl.DataFrame, folder: Path)
         return 0.0
     encoded = contents.filter(known).to_numpy().astype(object)
     served = saved_model.predict(folder, {network.column: encoded})
-    return onnx_export.difference(expected.filter(known), pl.DataFrame(served))
+    return graph_export.difference(expected.filter(known), pl.DataFrame(served))
 
 
 def _require_images(frame: pl.LazyFrame, column: str) -> None:

@@ -18,10 +18,10 @@ from flowparts.train.networks import (
     encoding,
     feed,
     finishing,
-    onnx_export,
+    graph_export,
+    label_encoding,
     saved_model,
     tabular,
-    target,
     training,
 )
 from flowparts.train.networks.checkpoints import Checkpoints, place
@@ -205,8 +205,8 @@ def train(
         validation, found.features, label, task, found.classes, weight_column, "the validation table"
     )
     learned = encoding.learn(table, found.features, found.nullable, shape.max_categories)
-    goal = target.learn(table, label, found.classes, class_weight, weight_column)
-    classify, outputs_ = goal.classes is not None, len(goal.classes or [0])
+    labels = label_encoding.learn(table, label, found.classes, class_weight, weight_column)
+    classify, outputs_ = labels.classes is not None, len(labels.classes or [0])
     fingerprint = tables.fingerprint(table)
 
     def rows(frame: pl.LazyFrame) -> feed.Rows:
@@ -215,13 +215,13 @@ def train(
             lambda some: encoding.arrays(some, learned),
             learned.features,
             label,
-            goal.numbers,
-            goal.weights,
+            labels.numbers,
+            labels.weights,
             weight_column,
         )
 
     run = {"data": fingerprint, "workers": training.workers(), **asdict(shape), **asdict(options)}
-    states = Checkpoints(checkpoints, {**run, **asdict(goal), **asdict(learned)}) if checkpoints else None
+    states = Checkpoints(checkpoints, {**run, **asdict(labels), **asdict(learned)}) if checkpoints else None
     spread = training.start(options.seed)
     seeds = training.Seeds(options.seed)
     learning, watching = rows(table), rows(validation)
@@ -239,13 +239,13 @@ def train(
         ["accuracy"] if classify else ["mean_absolute_error"],
         seeds,
     )
-    trunk = tabular.answering(trained.model, goal.mean, goal.scale)
+    trunk = tabular.answering(trained.model, labels.mean, labels.scale)
     answers = trunk.predict(feed.dataset(watching, _EVALUATED_AT_ONCE), verbose=0)
     features = list(learned.features)
     return Network(
         trunk=trunk,
         encoding=learned,
-        target=goal,
+        labels=labels,
         trained=trained,
         facts={
             "estimator": "KerasDenseNetwork",
@@ -253,7 +253,7 @@ def train(
             "dropped_columns": found.dropped,
             "training_fingerprint": fingerprint,
             "training_rows": learning.count,
-            **finishing.facts(trained, goal, answers, table, validation),
+            **finishing.facts(trained, labels, answers, table, validation),
         },
         checkpoints=states,
         example=tables.select(table, features).head(_EXAMPLE_ROWS).pipe(tables.collect),
@@ -284,19 +284,19 @@ def save(
     Raises:
         ValueError: An export's predictions differ from the network's.
     """
-    goal, learned = network.target, network.encoding
-    regression = goal.classes is None
+    labels, learned = network.labels, network.encoding
+    regression = labels.classes is None
     whole = tabular.whole(network.trunk, learned)
     inputs = {
         name: (values.shape[1:], values.dtype)
         for name, values in encoding.arrays(network.held_out.head(1), learned).items()
     }
     output = "prediction" if regression else "probabilities"
-    graph = onnx_export.with_columns(onnx_export.graph(network.trunk, inputs, output), learned)
+    graph = graph_export.with_columns(graph_export.graph(network.trunk, inputs, output), learned)
 
     rows = pl.concat([network.held_out, _strange(network.held_out)])
     columns = encoding.columns(rows, learned)
-    expected = predictions(answer(whole, columns), goal.classes)
+    expected = predictions(answer(whole, columns), labels.classes)
     with outputs.atomic(path) as partial:
         stored = models.save_onnx(
             partial,
@@ -304,16 +304,16 @@ def save(
             features=learned.features,
             example=network.example,
             task="regression" if regression else "classification",
-            label=goal.label,
-            classes=goal.classes,
+            label=labels.label,
+            classes=labels.classes,
             metadata={**network.facts, **metadata, "framework": "tensorflow"},
         )
-        _write_saved_model(whole, learned, goal, partial / "saved_model")
+        _write_saved_model(whole, learned, labels, partial / "saved_model")
         archive.save(whole, partial / "model.keras")
         scored = models.load(partial).predict(rows)
         served = pl.DataFrame(saved_model.predict(partial / "saved_model", columns))
-        onnx_export.require_parity(expected, scored, "ONNX")
-        onnx_export.require_parity(expected, served, "SavedModel")
+        graph_export.require_parity(expected, scored, "ONNX")
+        graph_export.require_parity(expected, served, "SavedModel")
         if complete:
             complete(partial)
             stored = models.metadata(partial)
@@ -344,19 +344,21 @@ def answer(model: Any, columns: dict[str, Any]) -> Any:
     return model(tensors, training=False).numpy()
 
 
-def _write_saved_model(whole: Any, learned: encoding.Encoding, goal: target.Target, folder: Path) -> None:
+def _write_saved_model(
+    whole: Any, learned: encoding.Encoding, labels: label_encoding.LabelEncoding, folder: Path
+) -> None:
     import tensorflow as tf
 
     def answer(*columns: Any) -> list[Any]:
         found = whole([column[:, None] for column in columns], training=False)
-        if goal.classes is None:
+        if labels.classes is None:
             return [found[:, 0]]
-        best = tf.gather(tf.constant(goal.classes), tf.argmax(found, axis=1))
-        return [best, *(found[:, index] for index in range(len(goal.classes)))]
+        best = tf.gather(tf.constant(labels.classes), tf.argmax(found, axis=1))
+        return [best, *(found[:, index] for index in range(len(labels.classes)))]
 
     specs = {
         name: tf.TensorSpec([None], tf.string if kind == "string" else tf.float64)
         for name, kind in learned.features.items()
     }
-    names = ["prediction", *(f"probability_{value}" for value in goal.classes or [])]
+    names = ["prediction", *(f"probability_{value}" for value in labels.classes or [])]
     saved_model.write({saved_model.DEFAULT: saved_model.Signature(answer, specs, names)}, whole, folder)

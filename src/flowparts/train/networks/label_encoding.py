@@ -13,7 +13,7 @@ CLASS_WEIGHTS = (None, "balanced")
 
 
 @dataclass(frozen=True)
-class Target:
+class LabelEncoding:
     """The encoding of labels: positions of classes, or values of zero mean and unit variance.
 
     Attributes:
@@ -58,7 +58,7 @@ def learn(
     classes: Sequence[Any] | None,
     class_weight: str | None,
     weight_column: str | None,
-) -> Target:
+) -> LabelEncoding:
     """Learn the encoding of the label from the training table.
 
     Args:
@@ -80,11 +80,11 @@ def learn(
         mean, deviation = (
             train.select(value.mean(), value.std(ddof=0).alias("std")).pipe(tables.collect).row(0)
         )
-        return Target(label, None, mean, deviation or 1.0, None, weight_column)
-    found = Target(label, list(classes), weight_column=weight_column)
+        return LabelEncoding(label, None, mean, deviation or 1.0, None, weight_column)
+    found = LabelEncoding(label, list(classes), weight_column=weight_column)
     if class_weight is None:
         return found
     counted = train.group_by(tables.column(label)).agg(pl.len().alias("rows")).pipe(tables.collect)
     counts = np.bincount(found.numbers(counted[label]), counted["rows"].to_numpy(), len(classes))
     weights = counts.sum() / (len(classes) * counts)
-    return Target(label, list(classes), 0.0, 1.0, weights.tolist(), weight_column)
+    return LabelEncoding(label, list(classes), 0.0, 1.0, weights.tolist(), weight_column)

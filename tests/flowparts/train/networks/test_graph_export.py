@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from flowparts.train.networks import onnx_export, training
+from flowparts.train.networks import graph_export, training
 
 
 def network() -> Any:
@@ -18,7 +18,7 @@ def network() -> Any:
 
 
 def exported() -> Any:
-    return onnx_export.graph(network(), {"picture": ((6, 6, 1), "float32")}, "probabilities")
+    return graph_export.graph(network(), {"picture": ((6, 6, 1), "float32")}, "probabilities")
 
 
 def test_equal_networks_give_equal_bytes_whatever_the_process_made_before() -> None:
@@ -48,4 +48,4 @@ def test_a_layer_without_an_onnx_counterpart_is_reported() -> None:
     text = keras.Input((1,), name="text", dtype="string")
     lookup = keras.layers.StringLookup(vocabulary=["a", "b"])
     with pytest.raises(ValueError, match=r"can't be written as an ONNX graph: .*table.* has no counterpart"):
-        onnx_export.graph(keras.Model({"text": text}, lookup(text)), {"text": ((1,), "string")}, "place")
+        graph_export.graph(keras.Model({"text": text}, lookup(text)), {"text": ((1,), "string")}, "place")
