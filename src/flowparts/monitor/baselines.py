@@ -11,6 +11,7 @@ from flowparts.monitor.drift import ColumnDrift
 from flowparts.monitor.measurements import Measurement
 from flowparts.tables import summary
 from flowparts.tables.summary import Summary
+from flowparts.util.names import listed
 
 # Every column becomes several time series in Prometheus.
 _MOST_COLUMNS = 1_000
@@ -86,8 +87,7 @@ def of_window(rows: pl.LazyFrame, before: Summary, columns: Sequence[str] = ()) 
     for name in columns:
         if name not in (*own, *optional):
             raise ValueError(
-                f"column {name!r} is not in the baseline; its columns are: "
-                + ", ".join([*own, *optional][:20])
+                f"column {name!r} is not in the baseline; its columns are: {listed([*own, *optional], 20)}"
             )
     wanted = list(columns) or [*own, *optional]
     tables.require_columns(rows, wanted, "the baseline's column")

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowparts.tables.summary import Buckets, Categories, Column, Ints, Summary
+from flowparts.util.names import listed
 
 _BINS = 10
 # From this many rows on, the limiting distribution of the Kolmogorov-Smirnov distance is exact enough.
@@ -139,7 +140,7 @@ def compare(
     shared = [name for name in before.columns if name in now.columns]
     if not shared:
         raise ValueError(
-            "the table has none of the baseline's columns; they are: " + ", ".join(list(before.columns)[:20])
+            f"the table has none of the baseline's columns; they are: {listed(before.columns, 20)}"
         )
     changes = []
     for name in shared:

@@ -10,6 +10,7 @@ import numpy as np
 from flowparts import reports
 from flowparts.monitor.drift import ColumnDrift, Floats, Rule, aligned
 from flowparts.tables.summary import Column
+from flowparts.util.names import listed
 
 _MOST_DRAWN = 40
 _BINS = 30
@@ -42,7 +43,7 @@ def page(
         "rows now": max(each.now.rows for each in drifts),
     }
     verdict = (
-        reports.callout(f"{len(drifted)} of {len(drifts)} columns drifted: {_listed(drifted)}", "bad")
+        reports.callout(f"{len(drifted)} of {len(drifts)} columns drifted: {listed(drifted, 10)}", "bad")
         if drifted
         else reports.callout("No column has drifted.", "good")
     )
@@ -64,10 +65,6 @@ def page(
 def cards(drifts: Sequence[ColumnDrift]) -> reports.Block:
     """Draw the first columns before and now."""
     return reports.grid(*(_card(each) for each in drifts[:_MOST_DRAWN]))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _row(drift: ColumnDrift) -> dict[str, Any]:

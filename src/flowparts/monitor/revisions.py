@@ -6,6 +6,7 @@ import polars as pl
 
 from flowparts import tables
 from flowparts.monitor import labels as late_labels
+from flowparts.util.names import listed
 
 # Column that is true for predictions of the new revision.
 NEW = "new\0"
@@ -83,18 +84,18 @@ def one_log(
     version = tables.column(version_column).cast(pl.String)
     counted = tables.collect(log.select(version.alias("version").unique().sort()))["version"].drop_nulls()
     versions = counted.to_list()
-    listed = ", ".join(versions[:10]) or "none"
+    known = listed(versions, 10) or "none"
     if new is None:
         raise ValueError(
-            f"new_version must say which revision is the new one; the log has: {listed}; or give new_log"
+            f"new_version must say which revision is the new one; the log has: {known}; or give new_log"
         )
     if current is None and len(versions) > 2:
         raise ValueError(
-            f"the log has {len(versions)} versions: {listed}; give current_version, the one to compare with"
+            f"the log has {len(versions)} versions: {known}; give current_version, the one to compare with"
         )
     if len(versions) < 2 or new not in versions or (current or versions[0]) not in versions or new == current:
         raise ValueError(
-            f"a test compares two revisions, {new!r} and {current or 'another'!r}; the log has: {listed}"
+            f"a test compares two revisions, {new!r} and {current or 'another'!r}; the log has: {known}"
         )
     other = current or next(each for each in versions if each != new)
     return _marked(log.filter(version.is_in([new, other])), columns, version == new)

@@ -140,8 +140,7 @@ def summary_of(findings: Sequence[Finding]) -> str:
     if not findings:
         return "the server sees what the model was trained on, and answers as it predicts in a batch"
     worst = sorted(findings, key=lambda finding: -finding.share)
-    said = "; ".join(f"{finding.column}: {finding.message}" for finding in worst[:3])
-    return said + (f"; and {len(worst) - 3} more" if len(worst) > 3 else "")
+    return names.listed((f"{finding.column}: {finding.message}" for finding in worst), 3, "; ")
 
 
 def blocks(findings: Sequence[Finding], replayed: int) -> list[reports.Block]:

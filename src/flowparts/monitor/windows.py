@@ -66,7 +66,7 @@ def of_model(frame: pl.LazyFrame, model: str | Path) -> pl.LazyFrame:
     versions = frame.select(pl.col(version).unique().sort()).pipe(tables.collect)[version].to_list()
     if versions and own not in versions:
         raise ValueError(
-            f"the prediction log holds answers of model version {', '.join(map(str, versions[:5]))}, and "
+            f"the prediction log holds answers of model version {names.listed(map(str, versions))}, and "
             f"none of {own}; give the model that answered"
         )
     return frame.filter(pl.col(version) == own)

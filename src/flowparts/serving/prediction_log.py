@@ -18,7 +18,7 @@ from flowparts.serving.batching import Answer, Row
 from flowparts.serving.logs import say
 from flowparts.serving.served_model import ServedModel
 from flowparts.util import images
-from flowparts.util.names import free
+from flowparts.util.names import free, listed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -311,5 +311,5 @@ def _require_known(masked: Sequence[str], known: Sequence[str]) -> None:
         if name not in known:
             raise ValueError(
                 f"--prediction-log-mask names {name!r}, which is neither a feature of the model nor one of "
-                f"--prediction-log-keys; features are: {', '.join(known[:20])}"
+                f"--prediction-log-keys; features are: {listed(known, 20)}"
             )

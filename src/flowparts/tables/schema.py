@@ -330,10 +330,9 @@ def write(schema: Schema, path: str | Path) -> None:
 
 def summary(anomalies: list[Anomaly]) -> str:
     """Summarize the violations in one sentence."""
-    shown = "; ".join(map(str, anomalies[:3]))
-    more = f"; and {len(anomalies) - 3} more" if len(anomalies) > 3 else ""
+    shown = names.listed(map(str, anomalies), 3, "; ")
     things = "1 anomaly" if len(anomalies) == 1 else f"{len(anomalies)} anomalies"
-    return f"the table violates its schema, {things}: {shown}{more}"
+    return f"the table violates its schema, {things}: {shown}"
 
 
 def render(anomalies: list[Anomaly], schema: Schema, rows: int, is_inferred: bool) -> str:

@@ -27,6 +27,7 @@ import polars as pl
 from flowparts import tables
 from flowparts.tables import schema
 from flowparts.util import images, outputs
+from flowparts.util.errors import first_line
 
 MAX_BUCKETS = 2_048
 MAX_CATEGORIES = 1_000
@@ -309,7 +310,7 @@ def read(path: str | Path, what: str = "the summary") -> Summary:
         pl.exceptions.PolarsError,
         pl.exceptions.PanicException,
     ) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"{what} at {path} isn't a summary of a table ({reason}); run the step that wrote it again"
         ) from None

@@ -18,11 +18,11 @@ def hint(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"did you mean {found!r}? " if found else ""
 
 
-def listed(texts: Iterable[str], most: int = 5) -> str:
-    """Join the first texts with commas, and append how many more there are."""
+def listed(texts: Iterable[str], most: int = 5, separator: str = ", ") -> str:
+    """Join the first texts, and append how many more there are: "a, b and 3 more", or "a; b; and 3 more"."""
     names = list(texts)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    more = f"{separator.strip(', ')} and {len(names) - most} more" if len(names) > most else ""
+    return f"{separator.join(names[:most])}{more}"
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:

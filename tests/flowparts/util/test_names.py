@@ -44,3 +44,4 @@ def test_a_near_name_is_found_whatever_its_case() -> None:
 def test_a_long_list_is_cut_and_counted() -> None:
     assert names.listed(["a", "b"]) == "a, b"
     assert names.listed(map(str, range(7)), 3) == "0, 1, 2 and 4 more"
+    assert names.listed("abcde", 3, "; ") == "a; b; c; and 2 more"
