@@ -59,17 +59,17 @@ def compile_all(
     embed_source: bool = False,
     as_manifest: bool = False,
 ) -> Compiled:
-    """Compile pipelines to OUT/TARGET/NAME.yaml and components to OUT/components/NAME.yaml.
+    """Compile pipelines to OUT/BACKEND/NAME.yaml and components to OUT/components/NAME.yaml.
 
-    A component is the same for every target and is checked against each.
+    A component is the same for every backend and is checked against each.
 
     Args:
         names: Pipelines and components, with hyphens or underscores; empty for all.
-        chosen: Settings by their target, "kubeflow" or "vertex". Components take the first target's images.
+        chosen: Settings by their backend, "kubeflow" or "vertex". Components take the first backend's images.
         out: The folder to write to.
         embed_source: Whether to embed the components' source in the YAML; otherwise the images' copy runs.
         as_manifest: Whether to write Pipeline and PipelineVersion resources to OUT/manifest/NAME.yaml
-            instead; pipelines for the Kubeflow target only.
+            instead; pipelines for the Kubeflow backend only.
 
     Raises:
         ValueError: A name is unknown, or a backend would reject the result; then nothing is written.
@@ -82,24 +82,24 @@ def compile_all(
     }
     if as_manifest and (list(chosen) != ["kubeflow"] or set(keys) - set(pipelines)):
         raise ValueError(
-            "--format manifest describes pipelines to Kubeflow; give --target kubeflow and pipelines"
+            "--format manifest describes pipelines to Kubeflow; give --backend kubeflow and pipelines"
         )
     texts, plans, warnings = {}, {}, []
     for key, part in parts.items():
         if key in components:
             text = compilation.component_text(part, next(iter(chosen.values())), embed_source)
-            for target in chosen:
-                compilation.TARGETS[target].check(text)
+            for backend in chosen:
+                compilation.BACKENDS[backend].check(text)
             texts[out / "components" / f"{key}.yaml"] = text
             continue
-        for target, theirs in chosen.items():
-            text = compilation.pipeline_text(part, target, theirs, embed_source)
-            sent = compilation.checked(text, target, theirs)
+        for backend, theirs in chosen.items():
+            text = compilation.pipeline_text(part, backend, theirs, embed_source)
+            sent = compilation.checked(text, backend, theirs)
             if as_manifest:
                 texts[out / "manifest" / f"{key}.yaml"] = overlay.manifest(sent, theirs.namespace)
             else:
-                texts[out / target / f"{key}.yaml"] = sent.text
-            if target == "kubeflow":
+                texts[out / backend / f"{key}.yaml"] = sent.text
+            if backend == "kubeflow":
                 plans[sent.name] = plan.of(sent.text)
                 warnings += overlay.warnings(sent.text)
     if all(theirs.registry == REGISTRY for theirs in chosen.values()):
@@ -122,18 +122,18 @@ def _require_no_other_registry(texts: Mapping[Path, str]) -> None:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of each target, with the secrets of the profile and of the command line."""
-    targets = [options.target] if options.target else profiles.targets(vars(options))
-    if options.secret and len(targets) > 1:
+    """Return the settings of each backend, with the secrets of the profile and of the command line."""
+    backends = [options.backend] if options.backend else profiles.backends(vars(options))
+    if options.secret and len(backends) > 1:
         raise ValueError(
             "a secret is written NAME=KEY,KEY for Kubeflow and VARIABLE=projects/... for Vertex AI; "
-            "compile with --target"
+            "compile with --backend"
         )
     chosen = {}
-    for target in targets:
-        theirs = profiles.gather(compilation.SETTINGS[target], vars(options))
-        secrets = compilation.TARGETS[target].secrets(options.secret)
-        chosen[target] = dataclasses.replace(theirs, secrets={**theirs.secrets, **secrets})
+    for backend in backends:
+        theirs = profiles.gather(compilation.SETTINGS[backend], vars(options))
+        secrets = compilation.BACKENDS[backend].secrets(options.secret)
+        chosen[backend] = dataclasses.replace(theirs, secrets={**theirs.secrets, **secrets})
     return chosen
 
 
@@ -141,7 +141,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compile.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="pipelines and components; default: all")
     parser.add_argument(
-        "--target", choices=list(compilation.TARGETS), help="default: the target of the profile, else both"
+        "--backend", choices=list(compilation.BACKENDS), help="default: the backend of the profile, else both"
+    )
+    # Its name in earlier versions.
+    parser.add_argument(
+        "--target", dest="backend", choices=list(compilation.BACKENDS), help=argparse.SUPPRESS
     )
     profiles.add_flags(parser, profiles.Kubeflow, only=_FLAGS)
     package.add_embed_option(parser)

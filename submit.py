@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     console = Console()
     try:
-        chosen = profiles.gather(compilation.SETTINGS[options.target], vars(options))
+        chosen = profiles.gather(compilation.SETTINGS[options.backend], vars(options))
         return int(options.do(options, chosen, console))
     except (ValueError, faults.Fault) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,7 +99,7 @@ def _follow(
 ) -> int:
     """Show a run until it has ended, and return the exit status."""
     place = "".join(f" --{name} {value}" for name in _PLACE if (value := getattr(options, name, None)))
-    again = f"submit.py {options.target} status {run.name} --wait{place}"
+    again = f"submit.py {options.backend} status {run.name} --wait{place}"
     view = LiveView(console)
     try:
         with view:
@@ -117,7 +117,7 @@ def _follow(
         return CONNECTION_LOST
     except KeyboardInterrupt:
         _say(console, f"{run.name} continues; follow it again with: {again}")
-        _say(console, f"end it with: submit.py {options.target} cancel {run.name}{place}")
+        _say(console, f"end it with: submit.py {options.backend} cancel {run.name}{place}")
         return INTERRUPTED
     if run.state in ("failed", "cancelled") and notify.channels():
         notify.send(watching.notice(run))
@@ -127,8 +127,8 @@ def _follow(
 def _watch(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     service, say = _service(options, chosen), partial(_say, console)
     names = ("endpoint", "namespace", "project", "location")
-    parts = [options.target, *(str(value) for name in names if (value := getattr(chosen, name, None)))]
-    state = options.state or Path("runs") / f"watch-{options.target}.json"
+    parts = [options.backend, *(str(value) for name in names if (value := getattr(chosen, name, None)))]
+    state = options.state or Path("runs") / f"watch-{options.backend}.json"
     try:
         watching.watch(
             service,
@@ -158,7 +158,7 @@ def _cancel(options: argparse.Namespace, chosen: Any, console: Console) -> int:
 
 def _serve_triggers(options: argparse.Namespace, chosen: Any, console: Console) -> int:
     service, say = _service(options, chosen), partial(_say, console)
-    prepared = triggers.prepare(options.triggers, options.target, chosen, options.embed_source)
+    prepared = triggers.prepare(options.triggers, options.backend, chosen, options.embed_source)
     for each in prepared:
         _warn(options, each.package)
     token = os.environ.get(triggers.TOKEN_VARIABLE, "")
@@ -176,7 +176,7 @@ def _serve_triggers(options: argparse.Namespace, chosen: Any, console: Console) 
 def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
     if not options.package:
         text = compilation.pipeline_text(
-            catalogue.pipeline(options.name), options.target, chosen, options.embed_source
+            catalogue.pipeline(options.name), options.backend, chosen, options.embed_source
         )
         return _checked(options, text, chosen)
     try:
@@ -190,13 +190,13 @@ def _packaged(options: argparse.Namespace, chosen: Any) -> submission.Package:
 
 
 def _checked(options: argparse.Namespace, text: str, chosen: Any) -> submission.Package:
-    sent = compilation.checked(text, options.target, chosen)
+    sent = compilation.checked(text, options.backend, chosen)
     _warn(options, sent)
     return sent
 
 
 def _warn(options: argparse.Namespace, sent: submission.Package) -> None:
-    if options.target == "kubeflow":
+    if options.backend == "kubeflow":
         for warning in overlay.warnings(sent.text):
             print(f"warning: {warning}", file=sys.stderr)
 
@@ -209,7 +209,7 @@ def _parameters(options: argparse.Namespace, sent: submission.Package) -> dict[s
 
 def _service(options: argparse.Namespace, chosen: Any) -> submission.Service:
     # Google's libraries take seconds to import.
-    if options.target == "vertex":
+    if options.backend == "vertex":
         from backends.vertex.service import VertexService
 
         return VertexService(chosen)
@@ -253,9 +253,9 @@ def _say(console: Console, what: str, address: str = "") -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="submit.py", description=__doc__)
-    targets = made.add_subparsers(dest="target", required=True, metavar="TARGET")
-    for target, kind in compilation.SETTINGS.items():
-        commands = targets.add_parser(target, help=kind.__doc__).add_subparsers(
+    backends = made.add_subparsers(dest="backend", required=True, metavar="BACKEND")
+    for backend, kind in compilation.SETTINGS.items():
+        commands = backends.add_parser(backend, help=kind.__doc__).add_subparsers(
             required=True, metavar="COMMAND"
         )
         for name, (do, what) in _COMMANDS.items():
@@ -316,7 +316,7 @@ def _add_watch(command: argparse.ArgumentParser) -> None:
         help="states to notify people about (%(default)s)",
     )
     command.add_argument(
-        "--state", type=Path, metavar="FILE", help="state of the watch (runs/watch-TARGET.json)"
+        "--state", type=Path, metavar="FILE", help="state of the watch (runs/watch-BACKEND.json)"
     )
     command.add_argument("--once", action="store_true", help="check once and exit, for a CronJob")
     for option, unit, default, what in (

@@ -9,7 +9,7 @@ from backends import package, profiles, submission
 from backends.kubeflow import overlay
 from backends.vertex import document
 
-TARGETS: dict[str, Any] = {"kubeflow": overlay, "vertex": document}
+BACKENDS: dict[str, Any] = {"kubeflow": overlay, "vertex": document}
 SETTINGS: dict[str, Any] = {"kubeflow": profiles.Kubeflow, "vertex": profiles.Vertex}
 
 
@@ -24,24 +24,24 @@ def component_text(part: BaseComponent, chosen: Any, embed_source: bool) -> str:
     return package.compiled(part, references, None if embed_source else version)
 
 
-def pipeline_text(part: BaseComponent, target: str, chosen: Any, embed_source: bool) -> str:
+def pipeline_text(part: BaseComponent, backend: str, chosen: Any, embed_source: bool) -> str:
     """Return the compiled YAML of a pipeline with the settings of its steps.
 
     Raises:
         ValueError: A setting doesn't fit the pipeline.
     """
     text = component_text(part, chosen, embed_source)
-    return str(TARGETS[target].with_settings(text, chosen))
+    return str(BACKENDS[backend].with_settings(text, chosen))
 
 
-def checked(text: str, target: str, chosen: Any) -> submission.Package:
+def checked(text: str, backend: str, chosen: Any) -> submission.Package:
     """Return a compiled pipeline, of this repository or another, as a package to send.
 
     Raises:
         ValueError: The backend would refuse it.
     """
-    TARGETS[target].check(text)
-    if target == "kubeflow" and chosen.node:
+    BACKENDS[backend].check(text)
+    if backend == "kubeflow" and chosen.node:
         overlay.check_fits(text, chosen.node)
     return submission.Package(
         text if chosen.caching else submission.without_caching(text), images_version(chosen)

@@ -105,7 +105,7 @@ def gather(
     flags: Mapping[str, Any],
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Return the settings of a target.
+    """Return the settings of a backend.
 
     Args:
         kind: Kubeflow or Vertex.
@@ -135,8 +135,8 @@ def gather(
     return kind(**{name: _typed(name, value, settings[name].type) for name, value in values.items()})
 
 
-def targets(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the target of the profile that is named, or all if none is.
+def backends(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the backend of the profile that is named, or all if none is.
 
     Raises:
         ValueError: The profile is unknown, or the file can't be read.
@@ -147,22 +147,22 @@ def targets(flags: Mapping[str, Any], environment: Mapping[str, str] = os.enviro
     profiles = _profiles(flags.get("config") or FILE)
     if name not in profiles:
         raise ValueError(unknown("profile", name, list(profiles)))
-    return [profiles[name]["target"]]
+    return [profiles[name]["backend"]]
 
 
-def _profile(target: str, name: str | None, file: Path | None) -> dict[str, Any]:
-    """Return a profile's settings; without a name, those of the only profile for the target."""
+def _profile(backend: str, name: str | None, file: Path | None) -> dict[str, Any]:
+    """Return a profile's settings; without a name, those of the only profile for the backend."""
     path = file or FILE
     if not path.exists() and not file and not name:
         return {}
     profiles = _profiles(path)
-    fitting = [profile for profile, settings in profiles.items() if settings["target"] == target]
+    fitting = [profile for profile, settings in profiles.items() if settings["backend"] == backend]
     if name and name not in fitting:
-        raise ValueError(unknown(f"{target} profile", name, fitting))
+        raise ValueError(unknown(f"{backend} profile", name, fitting))
     if not name and len(fitting) > 1:
-        raise ValueError(f"{path} has several profiles for {target}; give --profile {' or '.join(fitting)}")
+        raise ValueError(f"{path} has several profiles for {backend}; give --profile {' or '.join(fitting)}")
     chosen = profiles[name or fitting[0]] if name or fitting else {}
-    return {key: value for key, value in chosen.items() if key != "target"}
+    return {key: value for key, value in chosen.items() if key != "backend"}
 
 
 def _profiles(path: Path) -> dict[str, dict[str, Any]]:
@@ -171,8 +171,11 @@ def _profiles(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"cannot read the profiles in {path}: {error}") from None
     for profile, settings in profiles.items():
-        if not isinstance(settings, dict) or settings.get("target") not in ("kubeflow", "vertex"):
-            raise ValueError(f'[{profile}] of {path} must say target = "kubeflow" or target = "vertex"')
+        if isinstance(settings, dict) and "target" in settings:
+            # Its name in earlier versions.
+            settings.setdefault("backend", settings.pop("target"))
+        if not isinstance(settings, dict) or settings.get("backend") not in ("kubeflow", "vertex"):
+            raise ValueError(f'[{profile}] of {path} must say backend = "kubeflow" or backend = "vertex"')
         for setting in settings:
             if setting in _SECRETS:
                 raise ValueError(

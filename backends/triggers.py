@@ -161,12 +161,12 @@ def _extraction(where: str, parameter: str, table: Any) -> Extraction:
     return taken
 
 
-def prepare(file: Path, target: str, chosen: Any, embed_source: bool = False) -> list[Prepared]:
+def prepare(file: Path, backend: str, chosen: Any, embed_source: bool = False) -> list[Prepared]:
     """Read triggers, compile their pipelines and check their parameters.
 
     Args:
         file: The TOML file.
-        target: The backend, as `compilation.TARGETS` has it.
+        backend: The backend, as `compilation.BACKENDS` has it.
         chosen: Its settings.
         embed_source: Whether the compiled pipelines embed the source of their components.
 
@@ -176,8 +176,8 @@ def prepare(file: Path, target: str, chosen: Any, embed_source: bool = False) ->
     found = []
     for trigger in read(file):
         pipeline = catalogue.pipeline(trigger.pipeline)
-        text = compilation.pipeline_text(pipeline, target, chosen, embed_source)
-        sent = compilation.checked(text, target, chosen)
+        text = compilation.pipeline_text(pipeline, backend, chosen, embed_source)
+        sent = compilation.checked(text, backend, chosen)
         for name in trigger.take:
             parameters.known(name, sent.inputs)
         typed = partial(parameters.checked, sent.inputs, spec=sent.spec)

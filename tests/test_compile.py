@@ -11,7 +11,7 @@ from backends.profiles import Vertex
 from backends.vertex import document
 
 
-def test_writes_pipelines_for_both_targets_and_components_once(
+def test_writes_pipelines_for_both_backends_and_components_once(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert compile_command.main(["tabular-training", "split_table", "--out", str(tmp_path)]) == 0
@@ -28,7 +28,7 @@ def test_writes_pipelines_for_both_targets_and_components_once(
 
 
 def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
-    arguments = ["tabular-training", "--target", "vertex", "--out", str(tmp_path)]
+    arguments = ["tabular-training", "--backend", "vertex", "--out", str(tmp_path)]
     assert compile_command.main([*arguments, "--registry", "registry.example/team", "--version", "9.9"]) == 0
     spec = yaml.safe_load((tmp_path / "vertex" / "tabular_training.yaml").read_text())
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
@@ -36,6 +36,11 @@ def test_settles_registry_and_version_of_every_image(tmp_path: Path) -> None:
         f"registry.example/team/flowparts-{name}:9.9"
         for name in ("base", "deploy", "serving", "sklearn", "tensorflow")
     }
+
+
+def test_target_is_still_another_name_of_the_flag_backend(tmp_path: Path) -> None:
+    assert compile_command.main(["batch-prediction", "--target", "vertex", "--out", str(tmp_path)]) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["vertex"]
 
 
 def test_files_compiled_for_a_registry_are_not_overwritten_by_ones_without(
@@ -84,7 +89,7 @@ def test_a_kubernetes_secret_is_referred_to_by_the_steps_that_ask_for_it(
 ) -> None:
     secret = ["--secret", "aws=AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY"]
     arguments = ["tabular-training", "--out", str(tmp_path), *secret]
-    assert compile_command.main([*arguments, "--target", "kubeflow"]) == 0
+    assert compile_command.main([*arguments, "--backend", "kubeflow"]) == 0
     spec, overlay = yaml.safe_load_all((tmp_path / "kubeflow" / "tabular_training.yaml").read_text())
     configs = overlay["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(configs) == set(spec["deploymentSpec"]["executors"])
@@ -97,20 +102,20 @@ def test_a_kubernetes_secret_is_referred_to_by_the_steps_that_ask_for_it(
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
     ]
-    assert compile_command.main([*arguments, "--target", "vertex"]) == 1
+    assert compile_command.main([*arguments, "--backend", "vertex"]) == 1
     assert "must be written VARIABLE=projects/PROJECT/secrets/" in capsys.readouterr().err
-    assert compile_command.main(["tabular-training", "--target", "kubeflow", "--secret", "aws"]) == 1
+    assert compile_command.main(["tabular-training", "--backend", "kubeflow", "--secret", "aws"]) == 1
     assert "must be written NAME=KEY,KEY" in capsys.readouterr().err
     assert compile_command.main(arguments) == 1
-    assert "compile with --target" in capsys.readouterr().err
+    assert "compile with --backend" in capsys.readouterr().err
 
 
 def test_a_secret_of_secret_manager_is_read_by_the_steps_that_ask_for_it(tmp_path: Path) -> None:
     secret = ["--secret", "MLFLOW_TRACKING_TOKEN=projects/my-project/secrets/token/versions/latest"]
-    arguments = ["tabular-training", "split_table", "--target", "vertex", "--out", str(tmp_path), *secret]
+    arguments = ["tabular-training", "split_table", "--backend", "vertex", "--out", str(tmp_path), *secret]
     assert compile_command.main(arguments) == 0
     text = (tmp_path / "vertex" / "tabular_training.yaml").read_text()
-    plain = ["tabular-training", "--target", "vertex", "--out", str(tmp_path / "plain")]
+    plain = ["tabular-training", "--backend", "vertex", "--out", str(tmp_path / "plain")]
     assert compile_command.main(plain) == 0
     without = (tmp_path / "plain" / "vertex" / "tabular_training.yaml").read_text()
     reference = "secretmanager://projects/my-project/secrets/token/versions/latest"
@@ -134,7 +139,7 @@ def test_a_secret_of_secret_manager_is_read_by_the_steps_that_ask_for_it(tmp_pat
 
 def test_a_component_whose_source_is_embedded_is_started_with_secrets_as_well(tmp_path: Path) -> None:
     secret = ["--secret", "MLFLOW_TRACKING_TOKEN=projects/my-project/secrets/token/versions/latest"]
-    arguments = ["batch-prediction", "--embed-source", "--target", "vertex", "--out", str(tmp_path), *secret]
+    arguments = ["batch-prediction", "--embed-source", "--backend", "vertex", "--out", str(tmp_path), *secret]
     assert compile_command.main(arguments) == 0
     spec = yaml.safe_load((tmp_path / "vertex" / "batch_prediction.yaml").read_text())
     command = spec["deploymentSpec"]["executors"]["exec-load-champion"]["container"]["command"]
@@ -154,13 +159,13 @@ def test_a_container_component_asks_for_no_secrets() -> None:
 def test_writes_resources_for_gitops(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--format", "manifest", "--out", str(tmp_path)]
     assert compile_command.main(["tabular-training", *arguments]) == 1
-    assert "give --target kubeflow and pipelines" in capsys.readouterr().err
-    assert compile_command.main(["split_table", "--target", "kubeflow", *arguments]) == 1
+    assert "give --backend kubeflow and pipelines" in capsys.readouterr().err
+    assert compile_command.main(["split_table", "--backend", "kubeflow", *arguments]) == 1
     assert not list(tmp_path.iterdir())
     config = tmp_path / "flowparts.toml"
-    config.write_text('[team]\ntarget = "kubeflow"\nnamespace = "team"\nnode_selector = { pool = "ml" }\n')
+    config.write_text('[team]\nbackend = "kubeflow"\nnamespace = "team"\nnode_selector = { pool = "ml" }\n')
     arguments += ["--config", str(config)]
-    assert compile_command.main(["tabular-training", "--target", "kubeflow", *arguments]) == 0
+    assert compile_command.main(["tabular-training", "--backend", "kubeflow", *arguments]) == 0
     pipeline, version = yaml.safe_load_all((tmp_path / "manifest" / "tabular_training.yaml").read_text())
     assert pipeline["metadata"]["namespace"] == version["metadata"]["namespace"] == "team"
     assert pipeline["spec"]["displayName"] == "Train on a table"
@@ -170,7 +175,7 @@ def test_writes_resources_for_gitops(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 CONFIG = """
 [team]
-target = "kubeflow"
+backend = "kubeflow"
 registry = "registry.example/team"
 version = "2.0"
 
@@ -180,7 +185,7 @@ batch-predict = { memory_limit = "8Gi" }
 roll-out = { cpu_limit = "2" }
 
 [cloud]
-target = "vertex"
+backend = "vertex"
 registry = "registry.example/cloud"
 resources = { batch-predict = { memory_limit = "16Gi" } }
 """
@@ -198,7 +203,7 @@ def executors(file: Path) -> dict[str, dict[str, Any]]:
     return {label: part["container"] for label, part in spec["deploymentSpec"]["executors"].items()}
 
 
-def test_a_profile_settles_images_and_resources_of_its_own_target(tmp_path: Path, config: list[str]) -> None:
+def test_a_profile_settles_images_and_resources_of_its_own_backend(tmp_path: Path, config: list[str]) -> None:
     assert compile_command.main(["batch-prediction", *config, "--profile", "team"]) == 0
     assert not (tmp_path / "vertex").exists()
     containers = executors(tmp_path / "kubeflow" / "batch_prediction.yaml")
@@ -219,11 +224,11 @@ def test_flags_win_over_the_profile(tmp_path: Path, config: list[str]) -> None:
     assert container["resources"]["resourceCpuRequest"] == "100m"
 
 
-def test_every_target_takes_its_only_profile(tmp_path: Path, config: list[str]) -> None:
+def test_every_backend_takes_its_only_profile(tmp_path: Path, config: list[str]) -> None:
     assert compile_command.main(["batch-prediction", *config]) == 0
     images = {
-        target: executors(tmp_path / target / "batch_prediction.yaml")["exec-ingest-table"]["image"]
-        for target in ("kubeflow", "vertex")
+        backend: executors(tmp_path / backend / "batch_prediction.yaml")["exec-ingest-table"]["image"]
+        for backend in ("kubeflow", "vertex")
     }
     assert images["kubeflow"] == "registry.example/team/flowparts-base:2.0"
     assert images["vertex"].startswith("registry.example/cloud/flowparts-base:")
@@ -257,7 +262,7 @@ def test_warnings_are_printed_beside_the_compiled_files(
         ingest_table(source="sample://iris").set_retry(2)
 
     monkeypatch.setattr(catalogue, "pipelines", lambda: {"batch_prediction": retried})
-    assert compile_command.main(["batch-prediction", "--target", "kubeflow", "--out", str(tmp_path)]) == 0
+    assert compile_command.main(["batch-prediction", "--backend", "kubeflow", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().err.startswith(
         "warning: batch-prediction: set_retry of ingest-table doesn't run"
     )

@@ -85,7 +85,7 @@ def test_every_command_is_taken_by_the_real_parser(words: list[str]) -> None:
         parameters.gather(inputs, None, options.parameter)
 
 
-def test_the_pages_show_every_command_of_both_targets() -> None:
+def test_the_pages_show_every_command_of_both_backends() -> None:
     shown = {tuple(words[2:4]) for page in PAGES for words in commands(page) if words[1] == "submit.py"}
     verbs = ("upload", "run", "schedule", "status", "cancel")
     assert {(target, verb) for target in ("kubeflow", "vertex") for verb in verbs} <= shown

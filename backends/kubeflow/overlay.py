@@ -1,4 +1,4 @@
-"""The Kubeflow target: a pipeline document and, if settings need it, a Kubernetes document."""
+"""The Kubeflow backend: a pipeline document and, if settings need it, a Kubernetes document."""
 
 import re
 import tempfile

@@ -1,4 +1,4 @@
-"""The local target: run a compiled pipeline on kfp.local and show it live.
+"""The local backend: run a compiled pipeline on kfp.local and show it live.
 
 kfp.local prints every step's output to one stream and gives no cause for a failed step. `observe` therefore
 wraps four functions of kfp 2.17 (pinned) and records their calls as `Task`s; each step's output goes to a

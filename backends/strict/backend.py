@@ -1,4 +1,4 @@
-"""The strict target: run a compiled pipeline on this machine like a real Kubeflow Pipelines backend.
+"""The strict backend: run a compiled pipeline on this machine like a real Kubeflow Pipelines backend.
 
 It walks the document that would be uploaded, resolves the inputs of each step as KFP's drivers do, runs the
 compiled commands in place of pods, and passes on values and artifacts as the launcher, ML Metadata and the

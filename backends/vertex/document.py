@@ -1,4 +1,4 @@
-"""The Vertex AI target: a single document within the limits of Vertex AI Pipelines."""
+"""The Vertex AI backend: a single document within the limits of Vertex AI Pipelines."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def check(text: str) -> None:
     if overlays:
         raise ValueError(
             f"{name}: Vertex AI reads a single document, and something from kfp.kubernetes added a second; "
-            "compile it for --target kubeflow"
+            "compile it for --backend kubeflow"
         )
     for label, executor in spec["deploymentSpec"]["executors"].items():
         resources = executor.get("container", {}).get("resources", {})

@@ -34,7 +34,7 @@ def compiled(pipeline: Any = small) -> dict[str, Any]:
     return package.documents(package.compiled(pipeline, str))[0]
 
 
-def test_a_valid_document_passes_both_targets() -> None:
+def test_a_valid_document_passes_both_backends() -> None:
     text = yaml.safe_dump(compiled())
     overlay.check(text)
     document.check(text)

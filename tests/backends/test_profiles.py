@@ -7,18 +7,18 @@ from backends.profiles import Kubeflow, Vertex
 
 CONFIG = """
 [local]
-target = "kubeflow"
+backend = "kubeflow"
 endpoint = "http://localhost:8080"
 experiment = "team"
 gpu_tolerations = [{ key = "nvidia.com/gpu", operator = "Exists", effect = "NoSchedule" }]
 
 [vertex-dev]
-target = "vertex"
+backend = "vertex"
 project = "dev"
 labels = { team = "risk" }
 
 [vertex-prod]
-target = "vertex"
+backend = "vertex"
 project = "prod"
 """
 
@@ -60,6 +60,13 @@ def test_a_profile_is_named_by_flag_or_environment_unless_there_is_only_one(conf
         profiles.gather(Vertex, {"config": config}, {})
 
 
+def test_a_profile_of_an_earlier_version_names_its_backend_target(tmp_path: Path) -> None:
+    file = tmp_path / "flowparts.toml"
+    file.write_text('[old]\ntarget = "vertex"\nproject = "prod"\n')
+    assert profiles.gather(Vertex, {"config": file}, {}).project == "prod"
+    assert profiles.gather(Kubeflow, {"config": file}, {}) == Kubeflow()
+
+
 def test_without_a_file_there_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert profiles.gather(Kubeflow, {}, {}) == Kubeflow()
@@ -68,17 +75,21 @@ def test_without_a_file_there_are_defaults(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("content", "flags", "sentence"),
     [
-        ("[a]\nendpoint = 'x'", {}, r'\[a\] of .* must say target = "kubeflow" or target = "vertex"'),
-        ("[a]\ntarget = 'kubeflow'\nendpont = 'x'", {}, "unknown setting 'endpont'; did you mean 'endpoint'"),
-        ("[a]\ntarget = 'kubeflow'\nproject = 'x'", {}, "unknown setting 'project'"),
-        ("[a]\ntarget = 'kubeflow'\ncaching = 'no'", {}, "setting 'caching' takes true or false, not 'no'"),
+        ("[a]\nendpoint = 'x'", {}, r'\[a\] of .* must say backend = "kubeflow" or backend = "vertex"'),
         (
-            "[a]\ntarget = 'kubeflow'\nsecrets = {s3 = 'K'}",
+            "[a]\nbackend = 'kubeflow'\nendpont = 'x'",
+            {},
+            "unknown setting 'endpont'; did you mean 'endpoint'",
+        ),
+        ("[a]\nbackend = 'kubeflow'\nproject = 'x'", {}, "unknown setting 'project'"),
+        ("[a]\nbackend = 'kubeflow'\ncaching = 'no'", {}, "setting 'caching' takes true or false, not 'no'"),
+        (
+            "[a]\nbackend = 'kubeflow'\nsecrets = {s3 = 'K'}",
             {},
             r"setting 'secrets' takes a mapping such as \{name",
         ),
         (
-            "[a]\ntarget = 'kubeflow'\ntoken = 'x'",
+            "[a]\nbackend = 'kubeflow'\ntoken = 'x'",
             {},
             "token doesn't belong into .*; set FLOWPARTS_TOKEN instead",
         ),

@@ -517,7 +517,7 @@ def test_kubernetes_settings_of_steps_come_from_the_profile(
 ) -> None:
     config = tmp_path / "flowparts.toml"
     config.write_text(
-        '[local]\ntarget = "kubeflow"\nsecrets = { s3 = ["AWS_KEY"] }\nvolumes = { cache = "/cache" }\n'
+        '[local]\nbackend = "kubeflow"\nsecrets = { s3 = ["AWS_KEY"] }\nvolumes = { cache = "/cache" }\n'
     )
     assert do("run", "batch-prediction", "--config", str(config), "-p", "model_name=churn") == 0
     executors = kubeflow.versions[0].pipeline_spec["platform_spec"]["platforms"]["kubernetes"][
@@ -530,7 +530,7 @@ def test_kubernetes_settings_of_steps_come_from_the_profile(
 def test_a_package_is_sent_as_it_is(kubeflow: KubeflowServer, do: Do, tmp_path: Path) -> None:
     import compile as compile_command
 
-    assert compile_command.main(["batch-prediction", "--target", "kubeflow", "--out", str(tmp_path)]) == 0
+    assert compile_command.main(["batch-prediction", "--backend", "kubeflow", "--out", str(tmp_path)]) == 0
     file = tmp_path / "kubeflow" / "batch_prediction.yaml"
     assert do("upload", "batch-prediction", "--package", str(file)) == 0
     assert kubeflow.sent("POST", "upload_version")[0].parts["uploadfile"] == file.read_bytes()

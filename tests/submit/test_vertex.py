@@ -69,7 +69,7 @@ def test_a_run_says_all_that_was_asked_for(
 def test_the_compiled_pipeline_is_sent(vertex: VertexServer, do: Do, tmp_path: Path) -> None:
     import compile as compile_command
 
-    assert compile_command.main(["batch-prediction", "--target", "vertex", "--out", str(tmp_path)]) == 0
+    assert compile_command.main(["batch-prediction", "--backend", "vertex", "--out", str(tmp_path)]) == 0
     assert do("run", "batch-prediction") == 0
     compiled = yaml.safe_load((tmp_path / "vertex" / "batch_prediction.yaml").read_text())
     assert vertex.sent("POST", "/pipelineJobs$")[0].json["pipelineSpec"] == compiled

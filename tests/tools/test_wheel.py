@@ -104,7 +104,7 @@ def released(digests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of YAML files that a release holds."""
     out = tmp_path_factory.mktemp("released")
     pinned = ["--registry", "registry.example/team", "--digests", str(digests)]
-    assert compile_command.main(["--target", "kubeflow", "--out", str(out), *pinned]) == 0
+    assert compile_command.main(["--backend", "kubeflow", "--out", str(out), *pinned]) == 0
     return out / "components"
 
 

@@ -94,7 +94,7 @@ def test_a_compiled_step_gets_its_secret_which_shows_nowhere(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     variable = "AWS_SECRET_ACCESS_KEY"
-    asked = ["--target", "vertex", "--secret", f"{variable}={TOKEN}", "--out", str(tmp_path / "build")]
+    asked = ["--backend", "vertex", "--secret", f"{variable}={TOKEN}", "--out", str(tmp_path / "build")]
     assert compile_command.main(["tabular-training", "--embed-source", *asked]) == 0
     text = (tmp_path / "build" / "vertex" / "tabular_training.yaml").read_text(encoding="utf-8")
     executors = yaml.safe_load(text)["deploymentSpec"]["executors"]
