@@ -54,7 +54,12 @@ def _walk(package: ModuleType, pattern: str) -> dict[str, Any]:
         module = ".".join((package.__name__, *file.relative_to(folder).with_suffix("").parts))
         part = getattr(importlib.import_module(module), file.stem, None)
         if not isinstance(part, BaseComponent):
-            place, kind = file.relative_to(folder.parent), package.__name__.removesuffix("s")
-            raise ValueError(f"{place} has no {kind} named {file.stem}, as its file is")
+            place, kind = (
+                file.relative_to(folder.parent),
+                package.__name__.rpartition(".")[2].removesuffix("s"),
+            )
+            raise ValueError(
+                f"{place} has no {kind} named {file.stem}; name it like its file, and decorate it"
+            )
         found[file.stem] = part
     return found

@@ -125,10 +125,21 @@ def imported(text: str, folder: Path) -> ModuleType:
             "\nimport polars\n\nfrom flowparts.components",
             "imports polars at the top, which a step doesn't run; import it inside count_rows",
         ),
+        (
+            "\nfrom flowparts.components",
+            "\nfrom .ingest_table import ingest_table\nfrom flowparts.components",
+            "imports flowparts.components.ingest.ingest_table at the top",
+        ),
+        (
+            "@runs_in",
+            "ROWS = 1\n\n\n@runs_in",
+            "defines ROWS outside of count_rows, .* move it into count_rows",
+        ),
+        ("source: str", "source", "parameter source has no type; write one, such as source: str"),
         ("source: The file.", "path: The file.", "count_rows: no description of source; add a line for each"),
         ('NamedTuple("Outputs", [("rows", int)])', "int", "its output has no name; write -> NamedTuple"),
     ],
-    ids=["image", "name", "import", "description", "output"],
+    ids=["image", "name", "import", "relative import", "constant", "type", "description", "output"],
 )
 def test_a_mistake_is_reported_at_the_import(right: str, wrong: str, sentence: str, tmp_path: Path) -> None:
     imported(GOOD, tmp_path)
