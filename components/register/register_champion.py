@@ -84,6 +84,7 @@ def register_champion(
     from tempfile import TemporaryDirectory
 
     from flowparts import models, tables
+    from flowparts.evaluate.serving_check import Measures
     from flowparts.register import champion, registry, summary_page
     from flowparts.register.comparison import Registration
     from flowparts.util import metadata, outputs
@@ -92,7 +93,9 @@ def register_champion(
     champion.check_rules(metric, margin, floor, confidence, bootstrap_samples)
     registry.require_name(model_name)
     evaluation = outputs.read_text(evaluation_report.path, "the evaluation report")
-    serving = outputs.read_json(serving_metrics.path, "the serving check") if serving_metrics else {}
+    serving: Measures = {}
+    if serving_metrics:
+        serving = outputs.read_json(serving_metrics.path, "the serving check")
     described, tested = models.metadata(model.path), tables.description(test.path)
     configured = registry.is_configured(tracking_uri)
     old = registry.champion_to_beat(model.path, model_name, tracking_uri, run_id) if configured else None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flowparts import reports
 from flowparts.evaluate import metrics
 from flowparts.evaluate.evaluation import MAX_CLASSES, MIN_SLICE_ROWS, SLICE_METRIC, Evaluation, curves
+from flowparts.models.mlmodel import Card
 from flowparts.util.names import listed
 
 # The lines of more classes can't be distinguished.
@@ -103,7 +104,7 @@ def regression_page(evaluation: Evaluation, metric: str = "rmse") -> str:
     )
 
 
-def training_callouts(model: Mapping[str, Any]) -> list[reports.Block]:
+def training_callouts(model: Card) -> list[reports.Block]:
     """Describe the training: doubtful columns, candidates left out, the split, and the metric's choice."""
     blocks = [reports.callout(f"Before training: {text}.", "bad") for text in model.get("warnings") or []]
     for each in model.get("left_out") or []:

@@ -36,7 +36,10 @@ class Card(TypedDict):
         metric_reason: Why that isn't the task's primary metric; empty if it is.
         positive_class: The positive one of two classes; None unless there are two.
         candidates: The candidates that it was selected from, best first, in the form of `selection.ranking`.
-        training_fingerprint: Fingerprint of the training table.
+        left_out: Candidates that weren't trained, or failed: `estimator` and `reason` of each.
+        warnings: What may be wrong with the training table, a sentence each.
+        training_rows: Rows of the training table.
+        training_fingerprint: Its fingerprint.
         git_commit: Commit of the code that trained it.
         split: How the training table was split off, in a sentence.
         split_warning: Warning about the split; empty if there is none.
@@ -62,6 +65,9 @@ class Card(TypedDict):
     metric_reason: NotRequired[str]
     positive_class: NotRequired[Any]
     candidates: NotRequired[list[dict[str, Any]]]
+    left_out: NotRequired[list[dict[str, str]]]
+    warnings: NotRequired[list[str]]
+    training_rows: NotRequired[int]
     training_fingerprint: NotRequired[str]
     git_commit: NotRequired[str]
     split: NotRequired[str]

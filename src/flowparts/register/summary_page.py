@@ -5,13 +5,13 @@ from typing import Any
 
 from flowparts import reports
 from flowparts.evaluate import directions, evaluation_report
+from flowparts.evaluate.serving_check import Measures
+from flowparts.models.mlmodel import Card
 from flowparts.register import champion, registry
 from flowparts.register.comparison import Registration, Scored
 
 
-def summary_page(
-    comparison: Registration, model: Mapping[str, Any], serving: Mapping[str, Any], source: str
-) -> str:
+def summary_page(comparison: Registration, model: Card, serving: Measures, source: str) -> str:
     """Return the page as an HTML document.
 
     Args:
@@ -158,7 +158,7 @@ def _sides(comparison: Registration) -> dict[str, Scored]:
     return found
 
 
-def _candidates(model: Mapping[str, Any]) -> reports.Block:
+def _candidates(model: Card) -> reports.Block:
     if candidates := model.get("candidates"):
         rows: list[Mapping[str, object]] = [
             {
@@ -186,7 +186,7 @@ def _rules(comparison: Registration) -> reports.Block:
     return reports.section("Rules of the comparison", reports.table(rules))
 
 
-def _data(source: str, model: Mapping[str, Any], comparison: Registration) -> list[tuple[str, object]]:
+def _data(source: str, model: Card, comparison: Registration) -> list[tuple[str, object]]:
     return [
         ("training rows", model.get("training_rows", "unknown")),
         ("training fingerprint", model["training_fingerprint"]),
@@ -196,7 +196,7 @@ def _data(source: str, model: Mapping[str, Any], comparison: Registration) -> li
     ]
 
 
-def _model(model: Mapping[str, Any], comparison: Registration) -> list[tuple[str, object]]:
+def _model(model: Card, comparison: Registration) -> list[tuple[str, object]]:
     facts = [
         ("estimator", model["estimator"]),
         ("framework", model["framework"]),
@@ -209,7 +209,7 @@ def _model(model: Mapping[str, Any], comparison: Registration) -> list[tuple[str
     return facts
 
 
-def _serving(comparison: Registration, serving: Mapping[str, Any]) -> list[tuple[str, object]]:
+def _serving(comparison: Registration, serving: Measures) -> list[tuple[str, object]]:
     measured = [(name.replace("_", " "), value) for name, value in serving.items() if name != "servable"]
     checked = "yes" if comparison["servable"] else "no"
     return [("servable", checked if serving else "not checked"), *measured]
