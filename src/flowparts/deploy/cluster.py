@@ -2,8 +2,8 @@
 
 Objects are plain dictionaries, as in a manifest. They are written by server-side apply
 (https://kubernetes.io/docs/reference/using-api/server-side-apply/) under one field manager, so applying the
-same manifest again changes nothing, and fields set by others are left alone. Every error of the API becomes
-one sentence.
+same manifest again changes nothing, and fields set by others are left alone. Errors of the API become
+messages of one sentence.
 """
 
 import json

@@ -115,7 +115,7 @@ class Plan:
 
 
 def one_writer() -> AbstractContextManager[None]:
-    """Make a block a single change of an endpoint, without other steps in between."""
+    """Run a block as one change of an endpoint; no other step can change it meanwhile."""
     return _lease.hold_until_end()
 
 

@@ -166,7 +166,7 @@ def _constant_callout(evaluation: Evaluation, metric: str) -> reports.Block:
 
 
 def _missed_callout(evaluation: Evaluation) -> list[reports.Block]:
-    """Name classes of which no row is found."""
+    """Name the classes that the model never predicts correctly."""
     classes = evaluation.classes
     matrix = metrics.confusion_matrix(evaluation.truth, evaluation.predictions["prediction"], classes)
     missed = [
@@ -176,7 +176,7 @@ def _missed_callout(evaluation: Evaluation) -> list[reports.Block]:
     ]
     if not missed:
         return []
-    return [reports.callout(f"No row is found of class {listed(missed)}.", "bad")]
+    return [reports.callout(f"The model finds no row of class {listed(missed)}.", "bad")]
 
 
 def _accuracy_callout(evaluation: Evaluation) -> reports.Block:

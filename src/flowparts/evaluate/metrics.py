@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A curve reduced to fewer points; rows with at least a probability of `thresholds` count as positive."""
+    """A curve reduced to fewer points; rows count as positive from each of the `thresholds` on."""
 
     x: list[float]
     y: list[float]

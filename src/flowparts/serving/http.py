@@ -1,7 +1,8 @@
 """An HTTP/1.1 server on an event loop: it passes complete requests to the application and writes answers.
 
-By measurement, a request through uvicorn and ASGI takes longer than scoring a row; here it takes a third, and
-slow clients and shutting down are in our own hands. httptools (the parser of Node.js) reads the protocol.
+With the same handlers, batching and engine, it answers 2.3 times as many one-row requests as uvicorn or
+granian (decision record 39), and controls slow clients and the shutdown itself. httptools (the parser of
+Node.js) reads the protocol.
 """
 
 import asyncio
@@ -90,7 +91,7 @@ class Cancellable(Protocol):
     """A request that is being answered."""
 
     def cancel(self) -> None:
-        """Stop working on it: the client has disconnected."""
+        """Stop working on the request: the client has disconnected."""
 
 
 class Application(Protocol):
@@ -113,7 +114,7 @@ class Server:
     """Accepts connections on a socket.
 
     Args:
-        application: What answers requests.
+        application: Answers the requests.
         shared: Whether other processes accept connections on the same socket and outlive this one.
     """
 
@@ -293,7 +294,7 @@ class Connection(asyncio.Protocol):
     """A client's connection; requests are answered one at a time and in order.
 
     Args:
-        server: Whose connection it is.
+        server: The server that accepted it.
     """
 
     __slots__ = (

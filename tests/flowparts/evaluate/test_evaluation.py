@@ -260,7 +260,7 @@ def test_a_model_that_finds_no_positive_is_not_marked_good(trained: Any) -> None
     )
     found = evaluation.evaluate(trained(rows.tail(1_200), LogisticRegression()), rows.head(300).lazy())
     page = evaluation_report.page(found, "average_precision")
-    assert "No row is found of class &#39;yes&#39; (5 rows)." in page
+    assert "The model finds no row of class &#39;yes&#39; (5 rows)." in page
     assert "The model isn&#39;t better than that by more than chance." in page
     assert "These rows can&#39;t tell whether its probabilities can be trusted" in page
     assert 'class="callout good"' not in page

@@ -271,7 +271,7 @@ class Fleet:
         """Split the traffic: first add pods, then change the routes, then remove pods.
 
         The requested revision must be ready, and so must additional pods of the other one. Otherwise the
-        other one's state doesn't matter: a crashing revision is what a new one is to replace. A deployed
+        other one's state doesn't matter, since the new revision may replace a crashing one. A deployed
         revision must serve its pod's model.
 
         Returns:
