@@ -364,7 +364,7 @@ def _delete(
     service: Service, resting: Sequence[Schedule], wait: bool, say: Callable[[str], None]
 ) -> list[str]:
     """Delete paused schedules, except those with active runs; return the names of these runs."""
-    told: set[str] = set()
+    reported: set[str] = set()
     left = resting
     while True:
         running = {old.key: service.runs_in_progress(old) for old in left}
@@ -375,7 +375,7 @@ def _delete(
         going_on = sorted(name for names in running.values() for name in names)
         if not going_on or not wait:
             return going_on
-        for name in [name for name in going_on if name not in told]:
+        for name in [name for name in going_on if name not in reported]:
             say(f"waiting for run {name} to end; removing its schedule now would cut it off")
-        told.update(going_on)
+        reported.update(going_on)
         time.sleep(POLL_SECONDS)

@@ -210,8 +210,8 @@ def start(prepared: Prepared, service: Runner, body: Any, now: float) -> dict[st
     for pointer, wanted in trigger.only_if.items():
         found = _at(body, pointer)
         if found != wanted:
-            told = "missing" if found is _MISSING else f"{found!r}"[:100]
-            return {"run": None, "reason": f"{pointer} is {told}, not {wanted!r}"}
+            value = "missing" if found is _MISSING else f"{found!r}"[:100]
+            return {"run": None, "reason": f"{pointer} is {value}, not {wanted!r}"}
     taken = {name: _value(body, name, how) for name, how in trigger.take.items()}
     try:
         given = prepared.typed({**trigger.parameters, **taken})
@@ -365,9 +365,9 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = error.status, {"error": str(error)}
         except faults.Fault as fault:
             status, answer = 502, {"error": str(fault)}
-        told = answer.get("run") or answer.get("reason") or answer.get("error")
+        result = answer.get("run") or answer.get("reason") or answer.get("error")
         # Clients must not be able to inject lines into the log.
-        self._say(f"{self.path[:100]!r}: {status} {json.dumps(told)}")
+        self._say(f"{self.path[:100]!r}: {status} {json.dumps(result)}")
         self._answer(status, answer)
 
     def _started(self) -> dict[str, Any]:

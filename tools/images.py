@@ -506,8 +506,8 @@ def _of_system(image_id: str) -> list[dict[str, str]]:
         "dpkg-query --show --showformat '${db:Status-Status} ${Package} ${Version} ${Architecture}\\n'"
     )
     run = ["docker", "run", "--rm", "--entrypoint=sh", image_id, "-c", asked]
-    told = subprocess.run(run, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    (distribution, _, release, _), (_, python, version, _), *packages = map(str.split, told.splitlines())
+    printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    (distribution, _, release, _), (_, python, version, _), *packages = map(str.split, printed.splitlines())
     purl = f"pkg:generic/{python}@{version}"
     components = [{"type": "platform", "name": python, "version": version, "purl": purl}]
     for status, name, number, architecture in packages:

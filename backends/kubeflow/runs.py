@@ -60,7 +60,7 @@ class KubeflowRuns:
             # The details of a large workflow freeze before its end.
             details = (run.run_details.task_details if run.run_details else None) or []
             stood_still = not workflow and any(detail.state == "RUNNING" for detail in details)
-            tasks += _untold(tasks, spec, "unknown" if stood_still else "skipped")
+            tasks += _unreported(tasks, spec, "unknown" if stood_still else "skipped")
         if spec:
             tasks = uniquely_named([replace(task, name=graph.titled(spec, task.name)) for task in tasks])
         return Run(
@@ -218,10 +218,10 @@ def _program_output(client: KubeflowClient, run: str, pod: argo.Pod) -> str:  # 
     return str(client.read_log("/artifacts/get", **query))
 
 
-def _untold(tasks: list[Task], spec: Any, state: str) -> list[Task]:
+def _unreported(tasks: list[Task], spec: Any, state: str) -> list[Task]:
     """Return the steps that a run doesn't report, such as those in skipped branches."""
-    told = {argo.without_turns(task.name) for task in tasks}
-    return [Task(step.key, state) for step in graph.steps(spec) if step.key not in told]
+    reported = {argo.without_turns(task.name) for task in tasks}
+    return [Task(step.key, state) for step in graph.steps(spec) if step.key not in reported]
 
 
 def _message(error: Any) -> str:

@@ -24,7 +24,7 @@ _WORDS = {
     "running": "",
     "skipped": "not run",
     "waiting": "waiting",
-    "unknown": "not told by the service",
+    "unknown": "not reported by the service",
 }
 
 
@@ -60,7 +60,7 @@ class LiveView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._run: Run | None = None
-        self._told: set[tuple[str, str, str]] = set()
+        self._shown: set[tuple[str, str, str]] = set()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> "LiveView":
@@ -82,8 +82,8 @@ class LiveView:
             return
         for task in list(record.tasks):
             change = (task.name, task.state, task.last_line if task.state == "waiting" else "")
-            if change not in self._told:
-                self._told.add(change)
+            if change not in self._shown:
+                self._shown.add(change)
                 self._console.print(line(task), soft_wrap=True)
                 if task.state == "failed":
                     self._console.print(Text(f"  {task.error}"), soft_wrap=True)

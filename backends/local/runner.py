@@ -327,8 +327,8 @@ def _observed(
         try:
             outputs, task_status = execute(*args, **kwargs)
         except Exception as error:
-            told = masked("".join(traceback.format_exception(error)))
-            task.log.write_text(told, encoding="utf-8")
+            text = masked("".join(traceback.format_exception(error)))
+            task.log.write_text(text, encoding="utf-8")
             outputs, task_status = {}, status.Status.FAILURE
         task.seconds = time.monotonic() - task.started
         task.outputs = outputs
@@ -414,20 +414,19 @@ def _observed(
         executor_input_utils.get_local_pipeline_resource_name = resource_name
 
 
-def _told(command: list[str]) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(command[command.index("--executor_input") + 1])
-    return told
+def _executor_input(command: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(command[command.index("--executor_input") + 1])
+    return found
 
 
 def _output_file(command: list[str]) -> Path:
     """Return where kfp's executor writes a step's outputs after its function returns."""
-    return Path(_told(command)["outputs"]["outputFile"])
+    return Path(_executor_input(command)["outputs"]["outputFile"])
 
 
 def _pages(command: list[str]) -> dict[str, Path]:
     """Return a step's HTML outputs by name; a failed step may have them too."""
-    told = _told(command)
-    artifacts = told["outputs"].get("artifacts", {})
+    artifacts = _executor_input(command)["outputs"].get("artifacts", {})
     return {
         name: Path(value["artifacts"][0]["uri"])
         for name, value in artifacts.items()

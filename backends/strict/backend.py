@@ -224,47 +224,49 @@ class _Workflow:
         prefix: str,
     ) -> str:
         shown = runner.unique(name, self.record)
-        told = Task(shown, f"comp-{prefix}{name}", self.record.folder / "logs" / f"{shown}.log")
+        recorded = Task(shown, f"comp-{prefix}{name}", self.record.folder / "logs" / f"{shown}.log")
         executor = self.spec["deploymentSpec"]["executors"][component["executorLabel"]]
         execution = None
         try:
             if "importer" in executor:
-                self._tell(told)
+                self._tell(recorded)
                 # The importer's launcher uses the display name as the task's name.
                 execution = self.execution(task["taskInfo"]["name"], group, {}, {})
                 stored = self.imported(task, executor["importer"], group)
                 (port,) = component["outputDefinitions"]["artifacts"]
                 execution.output_artifacts[port] = stored
-                execution.state, told.state = "COMPLETE", "succeeded"
+                execution.state, recorded.state = "COMPLETE", "succeeded"
                 return "Succeeded"
             inputs, artifacts = self.driver.resolve(name, task, component, group)
             if not strict_driver.triggered(task, inputs):
                 self.execution(name, group, inputs, artifacts, state="CANCELED")
                 return "Skipped"
-            told.parameters = {
+            recorded.parameters = {
                 **inputs,
                 **{key: [item.uri for item in found] for key, found in artifacts.items()},
             }
-            self._tell(told)
+            self._tell(recorded)
             execution = self.execution(name, group, inputs, artifacts)
-            step = Step(self.backend, name, task, component, executor["container"], execution, told)
+            step = Step(self.backend, name, task, component, executor["container"], execution, recorded)
             step.run()
             return "Succeeded"
         except BackendError as failure:
-            self._tell(told)
-            told.state, told.reason = "failed", str(failure)
-            if told.reason:  # otherwise the program's last output is the reason
-                with told.log.open("a", encoding="utf-8") as log:
+            self._tell(recorded)
+            recorded.state, recorded.reason = "failed", str(failure)
+            if recorded.reason:  # otherwise the program's last output is the reason
+                with recorded.log.open("a", encoding="utf-8") as log:
                     log.write(f"F {failure.words or failure}\n")
             return "Failed"
         finally:
-            told.seconds = time.monotonic() - told.started
+            recorded.seconds = time.monotonic() - recorded.started
             if execution:
-                told.outputs = {**execution.outputs, **self._shown(execution)}
-                told.pages = {
-                    key: Path(value.uri) for key, value in told.outputs.items() if isinstance(value, dsl.HTML)
+                recorded.outputs = {**execution.outputs, **self._shown(execution)}
+                recorded.pages = {
+                    key: Path(value.uri)
+                    for key, value in recorded.outputs.items()
+                    if isinstance(value, dsl.HTML)
                 }
-            if told in self.record.tasks:
+            if recorded in self.record.tasks:
                 self.on_change(self.record)
 
     def imported(self, task: Mapping[str, Any], importer: Mapping[str, Any], group: Execution) -> Stored:

@@ -270,7 +270,7 @@ def _producer(tasks: Mapping[Any, Execution], group: Execution, key: str, kind: 
         if branch and branch.state in _ENDED_WELL:
             return selector["producerSubtask"], selector[names]
     raise BackendError(
-        f"dsl.OneOf finds no branch of {group.task!r} that has run: it isn't told of a branch whose steps "
+        f"dsl.OneOf finds no branch of {group.task!r} that has run: it doesn't see a branch whose steps "
         "all came from the cache; let a step of each branch run every time (set_caching_options(False)), or "
         "do without OneOf",
         f'processing OneOf: No successful task found for output key "{key}" in parent task "{group.task}" '

@@ -70,7 +70,7 @@ class Step:
     component: Mapping[str, Any]
     container: Mapping[str, Any]
     execution: Execution
-    told: Task
+    recorded: Task
 
     def run(self) -> None:
         """Serve the step from the cache, or run it; raise BackendError if it fails."""
@@ -84,7 +84,7 @@ class Step:
                 self.execution.output_artifacts = {
                     port: self.backend.metadata.artifact(number) for port, number in numbers.items()
                 }
-                self.execution.state, self.told.state = "CACHED", "cached"
+                self.execution.state, self.recorded.state = "CACHED", "cached"
                 return
         strict_pod.refuse_unschedulable(self.name, self.container, self.backend.node)
         variables = self._variables()
@@ -93,7 +93,7 @@ class Step:
             pod = Pod(Path(folder), variables, self.backend.volumes)
             try:
                 self._launch(pod, given)
-                self.execution.state, self.told.state = "COMPLETE", "succeeded"
+                self.execution.state, self.recorded.state = "COMPLETE", "succeeded"
             except BackendError:
                 self.execution.state = "FAILED"
                 raise
@@ -227,28 +227,33 @@ class Step:
             folder.mkdir(parents=True, exist_ok=True)
         if "parameters" in given["outputs"]:
             pod.host_path(_OUTPUTS).mkdir(parents=True)
-        told = json.loads(json.dumps(given))
-        self._add_defaults(told)
-        paths = {item["uri"]: path for item in _artifacts(told) if (path := self._path(pod, item["uri"]))}
+        executor_input = json.loads(json.dumps(given))
+        self._add_defaults(executor_input)
+        paths = {
+            item["uri"]: path for item in _artifacts(executor_input) if (path := self._path(pod, item["uri"]))
+        }
         if strict_pod.isolation_problem():
             # Without its own root the program has nothing at /minio; the SDK accepts a path as a URI.
-            for item in _artifacts(told):
+            for item in _artifacts(executor_input):
                 item["uri"] = paths.get(item["uri"], item["uri"])
             paths = {path: path for path in paths.values()}
-            for output in (*told["outputs"].get("parameters", {}).values(), told["outputs"]):
+            for output in (
+                *executor_input["outputs"].get("parameters", {}).values(),
+                executor_input["outputs"],
+            ):
                 output["outputFile"] = str(pod.host_path(output["outputFile"]))
-        values = told["inputs"].get("parameterValues", {})
+        values = executor_input["inputs"].get("parameterValues", {})
         command = strict_values.arguments(
             [*self.container.get("command", []), *self.container.get("args", [])],
             values,
-            strict_values.placeholders(told, paths),
+            strict_values.placeholders(executor_input, paths),
         )
         log_artifact = pod.host_path(local_path(logs["uri"]))
         code = self._execute(pod, command)
-        log_artifact.write_bytes(self.told.log.read_bytes())
+        log_artifact.write_bytes(self.recorded.log.read_bytes())
         if code:
             self._store(pod, given, {}, only=LOGS)
-            self.told.exit_code = code
+            self.recorded.exit_code = code
             raise BackendError("", f"failed to execute component: exit status {code}")
         written = self._read_output(pod, given)
         self._collect(pod, given, written)
@@ -260,11 +265,11 @@ class Step:
         path = local_path(uri)
         return str(pod.host_path(path)) if path and strict_pod.isolation_problem() else path
 
-    def _add_defaults(self, told: dict[str, Any]) -> None:
+    def _add_defaults(self, executor_input: dict[str, Any]) -> None:
         """Add the component's defaults for parameters that the pipeline doesn't set."""
         for key, details in self.component.get("inputDefinitions", {}).get("parameters", {}).items():
             if "defaultValue" in details:
-                values = told["inputs"].setdefault("parameterValues", {})
+                values = executor_input["inputs"].setdefault("parameterValues", {})
                 values.setdefault(key, through_json(details["defaultValue"]))
 
     def _download(self, pod: Pod) -> None:
@@ -281,12 +286,12 @@ class Step:
                 self.backend.objects.download(item.uri, pod.host_path(local_path(item.uri)))
 
     def _execute(self, pod: Pod, command: list[str]) -> int:
-        with self.told.log.open("w", encoding="utf-8") as log:
+        with self.recorded.log.open("w", encoding="utf-8") as log:
 
             def say(line: str) -> None:
                 log.write(masked(pod.as_seen(line)))
                 log.flush()
-                self.told.last_line = line.strip() or self.told.last_line
+                self.recorded.last_line = line.strip() or self.recorded.last_line
 
             try:
                 return pod.run(command, say)

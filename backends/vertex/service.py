@@ -135,12 +135,12 @@ class VertexService:
             ),
             made=lambda: self._get(name),
         )
-        return self._told(created)
+        return self._reported(created)
 
     def find(self, name: str) -> Run | None:
         """Return a run by its name; None if there is none."""
         job = self._get(name)
-        return self._told(job) if job else None
+        return self._reported(job) if job else None
 
     def recent(self) -> list[str]:
         """Return the names of the latest runs."""
@@ -267,7 +267,7 @@ class VertexService:
                 return None
             raise
 
-    def _told(self, job: PipelineJob) -> Run:
+    def _reported(self, job: PipelineJob) -> Run:
         # The service lists groups together with the steps.
         spec = json_format.MessageToDict(job._pb.pipeline_spec)
         steps = {step.name for step in graph.steps(spec)}

@@ -256,7 +256,7 @@ def test_without_the_older_api_the_available_details_are_shown(
     )
     assert steps(text) == {
         "✓ ingest-table": "0.0 s  (from the cache)",
-        "? branch/summarize-run-2": "not told by the service",
+        "? branch/summarize-run-2": "not reported by the service",
     }
     code, text = shown("batch-prediction-scheduled", pipeline("load-champion", "batch-predict"))
     assert code == 0

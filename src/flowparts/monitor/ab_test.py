@@ -221,18 +221,18 @@ def mean_of_units(sums: NDArray[np.floating[Any]], counts: NDArray[np.integer[An
 
 def measurements(found: Analysis) -> list[Measurement]:
     """Return the measurements for publish_metrics."""
-    told = [
+    results = [
         Measurement("flowparts_ab_test_mismatch_p_value", found.mismatch_p_value, {},
                     "P-value of the planned share of units"),
         Measurement("flowparts_ab_test_p_value", found.effect.p_value, {"column": found.plan.outcome},
                     "P-value of no effect on the outcome, valid at all looks together"),
     ]  # fmt: skip
-    told += [
+    results += [
         Measurement("flowparts_ab_test_decision", float(found.decision == each), {"decision": each},
                     "1 for what the test has decided")
         for each in ("ship", "keep", "continue", "invalid")
     ]  # fmt: skip
-    told += [
+    results += [
         Measurement("flowparts_ab_test_units", units, {"revision": name}, "Units with an outcome")
         for name, units in zip(("current", "new"), found.units, strict=True)
     ]
@@ -241,8 +241,8 @@ def measurements(found: Analysis) -> list[Measurement]:
             if value is not None:
                 of = {"column": effect.column, "part": part}
                 text = "Mean of the new revision less the current one's, and the ends of its sequence"
-                told.append(Measurement("flowparts_ab_test_effect", value, of, text))
-    return told
+                results.append(Measurement("flowparts_ab_test_effect", value, of, text))
+    return results
 
 
 def _separate(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:

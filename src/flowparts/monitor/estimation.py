@@ -253,17 +253,17 @@ def estimate(
 def measurements(found: Estimation) -> list[Measurement]:
     """Return the measurements for publish_metrics: newest estimates, verdict and error of past estimates."""
     of = {"metric": found.metric}
-    told = [
+    results = [
         Measurement("flowparts_estimate_degraded", float(found.degraded), of,
                     "Whether the estimated metric is worse than the reference"),
     ]  # fmt: skip
     if found.error is not None:
         text = "Mean absolute error of past estimates, by the labels that arrived"
-        told.append(Measurement("flowparts_estimate_error", found.error, of, text))
+        results.append(Measurement("flowparts_estimate_error", found.error, of, text))
     for name, each in found.newest.metrics.items() if found.newest else ():
         text = "The metric estimated without labels, in the newest window"
-        told.append(Measurement("flowparts_estimated_performance", each.value, {"metric": name}, text))
-    return told
+        results.append(Measurement("flowparts_estimated_performance", each.value, {"metric": name}, text))
+    return results
 
 
 @dataclass(frozen=True)
@@ -373,18 +373,18 @@ def _verdict(found: Estimation, tolerance: float, minimum_rows: int) -> tuple[bo
             return False, f"no window has {minimum_rows} predictions; the largest has {most}"
         return False, f"{found.metric} can't be estimated, as the predictions leave it undefined"
     each = newest.metrics[found.metric]
-    told = (
+    expected = (
         f"{found.metric} in the newest window is estimated at {each.value:.4g} ({each.low:.4g} to "
         f"{each.high:.4g}, {newest.rows:,} predictions)"
     )
     if found.reference is None:
-        return False, f"{told}; there is no reference to compare it with"
+        return False, f"{expected}; there is no reference to compare it with"
     margin = tolerance + (found.error or 0.0)
     higher = directions.higher_is_better(found.metric)
     worse = each.high + margin < found.reference if higher else each.low - margin > found.reference
     beyond = [f"the tolerance of {tolerance:g}"] if tolerance else []
     beyond += [f"the mean error of past estimates, {found.error:.2g}"] if found.error else []
-    beyond_told = f" by more than {' and '.join(beyond)}" if beyond else ""
+    beyond_error = f" by more than {' and '.join(beyond)}" if beyond else ""
     if worse:
-        return True, f"{told}, worse than the reference {found.reference:.4g}{beyond_told}"
-    return False, f"{told}, not worse than the reference {found.reference:.4g}{beyond_told}"
+        return True, f"{expected}, worse than the reference {found.reference:.4g}{beyond_error}"
+    return False, f"{expected}, not worse than the reference {found.reference:.4g}{beyond_error}"

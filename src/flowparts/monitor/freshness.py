@@ -93,16 +93,16 @@ def measurements(found: Freshness | None) -> list[Measurement]:
     if found is None:
         return []
     moment = found.newest.replace(tzinfo=UTC).timestamp()
-    told = [
+    results = [
         Measurement(
             "flowparts_log_newest_timestamp_seconds", moment, {}, "Time of the newest row, since 1970."
         )
     ]
     if found.stalled is not None:
-        told.append(
+        results.append(
             Measurement("flowparts_log_stalled", found.stalled, {}, "1 if no row has come for too long.")
         )
-    return told
+    return results
 
 
 def blocks(found: Freshness | None) -> list[reports.Block]:

@@ -118,8 +118,8 @@ def compare(frame: pl.LazyFrame, now: Mark, seen: Mark | None) -> News:
                 f", but the highest now is {now.highest}; if the other was a mistake, remove the state file"
             )
         return News(0, False, said)
-    told = f"{newer:,} rows lie beyond {where}"
-    return News(newer + late, True, told + (f", and {late:,} came late" if late else ""))
+    message = f"{newer:,} rows lie beyond {where}"
+    return News(newer + late, True, message + (f", and {late:,} came late" if late else ""))
 
 
 def beyond(frame: pl.LazyFrame, seen: Mark) -> pl.LazyFrame:

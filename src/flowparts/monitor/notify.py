@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flowparts.monitor import notices, told
+from flowparts.monitor import notices, sent_notices
 from flowparts.monitor.notices import Notice
 from flowparts.util import outgoing, state_files
 
@@ -90,7 +90,7 @@ def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float
 
     Args:
         notice: The notice.
-        notices_uri: Path or URI of the JSON file of `told`; None to always send.
+        notices_uri: Path or URI of the JSON file of `sent_notices`; None to always send.
         quiet_hours: Hours before the same notice is sent again.
         about: Subject of the notice, such as the newest row of a log; the same notice about the same subject
             is never sent again.
@@ -100,10 +100,10 @@ def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float
     with ExitStack() as held:
         try:
             held.enter_context(state_files.locked(notices_uri))
-            if told.recently(notices_uri, notice.digest, quiet_hours * 3600):
+            if sent_notices.recently(notices_uri, notice.digest, quiet_hours * 3600):
                 print(f"not notified again within {quiet_hours:g} hours: {notice.title}", file=sys.stderr)  # noqa: T201
                 return 0
-            if about and told.recently(notices_uri, notice.digest_about(about), math.inf):
+            if about and sent_notices.recently(notices_uri, notice.digest_about(about), math.inf):
                 print(f"not notified again, since {about}: {notice.title}", file=sys.stderr)  # noqa: T201
                 return 0
         except ValueError as error:
@@ -112,7 +112,9 @@ def send_unless_told(notice: Notice, notices_uri: str | None, quiet_hours: float
         sent = send(notice)
         try:
             if sent:
-                told.remember(notices_uri, notice.digest, *([notice.digest_about(about)] if about else []))
+                sent_notices.remember(
+                    notices_uri, notice.digest, *([notice.digest_about(about)] if about else [])
+                )
         except ValueError as error:
             print(f"the notice is not remembered: {error}", file=sys.stderr)  # noqa: T201
         return sent

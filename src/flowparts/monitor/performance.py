@@ -197,7 +197,7 @@ def check_tolerance(tolerance: float) -> None:
 def measurements(found: Performance) -> list[Measurement]:
     """Return the measurements for publish_metrics: of the newest window, all rows, and each slice."""
     of = {"metric": found.metric}
-    told = [
+    results = [
         Measurement("flowparts_performance_labelled_ratio", found.overall.rows / found.predictions, {},
                     "Fraction of the logged predictions whose label has arrived"),
         Measurement("flowparts_performance_degraded", float(found.degraded), of,
@@ -208,15 +208,15 @@ def measurements(found: Performance) -> list[Measurement]:
     for part, measured in parts:
         if measured.score is not None:
             text = "The metric on predictions whose labels have arrived"
-            told.append(Measurement("flowparts_performance", measured.score, {**of, "rows": part}, text))
+            results.append(Measurement("flowparts_performance", measured.score, {**of, "rows": part}, text))
     for column, values in found.slices.items():
         for each in values:
             if each.score is not None:
                 labels = {**of, "column": column, "value": each.name}
-                told.append(
+                results.append(
                     Measurement("flowparts_performance_slice", each.score, labels, "The metric on a slice")
                 )
-    return told
+    return results
 
 
 @dataclass(frozen=True)

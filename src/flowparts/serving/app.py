@@ -155,7 +155,7 @@ class App:
         model = scorer.model
         alive = self._ready({"name": model.name, "ready": True})
         # Deployments check here that the right model is served.
-        told = self._ready(
+        readiness = self._ready(
             {"name": model.name, "ready": True, "version": model.version, "digest": model.digest}
         )
         self.scorers[model.name] = scorer
@@ -168,7 +168,7 @@ class App:
         self._post(f"{v1}:predict", "v1", partial(self._predict_json, scorer))
         for path in (v2, versioned):
             self._get(path, "v2", _fixed(described))
-            self._get(f"{path}/ready", "v2", told, needs_token=False)
+            self._get(f"{path}/ready", "v2", readiness, needs_token=False)
             self._post(f"{path}/infer", "v2", partial(self._infer, scorer))
 
     def remove(self, name: str) -> None:

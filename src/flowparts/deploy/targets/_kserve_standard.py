@@ -368,8 +368,8 @@ class StandardService(Service):
         if ready.get("status") == "True":
             return ""
         bad = [entry for entry in found.get("status", {}).get("conditions", []) if entry["status"] == "False"]
-        told = next((entry for entry in bad if entry["type"] != "Ready"), ready)
-        return f"KServe says {told.get('type', 'nothing')}: {told.get('message') or told.get('reason')}"
+        worst = next((entry for entry in bad if entry["type"] != "Ready"), ready)
+        return f"KServe says {worst.get('type', 'nothing')}: {worst.get('message') or worst.get('reason')}"
 
     def _wait_for_route(
         self, percentages: Mapping[str, int], timeout_seconds: float = _ROUTE_SECONDS

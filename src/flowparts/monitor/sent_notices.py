@@ -1,7 +1,7 @@
 """Remember which notices were sent, so that the same news isn't sent repeatedly.
 
-Who asks, sends and records a notice holds `state_files.locked` on the file, so that of two concurrent runs
-only one sends it.
+Callers hold `state_files.locked` on the file while they ask, send and record, so that only one of two
+concurrent runs sends a notice.
 """
 
 import math
