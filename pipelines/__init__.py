@@ -1,0 +1,1 @@
+"""The pipelines, one file each, made of the components."""

@@ -1,0 +1,1 @@
+"""Generators: images, wheel, site, README, dashboards, and templates of new components and pipelines."""

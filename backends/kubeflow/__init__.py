@@ -1,0 +1,1 @@
+"""Compile for Kubeflow Pipelines, submit to it and follow its runs."""

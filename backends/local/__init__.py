@@ -1,0 +1,1 @@
+"""Run pipelines on this machine with kfp.local."""

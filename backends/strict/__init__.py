@@ -1,0 +1,1 @@
+"""Run compiled pipelines on this machine as a real Kubeflow Pipelines backend does."""

@@ -1,0 +1,1 @@
+"""Compile for Vertex AI Pipelines, submit to it and follow its runs."""

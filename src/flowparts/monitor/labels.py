@@ -58,7 +58,9 @@ def join(
             the log is missing, or most labels are older than their predictions.
     """
     if not key:
-        raise ValueError("key names no column; give the columns that say which label is whose, such as [id]")
+        raise ValueError(
+            "key names no column; give the columns to join labels and predictions by, such as [id]"
+        )
     tables.require_columns(log, key, "column of the prediction log")
     tables.require_columns(labels, [*key, label], "column of the labels")
     times = [label_time_column] if label_time_column else []

@@ -37,7 +37,7 @@ def select(
         tables.require_rows(frame)
         return frame
     if not time_column:
-        raise ValueError("since and until need time_column, the column that says when a row came about")
+        raise ValueError("since and until need time_column, the column with the time of each row")
     tables.require_times(frame, time_column)
     moment = tables.column(time_column).cast(pl.Datetime("us"))
     chosen = frame.filter(
