@@ -52,8 +52,8 @@ class Rules:
     Attributes:
         max_error_rate: Maximum fraction of requests without a prediction, above the previous revision's.
         max_slowdown: Maximum ratio of its latency to the previous revision's at the same moment, as clients
-            see it and as the servers measure it; differences below 2 ms don't count. It is exceeded if so
-            many pairs of requests exceed it that chance explains this less than once in 1,000 times.
+            see it and as the servers measure it; differences below 2 ms don't count. A sign test of the
+            pairs of requests decides, at a significance level of 0.1 %, whether it is exceeded.
     """
 
     max_error_rate: float = 0.01
