@@ -23,6 +23,7 @@ from flowparts.util.names import unknown
 TOKEN_VARIABLE = "FLOWPARTS_TRIGGER_TOKEN"  # noqa: S105 the name of a variable
 MIN_TOKEN_CHARACTERS = 16
 MAX_BODY_BYTES = 1_000_000
+_MAX_DISCARDED_BYTES = 16_000_000
 _MAX_REQUESTS = 16
 _SECONDS_PER_READ = 10.0
 # For the whole request: a client that trickles bytes would hold its thread for hours.
@@ -395,6 +396,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not re.fullmatch("[0-9]{1,9}", length):
             raise RequestError(411, "send the header Content-Length")
         if int(length) > MAX_BODY_BYTES:
+            # A connection that is closed with unread data loses the answer, which the client should see.
+            unread = min(int(length), _MAX_DISCARDED_BYTES)
+            while unread > 0 and (part := self.rfile.read(min(unread, 1 << 16))):
+                unread -= len(part)
             raise RequestError(
                 413, f"the body has {int(length):,} bytes; at most {MAX_BODY_BYTES:,} are read"
             )

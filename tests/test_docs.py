@@ -99,13 +99,13 @@ def test_every_profile_and_trigger_that_is_shown_is_one(tmp_path: Path) -> None:
         file = tmp_path / "flowparts.toml"
         file.write_text(text)
         tables = tomllib.loads(text)
-        if not any("target" in table for table in tables.values()):
+        if not any("backend" in table for table in tables.values()):
             for trigger in triggers.read(file):
                 sent = catalogue.pipeline(trigger.pipeline).component_spec.inputs
                 parameters.checked(sent, {**trigger.parameters, **dict.fromkeys(trigger.take, "")})
             continue
         for name, profile in tables.items():
-            profiles.gather(kinds[profile["target"]], {"config": file, "profile": name}, {})
+            profiles.gather(kinds[profile["backend"]], {"config": file, "profile": name}, {})
 
 
 def test_workflows_that_are_shown_have_no_finding(tmp_path: Path) -> None:
