@@ -48,8 +48,8 @@ def decisions(folder: Path) -> str:
 def reference() -> dict[str, str]:
     """Return a Markdown page for each subpackage, by name.
 
-    It has the classes, functions and constants in `__all__`, the modules that the documentation's snippets and
-    the templates import, and the purpose of each public module.
+    It has the classes, functions and constants in `__all__`, the modules that the documentation's snippets
+    and the templates import, and the purpose of each public module.
     """
     shown = _imported_by_examples()
     pages = {}
