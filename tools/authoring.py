@@ -1,7 +1,6 @@
 """Create a component or pipeline from a template, or check one: `make new-component`, `make check`."""
 
 import argparse
-import importlib
 import keyword
 import os
 import re
@@ -116,7 +115,7 @@ def _files(name: str) -> tuple[str, str, str]:
     test = Path("tests") / place.parent / f"test_{stem}.py"
     if not (ROOT / test).exists():
         raise ValueError(f"{place} has no test; write {test}")
-    part = importlib.import_module(".".join(("flowparts", *place.with_suffix("").parts)))
+    part = catalogue.imported(".".join(("flowparts", *place.with_suffix("").parts)), places[0])
     if not hasattr(part, stem):
         raise ValueError(f"{place} has no function {stem}; name it as its file")
     return place.parts[0].removesuffix("s"), str(place), str(test)
