@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from flowparts import models, tables
 from flowparts.models import engines
-from flowparts.train import candidates, ensemble, portfolio, problem, trainers
+from flowparts.train import candidates, ensemble, portfolio, problem, stages, trainers
 from flowparts.train.candidates import Options
 from flowparts.train.problem import Problem
 from flowparts.tune import effort
@@ -317,6 +317,7 @@ def test_forests_are_tried_on_small_tables_and_by_searches_of_forests(
 def test_the_best_of_a_search_are_not_trained_again_to_be_weighted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
 ) -> None:
+    monkeypatch.setattr(stages, "_MIN_ROWS", 20)  # so a trial is trained on fractions of the rows, too
     rows_of_search = 700 if small else 0
     monkeypatch.setitem(
         effort.SEARCHES, "standard", Search(("Linear", "LGBM"), Budget(trials=4), rows_of_search)
@@ -330,13 +331,29 @@ def test_the_best_of_a_search_are_not_trained_again_to_be_weighted(
 
     monkeypatch.setattr(candidates, "train", counted)
     made = Training(tmp_path / "model", waves(300), effort="standard")
-    stages = 5 if small else 1
+    folds, stages_of_trial = (5, 5) if small else (1, 3)
     used = len(made.facts["members"])
     default = len(PORTFOLIO) if small else len(PORTFOLIO) - 1  # no forest
-    assert len(trained) == (4 + default) * stages + used
+    assert len(trained) == 4 * stages_of_trial + default * folds + used
     assert len(set(trained)) >= 4 + default + used - 1
     leaders = made.facts["candidates"]
     assert sum(each["estimator"] in ("LGBMClassifier", "LogisticRegression") for each in leaders) >= 5
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_best_of_a_search_have_the_same_weights_as_if_they_were_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    monkeypatch.setattr(stages, "_MIN_ROWS", 60)  # so a trial is trained on fractions of the rows, too
+    monkeypatch.setattr(portfolio, "PORTFOLIO", PORTFOLIO[2:3])
+    search = Search(("LGBM",), Budget(trials=2), 700 if small else 0)
+    monkeypatch.setitem(effort.SEARCHES, "standard", search)
+    once = Training(tmp_path / "once", waves(300 if small else 900), effort="standard").facts
+    monkeypatch.setattr(effort, "_known", lambda *_: [])
+    twice = Training(tmp_path / "twice", waves(300 if small else 900), effort="standard").facts
+    assert once["members"] == twice["members"]
+    assert "LGBMClassifier" in [each["estimator"] for each in once["members"]]
+    assert once["validation"] == twice["validation"]
 
 
 class Killed(BaseException):

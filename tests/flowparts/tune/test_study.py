@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from flowparts.prepare import folds
-from flowparts.train import stages
+from flowparts.train import candidates, stages
 from flowparts.train.candidates import Options
 from flowparts.tune import objective, space, study, study_report, suggest, tuning
 from flowparts.tune.journal import Journal
@@ -224,6 +224,40 @@ def test_a_large_table_is_first_tried_on_fractions_of_its_rows(
         )
 
 
+def test_a_trial_is_scored_on_each_fraction_and_keeps_what_all_rows_gave(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stages, "_MIN_ROWS", 10)
+    divided = stages.on_validation(
+        ROWS.lazy(), ROWS.lazy(), tmp_path, halving=True, **WHAT, options=Options()
+    )
+    judged = Objective("classification", "accuracy", Options(), divided, False)
+    configuration = Configuration("DecisionTree", {"max_depth": 5})
+    alone = [
+        candidates.train(judged.candidate(configuration), each.learned, each.train, each.validation)
+        for each in divided
+    ]
+    scores = [each.facts["validation"]["accuracy"] for each in alone]
+    assert len(set(scores)) == 3
+    trial = judged.evaluate(0, configuration, [], 60)
+    assert trial.values == scores
+    (kept,) = trial.trained
+    assert kept.predictions.equals(alone[-1].predictions)
+
+
+def test_a_study_with_validation_rows_tries_fractions_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stages, "_MIN_ROWS", 10)
+    settings = tuning.Settings(
+        **WHAT, options=Options(), space={"DecisionTree": {"max_depth": 2}}, budget=Budget(1)
+    )
+    tuned = tuning.tune(
+        ROWS.lazy(), ROWS.lazy(), tmp_path / "model", settings, Journal(str(tmp_path / "journal"), {})
+    )
+    assert [len(trial.values) for trial in tuned.trials] == [3]
+
+
 def test_the_page_says_which_columns_were_left_out_before_the_search(tmp_path: Path) -> None:
     hours = ROWS.with_columns(hour=pl.format("h{}", pl.int_range(pl.len()) // 10))
     settings = tuning.Settings(
@@ -259,6 +293,26 @@ def test_only_the_best_trials_keep_what_was_trained(tmp_path: Path) -> None:
     assert not any(trial.trained for trial in plain)
     assert journal.read() == trials, "what was trained is not in the journal, and is no part of a trial"
     assert not any(trial.trained for trial in journal.read())
+
+
+class Training(Curve):
+    """The same, with something that was trained."""
+
+    def evaluate(self, *given: Any) -> Trial:
+        trial = super().evaluate(*given)
+        return replace(trial, trained=["trained"] if trial.score is not None else [])
+
+
+def test_the_trials_that_keep_what_was_trained_are_the_best_of_each_estimator(tmp_path: Path) -> None:
+    judged = Training("regression", "rmse", Options(), [None, None], True)  # type: ignore[list-item]
+    trials = study.run(judged, SPACES, Budget(40), Journal(str(tmp_path), {}), 0, keep=2)
+    for name in ("Ridge", "LGBM"):
+        complete = [
+            each for each in trials if each.configuration.estimator == name and each.score is not None
+        ]
+        best = sorted(complete, key=lambda each: each.score or 0.0)[:2]
+        assert [each for each in complete if each.trained] == sorted(best, key=lambda each: each.number)
+        assert best[0].number > complete[0].number
 
 
 def test_a_trial_is_pruned_unless_it_is_in_the_best_third_of_those_before() -> None:
