@@ -19,23 +19,24 @@ __all__ = [
     "GraphModel",
     "Model",
     "PipelineModel",
+    "annotate",
+    "load",
+    "metadata",
+    "save",
+    "save_onnx",
+]
+_CONTRACT = frozenset(__all__)
+__all__ += [
     "adjusted",
     "agreement",
-    "annotate",
     "baseline",
     "engines",
     "fitted_estimators",
-    "load",
-    "metadata",
     "mlmodel",
-    "save",
-    "save_onnx",
     "saved_model_audit",
     "scoring",
     "seen",
 ]
-
-_CONTRACT = ("GraphModel", "Model", "PipelineModel", "annotate", "load", "metadata", "save", "save_onnx")
 
 
 def __getattr__(name: str) -> Any:

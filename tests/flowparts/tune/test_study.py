@@ -245,31 +245,26 @@ def test_a_trial_is_scored_on_each_fraction_and_keeps_what_all_rows_gave(
     assert kept.predictions.equals(alone[-1].predictions)
 
 
+def searched(table: pl.DataFrame, validation: pl.DataFrame, folder: Path) -> tuning.Tuned:
+    """Return a search of one trial that compares on a validation table."""
+    settings = tuning.Settings(
+        **WHAT, options=Options(), space={"DecisionTree": {"max_depth": 2}}, budget=Budget(1)
+    )
+    journal = Journal(str(folder / "journal"), {})
+    return tuning.tune(table.lazy(), validation.lazy(), folder / "model", settings, journal)
+
+
 def test_a_study_with_validation_rows_tries_fractions_of_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(stages, "_MIN_ROWS", 10)
-    settings = tuning.Settings(
-        **WHAT, options=Options(), space={"DecisionTree": {"max_depth": 2}}, budget=Budget(1)
-    )
-    tuned = tuning.tune(
-        ROWS.lazy(), ROWS.lazy(), tmp_path / "model", settings, Journal(str(tmp_path / "journal"), {})
-    )
+    tuned = searched(ROWS, ROWS, tmp_path)
     assert [len(trial.values) for trial in tuned.trials] == [3]
 
 
 def test_the_page_says_which_columns_were_left_out_before_the_search(tmp_path: Path) -> None:
     hours = ROWS.with_columns(hour=pl.format("h{}", pl.int_range(pl.len()) // 10))
-    settings = tuning.Settings(
-        **WHAT, options=Options(), space={"DecisionTree": {"max_depth": 2}}, budget=Budget(1)
-    )
-    tuned = tuning.tune(
-        hours.head(90).lazy(),
-        hours.tail(30).lazy(),
-        tmp_path / "model",
-        settings,
-        Journal(str(tmp_path / "journal"), {}),
-    )
+    tuned = searched(hours.head(90), hours.tail(30), tmp_path)
     assert "Before training: column &#39;hour&#39; is left out of the features: fewer than 10%" in tuned.page
 
 
