@@ -10,9 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from queue import SimpleQueue
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
 from flowparts.serving.refusals import RequestError
@@ -21,6 +22,8 @@ _TICK_SECONDS = 0.01
 # Shorter batches are scored on the event loop: handing them to a thread and back, against a loop that holds
 # the interpreter's lock, cost a fifth of all requests when measured.
 _WORTH_A_THREAD_SECONDS = 0.001
+# When the event loop's clock is late by this much, the engine gives way to the loop, up to the maximum.
+_LATE_SECONDS, _MAX_GIVE_WAY_SECONDS = 0.02, 0.05
 
 Row = Sequence[Any]
 Columns = dict[str, list[Any]]
@@ -68,6 +71,7 @@ class Batcher:
 
     Args:
         predict: Scores rows and returns columns of the same length; a ValueError means that a row is invalid.
+            It may call its second argument between parts of long work, and passes on what that raises.
         max_batch_rows: Maximum rows per batch of several requests; a larger request is scored alone.
         max_waiting_rows: Maximum rows in the queue; beyond that, requests are refused.
         observe: Called on the event loop after each batch with its rows, seconds and columns.
@@ -77,7 +81,7 @@ class Batcher:
 
     def __init__(
         self,
-        predict: Callable[[Sequence[Row]], Columns],
+        predict: Callable[[Sequence[Row], Callable[[], None]], Columns],
         max_batch_rows: int,
         max_waiting_rows: int,
         observe: Callable[[int, float, Columns], None],
@@ -95,7 +99,7 @@ class Batcher:
         # Of the latest batch; 0 before the first.
         self._seconds_per_row = math.inf
         self._running: list[Job] = []
-        self._since = 0.0
+        self._since = self._ticked = 0.0
         self._batches: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -145,7 +149,7 @@ class Batcher:
 
     def _tick(self) -> None:
         # One clock for all: a timer for each request would cost more than its batch.
-        now = monotonic()
+        now = self._ticked = monotonic()
         for job in (*self._waiting, *self._running):
             if job.deadline < now and job.done:
                 job.finish(RequestError("deadline", f"there was no prediction within {job.seconds:g} s"))
@@ -193,7 +197,7 @@ class Batcher:
     def _score(self, batch: list[Job]) -> list[Outcome]:
         rows = batch[0].rows if len(batch) == 1 else list(chain.from_iterable([job.rows for job in batch]))
         try:
-            columns = self._predict(rows)
+            columns = self._predict(rows, partial(self._pause, batch))
         except Exception as error:
             if len(batch) == 1:
                 return [RequestError("signature", str(error)) if isinstance(error, ValueError) else error]
@@ -205,6 +209,22 @@ class Batcher:
             answers.append(Answer(columns, start, start + len(job.rows)))
             start += len(job.rows)
         return answers
+
+    def _pause(self, batch: list[Job]) -> None:
+        """Give way to the event loop if it is late.
+
+        A decoder of small images releases the interpreter's lock thousands of times a second, and has it back
+        before the loop's thread, woken each time, can take it. The thread asks for the lock only when nothing
+        wakes it within the switch interval, so it might wait for as long as the batch takes.
+
+        Raises:
+            RequestError: Nobody waits for the batch any more.
+        """
+        if not any(job.done for job in batch):
+            raise RequestError("cancelled", "the client is gone")
+        begun = monotonic()
+        while self._ticked + _LATE_SECONDS < monotonic() < begun + _MAX_GIVE_WAY_SECONDS:
+            sleep(0.001)
 
     def _deliver(self, batch: list[Job], outcomes: list[Outcome], seconds: float) -> None:
         self._seconds_per_row = seconds / sum(len(job.rows) for job in batch)

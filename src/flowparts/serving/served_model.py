@@ -1,7 +1,7 @@
 """A model that is ready to answer: loaded, and warmed up with its input example."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from flowparts.serving.refusals import RequestError
 from flowparts.serving.server_settings import Settings
 from flowparts.serving.signature import Signature
 from flowparts.util import images, trees
+
+# Decoded and scored in one go.
+_IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,30 @@ class ServedModel:
         """Labels that identify it: name, version, engine."""
         return {"name": self.name, "version": self.version, "engine": self.engine.name}
 
-    def predict(self, rows: Sequence[Row]) -> Columns:
+    def predict(self, rows: Sequence[Row], pause: Callable[[], None] = lambda: None) -> Columns:
         """Score rows with values in the order of the features.
+
+        Args:
+            rows: The rows; at least one.
+            pause: Called between parts of rows with images, which may take long.
 
         Raises:
             ValueError: A value isn't of its column's type.
         """
+        if not self.signature.images:
+            return self._predict(rows)
+        for position, name in enumerate(self.signature.features):
+            if name in self.signature.images:
+                images.require_affordable([images.from_text(text) for row in rows if (text := row[position])])
+        found: Columns = {}
+        for start in range(0, len(rows), _IMAGES_AT_ONCE):
+            pause()
+            for name, values in self._predict(rows[start : start + _IMAGES_AT_ONCE]).items():
+                found.setdefault(name, []).extend(values)
+        return found
+
+    def _predict(self, rows: Sequence[Row]) -> Columns:
         columns = dict(zip(self.signature.features, zip(*rows, strict=True), strict=True))
-        for name in self.signature.images:
-            images.require_affordable([images.from_text(text) for text in columns[name] if text])
         return {name: values.tolist() for name, values in self.engine.predict_columns(columns).items()}
 
 

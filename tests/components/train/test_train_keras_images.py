@@ -15,6 +15,8 @@ from flowparts.components.train.train_keras_images import train_keras_images
 from flowparts.evaluate import evaluation, evaluation_report
 from flowparts.models import baseline, engines, scoring
 from flowparts.prepare import preprocess
+from flowparts.serving import served_model
+from flowparts.serving.server_settings import Settings
 from flowparts.train.networks import archive, image_model, saved_model
 from flowparts.util import images
 
@@ -135,6 +137,11 @@ def test_a_server_answers_base64_as_the_model_answers_bytes(trained: Path) -> No
     found = engine.predict_columns({"image": texts})["probability_lying"]
     expected = models.load(trained / "model").predict(HELD_OUT)["probability_lying"]
     np.testing.assert_allclose(found, expected.to_numpy(), atol=1e-6)
+    pauses: list[int] = []
+    served = served_model.load(trained / "model", Settings())
+    online = served.predict([(text,) for text in texts], lambda: pauses.append(len(pauses)))
+    np.testing.assert_allclose(online["probability_lying"], expected.to_numpy(), atol=1e-6)
+    assert pauses == [0, 1]  # one before each 32 images
     for bad, words in (
         ("no base64!", "base64"),
         (base64.b64encode(b"x").decode(), "isn't an image"),

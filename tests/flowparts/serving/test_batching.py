@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from flowparts.serving import batching
 from flowparts.serving.batching import Answer, Batcher, Outcome
 from flowparts.serving.refusals import RequestError
 
@@ -19,7 +21,7 @@ class Engine:
         self.batches: list[list[Any]] = []
         self.started = threading.Event()
 
-    def predict(self, rows: Sequence[Any]) -> dict[str, list[Any]]:
+    def predict(self, rows: Sequence[Any], _: Callable[[], None]) -> dict[str, list[Any]]:
         self.batches.append([value for (value,) in rows])
         self.started.set()
         assert self.free.wait(30)
@@ -182,7 +184,7 @@ def test_rows_that_take_unlike_times_are_never_scored_on_the_event_loop(
     async def main() -> set[str]:
         found: list[str] = []
 
-        def predict(rows: Sequence[Any]) -> dict[str, list[Any]]:
+        def predict(rows: Sequence[Any], _: Callable[[], None]) -> dict[str, list[Any]]:
             found.append(threading.current_thread().name)
             return {"prediction": [1.0 for _ in rows]}
 
@@ -197,3 +199,69 @@ def test_rows_that_take_unlike_times_are_never_scored_on_the_event_loop(
         return set(found)
 
     assert asyncio.run(main()) == threads
+
+
+def test_a_batch_that_nobody_waits_for_any_more_is_given_up() -> None:
+    async def main() -> list[Any]:
+        started, outcomes, pauses = threading.Event(), list[Any](), list[str]()
+
+        def predict(rows: Sequence[Any], pause: Callable[[], None]) -> dict[str, list[Any]]:
+            started.set()
+            try:
+                for _ in range(30_000):
+                    time.sleep(0.001)
+                    pause()
+            except RequestError as error:
+                pauses.append(error.reason)
+                raise
+            return {"prediction": [0.0 for _ in rows]}
+
+        batcher = Batcher(predict, 10, 10, lambda *_: None)
+        try:
+            left = batcher.submit([[0]], 30, outcomes.append)
+            batcher.submit([[1]], 0.05, outcomes.append)
+            await asyncio.to_thread(started.wait, 30)
+            left.cancel()
+            while batcher.busy:
+                await asyncio.sleep(0.001)
+        finally:
+            batcher.close(30)
+        return [pauses, [answered(outcome) for outcome in outcomes]]
+
+    pauses, outcomes = asyncio.run(main())
+    assert set(pauses) == {"cancelled"}
+    assert outcomes == ["deadline: there was no prediction within 0.05 s"]
+
+
+def test_the_engine_waits_between_parts_of_a_batch_until_a_late_event_loop_has_caught_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "_MAX_GIVE_WAY_SECONDS", 30.0)
+
+    async def main() -> list[str]:
+        order: list[str] = []
+        busy, over = threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def predict(rows: Sequence[Any], pause: Callable[[], None]) -> dict[str, list[Any]]:
+            assert busy.wait(30)
+            # Now the loop's clock is late.
+            time.sleep(5 * batching._LATE_SECONDS)
+            pause()
+            order.append("engine")
+            loop.call_soon_threadsafe(over.set)
+            return {"prediction": [0.0 for _ in rows]}
+
+        batcher = Batcher(predict, 10, 10, lambda *_: None, uneven=True)
+        try:
+            batcher.submit([[0]], 30, lambda _: None)
+            await asyncio.sleep(0.01)
+            busy.set()
+            time.sleep(0.5)
+            order.append("loop")
+            await over.wait()
+        finally:
+            batcher.close(30)
+        return order
+
+    assert asyncio.run(main()) == ["loop", "engine"]
