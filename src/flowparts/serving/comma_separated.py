@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -12,6 +14,9 @@ from flowparts.serving.signature import Signature
 from flowparts.util import text_types
 from flowparts.util.names import listed
 
+# Of columns that the model doesn't know.
+_MAX_OTHER_VALUES = 1_000_000
+_MISSING = frozenset(text_types.MISSING)
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -25,13 +30,8 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     Raises:
         RequestError: It isn't CSV, a line has another number of fields, or a value is of another type.
     """
-    try:
-        reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-        # One more for the header; parsing all lines could take a hundred times the memory of the body.
-        lines = list(islice(reader, max_rows + 2))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RequestError("malformed", f"the body is not valid CSV: {error}") from None
     names = list(signature.features)
+    lines = _lines(body, max_rows + 2, max_rows * len(names) + _MAX_OTHER_VALUES)
     first = 1
     begin = next((line for line in lines if line), [])
     # A lone value may equal a column's name.
@@ -53,10 +53,43 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     columns: dict[str, list[Any]] = {}
     for position, name in enumerate(names):
         kind = signature.features.get(name, "string")
-        columns[name] = [
-            _value(name, kind, line[position], number) for number, line in enumerate(lines, first)
-        ]
+        columns[name] = _values(name, kind, [line[position] for line in lines], first)
     return signature.rows_of_columns(columns, len(lines))
+
+
+def _lines(body: bytes, most_lines: int, most_values: int) -> list[list[str]]:
+    """Return the values of the first lines.
+
+    Parsing all lines, or values without end, could take a hundred times the memory of the body.
+
+    Raises:
+        RequestError: It isn't CSV, or the lines have too many values.
+    """
+    lines: list[list[str]] = []
+    values = 0
+    try:
+        text = io.StringIO(body.decode("utf-8-sig"), newline="")
+        for line in islice(csv.reader(_narrow(text, most_values), strict=True), most_lines):
+            values += len(line)
+            if values > most_values:
+                raise _too_many(most_values)
+            lines.append(line)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RequestError("malformed", f"the body is not valid CSV: {error}") from None
+    return lines
+
+
+def _narrow(lines: Iterable[str], most_values: int) -> Iterator[str]:
+    for line in lines:
+        if line.count(",") >= most_values:
+            raise _too_many(most_values)
+        yield line
+
+
+def _too_many(most_values: int) -> RequestError:
+    return RequestError(
+        "malformed", f"the body has more than {most_values:,} values; send fewer rows or columns"
+    )
 
 
 def write(answer: Answer, signature: Signature) -> bytes:
@@ -67,8 +100,20 @@ def write(answer: Answer, signature: Signature) -> bytes:
     return text.getvalue().encode()
 
 
+def _values(name: str, kind: str, texts: list[str], first: int) -> list[Any]:
+    """Return the values of a column whose first one is in a line."""
+    if kind in ("integer", "number"):
+        whole = "".join(texts)
+        # Three times as fast as one by one, which says what is wrong with which of them.
+        if whole.isascii() and "_" not in whole:
+            with suppress(ValueError):
+                found = [None if text in _MISSING else float(text) for text in texts]
+                return [value if value is not None and math.isfinite(value) else None for value in found]
+    return [_value(name, kind, text, line) for line, text in enumerate(texts, first)]
+
+
 def _value(name: str, kind: str, text: str, line: int) -> Any:
-    if text in text_types.MISSING:
+    if text in _MISSING:
         return None
     if kind in ("integer", "number"):
         try:

@@ -12,26 +12,49 @@ import flowparts
 from flowparts.serving import tensors
 from flowparts.serving.batching import Answer, Row
 from flowparts.serving.refusals import RequestError
-from flowparts.serving.signature import Signature, decoded
+from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, decoded, longer
 
 LENGTH_HEADER = b"inference-header-content-length"
+_NULL = msgspec.Raw(b"null")
+
+
+# A parameter of an unexpected type must not become objects.
+_Scalar = bool | int | float | str | None
+
+
+class InputParameters(msgspec.Struct, gc=False):
+    """The parameters of an input tensor that the server knows."""
+
+    binary_data_size: _Scalar = None
+
+
+class OutputParameters(msgspec.Struct, gc=False):
+    """The parameters of a requested output that the server knows."""
+
+    binary_data: _Scalar = None
+
+
+class RequestParameters(msgspec.Struct, gc=False):
+    """The parameters of a request that the server knows."""
+
+    binary_data_output: _Scalar = None
 
 
 class InputTensor(msgspec.Struct, gc=False):
-    """An input tensor."""
+    """An input tensor; its data is parsed when its shape and the model are known to ask for it."""
 
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] | None = None
-    data: list[Any] | None = None
+    parameters: InputParameters | None = None
+    data: msgspec.Raw = _NULL
 
 
 class RequestedOutput(msgspec.Struct, gc=False):
     """A requested output."""
 
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: OutputParameters | None = None
 
 
 class InferRequest(msgspec.Struct):
@@ -39,7 +62,7 @@ class InferRequest(msgspec.Struct):
 
     inputs: list[InputTensor]
     id: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: RequestParameters | None = None
     outputs: list[RequestedOutput] | None = None
 
     @property
@@ -74,6 +97,12 @@ class IndexRequest(msgspec.Struct):
 
 
 _request = msgspec.json.Decoder(InferRequest)
+_counter = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "Counted",
+        [("inputs", counted_list(MAX_COUNTED)), ("outputs", counted_list(MAX_COUNTED) | None, None)],
+    )
+)
 _index = msgspec.json.Decoder(IndexRequest)
 
 
@@ -88,14 +117,21 @@ def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
         RequestError: The body doesn't follow the protocol.
     """
     if json_length is None:
-        return decoded(_request, body), b""
+        return _decoded(body), b""
     if not json_length.isdigit() or len(json_length) > 18 or int(json_length) > len(body):
         raise RequestError(
             "malformed",
             f"Inference-Header-Content-Length is {json_length.decode('latin-1')!r}; it must be the length of "
             f"the JSON in a body of {len(body)} bytes",
         )
-    return decoded(_request, body[: int(json_length)]), body[int(json_length) :]
+    return _decoded(body[: int(json_length)]), body[int(json_length) :]
+
+
+def _decoded(body: bytes) -> InferRequest:
+    if body.count(b"{") > MAX_COUNTED and longer(_counter, body):
+        raise RequestError("malformed", f"the request has more than {MAX_COUNTED:,} inputs or outputs")
+    found: InferRequest = decoded(_request, body)
+    return found
 
 
 def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: int) -> list[Row]:
@@ -107,7 +143,7 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     inputs = []
     place = unknown = 0
     for tensor in request.inputs:
-        size = (tensor.parameters or {}).get("binary_data_size")
+        size = tensor.parameters.binary_data_size if tensor.parameters else None
         if size is None:
             if len(request.inputs) == 1 or tensor.name in signature.features:
                 inputs.append(_of_json(tensor))
@@ -136,10 +172,11 @@ def _unread(_kind: str, _count: int, _width: int) -> list[Any]:
 
 
 def _of_json(tensor: InputTensor) -> tensors.Tensor:
-    def values(kind: str, _: int, width: int) -> list[Any]:
-        if tensor.data is None:
+    def values(kind: str, count: int, width: int) -> list[Any]:
+        data = bytes(tensor.data)
+        if data == b"null":
             raise RequestError("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
-        return tensors.plain(tensor.name, kind, tensors.flat(tensor.name, tensor.data, width))
+        return tensors.of_json(tensor.name, kind, data, count, width)
 
     return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
 
@@ -170,8 +207,11 @@ def write(
 ) -> tuple[bytes, int | None]:
     """Return the body of a response, and the length of its JSON part if binary data follows."""
     names = wanted(request.output_names, signature)
-    binary_all = (request.parameters or {}).get("binary_data_output") is True
-    asked = {output.name: (output.parameters or {}).get("binary_data") for output in request.outputs or []}
+    binary_all = request.parameters is not None and request.parameters.binary_data_output is True
+    asked = {
+        output.name: output.parameters.binary_data if output.parameters else None
+        for output in request.outputs or []
+    }
     outputs, parts = [], []
     for name in names:
         values = answer.column(name)

@@ -41,8 +41,8 @@ class _Counted(msgspec.Struct):
     instances: list[msgspec.Raw]
 
 
-# Maximum number of rows for the counting structure.
-_MAX_COUNTED = 20_000
+# Maximum number of values of a `counted_list`.
+MAX_COUNTED = 20_000
 _counted = msgspec.json.Decoder(_Counted)
 
 
@@ -211,31 +211,40 @@ def _require_rows(body: bytes, max_rows: int) -> None:
     Raises:
         RequestError: As `decoded`, or there are too many.
     """
-    try:
-        _counter(min(max_rows, _MAX_COUNTED)).decode(body)
+    if not longer(_counter(min(max_rows, MAX_COUNTED)), body):
         return
-    except msgspec.ValidationError as error:
-        if not str(error).startswith("Expected `array` of at most length"):
-            return  # parsing the rows reports what is wrong
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return
-    if max_rows > _MAX_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
+    if max_rows > MAX_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
         return
     raise RequestError(
         "too_many_rows", f"the request has more than {max_rows} rows; send them in several requests"
     )
 
 
+def longer(decoder: Any, body: bytes) -> bool:
+    """Return whether a list is longer than its `counted_list`; other faults are left to the parser."""
+    try:
+        decoder.decode(body)
+    except msgspec.ValidationError as error:
+        return str(error).startswith("Expected `array` of at most length")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return False
+
+
 @cache
 def _counter(max_rows: int) -> "msgspec.json.Decoder[Any]":
-    """Return a decoder that stops after a number of rows.
+    return msgspec.json.Decoder(msgspec.defstruct("Counted", [("instances", counted_list(max_rows))]))
+
+
+@cache
+def counted_list(most: int) -> Any:
+    """Return the type of a list of anything, whose decoder stops after a number of values.
 
     A list can have a maximum length too, but msgspec checks it after building the list: for five million
     empty rows that takes two seconds and half a gigabyte. A struct in array form ends at its last field.
     """
-    fields = [(f"row{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(max_rows)]
-    rows = msgspec.defstruct("Rows", fields, array_like=True, forbid_unknown_fields=True)
-    return msgspec.json.Decoder(msgspec.defstruct("Counted", [("instances", rows)]))
+    fields = [(f"value{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(most)]
+    return msgspec.defstruct("List", fields, array_like=True, forbid_unknown_fields=True)
 
 
 def decoded(decoder: Any, body: bytes) -> Any:
@@ -265,6 +274,8 @@ def sentence(message: str) -> str:
         return f"{where} must be {wanted}, not {got}"
     if found := re.fullmatch(r"Expected `array` of length (\d+)", problem):
         return f"{where} must have {found[1]} values, one for each column; send null where one is missing"
+    if problem == "Expected `array` of length >= 1":
+        return f"{where} must not be empty"
     if found := re.fullmatch(r"Object missing required field `(.*)`", problem, re.DOTALL):
         return f"{where} lacks the field {found[1]!r}"
     if found := re.fullmatch(r"Object contains unknown field `(.*)`", problem, re.DOTALL):

@@ -9,16 +9,19 @@ or image is empty, as in CSV; a boolean can't be missing there.
 """
 
 import math
+import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from itertools import chain
+from typing import Annotated, Any
 
 import msgspec
 
 from flowparts.serving.batching import Row
 from flowparts.serving.refusals import RequestError
-from flowparts.serving.signature import Signature, sentence
+from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, longer, sentence
 
 # Datatype to NumPy's little-endian type; each value of BYTES is a length of 4 bytes and that many bytes.
 NUMPY_TYPES = {
@@ -37,6 +40,8 @@ _ACCEPTED = {
     # Base64 as in JSON, because text over REST must be UTF-8.
     "image": (("BYTES",), str),
 }
+
+_IN_ROWS = re.compile(rb"\s*\[\s*\[")
 
 
 def datatype(kind: str) -> str:
@@ -157,26 +162,60 @@ def _columns(matrix: Tensor, signature: Signature, count: int) -> dict[str, list
     return {name: values[position::width] for position, name in enumerate(signature.features)}
 
 
-def flat(name: str, data: list[Any], width: int) -> list[Any]:
-    """Return the values of JSON data, which may be nested by its shape, as a flat list.
+def of_json(name: str, kind: str, data: bytes, count: int, width: int) -> list[Any]:
+    """Return the values of a JSON list in the engine's form; each row may be a list of its own.
 
     Raises:
-        RequestError: The nesting doesn't match.
+        RequestError: It isn't such a list, has more values than the shape says, or a value has another type.
     """
-    if not data or not isinstance(data[0], list):
-        return data
-    for part in data:
-        if not isinstance(part, list):
-            raise RequestError("signature", f"tensor {name!r} holds rows and, beside them, values")
-        if len(part) != width:
-            raise RequestError(
-                "signature", f"tensor {name!r} holds rows of {len(part)} values, but its shape says {width}"
-            )
-    return [value for part in data for value in part]
+    value_type = _ACCEPTED[kind][1]
+    _require_affordable(name, data, value_type, count * width)
+    in_rows = _IN_ROWS.match(data) is not None
+    try:
+        found: list[Any] = _decoder(value_type, in_rows).decode(data)
+    except msgspec.ValidationError as error:
+        place = "" if " - at `$" in str(error) else " - at `$.data`"
+        raise RequestError("signature", f"tensor {name!r}: {sentence(f'{error}{place}')}") from None
+    if in_rows:
+        for row in found:
+            if len(row) != width:
+                raise RequestError(
+                    "signature",
+                    f"tensor {name!r} holds rows of {len(row)} values, but its shape says {width}",
+                )
+        return list(chain.from_iterable(found))
+    return found
+
+
+def _require_affordable(name: str, data: bytes, value_type: type, wanted: int) -> None:
+    """Refuse a JSON list with more values than wanted, before any of them is built."""
+    if value_type is not str:
+        # No value has a comma in it.
+        found = data.count(b",") + 1
+        if found > max(wanted, 1):
+            require_count(name, found, wanted)
+        return
+    # Every text begins with a quote that isn't escaped, and has one more at most.
+    texts = (data.count(b'"') - data.count(b'\\"')) // 2
+    if texts > wanted or (data.count(b"null") > wanted <= MAX_COUNTED and longer(_counter(), data)):
+        raise RequestError("signature", f"tensor {name!r} has more values than its shape asks for: {wanted}")
+
+
+@cache
+def _counter() -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(counted_list(MAX_COUNTED))
+
+
+@cache
+def _decoder(value_type: type, in_rows: bool) -> "msgspec.json.Decoder[Any]":
+    values: Any = list[value_type | None]  # type: ignore[valid-type]
+    # An empty row costs the client three bytes and the server a list.
+    rows: Any = list[Annotated[values, msgspec.Meta(min_length=1)]]
+    return msgspec.json.Decoder(rows if in_rows else values)
 
 
 def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
-    """Return values of JSON or typed contents in the engine's form.
+    """Return values of typed contents in the engine's form.
 
     Raises:
         RequestError: A value has another type.

@@ -4,6 +4,7 @@ Memory is bounded by limits that a test sets, not by eating the machine's.
 """
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -15,13 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from flowparts.serving import comma_separated, tensors
+from flowparts.serving import comma_separated, open_inference, tensors
 from flowparts.serving.refusals import RequestError
 from flowparts.serving.signature import Signature
 from flowparts.util import images
@@ -98,6 +102,62 @@ def test_text_with_many_braces_is_accepted() -> None:
 def test_csv_rows_beyond_the_limit_are_not_parsed(line: bytes) -> None:
     signature = Signature({"a": "number"}, [], None)
     assert peak(lambda: comma_separated.rows(line * 500_000, signature, 1000)) < 10_000_000
+
+
+@pytest.mark.parametrize("header", [b"", b"f0,f1\n"])
+def test_csv_fields_beyond_all_columns_are_not_parsed(header: bytes) -> None:
+    signature = Signature({"f0": "number", "f1": "number"}, [], None)
+    with mock.patch.object(comma_separated, "_MAX_OTHER_VALUES", 1000):
+        for body in (b"," * 1_000_000, (b"," * 900 + b"\n") * 1000):
+            assert peak(lambda body=body: comma_separated.rows(header + body, signature, 10)) < 10_000_000
+        with pytest.raises(RequestError, match="more than 1,020 values; send fewer rows or columns"):
+            comma_separated.rows(header + b"," * 2000, signature, 10)
+
+
+V2_FLOODS = {
+    "empty lists": ("data", b"[" + b"[]," * 300_000 + b"[]]"),
+    "lists of nulls": ("data", b"[" + b"[null]," * 300_000 + b"[null]]"),
+    "objects": ("data", b"[" + b"{}," * 300_000 + b"{}]"),
+    "texts": ("data", b"[" + b'"",' * 300_000 + b'""]'),
+    "texts that end with a backslash": ("data", b"[" + b'"\\\\",' * 300_000 + b'""]'),
+    "numbers": ("data", b"[" + b"7777," * 300_000 + b"1]"),
+    "parameters": ("parameters", b'{"x":[' + b"{}," * 300_000 + b"{}]}"),
+    "a known parameter": ("parameters", b'{"binary_data_size":[' + b"{}," * 300_000 + b"{}]}"),
+}
+
+
+@pytest.mark.parametrize("kind", ["number", "string", "boolean"])
+@pytest.mark.parametrize(("part", "flood"), V2_FLOODS.values(), ids=V2_FLOODS)
+def test_a_tensors_values_are_counted_before_they_are_built(part: str, flood: bytes, kind: str) -> None:
+    signature = Signature({"a": kind}, [], None)
+    datatype = {"number": b"FP64", "string": b"BYTES", "boolean": b"BOOL"}[kind]
+    body = b'{"inputs":[{"name":"a","shape":[10],"datatype":"%b","%b":%b}]}' % (
+        datatype, part.encode(), flood,
+    )  # fmt: skip
+    read = functools.partial(open_inference.read, body, None)
+    assert peak(lambda: open_inference.rows(*read(), signature, 10)) < len(body) + 3_000_000
+
+
+@pytest.mark.parametrize("part", [b'"inputs":[', b'"inputs":[],"outputs":['])
+def test_tensors_beyond_the_limit_are_counted_without_being_parsed(part: bytes) -> None:
+    body = b"{" + part + b'{"name":"","shape":[],"datatype":""},' * 100_000 + b"{}]}"
+    assert peak(lambda: open_inference.read(body, None)) < 10_000_000
+    with pytest.raises(RequestError, match="more than 20,000 inputs or outputs"):
+        open_inference.read(body, None)
+
+
+TEXTS = st.text(st.sampled_from('a,"\\[]{}nul ') | st.characters(codec="utf-8"), max_size=12)
+
+
+@given(st.lists(st.just("null,[]") | TEXTS | st.none(), min_size=1, max_size=8), st.booleans())
+def test_texts_of_a_tensor_are_read_whatever_is_in_them(texts: list[str | None], in_rows: bool) -> None:
+    signature = Signature({"a": "string"}, [], None)
+    data = [[text] for text in texts] if in_rows else texts
+    tensor = {"name": "a", "shape": [len(texts), 1], "datatype": "BYTES", "data": data}
+    for ascii_only in (True, False):
+        body = json.dumps({"inputs": [tensor]}, ensure_ascii=ascii_only).encode()
+        found = open_inference.rows(*open_inference.read(body, None), signature, 8)
+        assert found == [(text,) for text in texts]
 
 
 def call(server: Server, message: bytes) -> Any:
