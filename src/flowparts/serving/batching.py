@@ -22,7 +22,7 @@ _TICK_SECONDS = 0.01
 # Shorter batches are scored on the event loop: handing them to a thread and back, against a loop that holds
 # the interpreter's lock, cost a fifth of all requests when measured.
 _WORTH_A_THREAD_SECONDS = 0.001
-# When the event loop's clock is late by this much, the engine gives way to the loop, up to the maximum.
+# If the event loop's clock last ticked longer ago than this, the engine waits for it, up to the maximum.
 _LATE_SECONDS, _MAX_GIVE_WAY_SECONDS = 0.02, 0.05
 
 Row = Sequence[Any]
@@ -71,7 +71,8 @@ class Batcher:
 
     Args:
         predict: Scores rows and returns columns of the same length; a ValueError means that a row is invalid.
-            It may call its second argument between parts of long work, and passes on what that raises.
+            It may call its second argument between parts of long work, and passes on what that raises; only
+            with `uneven`, since this may wait for the event loop.
         max_batch_rows: Maximum rows per batch of several requests; a larger request is scored alone.
         max_waiting_rows: Maximum rows in the queue; beyond that, requests are refused.
         observe: Called on the event loop after each batch with its rows, seconds and columns.
@@ -144,6 +145,8 @@ class Batcher:
     def close(self, seconds: float) -> None:
         """Stop the thread after its batch; if that takes longer, it ends with the process."""
         self._ticker.cancel()
+        # Nobody waits for a clock that has stopped.
+        self._ticked = math.inf
         self._batches.put(None)
         self._thread.join(seconds)
 
@@ -213,9 +216,9 @@ class Batcher:
     def _pause(self, batch: list[Job]) -> None:
         """Give way to the event loop if it is late.
 
-        A decoder of small images releases the interpreter's lock thousands of times a second, and has it back
-        before the loop's thread, woken each time, can take it. The thread asks for the lock only when nothing
-        wakes it within the switch interval, so it might wait for as long as the batch takes.
+        Decoding small images releases and retakes the interpreter's lock thousands of times a second. Each
+        release wakes the loop's thread too late to take the lock, and restarts its switch interval, so it
+        never asks for the lock.
 
         Raises:
             RequestError: Nobody waits for the batch any more.

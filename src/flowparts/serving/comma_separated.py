@@ -14,7 +14,7 @@ from flowparts.serving.signature import Signature
 from flowparts.util import text_types
 from flowparts.util.names import listed
 
-# Of columns that the model doesn't know.
+# Maximum number of values beyond those of the model's own columns.
 _MAX_OTHER_VALUES = 1_000_000
 _MISSING = frozenset(text_types.MISSING)
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
@@ -57,7 +57,7 @@ def rows(body: bytes, signature: Signature, max_rows: int) -> list[Row]:
     return signature.rows_of_columns(columns, len(lines))
 
 
-def _lines(body: bytes, most_lines: int, most_values: int) -> list[list[str]]:
+def _lines(body: bytes, max_lines: int, max_values: int) -> list[list[str]]:
     """Return the values of the first lines.
 
     Parsing all lines, or values without end, could take a hundred times the memory of the body.
@@ -65,30 +65,34 @@ def _lines(body: bytes, most_lines: int, most_values: int) -> list[list[str]]:
     Raises:
         RequestError: It isn't CSV, or the lines have too many values.
     """
+    commas = values = 0
+
+    def limited(text: Iterable[str]) -> Iterator[str]:
+        # A record may have several lines of text, in quotes, and isn't split before all are there.
+        nonlocal commas
+        for part in text:
+            commas += part.count(",")
+            if commas > max_values:
+                raise _too_many(max_values)
+            yield part
+
     lines: list[list[str]] = []
-    values = 0
     try:
         text = io.StringIO(body.decode("utf-8-sig"), newline="")
-        for line in islice(csv.reader(_narrow(text, most_values), strict=True), most_lines):
+        for line in islice(csv.reader(limited(text), strict=True), max_lines):
+            commas = 0
             values += len(line)
-            if values > most_values:
-                raise _too_many(most_values)
+            if values > max_values:
+                raise _too_many(max_values)
             lines.append(line)
     except (UnicodeDecodeError, csv.Error) as error:
         raise RequestError("malformed", f"the body is not valid CSV: {error}") from None
     return lines
 
 
-def _narrow(lines: Iterable[str], most_values: int) -> Iterator[str]:
-    for line in lines:
-        if line.count(",") >= most_values:
-            raise _too_many(most_values)
-        yield line
-
-
-def _too_many(most_values: int) -> RequestError:
+def _too_many(max_values: int) -> RequestError:
     return RequestError(
-        "malformed", f"the body has more than {most_values:,} values; send fewer rows or columns"
+        "malformed", f"the body has more than {max_values:,} values; send fewer rows or columns"
     )
 
 
@@ -101,14 +105,14 @@ def write(answer: Answer, signature: Signature) -> bytes:
 
 
 def _values(name: str, kind: str, texts: list[str], first: int) -> list[Any]:
-    """Return the values of a column whose first one is in a line."""
+    """Return the values of a column; `first` is the line of the first one."""
     if kind in ("integer", "number"):
-        whole = "".join(texts)
+        joined = "".join(texts)
         # Three times as fast as one by one, which says what is wrong with which of them.
-        if whole.isascii() and "_" not in whole:
+        if joined.isascii() and "_" not in joined:
             with suppress(ValueError):
-                found = [None if text in _MISSING else float(text) for text in texts]
-                return [value if value is not None and math.isfinite(value) else None for value in found]
+                numbers = [None if text in _MISSING else float(text) for text in texts]
+                return [None if number is None or not math.isfinite(number) else number for number in numbers]
     return [_value(name, kind, text, line) for line, text in enumerate(texts, first)]
 
 

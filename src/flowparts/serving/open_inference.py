@@ -4,6 +4,7 @@ Optional fields may also be null, which clients with typed models send for unset
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -12,13 +13,14 @@ import flowparts
 from flowparts.serving import tensors
 from flowparts.serving.batching import Answer, Row
 from flowparts.serving.refusals import RequestError
-from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, decoded, longer
+from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, decoded, exceeds_count
 
 LENGTH_HEADER = b"inference-header-content-length"
+_MAX_SHAPE_BYTES = 200
 _NULL = msgspec.Raw(b"null")
 
 
-# A parameter of an unexpected type must not become objects.
+# So that a list or object as a parameter is refused before it is built.
 _Scalar = bool | int | float | str | None
 
 
@@ -41,10 +43,10 @@ class RequestParameters(msgspec.Struct, gc=False):
 
 
 class InputTensor(msgspec.Struct, gc=False):
-    """An input tensor; its data is parsed when its shape and the model are known to ask for it."""
+    """An input tensor; its shape and data are parsed when their sizes are known to be right."""
 
     name: str
-    shape: list[int]
+    shape: msgspec.Raw
     datatype: str
     parameters: InputParameters | None = None
     data: msgspec.Raw = _NULL
@@ -97,12 +99,7 @@ class IndexRequest(msgspec.Struct):
 
 
 _request = msgspec.json.Decoder(InferRequest)
-_counter = msgspec.json.Decoder(
-    msgspec.defstruct(
-        "Counted",
-        [("inputs", counted_list(MAX_COUNTED)), ("outputs", counted_list(MAX_COUNTED) | None, None)],
-    )
-)
+_shape = msgspec.json.Decoder(list[int])
 _index = msgspec.json.Decoder(IndexRequest)
 
 
@@ -127,8 +124,16 @@ def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
     return _decoded(body[: int(json_length)]), body[int(json_length) :]
 
 
+@cache
+def _counter() -> "msgspec.json.Decoder[Any]":
+    counted = counted_list(MAX_COUNTED)
+    return msgspec.json.Decoder(
+        msgspec.defstruct("Counted", [("inputs", counted), ("outputs", counted | None, None)])
+    )
+
+
 def _decoded(body: bytes) -> InferRequest:
-    if body.count(b"{") > MAX_COUNTED and longer(_counter, body):
+    if body.count(b"{") > MAX_COUNTED and exceeds_count(_counter(), body):
         raise RequestError("malformed", f"the request has more than {MAX_COUNTED:,} inputs or outputs")
     found: InferRequest = decoded(_request, body)
     return found
@@ -151,7 +156,7 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
                 # Two say that there are such, and that none stands for all columns; thousands would keep the
                 # loop busy.
                 unknown += 1
-                inputs.append(tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, _unread))
+                inputs.append(tensors.Tensor(tensor.name, tensor.datatype, _shape_of(tensor), _unread))
             continue
         left = len(binary) - place
         if type(size) is not int or not 0 <= size <= left:
@@ -166,6 +171,13 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
     return tensors.rows(inputs, signature, max_rows)
 
 
+def _shape_of(tensor: InputTensor) -> list[int]:
+    shape = bytes(tensor.shape)
+    if len(shape) > _MAX_SHAPE_BYTES:
+        raise tensors.other_shape(tensor.name, f"a shape of {len(shape):,} bytes")
+    return tensors.decoded_part(tensor.name, "shape", _shape, shape)
+
+
 def _unread(_kind: str, _count: int, _width: int) -> list[Any]:
     """Return no values, for a tensor that isn't read."""
     return []
@@ -178,18 +190,18 @@ def _of_json(tensor: InputTensor) -> tensors.Tensor:
             raise RequestError("signature", f"tensor {tensor.name!r} has neither data nor binary_data_size")
         return tensors.of_json(tensor.name, kind, data, count, width)
 
-    return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
+    return tensors.Tensor(tensor.name, tensor.datatype, _shape_of(tensor), values)
 
 
 def _of_bytes(tensor: InputTensor, raw: bytes) -> tensors.Tensor:
     def values(kind: str, count: int, width: int) -> list[Any]:
         return tensors.unpacked(tensor.name, kind, tensor.datatype, raw, count * width)
 
-    return tensors.Tensor(tensor.name, tensor.datatype, tensor.shape, values)
+    return tensors.Tensor(tensor.name, tensor.datatype, _shape_of(tensor), values)
 
 
 def wanted(requested: Sequence[str], signature: Signature) -> Sequence[str]:
-    """Return the names of the outputs to send: the requested ones, else all.
+    """Return the names of the outputs to send, each once: the requested ones, else all.
 
     Raises:
         RequestError: There is no such output.
@@ -199,7 +211,8 @@ def wanted(requested: Sequence[str], signature: Signature) -> Sequence[str]:
             raise RequestError(
                 "signature", f"there is no output {name!r}; the outputs are: {', '.join(signature.outputs)}"
             )
-    return requested or signature.outputs
+    # One that is named many times is sent once: a name costs the client less than its values cost the server.
+    return list(dict.fromkeys(requested)) or signature.outputs
 
 
 def write(

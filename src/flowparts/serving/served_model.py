@@ -48,19 +48,21 @@ class ServedModel:
 
         Args:
             rows: The rows; at least one.
-            pause: Called between parts of rows with images, which may take long.
+            pause: Called before and between parts of rows with images, which may take long.
 
         Raises:
             ValueError: A value isn't of its column's type.
         """
         if not self.signature.images:
             return self._predict(rows)
+        pause()
         for position, name in enumerate(self.signature.features):
             if name in self.signature.images:
                 images.require_affordable([images.from_text(text) for row in rows if (text := row[position])])
         found: Columns = {}
         for start in range(0, len(rows), _IMAGES_AT_ONCE):
-            pause()
+            if start:
+                pause()
             for name, values in self._predict(rows[start : start + _IMAGES_AT_ONCE]).items():
                 found.setdefault(name, []).extend(values)
         return found

@@ -211,7 +211,7 @@ def _require_rows(body: bytes, max_rows: int) -> None:
     Raises:
         RequestError: As `decoded`, or there are too many.
     """
-    if not longer(_counter(min(max_rows, MAX_COUNTED)), body):
+    if not exceeds_count(_counter(min(max_rows, MAX_COUNTED)), body):
         return
     if max_rows > MAX_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
         return
@@ -220,7 +220,7 @@ def _require_rows(body: bytes, max_rows: int) -> None:
     )
 
 
-def longer(decoder: Any, body: bytes) -> bool:
+def exceeds_count(decoder: Any, body: bytes) -> bool:
     """Return whether a list is longer than its `counted_list`; other faults are left to the parser."""
     try:
         decoder.decode(body)
@@ -237,13 +237,13 @@ def _counter(max_rows: int) -> "msgspec.json.Decoder[Any]":
 
 
 @cache
-def counted_list(most: int) -> Any:
-    """Return the type of a list of anything, whose decoder stops after a number of values.
+def counted_list(max_values: int) -> Any:
+    """Return the type of a list of anything, whose decoder stops after a maximum number of values.
 
     A list can have a maximum length too, but msgspec checks it after building the list: for five million
     empty rows that takes two seconds and half a gigabyte. A struct in array form ends at its last field.
     """
-    fields = [(f"value{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(most)]
+    fields = [(f"value{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(max_values)]
     return msgspec.defstruct("List", fields, array_like=True, forbid_unknown_fields=True)
 
 
@@ -274,8 +274,6 @@ def sentence(message: str) -> str:
         return f"{where} must be {wanted}, not {got}"
     if found := re.fullmatch(r"Expected `array` of length (\d+)", problem):
         return f"{where} must have {found[1]} values, one for each column; send null where one is missing"
-    if problem == "Expected `array` of length >= 1":
-        return f"{where} must not be empty"
     if found := re.fullmatch(r"Object missing required field `(.*)`", problem, re.DOTALL):
         return f"{where} lacks the field {found[1]!r}"
     if found := re.fullmatch(r"Object contains unknown field `(.*)`", problem, re.DOTALL):

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from flowparts.serving.batching import Row
 from flowparts.serving.refusals import RequestError
-from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, longer, sentence
+from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, exceeds_count, sentence
 
 # Datatype to NumPy's little-endian type; each value of BYTES is a length of 4 bytes and that many bytes.
 NUMPY_TYPES = {
@@ -115,10 +115,15 @@ def _extent(tensor: Tensor, widths: Sequence[int]) -> tuple[int, int]:
         case [count, width] if count >= 0 and width in widths:
             return count, width
     rest = " and on" if len(tensor.shape) > len(shape) else ""
-    raise RequestError(
+    raise other_shape(tensor.name, f"shape {shape}{rest}")
+
+
+def other_shape(name: str, found: str) -> RequestError:
+    """Return the refusal of a tensor that has another shape than those of columns and tables."""
+    return RequestError(
         "signature",
-        f"tensor {tensor.name!r} has shape {shape}{rest}; a column is of shape [rows] or [rows, 1], and a "
-        "tensor of all columns of shape [rows, columns]",
+        f"tensor {name!r} has {found}; a column is of shape [rows] or [rows, 1], and a tensor of all columns "
+        "of shape [rows, columns]",
     )
 
 
@@ -169,35 +174,50 @@ def of_json(name: str, kind: str, data: bytes, count: int, width: int) -> list[A
         RequestError: It isn't such a list, has more values than the shape says, or a value has another type.
     """
     value_type = _ACCEPTED[kind][1]
-    _require_affordable(name, data, value_type, count * width)
     in_rows = _IN_ROWS.match(data) is not None
+    _require_affordable(name, data, value_type, count * width, count if in_rows else count * width)
     try:
-        found: list[Any] = _decoder(value_type, in_rows).decode(data)
+        found = decoded_part(name, "data", _decoder(value_type, width if in_rows else 0), data)
+    except msgspec.ValidationError:
+        raise RequestError(
+            "signature", f"tensor {name!r} holds a row of another length than its shape says: {width}"
+        ) from None
+    return list(chain.from_iterable(found)) if in_rows else found
+
+
+def decoded_part(name: str, part: str, decoder: Any, content: bytes) -> list[Any]:
+    """Return a decoded part of a tensor.
+
+    Raises:
+        RequestError: It has another type.
+        ValidationError: A list in it has another length.
+    """
+    try:
+        found: list[Any] = decoder.decode(content)
+    except UnicodeDecodeError:
+        raise _not_utf8(name) from None
     except msgspec.ValidationError as error:
-        place = "" if " - at `$" in str(error) else " - at `$.data`"
+        if str(error).startswith("Expected `array` of length"):
+            raise
+        place = "" if " - at `$" in str(error) else f" - at `$.{part}`"
         raise RequestError("signature", f"tensor {name!r}: {sentence(f'{error}{place}')}") from None
-    if in_rows:
-        for row in found:
-            if len(row) != width:
-                raise RequestError(
-                    "signature",
-                    f"tensor {name!r} holds rows of {len(row)} values, but its shape says {width}",
-                )
-        return list(chain.from_iterable(found))
     return found
 
 
-def _require_affordable(name: str, data: bytes, value_type: type, wanted: int) -> None:
-    """Refuse a JSON list with more values than wanted, before any of them is built."""
+def _require_affordable(name: str, data: bytes, value_type: type, wanted: int, length: int) -> None:
+    """Refuse a JSON list with more values than wanted, or much longer, before any of them is built."""
+    quote = data.find(b'"')
     if value_type is not str:
-        # No value has a comma in it.
-        found = data.count(b",") + 1
+        # The decoder stops at the first text, so only what comes before it can become values.
+        found = data.count(b",", 0, quote if quote >= 0 else len(data)) + 1
         if found > max(wanted, 1):
             require_count(name, found, wanted)
         return
-    # Every text begins with a quote that isn't escaped, and has one more at most.
+    # Each text has two quotes without a backslash before them, or one if it ends with a backslash, so this
+    # never counts too many.
     texts = (data.count(b'"') - data.count(b'\\"')) // 2
-    if texts > wanted or (data.count(b"null") > wanted <= MAX_COUNTED and longer(_counter(), data)):
+    too_many_nulls = data.count(b"null") > length <= MAX_COUNTED and exceeds_count(_counter(), data)
+    if texts > wanted or too_many_nulls:
         raise RequestError("signature", f"tensor {name!r} has more values than its shape asks for: {wanted}")
 
 
@@ -207,11 +227,11 @@ def _counter() -> "msgspec.json.Decoder[Any]":
 
 
 @cache
-def _decoder(value_type: type, in_rows: bool) -> "msgspec.json.Decoder[Any]":
-    values: Any = list[value_type | None]  # type: ignore[valid-type]
-    # An empty row costs the client three bytes and the server a list.
-    rows: Any = list[Annotated[values, msgspec.Meta(min_length=1)]]
-    return msgspec.json.Decoder(rows if in_rows else values)
+def _decoder(value_type: type, width: int) -> "msgspec.json.Decoder[Any]":
+    """Return the decoder of a list of values, or with a width, of rows; it stops at a longer row."""
+    value: Any = value_type | None
+    row: Any = tuple[(value,) * width]  # type: ignore[misc]
+    return msgspec.json.Decoder(list[row] if width else list[value])
 
 
 def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
@@ -273,12 +293,17 @@ def text(name: str, values: Sequence[bytes]) -> list[str | None]:
     try:
         return [value.decode() or None for value in values]
     except UnicodeDecodeError:
-        raise RequestError("signature", f"tensor {name!r} holds text that is not UTF-8") from None
+        raise _not_utf8(name) from None
+
+
+def _not_utf8(name: str) -> RequestError:
+    return RequestError("signature", f"tensor {name!r} holds text that is not UTF-8")
 
 
 def _unpacked_text(name: str, raw: bytes, count: int) -> list[str | None]:
-    values, place = [], 0
-    while place + 4 <= len(raw):
+    values: list[bytes] = []
+    place = 0
+    while place + 4 <= len(raw) and len(values) <= count:
         length = int.from_bytes(raw[place : place + 4], "little")
         values.append(raw[place + 4 : place + 4 + length])
         place += 4 + length

@@ -177,6 +177,32 @@ def test_a_timed_out_request_is_answered_once_and_removed_from_the_queue() -> No
     asyncio.run(main())
 
 
+def test_a_batch_goes_on_while_one_of_its_requests_waits() -> None:
+    async def main() -> list[Any]:
+        started, free, outcomes = threading.Event(), threading.Event(), list[Any]()
+
+        def predict(rows: Sequence[Any], pause: Callable[[], None]) -> dict[str, list[Any]]:
+            started.set()
+            assert free.wait(30)
+            pause()
+            return {"prediction": [value for (value,) in rows]}
+
+        batcher = Batcher(predict, 10, 10, lambda *_: None, uneven=True)
+        try:
+            jobs = [batcher.submit([[value]], 30, outcomes.append) for value in (1, 2, 3)]
+            await asyncio.to_thread(started.wait, 30)
+            jobs[0].cancel()
+            jobs[2].cancel()
+            free.set()
+            while batcher.busy:
+                await asyncio.sleep(0.001)
+        finally:
+            batcher.close(30)
+        return [answered(outcome) for outcome in outcomes]
+
+    assert asyncio.run(main()) == [[2]]
+
+
 @pytest.mark.parametrize(("uneven", "threads"), [(False, {"engine", "MainThread"}), (True, {"engine"})])
 def test_rows_that_take_unlike_times_are_never_scored_on_the_event_loop(
     uneven: bool, threads: set[str]
@@ -233,14 +259,19 @@ def test_a_batch_that_nobody_waits_for_any_more_is_given_up() -> None:
     assert outcomes == ["deadline: there was no prediction within 0.05 s"]
 
 
-def test_the_engine_waits_between_parts_of_a_batch_until_a_late_event_loop_has_caught_up(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(30.0, ["loop", "engine"]), (0.01, ["engine", "loop"])],
+    ids=["until-the-loop-has-caught-up", "but-not-for-ever"],
+)
+def test_the_engine_waits_for_a_late_event_loop_between_parts_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[str]
 ) -> None:
-    monkeypatch.setattr(batching, "_MAX_GIVE_WAY_SECONDS", 30.0)
+    monkeypatch.setattr(batching, "_MAX_GIVE_WAY_SECONDS", seconds)
 
     async def main() -> list[str]:
         order: list[str] = []
-        busy, over = threading.Event(), asyncio.Event()
+        busy, scored, over = threading.Event(), threading.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def predict(rows: Sequence[Any], pause: Callable[[], None]) -> dict[str, list[Any]]:
@@ -249,6 +280,7 @@ def test_the_engine_waits_between_parts_of_a_batch_until_a_late_event_loop_has_c
             time.sleep(5 * batching._LATE_SECONDS)
             pause()
             order.append("engine")
+            scored.set()
             loop.call_soon_threadsafe(over.set)
             return {"prediction": [0.0 for _ in rows]}
 
@@ -257,11 +289,12 @@ def test_the_engine_waits_between_parts_of_a_batch_until_a_late_event_loop_has_c
             batcher.submit([[0]], 30, lambda _: None)
             await asyncio.sleep(0.01)
             busy.set()
-            time.sleep(0.5)
+            # Hold the loop, for ever if the engine were to wait for ever.
+            scored.wait(0.5 if seconds > 1 else 30)
             order.append("loop")
             await over.wait()
         finally:
             batcher.close(30)
         return order
 
-    assert asyncio.run(main()) == ["loop", "engine"]
+    assert asyncio.run(main()) == expected

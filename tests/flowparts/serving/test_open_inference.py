@@ -199,11 +199,14 @@ def test_a_matrix_may_be_json(of_numbers: Server, of_matrix: Any, data: Any) -> 
         ([-1, 2], [], "has shape [-1, 2]"),
         ([3, 2], [0.0] * 5, "tensor 'input-0' has 5 values, but its shape asks for 6"),
         ([3, 2], [[0.0, 0.0]] * 2, "tensor 'input-0' has 4 values, but its shape asks for 6"),
-        ([3, 2], [[0.0] * 3] * 2, "tensor 'input-0' holds rows of 3 values, but its shape says 2"),
-        ([2, 2], [[0.0] * 2, [0.0]], "tensor 'input-0' holds rows of 1 values, but its shape says 2"),
+        ([3, 2], [[0.0] * 3] * 2, "tensor 'input-0' holds a row of another length than its shape says: 2"),
+        ([2, 2], [[0.0] * 2, [0.0]], "tensor 'input-0' holds a row of another length than its shape says: 2"),
         ([2, 2], [[0.0] * 2, 0.0, 0.0], "tensor 'input-0': [1] must be a list, not a number"),
         ([2, 2], [0.0, 0.0, [0.0] * 2], "[2] must be a number or null, not a list"),
-        ([2, 2], [[0.0] * 2, []], "tensor 'input-0': [1] must not be empty"),
+        ([2, 2], [[0.0] * 2, []], "tensor 'input-0' holds a row of another length than its shape says: 2"),
+        ([2, 2], ["1,5", "2,5", "3,5", "4,5"], "tensor 'input-0': [0] must be a number or null, not text"),
+        ([2] * 100, [0.0], "tensor 'input-0' has a shape of 300 bytes; a column is of shape [rows]"),
+        ("2", [0.0], "tensor 'input-0': shape must be a list, not text"),
         ([2, 2], [0.0] * 5, "tensor 'input-0' has 5 values, but its shape asks for 4"),
         ([2, 2], 0.0, "tensor 'input-0': data must be a list, not a number"),
         ([2, 2], {"a": 0.0}, "tensor 'input-0': data must be a list, not an object"),
@@ -225,7 +228,7 @@ def test_a_matrix_that_does_not_fit_is_refused(
     [
         ("size (cm)", [1.0, 2.0], "tensor 'size (cm)' has 2 values, but its shape asks for 3"),
         ("visits", [1.0] * 4, "tensor 'visits' has 4 values, but its shape asks for 3"),
-        ("visits", [[1.0, 2.0, 3.0]], "tensor 'visits' holds rows of 3 values, but its shape says 1"),
+        ("visits", [[1.0, 2.0, 3.0]], "tensor 'visits' holds a row of another length than its shape says: 1"),
     ],
 )
 def test_a_column_of_another_length_than_its_shape_says_is_refused(
