@@ -18,8 +18,6 @@ from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, de
 LENGTH_HEADER = b"inference-header-content-length"
 _MAX_SHAPE_BYTES = 200
 _NULL = msgspec.Raw(b"null")
-
-
 # So that a list or object as a parameter is refused before it is built.
 _Scalar = bool | int | float | str | None
 
@@ -172,6 +170,7 @@ def rows(request: InferRequest, binary: bytes, signature: Signature, max_rows: i
 
 
 def _shape_of(tensor: InputTensor) -> list[int]:
+    """Return the shape of a tensor; one of many dimensions isn't parsed."""
     shape = bytes(tensor.shape)
     if len(shape) > _MAX_SHAPE_BYTES:
         raise tensors.other_shape(tensor.name, f"a shape of {len(shape):,} bytes")
