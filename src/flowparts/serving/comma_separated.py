@@ -8,6 +8,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from flowparts.serving import tensors
 from flowparts.serving.batching import Answer, Row
 from flowparts.serving.refusals import RequestError
 from flowparts.serving.signature import Signature
@@ -111,8 +112,7 @@ def _values(name: str, kind: str, texts: list[str], first: int) -> list[Any]:
         # Three times as fast as one by one, which says what is wrong with which of them.
         if joined.isascii() and "_" not in joined:
             with suppress(ValueError):
-                numbers = [None if text in _MISSING else float(text) for text in texts]
-                return [None if number is None or not math.isfinite(number) else number for number in numbers]
+                return tensors.finite([None if text in _MISSING else float(text) for text in texts])
     return [_value(name, kind, text, line) for line, text in enumerate(texts, first)]
 
 

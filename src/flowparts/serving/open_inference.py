@@ -4,7 +4,6 @@ Optional fields may also be null, which clients with typed models send for unset
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ import flowparts
 from flowparts.serving import tensors
 from flowparts.serving.batching import Answer, Row
 from flowparts.serving.refusals import RequestError
-from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, decoded, exceeds_count
+from flowparts.serving.signature import MAX_COUNTED, Signature, decoded, exceeds_count
 
 LENGTH_HEADER = b"inference-header-content-length"
 _MAX_SHAPE_BYTES = 200
@@ -122,16 +121,8 @@ def read(body: bytes, json_length: bytes | None) -> tuple[InferRequest, bytes]:
     return _decoded(body[: int(json_length)]), body[int(json_length) :]
 
 
-@cache
-def _counter() -> "msgspec.json.Decoder[Any]":
-    counted = counted_list(MAX_COUNTED)
-    return msgspec.json.Decoder(
-        msgspec.defstruct("Counted", [("inputs", counted), ("outputs", counted | None, None)])
-    )
-
-
 def _decoded(body: bytes) -> InferRequest:
-    if body.count(b"{") > MAX_COUNTED and exceeds_count(_counter(), body):
+    if body.count(b"{") > MAX_COUNTED and exceeds_count(body, MAX_COUNTED, "inputs", "outputs"):
         raise RequestError("malformed", f"the request has more than {MAX_COUNTED:,} inputs or outputs")
     found: InferRequest = decoded(_request, body)
     return found

@@ -41,7 +41,7 @@ class _Counted(msgspec.Struct):
     instances: list[msgspec.Raw]
 
 
-# Maximum number of values of a `counted_list`.
+# Maximum number of values that `exceeds_count` can count.
 MAX_COUNTED = 20_000
 _counted = msgspec.json.Decoder(_Counted)
 
@@ -211,7 +211,7 @@ def _require_rows(body: bytes, max_rows: int) -> None:
     Raises:
         RequestError: As `decoded`, or there are too many.
     """
-    if not exceeds_count(_counter(min(max_rows, MAX_COUNTED)), body):
+    if not exceeds_count(body, min(max_rows, MAX_COUNTED), "instances"):
         return
     if max_rows > MAX_COUNTED and len(decoded(_counted, body).instances) <= max_rows:
         return
@@ -220,10 +220,13 @@ def _require_rows(body: bytes, max_rows: int) -> None:
     )
 
 
-def exceeds_count(decoder: Any, body: bytes) -> bool:
-    """Return whether a list is longer than its `counted_list`; other faults are left to the parser."""
+def exceeds_count(body: bytes, max_values: int, *names: str) -> bool:
+    """Return whether one of an object's named lists, or without names the list itself, is too long.
+
+    None of the values is built, and other faults are left to the parser. `max_values` is at most MAX_COUNTED.
+    """
     try:
-        decoder.decode(body)
+        _counter(max_values, *names).decode(body)
     except msgspec.ValidationError as error:
         return str(error).startswith("Expected `array` of at most length")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -232,19 +235,17 @@ def exceeds_count(decoder: Any, body: bytes) -> bool:
 
 
 @cache
-def _counter(max_rows: int) -> "msgspec.json.Decoder[Any]":
-    return msgspec.json.Decoder(msgspec.defstruct("Counted", [("instances", counted_list(max_rows))]))
-
-
-@cache
-def counted_list(max_values: int) -> Any:
-    """Return the type of a list of anything, whose decoder stops after a maximum number of values.
+def _counter(max_values: int, *names: str) -> "msgspec.json.Decoder[Any]":
+    """Return a decoder that stops after a maximum number of values of a list.
 
     A list can have a maximum length too, but msgspec checks it after building the list: for five million
     empty rows that takes two seconds and half a gigabyte. A struct in array form ends at its last field.
     """
     fields = [(f"value{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(max_values)]
-    return msgspec.defstruct("List", fields, array_like=True, forbid_unknown_fields=True)
+    counted: Any = msgspec.defstruct("List", fields, array_like=True, forbid_unknown_fields=True)
+    if names:
+        counted = msgspec.defstruct("Counted", [(name, counted | None, None) for name in names])
+    return msgspec.json.Decoder(counted)
 
 
 def decoded(decoder: Any, body: bytes) -> Any:

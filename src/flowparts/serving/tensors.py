@@ -21,7 +21,7 @@ import msgspec
 
 from flowparts.serving.batching import Row
 from flowparts.serving.refusals import RequestError
-from flowparts.serving.signature import MAX_COUNTED, Signature, counted_list, exceeds_count, sentence
+from flowparts.serving.signature import MAX_COUNTED, Signature, exceeds_count, sentence
 
 # Datatype to NumPy's little-endian type; each value of BYTES is a length of 4 bytes and that many bytes.
 NUMPY_TYPES = {
@@ -206,9 +206,9 @@ def decoded_part(name: str, part: str, decoder: Any, content: bytes) -> list[Any
 
 def _require_affordable(name: str, data: bytes, value_type: type, wanted: int, length: int) -> None:
     """Refuse a JSON list with more values than wanted, or much longer, before any of them is built."""
-    quote = data.find(b'"')
     if value_type is not str:
         # The decoder stops at the first text, so only what comes before it can become values.
+        quote = data.find(b'"')
         found = data.count(b",", 0, quote if quote >= 0 else len(data)) + 1
         if found > max(wanted, 1):
             require_count(name, found, wanted)
@@ -216,14 +216,9 @@ def _require_affordable(name: str, data: bytes, value_type: type, wanted: int, l
     # Each text has two quotes without a backslash before them, or one if it ends with a backslash, so this
     # never counts too many.
     texts = (data.count(b'"') - data.count(b'\\"')) // 2
-    too_many_nulls = data.count(b"null") > length <= MAX_COUNTED and exceeds_count(_counter(), data)
+    too_many_nulls = data.count(b"null") > length <= MAX_COUNTED and exceeds_count(data, MAX_COUNTED)
     if texts > wanted or too_many_nulls:
         raise RequestError("signature", f"tensor {name!r} has more values than its shape asks for: {wanted}")
-
-
-@cache
-def _counter() -> "msgspec.json.Decoder[Any]":
-    return msgspec.json.Decoder(counted_list(MAX_COUNTED))
 
 
 @cache
@@ -245,7 +240,7 @@ def plain(name: str, kind: str, values: Sequence[Any]) -> list[Any]:
         found: list[Any] = msgspec.convert(values, list[wanted | None])  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
         raise RequestError("signature", f"tensor {name!r}: {sentence(str(error))}") from None
-    return _finite(found) if wanted is float else found
+    return finite(found) if wanted is float else found
 
 
 def unpacked(name: str, kind: str, datatype: str, raw: bytes, count: int) -> list[Any]:
@@ -267,7 +262,7 @@ def unpacked(name: str, kind: str, datatype: str, raw: bytes, count: int) -> lis
     values = np.frombuffer(raw, dtype)
     if kind == "boolean":
         return values.tolist()  # type: ignore[no-any-return]
-    return _finite(values.astype(float).tolist())
+    return finite(values.astype(float).tolist())
 
 
 def packed(datatype: str, values: Sequence[Any]) -> bytes:
@@ -315,5 +310,6 @@ def _unpacked_text(name: str, raw: bytes, count: int) -> list[str | None]:
     return text(name, values)
 
 
-def _finite(values: list[Any]) -> list[Any]:
+def finite(values: list[Any]) -> list[Any]:
+    """Return numbers with None, a missing value, for those that aren't finite."""
     return [value if value is not None and math.isfinite(value) else None for value in values]
